@@ -1,0 +1,72 @@
+//! Why an attempt ended, and why a call was refused: always whose fault it was.
+//!
+//! Deliberately absent: I/O errors. The crate that does I/O puts them into [`Fault::Local`] as a line of text.
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::{Process, Versions};
+use crate::timing::Deadline;
+
+/// Why a handoff did not happen, or why a link is no longer used.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The other process said something that makes no sense where it was said.
+    #[error("the other side misbehaved: {0}")]
+    PeerMisbehaved(String),
+    /// The other process speaks another protocol.
+    #[error("the other side is incompatible: {0}")]
+    PeerIncompatible(String),
+    /// The other process is dead: its end of the link is closed.
+    #[error("the other side is gone (its end of the link was closed)")]
+    PeerGone,
+    /// The other process gave up, in its own words.
+    #[error("the other side gave up: {0}")]
+    PeerFailed(String),
+    /// The other process did not do in time what it had to.
+    #[error("{0}")]
+    TimedOut(Deadline),
+    /// An operator ended the attempt.
+    #[error("aborted by an operator")]
+    Aborted,
+    /// Something failed on this side.
+    #[error("{0}")]
+    Local(String),
+    /// The process is stopping.
+    #[error("this process is stopping")]
+    Stopping,
+}
+
+/// Why a `Join` was turned down. Nothing has changed by asking.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The process has not begun to serve; ask again.
+    #[error("the incumbent is still starting; ask again in a moment")]
+    Starting,
+    /// One handoff at a time.
+    #[error("busy: successor {successor} is already there ({doing})")]
+    Busy {
+        /// Who came first.
+        successor: Process,
+        /// What it is doing.
+        doing: String,
+    },
+    /// The protocol versions do not overlap.
+    #[error("incompatible: the incumbent speaks protocol version {ours}, the successor {theirs}")]
+    Incompatible {
+        /// What the incumbent speaks.
+        ours: Versions,
+        /// What the successor speaks.
+        theirs: Versions,
+    },
+    /// The process does not serve any more.
+    #[error("the process that was asked is stopping or has handed over already")]
+    NotServing,
+    /// The caller may not.
+    #[error("not allowed: uid {uid} is neither the owner of the service, nor root, nor listed")]
+    NotAllowed {
+        /// The caller's user id.
+        uid: u32,
+    },
+}

@@ -1,0 +1,149 @@
+//! Bytes and messages: one JSON object, then a NUL byte, with a limit.
+//!
+//! Deliberately absent: reading and writing. JSON never contains a raw NUL (RFC 8259, section 7), so the byte ends a
+//! message wherever it stands.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::message::{MAX_DESCRIPTORS, Message};
+
+/// The longest message, in bytes without its NUL. The largest real one is a batch of connection rows.
+pub const MAX_MESSAGE: usize = 1 << 20;
+
+/// Why bytes are not a message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// More than [`MAX_MESSAGE`] bytes without a NUL.
+    #[error("a message of more than {MAX_MESSAGE} bytes")]
+    TooLong,
+    /// Not what was expected.
+    #[error("not a message: {0}")]
+    Invalid(String),
+    /// The message says that it owns another number of descriptors than its content.
+    #[error("a `{name}` message that owns {owns} descriptors and says {says}")]
+    Descriptors {
+        /// The message.
+        name: &'static str,
+        /// What follows from its content.
+        owns: usize,
+        /// What it says.
+        says: usize,
+    },
+    /// More descriptors than a message may own.
+    #[error("a message with {0} descriptors; the limit is {MAX_DESCRIPTORS}")]
+    TooManyDescriptors(usize),
+}
+
+/// Cuts a stream of bytes into messages.
+///
+/// ```
+/// use hotupdate_proto::frame::Decoder;
+///
+/// let mut decoder = Decoder::default();
+/// decoder.push(b"{\"a\":1}\0{\"b\"");
+/// assert_eq!(decoder.next_frame().unwrap().unwrap(), b"{\"a\":1}");
+/// assert!(decoder.next_frame().is_none());
+/// assert_eq!(decoder.unread(), b"{\"b\"");
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Decoder {
+    bytes: Vec<u8>,
+    /// Bytes before this position contain no NUL, so that a long message is not searched again and again.
+    searched: usize,
+}
+
+impl Decoder {
+    /// Adds bytes that arrived.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next whole message without its NUL, `None` if it has not arrived.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLong`], after which nothing sensible can follow.
+    pub fn next_frame(&mut self) -> Option<Result<Vec<u8>, FrameError>> {
+        match self.bytes[self.searched..].iter().position(|byte| *byte == 0) {
+            Some(offset) if self.searched + offset > MAX_MESSAGE => Some(Err(FrameError::TooLong)),
+            Some(offset) => {
+                let mut frame: Vec<u8> = self.bytes.drain(..=self.searched + offset).collect();
+                frame.pop();
+                self.searched = 0;
+                Some(Ok(frame))
+            }
+            None if self.bytes.len() > MAX_MESSAGE => Some(Err(FrameError::TooLong)),
+            None => {
+                self.searched = self.bytes.len();
+                None
+            }
+        }
+    }
+
+    /// What was pushed and is not part of a message that was returned.
+    #[must_use]
+    pub fn unread(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Any value as bytes on the wire, with its NUL.
+///
+/// # Errors
+/// [`FrameError`] if it cannot be JSON or is longer than [`MAX_MESSAGE`].
+pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, FrameError> {
+    let mut bytes = serde_json::to_vec(value).map_err(|error| FrameError::Invalid(error.to_string()))?;
+    if bytes.len() > MAX_MESSAGE {
+        return Err(FrameError::TooLong);
+    }
+    bytes.push(0);
+    Ok(bytes)
+}
+
+/// One frame, as [`Decoder::next_frame`] returns it, as a value.
+///
+/// # Errors
+/// [`FrameError::Invalid`] with what serde has to say.
+pub fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, FrameError> {
+    serde_json::from_slice(frame).map_err(|error| FrameError::Invalid(error.to_string()))
+}
+
+/// A message on the link together with how many descriptors it says it owns.
+#[derive(Serialize, Deserialize)]
+struct Envelope<M> {
+    #[serde(default, skip_serializing_if = "is_zero")]
+    fds: usize,
+    #[serde(flatten)]
+    message: M,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// A message of the link as bytes; it says how many descriptors it owns.
+///
+/// # Errors
+/// As [`encode`], and [`FrameError::TooManyDescriptors`].
+pub fn encode_message(message: &Message) -> Result<Vec<u8>, FrameError> {
+    let fds = message.descriptors();
+    if fds > MAX_DESCRIPTORS {
+        return Err(FrameError::TooManyDescriptors(fds));
+    }
+    encode(&Envelope { fds, message })
+}
+
+/// A frame of the link as a message, whose count of descriptors is checked.
+///
+/// # Errors
+/// As [`decode`], [`FrameError::Descriptors`] and [`FrameError::TooManyDescriptors`].
+pub fn decode_message(frame: &[u8]) -> Result<Message, FrameError> {
+    let Envelope::<Message> { fds, message } = decode(frame)?;
+    match message.descriptors() {
+        owns if owns > MAX_DESCRIPTORS => Err(FrameError::TooManyDescriptors(owns)),
+        owns if owns != fds => Err(FrameError::Descriptors { name: message.name(), owns, says: fds }),
+        _ => Ok(message),
+    }
+}

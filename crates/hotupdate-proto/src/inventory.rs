@@ -1,0 +1,153 @@
+//! What travels: listeners, application state, links to older generations, and what is known of connections.
+//!
+//! Deliberately absent: the descriptors themselves. Items stand in the order of the descriptors of their message.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::{Generation, Process};
+
+/// The most listeners that one process may own.
+pub const MAX_LISTENERS: usize = 16_384;
+
+/// The longest name of a listener or state, in bytes. systemd's `FileDescriptorName=` has the same limit.
+pub const MAX_NAME: usize = 255;
+
+/// What kind of descriptor stands behind a listener's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListenerKind {
+    /// A TCP socket that listens.
+    Tcp,
+    /// A Unix stream socket that listens.
+    Unix,
+    /// A bound UDP socket.
+    Udp,
+    /// A bound Unix datagram socket.
+    UnixDatagram,
+    /// Any other descriptor; nothing about it is checked.
+    Other,
+}
+
+impl fmt::Display for ListenerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Unix => "unix",
+            Self::Udp => "udp",
+            Self::UnixDatagram => "unix datagram",
+            Self::Other => "descriptor",
+        })
+    }
+}
+
+/// A listener that is offered. The receiver checks all of it against the descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ListenerItem {
+    /// The key. Two processes agree on names, never on addresses.
+    pub name: String,
+    /// What kind of descriptor it is.
+    pub kind: ListenerKind,
+    /// The address it is bound to, as `getsockname(2)` has it; empty for [`ListenerKind::Other`].
+    pub address: String,
+    /// `SO_COOKIE` (socket(7)): the kernel's number of the socket; 0 for [`ListenerKind::Other`].
+    pub cookie: u64,
+}
+
+/// Application state that travels in a sealed memfd (memfd_create(2)).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct StateItem {
+    /// The key.
+    pub name: String,
+    /// What the bytes are, in the application's own words.
+    pub schema: String,
+    /// How many bytes.
+    pub length: u64,
+}
+
+/// A link to a predecessor that still drains.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LinkItem {
+    /// The predecessor's generation.
+    pub generation: Generation,
+    /// Who it is.
+    pub process: Process,
+    /// What was left in it when this was sent.
+    pub connections: Summary,
+    /// Whether it can still take over again.
+    pub probation: bool,
+}
+
+/// What the incumbent had already read from a predecessor's link when it stopped reading it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LinkRest {
+    /// The predecessor's generation.
+    pub generation: Generation,
+    /// The beginning of a message whose rest is still to come.
+    pub unread: String,
+}
+
+/// Connections by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Summary {
+    /// Between requests, or with nothing read yet.
+    pub idle: u64,
+    /// With a request in flight.
+    pub active: u64,
+    /// Upgraded, such as WebSockets.
+    pub upgraded: u64,
+}
+
+impl Summary {
+    /// All open connections.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        self.idle.saturating_add(self.active).saturating_add(self.upgraded)
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { idle, active, upgraded } = self;
+        match self.open() {
+            0 => write!(f, "no connections"),
+            1 => write!(f, "1 connection ({active} active, {idle} idle, {upgraded} upgraded)"),
+            open => write!(f, "{open} connections ({active} active, {idle} idle, {upgraded} upgraded)"),
+        }
+    }
+}
+
+/// What a connection does at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectionState {
+    /// Between requests, or with nothing read yet.
+    #[default]
+    Idle,
+    /// With a request in flight.
+    Active,
+    /// Upgraded: the HTTP conversation is over.
+    Upgraded,
+}
+
+/// What is known of one live connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ConnectionRow {
+    /// A number that is unique in the process that accepted the connection.
+    pub id: u64,
+    /// The name of the listener that accepted it.
+    pub listener: String,
+    /// The client's address; empty for an unnamed Unix socket.
+    pub peer: String,
+    /// The address that the client connected to.
+    pub local: String,
+    /// `http/1.1`, `h2`, `websocket`, `raw`, or what the application calls it.
+    pub protocol: String,
+    /// When it was accepted, in milliseconds since the Unix epoch.
+    pub accepted_ms: u64,
+    /// Requests served so far.
+    pub requests: u64,
+    /// What it does at the moment.
+    pub state: ConnectionState,
+}

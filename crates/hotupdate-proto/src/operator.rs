@@ -1,0 +1,293 @@
+//! What an operator may ask on the control socket, and what comes back: the Varlink interface `io.hotupdate`.
+//!
+//! Deliberately absent: the transport. Varlink is one JSON object and a NUL byte, see [`crate::frame`] and
+//! <https://varlink.org>.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::inventory::{ConnectionRow, ListenerKind, Summary};
+use crate::message::{Generation, Process};
+
+/// A Varlink call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    /// `interface.Method`.
+    pub method: String,
+    /// The parameters of the method.
+    #[serde(default)]
+    pub parameters: Map<String, Value>,
+    /// The caller wants no reply.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub oneway: bool,
+    /// The caller takes more than one reply.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub more: bool,
+    /// The caller wants to speak another protocol after the reply.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub upgrade: bool,
+}
+
+/// A Varlink reply.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The parameters of the reply, or of the error.
+    #[serde(default)]
+    pub parameters: Map<String, Value>,
+    /// More replies follow.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub continues: bool,
+    /// The name of the error, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// What a process is doing, as `hotctl status` prints it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProcessState {
+    /// Not ready yet.
+    Starting,
+    /// Ready, waits for an operator's command.
+    Standby,
+    /// Accepts connections.
+    Serving,
+    /// Finishes, moves or closes what is open.
+    Draining,
+    /// Not there any more.
+    Gone,
+}
+
+impl std::fmt::Display for ProcessState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Standby => "standby",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Gone => "gone",
+        })
+    }
+}
+
+/// One process of the service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessStatus {
+    /// Its generation.
+    pub generation: Generation,
+    /// Who it is.
+    pub process: Process,
+    /// What it does.
+    pub state: ProcessState,
+    /// For how long it has been known to this generation's serving process, in milliseconds.
+    pub since_ms: u64,
+    /// Its open connections.
+    pub connections: Summary,
+    /// It can take over again at once if the serving process dies, or on `Rollback`.
+    pub probation: bool,
+    /// What the starter of this process called the attempt, while it is a successor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<String>,
+}
+
+/// One listener of the serving process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: ListenerKind,
+    /// The address it is bound to.
+    pub address: String,
+    /// `inherited`, `systemd` or `bound`.
+    pub origin: String,
+}
+
+/// How the last handoff to this process went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastHandoff {
+    /// Its name in the logs of both sides.
+    pub handoff: String,
+    /// The generation that served before.
+    pub from: Generation,
+    /// The time in which nobody accepted, in nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap_ns: Option<u64>,
+    /// From `Join` to `serving`, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// Why the last attempt to replace this process failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastFailure {
+    /// Who tried.
+    pub successor: Process,
+    /// The number it had been given.
+    pub generation: Generation,
+    /// What its starter called the attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<String>,
+    /// How far it had come.
+    pub stage: String,
+    /// One line for a person.
+    pub reason: String,
+}
+
+/// The reply of `Status`, and each reply of `Monitor`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The process that owns the control socket.
+    pub serving: ProcessStatus,
+    /// A successor that is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<ProcessStatus>,
+    /// Predecessors that are left, newest first.
+    pub predecessors: Vec<ProcessStatus>,
+    /// The listeners of the serving process.
+    pub listeners: Vec<ListenerStatus>,
+    /// How the serving process came to serve; absent after a first start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handoff: Option<LastHandoff>,
+    /// Why the last attempt to replace it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<LastFailure>,
+}
+
+/// Something that happened; a reply of `Monitor` carries it next to the status after it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Happened {
+    /// A word for programs: `joined`, `standby`, `failed`, `served`, `progress`, `drained`, `let_go`, `took_over`,
+    /// `rolled_back`, `violation`, `stopping`.
+    pub kind: String,
+    /// The generation that it happened to.
+    pub generation: Generation,
+    /// One line for a person.
+    pub text: String,
+}
+
+/// One reply of `Monitor`. The first has no event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Monitored {
+    /// What happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<Happened>,
+    /// How things are after it.
+    pub status: Status,
+}
+
+/// One reply of `Connections`; the rows of one generation, several replies if there are many.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// The generation that holds these connections.
+    pub generation: Generation,
+    /// The rows.
+    pub rows: Vec<ConnectionRow>,
+}
+
+/// The reply of `Handoff` and `Rollback`: who served, who serves now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Who served before.
+    pub from: Process,
+    /// Who serves now.
+    pub to: Process,
+    /// The generation that serves now.
+    pub generation: Generation,
+    /// The time in which nobody accepted, in nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap_ns: Option<u64>,
+}
+
+/// The parameters of `Drain` and `Stop`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Within {
+    /// Be drained in this time, in milliseconds; the service's own deadline if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+}
+
+/// What an operator commands. Status, connections and monitoring need no machine and are not here.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Command {
+    /// Release the successor that stands by.
+    Handoff,
+    /// End the handoff that is under way.
+    Abort,
+    /// Give the service back to the predecessor in probation.
+    Rollback,
+    /// Be quick with the drains that are under way.
+    Drain {
+        /// The new deadline, from now.
+        within: std::time::Duration,
+    },
+    /// Stop the service.
+    Stop {
+        /// How long open connections may take, instead of the service's own deadline.
+        within: Option<std::time::Duration>,
+    },
+    /// SIGTERM or SIGINT: as `Stop`, but a successor that is on its way takes over first. The second time it means now.
+    Terminate,
+}
+
+/// Why a command was turned down: the errors of the Varlink interface.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperatorError {
+    /// There is nobody to hand over to.
+    #[error("no successor is waiting")]
+    NoSuccessor,
+    /// The successor is there, but not ready.
+    #[error("the successor is not ready yet ({doing})")]
+    NotReady {
+        /// What it is doing.
+        doing: String,
+    },
+    /// There is no handoff to abort.
+    #[error("no handoff is under way")]
+    NoHandoff,
+    /// No predecessor could take over again.
+    #[error("no predecessor is in probation any more; hand off to the old version instead")]
+    NoPredecessor,
+    /// Another operation has to end first.
+    #[error("busy: {doing}")]
+    Busy {
+        /// What is under way.
+        doing: String,
+    },
+    /// The process that was asked does not serve.
+    #[error("the process that was asked is not serving")]
+    NotServing,
+    /// The handoff or rollback began and failed.
+    #[error("{reason}")]
+    Failed {
+        /// One line for a person.
+        reason: String,
+    },
+}
+
+impl OperatorError {
+    /// The member name of the Varlink error, without the interface.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NoSuccessor => "NoSuccessor",
+            Self::NotReady { .. } => "NotReady",
+            Self::NoHandoff => "NoHandoff",
+            Self::NoPredecessor => "NoPredecessor",
+            Self::Busy { .. } => "Busy",
+            Self::NotServing => "NotServing",
+            Self::Failed { .. } => "Failed",
+        }
+    }
+}
+
+/// The interface description that `org.varlink.service.GetInterfaceDescription` returns.
+pub const DESCRIPTION: &str = include_str!("io.hotupdate.varlink");
+
+/// The interface description of `org.varlink.service` itself (<https://varlink.org/Service>).
+pub const SERVICE_DESCRIPTION: &str = include_str!("org.varlink.service.varlink");

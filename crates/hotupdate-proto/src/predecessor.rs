@@ -1,0 +1,66 @@
+//! What the serving process knows of a generation that still drains.
+//!
+//! Deliberately absent: the predecessor's own side of the conversation, which is [`crate::incumbent`].
+
+use std::time::Instant;
+
+use crate::inventory::{LinkItem, Summary};
+use crate::message::{Generation, Process};
+
+/// A process that served before, seen over its link.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Predecessor {
+    /// Its generation.
+    pub generation: Generation,
+    /// Who it is.
+    pub process: Process,
+    /// What is left in it, as it said last.
+    pub connections: Summary,
+    /// It still holds parked listeners and can take over again.
+    pub probation: bool,
+    /// It said that it is drained; end-of-file is no surprise any more.
+    pub drained: bool,
+    /// It was told to be quick.
+    pub hurried: bool,
+    /// It broke the protocol; nothing more is believed but its end.
+    pub quiet: bool,
+    /// Since when it is a predecessor.
+    pub since: Instant,
+}
+
+impl Predecessor {
+    /// The process that has just released its listeners.
+    #[must_use]
+    pub fn released(now: Instant, generation: Generation, process: Process, connections: Summary) -> Self {
+        Self {
+            generation,
+            process,
+            connections,
+            probation: true,
+            drained: false,
+            hurried: false,
+            quiet: false,
+            since: now,
+        }
+    }
+
+    /// An older generation whose link arrived in the inventory.
+    #[must_use]
+    pub fn inherited(now: Instant, item: &LinkItem) -> Self {
+        Self {
+            probation: item.probation,
+            ..Self::released(now, item.generation, item.process.clone(), item.connections)
+        }
+    }
+
+    /// As it is passed on to a successor.
+    #[must_use]
+    pub fn item(&self) -> LinkItem {
+        LinkItem {
+            generation: self.generation,
+            process: self.process.clone(),
+            connections: self.connections,
+            probation: self.probation,
+        }
+    }
+}

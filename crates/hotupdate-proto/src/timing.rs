@@ -1,0 +1,118 @@
+//! Every named deadline, and the reason for its default.
+//!
+//! Deliberately absent: a clock.
+
+use std::fmt;
+use std::time::Duration;
+
+/// How long each wait may take. All of them can be set; the defaults fit a service on one machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Timing {
+    /// Successor: finding an owner of the control socket that answers. Long enough for a first start that warms up.
+    pub find: Duration,
+    /// Both: a caller on the control socket has to say what it wants, so that a silent one costs nothing.
+    pub hello: Duration,
+    /// Successor: from `Join` to its reply. The incumbent only has to look at its state.
+    pub reply: Duration,
+    /// Both: one batch of the inventory, and its acknowledgement: microseconds of work, seconds on a machine that swaps.
+    pub batch: Duration,
+    /// Incumbent: from `Join` to `ready`. Warming caches takes time; a program that hangs has to end some time.
+    pub lease: Duration,
+    /// Incumbent: how long a successor may stand by for an operator's command.
+    pub standby: Duration,
+    /// Incumbent: its own accept loops have to stop, and its state has to be exported.
+    pub stop: Duration,
+    /// Incumbent: from `released` to `serving`. Nobody accepts meanwhile, so this is short; the backlog holds clients.
+    pub serving: Duration,
+    /// Successor: from `ready` to `released`; longer than `stop`, so that the incumbent gives up first and says why.
+    pub released: Duration,
+    /// Predecessor: how long it holds its parked listeners, to take over again if the successor dies.
+    pub probation: Duration,
+    /// Predecessor: how long open connections may take to end. nginx waits for ever, HAProxy too; we do not.
+    pub drain: Duration,
+    /// Predecessor: how long connections may take to go once they are forced.
+    pub force: Duration,
+    /// Serving process, rollback: from `resume` to the predecessor's `serving`.
+    pub resume: Duration,
+    /// Serving process: what the oldest generation still gets when there are too many.
+    pub hurry: Duration,
+    /// Both: the other side has to take a message that was sent.
+    pub write: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            find: Duration::from_secs(30),
+            hello: Duration::from_secs(5),
+            reply: Duration::from_secs(5),
+            batch: Duration::from_secs(5),
+            lease: Duration::from_secs(60),
+            standby: Duration::from_secs(3600),
+            stop: Duration::from_secs(2),
+            serving: Duration::from_secs(2),
+            released: Duration::from_secs(10),
+            probation: Duration::from_secs(5),
+            drain: Duration::from_secs(60),
+            force: Duration::from_secs(2),
+            resume: Duration::from_secs(5),
+            hurry: Duration::from_secs(5),
+            write: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Which wait ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "each is described at the field of `Timing` with the same name")]
+pub enum Deadline {
+    Find,
+    Reply,
+    Batch,
+    Lease,
+    Standby,
+    Stop,
+    Serving,
+    Released,
+    Probation,
+    Drain,
+    Force,
+    Resume,
+}
+
+impl Deadline {
+    /// Every deadline of the machines.
+    pub const ALL: [Self; 12] = [
+        Self::Find,
+        Self::Reply,
+        Self::Batch,
+        Self::Lease,
+        Self::Standby,
+        Self::Stop,
+        Self::Serving,
+        Self::Released,
+        Self::Probation,
+        Self::Drain,
+        Self::Force,
+        Self::Resume,
+    ];
+}
+
+impl fmt::Display for Deadline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Find => "nobody answered on the control socket in time (deadline `find`)",
+            Self::Reply => "the incumbent did not answer `Join` in time (deadline `reply`)",
+            Self::Batch => "the other side did not go on with the inventory in time (deadline `batch`)",
+            Self::Lease => "it was not ready when its lease ended (deadline `lease`)",
+            Self::Standby => "no operator released it in time (deadline `standby`)",
+            Self::Stop => "the accept loops did not stop in time (deadline `stop`)",
+            Self::Serving => "it was released and did not serve in time (deadline `serving`)",
+            Self::Released => "the incumbent did not release its listeners in time (deadline `released`)",
+            Self::Probation => "the probation is over (deadline `probation`)",
+            Self::Drain => "connections were left at the end of the drain (deadline `drain`)",
+            Self::Force => "connections did not go although they were forced (deadline `force`)",
+            Self::Resume => "the predecessor did not resume in time (deadline `resume`)",
+        })
+    }
+}
