@@ -1,1 +1,70 @@
-//! Not written yet.
+//! Replace a running network service by a new version while no client notices.
+//!
+//! The new version is started next to the old one, by anybody. It connects to the **control socket** of the old process,
+//! receives its listening sockets, warms up, and tells it to stop accepting and to drain. Old requests finish in the old
+//! version, new connections start in the new one.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), hotupdate::Error> {
+//! let mut hot = hotupdate::join("/run/hello/control.sock").await?; // first start, or meets the process it replaces
+//! let mut listener = hot.tcp("hello", "0.0.0.0:3000").await?;      // inherited if offered, else from systemd, else bound
+//!
+//! let hot = hot.ready().await?;                                    // the old version stops accepting, this one starts
+//! while let Some(connection) = listener.accept().await {           // until the next version takes over
+//!     tokio::spawn(async move { drop(connection) });
+//! }
+//! hot.drained().await;                                             // returning earlier would kill what drains
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! For axum, and any tower service, there is the crate `hotupdate-axum`; for operators, the command `hotctl`.
+
+// In the order of a reader: settings, before ready, after ready.
+mod config;
+pub use config::{AfterDrain, Builder, builder, join};
+
+mod starting;
+pub use starting::Starting;
+
+mod serving;
+pub use serving::Serving;
+
+// What an application holds.
+mod address;
+pub use address::Address;
+
+pub mod listener;
+pub use listener::{Listener, UdpSocket, UnixDatagramSocket};
+
+pub mod connection;
+pub use connection::Connection;
+
+pub mod connections;
+pub use connections::Connections;
+
+pub mod drain;
+pub use drain::Drain;
+
+mod state;
+pub use state::State;
+
+mod error;
+pub use error::{Error, Result};
+
+#[doc(no_inline)]
+pub use hotupdate_proto::{ConnectionRow, ConnectionState, Generation, ListenerKind, Summary, Timing};
+
+// How it is done: the one task that owns the state, and what it works with.
+mod driver;
+
+mod bind;
+mod channel;
+mod control;
+mod joining;
+mod link;
+mod offered;
+mod session;
+mod signal;
+mod spawn;
+mod systemd;

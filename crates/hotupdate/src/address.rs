@@ -1,0 +1,73 @@
+//! The address of a listener or of a client, TCP or Unix.
+//!
+//! Deliberately absent: resolving names; that happens where a listener is bound.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Where a socket is bound or connected to.
+///
+/// ```
+/// use hotupdate::Address;
+///
+/// let address = Address::from("127.0.0.1:3000".parse::<std::net::SocketAddr>()?);
+/// assert_eq!(address.to_string(), "127.0.0.1:3000");
+/// assert_eq!(address.ip().map(|a| a.port()), Some(3000));
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// TCP or UDP.
+    Ip(SocketAddr),
+    /// A Unix socket; without a path it is unnamed, as the clients of a Unix listener usually are.
+    Unix(Option<PathBuf>),
+}
+
+impl Address {
+    /// The IP address and port, `None` for a Unix socket.
+    #[must_use]
+    pub fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The path of a Unix socket that has one.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Ip(_) => None,
+            Self::Unix(path) => path.as_deref(),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(Some(path)) => path.display().fmt(f),
+            Self::Unix(None) => Ok(()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Ip(address)
+    }
+}
+
+impl From<tokio::net::unix::SocketAddr> for Address {
+    fn from(address: tokio::net::unix::SocketAddr) -> Self {
+        Self::Unix(address.as_pathname().map(Path::to_owned))
+    }
+}
+
+impl From<std::os::unix::net::SocketAddr> for Address {
+    fn from(address: std::os::unix::net::SocketAddr) -> Self {
+        Self::Unix(address.as_pathname().map(Path::to_owned))
+    }
+}

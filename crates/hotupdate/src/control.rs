@@ -1,0 +1,335 @@
+//! The control socket: who owns the path, how it is made, and who may connect.
+//!
+//! Deliberately absent: what is said on it, see [`crate::session`].
+//!
+//! The owner is whoever holds the lock on `<path>.lock` (flock(2)). Lock and listener are open file descriptions and
+//! travel to the next version, so the path always leads to the owner, the lock is never free in between, and nobody ever
+//! has to unlink a socket that might be somebody's.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep};
+
+use crate::error::{Doing, Error, Result};
+
+/// `sun_path` has 108 bytes, one of them for the NUL (unix(7)).
+const MAX_PATH: usize = 107;
+
+/// Operators and successors that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// How long between two looks at a path whose owner is just starting or ending.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// What makes a process the owner of a control socket's path.
+#[derive(Debug)]
+pub(crate) struct Ownership {
+    pub(crate) listener: OwnedFd,
+    pub(crate) lock: OwnedFd,
+}
+
+/// Whom we meet at a path.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Nobody alive: we are the first, and own it now.
+    Nobody(Ownership),
+    /// A process that listens.
+    Incumbent(UnixStream),
+}
+
+/// Checks everything that can be checked before anything is made.
+pub(crate) fn check_path(path: &Path) -> Result<()> {
+    let doing = || format!("the control socket {}", path.display());
+    if path.file_name().is_none() {
+        return Err(Error::refused(doing(), "the path does not name a file"));
+    }
+    let length = temporary(path).as_os_str().as_bytes().len().max(path.as_os_str().as_bytes().len());
+    if length > MAX_PATH {
+        let why = format!(
+            "the path is too long: with its temporary name it has {length} bytes, a socket takes {MAX_PATH}"
+        );
+        return Err(Error::refused(doing(), why));
+    }
+    let directory = directory(path);
+    let metadata = fs::metadata(directory).doing(|| format!("{}: its directory", doing()))?;
+    if !metadata.is_dir() {
+        return Err(Error::refused(doing(), format!("{} is not a directory", directory.display())));
+    }
+    let (uid, owner, mode) = (geteuid().as_raw(), metadata.uid(), metadata.mode());
+    if owner != uid && owner != 0 {
+        let why = format!("its directory belongs to uid {owner}, and has to belong to uid {uid} or to root");
+        return Err(Error::refused(doing(), why));
+    }
+    if mode & 0o022 != 0 {
+        let why = format!(
+            "its directory can be written to by others (mode {:04o}): whoever can, could take the service; use a \
+             directory of mode 0700 or 0755",
+            mode & 0o7777
+        );
+        return Err(Error::refused(doing(), why));
+    }
+    Ok(())
+}
+
+/// Becomes the owner of the path, or connects to whoever is.
+pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
+    check_path(path)?;
+    let deadline = Instant::now() + within;
+    loop {
+        let lock = open_lock(path)?;
+        // The holder of the lock may be alive although we have it, if somebody removed the lock file.
+        match (try_lock(&lock, path)?, connect(path).await) {
+            (_, Ok(stream)) => {
+                check_peer(&stream, path)?;
+                return Ok(Found::Incumbent(stream));
+            }
+            (true, Err(error)) if is_nobody(&error) => {
+                return Ok(Found::Nobody(Ownership { listener: bind(path)?, lock: lock.into() }));
+            }
+            // The owner has the lock and not yet its socket, or is going away.
+            (false, Err(error)) if is_nobody(&error) && Instant::now() < deadline => sleep(LOOK_AGAIN).await,
+            (false, Err(error)) if is_nobody(&error) => {
+                let why = "its lock is held, and nobody answers (deadline `find`); if the holder hangs, stop it: see \
+                           `lsof` for who has the lock file open";
+                return Err(Error::refused(format!("the control socket {}", path.display()), why));
+            }
+            (_, Err(source)) => {
+                return Err(Error::Io {
+                    doing: format!("connecting to the control socket {}", path.display()),
+                    source,
+                });
+            }
+        }
+    }
+}
+
+/// Removes the socket. Only its owner may, and only when nobody follows: later it could be somebody else's.
+pub(crate) fn remove(path: &Path, ownership: &Ownership) {
+    let ours = rustix::fs::fstat(&ownership.lock).map(|stat| (stat.st_dev, stat.st_ino));
+    let there = fs::metadata(lock_path(path)).map(|metadata| (metadata.dev(), metadata.ino()));
+    if matches!((ours, there), (Ok(ours), Ok(there)) if ours == there) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Whether the process at the other end may do what an owner may.
+pub(crate) fn may(uid: u32, allowed: &[u32]) -> bool {
+    uid == geteuid().as_raw() || uid == 0 || allowed.contains(&uid)
+}
+
+/// Checks a control listener and a lock that arrived: they have to be what they are said to be.
+pub(crate) fn check_inherited(ownership: &Ownership) -> Result<(), String> {
+    use rustix::net::{AddressFamily, SocketType, sockopt};
+    let Ownership { listener, lock } = ownership;
+    let is_listener = sockopt::socket_domain(listener) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(listener) == Ok(SocketType::STREAM)
+        && sockopt::socket_acceptconn(listener) == Ok(true);
+    if !is_listener {
+        return Err("the control listener is not a Unix socket that listens".to_owned());
+    }
+    // The lock belongs to the open file description, so taking it again through a duplicate succeeds, and through any
+    // other description of the same file it does not.
+    flock(lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|error| format!("the lock is not held: {error}"))
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}
+
+/// In the same directory, so that the rename stays in one file system. Only the holder of the lock makes it.
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    let path = lock_path(path);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options.open(&path).doing(|| format!("opening the lock file {}", path.display()))
+}
+
+fn try_lock(lock: &File, path: &Path) -> Result<bool> {
+    match flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error).doing(|| format!("locking {}", lock_path(path).display())),
+    }
+}
+
+async fn connect(path: &Path) -> io::Result<UnixStream> {
+    // The kernel's backlog of the listener can be full (`EAGAIN`, unix(7)): ask again, like one that is not there yet.
+    UnixStream::connect(path).await
+}
+
+fn is_nobody(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotFound, WouldBlock};
+    matches!(error.kind(), ConnectionRefused | NotFound | WouldBlock)
+}
+
+fn check_peer(stream: &UnixStream, path: &Path) -> Result<()> {
+    let doing = || format!("connecting to the control socket {}", path.display());
+    let uid = stream.peer_cred().doing(doing)?.uid();
+    if may(uid, &[]) {
+        return Ok(());
+    }
+    Err(Error::refused(doing(), format!("it belongs to uid {uid}, which is neither ours nor root's")))
+}
+
+/// Makes the socket under a temporary name, with its final rights from the first instant, and renames it.
+fn bind(path: &Path) -> Result<OwnedFd> {
+    let temporary = temporary(path);
+    let doing = || format!("making the control socket {}", path.display());
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).doing(doing),
+        _ => {}
+    }
+    let make = || -> io::Result<Socket> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // bind(2) gives the file the mode of the socket's own inode (net/unix/af_unix.c, unix_bind_bsd).
+        fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        socket.bind(&SockAddr::unix(&temporary)?)?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let mode = fs::symlink_metadata(&temporary)?.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(io::Error::other(format!("the socket came out with mode {mode:04o}")));
+        }
+        fs::rename(&temporary, path)?;
+        Ok(socket)
+    };
+    match make() {
+        Ok(socket) => Ok(socket.into()),
+        Err(error) => {
+            let _ = fs::remove_file(&temporary);
+            Err(error).doing(doing)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn directory(mode: u32) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
+        directory
+    }
+
+    #[tokio::test]
+    async fn the_first_owns_the_path_and_the_second_meets_it() {
+        let directory = directory(0o700);
+        let path = directory.path().join("control.sock");
+        let first = find(&path, SOON).await.unwrap();
+        assert!(matches!(first, Found::Nobody(_)));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert!(matches!(find(&path, SOON).await.unwrap(), Found::Incumbent(_)));
+        let names: Vec<_> = fs::read_dir(&directory).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "only the socket and its lock: {names:?}");
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced() {
+        let directory = directory(0o700);
+        let path = directory.path().join("control.sock");
+        drop(find(&path, SOON).await.unwrap());
+        assert!(path.exists(), "as after kill -9");
+        assert!(matches!(find(&path, SOON).await.unwrap(), Found::Nobody(_)));
+    }
+
+    #[tokio::test]
+    async fn a_removed_lock_file_does_not_make_a_second_owner() {
+        let directory = directory(0o700);
+        let path = directory.path().join("control.sock");
+        let _first = find(&path, SOON).await.unwrap();
+        fs::remove_file(lock_path(&path)).unwrap();
+        assert!(matches!(find(&path, SOON).await.unwrap(), Found::Incumbent(_)));
+    }
+
+    #[tokio::test]
+    async fn of_many_first_starts_exactly_one_is_first() {
+        let directory = directory(0o700);
+        let path = directory.path().join("control.sock");
+        let starts: Vec<_> = (0..16)
+            .map(|_| {
+                let path = path.clone();
+                tokio::spawn(async move { find(&path, SOON).await.unwrap() })
+            })
+            .collect();
+        let mut found = Vec::new();
+        for start in starts {
+            found.push(start.await.unwrap());
+        }
+        assert_eq!(found.iter().filter(|f| matches!(f, Found::Nobody(_))).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_held_lock_without_a_socket_is_waited_for_and_then_named() {
+        let directory = directory(0o700);
+        let path = directory.path().join("control.sock");
+        let lock = open_lock(&path).unwrap();
+        assert!(try_lock(&lock, &path).unwrap());
+        let error = find(&path, Duration::from_millis(50)).await.unwrap_err();
+        assert!(error.to_string().contains("deadline `find`"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn unsafe_directories_and_long_paths_are_refused() {
+        for mode in [0o777, 0o1777, 0o770, 0o720] {
+            let directory = directory(mode);
+            let error = find(&directory.path().join("control.sock"), SOON).await.unwrap_err();
+            assert!(error.to_string().contains("written to by others"), "{error}");
+        }
+        let directory = directory(0o700);
+        let long = directory.path().join("x".repeat(107));
+        let error = find(&long, SOON).await.unwrap_err();
+        assert!(error.to_string().contains("too long"), "{error}");
+        let error = find(&directory.path().join("none/control.sock"), SOON).await.unwrap_err();
+        assert!(error.to_string().contains("No such file"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_inherited_lock_has_to_be_the_one() {
+        let directory = directory(0o700);
+        let path = directory.path().join("control.sock");
+        let Found::Nobody(owner) = find(&path, SOON).await.unwrap() else { panic!("nobody was there") };
+        let duplicate = |fd: &OwnedFd| fd.try_clone().unwrap();
+        check_inherited(&Ownership { listener: duplicate(&owner.listener), lock: duplicate(&owner.lock) })
+            .unwrap();
+        let other = Ownership {
+            listener: owner.listener.try_clone().unwrap(),
+            lock: open_lock(&path).unwrap().into(),
+        };
+        assert!(check_inherited(&other).unwrap_err().contains("lock"));
+        let swapped =
+            Ownership { listener: owner.lock.try_clone().unwrap(), lock: owner.lock.try_clone().unwrap() };
+        assert!(check_inherited(&swapped).unwrap_err().contains("listener"));
+    }
+}

@@ -1,0 +1,333 @@
+//! Doing what the machines say.
+//!
+//! Deliberately absent: telling people, see `driver/report.rs`.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use hotupdate_proto::incumbent::{Effect, Event, Incumbent, Stopped};
+use hotupdate_proto::inventory::LinkRest;
+use hotupdate_proto::message::Released;
+use hotupdate_proto::operator::LastHandoff;
+use hotupdate_proto::successor::{self, Served};
+use hotupdate_proto::{Fault, Generation, Message};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{AfterDrain, Done, Driver, Role, local, shown};
+use crate::control;
+use crate::drain::{Phase, Plan};
+use crate::error::Error;
+use crate::listener::GateControl;
+use crate::serving::Lifecycle;
+use crate::session;
+use crate::state;
+
+impl Driver {
+    // ---- as the incumbent ------------------------------------------------------------------------------------------
+
+    /// Brings an event to the machine of a process that serves, or served.
+    pub(super) async fn incumbent(&mut self, event: Event) {
+        self.events.push_back(event);
+        while let Some(event) = self.events.pop_front() {
+            let Role::Incumbent(machine) = &mut self.role else { return };
+            let effects = machine.handle(Instant::now(), event);
+            self.perform_now(effects).await;
+        }
+    }
+
+    /// Does what a command came to.
+    pub(super) async fn perform(&mut self, effects: Vec<Effect>) {
+        self.perform_now(effects).await;
+        if let Some(event) = self.events.pop_front() {
+            self.incumbent(event).await;
+        }
+    }
+
+    async fn perform_now(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Reply(reply) => self.reply(reply),
+                Effect::Send(message) => self.send(&message),
+                Effect::SendTo(generation, message) => {
+                    if let Some(link) = self.predecessors.get(&generation) {
+                        link.send(&message, Vec::new());
+                    }
+                }
+                Effect::Close => {
+                    self.peer = None;
+                    self.sealed.clear();
+                }
+                // The machine does not listen any more; the reader goes on for the end of the link.
+                Effect::Quiet => {}
+                Effect::Stop => self.stop().await,
+                Effect::Accept(rests) => self.accept(&rests),
+                Effect::Read(generation) => {
+                    if let Some(link) = self.predecessors.get_mut(&generation) {
+                        link.resume(None);
+                    }
+                }
+                Effect::LetGo => self.let_go(),
+                Effect::Drain { until } => self.drain(until),
+                Effect::Undrain => self.undrain(),
+                Effect::Force => drop(self.connections.force()),
+                Effect::Demote(generation) => {
+                    if let Some(link) = self.peer.take() {
+                        self.predecessors.insert(generation, link);
+                    }
+                }
+                Effect::Promote(generation) => self.peer = self.predecessors.remove(&generation),
+                Effect::Forget(generation) => {
+                    self.predecessors.remove(&generation);
+                    self.rows.remove(&generation);
+                }
+                Effect::Exit => self.exit(),
+                Effect::Report(report) => self.report(report),
+            }
+        }
+    }
+
+    fn reply(&mut self, reply: Result<hotupdate_proto::Joined, hotupdate_proto::Refusal>) {
+        let (reply, joined) = match reply {
+            Ok(joined) => (session::joined(&joined), true),
+            Err(refusal) => (session::refused(&refusal), false),
+        };
+        if let (Some(peer), Ok(bytes)) = (&self.peer, hotupdate_proto::frame::encode(&reply)) {
+            peer.send_bytes(bytes);
+        }
+        if !joined {
+            self.peer = None;
+        }
+    }
+
+    fn send(&mut self, message: &Message) {
+        let Some(peer) = &self.peer else { return };
+        match self.attach(message) {
+            Ok(descriptors) => peer.send(message, descriptors),
+            // Out of descriptors, most likely. The attempt fails, and nothing else.
+            Err(error) => {
+                let doing = format!("sending `{}`", message.name());
+                self.events.push_back(Event::Closed(local(&doing, &error)));
+            }
+        }
+    }
+
+    /// Parks every listener. When the loop is through, nothing is accepted any more.
+    async fn stop(&mut self) {
+        self.stops += 1;
+        for (gate, _) in &self.outfit.gates {
+            if let Err(error) = gate.park() {
+                let what = format!("the listener {:?} cannot be parked: {error}", gate.name());
+                return self.events.push_back(Event::CannotStop(what));
+            }
+        }
+        let at_ns = monotonic_ns();
+        if let Some(control) = &self.control
+            && let Err(error) = control.gate.park()
+        {
+            return self
+                .events
+                .push_back(Event::CannotStop(format!("the control socket cannot be parked: {error}")));
+        }
+        let mut links = Vec::new();
+        for (generation, link) in &mut self.predecessors {
+            links.push(LinkRest { generation: *generation, unread: to_text(&link.pause().await) });
+        }
+        let stopped = Stopped { at_ns, connections: self.connections.summary(), state: Vec::new(), links };
+        if self.exports.is_empty() {
+            self.events.push_back(Event::Stopped(stopped));
+        } else {
+            let stop = self.stops;
+            self.export(move |sealed| Done::Finished { stop, stopped, sealed });
+        }
+    }
+
+    fn accept(&mut self, rests: &[LinkRest]) {
+        self.stops += 1;
+        if let Err(error) = self.open_gates() {
+            tracing::error!(%error, "cannot accept again");
+        }
+        self.open_control();
+        self.read_predecessors(rests);
+        self.lifecycle.send_replace(Lifecycle::Serving);
+    }
+
+    fn read_predecessors(&mut self, rests: &[LinkRest]) {
+        for (generation, link) in &mut self.predecessors {
+            let rest = rests.iter().find(|rest| rest.generation == *generation);
+            link.resume(rest.map(|rest| from_text(&rest.unread)));
+        }
+    }
+
+    fn let_go(&mut self) {
+        if let (true, Some(control)) = (self.stopping, &self.control)
+            && let Ok(ownership) = control.ownership()
+        {
+            control::remove(&self.settings.path, &ownership);
+        }
+        for (gate, _) in &self.outfit.gates {
+            gate.close();
+        }
+        self.outfit.descriptors.clear();
+        if let Some(control) = self.control.take() {
+            control.gate.close();
+        }
+        self.predecessors.clear();
+        self.rows.clear();
+        self.lifecycle.send_replace(Lifecycle::Retired);
+    }
+
+    fn drain(&mut self, until: Instant) {
+        let since = tokio::time::Instant::now();
+        let until = tokio::time::Instant::from(until);
+        let whole = until.saturating_duration_since(since);
+        let (grace, spread) = (self.settings.grace.min(whole / 4), self.settings.spread.min(whole / 2));
+        self.connections.set_phase(Phase::Draining(Plan { since, until, grace, spread }));
+        self.lifecycle.send_if_modified(|now| {
+            let earlier = *now < Lifecycle::Draining;
+            *now = (*now).max(Lifecycle::Draining);
+            earlier
+        });
+        self.draining = true;
+        if !std::mem::replace(&mut self.rows_sent, true) {
+            let (connections, back) = (self.connections.clone(), self.done.0.clone());
+            tokio::task::spawn_blocking(move || drop(back.blocking_send(Done::Rows(connections.rows()))));
+        }
+    }
+
+    fn undrain(&mut self) {
+        (self.draining, self.drained, self.rows_sent, self.told) = (false, false, false, None);
+        self.connections.set_phase(Phase::Serving);
+    }
+
+    /// The last words go out first.
+    fn exit(&mut self) {
+        self.exiting = true;
+        if self.settings.after_drain == AfterDrain::StayUntilTerm && !self.stopping {
+            tracing::info!("drained; stays until SIGTERM");
+            return;
+        }
+        let flushed = self.peer.as_ref().map(crate::link::Link::flushed);
+        let (back, write) = (self.done.0.clone(), self.settings.timing.write);
+        tokio::spawn(async move {
+            if let Some(flushed) = flushed {
+                let _ = tokio::time::timeout(write, flushed).await;
+            }
+            let _ = back.send(Done::Flushed).await;
+        });
+    }
+
+    // ---- as the successor ------------------------------------------------------------------------------------------
+
+    /// Brings an event to the machine of a successor.
+    pub(super) async fn successor(&mut self, event: successor::Event) {
+        let mut event = Some(event);
+        while let (Some(now), Role::Successor(succeeding)) = (event.take(), &mut self.role) {
+            for effect in succeeding.machine.handle(Instant::now(), now) {
+                match effect {
+                    successor::Effect::Send(message) => {
+                        if let Some(peer) = &self.peer {
+                            peer.send(&message, Vec::new());
+                        }
+                    }
+                    successor::Effect::Close => {}
+                    successor::Effect::Open(released) => {
+                        event = Some(match self.open(released.as_ref()) {
+                            Ok(gap_ns) => successor::Event::Opened { gap_ns },
+                            Err(error) => successor::Event::GiveUp(error.to_string()),
+                        });
+                        break;
+                    }
+                    successor::Effect::Serve(served) => return self.served(served).await,
+                    successor::Effect::Fail(fault) => return self.fail(&fault).await,
+                    successor::Effect::Complete(_) | successor::Effect::StartOver => {}
+                }
+            }
+        }
+    }
+
+    /// Runs the accept loops; returns how long nobody accepted.
+    fn open(&self, released: Option<&Released>) -> Result<Option<u64>, Error> {
+        if let Err(error) = self.open_gates() {
+            self.outfit.gates.iter().for_each(|(gate, _)| drop(gate.park()));
+            return Err(error);
+        }
+        // In another time namespace the clocks do not compare (time_namespaces(7)): a gap that cannot be is not told.
+        let gap = released.and_then(|released| monotonic_ns().checked_sub(released.stopped_at_ns));
+        Ok(gap
+            .filter(|gap| *gap < u64::try_from(self.settings.timing.released.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    async fn served(&mut self, served: Served) {
+        let Role::Successor(succeeding) = std::mem::replace(&mut self.role, Role::Failed) else { return };
+        let Served { joined, predecessors, gap_ns } = served;
+        let alive: Vec<Generation> = predecessors.iter().map(|p| p.generation).collect();
+        let mut machine = Incumbent::serving(self.local.clone(), joined.generation, predecessors);
+        let greeting = machine.greet();
+        self.role = Role::Incumbent(Box::new(machine));
+        if let Some(link) = self.peer.take()
+            && alive.contains(&joined.incumbent_generation)
+        {
+            self.predecessors.insert(joined.incumbent_generation, link);
+        }
+        self.predecessors.retain(|generation, _| alive.contains(generation));
+        self.open_control();
+        let state = self.final_state();
+        self.last_handoff = Some(LastHandoff {
+            handoff: joined.handoff.clone(),
+            from: joined.incumbent_generation,
+            gap_ns,
+            took_ms: u64::try_from(succeeding.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        });
+        tracing::info!(
+            handoff = joined.handoff,
+            generation = %joined.generation,
+            predecessor = %succeeding.joined.incumbent,
+            nobody_accepted_us = gap_ns.map(|ns| ns / 1000),
+            "serving"
+        );
+        self.serve(state);
+        let rests = std::mem::take(&mut self.rests);
+        self.read_predecessors(&rests);
+        self.perform(greeting).await;
+    }
+
+    fn final_state(&mut self) -> HashMap<String, state::State> {
+        let mut states = HashMap::new();
+        for (item, fd) in std::mem::take(&mut self.sealed) {
+            match state::read(&item, fd) {
+                Ok(state) => drop(states.insert(item.name, state)),
+                Err(error) => tracing::error!(error, "the final state is lost"),
+            }
+        }
+        states
+    }
+
+    async fn fail(&mut self, fault: &Fault) {
+        if let Some(peer) = self.peer.take() {
+            // The incumbent is told why before the link closes.
+            let _ = tokio::time::timeout(self.settings.timing.write, peer.flushed()).await;
+        }
+        let error = Error::fault(format!("succeeding the process at {}", shown(&self.settings.path)), fault);
+        tracing::error!(%error, "this process does not serve");
+        self.role = Role::Failed;
+        match self.ready.take() {
+            Some(ready) => drop(ready.send(Err(error))),
+            None => drop(self.failed.take().map(|failed| failed.send(error))),
+        }
+    }
+}
+
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or_default() * 1_000_000_000
+        + u64::try_from(now.tv_nsec).unwrap_or_default()
+}
+
+/// Bytes as JSON can carry them: one character each, because a message may be cut in the middle of one.
+fn to_text(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
+}
+
+fn from_text(text: &str) -> Vec<u8> {
+    text.chars().filter_map(|c| u8::try_from(u32::from(c)).ok()).collect()
+}

@@ -1,0 +1,117 @@
+//! What a successor gets: the messages of the inventory, and the descriptors that ride on them.
+//!
+//! Deliberately absent: sending; the machine sends batch by batch.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use hotupdate_proto::incumbent::Event;
+use hotupdate_proto::message::MAX_DESCRIPTORS;
+use hotupdate_proto::{Join, Message, Refusal};
+
+use super::{Driver, Role, Sealed};
+use crate::channel::Receiver;
+use crate::config::random_hex;
+use crate::link::Link;
+
+impl Driver {
+    /// The state is exported: puts the inventory together and asks the machine.
+    pub(super) async fn offer(&mut self, join: Join, receiver: Receiver, sealed: io::Result<Sealed>) {
+        let admitted = match &self.role {
+            Role::Incumbent(machine) => machine.admits(&join),
+            _ => Err(Refusal::NotServing),
+        };
+        // Somebody else came while the state was exported, or the inventory cannot be made: nothing has begun.
+        if let Err(refusal) = admitted {
+            return self.turn_away(&receiver, refusal);
+        }
+        let inventory = sealed.and_then(|sealed| {
+            self.sealed = sealed;
+            self.inventory()
+        });
+        let inventory = match inventory {
+            Ok(inventory) => inventory,
+            Err(error) => {
+                tracing::error!(successor = %join.process, %error, "the inventory cannot be made");
+                return self.turn_away(&receiver, Refusal::NotServing);
+            }
+        };
+        let (stream, rest) = receiver.into_rest();
+        let (id, heard) = (self.next_link(), self.heard.0.clone());
+        let mut link = Link::paused(id, stream, rest, heard, self.settings.timing.write);
+        link.resume(None);
+        self.peer = Some(link);
+        // Short: it stands in every line of both logs.
+        let handoff = random_hex()[..8].to_owned();
+        self.incumbent(Event::Join { join, handoff, inventory }).await;
+    }
+
+    fn inventory(&self) -> io::Result<Vec<Message>> {
+        let mut messages = Vec::new();
+        for items in self.outfit.items()?.chunks(MAX_DESCRIPTORS) {
+            messages.push(Message::Listeners { batch: 0, items: items.to_vec() });
+        }
+        let state: Vec<_> = self.sealed.iter().map(|(item, _)| item.clone()).collect();
+        for items in state.chunks(MAX_DESCRIPTORS) {
+            messages.push(Message::State { batch: 0, items: items.to_vec() });
+        }
+        if let Role::Incumbent(machine) = &self.role {
+            let links: Vec<_> = machine
+                .predecessors()
+                .iter()
+                .filter(|predecessor| self.predecessors.contains_key(&predecessor.generation))
+                .map(hotupdate_proto::Predecessor::item)
+                .collect();
+            for items in links.chunks(MAX_DESCRIPTORS) {
+                messages.push(Message::Links { batch: 0, items: items.to_vec() });
+            }
+        }
+        messages.push(Message::Control { batch: 0 });
+        for (message, number) in messages.iter_mut().zip(1..) {
+            match message {
+                Message::Listeners { batch, .. }
+                | Message::State { batch, .. }
+                | Message::Links { batch, .. }
+                | Message::Control { batch } => *batch = number,
+                _ => {}
+            }
+        }
+        Ok(messages)
+    }
+
+    /// The descriptors that a message owns, in the order of its items.
+    pub(super) fn attach(&self, message: &Message) -> io::Result<Vec<OwnedFd>> {
+        match message {
+            Message::Listeners { items, .. } => items.iter().map(|item| self.listener(&item.name)).collect(),
+            Message::State { items, .. } => items.iter().map(|item| self.state(&item.name)).collect(),
+            Message::Released(released) => released.state.iter().map(|item| self.state(&item.name)).collect(),
+            Message::Links { items, .. } => {
+                let missing = || io::Error::other("a link is gone");
+                items
+                    .iter()
+                    .map(|item| self.predecessors.get(&item.generation).ok_or_else(missing)?.duplicate())
+                    .collect()
+            }
+            Message::Control { .. } => {
+                let control =
+                    self.control.as_ref().ok_or_else(|| io::Error::other("the control socket is gone"))?;
+                let ownership = control.ownership()?;
+                Ok(vec![ownership.listener, ownership.lock])
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn listener(&self, name: &str) -> io::Result<OwnedFd> {
+        if let Some((gate, _)) = self.outfit.gates.iter().find(|(gate, _)| &**gate.name() == name) {
+            return gate.duplicate();
+        }
+        let other = self.outfit.descriptors.iter().find(|(item, _, _)| item.name == name);
+        other.ok_or_else(|| io::Error::other(format!("no listener {name:?}")))?.1.try_clone()
+    }
+
+    fn state(&self, name: &str) -> io::Result<OwnedFd> {
+        let sealed = self.sealed.iter().find(|(item, _)| item.name == name);
+        sealed.ok_or_else(|| io::Error::other(format!("no state {name:?}")))?.1.try_clone()
+    }
+}

@@ -1,0 +1,135 @@
+//! Telling people: the log, those who monitor, and operators who wait for an outcome.
+//!
+//! Deliberately absent: anything that changes what happens.
+
+use hotupdate_proto::incumbent::{Peer, Report};
+use hotupdate_proto::operator::{Changed, Happened, LastFailure, Monitored, OperatorError};
+use hotupdate_proto::{Fault, Generation, Process};
+use tokio::sync::broadcast;
+
+use super::Driver;
+use crate::session::Outcome;
+
+impl Driver {
+    pub(super) fn report(&mut self, report: Report) {
+        let us = self.local.process.to_string();
+        match report {
+            Report::Joined(Peer { process, generation, handoff, .. }) => {
+                tracing::info!(handoff, successor = %process, %generation, "a successor joined");
+                self.happened("joined", generation, format!("successor {process} joined"));
+            }
+            Report::Standby(Peer { process, generation, handoff, .. }) => {
+                tracing::info!(handoff, successor = %process, %generation, "the successor stands by for a command");
+                self.happened("standby", generation, format!("successor {process} is ready and stands by"));
+            }
+            Report::Failed { peer, stage, fault } => self.failed(&peer, stage, &fault),
+            Report::Served { peer, gap_ns } => self.handed_over(peer, gap_ns),
+            Report::Progress(generation) => {
+                self.happened("progress", generation, format!("generation {generation} drains"));
+            }
+            Report::Drained { generation, forced } => {
+                self.rows.remove(&generation);
+                tracing::info!(%generation, forced, "a predecessor is drained");
+                let text = format!("generation {generation} is drained, {forced} connections were forced");
+                self.happened("drained", generation, text);
+            }
+            Report::LetGo(generation) => {
+                self.happened(
+                    "let_go",
+                    generation,
+                    format!("generation {generation} cannot take over any more"),
+                );
+            }
+            Report::Lost { generation, connections } => {
+                tracing::warn!(%generation, %connections, "a predecessor died");
+                let text = format!("generation {generation} died with {connections}");
+                self.happened("lost", generation, text);
+            }
+            Report::TookOver { peer, fault } => {
+                let Peer { process, generation, handoff, .. } = peer;
+                tracing::error!(handoff, successor = %process, %fault, "the successor died in probation; {us} serves again");
+                let text = format!("{process} died in probation; {us} serves again");
+                self.happened("took_over", generation, text);
+            }
+            Report::Resumed(peer) => {
+                tracing::warn!(handoff = peer.handoff, former = %peer.process, "rolled back; {us} serves again");
+                self.happened("rolled_back", self.generation, format!("{us} serves again"));
+            }
+            Report::RolledBack(generation, process) => self.rolled_back(generation, process),
+            Report::RollbackFailed(reason) => {
+                tracing::error!(reason, "the rollback failed; {us} is still serving");
+                self.answer(true, &Err(OperatorError::Failed { reason: reason.clone() }));
+                self.happened("failed", self.generation, format!("the rollback failed: {reason}"));
+            }
+            Report::StoodDown(reason) => {
+                tracing::error!(reason, "the predecessor serves again; this process drains");
+                self.happened("stopping", self.generation, format!("{us} stands down: {reason}"));
+            }
+            Report::Violation(generation, what) => {
+                tracing::warn!(%generation, what, "a violation of the protocol; the link goes quiet");
+                self.happened("violation", generation, what);
+            }
+            Report::Stopping => {
+                self.stopping = true;
+                tracing::info!("stopping: {us} accepts nothing more and drains");
+                self.happened("stopping", self.generation, format!("{us} stops"));
+            }
+        }
+    }
+
+    fn failed(&mut self, peer: &Peer, stage: &'static str, fault: &Fault) {
+        let Peer { process, generation, attempt, handoff, .. } = peer;
+        let us = &self.local.process;
+        let reason = format!("successor {process} failed while it was {stage}: {fault}");
+        tracing::error!(handoff, successor = %process, stage, %fault, "the handoff failed; {us} is still serving");
+        self.last_failure = Some(LastFailure {
+            successor: process.clone(),
+            generation: *generation,
+            attempt: attempt.clone(),
+            stage: stage.to_owned(),
+            reason: fault.to_string(),
+        });
+        self.answer(false, &Err(OperatorError::Failed { reason: reason.clone() }));
+        self.happened("failed", *generation, reason);
+    }
+
+    fn handed_over(&mut self, peer: Peer, gap_ns: Option<u64>) {
+        let Peer { process, generation, handoff, .. } = peer;
+        let gap_us = gap_ns.map(|ns| ns / 1000);
+        tracing::info!(handoff, successor = %process, %generation, nobody_accepted_us = gap_us, "handed over");
+        self.changed(false, generation, process.clone(), gap_ns);
+        self.happened("served", generation, format!("{process} serves now"));
+        self.end_monitors();
+    }
+
+    fn rolled_back(&mut self, generation: Generation, process: Process) {
+        tracing::warn!(predecessor = %process, "rolled back; this process drains");
+        self.changed(true, generation, process.clone(), None);
+        self.happened("rolled_back", generation, format!("{process} serves again"));
+        self.end_monitors();
+    }
+
+    fn changed(&mut self, rollback: bool, generation: Generation, to: Process, gap_ns: Option<u64>) {
+        let changed = Changed { from: self.local.process.clone(), to, generation, gap_ns };
+        self.answer(rollback, &Ok(Some(changed)));
+    }
+
+    /// Answers every operator who waits for this.
+    fn answer(&mut self, rollback: bool, outcome: &Outcome) {
+        for waiting in self.waiting.extract_if(.., |waiting| waiting.rollback == rollback) {
+            let _ = waiting.reply.send(outcome.clone());
+        }
+    }
+
+    fn happened(&self, kind: &str, generation: Generation, text: String) {
+        if self.monitor.receiver_count() > 0 {
+            let event = Some(Happened { kind: kind.to_owned(), generation, text });
+            let _ = self.monitor.send(Monitored { event, status: self.status() });
+        }
+    }
+
+    /// Their story goes on with the new owner of the control socket.
+    fn end_monitors(&mut self) {
+        self.monitor = broadcast::Sender::new(64);
+    }
+}

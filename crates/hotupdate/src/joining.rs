@@ -1,0 +1,287 @@
+//! From finding the control socket to holding the whole inventory.
+//!
+//! Deliberately absent: what happens afterwards, see [`crate::driver`].
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use hotupdate_proto::incumbent::Local;
+use hotupdate_proto::operator::{Call, Reply};
+use hotupdate_proto::successor::{Effect, Event};
+use hotupdate_proto::{
+    Fault, Generation, INTERFACE, Join, Joined, LinkItem, Message, Refusal, Successor, frame,
+};
+use serde_json::Value;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::channel::{self, Receiver};
+use crate::config::Builder;
+use crate::control::{self, Found, Ownership};
+use crate::driver::{self, Inherited};
+use crate::error::{Error, Result};
+use crate::offered::Offered;
+use crate::spawn;
+use crate::starting::Starting;
+use crate::state::{self, State};
+use crate::systemd;
+
+/// How long between two calls to an incumbent that is itself still starting.
+const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// What arrived with the inventory.
+pub(crate) struct Inventory {
+    pub(crate) offered: Vec<Offered>,
+    pub(crate) state: HashMap<String, State>,
+    pub(crate) links: Vec<(LinkItem, OwnedFd)>,
+    pub(crate) ownership: Ownership,
+}
+
+#[derive(Default)]
+struct Arrived {
+    offered: Vec<Offered>,
+    state: HashMap<String, State>,
+    links: Vec<(LinkItem, OwnedFd)>,
+    ownership: Option<Ownership>,
+}
+
+/// How one try to join ended, if it did not fail.
+enum Tried {
+    Complete {
+        machine: Box<Successor>,
+        joined: Joined,
+        receiver: Box<Receiver>,
+        inventory: Inventory,
+    },
+    /// The incumbent died, or has not begun to serve: look again.
+    Again,
+}
+
+pub(crate) async fn join(builder: Builder) -> Result<Starting> {
+    spawn::detach_if_asked();
+    let local = builder.local();
+    let deadline = Instant::now() + builder.timing.find;
+    loop {
+        let within = deadline.saturating_duration_since(Instant::now());
+        match control::find(&builder.path, within).await? {
+            Found::Nobody(ownership) => return Ok(first(builder, local, ownership)),
+            Found::Incumbent(stream) => match try_join(&builder, &local, stream).await? {
+                Tried::Complete { machine, joined, receiver, inventory } => {
+                    return succeed(builder, local, *machine, joined, *receiver, inventory);
+                }
+                Tried::Again if Instant::now() < deadline => sleep(ASK_AGAIN).await,
+                Tried::Again => {
+                    let why = "the process there is still starting (deadline `find`)";
+                    return Err(Error::refused(doing(&builder.path), why));
+                }
+            },
+        }
+    }
+}
+
+fn doing(path: &Path) -> String {
+    format!("joining at {}", path.display())
+}
+
+fn first(builder: Builder, local: Local, ownership: Ownership) -> Starting {
+    let offered = systemd::listeners();
+    let release = builder.release;
+    tracing::info!(path = %builder.path.display(), "first start: nobody to take over from");
+    let (application, connections) = driver::start_first(builder, local, ownership);
+    Starting {
+        application,
+        generation: Generation::FIRST,
+        succeeds: false,
+        release,
+        offered,
+        state: HashMap::new(),
+        connections,
+        outfit: Default::default(),
+        ready: Default::default(),
+        failed: None,
+    }
+}
+
+fn succeed(
+    builder: Builder,
+    local: Local,
+    machine: Successor,
+    joined: Joined,
+    receiver: Receiver,
+    inventory: Inventory,
+) -> Result<Starting> {
+    let Inventory { offered, state, links, ownership } = inventory;
+    let release = builder.release;
+    tracing::info!(
+        handoff = joined.handoff,
+        incumbent = %joined.incumbent,
+        generation = %joined.generation,
+        listeners = offered.len(),
+        "joined"
+    );
+    let generation = joined.generation;
+    let inherited = Inherited { machine, joined, receiver, links, ownership };
+    let (application, connections, failed) = driver::start_successor(builder, local, inherited)?;
+    Ok(Starting {
+        application,
+        generation,
+        succeeds: true,
+        release,
+        offered,
+        state,
+        connections,
+        outfit: Default::default(),
+        ready: Default::default(),
+        failed: Some(failed),
+    })
+}
+
+async fn try_join(builder: &Builder, local: &Local, stream: UnixStream) -> Result<Tried> {
+    let attempt = std::env::var(spawn::ATTEMPT).ok().filter(|attempt| !attempt.is_empty());
+    let (mut machine, join) = Successor::join(std::time::Instant::now(), local.clone(), attempt);
+    let stream = Arc::new(stream);
+    let mut receiver = Receiver::new(stream.clone(), b"");
+    let write = builder.timing.write;
+
+    let mut event = match call(&stream, &join, write).await {
+        Ok(()) => answer(&mut receiver, machine.deadline()).await,
+        Err(fault) => Event::Closed(fault),
+    };
+    let mut arrived = Arrived::default();
+    loop {
+        if matches!(event, Event::Replied(Err(Refusal::Starting | Refusal::NotServing))) {
+            return Ok(Tried::Again);
+        }
+        for effect in machine.handle(std::time::Instant::now(), event) {
+            match effect {
+                Effect::Send(message) => say(&stream, &message, write).await,
+                Effect::Complete(joined) => {
+                    let inventory = arrived.complete().map_err(|what| misbehaved(builder, what))?;
+                    let (machine, receiver) = (Box::new(machine), Box::new(receiver));
+                    return Ok(Tried::Complete { machine, joined, receiver, inventory });
+                }
+                Effect::StartOver => return Ok(Tried::Again),
+                Effect::Fail(fault) => return Err(Error::fault(doing(&builder.path), &fault)),
+                Effect::Close | Effect::Open(_) | Effect::Serve(_) => {}
+            }
+        }
+        event = match next(&mut receiver, machine.deadline()).await {
+            Ok((message, descriptors)) => match arrived.take(&message, descriptors) {
+                Ok(()) => Event::Message(message),
+                Err(what) => Event::Closed(Fault::PeerMisbehaved(what)),
+            },
+            Err(event) => event,
+        };
+    }
+}
+
+fn misbehaved(builder: &Builder, what: String) -> Error {
+    Error::fault(doing(&builder.path), &Fault::PeerMisbehaved(what))
+}
+
+async fn call(stream: &UnixStream, join: &Join, write: std::time::Duration) -> Result<(), Fault> {
+    let local = |error: &dyn std::fmt::Display| Fault::Local(format!("calling `Join`: {error}"));
+    let parameters = match serde_json::to_value(join) {
+        Ok(Value::Object(parameters)) => parameters,
+        Ok(_) => return Err(local(&"not an object")),
+        Err(error) => return Err(local(&error)),
+    };
+    let call =
+        Call { method: format!("{INTERFACE}.Join"), parameters, oneway: false, more: false, upgrade: true };
+    let bytes = frame::encode(&call).map_err(|error| local(&error))?;
+    match channel::send(stream, &bytes, &[], Instant::now() + write).await {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Fault::PeerGone),
+        sent => sent.map_err(|error| local(&error)),
+    }
+}
+
+/// The reply to `Join`.
+async fn answer(receiver: &mut Receiver, deadline: Option<std::time::Instant>) -> Event {
+    let frame = tokio::select! {
+        frame = receiver.frame() => frame,
+        () = until(deadline) => return Event::Tick,
+    };
+    match frame.and_then(|frame| parse_reply(&frame)) {
+        Ok(replied) => Event::Replied(replied),
+        Err(fault) => Event::Closed(fault),
+    }
+}
+
+fn parse_reply(frame: &[u8]) -> Result<Result<Joined, Refusal>, Fault> {
+    let nonsense =
+        |what: &dyn std::fmt::Display| Fault::PeerMisbehaved(format!("its reply to `Join`: {what}"));
+    let Reply { parameters, error, .. } = frame::decode(frame).map_err(|error| nonsense(&error))?;
+    let Some(error) = error else {
+        return serde_json::from_value(Value::Object(parameters)).map(Ok).map_err(|error| nonsense(&error));
+    };
+    if let Some(refusal) =
+        parameters.get("refusal").and_then(|refusal| serde_json::from_value(refusal.clone()).ok())
+    {
+        return Ok(Err(refusal));
+    }
+    let reason = parameters.get("reason").and_then(Value::as_str).unwrap_or(&error).to_owned();
+    Err(Fault::PeerFailed(reason))
+}
+
+async fn next(
+    receiver: &mut Receiver,
+    deadline: Option<std::time::Instant>,
+) -> Result<(Message, Vec<OwnedFd>), Event> {
+    tokio::select! {
+        message = receiver.message() => message.map_err(Event::Closed),
+        () = until(deadline) => Err(Event::Tick),
+    }
+}
+
+async fn until(deadline: Option<std::time::Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn say(stream: &UnixStream, message: &Message, write: std::time::Duration) {
+    if let Ok(bytes) = frame::encode_message(message) {
+        // A dead incumbent is noticed by reading.
+        let _ = channel::send(stream, &bytes, &[], Instant::now() + write).await;
+    }
+}
+
+impl Arrived {
+    /// Checks that descriptors are what their message says, before the machine acknowledges them.
+    fn take(&mut self, message: &Message, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+        match message {
+            Message::Listeners { items, .. } => {
+                for (item, fd) in items.iter().zip(descriptors) {
+                    if self.offered.iter().any(|offered| offered.name == item.name) {
+                        return Err(format!("the listener {:?} is offered twice", item.name));
+                    }
+                    self.offered.push(Offered::check(item, fd)?);
+                }
+            }
+            Message::State { items, .. } => {
+                for (item, fd) in items.iter().zip(descriptors) {
+                    self.state.insert(item.name.clone(), state::read(item, fd)?);
+                }
+            }
+            Message::Links { items, .. } => self.links.extend(items.iter().cloned().zip(descriptors)),
+            Message::Control { .. } => {
+                let [listener, lock] =
+                    <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| "two descriptors were due")?;
+                let ownership = Ownership { listener, lock };
+                control::check_inherited(&ownership)?;
+                self.ownership = Some(ownership);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn complete(self) -> Result<Inventory, String> {
+        let Self { offered, state, links, ownership } = self;
+        let ownership = ownership.ok_or("the inventory came without the control socket")?;
+        Ok(Inventory { offered, state, links, ownership })
+    }
+}

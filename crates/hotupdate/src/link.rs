@@ -1,0 +1,177 @@
+//! A link: one task reads it, one task writes it, and the driver hears what was said.
+//!
+//! Deliberately absent: the protocol. Reading can be paused, because a link to an older generation travels to the next
+//! version, which goes on exactly where this process stopped.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hotupdate_proto::frame;
+use hotupdate_proto::{Fault, Message};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::channel::{self, Receiver};
+
+/// Which link it is, for the driver. Never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LinkId(pub(crate) u64);
+
+/// What came over a link.
+pub(crate) enum Heard {
+    Message(Message, Vec<OwnedFd>),
+    Closed(Fault),
+}
+
+/// Messages that wait to be written. The peer that does not read is given up after the deadline `write`; until then this
+/// bounds what it costs.
+const QUEUE: usize = 256;
+
+enum Outgoing {
+    Bytes(Vec<u8>, Vec<OwnedFd>),
+    Flush(oneshot::Sender<()>),
+}
+
+/// One end of a link, owned by the driver.
+pub(crate) struct Link {
+    pub(crate) id: LinkId,
+    stream: Arc<UnixStream>,
+    outgoing: mpsc::Sender<Outgoing>,
+    reading: Option<(oneshot::Sender<()>, JoinHandle<Vec<u8>>)>,
+    /// What was read of a message that is not whole, while nobody reads.
+    rest: Vec<u8>,
+    heard: mpsc::Sender<(LinkId, Heard)>,
+}
+
+impl Link {
+    /// A link that nobody reads yet.
+    pub(crate) fn paused(
+        id: LinkId,
+        stream: Arc<UnixStream>,
+        rest: Vec<u8>,
+        heard: mpsc::Sender<(LinkId, Heard)>,
+        write: Duration,
+    ) -> Self {
+        let (outgoing, queue) = mpsc::channel(QUEUE);
+        tokio::spawn(write_link(stream.clone(), queue, write));
+        Self { id, stream, outgoing, reading: None, rest, heard }
+    }
+
+    /// A link whose descriptor arrived.
+    pub(crate) fn inherited(
+        id: LinkId,
+        fd: OwnedFd,
+        heard: mpsc::Sender<(LinkId, Heard)>,
+        write: Duration,
+    ) -> io::Result<Self> {
+        let stream = UnixStream::from_std(fd.into())?;
+        Ok(Self::paused(id, Arc::new(stream), Vec::new(), heard, write))
+    }
+
+    /// Reads from here on, after these bytes.
+    pub(crate) fn resume(&mut self, rest: Option<Vec<u8>>) {
+        if self.reading.is_some() {
+            return;
+        }
+        let rest = rest.unwrap_or_else(|| std::mem::take(&mut self.rest));
+        let receiver = Receiver::new(self.stream.clone(), &rest);
+        let (stop, stopped) = oneshot::channel();
+        let reader = tokio::spawn(read_link(self.id, receiver, self.heard.clone(), stopped));
+        self.reading = Some((stop, reader));
+    }
+
+    /// Stops reading; returns what was read of a message that is not whole.
+    pub(crate) async fn pause(&mut self) -> Vec<u8> {
+        if let Some((stop, reader)) = self.reading.take() {
+            drop(stop);
+            self.rest = reader.await.unwrap_or_default();
+        }
+        self.rest.clone()
+    }
+
+    /// Says something. A peer that does not read, or is dead, is noticed by the reader.
+    pub(crate) fn send(&self, message: &Message, descriptors: Vec<OwnedFd>) {
+        let bytes = match frame::encode_message(message) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                return tracing::error!(message = message.name(), %error, "a message that cannot be sent");
+            }
+        };
+        if self.outgoing.try_send(Outgoing::Bytes(bytes, descriptors)).is_err() {
+            tracing::debug!(message = message.name(), "not said: the other side is gone or does not read");
+        }
+    }
+
+    /// Bytes in a form of their own: the reply to `Join`.
+    pub(crate) fn send_bytes(&self, bytes: Vec<u8>) {
+        drop(self.outgoing.try_send(Outgoing::Bytes(bytes, Vec::new())));
+    }
+
+    /// Resolves when everything said so far is in the kernel, or will never be.
+    pub(crate) fn flushed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (done, flushed) = oneshot::channel();
+        let queued = self.outgoing.try_send(Outgoing::Flush(done)).is_ok();
+        async move {
+            if queued {
+                let _ = flushed.await;
+            }
+        }
+    }
+
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.stream.as_fd().try_clone_to_owned()
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // The reader holds the stream; the writer ends by itself when all is written.
+        if let Some((_, reader)) = self.reading.take() {
+            reader.abort();
+        }
+    }
+}
+
+async fn read_link(
+    id: LinkId,
+    mut receiver: Receiver,
+    heard: mpsc::Sender<(LinkId, Heard)>,
+    mut stopped: oneshot::Receiver<()>,
+) -> Vec<u8> {
+    loop {
+        let what = tokio::select! {
+            biased;
+            _ = &mut stopped => break,
+            message = receiver.message() => match message {
+                Ok((message, descriptors)) => Heard::Message(message, descriptors),
+                Err(fault) => Heard::Closed(fault),
+            },
+        };
+        let ended = matches!(what, Heard::Closed(_));
+        if heard.send((id, what)).await.is_err() || ended {
+            break;
+        }
+    }
+    receiver.into_rest().1
+}
+
+async fn write_link(stream: Arc<UnixStream>, mut queue: mpsc::Receiver<Outgoing>, write: Duration) {
+    while let Some(outgoing) = queue.recv().await {
+        match outgoing {
+            Outgoing::Bytes(bytes, descriptors) => {
+                if let Err(error) = channel::send(&stream, &bytes, &descriptors, Instant::now() + write).await
+                {
+                    // The reader hears of a dead peer by itself; one that lives and does not read is cut off.
+                    tracing::debug!(%error, "writing a link");
+                    drop(socket2::SockRef::from(&*stream).shutdown(std::net::Shutdown::Both));
+                    return;
+                }
+            }
+            Outgoing::Flush(done) => drop(done.send(())),
+        }
+    }
+}

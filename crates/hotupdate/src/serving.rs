@@ -1,0 +1,108 @@
+//! After ready: what the application can ask while it serves, drains, and ends.
+//!
+//! Deliberately absent: commands. Who may steer a service connects to its control socket.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hotupdate_proto::Generation;
+use tokio::sync::{mpsc, watch};
+
+use crate::connections::Connections;
+use crate::drain::Drain;
+use crate::driver::Application;
+use crate::state::State;
+
+/// How far the life of this process has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lifecycle {
+    Starting,
+    Serving,
+    /// Another process serves; this one can still take over again.
+    Draining,
+    /// It will never accept again.
+    Retired,
+    /// Nothing is left.
+    Drained,
+}
+
+/// What the driver says when this process serves.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) lifecycle: watch::Receiver<Lifecycle>,
+    pub(crate) state: HashMap<String, State>,
+}
+
+/// A process that serves, until the next version takes over. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Held, because its end means that the application gave up.
+    _application: mpsc::Sender<Application>,
+    generation: Generation,
+    connections: Connections,
+    lifecycle: watch::Receiver<Lifecycle>,
+    state: HashMap<String, State>,
+}
+
+impl Serving {
+    pub(crate) fn new(
+        application: mpsc::Sender<Application>,
+        generation: Generation,
+        connections: Connections,
+        served: Served,
+    ) -> Self {
+        let Served { lifecycle, state } = served;
+        Self {
+            inner: Arc::new(Inner { _application: application, generation, connections, lifecycle, state }),
+        }
+    }
+
+    /// The number of this process in the succession.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.inner.generation
+    }
+
+    /// Every open connection of this process.
+    #[must_use]
+    pub fn connections(&self) -> &Connections {
+        &self.inner.connections
+    }
+
+    /// Tells connections and handlers when to come to an end.
+    #[must_use]
+    pub fn drain(&self) -> Drain {
+        self.inner.connections.drain()
+    }
+
+    /// The final word of the incumbent's state of this name: said when its accept loops had stopped.
+    #[must_use]
+    pub fn import(&self, name: &str) -> Option<&State> {
+        self.inner.state.get(name)
+    }
+
+    /// Resolves when this process will never accept again: another one serves and its probation is over, or it was
+    /// stopped. For `axum::serve(..).with_graceful_shutdown(hot.retired())`.
+    pub fn retired(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.reached(Lifecycle::Retired)
+    }
+
+    /// Resolves when nothing is left to do: no connection is open, the process that serves knows it, and the listeners
+    /// are let go. `main` returns after it, not before: returning kills what still drains.
+    pub fn drained(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.reached(Lifecycle::Drained)
+    }
+
+    fn reached(&self, lifecycle: Lifecycle) -> impl Future<Output = ()> + Send + 'static {
+        let mut watched = self.inner.lifecycle.clone();
+        async move {
+            // Without a driver nothing will happen any more, so there is nothing to wait for.
+            let _ = watched.wait_for(|now| *now >= lifecycle).await;
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Starting the program of this process anew, detached.
+//!
+//! Deliberately absent: waiting for it. It joins over the control socket like a successor that anybody started.
+
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::process::{Child, Command};
+
+/// Carries the name of an attempt from whoever starts a program to its `Join`.
+pub(crate) const ATTEMPT: &str = "HOTUPDATE_ATTEMPT";
+
+/// Tells a program that it was started to run on its own: it makes a session for itself when it joins.
+const DETACH: &str = "HOTUPDATE_DETACH";
+
+/// systemd's protocol speaks of descriptors of this very process (sd_listen_fds(3)).
+const NOT_INHERITED: [&str; 3] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
+
+/// How this process was started.
+#[derive(Clone, Debug)]
+pub(crate) struct Program {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+    directory: Option<PathBuf>,
+}
+
+impl Program {
+    /// The path is the one that the process was started from, not `/proc/self/exe`: after a new binary was renamed to
+    /// that path, the latter still leads to the old one, and ends in ` (deleted)`.
+    pub(crate) fn of_this_process() -> Option<Self> {
+        let mut arguments = env::args_os();
+        let name = PathBuf::from(arguments.next()?);
+        let directory = env::current_dir().ok();
+        let path = match &directory {
+            Some(directory) if name.components().count() > 1 => directory.join(&name),
+            _ if name.is_absolute() => name,
+            _ => search(&name).or_else(|| env::current_exe().ok())?,
+        };
+        Some(Self { path, arguments: arguments.collect(), directory })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn start(&self, attempt: &str) -> io::Result<Child> {
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).stdin(Stdio::null()).env(ATTEMPT, attempt).env(DETACH, "1");
+        for name in NOT_INHERITED {
+            command.env_remove(name);
+        }
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
+        command.spawn()
+    }
+}
+
+fn search(name: &Path) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|directory| directory.join(name)).find(|path| path.is_file())
+}
+
+/// Leaves the session of whoever started this process, if that is what it was started for.
+pub(crate) fn detach_if_asked() {
+    if env::var_os(DETACH).is_some() {
+        // Fails for the leader of a process group (setsid(2)), which has a life of its own already.
+        let _ = rustix::process::setsid();
+    }
+}

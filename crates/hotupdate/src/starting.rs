@@ -1,0 +1,295 @@
+//! Before ready: claim listeners by name, import state, warm up.
+//!
+//! Deliberately absent: accepting. `ready` consumes this value, so that "bind before ready" is checked by the compiler.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use hotupdate_proto::inventory::MAX_NAME;
+use hotupdate_proto::message::{Ready, Release};
+use hotupdate_proto::{Generation, ListenerItem, ListenerKind};
+use tokio::net::{ToSocketAddrs, lookup_host};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::address::Address;
+use crate::bind;
+use crate::connections::Connections;
+use crate::driver::{Application, Outfit};
+use crate::error::{Doing, Error, Result};
+use crate::listener::{Acceptor, Gate, Gated, Listener, UdpSocket, UnixDatagramSocket};
+use crate::offered::{Offered, Origin};
+use crate::serving::Serving;
+use crate::state::{Export, State};
+
+/// A process that does not serve yet. [`Starting::ready`] makes a [`Serving`] of it; dropping it gives up, and the
+/// incumbent, if there is one, serves on.
+#[derive(Debug)]
+pub struct Starting {
+    pub(crate) application: mpsc::Sender<Application>,
+    pub(crate) generation: Generation,
+    /// There is an incumbent, or was.
+    pub(crate) succeeds: bool,
+    pub(crate) release: Release,
+    pub(crate) offered: Vec<Offered>,
+    pub(crate) state: HashMap<String, State>,
+    pub(crate) connections: Connections,
+    pub(crate) outfit: Outfit,
+    pub(crate) ready: Ready,
+    pub(crate) failed: Option<oneshot::Receiver<Error>>,
+}
+
+impl Starting {
+    /// The number of this process in the succession.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Whether there was a process to succeed; otherwise this is a first start.
+    #[must_use]
+    pub fn is_successor(&self) -> bool {
+        self.succeeds
+    }
+
+    /// A TCP listener: inherited if one of this name and address is offered, else from systemd, else bound.
+    ///
+    /// Port 0 accepts whatever port the incumbent has.
+    ///
+    /// # Errors
+    /// [`Error::ApiMisuse`] for a name that was used before, is empty, or has more than 255 bytes; [`Error::Io`] if the
+    /// address cannot be resolved or bound.
+    pub async fn tcp(&mut self, name: &str, address: impl ToSocketAddrs) -> Result<Listener> {
+        let wanted = self.resolve(name, address).await?;
+        let gate: Arc<Gate<Acceptor>> = self.claim(name, ListenerKind::Tcp, &wanted, bind::tcp)?;
+        Ok(Listener::new(gate, self.connections.clone()))
+    }
+
+    /// A Unix stream listener: inherited if one of this name and path is offered, else from systemd, else bound. What is
+    /// left at the path of a process that is gone is replaced.
+    ///
+    /// # Errors
+    /// As [`Starting::tcp`].
+    pub async fn unix(&mut self, name: &str, path: impl AsRef<Path>) -> Result<Listener> {
+        let wanted = [Address::Unix(Some(path.as_ref().to_owned()))];
+        let gate: Arc<Gate<Acceptor>> = self.claim(name, ListenerKind::Unix, &wanted, bind::unix)?;
+        Ok(Listener::new(gate, self.connections.clone()))
+    }
+
+    /// A UDP socket: inherited if one of this name and address is offered, else from systemd, else bound.
+    ///
+    /// # Errors
+    /// As [`Starting::tcp`].
+    pub async fn udp(&mut self, name: &str, address: impl ToSocketAddrs) -> Result<UdpSocket> {
+        let wanted = self.resolve(name, address).await?;
+        Ok(UdpSocket::new(self.claim(name, ListenerKind::Udp, &wanted, bind::udp)?))
+    }
+
+    /// A Unix datagram socket: inherited if one of this name and path is offered, else from systemd, else bound.
+    ///
+    /// # Errors
+    /// As [`Starting::tcp`].
+    pub async fn unix_datagram(&mut self, name: &str, path: impl AsRef<Path>) -> Result<UnixDatagramSocket> {
+        let wanted = [Address::Unix(Some(path.as_ref().to_owned()))];
+        Ok(UnixDatagramSocket::new(self.claim(
+            name,
+            ListenerKind::UnixDatagram,
+            &wanted,
+            bind::unix_datagram,
+        )?))
+    }
+
+    /// Any other descriptor: inherited if one of this name is offered, else what `make` returns. Nothing about it is
+    /// checked, and both processes have it from here on: when to use it is up to the application.
+    ///
+    /// # Errors
+    /// As [`Starting::tcp`], and whatever `make` returns.
+    pub fn descriptor(&mut self, name: &str, make: impl FnOnce() -> io::Result<OwnedFd>) -> Result<OwnedFd> {
+        self.check_name(name)?;
+        let doing = || format!("the descriptor {name:?}");
+        let position = self.offered.iter().position(|o| o.name == name && o.kind == ListenerKind::Other);
+        let (fd, origin) = match position {
+            Some(position) => (self.offered.swap_remove(position).fd, Origin::Inherited),
+            None => (make().doing(doing)?, Origin::Bound),
+        };
+        let ours = fd.try_clone().doing(doing)?;
+        let item = ListenerItem {
+            name: name.to_owned(),
+            kind: ListenerKind::Other,
+            address: String::new(),
+            cookie: 0,
+        };
+        self.outfit.descriptors.push((item, fd, origin));
+        self.note(name, origin);
+        Ok(ours)
+    }
+
+    /// State of this name as the incumbent has it now, to warm up with. The final word comes with
+    /// [`Serving::import`](crate::Serving::import).
+    #[must_use]
+    pub fn import(&self, name: &str) -> Option<&State> {
+        self.state.get(name)
+    }
+
+    /// Passes state to the next version. `export` is called for the inventory and again when the accept loops have
+    /// stopped, in the second case while nobody accepts: it has to be quick (microseconds, not milliseconds).
+    ///
+    /// # Errors
+    /// [`Error::ApiMisuse`] for a name that was exported before, is empty, or has more than 255 bytes.
+    pub fn export(
+        &mut self,
+        name: &str,
+        schema: &str,
+        export: impl Fn() -> Vec<u8> + Send + Sync + 'static,
+    ) -> Result<()> {
+        if self.outfit.exports.iter().any(|e| e.name == name) || name.is_empty() || name.len() > MAX_NAME {
+            return Err(Error::misuse(
+                format!("exporting the state {name:?}"),
+                "the name is taken, empty, or too long",
+            ));
+        }
+        let (name, schema) = (name.to_owned(), schema.to_owned());
+        self.outfit.exports.push(Export { name, schema, export: Box::new(export) });
+        Ok(())
+    }
+
+    /// This process is warm: the incumbent stops accepting, this one starts. Returns when it serves.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] and others if the handoff failed: the incumbent serves on, this process should exit non-zero.
+    pub async fn ready(self) -> Result<Serving> {
+        let Self {
+            application, generation, release, offered, connections, outfit, mut ready, failed, ..
+        } = self;
+        ready.unclaimed = offered.iter().map(|offered| offered.name.clone()).collect();
+        for Offered { name, kind, address, .. } in &offered {
+            tracing::warn!(name, %kind, %address, "nobody asked for this listener; it closes with the incumbent");
+        }
+        ready.release = release;
+        let (reply, served) = oneshot::channel();
+        let _ = application.send(Application::Ready { outfit, ready, reply }).await;
+        match served.await {
+            Ok(served) => served.map(|served| Serving::new(application, generation, connections, served)),
+            Err(_) => Err(match failed.map(|mut failed| failed.try_recv()) {
+                Some(Ok(error)) => error,
+                _ => Error::misuse("becoming ready", "the runtime is shutting down"),
+            }),
+        }
+    }
+
+    // ---- claiming ----------------------------------------------------------------------------------------------
+
+    async fn resolve(&self, name: &str, address: impl ToSocketAddrs) -> Result<Vec<Address>> {
+        let addresses =
+            lookup_host(address).await.doing(|| format!("resolving the address of the listener {name:?}"))?;
+        Ok(addresses.map(Address::Ip).collect())
+    }
+
+    fn claim<T: Gated>(
+        &mut self,
+        name: &str,
+        kind: ListenerKind,
+        wanted: &[Address],
+        make: impl Fn(&Address) -> io::Result<OwnedFd>,
+    ) -> Result<Arc<Gate<T>>> {
+        self.check_name(name)?;
+        let Offered { address, fd, origin, .. } = match self.take(name, kind, wanted) {
+            Some(offered) => offered,
+            None => self.bind(name, kind, wanted, make)?,
+        };
+        tracing::info!(name, %kind, %address, %origin, "listener");
+        let gate = Gate::parked(name, kind, address, fd);
+        self.outfit.gates.push((gate.clone(), origin));
+        self.note(name, origin);
+        Ok(gate)
+    }
+
+    /// By name and address; else, for a listener that was renamed, by address: binding it again would fail.
+    fn take(&mut self, name: &str, kind: ListenerKind, wanted: &[Address]) -> Option<Offered> {
+        let fits = |offered: &Offered| {
+            offered.kind == kind && (offered.origin == Origin::Systemd || matches(&offered.address, wanted))
+        };
+        let by_name = self.offered.iter().position(|o| o.name == name && fits(o));
+        let by_address = || self.offered.iter().position(|o| o.kind == kind && matches(&o.address, wanted));
+        let position = by_name.or_else(by_address)?;
+        let offered = self.offered.swap_remove(position);
+        if offered.name != name {
+            tracing::warn!(name, before = offered.name, address = %offered.address, "a listener has a new name");
+        }
+        Some(offered)
+    }
+
+    fn bind(
+        &mut self,
+        name: &str,
+        kind: ListenerKind,
+        wanted: &[Address],
+        make: impl Fn(&Address) -> io::Result<OwnedFd>,
+    ) -> Result<Offered> {
+        if let Some(before) = self.offered.iter().find(|o| o.name == name) {
+            let now = wanted.first().map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(name, before = %before.address, now, "a listener has moved to another address");
+        } else if self.succeeds {
+            tracing::warn!(name, %kind, "the incumbent has no such listener; it is bound afresh");
+        }
+        let mut error = io::Error::new(io::ErrorKind::AddrNotAvailable, "the address resolves to nothing");
+        for address in wanted {
+            match make(address).and_then(|fd| Offered::examine(name, fd, Origin::Bound)) {
+                Ok(bound) => return Ok(bound),
+                Err(failed) => error = failed,
+            }
+        }
+        let addresses: Vec<_> = wanted.iter().map(ToString::to_string).collect();
+        Err(error).doing(|| format!("binding the {kind} listener {name:?} to {}", addresses.join(" or ")))
+    }
+
+    fn check_name(&self, name: &str) -> Result<()> {
+        let doing = || format!("the listener {name:?}");
+        if name.is_empty() || name.len() > MAX_NAME {
+            return Err(Error::misuse(doing(), format!("a name has 1 to {MAX_NAME} bytes")));
+        }
+        if self.ready.adopted.iter().chain(&self.ready.bound).any(|used| used == name) {
+            return Err(Error::misuse(doing(), "the name is taken: names are the keys of listeners"));
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, name: &str, origin: Origin) {
+        let names = if origin == Origin::Bound { &mut self.ready.bound } else { &mut self.ready.adopted };
+        names.push(name.to_owned());
+    }
+}
+
+/// Whether a listener at `address` is what somebody who wants one of these addresses means.
+fn matches(address: &Address, wanted: &[Address]) -> bool {
+    let is_same = |ours: SocketAddr, theirs: SocketAddr| {
+        ours == theirs || (theirs.port() == 0 && ours.ip() == theirs.ip())
+    };
+    wanted.iter().any(|wanted| match (address, wanted) {
+        (Address::Ip(ours), Address::Ip(theirs)) => is_same(*ours, *theirs),
+        (ours, theirs) => ours == theirs,
+    })
+}
+
+impl std::fmt::Debug for Outfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.gates.iter().map(|(gate, _)| gate.name().to_string()).collect();
+        f.debug_struct("Outfit").field("listeners", &names).finish_non_exhaustive()
+    }
+}
+
+impl Outfit {
+    /// What a successor is told about the listeners of this process.
+    pub(crate) fn items(&self) -> io::Result<Vec<ListenerItem>> {
+        let mut items = Vec::with_capacity(self.gates.len() + self.descriptors.len());
+        for (gate, _) in &self.gates {
+            let fd = gate.duplicate()?;
+            items.push(Offered::describe(gate.name(), gate.kind(), gate.address(), fd.as_fd()));
+        }
+        items.extend(self.descriptors.iter().map(|(item, _, _)| item.clone()));
+        Ok(items)
+    }
+}
