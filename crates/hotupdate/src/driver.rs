@@ -3,48 +3,46 @@
 //! Deliberately absent: decisions. The machines of `hotupdate-proto` decide; this task brings them what happened and does
 //! what they say (`driver/effects.rs`).
 
+mod callers;
 mod effects;
+mod ending;
+mod hear;
 mod inventory;
 mod report;
 mod status;
+mod succeeding;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Instant;
 
 use hotupdate_proto::incumbent::{self, Incumbent};
 use hotupdate_proto::inventory::LinkRest;
-use hotupdate_proto::message::{Ready, Released};
+use hotupdate_proto::message::Ready;
 use hotupdate_proto::operator::{LastFailure, LastHandoff, Monitored};
 use hotupdate_proto::{
-    ConnectionRow, Fault, Generation, Joined, LinkItem, ListenerItem, ListenerKind, Message, Refusal,
-    StateItem, Successor, operator, successor,
+    ConnectionRow, Generation, Joined, LinkItem, ListenerItem, StateItem, Successor, successor,
 };
-use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 
-use crate::address::Address;
+use self::callers::Control;
 use crate::channel::Receiver;
-use crate::config::{AfterDrain, Builder, random_hex};
+use crate::config::Builder;
 use crate::connections::Connections;
 use crate::control::{self, Ownership};
 use crate::error::{Doing, Error, Result};
 use crate::link::{Heard, Link, LinkId};
-use crate::listener::{Acceptor, Gate, GateControl};
+use crate::listener::GateControl;
 use crate::offered::Origin;
 use crate::serving::{Lifecycle, Served};
-use crate::session::{self, Outcome, Request, Rules};
+use crate::session::{Outcome, Request, Rules};
 use crate::signal::{Signal, Signals};
 use crate::spawn::Program;
 use crate::state::Export;
-
-/// Callers on the control socket at the same time. More are turned away at once; they cost a descriptor each.
-const MAX_SESSIONS: usize = 256;
 
 /// Rows that are remembered of one predecessor.
 const MAX_ROWS: usize = 200_000;
@@ -92,11 +90,8 @@ struct Succeeding {
     since: Instant,
 }
 
-/// The path's listener and its lock.
-struct Control {
-    gate: Arc<Gate<Acceptor>>,
-    lock: OwnedFd,
-}
+/// Both ends of a queue: tasks that work for the driver get a sender.
+type Both<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
 
 /// State that was exported for an attempt.
 type Sealed = Vec<(StateItem, OwnedFd)>;
@@ -157,8 +152,8 @@ pub(crate) struct Driver {
     peer: Option<Link>,
     predecessors: HashMap<Generation, Link>,
     last_link: u64,
-    heard: (mpsc::Sender<(LinkId, Heard)>, mpsc::Receiver<(LinkId, Heard)>),
-    done: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
+    heard: Both<(LinkId, Heard)>,
+    done: Both<Done>,
     sealed: Sealed,
     /// Counts stops and starts of the accept loops, so that a late export is recognised.
     stops: u64,
@@ -411,303 +406,6 @@ impl Driver {
             let _ = ready.send(Ok(Served { lifecycle: self.lifecycle.subscribe(), state }));
         }
     }
-
-    // ---- links ---------------------------------------------------------------------------------------------------
-
-    fn next_link(&mut self) -> LinkId {
-        self.last_link += 1;
-        LinkId(self.last_link)
-    }
-
-    async fn hear(&mut self, id: LinkId, heard: Heard) {
-        if self.peer.as_ref().is_some_and(|peer| peer.id == id) {
-            return match &self.role {
-                Role::Successor(_) => self.hear_incumbent(heard).await,
-                _ => self.hear_successor(heard).await,
-            };
-        }
-        let generation =
-            self.predecessors.iter().find(|(_, link)| link.id == id).map(|(generation, _)| *generation);
-        let Some(generation) = generation else { return };
-        let event = match heard {
-            Heard::Message(message, _) => {
-                self.remember_rows(generation, &message);
-                incumbent::Event::Predecessor(generation, message)
-            }
-            Heard::Closed(fault) => incumbent::Event::PredecessorClosed(generation, fault),
-        };
-        self.incumbent(event).await;
-    }
-
-    async fn hear_successor(&mut self, heard: Heard) {
-        let event = match heard {
-            Heard::Message(message, _) => incumbent::Event::Message(message),
-            Heard::Closed(fault) => {
-                self.peer = None;
-                incumbent::Event::Closed(fault)
-            }
-        };
-        self.incumbent(event).await;
-    }
-
-    async fn hear_incumbent(&mut self, heard: Heard) {
-        let event = match heard {
-            Heard::Message(message, descriptors) => {
-                if let Message::Released(Released { state, links, .. }) = &message {
-                    self.rests = links.clone();
-                    self.sealed = state.iter().cloned().zip(descriptors).collect();
-                }
-                successor::Event::Message(message)
-            }
-            Heard::Closed(fault) => successor::Event::Closed(fault),
-        };
-        self.successor(event).await;
-    }
-
-    fn remember_rows(&mut self, generation: Generation, message: &Message) {
-        let rows = self.rows.entry(generation).or_default();
-        match message {
-            Message::Connections { items } => {
-                let room = MAX_ROWS.saturating_sub(rows.len());
-                rows.extend(items.iter().take(room).map(|row| (row.id, row.clone())));
-            }
-            Message::Progress { closed, .. } => closed.iter().for_each(|id| drop(rows.remove(id))),
-            _ => {}
-        }
-    }
-
-    // ---- callers on the control socket ---------------------------------------------------------------------------
-
-    async fn request(&mut self, request: Request) {
-        match request {
-            Request::Status(reply) => drop(reply.send(self.status())),
-            Request::Monitor(reply) => drop(reply.send((self.status(), self.monitor.subscribe()))),
-            Request::Connections(reply) => drop(reply.send(self.all_rows())),
-            Request::Command(command, reply) => self.command(command, reply).await,
-            Request::Join(join, receiver) => self.join(join, receiver),
-        }
-    }
-
-    async fn command(&mut self, command: operator::Command, reply: oneshot::Sender<Outcome>) {
-        let waits = match command {
-            operator::Command::Handoff => Some(false),
-            operator::Command::Rollback => Some(true),
-            _ => None,
-        };
-        let Role::Incumbent(machine) = &mut self.role else {
-            let _ = reply.send(Err(operator::OperatorError::NotServing));
-            return;
-        };
-        match machine.command(Instant::now(), command) {
-            Err(error) => drop(reply.send(Err(error))),
-            Ok(effects) => {
-                match waits {
-                    Some(rollback) => self.waiting.push(Waiting { rollback, reply }),
-                    None => drop(reply.send(Ok(None))),
-                }
-                self.perform(effects).await;
-            }
-        }
-    }
-
-    fn join(&mut self, join: hotupdate_proto::Join, receiver: Box<Receiver>) {
-        let admitted = match &self.role {
-            Role::Incumbent(machine) => machine.admits(&join),
-            _ => Err(Refusal::Starting),
-        };
-        match admitted {
-            Err(refusal) => {
-                tracing::warn!(successor = %join.process, %refusal, "a successor is turned away");
-                self.turn_away(&receiver, refusal);
-            }
-            Ok(()) => self.export(move |sealed| Done::Exported { join, receiver, sealed }),
-        }
-    }
-
-    fn turn_away(&self, receiver: &Receiver, refusal: Refusal) {
-        let (stream, write) = (receiver.stream().clone(), self.settings.timing.write);
-        tokio::spawn(async move {
-            if let Ok(bytes) = hotupdate_proto::frame::encode(&session::refused(&refusal)) {
-                let _ = crate::channel::send(&stream, &bytes, &[], tokio::time::Instant::now() + write).await;
-            }
-        });
-    }
-
-    /// Asks the application for its state where it can block nobody.
-    fn export(&self, done: impl FnOnce(io::Result<Sealed>) -> Done + Send + 'static) {
-        let back = self.done.0.clone();
-        if self.exports.is_empty() {
-            // The answer is looked at next, and the queue is only that long if the driver is far behind.
-            if let Err(mpsc::error::TrySendError::Full(done)) = back.try_send(done(Ok(Vec::new()))) {
-                tokio::spawn(async move { back.send(done).await });
-            }
-            return;
-        }
-        let exports = self.exports.clone();
-        tokio::task::spawn_blocking(move || {
-            let sealed = exports.iter().map(Export::run).collect();
-            drop(back.blocking_send(done(sealed)));
-        });
-    }
-
-    async fn done(&mut self, done: Done) {
-        match done {
-            Done::Exported { join, receiver, sealed } => self.offer(join, *receiver, sealed).await,
-            // The attempt that it was for has ended; the accept loops run again.
-            Done::Finished { stop, .. } if stop != self.stops => {}
-            Done::Finished { mut stopped, sealed, .. } => {
-                let event = match sealed {
-                    Ok(sealed) => {
-                        stopped.state = sealed.iter().map(|(item, _)| item.clone()).collect();
-                        self.sealed = sealed;
-                        incumbent::Event::Stopped(stopped)
-                    }
-                    Err(error) => {
-                        incumbent::Event::CannotStop(format!("the state cannot be exported: {error}"))
-                    }
-                };
-                self.incumbent(event).await;
-            }
-            Done::Rows(rows) => self.send_rows(&rows),
-            Done::Child { pid, attempt, status } => self.child_ended(pid, &attempt, status),
-            Done::Flushed => drop(self.lifecycle.send_replace(Lifecycle::Drained)),
-        }
-    }
-
-    // ---- signals ---------------------------------------------------------------------------------------------------
-
-    async fn signal(&mut self, signal: Signal) {
-        match signal {
-            Signal::Successor => self.start_successor(),
-            Signal::Stop if self.exiting => drop(self.lifecycle.send_replace(Lifecycle::Drained)),
-            Signal::Stop => match &mut self.role {
-                Role::Incumbent(machine) => {
-                    if let Ok(effects) = machine.command(Instant::now(), operator::Command::Terminate) {
-                        self.perform(effects).await;
-                    }
-                }
-                _ => self.give_up(Error::refused("becoming ready", "stopped by a signal")).await,
-            },
-        }
-    }
-
-    fn start_successor(&mut self) {
-        let Some(program) = &self.program else { return };
-        let path = program.path().display().to_string();
-        let attempt = random_hex();
-        match program.start(&attempt) {
-            Err(error) => {
-                tracing::error!(path, %error, "the successor cannot be started; this process serves on")
-            }
-            Ok(mut child) => {
-                let pid = child.id().unwrap_or_default();
-                tracing::info!(path, pid, "started a successor");
-                let back = self.done.0.clone();
-                tokio::spawn(async move {
-                    let status = child.wait().await;
-                    let _ = back.send(Done::Child { pid, attempt, status }).await;
-                });
-            }
-        }
-    }
-
-    fn child_ended(&mut self, pid: u32, attempt: &str, status: io::Result<ExitStatus>) {
-        let how = match status {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
-        };
-        let joined =
-            self.last_failure.as_ref().is_some_and(|failure| failure.attempt.as_deref() == Some(attempt));
-        if *self.lifecycle.borrow() == Lifecycle::Serving && !joined {
-            tracing::error!(pid, how, "the successor ended before it served; this process serves on");
-        }
-    }
-
-    // ---- progress of the drain -------------------------------------------------------------------------------------
-
-    async fn tell_progress(&mut self) {
-        let connections = self.connections.summary();
-        let closed = self.connections.take_closed();
-        if self.told == Some(connections) && closed.is_empty() {
-            return;
-        }
-        self.told = Some(connections);
-        self.incumbent(incumbent::Event::Progress { connections, closed }).await;
-    }
-
-    fn send_rows(&self, rows: &[ConnectionRow]) {
-        /// About 200 bytes each, so that a message stays far below its limit.
-        const BATCH: usize = 1000;
-        let Some(peer) = &self.peer else { return };
-        for items in rows.chunks(BATCH) {
-            peer.send(&Message::Connections { items: items.to_vec() }, Vec::new());
-        }
-    }
-
-    // ---- the control socket ------------------------------------------------------------------------------------------
-
-    fn own(&mut self, ownership: Ownership) {
-        let Ownership { listener, lock } = ownership;
-        let address = Address::Unix(Some(self.settings.path.clone()));
-        let gate = Gate::parked("control", ListenerKind::Unix, address, listener);
-        let rules = self.rules.clone();
-        tokio::spawn(accept_callers(gate.clone(), rules, self.settings.allowed.clone()));
-        self.control = Some(Control { gate, lock });
-    }
-
-    fn open_control(&self) {
-        if let Some(Control { gate, .. }) = &self.control
-            && let Err(error) = gate.open()
-        {
-            tracing::error!(%error, "the control socket cannot be listened to");
-        }
-    }
-
-    fn open_gates(&self) -> Result<()> {
-        for (gate, _) in &self.outfit.gates {
-            gate.open().doing(|| format!("opening the listener {:?}", gate.name()))?;
-        }
-        Ok(())
-    }
-}
-
-impl Control {
-    fn ownership(&self) -> io::Result<Ownership> {
-        Ok(Ownership { listener: self.gate.duplicate()?, lock: self.lock.try_clone()? })
-    }
-}
-
-async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allowed: Vec<u32>) {
-    let slots = Arc::new(Semaphore::new(MAX_SESSIONS));
-    while let Some(accepted) = gate.accept_caller().await {
-        let stream: UnixStream = match accepted {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "a caller on the control socket cannot be accepted");
-                tokio::time::sleep(PROGRESS).await;
-                continue;
-            }
-        };
-        let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
-        if !control::may(uid, &allowed) {
-            tracing::warn!(uid, "a caller on the control socket is not allowed");
-            tokio::spawn(session::refuse(stream, Refusal::NotAllowed { uid }, rules.write));
-            continue;
-        }
-        match slots.clone().try_acquire_owned() {
-            Ok(slot) => {
-                let rules = rules.clone();
-                tokio::spawn(async move {
-                    session::serve(stream, rules).await;
-                    drop(slot);
-                });
-            }
-            Err(_) => tracing::warn!(
-                limit = MAX_SESSIONS,
-                "too many callers on the control socket; one is turned away"
-            ),
-        }
-    }
 }
 
 async fn until(deadline: Option<Instant>) {
@@ -715,14 +413,4 @@ async fn until(deadline: Option<Instant>) {
         Some(deadline) => sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// What the machines call faults when this side is to blame.
-fn local(doing: &str, error: &io::Error) -> Fault {
-    Fault::Local(format!("{doing}: {error}"))
-}
-
-/// The path of the control socket, for messages.
-fn shown(path: &PathBuf) -> String {
-    path.display().to_string()
 }

@@ -47,14 +47,16 @@ struct Arrived {
     ownership: Option<Ownership>,
 }
 
+struct Complete {
+    machine: Successor,
+    joined: Joined,
+    receiver: Receiver,
+    inventory: Inventory,
+}
+
 /// How one try to join ended, if it did not fail.
 enum Tried {
-    Complete {
-        machine: Box<Successor>,
-        joined: Joined,
-        receiver: Box<Receiver>,
-        inventory: Inventory,
-    },
+    Complete(Box<Complete>),
     /// The incumbent died, or has not begun to serve: look again.
     Again,
 }
@@ -68,9 +70,7 @@ pub(crate) async fn join(builder: Builder) -> Result<Starting> {
         match control::find(&builder.path, within).await? {
             Found::Nobody(ownership) => return Ok(first(builder, local, ownership)),
             Found::Incumbent(stream) => match try_join(&builder, &local, stream).await? {
-                Tried::Complete { machine, joined, receiver, inventory } => {
-                    return succeed(builder, local, *machine, joined, *receiver, inventory);
-                }
+                Tried::Complete(complete) => return succeed(builder, local, *complete),
                 Tried::Again if Instant::now() < deadline => sleep(ASK_AGAIN).await,
                 Tried::Again => {
                     let why = "the process there is still starting (deadline `find`)";
@@ -104,14 +104,8 @@ fn first(builder: Builder, local: Local, ownership: Ownership) -> Starting {
     }
 }
 
-fn succeed(
-    builder: Builder,
-    local: Local,
-    machine: Successor,
-    joined: Joined,
-    receiver: Receiver,
-    inventory: Inventory,
-) -> Result<Starting> {
+fn succeed(builder: Builder, local: Local, complete: Complete) -> Result<Starting> {
+    let Complete { machine, joined, receiver, inventory } = complete;
     let Inventory { offered, state, links, ownership } = inventory;
     let release = builder.release;
     tracing::info!(
@@ -159,8 +153,7 @@ async fn try_join(builder: &Builder, local: &Local, stream: UnixStream) -> Resul
                 Effect::Send(message) => say(&stream, &message, write).await,
                 Effect::Complete(joined) => {
                     let inventory = arrived.complete().map_err(|what| misbehaved(builder, what))?;
-                    let (machine, receiver) = (Box::new(machine), Box::new(receiver));
-                    return Ok(Tried::Complete { machine, joined, receiver, inventory });
+                    return Ok(Tried::Complete(Box::new(Complete { machine, joined, receiver, inventory })));
                 }
                 Effect::StartOver => return Ok(Tried::Again),
                 Effect::Fail(fault) => return Err(Error::fault(doing(&builder.path), &fault)),

@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: process death; that takes real processes, see `integration-tests`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
 use std::time::Duration;
 
 use hotupdate::{Serving, Starting};

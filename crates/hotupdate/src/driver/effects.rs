@@ -2,25 +2,20 @@
 //!
 //! Deliberately absent: telling people, see `driver/report.rs`.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
-use hotupdate_proto::incumbent::{Effect, Event, Incumbent, Stopped};
+use hotupdate_proto::incumbent::{Effect, Event, Stopped};
 use hotupdate_proto::inventory::LinkRest;
-use hotupdate_proto::message::Released;
-use hotupdate_proto::operator::LastHandoff;
-use hotupdate_proto::successor::{self, Served};
-use hotupdate_proto::{Fault, Generation, Message};
+use hotupdate_proto::{Fault, Message};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{AfterDrain, Done, Driver, Role, local, shown};
+use super::{Done, Driver, Role};
+use crate::config::AfterDrain;
 use crate::control;
 use crate::drain::{Phase, Plan};
-use crate::error::Error;
 use crate::listener::GateControl;
 use crate::serving::Lifecycle;
 use crate::session;
-use crate::state;
 
 impl Driver {
     // ---- as the incumbent ------------------------------------------------------------------------------------------
@@ -106,7 +101,7 @@ impl Driver {
             // Out of descriptors, most likely. The attempt fails, and nothing else.
             Err(error) => {
                 let doing = format!("sending `{}`", message.name());
-                self.events.push_back(Event::Closed(local(&doing, &error)));
+                self.events.push_back(Event::Closed(Fault::Local(format!("{doing}: {error}"))));
             }
         }
     }
@@ -151,7 +146,7 @@ impl Driver {
         self.lifecycle.send_replace(Lifecycle::Serving);
     }
 
-    fn read_predecessors(&mut self, rests: &[LinkRest]) {
+    pub(super) fn read_predecessors(&mut self, rests: &[LinkRest]) {
         for (generation, link) in &mut self.predecessors {
             let rest = rests.iter().find(|rest| rest.generation == *generation);
             link.resume(rest.map(|rest| from_text(&rest.unread)));
@@ -215,109 +210,9 @@ impl Driver {
             let _ = back.send(Done::Flushed).await;
         });
     }
-
-    // ---- as the successor ------------------------------------------------------------------------------------------
-
-    /// Brings an event to the machine of a successor.
-    pub(super) async fn successor(&mut self, event: successor::Event) {
-        let mut event = Some(event);
-        while let (Some(now), Role::Successor(succeeding)) = (event.take(), &mut self.role) {
-            for effect in succeeding.machine.handle(Instant::now(), now) {
-                match effect {
-                    successor::Effect::Send(message) => {
-                        if let Some(peer) = &self.peer {
-                            peer.send(&message, Vec::new());
-                        }
-                    }
-                    successor::Effect::Close => {}
-                    successor::Effect::Open(released) => {
-                        event = Some(match self.open(released.as_ref()) {
-                            Ok(gap_ns) => successor::Event::Opened { gap_ns },
-                            Err(error) => successor::Event::GiveUp(error.to_string()),
-                        });
-                        break;
-                    }
-                    successor::Effect::Serve(served) => return self.served(served).await,
-                    successor::Effect::Fail(fault) => return self.fail(&fault).await,
-                    successor::Effect::Complete(_) | successor::Effect::StartOver => {}
-                }
-            }
-        }
-    }
-
-    /// Runs the accept loops; returns how long nobody accepted.
-    fn open(&self, released: Option<&Released>) -> Result<Option<u64>, Error> {
-        if let Err(error) = self.open_gates() {
-            self.outfit.gates.iter().for_each(|(gate, _)| drop(gate.park()));
-            return Err(error);
-        }
-        // In another time namespace the clocks do not compare (time_namespaces(7)): a gap that cannot be is not told.
-        let gap = released.and_then(|released| monotonic_ns().checked_sub(released.stopped_at_ns));
-        Ok(gap
-            .filter(|gap| *gap < u64::try_from(self.settings.timing.released.as_nanos()).unwrap_or(u64::MAX)))
-    }
-
-    async fn served(&mut self, served: Served) {
-        let Role::Successor(succeeding) = std::mem::replace(&mut self.role, Role::Failed) else { return };
-        let Served { joined, predecessors, gap_ns } = served;
-        let alive: Vec<Generation> = predecessors.iter().map(|p| p.generation).collect();
-        let mut machine = Incumbent::serving(self.local.clone(), joined.generation, predecessors);
-        let greeting = machine.greet();
-        self.role = Role::Incumbent(Box::new(machine));
-        if let Some(link) = self.peer.take()
-            && alive.contains(&joined.incumbent_generation)
-        {
-            self.predecessors.insert(joined.incumbent_generation, link);
-        }
-        self.predecessors.retain(|generation, _| alive.contains(generation));
-        self.open_control();
-        let state = self.final_state();
-        self.last_handoff = Some(LastHandoff {
-            handoff: joined.handoff.clone(),
-            from: joined.incumbent_generation,
-            gap_ns,
-            took_ms: u64::try_from(succeeding.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-        });
-        tracing::info!(
-            handoff = joined.handoff,
-            generation = %joined.generation,
-            predecessor = %succeeding.joined.incumbent,
-            nobody_accepted_us = gap_ns.map(|ns| ns / 1000),
-            "serving"
-        );
-        self.serve(state);
-        let rests = std::mem::take(&mut self.rests);
-        self.read_predecessors(&rests);
-        self.perform(greeting).await;
-    }
-
-    fn final_state(&mut self) -> HashMap<String, state::State> {
-        let mut states = HashMap::new();
-        for (item, fd) in std::mem::take(&mut self.sealed) {
-            match state::read(&item, fd) {
-                Ok(state) => drop(states.insert(item.name, state)),
-                Err(error) => tracing::error!(error, "the final state is lost"),
-            }
-        }
-        states
-    }
-
-    async fn fail(&mut self, fault: &Fault) {
-        if let Some(peer) = self.peer.take() {
-            // The incumbent is told why before the link closes.
-            let _ = tokio::time::timeout(self.settings.timing.write, peer.flushed()).await;
-        }
-        let error = Error::fault(format!("succeeding the process at {}", shown(&self.settings.path)), fault);
-        tracing::error!(%error, "this process does not serve");
-        self.role = Role::Failed;
-        match self.ready.take() {
-            Some(ready) => drop(ready.send(Err(error))),
-            None => drop(self.failed.take().map(|failed| failed.send(error))),
-        }
-    }
 }
 
-fn monotonic_ns() -> u64 {
+pub(super) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap_or_default() * 1_000_000_000
         + u64::try_from(now.tv_nsec).unwrap_or_default()

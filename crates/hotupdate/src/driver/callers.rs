@@ -1,0 +1,195 @@
+//! Callers on the control socket: who may, what they ask, and successors that want to join.
+//!
+//! Deliberately absent: the form of what is said, see [`crate::session`].
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hotupdate_proto::{Join, ListenerKind, Refusal, incumbent, operator};
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::{Done, Driver, Role, Sealed, Waiting};
+use crate::address::Address;
+use crate::channel::{self, Receiver};
+use crate::control::{self, Ownership};
+use crate::error::{Doing, Result};
+use crate::listener::{Acceptor, Gate, GateControl};
+use crate::serving::Lifecycle;
+use crate::session::{self, Outcome, Request, Rules};
+use crate::state::Export;
+
+/// Callers on the control socket at the same time. More are turned away at once; they cost a descriptor each.
+const MAX_SESSIONS: usize = 256;
+
+/// How long accepting callers pauses after an error, such as being out of descriptors.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// The path's listener and its lock.
+pub(super) struct Control {
+    pub(super) gate: Arc<Gate<Acceptor>>,
+    lock: OwnedFd,
+}
+
+impl Driver {
+    pub(super) async fn request(&mut self, request: Request) {
+        match request {
+            Request::Status(reply) => drop(reply.send(self.status())),
+            Request::Monitor(reply) => drop(reply.send((self.status(), self.monitor.subscribe()))),
+            Request::Connections(reply) => drop(reply.send(self.all_rows())),
+            Request::Command(command, reply) => self.command(command, reply).await,
+            Request::Join(join, receiver) => self.join(join, receiver),
+        }
+    }
+
+    pub(super) async fn command(&mut self, command: operator::Command, reply: oneshot::Sender<Outcome>) {
+        let waits = match command {
+            operator::Command::Handoff => Some(false),
+            operator::Command::Rollback => Some(true),
+            _ => None,
+        };
+        let Role::Incumbent(machine) = &mut self.role else {
+            let _ = reply.send(Err(operator::OperatorError::NotServing));
+            return;
+        };
+        match machine.command(Instant::now(), command) {
+            Err(error) => drop(reply.send(Err(error))),
+            Ok(effects) => {
+                match waits {
+                    Some(rollback) => self.waiting.push(Waiting { rollback, reply }),
+                    None => drop(reply.send(Ok(None))),
+                }
+                self.perform(effects).await;
+            }
+        }
+    }
+
+    pub(super) fn join(&mut self, join: Join, receiver: Box<Receiver>) {
+        let admitted = match &self.role {
+            Role::Incumbent(machine) => machine.admits(&join),
+            _ => Err(Refusal::Starting),
+        };
+        match admitted {
+            Err(refusal) => {
+                tracing::warn!(successor = %join.process, %refusal, "a successor is turned away");
+                self.turn_away(&receiver, refusal);
+            }
+            Ok(()) => self.export(move |sealed| Done::Exported { join, receiver, sealed }),
+        }
+    }
+
+    pub(super) fn turn_away(&self, receiver: &Receiver, refusal: Refusal) {
+        let (stream, write) = (receiver.stream().clone(), self.settings.timing.write);
+        tokio::spawn(async move {
+            if let Ok(bytes) = hotupdate_proto::frame::encode(&session::refused(&refusal)) {
+                let _ = channel::send(&stream, &bytes, &[], tokio::time::Instant::now() + write).await;
+            }
+        });
+    }
+
+    /// Asks the application for its state where it can block nobody.
+    pub(super) fn export(&self, done: impl FnOnce(io::Result<Sealed>) -> Done + Send + 'static) {
+        let back = self.done.0.clone();
+        if self.exports.is_empty() {
+            // The answer is looked at next, and the queue is only that long if the driver is far behind.
+            if let Err(mpsc::error::TrySendError::Full(done)) = back.try_send(done(Ok(Vec::new()))) {
+                tokio::spawn(async move { back.send(done).await });
+            }
+            return;
+        }
+        let exports = self.exports.clone();
+        tokio::task::spawn_blocking(move || {
+            let sealed = exports.iter().map(Export::run).collect();
+            drop(back.blocking_send(done(sealed)));
+        });
+    }
+
+    pub(super) async fn done(&mut self, done: Done) {
+        match done {
+            Done::Exported { join, receiver, sealed } => self.offer(join, *receiver, sealed).await,
+            // The attempt that it was for has ended; the accept loops run again.
+            Done::Finished { stop, .. } if stop != self.stops => {}
+            Done::Finished { mut stopped, sealed, .. } => {
+                let event = match sealed {
+                    Ok(sealed) => {
+                        stopped.state = sealed.iter().map(|(item, _)| item.clone()).collect();
+                        self.sealed = sealed;
+                        incumbent::Event::Stopped(stopped)
+                    }
+                    Err(error) => {
+                        incumbent::Event::CannotStop(format!("the state cannot be exported: {error}"))
+                    }
+                };
+                self.incumbent(event).await;
+            }
+            Done::Rows(rows) => self.send_rows(&rows),
+            Done::Child { pid, attempt, status } => self.child_ended(pid, &attempt, status),
+            Done::Flushed => drop(self.lifecycle.send_replace(Lifecycle::Drained)),
+        }
+    }
+
+    pub(super) fn own(&mut self, ownership: Ownership) {
+        let Ownership { listener, lock } = ownership;
+        let address = Address::Unix(Some(self.settings.path.clone()));
+        let gate = Gate::parked("control", ListenerKind::Unix, address, listener);
+        let rules = self.rules.clone();
+        tokio::spawn(accept_callers(gate.clone(), rules, self.settings.allowed.clone()));
+        self.control = Some(Control { gate, lock });
+    }
+
+    pub(super) fn open_control(&self) {
+        if let Some(Control { gate, .. }) = &self.control
+            && let Err(error) = gate.open()
+        {
+            tracing::error!(%error, "the control socket cannot be listened to");
+        }
+    }
+
+    pub(super) fn open_gates(&self) -> Result<()> {
+        for (gate, _) in &self.outfit.gates {
+            gate.open().doing(|| format!("opening the listener {:?}", gate.name()))?;
+        }
+        Ok(())
+    }
+}
+
+impl Control {
+    pub(super) fn ownership(&self) -> io::Result<Ownership> {
+        Ok(Ownership { listener: self.gate.duplicate()?, lock: self.lock.try_clone()? })
+    }
+}
+
+async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allowed: Vec<u32>) {
+    let slots = Arc::new(Semaphore::new(MAX_SESSIONS));
+    while let Some(accepted) = gate.accept_caller().await {
+        let stream: UnixStream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a caller on the control socket cannot be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
+        if !control::may(uid, &allowed) {
+            tracing::warn!(uid, "a caller on the control socket is not allowed");
+            tokio::spawn(session::refuse(stream, Refusal::NotAllowed { uid }, rules.write));
+            continue;
+        }
+        match slots.clone().try_acquire_owned() {
+            Ok(slot) => {
+                let rules = rules.clone();
+                tokio::spawn(async move {
+                    session::serve(stream, rules).await;
+                    drop(slot);
+                });
+            }
+            Err(_) => tracing::warn!(
+                limit = MAX_SESSIONS,
+                "too many callers on the control socket; one is turned away"
+            ),
+        }
+    }
+}

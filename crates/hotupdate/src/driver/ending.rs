@@ -1,0 +1,83 @@
+//! Signals, the successor that one of them starts, and the progress of the drain.
+//!
+//! Deliberately absent: which signals mean what, see [`crate::signal`].
+
+use std::io;
+use std::process::ExitStatus;
+use std::time::Instant;
+
+use hotupdate_proto::{ConnectionRow, Message, incumbent, operator};
+
+use super::{Done, Driver, Role};
+use crate::config::random_hex;
+use crate::error::Error;
+use crate::serving::Lifecycle;
+use crate::signal::Signal;
+
+impl Driver {
+    pub(super) async fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Successor => self.start_successor(),
+            Signal::Stop if self.exiting => drop(self.lifecycle.send_replace(Lifecycle::Drained)),
+            Signal::Stop => match &mut self.role {
+                Role::Incumbent(machine) => {
+                    if let Ok(effects) = machine.command(Instant::now(), operator::Command::Terminate) {
+                        self.perform(effects).await;
+                    }
+                }
+                _ => self.give_up(Error::refused("becoming ready", "stopped by a signal")).await,
+            },
+        }
+    }
+
+    pub(super) fn start_successor(&mut self) {
+        let Some(program) = &self.program else { return };
+        let path = program.path().display().to_string();
+        let attempt = random_hex();
+        match program.start(&attempt) {
+            Err(error) => {
+                tracing::error!(path, %error, "the successor cannot be started; this process serves on")
+            }
+            Ok(mut child) => {
+                let pid = child.id().unwrap_or_default();
+                tracing::info!(path, pid, "started a successor");
+                let back = self.done.0.clone();
+                tokio::spawn(async move {
+                    let status = child.wait().await;
+                    let _ = back.send(Done::Child { pid, attempt, status }).await;
+                });
+            }
+        }
+    }
+
+    pub(super) fn child_ended(&mut self, pid: u32, attempt: &str, status: io::Result<ExitStatus>) {
+        let how = match status {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let joined =
+            self.last_failure.as_ref().is_some_and(|failure| failure.attempt.as_deref() == Some(attempt));
+        if *self.lifecycle.borrow() == Lifecycle::Serving && !joined {
+            tracing::error!(pid, how, "the successor ended before it served; this process serves on");
+        }
+    }
+
+    pub(super) async fn tell_progress(&mut self) {
+        let connections = self.connections.summary();
+        let closed = self.connections.take_closed();
+        if self.told == Some(connections) && closed.is_empty() {
+            return;
+        }
+        self.told = Some(connections);
+        self.incumbent(incumbent::Event::Progress { connections, closed }).await;
+    }
+
+    pub(super) fn send_rows(&self, rows: &[ConnectionRow]) {
+        /// About 200 bytes each, so that a message stays far below its limit.
+        const BATCH: usize = 1000;
+        let Some(peer) = &self.peer else { return };
+        for items in rows.chunks(BATCH) {
+            peer.send(&Message::Connections { items: items.to_vec() }, Vec::new());
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What is said on the links: by the other side of a handoff, and by predecessors.
+//!
+//! Deliberately absent: what follows from it, see `driver/effects.rs`.
+
+use hotupdate_proto::message::Released;
+use hotupdate_proto::{Generation, Message, incumbent, successor};
+
+use super::{Driver, MAX_ROWS, Role};
+use crate::link::{Heard, LinkId};
+
+impl Driver {
+    pub(super) fn next_link(&mut self) -> LinkId {
+        self.last_link += 1;
+        LinkId(self.last_link)
+    }
+
+    pub(super) async fn hear(&mut self, id: LinkId, heard: Heard) {
+        if self.peer.as_ref().is_some_and(|peer| peer.id == id) {
+            return match &self.role {
+                Role::Successor(_) => self.hear_incumbent(heard).await,
+                _ => self.hear_successor(heard).await,
+            };
+        }
+        let generation =
+            self.predecessors.iter().find(|(_, link)| link.id == id).map(|(generation, _)| *generation);
+        let Some(generation) = generation else { return };
+        let event = match heard {
+            Heard::Message(message, _) => {
+                self.remember_rows(generation, &message);
+                incumbent::Event::Predecessor(generation, message)
+            }
+            Heard::Closed(fault) => incumbent::Event::PredecessorClosed(generation, fault),
+        };
+        self.incumbent(event).await;
+    }
+
+    pub(super) async fn hear_successor(&mut self, heard: Heard) {
+        let event = match heard {
+            Heard::Message(message, _) => incumbent::Event::Message(message),
+            Heard::Closed(fault) => {
+                self.peer = None;
+                incumbent::Event::Closed(fault)
+            }
+        };
+        self.incumbent(event).await;
+    }
+
+    pub(super) async fn hear_incumbent(&mut self, heard: Heard) {
+        let event = match heard {
+            Heard::Message(message, descriptors) => {
+                if let Message::Released(Released { state, links, .. }) = &message {
+                    self.rests = links.clone();
+                    self.sealed = state.iter().cloned().zip(descriptors).collect();
+                }
+                successor::Event::Message(message)
+            }
+            Heard::Closed(fault) => successor::Event::Closed(fault),
+        };
+        self.successor(event).await;
+    }
+
+    pub(super) fn remember_rows(&mut self, generation: Generation, message: &Message) {
+        let rows = self.rows.entry(generation).or_default();
+        match message {
+            Message::Connections { items } => {
+                let room = MAX_ROWS.saturating_sub(rows.len());
+                rows.extend(items.iter().take(room).map(|row| (row.id, row.clone())));
+            }
+            Message::Progress { closed, .. } => closed.iter().for_each(|id| drop(rows.remove(id))),
+            _ => {}
+        }
+    }
+}
