@@ -1,1 +1,26 @@
-//! Not written yet.
+//! Real processes, real sockets, real load: what the tests, the benches and the demo share.
+//!
+//! Deliberately absent: hotupdate itself. Everything here sees the service as its users do, from outside: by
+//! programs, signals, sockets and `/proc`.
+//!
+//! # Reading order
+//!
+//! 1. [`process`]: a sandbox, the service in it, `hotctl`, and [`eventually`], the only place that sleeps
+//! 2. [`status`]: who serves and who drains, asked over the control socket
+//! 3. [`way`]: the three ways to start a successor
+//! 4. [`client`]: one request at a time, for tests
+//! 5. [`load`]: the mixed load, and what became of every request
+
+pub mod process;
+pub use process::{Outcome, Sandbox, Service, Serving, eventually, hotctl};
+
+pub mod status;
+pub use status::Status;
+
+pub mod way;
+pub use way::{Handover, Way};
+
+pub mod client;
+
+pub mod load;
+pub use load::{Kind, Load, LoadPlan, Report};

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use crate::error::{Fault, Refusal};
 use crate::incumbent::Local;
 use crate::inventory::{LinkItem, MAX_LISTENERS};
-use crate::message::{Join, Joined, MAX_BATCHES, Message, Ready, Released};
+use crate::message::{Join, Joined, MAX_BATCHES, Message, Ready, Release, Released};
 use crate::operator::ProcessState;
 use crate::predecessor::Predecessor;
-use crate::timing::Deadline;
+use crate::timing::{Deadline, after};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +21,8 @@ pub enum Event {
     Replied(Result<Joined, Refusal>),
     /// The incumbent said something on the link.
     Message(Message),
-    /// The link is closed, or cannot be understood.
+    /// The link is closed ([`Fault::PeerGone`]: end-of-file, even in the middle of a message, `EPIPE` or
+    /// `ECONNRESET`), or cannot be understood or written to (any other fault).
     Closed(Fault),
     /// The application is warm ([`Effect::Complete`] came before).
     Ready(Ready),
@@ -41,7 +42,7 @@ pub enum Event {
 pub enum Effect {
     /// Say this to the incumbent.
     Send(Message),
-    /// Close the link.
+    /// Close the link, after what was said on it; nothing that arrives on it is an event any more.
     Close,
     /// The whole inventory is here: the application can claim, bind and warm up.
     Complete(Joined),
@@ -51,7 +52,7 @@ pub enum Effect {
     Open(Option<Released>),
     /// This process serves; go on as an [`crate::Incumbent`] with these predecessors.
     Serve(Served),
-    /// The attempt is over.
+    /// The attempt is over: nothing is accepted, and what was received is closed.
     Fail(Fault),
 }
 
@@ -72,19 +73,68 @@ enum State {
     Joining { until: Instant },
     Receiving { joined: Joined, next: u32, listeners: usize, control: bool, until: Instant },
     Warming { joined: Joined, until: Instant },
+    // The incumbent is dead. Without a deadline: like a first start it waits for nobody but its own application.
     Orphaned { joined: Joined },
-    Waiting { joined: Joined, until: Instant },
-    Opening { joined: Joined, released: Option<Released> },
+    Waiting { joined: Joined, on_command: bool, until: Instant },
+    // `alone`: the incumbent is dead. Without a deadline: the one that the incumbent has is the one that counts.
+    Opening { joined: Joined, released: Option<Released>, alone: bool },
     Done,
 }
 
 /// The machine of a process that wants to succeed another.
+///
+/// Calling order: [`join`](Self::join), and make the call that it returns; then, whenever something happens,
+/// [`handle`](Self::handle), perform the effects in their order, and ask [`deadline`](Self::deadline) anew. It ends with
+/// [`Effect::Serve`], [`Effect::StartOver`] or [`Effect::Fail`].
+///
+/// ```
+/// use std::time::Instant;
+///
+/// use hotupdate_proto::incumbent::Local;
+/// use hotupdate_proto::message::{Generation, Joined, Message, Process, Ready, Released};
+/// use hotupdate_proto::successor::{Effect, Event};
+/// use hotupdate_proto::{Incumbent, Successor, Timing, VERSIONS};
+///
+/// # fn process(pid: u32) -> Process {
+/// #     Process { instance: format!("{pid:032x}"), pid, version: format!("v{pid}") }
+/// # }
+/// # let (features, timing) = (Vec::new(), Timing::default());
+/// # let local = Local { process: process(2), versions: VERSIONS, features, timing, max_draining: 8 };
+/// # #[expect(clippy::disallowed_methods, reason = "an example needs some moment")]
+/// let now = Instant::now();
+/// let (mut successor, join) = Successor::join(now, local.clone(), None);
+/// assert_eq!(join.process.pid, 2); // what to send as the call `io.hotupdate.Join`
+///
+/// // The reply, then the inventory.
+/// # let joined = Joined { version: 1, features: Vec::new(), generation: Generation(2), lease_ms: 60_000,
+/// #     handoff: "h1".into(), incumbent: process(1), incumbent_generation: Generation(1) };
+/// successor.handle(now, Event::Replied(Ok(joined)));
+/// let effects = successor.handle(now, Event::Message(Message::Control { batch: 1 }));
+/// assert_eq!(effects, [Effect::Send(Message::Received { batch: 1 })]);
+/// let effects = successor.handle(now, Event::Message(Message::Complete { batches: 1 }));
+/// assert!(matches!(effects[..], [Effect::Complete(_)]));
+///
+/// // The application claims its listeners and warms up.
+/// let effects = successor.handle(now, Event::Ready(Ready::default()));
+/// assert_eq!(effects, [Effect::Send(Message::Ready(Ready::default()))]);
+///
+/// // Nobody accepts: open, and say so.
+/// let effects = successor.handle(now, Event::Message(Message::Released(Released::default())));
+/// assert!(matches!(effects[..], [Effect::Open(Some(_))]));
+/// let mut effects = successor.handle(now, Event::Opened { gap_ns: Some(90_000) });
+/// assert_eq!(effects.remove(0), Effect::Send(Message::Serving { gap_ns: Some(90_000) }));
+///
+/// // From here on the other machine has the word.
+/// let Effect::Serve(served) = effects.remove(0) else { unreachable!("it serves") };
+/// let mut incumbent = Incumbent::serving(local, served.joined.generation, served.predecessors);
+/// assert!(incumbent.greet().is_empty()); // no older generation is left to settle or to hurry
+/// assert_eq!(incumbent.predecessors()[0].generation, Generation(1));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Successor {
     local: Local,
     state: State,
     links: Vec<LinkItem>,
-    on_command: bool,
 }
 
 impl Successor {
@@ -97,20 +147,20 @@ impl Successor {
             process: local.process.clone(),
             attempt,
         };
-        let state = State::Joining { until: now + local.timing.reply };
-        (Self { local, state, links: Vec::new(), on_command: false }, join)
+        let state = State::Joining { until: after(now, local.timing.reply) };
+        (Self { local, state, links: Vec::new() }, join)
     }
 
     /// When to call [`Self::handle`] with [`Event::Tick`].
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        match &self.state {
-            State::Joining { until }
-            | State::Receiving { until, .. }
-            | State::Warming { until, .. }
-            | State::Waiting { until, .. } => Some(*until),
-            State::Orphaned { .. } | State::Opening { .. } | State::Done => None,
-        }
+        self.waits_for().map(|(_, until)| until)
+    }
+
+    /// Which wait for the incumbent is under way, and when it ends; `None` if nothing is expected of it.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<(Deadline, Instant)> {
+        self.state.wait()
     }
 
     /// What this process does.
@@ -166,39 +216,43 @@ impl Successor {
             // ---- warming up ----------------------------------------------------------------------------------
             (State::Warming { joined, .. }, Event::Ready(ready)) => {
                 let timing = &self.local.timing;
-                let wait = if ready.release == crate::message::Release::OnCommand {
-                    self.on_command = true;
-                    timing.standby + timing.released
-                } else {
-                    timing.released
-                };
+                let on_command = ready.release == Release::OnCommand;
+                let wait =
+                    if on_command { timing.standby.saturating_add(timing.released) } else { timing.released };
                 out.push(Effect::Send(M::Ready(ready)));
-                State::Waiting { joined, until: now + wait }
+                State::Waiting { joined, on_command, until: after(now, wait) }
             }
             // The incumbent died: what we hold is all there is.
             (State::Warming { joined, .. }, Event::Closed(Fault::PeerGone)) => State::Orphaned { joined },
             (State::Waiting { joined, .. }, Event::Closed(Fault::PeerGone)) => {
                 out.push(Effect::Open(None));
-                State::Opening { joined, released: None }
+                State::Opening { joined, released: None, alone: true }
             }
             (State::Orphaned { joined }, Event::Ready(_)) => {
                 out.push(Effect::Open(None));
-                State::Opening { joined, released: None }
+                State::Opening { joined, released: None, alone: true }
             }
+            (
+                state @ (State::Orphaned { .. } | State::Opening { alone: true, .. }),
+                Event::Message(_) | Event::Closed(_),
+            ) => state,
 
             // ---- the commit ----------------------------------------------------------------------------------
             (State::Waiting { joined, .. }, Event::Message(M::Released(released))) => {
                 out.push(Effect::Open(Some(released.clone())));
-                State::Opening { joined, released: Some(released) }
+                State::Opening { joined, released: Some(released), alone: false }
             }
-            (State::Opening { joined, released }, Event::Opened { gap_ns }) => {
-                if released.is_some() {
+            (State::Opening { joined, released, alone }, Event::Opened { gap_ns }) => {
+                if !alone {
                     out.push(Effect::Send(M::Serving { gap_ns }));
                 }
-                out.push(Effect::Serve(self.served(now, joined, released, gap_ns)));
+                out.push(Effect::Serve(self.served(now, joined, released, alone, gap_ns)));
                 State::Done
             }
-            (state @ State::Opening { .. }, Event::Message(_) | Event::Closed(_) | Event::Ready(_)) => state,
+            // It died after its last word. The commit stands, there is nobody to tell and nobody who drains.
+            (State::Opening { joined, released, .. }, Event::Closed(Fault::PeerGone)) => {
+                State::Opening { joined, released, alone: true }
+            }
 
             // ---- failure -------------------------------------------------------------------------------------
             (_, Event::Message(M::Failed { reason })) => {
@@ -228,6 +282,12 @@ impl Successor {
             give_up(&what, out);
             return fail(Fault::PeerIncompatible(what), out);
         }
+        if joined.generation <= joined.incumbent_generation {
+            let what =
+                format!("gave the generation {} and is {}", joined.generation, joined.incumbent_generation);
+            give_up(&what, out);
+            return fail(Fault::PeerMisbehaved(what), out);
+        }
         if let Some(feature) = joined.features.iter().find(|f| !self.local.features.contains(f)) {
             let what = format!("it wants the feature {feature:?}, which was not offered");
             give_up(&what, out);
@@ -238,7 +298,7 @@ impl Successor {
             next: 1,
             listeners: 0,
             control: false,
-            until: now + self.local.timing.batch,
+            until: after(now, self.local.timing.batch),
         }
     }
 
@@ -252,7 +312,7 @@ impl Successor {
             Message::Complete { batches } if *batches + 1 == next && control => {
                 let lease = Duration::from_millis(joined.lease_ms);
                 out.push(Effect::Complete(joined.clone()));
-                return State::Warming { joined, until: now + lease };
+                return State::Warming { joined, until: after(now, lease) };
             }
             message if message.batch() != Some(next) || next > MAX_BATCHES => {
                 let state = State::Receiving { joined, next, listeners, control, until: now };
@@ -269,7 +329,7 @@ impl Successor {
             return fail(Fault::PeerMisbehaved(what), out);
         }
         out.push(Effect::Send(Message::Received { batch: next }));
-        let until = now + self.local.timing.batch;
+        let until = after(now, self.local.timing.batch);
         State::Receiving { joined, next: next + 1, listeners, control, until }
     }
 
@@ -278,36 +338,42 @@ impl Successor {
         now: Instant,
         joined: Joined,
         released: Option<Released>,
+        alone: bool,
         gap_ns: Option<u64>,
     ) -> Served {
         let mut predecessors = Vec::new();
-        let links = mem::take(&mut self.links);
-        match released {
-            Some(Released { connections, links: alive, .. }) => {
-                let (generation, process) = (joined.incumbent_generation, joined.incumbent.clone());
-                predecessors.push(Predecessor::released(now, generation, process, connections));
-                let is_alive = |link: &&LinkItem| alive.iter().any(|rest| rest.generation == link.generation);
-                predecessors
-                    .extend(links.iter().filter(is_alive).map(|link| Predecessor::inherited(now, link)));
-            }
-            None => predecessors.extend(links.iter().map(|link| Predecessor::inherited(now, link))),
+        if let (Some(released), false) = (&released, alone) {
+            let (generation, process) = (joined.incumbent_generation, joined.incumbent.clone());
+            predecessors.push(Predecessor::released(now, generation, process, released.connections));
         }
+        // The incumbent knew which links had ended; without its last word the links themselves will tell.
+        let is_left = |link: &&LinkItem| {
+            released.as_ref().is_none_or(|r| r.links.iter().any(|rest| rest.generation == link.generation))
+        };
+        let links = mem::take(&mut self.links);
+        predecessors.extend(links.iter().filter(is_left).map(|link| Predecessor::inherited(now, link)));
         Served { joined, predecessors, gap_ns }
     }
 
     /// Every deadline of this side.
-    fn tick(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> State {
-        let deadline = match &state {
-            State::Joining { until } if now >= *until => Deadline::Reply,
-            State::Receiving { until, .. } if now >= *until => Deadline::Batch,
-            State::Warming { until, .. } if now >= *until => Deadline::Lease,
-            State::Waiting { until, .. } if now >= *until && self.on_command => Deadline::Standby,
-            State::Waiting { until, .. } if now >= *until => Deadline::Released,
-            _ => return state,
-        };
+    fn tick(&self, now: Instant, state: State, out: &mut Vec<Effect>) -> State {
+        let Some((deadline, _)) = state.wait().filter(|(_, until)| now >= *until) else { return state };
         let fault = Fault::TimedOut(deadline);
         give_up(&fault.to_string(), out);
         fail(fault, out)
+    }
+}
+
+impl State {
+    fn wait(&self) -> Option<(Deadline, Instant)> {
+        match self {
+            Self::Joining { until } => Some((Deadline::Reply, *until)),
+            Self::Receiving { until, .. } => Some((Deadline::Batch, *until)),
+            Self::Warming { until, .. } => Some((Deadline::Lease, *until)),
+            Self::Waiting { until, on_command: true, .. } => Some((Deadline::Standby, *until)),
+            Self::Waiting { until, on_command: false, .. } => Some((Deadline::Released, *until)),
+            Self::Orphaned { .. } | Self::Opening { .. } | Self::Done => None,
+        }
     }
 }
 
@@ -332,6 +398,7 @@ fn misbehaved(state: &State, message: &Message, out: &mut Vec<Effect>) -> State 
         State::Joining { .. } => "before its reply",
         State::Receiving { .. } => "in the middle of the inventory",
         State::Waiting { .. } => "where `released` was due",
+        State::Opening { .. } => "after `released`, before it was told that we serve",
         _ => "while we warm up",
     };
     let what = format!("said `{}` {doing}", message.name());

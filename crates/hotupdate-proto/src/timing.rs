@@ -3,7 +3,7 @@
 //! Deliberately absent: a clock.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long each wait may take. All of them can be set; the defaults fit a service on one machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -115,4 +115,18 @@ impl fmt::Display for Deadline {
             Self::Resume => "the predecessor did not resume in time (deadline `resume`)",
         })
     }
+}
+
+/// A hundred years: what "never" means where an [`Instant`] is needed.
+const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// The moment so long after `now`. A wait that is too long for an [`Instant`] (`Duration::MAX` in a setting, a large
+/// number from the other side) is as good as for ever and must not panic.
+pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
+    now + wait.min(FAR)
+}
+
+/// Whole milliseconds, as they go over the wire.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,2 +1,84 @@
-//! Not written yet.
-fn main() {}
+//! The classic demonstration: a server that is replaced by a new version while its slow requests are in flight.
+//!
+//! Deliberately absent: anything that a hot update does not need. What it answers is in `routes.rs` and `streams.rs`.
+
+mod cli;
+mod routes;
+mod streams;
+
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::{ExitCode, id};
+
+use anyhow::{Context as _, bail};
+use clap::Parser as _;
+use hotupdate::Starting;
+use tokio::signal::unix::SignalKind;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::cli::{Cli, Failure};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let terminal = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal).init();
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error may be gone with the terminal; the exit code is not.
+            let _ = writeln!(io::stderr(), "axum-server: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let mut hot = join(&cli).await?;
+    let http = hot.tcp("http", cli.listen.as_str()).await?;
+    let address = http.local_addr().context("a TCP listener has an IP address")?;
+    let app = routes::app(cli.app_version);
+
+    tokio::time::sleep(cli.warm_up).await;
+    if let Some(failure) = cli.fail_before_ready {
+        fail(failure).await?;
+    }
+    let hot = hot.ready().await?;
+    let (generation, pid) = (hot.generation(), id());
+    say(format_args!("serving generation={generation} pid={pid} http={address}"))?;
+
+    hotupdate_axum::serve(http, app, &hot).await?;
+    let forced = hot.connections().forced();
+    say(format_args!("drained generation={generation} pid={pid} forced={forced}"))
+}
+
+async fn join(cli: &Cli) -> anyhow::Result<Starting> {
+    let control = cli.control_path()?;
+    let mut builder = hotupdate::builder(control)
+        .version(&cli.app_version)
+        .on_command(cli.standby)
+        .successor_signal(SignalKind::hangup());
+    if let Some(deadline) = cli.drain_deadline {
+        builder = builder.drain_deadline(deadline);
+    }
+    if let Some(probation) = cli.probation {
+        builder = builder.probation(probation);
+    }
+    Ok(builder.join().await?)
+}
+
+/// One line for whoever waits for it: a script, a test, a person.
+fn say(line: fmt::Arguments<'_>) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}").and_then(|()| stdout.flush()).context("cannot write to standard output")
+}
+
+/// A version that must not take over.
+async fn fail(failure: Failure) -> anyhow::Result<()> {
+    match failure {
+        Failure::Exit => bail!("told to exit before it is ready"),
+        Failure::Panic => panic!("told to panic before it is ready"),
+        Failure::Hang => std::future::pending().await,
+    }
+}

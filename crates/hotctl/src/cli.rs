@@ -1,0 +1,217 @@
+//! What can be asked on the command line: one definition for parsing, help, completions and the man page.
+//!
+//! Deliberately absent: the inner half of `handoff -- COMMAND`, see [`crate::commands::detach`].
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const ABOUT: &str = "\
+See and steer hot updates of running services.
+
+A service that was built with hotupdate listens on a control socket. hotctl asks it who serves, replaces it by a new \
+version while no client notices, and takes that back.";
+
+const EXAMPLES: &str = "\
+Examples:
+  hotctl list                                what is there?
+  hotctl status                              who serves, who drains, what went wrong last?
+  hotctl handoff -- ./server-v2 --port 80    replace the running version; it serves on if this fails
+  hotctl rollback                            the new version is bad: the old one serves again
+  hotctl drain --deadline 10                 do not wait longer for the old version's connections";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  refused, failed or rolled back: the old version still serves
+    2  usage
+    3  nobody listens there
+    4  timed out
+  130  interrupted
+
+Data goes to stdout, talk to stderr. An error is one line that says who serves now.";
+
+const HANDOFF: &str = "\
+Examples:
+  hotctl handoff                                    release the successor that stands by
+  hotctl handoff -- ./server-v2 --port 80           start it, wait until it serves
+  hotctl handoff --log v2.log -- ./server-v2        with its output in a file
+  hotctl handoff --until drained -- ./server-v2     wait until the old version is gone, too
+  hotctl --json handoff --log v2.log -- ./server-v2 | jq -r 'select(.type == \"changed\").gap_ns'
+
+COMMAND runs in a session of its own and outlives hotctl. It may be a wrapper script: hotctl recognises the new \
+version by the environment variable HOTUPDATE_ATTEMPT, which the library passes on.";
+
+const ROLLBACK: &str = "\
+For some seconds after a handoff (its probation) the old version keeps the listening sockets and takes over again \
+when asked. `hotctl status` says whether it still can. After that, hand off to the old version: \
+hotctl handoff -- ./server-v1";
+
+fn examples(examples: &str) -> String {
+    format!("{examples}\n\n{EXIT_CODES}")
+}
+
+/// See and steer hot updates of running services.
+#[derive(Debug, Parser)]
+#[command(name = "hotctl", version, long_about = ABOUT, after_long_help = examples(EXAMPLES), max_term_width = 100)]
+pub(crate) struct Cli {
+    /// The control socket [default: the only one in $XDG_RUNTIME_DIR or /run, or one level below]
+    #[arg(long, global = true, env = "HOTUPDATE_SOCKET", value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// JSON lines on stdout, each with a `type`
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Colour on stdout
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
+    pub(crate) color: Color,
+
+    /// How long to wait [default: 90 for a handoff or another change, 5 for an answer]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Option<Duration>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Who serves, who waits, who drains, and how the last handoff went
+    Status,
+    /// Every open connection, of every generation that is left
+    Connections,
+    /// Replace the running version, by COMMAND or by the successor that stands by
+    #[command(after_long_help = examples(HANDOFF))]
+    Handoff(Handoff),
+    /// End the handoff that is under way; the running version serves on
+    Abort,
+    /// Give the service back to the version that served before
+    #[command(after_long_help = examples(ROLLBACK))]
+    Rollback,
+    /// Make the versions that drain finish in time; what is open then is closed
+    Drain(Drain),
+    /// Stop the service: no more connections, drain, exit
+    Stop(Stop),
+    /// Every control socket in $XDG_RUNTIME_DIR and /run, and who serves there
+    List,
+    /// Shell completions on stdout
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// The man page on stdout, of hotctl or of one of its commands
+    Man {
+        /// The command
+        command: Option<String>,
+    },
+}
+
+impl Command {
+    /// The word on the command line, for error lines.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Connections => "connections",
+            Self::Handoff(_) => "handoff",
+            Self::Abort => "abort",
+            Self::Rollback => "rollback",
+            Self::Drain(_) => "drain",
+            Self::Stop(_) => "stop",
+            Self::List => "list",
+            Self::Completions { .. } => "completions",
+            Self::Man { .. } => "man",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Handoff {
+    /// What to wait for
+    #[arg(long, value_enum, value_name = "STATE", default_value_t = Until::Serving)]
+    pub(crate) until: Until,
+
+    /// Append the output of COMMAND to this file [default: where hotctl's own output goes]
+    #[arg(long, value_name = "FILE", requires = "command")]
+    pub(crate) log: Option<PathBuf>,
+
+    /// The new version and its arguments; without it, the successor that stands by is released
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// How far a handoff is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Until {
+    /// The new version serves
+    Serving,
+    /// The old version has nothing left and is gone
+    Drained,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    /// How long the open connections may still take
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0")]
+    pub(crate) deadline: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    /// How long the open connections may take [default: the service's own]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) deadline: Option<Duration>,
+
+    /// Wait until nobody listens on the control socket any more
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+/// A year is for ever, and it keeps `now + timeout` in range.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(number) {
+        Ok(span) if span <= Duration::from_secs(366 * 86_400) => Ok(span),
+        _ => Err("not between 0 and a year".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn names_are_those_of_the_command_line() {
+        for name in ["status", "connections", "handoff", "abort", "rollback", "drain", "stop", "list", "man"]
+        {
+            let cli = Cli::try_parse_from(["hotctl", name]).unwrap();
+            assert_eq!(cli.command.name(), name);
+        }
+    }
+
+    #[test]
+    fn seconds_are_checked() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["", "x", "-1", "nan", "inf", "1e30"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Varlink calls over the control socket: one JSON object and a NUL byte each way, and a deadline for everything.
+//!
+//! Deliberately absent: retries and meaning. Who asks knows whether asking twice is harmless.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hotupdate_proto::frame::{self, Decoder};
+use hotupdate_proto::operator::{Call, Reply};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::exit::{Exit, Failure};
+
+/// The shortest timeout that the kernel takes for one; zero would mean "for ever" (socket(7)).
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// Why a call has no answer.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// No connection to the control socket.
+    Unreachable { path: PathBuf, source: io::Error },
+    /// The service answered with an error; `name` is without its interface.
+    Refused { name: String, reason: String },
+    /// The connection ended before the answer.
+    Closed { path: PathBuf },
+    /// What came is not Varlink.
+    Garbled { path: PathBuf, reason: String },
+    /// No answer in time.
+    TimedOut { path: PathBuf, after: Duration },
+    /// Ctrl-C.
+    Interrupted,
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Unreachable { path, source } => unreachable_socket(&path, &source),
+            CallError::Refused { reason, .. } => Self::refused(reason),
+            CallError::Closed { path } => {
+                Self::refused(format!("{} closed the connection without an answer", path.display()))
+            }
+            CallError::Garbled { path, reason } => {
+                Self::refused(format!("{} is not a control socket of hotupdate: {reason}", path.display()))
+            }
+            CallError::TimedOut { path, after } => {
+                let after = crate::text::duration(after);
+                Self::new(Exit::TimedOut, format!("no answer from {} in {after}", path.display()))
+            }
+            CallError::Interrupted => Self::new(Exit::Interrupted, "interrupted"),
+        }
+    }
+}
+
+fn unreachable_socket(path: &Path, source: &io::Error) -> Failure {
+    let path = path.display();
+    let why = crate::text::os_error(source);
+    match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::new(
+            Exit::Nobody,
+            format!("nobody listens on {path} ({why}); start the service, or find others with `hotctl list`"),
+        ),
+        io::ErrorKind::PermissionDenied => Failure::refused(format!(
+            "not allowed to connect to {path} ({why}); be the user that owns the service, or root"
+        )),
+        io::ErrorKind::WouldBlock => {
+            Failure::new(Exit::TimedOut, format!("nobody takes connections on {path}: its queue is full"))
+        }
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidFilename => {
+            Failure::new(Exit::Usage, format!("{path} cannot be a socket: {why}"))
+        }
+        _ => Failure::refused(format!("cannot connect to {path}: {why}")),
+    }
+}
+
+/// One connection to a control socket.
+pub(crate) struct Client {
+    path: PathBuf,
+    stream: UnixStream,
+    decoder: Decoder,
+}
+
+impl Client {
+    /// Connects within `limit`. The standard library would wait for ever where the backlog is full, which is what a
+    /// stopped process looks like.
+    pub(crate) fn connect(path: &Path, limit: Duration) -> Result<Self, CallError> {
+        let stream = open(path, limit)
+            .map_err(|source| CallError::Unreachable { path: path.to_owned(), source: source.into() })?;
+        Ok(Self { path: path.to_owned(), stream, decoder: Decoder::default() })
+    }
+
+    /// Sends a call; `more` asks for a stream of replies.
+    pub(crate) fn send<P: Serialize>(
+        &mut self,
+        method: &str,
+        parameters: &P,
+        more: bool,
+    ) -> Result<(), CallError> {
+        let parameters = match serde_json::to_value(parameters) {
+            Ok(Value::Object(parameters)) => parameters,
+            _ => Map::new(),
+        };
+        let call = Call { method: method.to_owned(), parameters, oneway: false, more, upgrade: false };
+        let bytes = frame::encode(&call).map_err(|error| self.garbled(error.to_string()))?;
+        self.stream.write_all(&bytes).map_err(|_| CallError::Closed { path: self.path.clone() })
+    }
+
+    /// The next reply, and whether more follow; `None` if it has not arrived by `until`.
+    pub(crate) fn receive<T: DeserializeOwned>(
+        &mut self,
+        until: Instant,
+    ) -> Result<Option<(T, bool)>, CallError> {
+        let Some(frame) = self.frame(until)? else { return Ok(None) };
+        let reply: Reply = frame::decode(&frame).map_err(|error| self.garbled(error.to_string()))?;
+        if let Some(name) = reply.error {
+            return Err(refusal(&name, &reply.parameters));
+        }
+        let value = serde_json::from_value(Value::Object(reply.parameters))
+            .map_err(|error| self.garbled(error.to_string()))?;
+        Ok(Some((value, reply.continues)))
+    }
+
+    fn frame(&mut self, until: Instant) -> Result<Option<Vec<u8>>, CallError> {
+        let mut bytes = [0; 16 * 1024];
+        loop {
+            if let Some(frame) = self.decoder.next_frame() {
+                return frame.map(Some).map_err(|error| self.garbled(error.to_string()));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            match self.read(&mut bytes, left) {
+                Ok(0) => return Err(CallError::Closed { path: self.path.clone() }),
+                Ok(read) => self.decoder.push(&bytes[..read]),
+                Err(error) if is_pause(&error) => {}
+                Err(_) => return Err(CallError::Closed { path: self.path.clone() }),
+            }
+        }
+    }
+
+    fn read(&mut self, bytes: &mut [u8], limit: Duration) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(limit.max(SHORTEST)))?;
+        self.stream.read(bytes)
+    }
+
+    fn garbled(&self, reason: String) -> CallError {
+        CallError::Garbled { path: self.path.clone(), reason }
+    }
+}
+
+fn open(path: &Path, limit: Duration) -> rustix::io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // It bounds both connect(2) and every write (unix(7), socket(7)).
+    set_socket_timeout(&socket, Timeout::Send, Some(limit.max(SHORTEST)))?;
+    rustix::io::retry_on_intr(|| connect(&socket, &address))?;
+    Ok(UnixStream::from(socket))
+}
+
+fn is_pause(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+}
+
+/// The errors of `io.hotupdate` bring a reason; those of `org.varlink.service` name what they stumbled over.
+fn refusal(error: &str, parameters: &Map<String, Value>) -> CallError {
+    let name = error.rsplit('.').next().unwrap_or(error).to_owned();
+    let word = |key: &str| parameters.get(key).and_then(Value::as_str);
+    let reason = match (word("reason"), name.as_str()) {
+        (Some(reason), _) => reason.to_owned(),
+        (None, "MethodNotFound" | "MethodNotImplemented" | "InterfaceNotFound") => {
+            let what = word("method").or(word("interface")).unwrap_or("this");
+            format!("the service does not know {what}; is it older than hotctl?")
+        }
+        (None, "InvalidParameter") => {
+            format!("the service does not take `{}`", word("parameter").unwrap_or("?"))
+        }
+        (None, "PermissionDenied") => {
+            "the service does not allow it; be the user that owns it, or root".to_owned()
+        }
+        (None, _) => format!("the service says {error}"),
+    };
+    CallError::Refused { name, reason }
+}

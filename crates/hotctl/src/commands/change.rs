@@ -1,0 +1,75 @@
+//! `Handoff` and `Rollback`: calls that reply when somebody else serves, and the words for who serves then.
+//!
+//! Deliberately absent: starting a successor, see [`super::start`].
+
+use std::thread;
+use std::time::Instant;
+
+use hotupdate_proto::Process;
+use hotupdate_proto::operator::{Changed, Status};
+
+use crate::client::CallError;
+use crate::context::{Context, NOTHING, TICK};
+use crate::exit::{Exit, Failure};
+use crate::text;
+
+/// Calls `method` and waits until somebody else than `before` serves.
+pub(crate) fn call(context: &Context<'_>, method: &str, before: &Status) -> Result<Changed, Failure> {
+    let until = Instant::now() + context.patience();
+    match context.call(method, &NOTHING, context.patience()) {
+        // The process that was asked may be gone before its answer is: what counts is who serves.
+        Err(CallError::Closed { .. }) => settle(context, before, until),
+        result => result.map_err(|error| context.failure(error)),
+    }
+}
+
+fn settle(context: &Context<'_>, before: &Status, until: Instant) -> Result<Changed, Failure> {
+    let old = &before.serving.process;
+    while Instant::now() < until && !context.interrupted() {
+        match context.glance() {
+            Some(status) if status.serving.process.instance != old.instance => {
+                return Ok(changed(&status, before));
+            }
+            Some(_) => {
+                return Err(
+                    Failure::refused("the service ended the connection before it answered").still(old)
+                );
+            }
+            None => thread::sleep(TICK),
+        }
+    }
+    Err(Failure::new(Exit::TimedOut, format!("{old} ended the connection, and nobody answers since")))
+}
+
+/// The change from `before` to `status`, as the service itself would put it.
+pub(crate) fn changed(status: &Status, before: &Status) -> Changed {
+    let from = before.serving.generation;
+    let handoff = status.last_handoff.as_ref().filter(|handoff| handoff.from == from);
+    Changed {
+        from: before.serving.process.clone(),
+        to: status.serving.process.clone(),
+        generation: status.serving.generation,
+        gap_ns: handoff.and_then(|handoff| handoff.gap_ns),
+    }
+}
+
+/// `4242 (v1.3.0) serves now, generation 3; 4100 (v1.2.9) drains 17 connections; nobody accepted for 180 µs`
+pub(crate) fn sentence(changed: &Changed, status: Option<&Status>, verb: &str) -> String {
+    let Changed { from, to, generation, gap_ns } = changed;
+    let rest = status.map_or_else(String::new, |status| format!("; {}", what_is_left(status, from)));
+    format!("{to} {verb}, generation {generation}{rest}{}", text::gap(*gap_ns))
+}
+
+fn what_is_left(status: &Status, old: &Process) -> String {
+    match connections_of(status, old) {
+        Some(0) => format!("{old} has no connections left"),
+        Some(open) => format!("{old} drains {}", text::connections(open)),
+        None => format!("{old} is gone"),
+    }
+}
+
+/// How many connections are open in a predecessor, `None` if it is not there any more.
+pub(crate) fn connections_of(status: &Status, old: &Process) -> Option<u64> {
+    let left = status.predecessors.iter().find(|predecessor| predecessor.process.instance == old.instance);
+    left.map(|predecessor| predecessor.connections.open())
+}

@@ -1,0 +1,75 @@
+//! `hotctl connections`: a line per open connection, of every generation that is left.
+//!
+//! Deliberately absent: a table in memory. There may be 100,000 rows, so columns have a fixed width and lines are
+//! written as replies arrive.
+
+use std::io::{self, Write};
+use std::time::{Instant, SystemTime};
+
+use hotupdate_proto::operator::Connections;
+use hotupdate_proto::{ConnectionRow, ConnectionState, Generation};
+use serde::Serialize;
+
+use crate::context::{Context, NOTHING};
+use crate::exit::Failure;
+use crate::report::json_line;
+use crate::text;
+
+#[derive(Serialize)]
+struct Record<'a> {
+    generation: Generation,
+    #[serde(flatten)]
+    row: &'a ConnectionRow,
+}
+
+pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
+    let limit = context.answer();
+    let mut client = context.open("Connections", &NOTHING, true, limit)?;
+    if !context.report.json() {
+        context.report.data(|out| writeln!(out, "{HEAD}"))?;
+    }
+    loop {
+        // The limit is for each reply: a long table may take its time as long as it goes on.
+        let (Connections { generation, rows }, more) = context
+            .reply(&mut client, Instant::now() + limit, limit)
+            .map_err(|error| context.failure(error))?;
+        context.report.data(|out| write(out, context.report.json(), generation, &rows))?;
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+fn write(out: &mut impl Write, json: bool, generation: Generation, rows: &[ConnectionRow]) -> io::Result<()> {
+    rows.iter().try_for_each(|row| match json {
+        true => json_line(out, "connection", &Record { generation, row }),
+        false => writeln!(out, "{}", text::plain(&line(generation, row, now_ms()))),
+    })
+}
+
+const HEAD: &str =
+    "GENERATION  ID         LISTENER      PROTOCOL   STATE     AGE     REQUESTS  PEER -> LOCAL";
+
+fn line(generation: Generation, row: &ConnectionRow, now_ms: u64) -> String {
+    let ConnectionRow { id, listener, peer, local, protocol, accepted_ms, requests, state } = row;
+    let age = text::age(now_ms.saturating_sub(*accepted_ms));
+    let (listener, protocol) = (text::or_dash(listener), text::or_dash(protocol));
+    let (peer, local, state) = (text::or_dash(peer), text::or_dash(local), word(*state));
+    let generation = generation.0;
+    format!(
+        "{generation:<10}  {id:<9}  {listener:<12}  {protocol:<9}  {state:<8}  {age:<6}  {requests:<8}  {peer} -> {local}"
+    )
+}
+
+fn word(state: ConnectionState) -> &'static str {
+    match state {
+        ConnectionState::Idle => "idle",
+        ConnectionState::Active => "active",
+        ConnectionState::Upgraded => "upgraded",
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

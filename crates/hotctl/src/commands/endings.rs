@@ -1,0 +1,155 @@
+//! How a handoff that was started here ends badly, in one line each.
+//!
+//! Deliberately absent: the good end, see [`super::change::sentence`].
+
+use std::process::ExitStatus;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hotupdate_proto::Fault;
+use hotupdate_proto::operator::{Changed, LastFailure, Status};
+
+use super::start::{Attempt, Stage};
+use super::{change, ordinary, successor};
+use crate::context::{NOTHING, TICK};
+use crate::exit::{Exit, Failure};
+use crate::text;
+
+/// How long the second half of a story is waited for: the child's exit after the service gave the attempt up, the
+/// service's words after the child ended. They come at once if they come.
+const SETTLE: Duration = Duration::from_millis(500);
+
+impl Stage {
+    /// For the progress line.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::WarmingUp => "warming up",
+            Self::Standby => "ready",
+            Self::Released => "released",
+        }
+    }
+
+    fn missed(self) -> &'static str {
+        match self {
+            Self::Starting | Self::WarmingUp => "before it was ready",
+            Self::Standby | Self::Released => "before it served",
+        }
+    }
+}
+
+impl Attempt<'_> {
+    /// The child ended with an error. It may have served for a moment, or have left something behind.
+    pub(super) fn ended(&mut self, ended: ExitStatus) -> Result<Option<Status>, Failure> {
+        let status = self.settled();
+        if let Some(served) = status.as_ref().filter(|status| self.serves(status)) {
+            return Ok(Some(served.clone()));
+        }
+        let why = status.as_ref().and_then(|status| self.why(status));
+        let line = self.exit_line(ended, why);
+        Err(self.still(Failure::refused(line), status.as_ref()))
+    }
+
+    /// The service gave the attempt up; its words are the better ones unless all it saw is that the process is gone.
+    pub(super) fn failed(&mut self, failure: &LastFailure) -> Failure {
+        let LastFailure { successor, reason, .. } = failure;
+        let line = match self.last_words() {
+            Some(ended) if !ended.success() => self.exit_line(ended, telling(reason)),
+            Some(_) => format!("successor {successor} failed: {reason}"),
+            None => format!("successor {successor} failed: {reason}; {} still runs", self.successor.pid()),
+        };
+        self.still(Failure::refused(line), None)
+    }
+
+    /// The service did not release the successor.
+    pub(super) fn not_released(&mut self, reason: String) -> Failure {
+        let line = match self.last_words() {
+            Some(ended) if !ended.success() => self.exit_line(ended, telling(&reason)),
+            _ => reason,
+        };
+        self.still(Failure::refused(line), None)
+    }
+
+    pub(super) fn interrupted(&self) -> Failure {
+        let who = self.joined.as_ref().map_or_else(|| self.successor.pid().to_string(), ToString::to_string);
+        self.still(Failure::new(Exit::Interrupted, format!("interrupted; successor {who} goes on")), None)
+    }
+
+    /// Ends the attempt, unless it came to a good end in this very moment.
+    pub(super) fn timed_out(&mut self) -> Result<Changed, Failure> {
+        let mut status = self.context.glance();
+        if status.as_ref().is_some_and(|status| self.under_way(status).is_some()) {
+            self.abort();
+            status = self.context.glance();
+        }
+        if let Some(served) = status.as_ref().filter(|status| self.serves(status)) {
+            return Ok(change::changed(served, self.before));
+        }
+        let line = self.late_line();
+        Err(self.still(Failure::new(Exit::TimedOut, line), status.as_ref()))
+    }
+
+    fn late_line(&mut self) -> String {
+        let (pid, after) = (self.successor.pid(), text::duration(self.context.patience()));
+        let stage = self.stage.word();
+        match self.successor.terminate() {
+            true => format!("successor {pid} does not serve after {after} ({stage}); it was told to end"),
+            false if self.joined.is_none() => {
+                format!("{pid} exited (status 0), and nobody joined in {after}")
+            }
+            false => format!("the successor that {pid} left behind does not serve after {after} ({stage})"),
+        }
+    }
+
+    fn exit_line(&self, ended: ExitStatus, why: Option<String>) -> String {
+        let (pid, how, missed) = (self.successor.pid(), successor::how(ended), self.stage.missed());
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        format!("successor {pid} {how} {missed}{why}")
+    }
+
+    /// What the service knows of a child that ended: its own words, or who was there first.
+    fn why(&self, status: &Status) -> Option<String> {
+        let words = self.given_up(status).and_then(|failure| telling(&failure.reason));
+        let other = status.successor.as_ref().filter(|_| self.under_way(status).is_none());
+        words.or_else(|| other.map(|other| format!("{} is already there ({})", other.process, other.state)))
+    }
+
+    /// The status once the service has noticed that the child ended. What it left behind is not waited for: exit code 1
+    /// promises that the old version still serves.
+    fn settled(&self) -> Option<Status> {
+        let until = Instant::now() + SETTLE;
+        loop {
+            let status = self.context.glance()?;
+            if self.under_way(&status).is_none() {
+                return Some(status);
+            }
+            if Instant::now() >= until {
+                self.abort();
+                return self.context.glance();
+            }
+            thread::sleep(TICK);
+        }
+    }
+
+    fn last_words(&mut self) -> Option<ExitStatus> {
+        let until = Instant::now() + SETTLE;
+        while self.successor.ended().is_none() && Instant::now() < until {
+            thread::sleep(TICK);
+        }
+        self.successor.ended()
+    }
+
+    fn abort(&self) {
+        // It can only fail because there is nothing to abort any more.
+        let _ = ordinary::call(self.context, "Abort", &NOTHING);
+    }
+
+    fn still(&self, failure: Failure, status: Option<&Status>) -> Failure {
+        failure.still(&status.unwrap_or(self.before).serving.process)
+    }
+}
+
+/// The words of the service, unless they say no more than that the process is gone.
+fn telling(reason: &str) -> Option<String> {
+    (!reason.contains(&Fault::PeerGone.to_string())).then(|| reason.to_owned())
+}

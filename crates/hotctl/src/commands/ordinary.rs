@@ -1,0 +1,64 @@
+//! `hotctl abort`, `rollback` and `drain`: one question, one answer, one line.
+//!
+//! Deliberately absent: commands that wait for more than an answer.
+
+use std::time::Duration;
+
+use hotupdate_proto::operator::{Status, Within};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::change;
+use crate::cli;
+use crate::context::{Context, NOTHING};
+use crate::exit::Failure;
+use crate::text;
+
+pub(crate) fn abort(context: &Context<'_>) -> Result<(), Failure> {
+    let before = context.status()?;
+    call(context, "Abort", &NOTHING)?;
+    context.report.record("aborted", &before.serving)?;
+    context.report.say(format!("aborted; {} is still serving", before.serving.process));
+    Ok(())
+}
+
+pub(crate) fn rollback(context: &Context<'_>) -> Result<(), Failure> {
+    let before = context.status()?;
+    let changed = change::call(context, "Rollback", &before)?;
+    context.report.record("changed", &changed)?;
+    let after = context.glance();
+    context.report.say(change::sentence(&changed, after.as_ref(), "serves again"));
+    Ok(())
+}
+
+pub(crate) fn drain(context: &Context<'_>, drain: &cli::Drain) -> Result<(), Failure> {
+    let before = context.status()?;
+    call(context, "Drain", &within(Some(drain.deadline)))?;
+    context.report.record("drain", &before)?;
+    context.report.say(told(&before, drain.deadline));
+    Ok(())
+}
+
+fn told(status: &Status, deadline: Duration) -> String {
+    let open = status.predecessors.iter().map(|predecessor| predecessor.connections.open()).sum();
+    let when = if deadline.is_zero() { "now".to_owned() } else { format!("in {}", text::duration(deadline)) };
+    match status.predecessors.as_slice() {
+        [] => format!("nobody drains; {} serves", status.serving.process),
+        [one] => format!("{} closes its {} {when} at the latest", one.process, text::connections(open)),
+        many => {
+            format!("{} versions close their {} {when} at the latest", many.len(), text::connections(open))
+        }
+    }
+}
+
+/// The parameters of `Drain` and `Stop`.
+pub(crate) fn within(deadline: Option<Duration>) -> Within {
+    let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    Within { deadline_ms: deadline.map(milliseconds) }
+}
+
+/// A call whose answer says nothing but that it was done.
+pub(crate) fn call(context: &Context<'_>, method: &str, parameters: &impl Serialize) -> Result<(), Failure> {
+    let answer: Result<Map<String, Value>, _> = context.call(method, parameters, context.answer());
+    answer.map(|_| ()).map_err(|error| context.failure(error))
+}

@@ -1,0 +1,100 @@
+//! `hotctl status`: one line per generation, the listeners, how the last handoff went, why the last attempt failed.
+//!
+//! Deliberately absent: single connections, see `connections`.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use hotupdate_proto::operator::{
+    LastFailure, LastHandoff, ListenerStatus, ProcessState, ProcessStatus, Status,
+};
+use hotupdate_proto::{Process, Summary};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::exit::Failure;
+use crate::report::{Paint, json_line};
+use crate::table::{Cell, Table};
+use crate::text;
+
+const HEAD: [&str; 7] =
+    ["GENERATION", "STATE", "PID", "VERSION", "SINCE", "CONNECTIONS(active/idle/upgraded)", "NOTE"];
+
+#[derive(Serialize)]
+struct Record<'a> {
+    socket: &'a std::path::Path,
+    #[serde(flatten)]
+    status: &'a Status,
+}
+
+pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
+    let status = context.status()?;
+    let (report, socket) = (context.report, &context.socket);
+    report.data(|out| match report.json() {
+        true => json_line(out, "status", &Record { socket, status: &status }),
+        false => write(out, &status, report.color()),
+    })
+}
+
+fn write(out: &mut impl Write, status: &Status, color: bool) -> io::Result<()> {
+    let Status { serving, successor, predecessors, listeners, last_handoff, last_failure } = status;
+    let mut table = Table::new(&HEAD);
+    successor.iter().chain([serving]).chain(predecessors).for_each(|process| table.row(row(process)));
+    table.write(out, color)?;
+    write_listeners(out, listeners)?;
+    if let Some(handoff) = last_handoff {
+        writeln!(out, "\n{}", how_it_went(handoff, serving))?;
+    }
+    if let Some(failure) = last_failure {
+        writeln!(out, "\n{}", text::plain(&why_it_failed(failure)))?;
+    }
+    Ok(())
+}
+
+fn row(status: &ProcessStatus) -> Vec<Cell> {
+    let ProcessStatus { generation, process, state, since_ms, connections, probation: _, attempt: _ } =
+        status;
+    let Process { instance: _, pid, version } = process;
+    let Summary { idle, active, upgraded } = connections;
+    vec![
+        Cell::new(generation),
+        Cell::new(state).painted(Paint::of(*state)),
+        Cell::new(pid),
+        Cell::new(text::or_dash(version)),
+        Cell::new(text::age(*since_ms)),
+        Cell::new(format!("{active}/{idle}/{upgraded}")),
+        Cell::new(note(status)),
+    ]
+}
+
+fn note(status: &ProcessStatus) -> &'static str {
+    match status.state {
+        ProcessState::Standby => "waits for `hotctl handoff`",
+        ProcessState::Draining if status.probation => "can take over again",
+        _ => "",
+    }
+}
+
+fn write_listeners(out: &mut impl Write, listeners: &[ListenerStatus]) -> io::Result<()> {
+    if listeners.is_empty() {
+        return Ok(());
+    }
+    let mut table = Table::new(&["LISTENER", "KIND", "ADDRESS", "ORIGIN"]);
+    for ListenerStatus { name, kind, address, origin } in listeners {
+        let cells = [name.clone(), kind.to_string(), text::or_dash(address), origin.clone()];
+        table.row(cells.iter().map(Cell::new).collect());
+    }
+    writeln!(out)?;
+    table.write(out, false)
+}
+
+fn how_it_went(handoff: &LastHandoff, serving: &ProcessStatus) -> String {
+    let LastHandoff { handoff: _, from, gap_ns, took_ms } = handoff;
+    let took = text::duration(Duration::from_millis(*took_ms));
+    format!("last handoff: generation {from} to {} in {took}{}", serving.generation, text::gap(*gap_ns))
+}
+
+fn why_it_failed(failure: &LastFailure) -> String {
+    let LastFailure { successor, generation, attempt: _, stage, reason } = failure;
+    format!("last failure: {successor}, generation {generation}, {stage}: {reason}")
+}

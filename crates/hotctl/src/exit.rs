@@ -1,0 +1,90 @@
+//! What a script learns from hotctl: six exit codes, and one line that says what is the matter and who serves now.
+//!
+//! Deliberately absent: printing, see [`crate::report`].
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use hotupdate_proto::Process;
+
+/// The exit codes, the same for every command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// What was asked is done.
+    Done = 0,
+    /// Refused, failed or rolled back: the old version still serves.
+    Refused = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// Nobody listens on the control socket.
+    Nobody = 3,
+    /// It did not happen in time.
+    TimedOut = 4,
+    /// Ctrl-C. 128 + SIGINT, as a shell reports it.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Who serves after something went wrong: the first thing to know at three in the morning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Serves {
+    /// The same process as before.
+    Still(Process),
+    /// The new one, and what failed came after that.
+    Now(Process),
+}
+
+/// Why a command ends with something else than 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) reason: String,
+    pub(crate) serves: Option<Serves>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, reason: impl Into<String>) -> Self {
+        Self { exit, reason: reason.into(), serves: None }
+    }
+
+    pub(crate) fn refused(reason: impl Into<String>) -> Self {
+        Self::new(Exit::Refused, reason)
+    }
+
+    /// The old version is still there.
+    pub(crate) fn still(mut self, process: &Process) -> Self {
+        self.serves = Some(Serves::Still(process.clone()));
+        self
+    }
+
+    /// The new version is there.
+    pub(crate) fn now(mut self, process: &Process) -> Self {
+        self.serves = Some(Serves::Now(process.clone()));
+        self
+    }
+
+    /// Writing to stdout failed. A reader that had enough is no failure.
+    pub(crate) fn output(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::new(Exit::Done, ""),
+            _ => Self::refused(format!("cannot write to stdout: {error}")),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { exit: _, reason, serves } = self;
+        match serves {
+            Some(Serves::Still(process)) => write!(f, "{reason}; {process} is still serving"),
+            Some(Serves::Now(process)) => write!(f, "{reason}; {process} serves now"),
+            None => f.write_str(reason),
+        }
+    }
+}

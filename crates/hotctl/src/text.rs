@@ -1,0 +1,91 @@
+//! Words for people: durations, numbers of connections, errors of the system, and text that others chose.
+//!
+//! Deliberately absent: where it is printed.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// A time span with the precision that a person cares about: `180 µs`, `1.2 ms`, `12 s`, `2 h 5 min`.
+pub(crate) fn duration(span: Duration) -> String {
+    let (nanos, seconds) = (span.as_nanos(), span.as_secs());
+    match seconds {
+        0 if nanos < 1_000_000 => format!("{} µs", nanos / 1000),
+        0 if nanos < 10_000_000 => format!("{:.1} ms", span.as_secs_f64() * 1e3),
+        0 => format!("{} ms", nanos / 1_000_000),
+        1..10 if span.subsec_millis() >= 100 => format!("{:.1} s", span.as_secs_f64()),
+        1..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// The same in one short word for a column: `180ms`, `12s`, `5m`, `2h5m`, `3d`.
+pub(crate) fn age(milliseconds: u64) -> String {
+    match milliseconds / 1000 {
+        0 => format!("{milliseconds}ms"),
+        seconds @ 1..120 => format!("{seconds}s"),
+        seconds @ 120..7200 => format!("{}m", seconds / 60),
+        seconds @ 7200..172_800 => format!("{}h{}m", seconds / 3600, seconds / 60 % 60),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// `1 connection`, `17 connections`.
+pub(crate) fn connections(count: u64) -> String {
+    if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
+}
+
+/// `; nobody accepted for 180 µs`, or nothing where the clocks did not compare.
+pub(crate) fn gap(nanos: Option<u64>) -> String {
+    nanos.map_or_else(String::new, |nanos| {
+        format!("; nobody accepted for {}", duration(Duration::from_nanos(nanos)))
+    })
+}
+
+/// An error of the system without Rust's ` (os error 2)`.
+pub(crate) fn os_error(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
+}
+
+/// A string that somebody else chose, fit for one line of a terminal: no line breaks, no escape sequences.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let escaped =
+        text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() });
+    Cow::Owned(escaped.collect())
+}
+
+/// `-` where there is nothing to show, so that columns can be cut with awk.
+pub(crate) fn or_dash(text: impl fmt::Display) -> String {
+    let text = text.to_string();
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_the_precision_that_matters() {
+        let text = |nanos| duration(Duration::from_nanos(nanos));
+        assert_eq!(text(180_400), "180 µs");
+        assert_eq!(text(1_230_000), "1.2 ms");
+        assert_eq!(text(23_000_000), "23 ms");
+        assert_eq!(text(1_500_000_000), "1.5 s");
+        assert_eq!(text(90_000_000_000), "90 s");
+        assert_eq!(text(7_500_000_000_000), "2 h 5 min");
+        assert_eq!([age(7), age(12_000), age(300_000), age(7_500_000)], ["7ms", "12s", "5m", "2h5m"]);
+    }
+
+    #[test]
+    fn a_version_string_cannot_steer_the_terminal() {
+        assert_eq!(plain("v1\u{1b}[2J\nv2"), "v1\\u{1b}[2J\\nv2");
+        assert_eq!(plain("v1.2.9 ü"), "v1.2.9 ü");
+    }
+}

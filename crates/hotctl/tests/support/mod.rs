@@ -1,0 +1,24 @@
+//! A service that is not one: it speaks Varlink on a control socket, and a test decides what it says.
+//!
+//! Deliberately absent: the state machines. A real service is in `integration-tests`; here hotctl meets whatever a test
+//! can think of.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub mod fake;
+pub mod run;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The one helper that waits: asks until there is an answer, and fails loudly after ten seconds.
+pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < until, "never happened: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,94 @@
+//! Which protocol a client speaks, by its first bytes.
+//!
+//! Deliberately absent: TLS and ALPN, and `Upgrade: h2c`, which RFC 9113 has removed. Own code instead of
+//! `hyper_util::server::conn::auto`, because a connection has to stay reachable: an idle one is taken out of hyper.
+
+use std::io;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// What a client that knows that we speak HTTP/2 says first (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What the client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Reads into `seen` until the protocol is known; `None` when the client went away before that.
+///
+/// Never reads more than the preface, so a connection that says nothing costs no buffer. Safe to cancel: what was read
+/// is in `seen`, and the next call goes on with it.
+pub(crate) async fn detect(
+    io: &mut (impl AsyncRead + Unpin),
+    seen: &mut BytesMut,
+) -> io::Result<Option<Protocol>> {
+    loop {
+        if !PREFACE.starts_with(seen) {
+            return Ok(Some(Protocol::Http1));
+        }
+        if seen.len() == PREFACE.len() {
+            return Ok(Some(Protocol::Http2));
+        }
+        let mut bytes = [0; PREFACE.len()];
+        let n = io.read(&mut bytes[seen.len()..]).await?;
+        if n == 0 {
+            return Ok(None);
+        }
+        let from = seen.len();
+        seen.extend_from_slice(&bytes[from..from + n]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    async fn detected(pieces: &[&[u8]]) -> (Option<Protocol>, BytesMut) {
+        let (mut client, mut server) = tokio::io::duplex(64);
+        let mut seen = BytesMut::new();
+        for piece in pieces {
+            client.write_all(piece).await.unwrap();
+            // Dropped after one poll: a cancelled call must not lose a byte.
+            if let Some(done) = detect(&mut server, &mut seen).now_or_never() {
+                return (done.unwrap(), seen);
+            }
+        }
+        drop(client);
+        (detect(&mut server, &mut seen).await.unwrap(), seen)
+    }
+
+    #[tokio::test]
+    async fn http1_is_known_at_the_first_byte_that_differs() {
+        assert_eq!(detected(&[b"G"]).await, (Some(Protocol::Http1), BytesMut::from("G")));
+        assert_eq!(detected(&[b"P", b"O"]).await, (Some(Protocol::Http1), BytesMut::from("PO")));
+        assert_eq!(detected(&[b"PRI /"]).await.0, Some(Protocol::Http1));
+    }
+
+    #[tokio::test]
+    async fn http2_in_one_piece_or_byte_by_byte() {
+        let whole: &[u8] = PREFACE;
+        let bytes: Vec<_> = whole.chunks(1).collect();
+        assert_eq!(detected(&[whole]).await, (Some(Protocol::Http2), BytesMut::from(whole)));
+        assert_eq!(detected(&bytes).await, (Some(Protocol::Http2), BytesMut::from(whole)));
+    }
+
+    #[tokio::test]
+    async fn nothing_after_the_preface_is_read() {
+        let mut more = PREFACE.to_vec();
+        more.extend_from_slice(b"\0\0\0");
+        assert_eq!(detected(&[&more]).await.1, BytesMut::from(&PREFACE[..]));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_first() {
+        assert_eq!(detected(&[]).await, (None, BytesMut::new()));
+        assert_eq!(detected(&[b"PRI * HT"]).await.0, None);
+    }
+}

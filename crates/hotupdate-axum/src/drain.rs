@@ -1,0 +1,182 @@
+//! The extractor that tells a handler to come to an end.
+//!
+//! Deliberately absent: ending it. A handler that does not listen is closed at the deadline of the drain.
+
+use std::convert::Infallible;
+use std::future::pending;
+
+use axum::extract::FromRequestParts;
+use futures_util::{Stream, StreamExt as _};
+use hotupdate::drain::{Phase, Plan};
+use hotupdate::{Connection, Drain};
+use http::request::Parts;
+use tokio::time::Instant;
+
+/// Tells a handler that its process drains: the next version serves already, and this request should come to an end.
+///
+/// For handlers that would otherwise go on for long: server-sent events, long polls, WebSockets. It never fails; outside
+/// of [`serve`](crate::serve()) it never drains, so tests of handlers need nothing. Services without extractors find it in
+/// the extensions of the request.
+///
+/// ```
+/// use axum::response::IntoResponse;
+/// use hotupdate_axum::Draining;
+///
+/// # async fn news() -> Option<String> { None }
+/// async fn long_poll(draining: Draining) -> impl IntoResponse {
+///     tokio::select! {
+///         news = news() => news.unwrap_or_default(),
+///         () = draining.started() => String::new(),      // ask again: the new version answers
+///     }
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Draining {
+    connection: Option<(Drain, u64)>,
+}
+
+impl Draining {
+    pub(crate) fn of(connection: &Connection) -> Self {
+        Self { connection: Some((connection.drain(), connection.id())) }
+    }
+
+    fn never() -> Self {
+        Self { connection: None }
+    }
+
+    /// Whether the process drains now.
+    ///
+    /// A drain may end again: when the next version fails, or an operator takes it back, this process serves on.
+    ///
+    /// ```
+    /// # use hotupdate_axum::Draining;
+    /// async fn health(draining: Draining) -> &'static str {
+    ///     if draining.is_draining() { "draining" } else { "ok" }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.connection.as_ref().is_some_and(|(drain, _)| drain.is_draining())
+    }
+
+    /// Resolves when the process drains, at once if it does already.
+    ///
+    /// ```
+    /// # use hotupdate_axum::Draining;
+    /// # async fn next_job() {}
+    /// async fn work(draining: Draining) {
+    ///     while !draining.is_draining() {
+    ///         tokio::select! {
+    ///             () = next_job() => {}
+    ///             () = draining.started() => {}
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub async fn started(&self) {
+        match &self.connection {
+            Some((drain, _)) => drain.clone().started().await,
+            None => pending().await,
+        }
+    }
+
+    /// Resolves when the process drains and it is the turn of this connection, in the window over which the drain is
+    /// spread (`drain_spread`).
+    ///
+    /// For connections whose clients come back at once, such as WebSockets: if all of them were closed in the same
+    /// instant, all of them would arrive in the same instant.
+    ///
+    /// ```
+    /// use axum::extract::ws::{CloseFrame, Message, WebSocket};
+    /// # use hotupdate_axum::Draining;
+    /// async fn echo(mut socket: WebSocket, draining: Draining) {
+    ///     loop {
+    ///         tokio::select! {
+    ///             message = socket.recv() => match message {
+    ///                 Some(Ok(message)) => drop(socket.send(message).await),
+    ///                 _ => return,
+    ///             },
+    ///             () = draining.turn() => {
+    ///                 let restart = CloseFrame { code: 1012, reason: "service restart".into() };
+    ///                 drop(socket.send(Message::Close(Some(restart))).await);
+    ///                 return;
+    ///             }
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub async fn turn(&self) {
+        let Some((drain, id)) = &self.connection else { return pending().await };
+        let mut drain = drain.clone();
+        let mut phase = drain.phase();
+        loop {
+            phase = match phase {
+                Phase::Serving => drain.changed().await,
+                Phase::Forced => return,
+                Phase::Draining(plan) => tokio::select! {
+                    () = tokio::time::sleep_until(turn(&plan, *id)) => return,
+                    phase = drain.changed() => phase,
+                },
+            }
+        }
+    }
+
+    /// Ends `stream` when the process drains.
+    ///
+    /// ```
+    /// use axum::response::sse::{Event, Sse};
+    /// use futures_util::Stream;
+    /// # use hotupdate_axum::Draining;
+    /// # fn news() -> impl Stream<Item = Result<Event, std::convert::Infallible>> { futures_util::stream::empty() }
+    /// async fn events(draining: Draining) -> Sse<impl Stream<Item = Result<Event, std::convert::Infallible>>> {
+    ///     Sse::new(draining.end(news()))
+    /// }
+    /// ```
+    pub fn end<S: Stream>(self, stream: S) -> impl Stream<Item = S::Item> + use<S> {
+        stream.take_until(async move { self.started().await })
+    }
+}
+
+/// The connection's place in the window, without the grace: that is for clients that do not know yet.
+fn turn(plan: &Plan, id: u64) -> Instant {
+    plan.turn(id).checked_sub(plan.grace).map_or(plan.since, |turn| turn.max(plan.since))
+}
+
+impl<S: Sync> FromRequestParts<S> for Draining {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().cloned().unwrap_or_else(Self::never))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use futures_util::FutureExt as _;
+
+    #[tokio::test]
+    async fn outside_of_serve_it_never_drains() {
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        let Ok(draining) = Draining::from_request_parts(&mut parts, &()).await;
+        assert!(!draining.is_draining());
+        assert_eq!(draining.started().now_or_never(), None);
+        assert_eq!(draining.turn().now_or_never(), None);
+        let all: Vec<_> = draining.end(futures_util::stream::iter([1, 2])).collect().await;
+        assert_eq!(all, [1, 2]);
+    }
+
+    #[test]
+    fn a_turn_has_no_grace_and_stays_in_the_window() {
+        let (since, second) = (Instant::now(), Duration::from_secs(1));
+        let plan = Plan { since, until: since + 60 * second, grace: 5 * second, spread: 10 * second };
+        for id in 0..100 {
+            let turn = turn(&plan, id);
+            assert!(since <= turn && turn < since + 10 * second);
+        }
+        let short = Plan { until: since + second, ..plan };
+        assert_eq!(turn(&short, 1), since);
+    }
+}

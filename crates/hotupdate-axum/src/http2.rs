@@ -1,0 +1,116 @@
+//! One HTTP/2 connection.
+//!
+//! Deliberately absent: taking it out of hyper; its state cannot be moved. It ends with GOAWAY, and its client opens a
+//! new one without losing a request (RFC 9113, section 6.8).
+
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use hotupdate::Connection;
+use hotupdate::drain::Phase;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::Service;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
+
+use crate::io::Io;
+use crate::service::{BoxError, Tracked};
+use crate::watch::{Event, Watch};
+
+/// Serves until the client leaves or the process lets go of it.
+pub(crate) async fn serve<S>(io: Io<Connection>, service: S, watch: &mut Watch)
+where
+    S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError>,
+    S::Future: Send + 'static,
+{
+    watch.streams();
+    let (home, mut returned) = oneshot::channel();
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    // WebSockets over HTTP/2 (RFC 8441), as with `axum::serve`.
+    builder.timer(TokioTimer::new()).enable_connect_protocol();
+    {
+        let io = io.map(|connection| Lent { connection: Some(connection), home: Some(home) });
+        let mut hyper = pin!(builder.serve_connection(TokioIo::new(io), service));
+        let mut phase = watch.phase();
+        loop {
+            // Streams in flight finish. It cannot be taken back; if the drain is, the client just comes again.
+            if matches!(phase, Phase::Draining(_)) {
+                hyper.as_mut().graceful_shutdown();
+            }
+            match watch.next(hyper.as_mut()).await {
+                Event::Ended(Ok(())) => break,
+                Event::Ended(Err(error)) => {
+                    tracing::debug!(%error, "an HTTP/2 connection failed");
+                    break;
+                }
+                // It has no stream and does not answer GOAWAY.
+                Event::Silent => break,
+                Event::Forced => return,
+                Event::Phase(now) => phase = now,
+            }
+        }
+    }
+    if let Ok(connection) = returned.try_recv() {
+        watch.close(connection).await;
+    }
+}
+
+/// A connection that comes home when it is dropped: hyper does not give it back, and it has to be closed gently.
+#[derive(Debug)]
+struct Lent {
+    connection: Option<Connection>,
+    home: Option<oneshot::Sender<Connection>>,
+}
+
+impl Lent {
+    fn get(self: Pin<&mut Self>) -> Pin<&mut Connection> {
+        let connection = self.get_mut().connection.as_mut();
+        Pin::new(connection.expect("it is taken in `drop` only"))
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let (Some(connection), Some(home)) = (self.connection.take(), self.home.take()) {
+            // Nobody waits for it: it was forced, and closes here.
+            let _ = home.send(connection);
+        }
+    }
+}
+
+impl AsyncRead for Lent {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.get().poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Lent {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.get().poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get().poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.connection.as_ref().is_some_and(Connection::is_write_vectored)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get().poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,149 @@
+//! Drives a connection's future and sees, beside it, what its process wants and how long it has been silent.
+//!
+//! Deliberately absent: what to do then. HTTP/1.1, HTTP/2 and the detection before them differ in that, and in nothing
+//! else.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hotupdate::connections::Activity;
+use hotupdate::drain::Phase;
+use hotupdate::{Connection, Drain};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, Sleep};
+
+use crate::pulse::Pulse;
+use crate::silence::{Look, Silence, linger};
+
+/// One connection's view of its process.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    drain: Drain,
+    phase: Phase,
+    activity: Activity,
+    ear: Ear,
+}
+
+/// Listens to the silence of one connection.
+#[derive(Debug)]
+struct Ear {
+    pulse: Arc<Pulse>,
+    silence: Silence,
+    streams: bool,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why [`Watch::next`] has returned.
+#[derive(Debug)]
+pub(crate) enum Event<T> {
+    /// The connection's future has ended.
+    Ended(T),
+    /// The phase is another one.
+    Phase(Phase),
+    /// The connection was silent for too long, and nothing is in flight.
+    Silent,
+    /// The deadline of a drain has passed. It is counted already.
+    Forced,
+}
+
+impl Watch {
+    pub(crate) fn new(connection: &Connection, pulse: Arc<Pulse>, header_timeout: Duration) -> Self {
+        let silence = Silence::new(connection.id(), header_timeout);
+        let drain = connection.drain();
+        Self {
+            phase: drain.phase(),
+            drain,
+            activity: connection.activity(),
+            ear: Ear { pulse, silence, streams: false, timer: None },
+        }
+    }
+
+    /// From now on bytes belong to many requests at once, so that there is no half head, and all of them break silence.
+    pub(crate) fn streams(&mut self) {
+        self.ear.streams = true;
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Polls `connection` until something has to be done. Safe to call again after every event but `Ended`.
+    pub(crate) async fn next<F: Future>(&mut self, mut connection: Pin<&mut F>) -> Event<F::Output> {
+        let Self { drain, phase, activity, ear } = self;
+        let event = {
+            let mut changed = pin!(drain.changed());
+            poll_fn(|cx| {
+                if *phase == Phase::Forced {
+                    return Poll::Ready(Event::Forced);
+                }
+                ear.pulse.register(cx.waker());
+                // The connection first: what has arrived is served, whatever the phase.
+                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                    return Poll::Ready(Event::Ended(ended));
+                }
+                if let Poll::Ready(phase) = changed.as_mut().poll(cx) {
+                    return Poll::Ready(Event::Phase(phase));
+                }
+                ear.poll_silence(*phase, cx).map(|()| Event::Silent)
+            })
+            .await
+        };
+        match event {
+            Event::Phase(now) => *phase = now,
+            Event::Forced => activity.forced(),
+            Event::Ended(_) | Event::Silent => {}
+        }
+        event
+    }
+
+    /// Whether the client has just said something that nobody has read. Then it is not silent: hyper gets the connection
+    /// back.
+    pub(crate) fn speaks(&mut self, connection: &Connection) -> bool {
+        let speaks = self.phase != Phase::Serving && connection.is_readable();
+        if speaks {
+            self.ear.pulse.bytes_read();
+            self.ear.silence.speaks(Instant::now());
+        }
+        speaks
+    }
+
+    /// Ends the connection in a way that cannot destroy an answer on its way to the client: FIN, then reading on for a
+    /// moment, then close.
+    pub(crate) async fn close(&self, mut connection: Connection) {
+        let until = linger(self.drain.phase(), Instant::now());
+        let farewell = async {
+            connection.shutdown().await?;
+            let mut waste = [0; 1024];
+            while connection.read(&mut waste).await? > 0 {}
+            std::io::Result::Ok(())
+        };
+        // Neither an error nor the timeout leaves anything to do.
+        let _ = tokio::time::timeout_at(until, farewell).await;
+    }
+}
+
+impl Ear {
+    /// Ready when the silence has lasted too long.
+    fn poll_silence(&mut self, phase: Phase, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { pulse, silence, streams, timer } = self;
+        let now = Instant::now();
+        let look = if *streams {
+            let moved = pulse.take_ended() | pulse.take_moved();
+            Look { now, busy: pulse.is_serving(), moved, head: false }
+        } else {
+            Look { now, busy: pulse.is_busy(), moved: pulse.take_ended(), head: pulse.has_begun_head() }
+        };
+        let Some(end) = silence.ends(phase, look) else {
+            // The timer stays for the next time; an old wake-up does no harm.
+            return Poll::Pending;
+        };
+        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
+        if timer.deadline() != end {
+            timer.as_mut().reset(end);
+        }
+        timer.as_mut().poll(cx)
+    }
+}

@@ -1,0 +1,151 @@
+//! What operators and supervisors want of the serving process.
+//!
+//! Deliberately absent: status, connections and monitoring, which change nothing.
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+use super::Incumbent;
+use super::state::State;
+use super::vocabulary::Effect;
+use crate::error::Fault;
+use crate::message::Message;
+use crate::operator::{Command, OperatorError};
+use crate::timing::{after, millis};
+
+/// The state after a command, and whether the command was taken.
+type Commanded = (State, Result<(), OperatorError>);
+
+impl Incumbent {
+    /// An operator wants something.
+    ///
+    /// # Errors
+    /// Why it cannot be; nothing has changed then.
+    pub fn command(&mut self, now: Instant, command: Command) -> Result<Vec<Effect>, OperatorError> {
+        let mut out = Vec::new();
+        let state = mem::replace(&mut self.state, State::Gone);
+        let (state, result) = match command {
+            Command::Handoff => self.command_handoff(now, state, &mut out),
+            Command::Abort => self.command_abort(now, state, &mut out),
+            Command::Rollback => self.command_rollback(now, state, &mut out),
+            Command::Drain { within } => self.command_drain(now, state, within, &mut out),
+            Command::Stop { within } => self.command_stop(now, state, within, &mut out),
+            Command::Terminate => self.command_terminate(now, state, &mut out),
+        };
+        self.state = state;
+        result.map(|()| out)
+    }
+
+    fn command_handoff(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> Commanded {
+        match state {
+            State::Standby { peer, .. } => (self.release(now, peer, out), Ok(())),
+            // It takes over by itself; whoever asked waits for the same outcome.
+            state @ (State::Releasing { .. } | State::Released { .. }) => (state, Ok(())),
+            state @ (State::Offering { .. } | State::Warming { .. }) => {
+                let doing = state.stage().to_owned();
+                (state, Err(OperatorError::NotReady { doing }))
+            }
+            State::Serving => (State::Serving, Err(OperatorError::NoSuccessor)),
+            state => refuse(state),
+        }
+    }
+
+    fn command_abort(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> Commanded {
+        if state.is_attempt() {
+            (self.fail(now, state, Fault::Aborted, out), Ok(()))
+        } else {
+            (state, Err(OperatorError::NoHandoff))
+        }
+    }
+
+    fn command_rollback(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> Commanded {
+        match (state, self.predecessors.first()) {
+            (State::Serving, Some(newest)) if newest.probation && !newest.quiet => {
+                let to = newest.generation;
+                out.push(Effect::Stop);
+                (State::RollingBack { to, until: after(now, self.local.timing.stop) }, Ok(()))
+            }
+            (State::Serving, _) => (State::Serving, Err(OperatorError::NoPredecessor)),
+            (state, _) => refuse(state),
+        }
+    }
+
+    fn command_drain(
+        &mut self,
+        now: Instant,
+        mut state: State,
+        within: Duration,
+        out: &mut Vec<Effect>,
+    ) -> Commanded {
+        match state {
+            State::Gone => refuse(state),
+            State::Probation { .. } | State::Retired { .. } => {
+                state.hurry(after(now, within), out);
+                (state, Ok(()))
+            }
+            state => {
+                let deadline_ms = millis(within);
+                for predecessor in &mut self.predecessors {
+                    predecessor.hurried = true;
+                    out.push(Effect::SendTo(predecessor.generation, Message::Hurry { deadline_ms }));
+                }
+                (state, Ok(()))
+            }
+        }
+    }
+
+    fn command_stop(
+        &mut self,
+        now: Instant,
+        mut state: State,
+        within: Option<Duration>,
+        out: &mut Vec<Effect>,
+    ) -> Commanded {
+        let drain = within.unwrap_or(self.local.timing.drain);
+        if state.is_attempt() {
+            self.dismiss(&state, Fault::Stopping, out);
+            return (self.stop(now, drain, out), Ok(()));
+        }
+        match state {
+            State::Serving | State::RollingBack { .. } => (self.stop(now, drain, out), Ok(())),
+            State::Stopping { until, .. } => (State::Stopping { until, within: drain }, Ok(())),
+            State::Probation { .. } | State::Retired { .. } => {
+                if within.is_some() {
+                    state.hurry(after(now, drain), out);
+                }
+                match state {
+                    State::Probation { drain, .. } => (self.let_go(drain, out), Ok(())),
+                    state => (state, Ok(())),
+                }
+            }
+            // The predecessor may serve already, and this process cannot stop it.
+            state => refuse(state),
+        }
+    }
+
+    /// A supervisor's SIGTERM: if somebody is about to take over, that comes first, and nobody notices.
+    fn command_terminate(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> Commanded {
+        let again = mem::replace(&mut self.terminating, true);
+        match state {
+            // The predecessor was asked to serve again and does it, whenever it reads that.
+            State::Resuming { to, .. } if again => (self.step_aside(now, to, Duration::ZERO, out), Ok(())),
+            state if again => self.command_stop(now, state, Some(Duration::ZERO), out),
+            State::Standby { peer, .. } => (self.release(now, peer, out), Ok(())),
+            state @ (State::RollingBack { .. } | State::Resuming { .. }) => (state, Ok(())),
+            state if state.is_attempt() => (state, Ok(())),
+            state => self.command_stop(now, state, None, out),
+        }
+    }
+}
+
+fn refuse(state: State) -> Commanded {
+    let error = match &state {
+        State::Probation { .. } | State::Retired { .. } | State::Gone => OperatorError::NotServing,
+        State::RollingBack { .. } | State::Resuming { .. } => {
+            OperatorError::Busy { doing: "a rollback is under way".to_owned() }
+        }
+        State::Stopping { .. } => OperatorError::Busy { doing: "the service is stopping".to_owned() },
+        state => OperatorError::Busy { doing: format!("a successor is {}", state.stage()) },
+    };
+    (state, Err(error))
+}

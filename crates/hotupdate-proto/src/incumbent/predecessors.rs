@@ -1,0 +1,94 @@
+//! What the serving process hears from the generations before it, and says to them.
+//!
+//! Deliberately absent: the predecessor's own side, which is the second half of the `match` in [`super`].
+
+use std::mem;
+use std::time::Instant;
+
+use super::Incumbent;
+use super::state::State;
+use super::vocabulary::{Effect, Report};
+use crate::error::Fault;
+use crate::inventory::Summary;
+use crate::message::{Generation, Message};
+use crate::timing::millis;
+
+impl Incumbent {
+    /// What a new serving process says to the generations before it: the older ones end their probation, and the
+    /// oldest are hurried if there are too many.
+    #[must_use]
+    pub fn greet(&mut self) -> Vec<Effect> {
+        let mut out = Vec::new();
+        for older in self.predecessors.iter().skip(1) {
+            out.push(Effect::SendTo(older.generation, Message::Settle));
+        }
+        let deadline_ms = millis(self.local.timing.hurry);
+        for oldest in self.predecessors.iter_mut().skip(self.local.max_draining) {
+            oldest.hurried = true;
+            out.push(Effect::SendTo(oldest.generation, Message::Hurry { deadline_ms }));
+        }
+        out
+    }
+
+    pub(super) fn hear(
+        &mut self,
+        now: Instant,
+        state: State,
+        generation: Generation,
+        message: Message,
+        out: &mut Vec<Effect>,
+    ) -> State {
+        let Some(predecessor) = self.predecessors.iter_mut().find(|p| p.generation == generation && !p.quiet)
+        else {
+            return state;
+        };
+        match message {
+            Message::Progress { connections, closed: _ } => {
+                predecessor.connections = connections;
+                out.push(Effect::Report(Report::Progress(generation)));
+            }
+            Message::Connections { .. } => {}
+            Message::Drained { forced } => {
+                predecessor.drained = true;
+                predecessor.connections = Summary::default();
+                out.push(Effect::Report(Report::Drained { generation, forced }));
+            }
+            Message::LetGo => {
+                if mem::take(&mut predecessor.probation) {
+                    out.push(Effect::Report(Report::LetGo(generation)));
+                }
+            }
+            // It resumed when we had given up waiting for it, and now both accept.
+            Message::Serving { .. } if state.owns() => {
+                let reason = "the rollback is over, its successor serves on".to_owned();
+                out.push(Effect::SendTo(generation, Message::Failed { reason }));
+            }
+            // It accepts: it waited for our `serving` in vain, or we for its. Once it has let go it cannot.
+            Message::Failed { reason } if state.owns() && predecessor.probation => {
+                return self.stand_down(now, state, generation, reason, out);
+            }
+            other => {
+                predecessor.quiet = true;
+                let what = format!("said `{}` to the process that serves", other.name());
+                out.push(Effect::Report(Report::Violation(generation, what)));
+            }
+        }
+        state
+    }
+
+    pub(super) fn lose(&mut self, generation: Generation, fault: &Fault, out: &mut Vec<Effect>) {
+        let Some(position) = self.predecessors.iter().position(|p| p.generation == generation) else {
+            return;
+        };
+        if matches!(fault, Fault::PeerGone) {
+            let gone = self.predecessors.remove(position);
+            out.push(Effect::Forget(generation));
+            if !gone.drained {
+                out.push(Effect::Report(Report::Lost { generation, connections: gone.connections }));
+            }
+        } else {
+            self.predecessors[position].quiet = true;
+            out.push(Effect::Report(Report::Violation(generation, fault.to_string())));
+        }
+    }
+}

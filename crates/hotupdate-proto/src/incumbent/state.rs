@@ -1,0 +1,139 @@
+//! The states of the incumbent's machine, and what can be read off a state alone.
+//!
+//! Deliberately absent: transitions.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::vocabulary::{Effect, Peer};
+use crate::message::{Generation, Message};
+use crate::operator::ProcessState;
+use crate::timing::Deadline;
+
+/// States are named for what they wait for and hold what they need for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum State {
+    /// Nobody is on the way.
+    Serving,
+    /// The inventory goes out, batch by batch.
+    Offering { peer: Peer, queue: VecDeque<Message>, awaiting: u32, until: Instant, lease: Instant },
+    /// The successor warms up.
+    Warming { peer: Peer, until: Instant },
+    /// The successor is warm and waits for an operator.
+    Standby { peer: Peer, until: Instant },
+    /// Our accept loops are stopping.
+    Releasing { peer: Peer, until: Instant },
+    /// Our accept loops have stopped, the successor's have to start.
+    Released { peer: Peer, until: Instant },
+    /// The successor serves; our listeners are parked.
+    Probation { peer: Peer, until: Instant, drain: Drain },
+    /// Our listeners are let go. `quiet`: nobody, or nobody sensible, is at the other end of the link.
+    Retired { drain: Drain, quiet: bool },
+    /// Rollback: our accept loops are stopping.
+    RollingBack { to: Generation, until: Instant },
+    /// Rollback: our accept loops have stopped, the predecessor's have to start.
+    Resuming { to: Generation, until: Instant },
+    /// The service stops: our accept loops are stopping, and then there is a drain of this length.
+    Stopping { until: Instant, within: Duration },
+    /// Nothing is left to do.
+    Gone,
+}
+
+/// How the drain of this process goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Drain {
+    Running { until: Instant },
+    Forcing { until: Instant },
+    Done,
+}
+
+impl Drain {
+    fn wait(self) -> Option<(Deadline, Instant)> {
+        match self {
+            Self::Running { until } => Some((Deadline::Drain, until)),
+            Self::Forcing { until } => Some((Deadline::Force, until)),
+            Self::Done => None,
+        }
+    }
+}
+
+impl State {
+    /// What this state waits for, and until when.
+    pub(super) fn wait(&self) -> Option<(Deadline, Instant)> {
+        match self {
+            Self::Offering { until, lease, .. } if lease <= until => Some((Deadline::Lease, *lease)),
+            Self::Offering { until, .. } => Some((Deadline::Batch, *until)),
+            Self::Warming { until, .. } => Some((Deadline::Lease, *until)),
+            Self::Standby { until, .. } => Some((Deadline::Standby, *until)),
+            Self::Releasing { until, .. }
+            | Self::RollingBack { until, .. }
+            | Self::Stopping { until, .. } => Some((Deadline::Stop, *until)),
+            Self::Released { until, .. } => Some((Deadline::Serving, *until)),
+            Self::Probation { until, drain, .. } => match drain.wait() {
+                Some((deadline, end)) if end < *until => Some((deadline, end)),
+                _ => Some((Deadline::Probation, *until)),
+            },
+            Self::Retired { drain, .. } => drain.wait(),
+            Self::Resuming { until, .. } => Some((Deadline::Resume, *until)),
+            Self::Serving | Self::Gone => None,
+        }
+    }
+
+    pub(super) fn successor(&self) -> Option<&Peer> {
+        match self {
+            Self::Offering { peer, .. }
+            | Self::Warming { peer, .. }
+            | Self::Standby { peer, .. }
+            | Self::Releasing { peer, .. }
+            | Self::Released { peer, .. }
+            | Self::Probation { peer, .. } => Some(peer),
+            _ => None,
+        }
+    }
+
+    /// A handoff is under way and not committed.
+    pub(super) fn is_attempt(&self) -> bool {
+        self.successor().is_some() && !matches!(self, Self::Probation { .. })
+    }
+
+    /// The accept loops of the process in this state run, or will if the other side does not do its part.
+    pub(super) fn owns(&self) -> bool {
+        matches!(self, Self::Serving | Self::RollingBack { .. } | Self::Resuming { .. }) || self.is_attempt()
+    }
+
+    pub(super) fn has_stopped(&self) -> bool {
+        matches!(self, Self::Releasing { .. } | Self::Released { .. })
+    }
+
+    /// How far the successor has come, as it reads in "while it was …" and "it is …".
+    pub(super) fn stage(&self) -> &'static str {
+        match self {
+            Self::Offering { .. } => "receiving the inventory",
+            Self::Warming { .. } => "warming up",
+            Self::Standby { .. } => "in standby",
+            Self::Releasing { .. } | Self::Released { .. } => "released",
+            Self::Probation { .. } => "serving",
+            Self::Serving => "alone",
+            Self::RollingBack { .. } | Self::Resuming { .. } => "rolling back",
+            Self::Retired { .. } | Self::Stopping { .. } | Self::Gone => "stopping",
+        }
+    }
+
+    /// What a status says about the successor in this state.
+    pub(super) fn successor_state(&self) -> ProcessState {
+        match self {
+            Self::Offering { .. } | Self::Warming { .. } => ProcessState::Starting,
+            Self::Standby { .. } | Self::Releasing { .. } | Self::Released { .. } => ProcessState::Standby,
+            _ => ProcessState::Serving,
+        }
+    }
+
+    /// Brings the end of the drain forward; never back.
+    pub(super) fn hurry(&mut self, deadline: Instant, out: &mut Vec<Effect>) {
+        let (Self::Probation { drain, .. } | Self::Retired { drain, .. }) = self else { return };
+        if let Drain::Running { until } = drain {
+            *until = deadline.min(*until);
+            out.push(Effect::Drain { until: *until });
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What operators and supervisors want, at every stage.
+
+use std::time::Duration;
+
+use hotupdate_proto::incumbent::{Effect, Event, Report};
+use hotupdate_proto::message::{Generation, Message, Release};
+use hotupdate_proto::operator::{Command, OperatorError, ProcessState};
+use hotupdate_proto::{Fault, Incumbent};
+
+use crate::world::{App, Pending, World};
+
+/// Runs a handoff for so many steps; `None` when it has that few.
+fn after(step: usize, release: Release) -> Option<(World, usize)> {
+    let mut world = World::new(App { drains: false, ..App::default() });
+    let new = world.join(App { release, ..App::default() });
+    world.fuel = Some(step);
+    world.run();
+    let finished = world.fuel != Some(0);
+    world.fuel = None;
+    (!finished).then_some((world, new))
+}
+
+fn stages(release: Release) -> impl Iterator<Item = (World, usize)> {
+    (0..).map_while(move |step| after(step, release))
+}
+
+fn doing(world: &World, index: usize) -> Option<ProcessState> {
+    world.incumbent(index)?.successor().map(|(_, state)| state)
+}
+
+#[test]
+fn abort_at_every_stage() {
+    for release in [Release::Now, Release::OnCommand] {
+        let mut aborted = 0;
+        for (mut world, new) in stages(release) {
+            let stage = doing(&world, 0);
+            let result = world.command_to(0, Command::Abort);
+            match stage {
+                Some(ProcessState::Starting | ProcessState::Standby) => {
+                    aborted += 1;
+                    assert_eq!(result, Ok(()));
+                    assert!(world.procs[0].accepting, "at once");
+                    let failed = |r: &Report| matches!(r, Report::Failed { fault: Fault::Aborted, .. });
+                    assert!(world.reports.iter().any(|(_, report)| failed(report)));
+                    world.run();
+                    assert_eq!(world.accepting(), [0], "{world}");
+                    let told =
+                        world.procs[new].failed.as_ref().is_some_and(|f| f.to_string().contains("aborted"));
+                    // If it served already it stands down; what it had accepted is drained.
+                    let stood_down = matches!(world.reports.last(), Some((_, Report::StoodDown(_))));
+                    assert!(
+                        told || stood_down
+                            || world.reports.iter().any(|(i, r)| *i == new
+                                && matches!(r, Report::StoodDown(why) if why.contains("aborted"))),
+                        "{world}"
+                    );
+                }
+                _ => assert_eq!(result, Err(OperatorError::NoHandoff)),
+            }
+            world.settle();
+            world.assert_next_works();
+        }
+        assert!(aborted >= 6, "{aborted}");
+    }
+}
+
+#[test]
+fn an_operator_who_asks_for_a_handoff_hears_why_it_cannot_be() {
+    let mut world = World::new(App { drains: false, ..App::default() });
+    assert_eq!(world.command(Command::Handoff), Some(Err(OperatorError::NoSuccessor)));
+    world.join(App { readies: false, ..App::default() });
+    assert_eq!(world.command(Command::Handoff), Some(Err(OperatorError::NoSuccessor)));
+    world.run();
+    let busy = OperatorError::NotReady { doing: "warming up".to_owned() };
+    assert_eq!(world.command(Command::Handoff), Some(Err(busy)));
+    assert_eq!(world.command(Command::Rollback).map(|r| r.is_err()), Some(true));
+
+    let mut world = World::new(App { drains: false, ..App::default() });
+    world.join(App { opens: false, ..App::default() });
+    world.run();
+    assert_eq!(world.command(Command::Handoff), Some(Ok(())), "it is on its way already");
+
+    let mut world = World::new(App { drains: false, ..App::default() });
+    world.join(App::default());
+    world.run();
+    assert_eq!(world.command_to(0, Command::Handoff), Err(OperatorError::NotServing));
+    assert_eq!(world.command_to(0, Command::Rollback), Err(OperatorError::NotServing));
+}
+
+/// The service stops, at whatever stage: nobody takes over, everybody ends, both know why.
+#[test]
+fn stop_at_every_stage() {
+    for release in [Release::Now, Release::OnCommand] {
+        for (mut world, new) in stages(release) {
+            let owner = world.owner().expect("somebody serves");
+            let handing_over =
+                world.incumbent(owner).is_some_and(|m| !m.accepts() && m.successor().is_some());
+            assert_eq!(world.command(Command::Stop { within: None }), Some(Ok(())));
+            world.settle();
+            assert!(world.living().is_empty(), "{new} {handing_over} {world}");
+            world.assert_clean();
+            assert!(world.reports.iter().any(|(_, r)| matches!(r, Report::Stopping | Report::StoodDown(_))));
+            assert!(!world.reports.iter().any(|(_, r)| matches!(r, Report::TookOver { .. })), "{world}");
+            world.first(App::default());
+            world.assert_next_works();
+        }
+    }
+}
+
+/// SIGTERM while a successor is on its way: it takes over, and nobody notices.
+#[test]
+fn terminate_at_every_stage_lets_a_successor_take_over_first() {
+    for release in [Release::Now, Release::OnCommand] {
+        for (mut world, new) in stages(release) {
+            let attempt = doing(&world, 0).is_some();
+            assert_eq!(world.command_to(0, Command::Terminate), Ok(()));
+            world.settle();
+            if attempt {
+                assert_eq!(world.assert_one_serves(), new, "{world}");
+                assert!(world.gap.is_zero());
+                world.assert_next_works();
+            } else {
+                // Nobody had joined yet, or had been heard: that one starts over, as a first start.
+                assert!(!world.procs[0].alive, "{world}");
+            }
+        }
+    }
+}
+
+#[test]
+fn terminate_ends_the_process_when_the_successor_fails() {
+    for (mut world, new) in stages(Release::Now) {
+        if !matches!(doing(&world, 0), Some(ProcessState::Starting | ProcessState::Standby)) {
+            continue;
+        }
+        assert_eq!(world.command_to(0, Command::Terminate), Ok(()));
+        if world.accepting() != [0] {
+            continue;
+        }
+        world.kill(new);
+        world.settle();
+        assert!(world.living().is_empty(), "{world}");
+    }
+}
+
+#[test]
+fn terminate_twice_means_now() {
+    let mut seen = 0;
+    for drains in [true, false] {
+        for (mut world, _) in stages(Release::OnCommand) {
+            world.procs[0].pending.retain(|pending| drains || !matches!(pending, Pending::Drained { .. }));
+            assert_eq!(world.command_to(0, Command::Terminate), Ok(()));
+            assert_eq!(world.command_to(0, Command::Terminate), Ok(()));
+            let began = world.now;
+            // Its loops stop, and whatever is open is forced in this very moment.
+            while world.procs[0].alive && (world.step() || world.tick()) {}
+            assert!(world.now - began <= Duration::from_secs(2), "{world}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 10);
+}
+
+/// A second signal must not have to wait for anything, whatever the first one found.
+#[test]
+fn terminate_twice_in_a_drain_and_in_a_rollback() {
+    let slow = || App { drains: false, ..App::default() };
+    let mut world = World::new(slow());
+    world.command(Command::Terminate);
+    world.run();
+    assert_eq!(world.state(0), ProcessState::Draining);
+    let began = world.now;
+    world.command_to(0, Command::Terminate).expect("it is heard");
+    world.settle();
+    assert_eq!(world.now, began, "all were forced at once");
+
+    let mut world = World::new(slow());
+    let new = world.join(slow());
+    world.run();
+    world.command(Command::Rollback);
+    assert_eq!(
+        world.command_to(new, Command::Stop { within: None }),
+        Ok(()),
+        "nobody was asked to resume yet"
+    );
+    world.settle();
+    assert!(world.living().is_empty(), "{world}");
+
+    let mut world = World::new(slow());
+    let new = world.join(slow());
+    world.run();
+    world.command(Command::Rollback);
+    assert!(world.step(), "its loops stop, it asks the predecessor");
+    let busy = OperatorError::Busy { doing: "a rollback is under way".to_owned() };
+    assert_eq!(world.command_to(new, Command::Stop { within: None }), Err(busy));
+    world.command_to(new, Command::Terminate).expect("it waits for the rollback");
+    world.command_to(new, Command::Terminate).expect("it does not");
+    assert_eq!(world.state(new), ProcessState::Draining);
+    world.settle();
+    assert_eq!(world.assert_one_serves(), 0, "it was asked, so it serves");
+    world.assert_next_works();
+}
+
+#[test]
+fn a_farewell_ends_the_probation() {
+    let mut world = World::new(App { drains: false, ..App::default() });
+    let new = world.join(App::default());
+    world.run();
+    assert_eq!(world.command(Command::Stop { within: None }), Some(Ok(())));
+    world.run();
+    assert!(!world.procs[new].alive, "its drain was over at once");
+    assert!(!world.procs[0].holds && !world.procs[0].accepting, "{world}");
+    world.settle();
+    assert!(world.living().is_empty());
+    let names: Vec<_> = world.said.iter().map(|(_, name)| *name).collect();
+    assert!(names.contains(&"farewell"));
+}
+
+/// The end of a drain, in virtual time from now.
+fn ends_in(world: &World, index: usize) -> Duration {
+    let (deadline, at) = world.waits_for(index).expect("it drains");
+    assert_eq!(deadline, hotupdate_proto::Deadline::Drain);
+    at - world.now
+}
+
+#[test]
+fn hurry_brings_the_end_of_a_drain_forward_and_never_back() {
+    let mut world = World::new(App { drains: false, ..App::default() });
+    let new = world.join(App::default());
+    world.run();
+    world.advance(Duration::from_secs(5));
+    world.run();
+    assert_eq!(ends_in(&world, 0), Duration::from_secs(55));
+    for (within, then) in [(30, 30), (40, 30), (7, 7)] {
+        world
+            .command(Command::Drain { within: Duration::from_secs(within) })
+            .expect("there is an owner")
+            .expect("ok");
+        world.run();
+        assert_eq!(ends_in(&world, 0), Duration::from_secs(then));
+    }
+    assert!(world.incumbent(new).expect("it serves").predecessors()[0].hurried);
+    // Asked itself, on a connection from before, it means its own.
+    world.command_to(0, Command::Drain { within: Duration::from_secs(1) }).expect("ok");
+    assert_eq!(ends_in(&world, 0), Duration::from_secs(1));
+    world.settle();
+    assert!(world.reports.contains(&(new, Report::Drained { generation: Generation(1), forced: 3 })));
+    world.assert_next_works();
+}
+
+/// What a refused command leaves behind: nothing.
+#[test]
+fn a_refused_command_changes_nothing() {
+    let commands = [
+        Command::Handoff,
+        Command::Abort,
+        Command::Rollback,
+        Command::Drain { within: Duration::from_secs(1) },
+        Command::Stop { within: Some(Duration::ZERO) },
+        Command::Terminate,
+    ];
+    let mut refused = 0;
+    for (world, _) in stages(Release::OnCommand) {
+        for command in &commands {
+            let before = world.incumbent(0).expect("it serves");
+            let mut machine: Incumbent = before.clone();
+            if machine.command(world.now, command.clone()).is_err() {
+                refused += 1;
+                assert_eq!(&machine, before, "{command:?}");
+            }
+        }
+    }
+    assert!(refused > 10);
+}
+
+/// A process that has nothing left to do hears nothing, whatever it is told.
+#[test]
+fn gone_is_gone() {
+    let mut world = World::new(App::default());
+    world.command(Command::Stop { within: Some(Duration::ZERO) });
+    world.settle();
+    let mut machine = world.incumbent(0).expect("it served").clone();
+    assert!(machine.is_gone() && machine.process_state() == ProcessState::Gone);
+    assert_eq!(machine.deadline(), None);
+    for event in [Event::Tick, Event::Closed(Fault::PeerGone), Event::Message(Message::Farewell)] {
+        assert_eq!(machine.handle(world.now, event), Vec::<Effect>::new());
+    }
+    assert_eq!(machine.command(world.now, Command::Handoff), Err(OperatorError::NotServing));
+    assert_eq!(
+        machine.command(world.now, Command::Drain { within: Duration::ZERO }),
+        Err(OperatorError::NotServing)
+    );
+}

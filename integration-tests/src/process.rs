@@ -1,0 +1,21 @@
+//! Real processes in a sandbox: started, watched, signalled, and ended whatever happens.
+//!
+//! Deliberately absent: sleeping. Whoever waits does so in [`eventually`].
+
+mod eventually;
+pub use eventually::eventually;
+
+mod sandbox;
+pub use sandbox::{Sandbox, binary};
+
+mod service;
+pub use service::{Exit, Service};
+
+mod announcement;
+pub use announcement::{Drained, Serving};
+
+mod operator;
+pub use operator::{Operator, Outcome, hotctl, spawn_hotctl};
+
+mod facts;
+pub use facts::Facts;
