@@ -16,11 +16,16 @@ version while no client notices, and takes that back.";
 
 const EXAMPLES: &str = "\
 Examples:
-  hotctl list                                what is there?
-  hotctl status                              who serves, who drains, what went wrong last?
-  hotctl handoff -- ./server-v2 --port 80    replace the running version; it serves on if this fails
-  hotctl rollback                            the new version is bad: the old one serves again
-  hotctl drain --deadline 10                 do not wait longer for the old version's connections";
+  # What is there?
+  hotctl list
+  # Who serves, who drains, what went wrong last?
+  hotctl status
+  # Replace the running version; if this fails, it serves on
+  hotctl handoff -- ./server-v2 --port 80
+  # The new version is bad: the old one serves again
+  hotctl rollback
+  # Do not wait longer for the old version's connections
+  hotctl drain --deadline 10";
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -35,11 +40,16 @@ Data goes to stdout, talk to stderr. An error is one line that says who serves n
 
 const HANDOFF: &str = "\
 Examples:
-  hotctl handoff                                    release the successor that stands by
-  hotctl handoff -- ./server-v2 --port 80           start it, wait until it serves
-  hotctl handoff --log v2.log -- ./server-v2        with its output in a file
-  hotctl handoff --until drained -- ./server-v2     wait until the old version is gone, too
-  hotctl --json handoff --log v2.log -- ./server-v2 | jq -r 'select(.type == \"changed\").gap_ns'
+  # Start a new version, wait until it serves
+  hotctl handoff -- ./server-v2 --port 80
+  # The same with its output in a file
+  hotctl handoff --log v2.log -- ./server-v2
+  # Wait until the old version is gone, too
+  hotctl handoff --until drained -- ./server-v2
+  # Release the successor that stands by
+  hotctl handoff
+  # For how many nanoseconds did nobody accept?
+  hotctl --json handoff --log v2.log -- ./server-v2 | jq .gap_ns
 
 COMMAND runs in a session of its own and outlives hotctl. It may be a wrapper script: hotctl recognises the new \
 version by the environment variable HOTUPDATE_ATTEMPT, which the library passes on.";
@@ -58,7 +68,7 @@ fn examples(examples: &str) -> String {
 #[command(name = "hotctl", version, long_about = ABOUT, after_long_help = examples(EXAMPLES), max_term_width = 100)]
 pub(crate) struct Cli {
     /// The control socket [default: the only one in $XDG_RUNTIME_DIR or /run, or one level below]
-    #[arg(long, global = true, env = "HOTUPDATE_SOCKET", value_name = "PATH")]
+    #[arg(long, global = true, env = "HOTUPDATE_SOCKET", hide_env_values = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 
     /// JSON lines on stdout, each with a `type`

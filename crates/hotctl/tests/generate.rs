@@ -7,7 +7,7 @@ use std::process::Command;
 use support::run::{Ran, start};
 
 fn hotctl(arguments: &[&str]) -> Ran {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     start(folder.path(), None, arguments).end().code(0)
 }
 
@@ -15,7 +15,7 @@ fn hotctl(arguments: &[&str]) -> Ran {
 fn completions_know_every_command_and_nothing_hidden() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = hotctl(&["completions", shell]).stdout;
-        for word in ["handoff", "rollback", "connections", "drained", "socket"] {
+        for word in ["handoff", "rollback", "connections", "until", "socket"] {
             assert!(script.contains(word), "{shell}: {word}");
         }
         assert!(!script.contains("__detach"), "{shell}");

@@ -19,7 +19,7 @@ fn eventful() -> Place {
         join(status, 4300, "second", ProcessState::Starting);
         fail(status, "it was not ready when its lease ended (deadline `lease`)");
         join(status, 4400, "third", ProcessState::Standby);
-        status.successor.as_mut().unwrap().generation = Generation(5);
+        status.successor.iter_mut().for_each(|successor| successor.generation = Generation(5));
     });
     place
 }

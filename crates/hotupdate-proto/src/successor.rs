@@ -33,7 +33,8 @@ pub enum Event {
     },
     /// The application does not want to any more.
     GiveUp(String),
-    /// Time has passed.
+    /// Time has passed. What has arrived comes before it: after a pause of the whole machine everything is due, and a
+    /// death must not look like a delay.
     Tick,
 }
 
@@ -346,12 +347,16 @@ impl Successor {
             let (generation, process) = (joined.incumbent_generation, joined.incumbent.clone());
             predecessors.push(Predecessor::released(now, generation, process, released.connections));
         }
-        // The incumbent knew which links had ended; without its last word the links themselves will tell.
-        let is_left = |link: &&LinkItem| {
-            released.as_ref().is_none_or(|r| r.links.iter().any(|rest| rest.generation == link.generation))
+        // The incumbent knows which have ended since; their links end when they are read, which is no surprise then.
+        let has_ended = |link: &LinkItem| {
+            released.as_ref().is_some_and(|r| r.links.iter().all(|rest| rest.generation != link.generation))
         };
         let links = mem::take(&mut self.links);
-        predecessors.extend(links.iter().filter(is_left).map(|link| Predecessor::inherited(now, link)));
+        predecessors.extend(
+            links
+                .iter()
+                .map(|link| Predecessor { drained: has_ended(link), ..Predecessor::inherited(now, link) }),
+        );
         Served { joined, predecessors, gap_ns }
     }
 

@@ -3,7 +3,7 @@
 //! Deliberately absent: reading and writing, see [`crate::connection`]; deciding when to drain, see [`crate::driver`].
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -53,8 +53,7 @@ pub(crate) struct Row {
     accepted_ms: u64,
     protocol: Mutex<&'static str>,
     requests: AtomicU64,
-    in_flight: AtomicU32,
-    upgraded: AtomicBool,
+    activity: AtomicU64,
     forced: AtomicBool,
     socket: Weak<Socket>,
 }
@@ -78,7 +77,9 @@ impl Connections {
     /// How many connections are open, by state.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        let [idle, active, upgraded] = self.table.counts.each_ref().map(|count| count.load(Relaxed));
+        // A change is two steps, so for an instant a count can be one too low, below zero.
+        let count = |count: &AtomicU64| u64::try_from(count.load(Relaxed).cast_signed()).unwrap_or(0);
+        let [idle, active, upgraded] = self.table.counts.each_ref().map(count);
         Summary { idle, active, upgraded }
     }
 
@@ -142,8 +143,7 @@ impl Connections {
             accepted_ms: u64::try_from(accepted.as_millis()).unwrap_or(u64::MAX),
             protocol: Mutex::new("raw"),
             requests: AtomicU64::new(0),
-            in_flight: AtomicU32::new(0),
-            upgraded: AtomicBool::new(false),
+            activity: AtomicU64::new(0),
             forced: AtomicBool::new(false),
             socket: Arc::downgrade(socket),
         });
@@ -192,13 +192,23 @@ impl Table {
     }
 }
 
+/// The activity of a row is one number, so that a change is one atomic step and counted exactly once, without a lock:
+/// the requests in flight, and above them two flags.
+const UPGRADED: u64 = 1 << 62;
+/// The connection is gone; what a straggler does is not counted any more.
+const GONE: u64 = 1 << 63;
+
+fn state(activity: u64) -> ConnectionState {
+    match activity & !GONE {
+        0 => ConnectionState::Idle,
+        upgraded if upgraded & UPGRADED != 0 => ConnectionState::Upgraded,
+        _ => ConnectionState::Active,
+    }
+}
+
 impl Row {
     fn state(&self) -> ConnectionState {
-        match (self.upgraded.load(Relaxed), self.in_flight.load(Relaxed)) {
-            (true, _) => ConnectionState::Upgraded,
-            (false, 0) => ConnectionState::Idle,
-            (false, _) => ConnectionState::Active,
-        }
+        state(self.activity.load(Relaxed))
     }
 
     fn describe(&self) -> ConnectionRow {
@@ -259,9 +269,10 @@ impl Tracker {
 impl Drop for Tracker {
     fn drop(&mut self) {
         let Self { row, table } = self;
+        let before = state(row.activity.fetch_or(GONE, Relaxed));
+        table.counts[before as usize].fetch_sub(1, Relaxed);
         let mut rows = table.rows();
         rows.remove(&row.id);
-        table.counts[row.state() as usize].fetch_sub(1, Relaxed);
         if *table.phase.borrow() != Phase::Serving {
             let mut closed = table.closed.lock().unwrap_or_else(PoisonError::into_inner);
             if closed.len() < MAX_CLOSED {
@@ -292,16 +303,16 @@ impl Activity {
     pub fn request(&self) -> Request {
         self.row.requests.fetch_add(1, Relaxed);
         self.table.totals.requests.fetch_add(1, Relaxed);
-        self.change(|row| {
-            row.in_flight.fetch_add(1, Relaxed);
-        });
+        let before = self.row.activity.fetch_add(1, Relaxed);
+        self.changed(before, before + 1);
         Request { activity: self.clone() }
     }
 
     /// How many requests are in flight.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
-        self.row.in_flight.load(Relaxed)
+        // Fits: the flags are cut off, and nobody has 2^32 requests in flight on a connection.
+        (self.row.activity.load(Relaxed) & u64::from(u32::MAX)) as u32
     }
 
     /// How many requests there have been.
@@ -313,7 +324,8 @@ impl Activity {
     /// The conversation is no longer one of requests and responses.
     pub fn upgraded(&self, protocol: &'static str) {
         self.protocol(protocol);
-        self.change(|row| row.upgraded.store(true, Relaxed));
+        let before = self.row.activity.fetch_or(UPGRADED, Relaxed);
+        self.changed(before, before | UPGRADED);
     }
 
     /// Counts a connection that its owner closed at the deadline.
@@ -323,13 +335,9 @@ impl Activity {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&Row)) {
-        // Under the lock of the table, so that a row is never counted after it was removed.
-        let rows = self.table.rows();
-        let before = self.row.state();
-        change(&self.row);
-        if rows.contains_key(&self.row.id) {
-            self.table.moved(before, self.row.state());
+    fn changed(&self, before: u64, after: u64) {
+        if before & GONE == 0 {
+            self.table.moved(state(before), state(after));
         }
     }
 }
@@ -342,8 +350,7 @@ pub struct Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        self.activity.change(|row| {
-            row.in_flight.fetch_sub(1, Relaxed);
-        });
+        let before = self.activity.row.activity.fetch_sub(1, Relaxed);
+        self.activity.changed(before, before - 1);
     }
 }

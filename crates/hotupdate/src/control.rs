@@ -17,7 +17,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock};
 use rustix::io::Errno;
 use rustix::process::geteuid;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
@@ -134,9 +134,10 @@ pub(crate) fn check_inherited(ownership: &Ownership) -> Result<(), String> {
     let Ownership { listener, lock } = ownership;
     let is_listener = sockopt::socket_domain(listener) == Ok(AddressFamily::UNIX)
         && sockopt::socket_type(listener) == Ok(SocketType::STREAM)
-        && sockopt::socket_acceptconn(listener) == Ok(true);
+        && sockopt::socket_acceptconn(listener) == Ok(true)
+        && SockRef::from(listener).nonblocking().is_ok_and(|nonblocking| nonblocking);
     if !is_listener {
-        return Err("the control listener is not a Unix socket that listens".to_owned());
+        return Err("the control listener is not a non-blocking Unix socket that listens".to_owned());
     }
     // The lock belongs to the open file description, so taking it again through a duplicate succeeds, and through any
     // other description of the same file it does not.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hotupdate_proto::frame;
 use hotupdate_proto::{Fault, Message};
+use socket2::SockRef;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -68,6 +69,10 @@ impl Link {
         heard: mpsc::Sender<(LinkId, Heard)>,
         write: Duration,
     ) -> io::Result<Self> {
+        // The runtime panics on a blocking socket, and what arrives is never to be trusted that far.
+        if !SockRef::from(&fd).nonblocking()? {
+            return Err(io::Error::other("the descriptor is in blocking mode"));
+        }
         let stream = UnixStream::from_std(fd.into())?;
         Ok(Self::paused(id, Arc::new(stream), Vec::new(), heard, write))
     }
@@ -167,7 +172,7 @@ async fn write_link(stream: Arc<UnixStream>, mut queue: mpsc::Receiver<Outgoing>
                 {
                     // The reader hears of a dead peer by itself; one that lives and does not read is cut off.
                     tracing::debug!(%error, "writing a link");
-                    drop(socket2::SockRef::from(&*stream).shutdown(std::net::Shutdown::Both));
+                    drop(SockRef::from(&*stream).shutdown(std::net::Shutdown::Both));
                     return;
                 }
             }

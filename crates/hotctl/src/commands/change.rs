@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use hotupdate_proto::Process;
-use hotupdate_proto::operator::{Changed, Status};
+use hotupdate_proto::operator::{Changed, ProcessState, Status};
 
 use crate::client::CallError;
 use crate::context::{Context, NOTHING, TICK};
@@ -25,20 +25,23 @@ pub(crate) fn call(context: &Context<'_>, method: &str, before: &Status) -> Resu
 
 fn settle(context: &Context<'_>, before: &Status, until: Instant) -> Result<Changed, Failure> {
     let old = &before.serving.process;
-    while Instant::now() < until && !context.interrupted() {
+    while Instant::now() < until {
         match context.glance() {
-            Some(status) if status.serving.process.instance != old.instance => {
-                return Ok(changed(&status, before));
+            Some(status) if is_another(&status, old) => return Ok(changed(&status, before)),
+            Some(status) if status.serving.process.instance == old.instance => {
+                let line = "the service ended the connection before it answered";
+                return Err(Failure::refused(line).still(old));
             }
-            Some(_) => {
-                return Err(
-                    Failure::refused("the service ended the connection before it answered").still(old)
-                );
-            }
-            None => thread::sleep(TICK),
+            _ if context.interrupted() => return Err(CallError::Interrupted.into()),
+            _ => thread::sleep(TICK),
         }
     }
-    Err(Failure::new(Exit::TimedOut, format!("{old} ended the connection, and nobody answers since")))
+    Err(Failure::new(Exit::TimedOut, format!("{old} ended the connection, and nobody serves since")))
+}
+
+/// Somebody else serves, and does not only own the control socket already.
+fn is_another(status: &Status, old: &Process) -> bool {
+    status.serving.process.instance != old.instance && status.serving.state == ProcessState::Serving
 }
 
 /// The change from `before` to `status`, as the service itself would put it.

@@ -87,9 +87,10 @@ impl Attempt<'_> {
         }
     }
 
-    /// It serves: the end that everybody wants.
+    /// It serves: the end that everybody wants. That it owns the control socket is not enough: it does so a little
+    /// earlier.
     pub(super) fn serves(&self, status: &Status) -> bool {
-        self.is_ours(status.serving.attempt.as_ref())
+        self.is_ours(status.serving.attempt.as_ref()) && status.serving.state == ProcessState::Serving
     }
 
     /// It has joined, and the handoff is not over.

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 const LOOK: Duration = Duration::from_millis(20);
 
 /// What a method answers.
-pub enum Answer {
+pub(crate) enum Answer {
     /// Parameters of a reply.
     Reply(Value),
     /// Several replies, the last one without `continues`.
@@ -59,15 +59,15 @@ impl Shared {
 }
 
 /// A service whose answers a test decides.
-pub struct Fake {
-    pub path: PathBuf,
+pub(crate) struct Fake {
+    pub(crate) path: PathBuf,
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
 }
 
 impl Fake {
     /// `4100 (v1.2.9)` serves in generation 2.
-    pub fn serve(path: PathBuf) -> Self {
+    pub(crate) fn serve(path: PathBuf) -> Self {
         let listener = UnixListener::bind(&path).expect("the folder is the test's own");
         std::fs::write(lock(&path), "").expect("the folder is the test's own");
         let status = first_status();
@@ -82,12 +82,12 @@ impl Fake {
     }
 
     /// Decides what a method does and answers.
-    pub fn on(&self, method: &str, answer: impl Fn(&mut Status) -> Answer + Send + Sync + 'static) {
+    pub(crate) fn on(&self, method: &str, answer: impl Fn(&mut Status) -> Answer + Send + Sync + 'static) {
         self.shared.state().methods.insert(full(method), Arc::new(answer));
     }
 
     /// Changes the status; whoever monitors sees it.
-    pub fn change(&self, change: impl FnOnce(&mut Status)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Status)) {
         let mut state = self.shared.state();
         change(&mut state.status);
         state.version += 1;
@@ -95,24 +95,24 @@ impl Fake {
     }
 
     /// Ends the `Monitor` streams, as a process does that is replaced.
-    pub fn end_monitors(&self) {
+    pub(crate) fn end_monitors(&self) {
         self.shared.state().epoch += 1;
         self.shared.changed.notify_all();
     }
 
     /// How often a method was called.
-    pub fn called(&self, method: &str) -> usize {
+    pub(crate) fn called(&self, method: &str) -> usize {
         self.shared.state().calls.iter().filter(|call| call.method == full(method)).count()
     }
 
     /// The parameters of the last call of a method.
-    pub fn parameters(&self, method: &str) -> Option<Map<String, Value>> {
+    pub(crate) fn parameters(&self, method: &str) -> Option<Map<String, Value>> {
         let state = self.shared.state();
         state.calls.iter().rev().find(|call| call.method == full(method)).map(|call| call.parameters.clone())
     }
 
     /// The process dies: the socket's file stays, and nobody listens.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.shared.state().over = true;
         self.shared.changed.notify_all();
         let _ = UnixStream::connect(&self.path);
@@ -128,7 +128,7 @@ impl Drop for Fake {
     }
 }
 
-pub fn lock(path: &Path) -> PathBuf {
+pub(crate) fn lock(path: &Path) -> PathBuf {
     PathBuf::from(format!("{}.lock", path.display()))
 }
 
@@ -143,9 +143,11 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
             break;
         }
         let (shared, stream) = (Arc::clone(shared), stream.expect("accepting works"));
-        connections.push(thread::spawn(move || drop(converse(stream, &shared))));
+        connections.push(thread::spawn(move || converse(stream, &shared)));
     }
-    connections.into_iter().for_each(|connection| connection.join().expect("no connection's thread panics"));
+    for connection in connections {
+        let _: Option<()> = connection.join().expect("no connection's thread panics");
+    }
 }
 
 /// `None` when the conversation is over, whoever ended it.
@@ -247,7 +249,7 @@ fn info() -> Value {
 }
 
 /// A process of the service with nothing open.
-pub fn process(generation: u64, pid: u32, version: &str, state: ProcessState) -> ProcessStatus {
+pub(crate) fn process(generation: u64, pid: u32, version: &str, state: ProcessState) -> ProcessStatus {
     ProcessStatus {
         generation: Generation(generation),
         process: Process { instance: format!("instance-of-{pid}"), pid, version: version.to_owned() },
@@ -259,7 +261,7 @@ pub fn process(generation: u64, pid: u32, version: &str, state: ProcessState) ->
     }
 }
 
-pub fn first_status() -> Status {
+pub(crate) fn first_status() -> Status {
     Status {
         serving: process(2, 4100, "v1.2.9", ProcessState::Serving),
         successor: None,
@@ -276,13 +278,13 @@ pub fn first_status() -> Status {
 }
 
 /// `pid (v1.3.0)` has joined under this attempt id.
-pub fn join(status: &mut Status, pid: u32, attempt: &str, state: ProcessState) {
+pub(crate) fn join(status: &mut Status, pid: u32, attempt: &str, state: ProcessState) {
     let successor = process(3, pid, "v1.3.0", state);
     status.successor = Some(ProcessStatus { attempt: Some(attempt.to_owned()), ..successor });
 }
 
 /// The successor serves, the incumbent drains 17 connections.
-pub fn take_over(status: &mut Status) {
+pub(crate) fn take_over(status: &mut Status) {
     let successor = status.successor.take().expect("somebody joined");
     let old = std::mem::replace(&mut status.serving, successor);
     status.serving.state = ProcessState::Serving;
@@ -295,7 +297,7 @@ pub fn take_over(status: &mut Status) {
 }
 
 /// The service gives the attempt up.
-pub fn fail(status: &mut Status, reason: &str) {
+pub(crate) fn fail(status: &mut Status, reason: &str) {
     let successor = status.successor.take().expect("somebody joined");
     status.last_failure = Some(LastFailure {
         successor: successor.process,

@@ -5,14 +5,14 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-pub mod fake;
-pub mod run;
+pub(crate) mod fake;
+pub(crate) mod run;
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// The one helper that waits: asks until there is an answer, and fails loudly after ten seconds.
-pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
         if let Some(answer) = ask() {

@@ -12,35 +12,36 @@ use super::eventually;
 use super::fake::Fake;
 
 /// A fresh folder with a service in it.
-pub struct Place {
-    pub folder: TempDir,
-    pub fake: Fake,
+pub(crate) struct Place {
+    // Dropped in this order: the service ends before its folder goes.
+    pub(crate) fake: Fake,
+    pub(crate) folder: TempDir,
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let fake = Fake::serve(folder.path().join("control.sock"));
         fs::write(folder.path().join("keep"), "").expect("the folder is ours");
-        Self { folder, fake }
+        Self { fake, folder }
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Runs hotctl to its end on this service.
-    pub fn hotctl(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn hotctl(&self, arguments: &[&str]) -> Ran {
         self.start(arguments).end()
     }
 
     /// Starts hotctl on this service.
-    pub fn start(&self, arguments: &[&str]) -> Running {
+    pub(crate) fn start(&self, arguments: &[&str]) -> Running {
         start(self.folder.path(), Some(&self.fake.path), arguments)
     }
 
     /// A shell script for `handoff -- sh -c`: says who it is in `started`, then stays until the test ends.
-    pub fn server(&self) -> String {
+    pub(crate) fn server(&self) -> String {
         let folder = self.folder.path().display();
         format!(
             "cd {folder}; echo \"$HOTUPDATE_ATTEMPT $$\" > new; mv new started; echo out; echo err >&2; \
@@ -49,31 +50,31 @@ impl Place {
     }
 
     /// The attempt id and pid of the started script.
-    pub fn started(&self) -> (String, u32) {
+    pub(crate) fn started(&self) -> (String, u32) {
         let text = eventually("the successor starts", || fs::read_to_string(self.file("started")).ok());
         let (attempt, pid) = text.trim().split_once(' ').expect("the script writes two words");
         (attempt.to_owned(), pid.parse().expect("$$ is a number"))
     }
 
     /// Ends the script and waits until it is gone.
-    pub fn end_server(&self, pid: u32) {
+    pub(crate) fn end_server(&self, pid: u32) {
         fs::remove_file(self.file("keep")).expect("it is there once");
         eventually("the successor ends", || (!is_alive(pid)).then_some(()));
     }
 }
 
 /// Alive, and not a zombie that nobody waited for yet.
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| stat.state != 'Z')
 }
 
-pub struct Stat {
-    pub state: char,
-    pub session: u32,
+pub(crate) struct Stat {
+    pub(crate) state: char,
+    pub(crate) session: u32,
 }
 
 /// proc_pid_stat(5): the fields after the name in parentheses are state, ppid, pgrp, session.
-pub fn stat(pid: u32) -> Option<Stat> {
+pub(crate) fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit(") ").next()?.split(' ');
     let state = fields.next()?.chars().next()?;
@@ -81,7 +82,7 @@ pub fn stat(pid: u32) -> Option<Stat> {
 }
 
 /// hotctl on its way.
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
     arguments: Vec<String>,
     out: PathBuf,
@@ -89,7 +90,7 @@ pub struct Running {
 }
 
 /// Starts hotctl with nothing of the user's environment that it looks at.
-pub fn start(folder: &Path, socket: Option<&Path>, arguments: &[&str]) -> Running {
+pub(crate) fn start(folder: &Path, socket: Option<&Path>, arguments: &[&str]) -> Running {
     let output = tempfile::tempdir_in(folder).expect("the folder is ours").keep();
     let (out, err) = (output.join("stdout"), output.join("stderr"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_hotctl"));
@@ -103,11 +104,11 @@ pub fn start(folder: &Path, socket: Option<&Path>, arguments: &[&str]) -> Runnin
 }
 
 impl Running {
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn end(mut self) -> Ran {
+    pub(crate) fn end(mut self) -> Ran {
         let status = eventually("hotctl ends", || self.child.try_wait().expect("it is our child"));
         let read = |path: &Path| fs::read_to_string(path).expect("hotctl writes UTF-8");
         Ran {
@@ -129,38 +130,38 @@ impl Drop for Running {
 
 /// What hotctl came to.
 #[derive(Debug)]
-pub struct Ran {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-    pub arguments: Vec<String>,
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) arguments: Vec<String>,
 }
 
 impl Ran {
     /// Checks the exit code, and shows everything where it is another.
     #[track_caller]
-    pub fn code(self, code: i32) -> Self {
+    pub(crate) fn code(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
         self
     }
 
     /// The one line on stderr that is hotctl's own.
     #[track_caller]
-    pub fn line(&self) -> &str {
+    pub(crate) fn line(&self) -> &str {
         assert_eq!(self.stderr.lines().count(), 1, "{self:#?}");
         self.stderr.trim_end()
     }
 
     /// Checks the one line on stderr.
     #[track_caller]
-    pub fn says(self, line: &str) -> Self {
+    pub(crate) fn says(self, line: &str) -> Self {
         assert_eq!(self.line(), line);
         self
     }
 
     /// The JSON lines on stdout.
     #[track_caller]
-    pub fn json(&self) -> Vec<Value> {
+    pub(crate) fn json(&self) -> Vec<Value> {
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {self:#?}"));
         self.stdout.lines().map(parse).collect()
     }

@@ -63,7 +63,8 @@ pub enum Event {
     /// A predecessor's link is closed ([`Fault::PeerGone`], as in [`Event::Closed`]), or cannot be understood; then it
     /// stays open and is read only for its end.
     PredecessorClosed(Generation, Fault),
-    /// Time has passed.
+    /// Time has passed. What has arrived comes before it: after a pause of the whole machine everything is due, and a
+    /// death must not look like a delay.
     Tick,
 }
 

@@ -66,8 +66,8 @@ fn batch(fired: &mut BTreeSet<Deadline>) {
     world.fuel = Some(3);
     world.run();
     world.fuel = None;
-    starve(&mut world, 0);
-    starve(&mut world, 0);
+    world.now += Timing::default().batch;
+    world.successor_event(new, successor::Event::Tick);
     assert_eq!(timed_out(&world, new), Some(Deadline::Batch), "{world}");
     finish(world, fired);
 }
@@ -207,7 +207,7 @@ fn probation_drain_force(fired: &mut BTreeSet<Deadline>) {
 }
 
 fn resume(fired: &mut BTreeSet<Deadline>) {
-    let mut world = World::new(App::default());
+    let mut world = World::new(App { drains: false, ..App::default() });
     let new = world.join(App::default());
     world.run();
     assert_eq!(world.command(Command::Rollback), Some(Ok(())));

@@ -260,6 +260,11 @@ fn each_message_is_altered_into_each_other() {
                 if lie && world.living().is_empty() {
                     continue;
                 }
+                // Or keeps an older generation to itself, whose probation then ends in nobody's eyes.
+                if original.name() == "links" && world.living().len() == 2 {
+                    assert_eq!(world.accepting(), world.living());
+                    continue;
+                }
                 assert_eq!(world.living().len(), 1, "{} became {}: {world}", original.name(), altered.name());
                 assert_healthy(world);
             }

@@ -11,7 +11,8 @@ use hotupdate_proto::inventory::LinkRest;
 use hotupdate_proto::message::{Generation, Join, Joined, Message, Process, Ready, Release, Versions};
 use hotupdate_proto::operator::{Command, OperatorError, ProcessState};
 use hotupdate_proto::{
-    Deadline, Fault, Incumbent, ListenerItem, ListenerKind, Refusal, Successor, Summary, Timing, successor,
+    Deadline, Fault, Incumbent, LinkItem, ListenerItem, ListenerKind, Refusal, Successor, Summary, Timing,
+    successor,
 };
 
 /// What one process puts on a link.
@@ -425,6 +426,9 @@ impl World {
         self.now = self.now.max(now);
         self.check();
         for index in self.living() {
+            if Some(index) != asleep {
+                self.hear_of_deaths(index);
+            }
             let due = self.waits_for(index).filter(|(_, at)| *at <= self.now && Some(index) != asleep);
             if let Some((deadline, _)) = due {
                 self.fired.insert(deadline);
@@ -432,6 +436,21 @@ impl World {
             }
         }
         self.check();
+    }
+
+    /// A driver reads before it looks at the clock, or else a pause of the whole machine turns deaths into delays. Here
+    /// that is only done for links whose other end is dead: anything else may be late.
+    fn hear_of_deaths(&mut self, index: usize) {
+        let dead = |world: &Self, end: End| world.links[end.link][end.other().side].holders.is_empty();
+        loop {
+            let action = self.actions().into_iter().find(|action| match action {
+                Action::Deliver { end, reader } => *reader == index && dead(self, *end),
+                Action::EndOfFile { reader, .. } => *reader == index,
+                Action::Perform(_) => false,
+            });
+            let Some(action) = action else { return };
+            self.act(action);
+        }
     }
 
     /// One process does nothing at all for so long, while the others and time go on.
@@ -699,16 +718,20 @@ impl World {
 
     fn send(&mut self, index: usize, end: Option<End>, message: Message) {
         let Some(end) = end else { return };
-        let links = match &message {
-            Message::Links { items, .. } => items
-                .iter()
-                .filter_map(|item| {
-                    Some((item.generation, *self.procs[index].predecessors.get(&item.generation)?))
-                })
-                .collect(),
-            _ => Vec::new(),
-        };
+        let mut links = Vec::new();
+        if let Message::Links { items, .. } = &message {
+            for LinkItem { generation, .. } in items {
+                // A driver duplicates the descriptors when it lists them; one that ended since is passed on, ended.
+                let held = self.procs[index].predecessors.get(generation).copied();
+                links.push((*generation, held.unwrap_or_else(|| self.ended_link())));
+            }
+        }
         self.put(index, end, Packet::Message(message, links));
+    }
+
+    fn ended_link(&mut self) -> End {
+        self.links.push(<[Side; 2]>::default());
+        End { link: self.links.len() - 1, side: 1 }
     }
 
     fn forget(&mut self, index: usize, generation: Generation) {
@@ -806,11 +829,15 @@ impl World {
     fn start_over(&mut self, index: usize) {
         let app = self.procs[index].app.clone();
         self.kill(index);
-        if self.owner().is_some() {
-            self.join(app)
-        } else {
-            self.first(app)
+        // An orphan holds the lock, or its descriptor is on its way, and nobody answers yet: the wait for that ends.
+        let on_its_way = |side: &Side| {
+            side.queue.iter().any(|packet| matches!(packet, Packet::Message(Message::Control { .. }, _)))
         };
+        let locked =
+            self.procs.iter().any(|process| process.holds) || self.links.iter().flatten().any(on_its_way);
+        if self.owner().is_some() || !locked {
+            self.join(app);
+        }
     }
 
     fn serve(&mut self, index: usize, served: successor::Served) {
@@ -907,9 +934,20 @@ impl World {
 
 impl std::fmt::Display for World {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "said: {:?}\nreports: {:#?}", self.said, self.reports)?;
+        writeln!(f, "said: {:?}", self.said)?;
+        for (index, report) in &self.reports {
+            writeln!(f, "{index} reports {}", format!("{report:?}").replace("Process {", "{"))?;
+        }
         for (index, process) in self.procs.iter().enumerate() {
-            writeln!(f, "{index}: {process:?}")?;
+            let Proc { alive, accepting, holds, link, predecessors, pending, failed, .. } = process;
+            writeln!(
+                f,
+                "{index}: alive {alive}, accepting {accepting}, holds {holds}, failed {failed:?}, pending {pending:?}"
+            )?;
+            writeln!(f, "   {:?} link {link:?} predecessors {predecessors:?}", self.state(index))?;
+            if *alive {
+                writeln!(f, "   {:?}", process.machine)?;
+            }
         }
         writeln!(f, "links: {:?}", self.links)
     }

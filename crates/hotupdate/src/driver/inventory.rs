@@ -4,10 +4,11 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 use hotupdate_proto::incumbent::Event;
 use hotupdate_proto::message::MAX_DESCRIPTORS;
-use hotupdate_proto::{Join, Message, Refusal};
+use hotupdate_proto::{Generation, Join, Message, Refusal};
 
 use super::{Driver, Role, Sealed};
 use crate::channel::Receiver;
@@ -85,13 +86,7 @@ impl Driver {
             Message::Listeners { items, .. } => items.iter().map(|item| self.listener(&item.name)).collect(),
             Message::State { items, .. } => items.iter().map(|item| self.state(&item.name)).collect(),
             Message::Released(released) => released.state.iter().map(|item| self.state(&item.name)).collect(),
-            Message::Links { items, .. } => {
-                let missing = || io::Error::other("a link is gone");
-                items
-                    .iter()
-                    .map(|item| self.predecessors.get(&item.generation).ok_or_else(missing)?.duplicate())
-                    .collect()
-            }
+            Message::Links { items, .. } => items.iter().map(|item| self.link_to(item.generation)).collect(),
             Message::Control { .. } => {
                 let control =
                     self.control.as_ref().ok_or_else(|| io::Error::other("the control socket is gone"))?;
@@ -100,6 +95,16 @@ impl Driver {
             }
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// A predecessor may end between the inventory and this; then the successor gets the end of a link, and sees that.
+    fn link_to(&self, generation: Generation) -> io::Result<OwnedFd> {
+        if let Some(link) = self.predecessors.get(&generation) {
+            return link.duplicate();
+        }
+        let (ended, _) = UnixStream::pair()?;
+        ended.set_nonblocking(true)?;
+        Ok(ended.into())
     }
 
     fn listener(&self, name: &str) -> io::Result<OwnedFd> {
