@@ -202,7 +202,8 @@ impl Incumbent {
             }
             (State::Releasing { peer, .. }, Event::Stopped(stopped)) => {
                 let Stopped { at_ns, connections, state, links } = stopped;
-                let released = Released { connections, stopped_at_ns: at_ns, state, links };
+                let within_ms = crate::timing::millis(self.local.timing.serving);
+                let released = Released { connections, stopped_at_ns: at_ns, within_ms, state, links };
                 out.push(Effect::Send(M::Released(released)));
                 State::Released { peer, until: after(now, self.local.timing.serving) }
             }

@@ -77,6 +77,9 @@ pub struct LinkItem {
     pub connections: Summary,
     /// Whether it can still take over again.
     pub probation: bool,
+    /// Whether it said that it is drained.
+    #[serde(default)]
+    pub drained: bool,
 }
 
 /// What the incumbent had already read from a predecessor's link when it stopped reading it.

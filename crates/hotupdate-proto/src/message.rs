@@ -15,7 +15,9 @@
 //!    |<---------------------------- released+fds  |  the accept loops have stopped
 //!    | serving ---------------------------------->|  parks its listeners, drains
 //!    |<- connections · progress · drained · let_go|
-//!    | hurry · settle · resume · farewell ------->|
+//!    | hurry · issued · settle ------------------>|
+//!    | resume · farewell ------------------------>|
+//!    |<-- failed (either side, until `serving`) ->|
 //! ```
 
 use std::fmt;
@@ -166,10 +168,18 @@ pub struct Released {
     pub connections: Summary,
     /// When the last accept loop stopped, in nanoseconds of `CLOCK_MONOTONIC`.
     pub stopped_at_ns: u64,
+    /// The incumbent serves again when it has not heard `serving` this long after it stopped, in milliseconds. A successor
+    /// that was frozen meanwhile must not begin.
+    #[serde(default = "forever")]
+    pub within_ms: u64,
     /// The final word of the application's state; one descriptor each.
     pub state: Vec<StateItem>,
     /// The predecessors whose links were passed and still live, with the bytes already read from them.
     pub links: Vec<LinkRest>,
+}
+
+fn forever() -> u64 {
+    u64::MAX
 }
 
 /// One message on the link. Unknown fields are ignored, an unknown type is an error.

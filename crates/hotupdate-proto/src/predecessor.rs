@@ -49,6 +49,7 @@ impl Predecessor {
     pub fn inherited(now: Instant, item: &LinkItem) -> Self {
         Self {
             probation: item.probation,
+            drained: item.drained,
             ..Self::released(now, item.generation, item.process.clone(), item.connections)
         }
     }
@@ -61,6 +62,7 @@ impl Predecessor {
             process: self.process.clone(),
             connections: self.connections,
             probation: self.probation,
+            drained: self.drained,
         }
     }
 }

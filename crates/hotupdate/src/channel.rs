@@ -57,12 +57,9 @@ impl Receiver {
             if self.decoder.unread().is_empty() && !self.descriptors.is_empty() {
                 return Err(self.stray());
             }
+            // In the middle of a message too: that is how a process ends that is killed while it writes.
             if self.read().await? == 0 {
-                return Err(if self.decoder.unread().is_empty() {
-                    Fault::PeerGone
-                } else {
-                    Fault::PeerMisbehaved("the link ended in the middle of a message".to_owned())
-                });
+                return Err(Fault::PeerGone);
             }
         }
     }
@@ -84,6 +81,18 @@ impl Receiver {
             return Err(self.stray());
         }
         Ok((message, descriptors))
+    }
+
+    /// Reads on for the end of the stream only, after something that could not be understood.
+    pub(crate) async fn end(&mut self) {
+        loop {
+            self.decoder = Decoder::default();
+            self.descriptors.clear();
+            match self.read().await {
+                Ok(0) | Err(Fault::PeerGone | Fault::Local(_)) => return,
+                Ok(_) | Err(_) => {}
+            }
+        }
     }
 
     /// Whether descriptors arrived that no message has claimed.
@@ -271,8 +280,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn garbage_half_a_message_and_too_long_a_message_are_misbehaviour() {
-        for bytes in [b"garbage\0".to_vec(), b"{\"type\":\"comp".to_vec(), vec![b'x'; 1 << 21]] {
+    async fn half_a_message_is_how_the_dead_end() {
+        let (sender, mut receiver) = pair();
+        send(&sender, b"{\"type\":\"comp", &[], soon()).await.unwrap();
+        drop(sender);
+        assert_eq!(receiver.message().await.unwrap_err(), Fault::PeerGone);
+    }
+
+    #[tokio::test]
+    async fn garbage_and_too_long_a_message_are_misbehaviour() {
+        for bytes in [b"garbage\0".to_vec(), vec![b'x'; 1 << 21]] {
             let (sender, mut receiver) = pair();
             // The receiver hangs up in the middle of the long one.
             let sending = tokio::spawn(async move { drop(send(&sender, &bytes, &[], soon()).await) });

@@ -10,7 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -95,13 +95,17 @@ pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
                 return Ok(Found::Incumbent(stream));
             }
             (true, Err(error)) if is_nobody(&error) => {
+                check_replaceable(path)?;
+                check_replaceable(&temporary(path))?;
                 return Ok(Found::Nobody(Ownership { listener: bind(path)?, lock: lock.into() }));
             }
             // The owner has the lock and not yet its socket, or is going away.
             (false, Err(error)) if is_nobody(&error) && Instant::now() < deadline => sleep(LOOK_AGAIN).await,
             (false, Err(error)) if is_nobody(&error) => {
-                let why = "its lock is held, and nobody answers (deadline `find`); if the holder hangs, stop it: see \
-                           `lsof` for who has the lock file open";
+                let why = format!(
+                    "its lock is held, and nobody answers ({error}; deadline `find`); if the holder hangs, or its \
+                     socket file was removed, stop it: see `lsof` for who has the lock file open"
+                );
                 return Err(Error::refused(format!("the control socket {}", path.display()), why));
             }
             (_, Err(source)) => {
@@ -111,6 +115,17 @@ pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
                 });
             }
         }
+    }
+}
+
+/// What is in the way may only be a socket that somebody left: anything else is somebody's data.
+fn check_replaceable(path: &Path) -> Result<()> {
+    let doing = || format!("making the control socket {}", path.display());
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => Ok(()),
+        Ok(_) => Err(Error::refused(doing(), "something that is not a socket is there; it is left alone")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).doing(doing),
     }
 }
 

@@ -142,6 +142,7 @@ pub(crate) struct Driver {
 
     application: mpsc::Receiver<Application>,
     ready: Option<oneshot::Sender<Result<Served>>>,
+    ready_at: Option<Instant>,
     failed: Option<oneshot::Sender<Error>>,
     requests: mpsc::Receiver<Request>,
     rules: Rules,
@@ -232,6 +233,13 @@ enum Woken {
     Drained,
 }
 
+impl Drop for Outfit {
+    /// Whatever the application still holds leads nowhere: a listener that is forgotten here would keep clients waiting.
+    fn drop(&mut self) {
+        self.gates.iter().for_each(|(gate, _)| gate.close());
+    }
+}
+
 impl Driver {
     fn new(
         settings: Builder,
@@ -249,6 +257,7 @@ impl Driver {
             write: settings.timing.write,
             requests: requests_in,
             lifecycle: lifecycle.subscribe(),
+            crowded: Arc::default(),
         };
         let driver = Self {
             local,
@@ -265,6 +274,7 @@ impl Driver {
             connections: Connections::default(),
             application: applications,
             ready: None,
+            ready_at: None,
             failed: None,
             requests,
             rules,
@@ -361,6 +371,7 @@ impl Driver {
         self.outfit = outfit;
         self.exports = Arc::new(std::mem::take(&mut self.outfit.exports));
         self.ready = Some(reply);
+        self.ready_at = Some(Instant::now());
         match Signals::install(&self.settings) {
             Ok(signals) => self.signals = Some(signals),
             Err(error) => return self.give_up(error).await,

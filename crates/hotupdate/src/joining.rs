@@ -140,7 +140,8 @@ async fn try_join(builder: &Builder, local: &Local, stream: UnixStream) -> Resul
     let write = builder.timing.write;
 
     let mut event = match call(&stream, &join, write).await {
-        Ok(()) => answer(&mut receiver, machine.deadline()).await,
+        // Whoever hangs up without listening has said why: it can still be read.
+        Ok(()) | Err(Fault::PeerGone) => answer(&mut receiver, machine.deadline()).await,
         Err(fault) => Event::Closed(fault),
     };
     let mut arrived = Arrived::default();

@@ -156,8 +156,18 @@ async fn read_link(
                 Err(fault) => Heard::Closed(fault),
             },
         };
-        let ended = matches!(what, Heard::Closed(_));
-        if heard.send((id, what)).await.is_err() || ended {
+        let (nonsense, gone) =
+            (matches!(what, Heard::Closed(_)), matches!(what, Heard::Closed(Fault::PeerGone)));
+        if heard.send((id, what)).await.is_err() || gone {
+            break;
+        }
+        if nonsense {
+            // Whoever talks nonsense lives. That it dies still has to be noticed.
+            tokio::select! {
+                biased;
+                _ = &mut stopped => {}
+                () = receiver.end() => drop(heard.send((id, Heard::Closed(Fault::PeerGone))).await),
+            }
             break;
         }
     }
@@ -170,9 +180,9 @@ async fn write_link(stream: Arc<UnixStream>, mut queue: mpsc::Receiver<Outgoing>
             Outgoing::Bytes(bytes, descriptors) => {
                 if let Err(error) = channel::send(&stream, &bytes, &descriptors, Instant::now() + write).await
                 {
-                    // The reader hears of a dead peer by itself; one that lives and does not read is cut off.
-                    tracing::debug!(%error, "writing a link");
-                    drop(SockRef::from(&*stream).shutdown(std::net::Shutdown::Both));
+                    // The reader hears of a dead peer by itself. One that lives and does not read is told nothing
+                    // more, and the link stays open: its end would mean a death, and each side would serve alone.
+                    tracing::warn!(%error, "a link cannot be written");
                     return;
                 }
             }

@@ -63,7 +63,7 @@ impl Offered {
             return Ok(Self { name, kind: item.kind, address, fd, origin: Origin::Inherited });
         }
         let offered = Self::examine(&item.name, fd, Origin::Inherited)
-            .map_err(|error| wrong(format!("is not a socket: {error}")))?;
+            .map_err(|error| wrong(format!("is not a usable socket: {error}")))?;
         if offered.kind != item.kind {
             return Err(wrong(format!("is a {} and was announced as {}", offered.kind, item.kind)));
         }
@@ -148,7 +148,7 @@ mod tests {
             (connected.into(), "does not listen"),
             (another.into(), "is bound to"),
             (udp.into(), "is a udp"),
-            (tempfile::tempfile().unwrap().into(), "not a socket"),
+            (tempfile::tempfile().unwrap().into(), "not a usable socket"),
         ];
         for (fd, why) in wrong {
             let error = Offered::check(&said, fd).unwrap_err();

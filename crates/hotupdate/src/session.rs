@@ -8,11 +8,11 @@ use std::time::Duration;
 use hotupdate_proto::operator::{
     self, Call, Changed, Command, Connections, Monitored, OperatorError, Reply, Within,
 };
-use hotupdate_proto::{INTERFACE, Join, Refusal, frame};
+use hotupdate_proto::{INTERFACE, Join, Process, Refusal, frame};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::net::UnixStream;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::channel::{self, Receiver};
@@ -37,6 +37,8 @@ pub(crate) struct Rules {
     pub(crate) write: Duration,
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) lifecycle: watch::Receiver<Lifecycle>,
+    /// There are as many callers as there may be: those that are between two calls make room.
+    pub(crate) crowded: Arc<Notify>,
 }
 
 struct Session {
@@ -75,8 +77,10 @@ pub(crate) async fn serve(stream: UnixStream, rules: Rules) {
         }
         let mut lifecycle = session.rules.lifecycle.clone();
         let is_first = *lifecycle.borrow() <= Lifecycle::Serving;
+        let crowded = session.rules.crowded.clone();
         frame = tokio::select! {
             frame = session.receiver.frame() => frame,
+            () = crowded.notified() => return,
             // Somebody else owns the control socket now: the caller has to connect anew.
             _ = lifecycle.wait_for(|now| *now > Lifecycle::Serving), if is_first => return,
         };
@@ -167,10 +171,13 @@ impl Session {
 
     async fn join(self, call: Call) {
         let join = match serde_json::from_value(Value::Object(call.parameters)) {
-            Ok(join) if call.upgrade => join,
-            Ok::<Join, _>(_) => return self.invalid("upgrade").await,
+            Ok::<Join, _>(join) if call.upgrade => join,
+            Ok(_) => return self.invalid("upgrade").await,
             Err(error) => return self.invalid(&error.to_string()).await,
         };
+        if let Some(field) = overlong(&join) {
+            return self.invalid(field).await;
+        }
         let _ = self.rules.requests.send(Request::Join(join, Box::new(self.receiver))).await;
     }
 
@@ -203,6 +210,16 @@ impl Session {
             self.invalid(what).await;
         }
     }
+}
+
+/// The longest text about a successor, in bytes: it stands in every status, which has to fit into a message.
+const MAX_TEXT: usize = 1024;
+
+fn overlong(join: &Join) -> Option<&'static str> {
+    let Join { process: Process { instance, version, pid: _ }, attempt, .. } = join;
+    let attempt = attempt.as_deref().unwrap_or_default();
+    let texts = [("instance", instance.as_str()), ("version", version), ("attempt", attempt)];
+    texts.into_iter().find_map(|(name, text)| (text.len() > MAX_TEXT).then_some(name))
 }
 
 fn command(method: &str, parameters: Map<String, Value>) -> Option<Result<Command, Reply>> {
@@ -281,6 +298,11 @@ pub(crate) fn refused(refusal: &Refusal) -> Reply {
         _ => "NotServing",
     };
     failed(name, json!({ "reason": refusal.to_string(), "refusal": refusal }))
+}
+
+/// A `Join` that cannot be served for a reason of our own. The successor does not ask again.
+pub(crate) fn unable(reason: &str) -> Reply {
+    failed("Failed", json!({ "reason": reason }))
 }
 
 /// A `Join` that was accepted.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hotupdate_proto::inventory::MAX_NAME;
-use hotupdate_proto::message::{Ready, Release};
+use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
 use hotupdate_proto::{Generation, ListenerItem, ListenerKind};
 use tokio::net::{ToSocketAddrs, lookup_host};
 use tokio::sync::{mpsc, oneshot};
@@ -138,7 +138,8 @@ impl Starting {
     /// stopped, in the second case while nobody accepts: it has to be quick (microseconds, not milliseconds).
     ///
     /// # Errors
-    /// [`Error::ApiMisuse`] for a name that was exported before, is empty, or has more than 255 bytes.
+    /// [`Error::ApiMisuse`] for a name that was exported before, is empty, or has more than 255 bytes, and for more than
+    /// 250 states.
     pub fn export(
         &mut self,
         name: &str,
@@ -149,6 +150,13 @@ impl Starting {
             return Err(Error::misuse(
                 format!("exporting the state {name:?}"),
                 "the name is taken, empty, or too long",
+            ));
+        }
+        // The final word of all of them rides on one message.
+        if self.outfit.exports.len() == MAX_DESCRIPTORS {
+            return Err(Error::misuse(
+                format!("exporting the state {name:?}"),
+                format!("a process has at most {MAX_DESCRIPTORS} states"),
             ));
         }
         let (name, schema) = (name.to_owned(), schema.to_owned());
@@ -213,7 +221,8 @@ impl Starting {
             offered.kind == kind && (offered.origin == Origin::Systemd || matches(&offered.address, wanted))
         };
         let by_name = self.offered.iter().position(|o| o.name == name && fits(o));
-        let by_address = || self.offered.iter().position(|o| o.kind == kind && matches(&o.address, wanted));
+        // Exactly this address: port 0 means any port, and not that of another listener.
+        let by_address = || self.offered.iter().position(|o| o.kind == kind && wanted.contains(&o.address));
         let position = by_name.or_else(by_address)?;
         let offered = self.offered.swap_remove(position);
         if offered.name != name {

@@ -9,7 +9,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 
 use hotupdate_proto::StateItem;
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
 
 /// The most bytes of one state. More belongs into a file or a database.
 pub(crate) const MAX_STATE: u64 = 1 << 30;
@@ -59,22 +59,29 @@ impl Export {
     }
 }
 
-/// Reads a state that arrived.
-pub(crate) fn read(item: &StateItem, fd: OwnedFd) -> Result<State, String> {
+/// Checks that a state that arrived can be read, and is as long as it is said to be.
+pub(crate) fn check(item: &StateItem, fd: &OwnedFd) -> Result<(), String> {
     let wrong = |what: String| format!("the state {:?} {what}", item.name);
-    let seals = fcntl_get_seals(&fd).map_err(|error| wrong(format!("is not a memfd: {error}")))?;
+    let seals = fcntl_get_seals(fd).map_err(|error| wrong(format!("is not a memfd: {error}")))?;
     if !seals.contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE) {
         return Err(wrong("is not sealed".to_owned()));
     }
-    let mut file = File::from(fd);
-    let length = file.metadata().map_err(|error| wrong(format!("cannot be examined: {error}")))?.len();
+    let stat = fstat(fd).map_err(|error| wrong(format!("cannot be examined: {error}")))?;
+    let length = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
     if length != item.length || length > MAX_STATE {
         return Err(wrong(format!("has {length} bytes and was announced with {}", item.length)));
     }
+    Ok(())
+}
+
+/// Reads a state that arrived.
+pub(crate) fn read(item: &StateItem, fd: OwnedFd) -> Result<State, String> {
+    check(item, &fd)?;
+    let mut file = File::from(fd);
     // The position is shared with whoever wrote it.
     let mut bytes = Vec::new();
     let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
-    read.map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    read.map_err(|error| format!("the state {:?} cannot be read: {error}", item.name))?;
     Ok(State { schema: item.schema.clone(), bytes })
 }
 

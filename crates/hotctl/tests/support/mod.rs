@@ -11,9 +11,9 @@ pub(crate) mod run;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The one helper that waits: asks until there is an answer, and fails loudly after ten seconds.
+/// The one helper that waits: asks until there is an answer, and fails loudly after a minute.
 pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(answer) = ask() {
             return answer;

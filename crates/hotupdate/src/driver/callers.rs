@@ -4,12 +4,15 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use hotupdate_proto::operator::Reply;
 use hotupdate_proto::{Join, ListenerKind, Refusal, incumbent, operator};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::{Done, Driver, Role, Sealed, Waiting};
 use crate::address::Address;
@@ -21,8 +24,12 @@ use crate::serving::Lifecycle;
 use crate::session::{self, Outcome, Request, Rules};
 use crate::state::Export;
 
-/// Callers on the control socket at the same time. More are turned away at once; they cost a descriptor each.
+/// Callers on the control socket at the same time; they cost a descriptor each. If more come, those between two calls
+/// have to go, and if that is not enough the newest is turned away.
 const MAX_SESSIONS: usize = 256;
+
+/// How long a caller waits for a place when there is none.
+const CROWDED_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// How long accepting callers pauses after an error, such as being out of descriptors.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
@@ -74,16 +81,16 @@ impl Driver {
         match admitted {
             Err(refusal) => {
                 tracing::warn!(successor = %join.process, %refusal, "a successor is turned away");
-                self.turn_away(&receiver, refusal);
+                self.turn_away(&receiver, session::refused(&refusal));
             }
             Ok(()) => self.export(move |sealed| Done::Exported { join, receiver, sealed }),
         }
     }
 
-    pub(super) fn turn_away(&self, receiver: &Receiver, refusal: Refusal) {
+    pub(super) fn turn_away(&self, receiver: &Receiver, reply: Reply) {
         let (stream, write) = (receiver.stream().clone(), self.settings.timing.write);
         tokio::spawn(async move {
-            if let Ok(bytes) = hotupdate_proto::frame::encode(&session::refused(&refusal)) {
+            if let Ok(bytes) = hotupdate_proto::frame::encode(&reply) {
                 let _ = channel::send(&stream, &bytes, &[], tokio::time::Instant::now() + write).await;
             }
         });
@@ -101,7 +108,10 @@ impl Driver {
         }
         let exports = self.exports.clone();
         tokio::task::spawn_blocking(move || {
-            let sealed = exports.iter().map(Export::run).collect();
+            // Without an answer everybody would wait for a deadline that says nothing about the reason.
+            let run = AssertUnwindSafe(|| exports.iter().map(Export::run).collect());
+            let panicked = |_| Err(io::Error::other("the application's export panicked"));
+            let sealed = catch_unwind(run).unwrap_or_else(panicked);
             drop(back.blocking_send(done(sealed)));
         });
     }
@@ -155,6 +165,13 @@ impl Driver {
     }
 }
 
+impl Drop for Control {
+    /// The task that accepts callers holds the gate as long as it is not closed.
+    fn drop(&mut self) {
+        self.gate.close();
+    }
+}
+
 impl Control {
     pub(super) fn ownership(&self) -> io::Result<Ownership> {
         Ok(Ownership { listener: self.gate.duplicate()?, lock: self.lock.try_clone()? })
@@ -178,15 +195,18 @@ async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allowed: Vec<u3
             tokio::spawn(session::refuse(stream, Refusal::NotAllowed { uid }, rules.write));
             continue;
         }
-        match slots.clone().try_acquire_owned() {
-            Ok(slot) => {
+        if slots.available_permits() == 0 {
+            rules.crowded.notify_waiters();
+        }
+        match timeout(CROWDED_PAUSE, slots.clone().acquire_owned()).await {
+            Ok(Ok(slot)) => {
                 let rules = rules.clone();
                 tokio::spawn(async move {
                     session::serve(stream, rules).await;
                     drop(slot);
                 });
             }
-            Err(_) => tracing::warn!(
+            Ok(Err(_)) | Err(_) => tracing::warn!(
                 limit = MAX_SESSIONS,
                 "too many callers on the control socket; one is turned away"
             ),

@@ -3,10 +3,11 @@
 //! Deliberately absent: what follows from it, see `driver/effects.rs`.
 
 use hotupdate_proto::message::Released;
-use hotupdate_proto::{Generation, Message, incumbent, successor};
+use hotupdate_proto::{Fault, Generation, Message, incumbent, successor};
 
 use super::{Driver, MAX_ROWS, Role};
 use crate::link::{Heard, LinkId};
+use crate::state;
 
 impl Driver {
     pub(super) fn next_link(&mut self) -> LinkId {
@@ -38,7 +39,10 @@ impl Driver {
         let event = match heard {
             Heard::Message(message, _) => incumbent::Event::Message(message),
             Heard::Closed(fault) => {
-                self.peer = None;
+                // After anything else it lives: it is told why, or its link is read for its end.
+                if fault == Fault::PeerGone {
+                    self.peer = None;
+                }
                 incumbent::Event::Closed(fault)
             }
         };
@@ -48,11 +52,16 @@ impl Driver {
     pub(super) async fn hear_incumbent(&mut self, heard: Heard) {
         let event = match heard {
             Heard::Message(message, descriptors) => {
+                let mut wrong = None;
                 if let Message::Released(Released { state, links, .. }) = &message {
                     self.rests = links.clone();
                     self.sealed = state.iter().cloned().zip(descriptors).collect();
+                    wrong = self.sealed.iter().find_map(|(item, fd)| state::check(item, fd).err());
                 }
-                successor::Event::Message(message)
+                match wrong {
+                    Some(what) => successor::Event::Closed(Fault::PeerMisbehaved(what)),
+                    None => successor::Event::Message(message),
+                }
             }
             Heard::Closed(fault) => successor::Event::Closed(fault),
         };

@@ -14,6 +14,7 @@ use super::{Driver, Role, Sealed};
 use crate::channel::Receiver;
 use crate::config::random_hex;
 use crate::link::Link;
+use crate::session;
 
 impl Driver {
     /// The state is exported: puts the inventory together and asks the machine.
@@ -24,7 +25,7 @@ impl Driver {
         };
         // Somebody else came while the state was exported, or the inventory cannot be made: nothing has begun.
         if let Err(refusal) = admitted {
-            return self.turn_away(&receiver, refusal);
+            return self.turn_away(&receiver, session::refused(&refusal));
         }
         let inventory = sealed.and_then(|sealed| {
             self.sealed = sealed;
@@ -34,7 +35,10 @@ impl Driver {
             Ok(inventory) => inventory,
             Err(error) => {
                 tracing::error!(successor = %join.process, %error, "the inventory cannot be made");
-                return self.turn_away(&receiver, Refusal::NotServing);
+                return self.turn_away(
+                    &receiver,
+                    session::unable(&format!("the inventory cannot be made: {error}")),
+                );
             }
         };
         let (stream, rest) = receiver.into_rest();

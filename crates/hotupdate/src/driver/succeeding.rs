@@ -3,7 +3,7 @@
 //! Deliberately absent: the inventory, which is complete before the driver starts, see [`crate::joining`].
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hotupdate_proto::message::Released;
 use hotupdate_proto::operator::LastHandoff;
@@ -45,14 +45,26 @@ impl Driver {
 
     /// Runs the accept loops; returns how long nobody accepted.
     fn open(&self, released: Option<&Released>) -> Result<Option<u64>, Error> {
+        let gap = released.and_then(|released| self.gap_since(released));
+        if let (Some(gap), Some(Released { within_ms, .. })) = (gap, released)
+            && gap >= Duration::from_millis(*within_ms)
+        {
+            let why = format!("released {gap:?} ago, and the incumbent serves again after {within_ms} ms");
+            return Err(Error::refused("taking over", why));
+        }
         if let Err(error) = self.open_gates() {
             self.outfit.gates.iter().for_each(|(gate, _)| drop(gate.park()));
             return Err(error);
         }
-        // In another time namespace the clocks do not compare (time_namespaces(7)): a gap that cannot be is not told.
-        let gap = released.and_then(|released| monotonic_ns().checked_sub(released.stopped_at_ns));
-        Ok(gap
-            .filter(|gap| *gap < u64::try_from(self.settings.timing.released.as_nanos()).unwrap_or(u64::MAX)))
+        let gap = released.and_then(|released| self.gap_since(released));
+        Ok(gap.map(|gap| u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    /// How long nobody has accepted. In another time namespace the clocks do not compare (time_namespaces(7)): what cannot
+    /// be, because we were not even ready then, is not believed.
+    fn gap_since(&self, released: &Released) -> Option<Duration> {
+        let gap = Duration::from_nanos(monotonic_ns().checked_sub(released.stopped_at_ns)?);
+        self.ready_at.filter(|ready| gap <= ready.elapsed()).map(|_| gap)
     }
 
     async fn served(&mut self, served: Served) {
