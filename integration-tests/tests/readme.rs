@@ -80,7 +80,8 @@ fn the_walk_does_what_the_readme_says() {
     let shown = format!("{}\n{stdout}\n{stderr}", output.status);
     assert!(output.status.success(), "{shown}");
 
-    let part = |name: &str| stdout.split("--- ").find_map(|part| part.strip_prefix(name)).expect(name).to_owned();
+    let part =
+        |name: &str| stdout.split("--- ").find_map(|part| part.strip_prefix(name)).expect(name).to_owned();
     let pid_after = |text: &str, mark: &str| -> u32 {
         let (_, rest) = text.split_once(mark).unwrap_or_else(|| panic!("no {mark:?}: {shown}"));
         rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
@@ -103,7 +104,8 @@ fn its_fifteen_lines_are_the_example() {
     let program = rest.split_once("```").unwrap().0;
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/axum-hello/src/main.rs");
     let example = fs::read_to_string(example).unwrap();
-    let code: Vec<_> = example.lines().skip_while(|line| line.starts_with("//!") || line.is_empty()).collect();
+    let code: Vec<_> =
+        example.lines().skip_while(|line| line.starts_with("//!") || line.is_empty()).collect();
     assert_eq!(program.trim_end(), code.join("\n"));
     let lines = program.lines().filter(|line| !line.trim().is_empty()).count();
     assert!(lines <= 15, "{lines} lines");

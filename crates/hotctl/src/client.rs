@@ -187,3 +187,34 @@ fn refusal(error: &str, parameters: &Map<String, Value>) -> CallError {
     };
     CallError::Refused { name, reason }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// Root may connect to everything, and tests may run as root, so this one has to be told.
+    #[test]
+    fn not_allowed_is_not_nobody() {
+        let failure = unreachable_socket(Path::new("/run/x.sock"), &io::Error::from_raw_os_error(13));
+        assert_eq!(failure.exit, Exit::Refused);
+        assert!(
+            failure.reason.contains("not allowed to connect to /run/x.sock (Permission denied)"),
+            "{failure}"
+        );
+    }
+
+    /// A process that was stopped (SIGSTOP) accepts nothing, and its queue fills up.
+    #[test]
+    fn a_full_queue_does_not_hold_the_client() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("full.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let limit = Duration::from_millis(50);
+        let connected: Vec<_> = (0..3).map(|_| Client::connect(&path, limit)).collect();
+        let error = connected.into_iter().find_map(Result::err).unwrap();
+        assert_eq!(Failure::from(error).exit, Exit::TimedOut);
+    }
+}

@@ -15,7 +15,7 @@ use crate::error::{Fault, Refusal};
 use crate::message::{Generation, Join, Message, Released};
 use crate::operator::ProcessState;
 use crate::predecessor::Predecessor;
-use crate::timing::{Deadline, after};
+use crate::timing::{Deadline, after, millis};
 
 mod vocabulary;
 pub use vocabulary::{Effect, Event, Local, Peer, Report, Stopped};
@@ -202,7 +202,7 @@ impl Incumbent {
             }
             (State::Releasing { peer, .. }, Event::Stopped(stopped)) => {
                 let Stopped { at_ns, connections, state, links } = stopped;
-                let within_ms = crate::timing::millis(self.local.timing.serving);
+                let within_ms = millis(self.local.timing.serving);
                 let released = Released { connections, stopped_at_ns: at_ns, within_ms, state, links };
                 out.push(Effect::Send(M::Released(released)));
                 State::Released { peer, until: after(now, self.local.timing.serving) }

@@ -73,6 +73,9 @@ pub struct LinkItem {
     pub generation: Generation,
     /// Who it is.
     pub process: Process,
+    /// The features that it has in common with the sender.
+    #[serde(default)]
+    pub features: Vec<String>,
     /// What was left in it when this was sent.
     pub connections: Summary,
     /// Whether it can still take over again.

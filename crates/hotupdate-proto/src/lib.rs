@@ -19,6 +19,9 @@ pub use inventory::{
     ConnectionRow, ConnectionState, LinkItem, ListenerItem, ListenerKind, StateItem, Summary,
 };
 
+pub mod moving;
+pub use moving::{Kind, Mover, MovingItem, Taker};
+
 pub mod frame;
 
 pub mod incumbent;
@@ -40,6 +43,9 @@ pub use error::{Fault, Refusal};
 
 /// The name of the Varlink interface that every process offers on its control socket.
 pub const INTERFACE: &str = "io.hotupdate";
+
+/// The feature of processes that move live connections ([`moving`]). Between others nothing of it is said.
+pub const FEATURE_MOVE: &str = "move";
 
 /// The protocol versions that this crate speaks.
 pub const VERSIONS: Versions = Versions { min: 1, max: 1 };

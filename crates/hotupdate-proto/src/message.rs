@@ -14,6 +14,9 @@
 //!    | ready ------------------------------------>|
 //!    |<---------------------------- released+fds  |  the accept loops have stopped
 //!    | serving ---------------------------------->|  parks its listeners, drains
+//!    | takes ------------------------------------>|
+//!    |<---- move+fds · yours or back · rest       |
+//!    | held (one for each move) ----------------->|
 //!    |<- connections · progress · drained · let_go|
 //!    | hurry · issued · settle ------------------>|
 //!    | resume · farewell ------------------------>|
@@ -25,6 +28,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::{ConnectionRow, LinkItem, LinkRest, ListenerItem, StateItem, Summary};
+use crate::moving::{Kind, MovingItem};
 
 /// The most descriptors that one message may own. The kernel takes 253 (`SCM_MAX_FD`, `include/net/scm.h`).
 pub const MAX_DESCRIPTORS: usize = 250;
@@ -241,6 +245,25 @@ pub enum Message {
         /// The rows.
         items: Vec<ConnectionRow>,
     },
+    /// Live connections that move, see [`crate::moving`]; one descriptor each.
+    Move {
+        /// The number of this batch, from 1.
+        batch: u32,
+        /// The connections.
+        items: Vec<MovingItem>,
+    },
+    /// The sender has let go of a batch that is held.
+    Yours {
+        /// Its number.
+        batch: u32,
+    },
+    /// The sender has taken a batch back, because `held` did not come in time.
+    Back {
+        /// Its number.
+        batch: u32,
+    },
+    /// No batch is on its way, and none comes until the next `takes`.
+    Rest,
     /// The drain as it goes.
     Progress {
         /// What is left.
@@ -257,6 +280,18 @@ pub enum Message {
     /// The predecessor's probation is over: it cannot take over again.
     LetGo,
     // ---- serving process → predecessor ----------------------------------------------------------------------
+    /// The kinds of connections that the sender picks up.
+    Takes {
+        /// All of them; replaces what was said before. With none of them the predecessor says `rest`.
+        kinds: Vec<Kind>,
+    },
+    /// A batch of connections arrived and is held, untouched.
+    Held {
+        /// Its number.
+        batch: u32,
+        /// Ids of connections that are not taken.
+        refused: Vec<u64>,
+    },
     /// Be drained within this time.
     Hurry {
         /// In milliseconds from now.
@@ -296,6 +331,7 @@ impl Message {
             Self::State { items, .. } => items.len(),
             Self::Links { items, .. } => items.len(),
             Self::Control { .. } => 2,
+            Self::Move { items, .. } => items.len(),
             Self::Released(released) => released.state.len(),
             _ => 0,
         }
@@ -327,6 +363,12 @@ impl Message {
             Self::Released(_) => "released",
             Self::Serving { .. } => "serving",
             Self::Connections { .. } => "connections",
+            Self::Move { .. } => "move",
+            Self::Yours { .. } => "yours",
+            Self::Back { .. } => "back",
+            Self::Rest => "rest",
+            Self::Takes { .. } => "takes",
+            Self::Held { .. } => "held",
             Self::Progress { .. } => "progress",
             Self::Drained { .. } => "drained",
             Self::LetGo => "let_go",

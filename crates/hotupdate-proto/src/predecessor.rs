@@ -14,6 +14,8 @@ pub struct Predecessor {
     pub generation: Generation,
     /// Who it is.
     pub process: Process,
+    /// The features that both have.
+    pub features: Vec<String>,
     /// What is left in it, as it said last.
     pub connections: Summary,
     /// It still holds parked listeners and can take over again.
@@ -35,6 +37,7 @@ impl Predecessor {
         Self {
             generation,
             process,
+            features: Vec::new(),
             connections,
             probation: true,
             drained: false,
@@ -48,6 +51,7 @@ impl Predecessor {
     #[must_use]
     pub fn inherited(now: Instant, item: &LinkItem) -> Self {
         Self {
+            features: item.features.clone(),
             probation: item.probation,
             drained: item.drained,
             ..Self::released(now, item.generation, item.process.clone(), item.connections)
@@ -60,6 +64,7 @@ impl Predecessor {
         LinkItem {
             generation: self.generation,
             process: self.process.clone(),
+            features: self.features.clone(),
             connections: self.connections,
             probation: self.probation,
             drained: self.drained,

@@ -345,18 +345,19 @@ impl Successor {
         let mut predecessors = Vec::new();
         if let (Some(released), false) = (&released, alone) {
             let (generation, process) = (joined.incumbent_generation, joined.incumbent.clone());
-            predecessors.push(Predecessor::released(now, generation, process, released.connections));
+            let features = joined.features.clone();
+            let newest = Predecessor::released(now, generation, process, released.connections);
+            predecessors.push(Predecessor { features, ..newest });
         }
         // The incumbent knows which have ended since; their links end when they are read, which is no surprise then.
         let has_ended = |link: &LinkItem| {
             released.as_ref().is_some_and(|r| r.links.iter().all(|rest| rest.generation != link.generation))
         };
         let links = mem::take(&mut self.links);
-        predecessors.extend(
-            links
-                .iter()
-                .map(|link| Predecessor { drained: has_ended(link), ..Predecessor::inherited(now, link) }),
-        );
+        predecessors.extend(links.iter().map(|link| Predecessor {
+            drained: link.drained || has_ended(link),
+            ..Predecessor::inherited(now, link)
+        }));
         Served { joined, predecessors, gap_ns }
     }
 

@@ -36,6 +36,10 @@ pub struct Timing {
     pub resume: Duration,
     /// Serving process: what the oldest generation still gets when there are too many.
     pub hurry: Duration,
+    /// Predecessor: the serving process has to say that it holds connections that were moved to it.
+    pub moving: Duration,
+    /// Serving process: before a handoff, predecessors have to finish the moves that are under way.
+    pub rest: Duration,
     /// Both: the other side has to take a message that was sent.
     pub write: Duration,
 }
@@ -57,6 +61,8 @@ impl Default for Timing {
             force: Duration::from_secs(2),
             resume: Duration::from_secs(5),
             hurry: Duration::from_secs(5),
+            moving: Duration::from_secs(5),
+            rest: Duration::from_millis(500),
             write: Duration::from_secs(5),
         }
     }

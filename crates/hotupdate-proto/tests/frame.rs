@@ -24,13 +24,13 @@ fn listeners(count: usize) -> Message {
 
 /// Without its NUL.
 fn frame(message: &Message) -> Vec<u8> {
-    let mut bytes = encode_message(message).unwrap();
+    let mut bytes = encode_message(message).expect("it can be sent");
     assert_eq!(bytes.pop(), Some(0));
     bytes
 }
 
 fn with(message: &Message, from: &str, to: &str) -> Vec<u8> {
-    let text = String::from_utf8(frame(message)).unwrap();
+    let text = String::from_utf8(frame(message)).expect("JSON is text");
     assert!(text.contains(from), "{text}");
     text.replacen(from, to, 1).into_bytes()
 }

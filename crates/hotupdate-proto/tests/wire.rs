@@ -163,7 +163,7 @@ fn the_interface_declares_what_serde_writes() {
 }
 
 fn json<T: Serialize>(value: &T) -> Value {
-    serde_json::to_value(value).unwrap()
+    serde_json::to_value(value).expect("it is JSON")
 }
 
 #[test]
@@ -202,6 +202,12 @@ fn every_message() -> Vec<Message> {
         Message::Released(Released::default()),
         Message::Serving { gap_ns: Some(1) },
         Message::Connections { items: Vec::new() },
+        Message::Takes { kinds: Vec::new() },
+        Message::Move { batch: 1, items: Vec::new() },
+        Message::Held { batch: 1, refused: Vec::new() },
+        Message::Yours { batch: 1 },
+        Message::Back { batch: 1 },
+        Message::Rest,
         Message::Progress { connections: summary(), closed: Vec::new() },
         Message::Drained { forced: 0 },
         Message::LetGo,
@@ -224,6 +230,12 @@ fn every_message() -> Vec<Message> {
             | Message::Released(_)
             | Message::Serving { .. }
             | Message::Connections { .. }
+            | Message::Takes { .. }
+            | Message::Move { .. }
+            | Message::Held { .. }
+            | Message::Yours { .. }
+            | Message::Back { .. }
+            | Message::Rest
             | Message::Progress { .. }
             | Message::Drained { .. }
             | Message::LetGo
@@ -245,7 +257,7 @@ fn a_message_is_called_what_the_wire_calls_it() {
         assert_eq!(serde_json::to_value(&message).unwrap()["type"], message.name());
         names.insert(message.name());
     }
-    assert_eq!(names.len(), 19, "and each has a name of its own");
+    assert_eq!(names.len(), 25, "and each has a name of its own");
 }
 
 /// The picture at the top of `message.rs` shows every message.

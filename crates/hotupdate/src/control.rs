@@ -143,8 +143,9 @@ pub(crate) fn may(uid: u32, allowed: &[u32]) -> bool {
     uid == geteuid().as_raw() || uid == 0 || allowed.contains(&uid)
 }
 
-/// Checks a control listener and a lock that arrived: they have to be what they are said to be.
-pub(crate) fn check_inherited(ownership: &Ownership) -> Result<(), String> {
+/// Checks a control listener and a lock that arrived: they have to be what they are said to be, and the listener that
+/// one through which the incumbent was `reached`. (Its own name is of no use: it was renamed, perhaps in another container.)
+pub(crate) fn check_inherited(ownership: &Ownership, reached: Option<&Path>) -> Result<(), String> {
     use rustix::net::{AddressFamily, SocketType, sockopt};
     let Ownership { listener, lock } = ownership;
     let is_listener = sockopt::socket_domain(listener) == Ok(AddressFamily::UNIX)
@@ -153,6 +154,16 @@ pub(crate) fn check_inherited(ownership: &Ownership) -> Result<(), String> {
         && SockRef::from(listener).nonblocking().is_ok_and(|nonblocking| nonblocking);
     if !is_listener {
         return Err("the control listener is not a non-blocking Unix socket that listens".to_owned());
+    }
+    let bound = SockRef::from(listener).local_addr().ok();
+    let bound = bound.as_ref().and_then(SockAddr::as_pathname);
+    if bound != reached {
+        let show = |path: Option<&Path>| path.map_or("nowhere".into(), |path| path.display().to_string());
+        return Err(format!(
+            "the control listener is bound to {}, and it was reached at {}",
+            show(bound),
+            show(reached)
+        ));
     }
     // The lock belongs to the open file description, so taking it again through a duplicate succeeds, and through any
     // other description of the same file it does not.
@@ -337,15 +348,19 @@ mod tests {
         let path = directory.path().join("control.sock");
         let Found::Nobody(owner) = find(&path, SOON).await.unwrap() else { panic!("nobody was there") };
         let duplicate = |fd: &OwnedFd| fd.try_clone().unwrap();
-        check_inherited(&Ownership { listener: duplicate(&owner.listener), lock: duplicate(&owner.lock) })
-            .unwrap();
+        let stream = connect(&path).await.unwrap();
+        let address = stream.peer_addr().unwrap();
+        let reached = address.as_pathname();
+        let same = Ownership { listener: duplicate(&owner.listener), lock: duplicate(&owner.lock) };
+        check_inherited(&same, reached).unwrap();
+        assert!(check_inherited(&same, Some(Path::new("/elsewhere"))).unwrap_err().contains("/elsewhere"));
         let other = Ownership {
             listener: owner.listener.try_clone().unwrap(),
             lock: open_lock(&path).unwrap().into(),
         };
-        assert!(check_inherited(&other).unwrap_err().contains("lock"));
+        assert!(check_inherited(&other, reached).unwrap_err().contains("lock"));
         let swapped =
             Ownership { listener: owner.lock.try_clone().unwrap(), lock: owner.lock.try_clone().unwrap() };
-        assert!(check_inherited(&swapped).unwrap_err().contains("listener"));
+        assert!(check_inherited(&swapped, reached).unwrap_err().contains("listener"));
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hotupdate_proto::incumbent::Local;
@@ -41,6 +41,8 @@ pub(crate) struct Inventory {
 
 #[derive(Default)]
 struct Arrived {
+    /// The address of the listener that took our connection.
+    reached: Option<PathBuf>,
     offered: Vec<Offered>,
     state: HashMap<String, State>,
     links: Vec<(LinkItem, OwnedFd)>,
@@ -144,7 +146,7 @@ async fn try_join(builder: &Builder, local: &Local, stream: UnixStream) -> Resul
         Ok(()) | Err(Fault::PeerGone) => answer(&mut receiver, machine.deadline()).await,
         Err(fault) => Event::Closed(fault),
     };
-    let mut arrived = Arrived::default();
+    let mut arrived = Arrived { reached: peer_path(&stream), ..Arrived::default() };
     loop {
         if matches!(event, Event::Replied(Err(Refusal::Starting | Refusal::NotServing))) {
             return Ok(Tried::Again);
@@ -169,6 +171,10 @@ async fn try_join(builder: &Builder, local: &Local, stream: UnixStream) -> Resul
             Err(event) => event,
         };
     }
+}
+
+fn peer_path(stream: &UnixStream) -> Option<PathBuf> {
+    stream.peer_addr().ok()?.as_pathname().map(Path::to_owned)
 }
 
 fn misbehaved(builder: &Builder, what: String) -> Error {
@@ -265,7 +271,7 @@ impl Arrived {
                 let [listener, lock] =
                     <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| "two descriptors were due")?;
                 let ownership = Ownership { listener, lock };
-                control::check_inherited(&ownership)?;
+                control::check_inherited(&ownership, self.reached.as_deref())?;
                 self.ownership = Some(ownership);
             }
             _ => {}
@@ -274,7 +280,7 @@ impl Arrived {
     }
 
     fn complete(self) -> Result<Inventory, String> {
-        let Self { offered, state, links, ownership } = self;
+        let Self { reached: _, offered, state, links, ownership } = self;
         let ownership = ownership.ok_or("the inventory came without the control socket")?;
         Ok(Inventory { offered, state, links, ownership })
     }

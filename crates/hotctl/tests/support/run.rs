@@ -44,7 +44,7 @@ impl Place {
     pub(crate) fn server(&self) -> String {
         let folder = self.folder.path().display();
         format!(
-            "cd {folder}; echo \"$HOTUPDATE_ATTEMPT $$\" > new; mv new started; echo out; echo err >&2; \
+            "cd {folder}; echo out; echo err >&2; echo \"$HOTUPDATE_ATTEMPT $$\" > new; mv new started; \
              while [ -e keep ]; do sleep 0.05; done"
         )
     }

@@ -175,7 +175,7 @@ impl Incumbent {
         out.push(Effect::SendTo(generation, Message::Serving { gap_ns: None }));
         // It may take over again, as any predecessor.
         let former = Predecessor::released(now, generation, peer.process.clone(), Summary::default());
-        self.predecessors.insert(0, former);
+        self.predecessors.insert(0, Predecessor { features: peer.features.clone(), ..former });
         out.push(Effect::Report(Report::Resumed(peer)));
         State::Serving
     }
@@ -186,10 +186,9 @@ impl Incumbent {
         let Some(position) = self.predecessors.iter().position(|p| p.generation == to) else {
             return self.retire(now, self.local.timing.drain, out);
         };
-        let process = self.predecessors.remove(position).process;
+        let Predecessor { process, features, .. } = self.predecessors.remove(position);
         out.push(Effect::Report(Report::RolledBack(to, process.clone())));
         let (version, handoff) = (self.local.versions.max, "rollback".to_owned());
-        let features = Vec::new();
         let peer = Peer { process, generation: to, attempt: None, version, features, handoff, since: now };
         self.park(now, peer, out)
     }

@@ -44,12 +44,14 @@ fn process() -> impl Strategy<Value = Process> {
 }
 
 fn link() -> impl Strategy<Value = LinkItem> {
-    (generation(), process(), summary(), any::<bool>()).prop_map(
-        |(generation, process, connections, probation)| LinkItem {
+    (generation(), process(), summary(), any::<(bool, bool)>()).prop_map(
+        |(generation, process, connections, (probation, drained))| LinkItem {
             generation,
             process,
+            features: Vec::new(),
             connections,
             probation,
+            drained,
         },
     )
 }
@@ -84,8 +86,14 @@ fn ready() -> impl Strategy<Value = Ready> {
 }
 
 fn released() -> impl Strategy<Value = Released> {
-    (summary(), any::<u64>(), vec(state(), 0..3), vec(rest(), 0..3)).prop_map(
-        |(connections, stopped_at_ns, state, links)| Released { connections, stopped_at_ns, state, links },
+    (summary(), any::<(u64, u64)>(), vec(state(), 0..3), vec(rest(), 0..3)).prop_map(
+        |(connections, (stopped_at_ns, within_ms), state, links)| Released {
+            connections,
+            stopped_at_ns,
+            within_ms,
+            state,
+            links,
+        },
     )
 }
 

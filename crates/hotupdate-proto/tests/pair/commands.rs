@@ -5,7 +5,7 @@ use std::time::Duration;
 use hotupdate_proto::incumbent::{Effect, Event, Report};
 use hotupdate_proto::message::{Generation, Message, Release};
 use hotupdate_proto::operator::{Command, OperatorError, ProcessState};
-use hotupdate_proto::{Fault, Incumbent};
+use hotupdate_proto::{Deadline, Fault, Incumbent};
 
 use crate::world::{App, Pending, World};
 
@@ -118,6 +118,10 @@ fn terminate_at_every_stage_lets_a_successor_take_over_first() {
             if attempt {
                 assert_eq!(world.assert_one_serves(), new, "{world}");
                 assert!(world.gap.is_zero());
+                assert!(
+                    !world.fired.contains(&Deadline::Probation),
+                    "who is told to end does not wait for that"
+                );
                 world.assert_next_works();
             } else {
                 // Nobody had joined yet, or had been heard: that one starts over, as a first start.
@@ -219,7 +223,7 @@ fn a_farewell_ends_the_probation() {
 /// The end of a drain, in virtual time from now.
 fn ends_in(world: &World, index: usize) -> Duration {
     let (deadline, at) = world.waits_for(index).expect("it drains");
-    assert_eq!(deadline, hotupdate_proto::Deadline::Drain);
+    assert_eq!(deadline, Deadline::Drain);
     at - world.now
 }
 

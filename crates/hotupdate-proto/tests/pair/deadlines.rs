@@ -86,16 +86,20 @@ fn lease(fired: &mut BTreeSet<Deadline>) {
     finish(world, fired);
     // Acknowledging slowly does not make the lease longer.
     let timing = Timing { batch: Duration::from_secs(50), ..Timing::default() };
-    let mut world = World::new(App { timing, ..App::default() });
-    let new = world.join(App::default());
-    world.fuel = Some(3);
+    let mut world = World::new(App { timing: timing.clone(), ..App::default() });
+    let new = world.join(App { timing, ..App::default() });
+    world.fuel = Some(2);
     world.run();
     world.fuel = None;
     world.advance(Duration::from_secs(40));
-    world.fuel = Some(1);
-    world.run();
-    world.fuel = None;
+    world.step();
+    let began = world.now;
     starve(&mut world, new);
+    assert_eq!(
+        (failures(&world), world.now - began),
+        (vec![Deadline::Lease], Duration::from_secs(20)),
+        "{world}"
+    );
     finish(world, fired);
     // The successor's own view of it, should the incumbent hang.
     let mut world = World::new(App::default());
@@ -216,6 +220,8 @@ fn resume(fired: &mut BTreeSet<Deadline>) {
     // The one that was asked wakes up: it resumes, hears that it was too late, and stands down.
     world.run();
     assert_eq!(world.accepting(), [new], "{world}");
+    let former = &world.incumbent(new).expect("it serves").predecessors()[0];
+    assert!(!former.probation && !former.quiet, "it said that it let go: {world}");
     finish(world, fired);
 }
 
@@ -282,6 +288,8 @@ fn the_longest_duration_is_no_panic() {
         force: ever,
         resume: ever,
         hurry: ever,
+        moving: ever,
+        rest: ever,
         write: ever,
     };
     let mut world = World::new(App { timing: timing.clone(), ..App::default() });

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use hotupdate_proto::incumbent::{Event, Report};
+use hotupdate_proto::incumbent::{Effect, Event, Report, Stopped};
+use hotupdate_proto::inventory::LinkRest;
 use hotupdate_proto::message::{Generation, Message};
 use hotupdate_proto::operator::{Command, OperatorError, ProcessState};
-use hotupdate_proto::{Fault, Summary, Timing};
+use hotupdate_proto::{Fault, Incumbent, Predecessor, Summary, Timing, successor};
 
-use crate::world::{Action, App, World};
+use crate::world::{Action, App, World, local, process};
 
 fn slow() -> App {
     App { drains: false, ..App::default() }
@@ -317,4 +318,74 @@ fn an_orphan_inherits_the_older_generations() {
     assert_eq!(generations(&world, new), [1]);
     world.settle();
     world.assert_next_works();
+}
+
+/// What ended under the eyes of the one is not a death to the other, which had stopped looking.
+#[test]
+fn a_drain_that_ended_before_a_rollback_is_not_reported_as_lost() {
+    let mut world = pile(3, &slow());
+    world.incumbent_event(0, Event::Drained { forced: 0 });
+    world.run();
+    assert_eq!(generations(&world, 2), [2]);
+    world.command(Command::Rollback);
+    world.run();
+    assert_eq!((world.accepting(), generations(&world, 1)), (vec![1], vec![3]));
+    assert!(!world.reports.iter().any(|(_, report)| matches!(report, Report::Lost { .. })), "{world}");
+    world.settle();
+    world.assert_next_works();
+}
+
+/// The machine of generation 3, with 2 and 1 behind it, both in probation as far as it knows.
+fn third() -> (World, Incumbent) {
+    let world = World::new(App::default());
+    let predecessor = |index: usize| {
+        let generation = Generation(index as u64);
+        Predecessor::released(world.now, generation, process(index), Summary::default())
+    };
+    let (predecessors, generation) = (vec![predecessor(2), predecessor(1)], Generation(3));
+    let machine = Incumbent::serving(local(0, &App::default()), generation, predecessors);
+    (world, machine)
+}
+
+#[test]
+fn a_rollback_does_not_pass_the_link_to_its_receiver() {
+    let (world, mut machine) = third();
+    machine.command(world.now, Command::Rollback).expect("it is in probation");
+    let rest = |generation| LinkRest { generation: Generation(generation), unread: "{".to_owned() };
+    let stopped = Stopped { at_ns: 5, links: vec![rest(2), rest(1)], ..Stopped::default() };
+    let resume = Message::Resume { stopped_at_ns: 5, links: vec![rest(1)] };
+    let to = Generation(2);
+    assert_eq!(
+        machine.handle(world.now, Event::Stopped(stopped)),
+        [Effect::Read(to), Effect::SendTo(to, resume)]
+    );
+}
+
+/// Its link closes when this process ends, which must not look like a death.
+#[test]
+fn standing_down_for_one_says_farewell_to_the_others() {
+    let (world, mut machine) = third();
+    let failed = Message::Failed { reason: "too late".to_owned() };
+    let effects = machine.handle(world.now, Event::Predecessor(Generation(2), failed));
+    let at = |wanted: &Effect| effects.iter().position(|effect| effect == wanted);
+    let farewell = at(&Effect::SendTo(Generation(1), Message::Farewell)).expect("the other is told");
+    assert!(Some(farewell) < at(&Effect::LetGo), "as long as there is a link: {effects:?}");
+    assert_eq!(at(&Effect::SendTo(Generation(2), Message::Farewell)), None);
+    assert!(at(&Effect::Promote(Generation(2))).is_some());
+}
+
+/// An orphan is the only one left: nothing that still arrives makes it give up.
+#[test]
+fn an_orphan_cannot_be_talked_out_of_it() {
+    let mut world = World::new(App::default());
+    let new = world.join(App { readies: false, ..App::default() });
+    world.run();
+    world.kill(0);
+    world.run();
+    for message in [Message::Settle, Message::Failed { reason: "late".to_owned() }] {
+        world.successor_event(new, successor::Event::Message(message));
+    }
+    world.successor_event(new, successor::Event::Closed(Fault::PeerMisbehaved("late".to_owned())));
+    world.settle();
+    assert_eq!(world.assert_one_serves(), new);
 }

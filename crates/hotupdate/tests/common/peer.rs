@@ -6,7 +6,8 @@ use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use sendfd::SendWithFd;
@@ -164,11 +165,20 @@ impl Impostor {
 
     /// A caller that has said what it wants.
     pub(crate) async fn accept(&self) -> Peer {
-        let (stream, _) = timeout(SOON, self.socket.accept()).await.expect("somebody joins").unwrap();
+        self.accept_within(SOON).await.expect("somebody joins")
+    }
+
+    pub(crate) async fn accept_within(&self, within: Duration) -> Option<Peer> {
+        let (stream, _) = timeout(within, self.socket.accept()).await.ok()?.unwrap();
         let mut peer = Peer::of(stream);
         let call = peer.next().await.expect("a call");
         assert_eq!(call["method"], "io.hotupdate.Join");
-        peer
+        Some(peer)
+    }
+
+    /// The path of its socket.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.socket.local_addr().unwrap().as_pathname().unwrap().to_owned()
     }
 
     /// A successor that was told that it is welcome.
