@@ -225,6 +225,11 @@ impl Incumbent {
             (state, Event::Closed(fault)) if state.is_attempt() => self.fail(now, state, fault, out),
 
             // ---- after it: probation and drain -------------------------------------------------------------
+            // It was reported already; only its end still counts.
+            (
+                state @ State::Probation { quiet: true, .. },
+                Event::Message(_) | Event::Closed(Fault::PeerMisbehaved(_)),
+            ) => state,
             (State::Probation { drain, .. }, Event::Message(M::Farewell | M::Settle)) => {
                 self.let_go(drain, out)
             }
@@ -265,9 +270,9 @@ impl Incumbent {
                 let what = format!("said `{}` to a process that drains", message.name());
                 self.violation(state, what, out)
             }
-            (State::Probation { peer, until, .. }, Event::Drained { forced }) => {
+            (State::Probation { peer, until, quiet, .. }, Event::Drained { forced }) => {
                 out.push(Effect::Send(M::Drained { forced }));
-                State::Probation { peer, until, drain: Drain::Done }
+                State::Probation { peer, until, drain: Drain::Done, quiet }
             }
             (State::Retired { .. }, Event::Drained { forced }) => {
                 out.extend([Effect::Send(M::Drained { forced }), Effect::Exit]);

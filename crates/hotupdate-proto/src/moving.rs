@@ -187,7 +187,8 @@ pub enum TakerEffect {
 /// The side that receives connections, one for each mover.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Taker {
-    last: u32,
+    /// The first batch may have any number: the mover may have moved others, to the process that served before.
+    last: Option<u32>,
     held: BTreeSet<u32>,
 }
 
@@ -197,13 +198,15 @@ impl Taker {
     /// # Errors
     /// [`Fault::PeerMisbehaved`] for a batch out of order, or more of them than the window allows.
     pub fn arrived(&mut self, batch: u32, refused: Vec<u64>) -> Result<Vec<TakerEffect>, Fault> {
-        if batch != self.last.wrapping_add(1) {
-            return Err(Fault::PeerMisbehaved(format!("moved batch {batch} after batch {}", self.last)));
+        if let Some(last) = self.last
+            && last.checked_add(1) != Some(batch)
+        {
+            return Err(Fault::PeerMisbehaved(format!("moved batch {batch} after batch {last}")));
         }
         if self.held.len() >= WINDOW {
             return Err(Fault::PeerMisbehaved(format!("moved more than {WINDOW} batches at once")));
         }
-        self.last = batch;
+        self.last = Some(batch);
         self.held.insert(batch);
         Ok(vec![TakerEffect::Send(Message::Held { batch, refused })])
     }
@@ -309,11 +312,13 @@ mod tests {
         assert!(mover.held(1, &[]).is_err());
         let mut taker = Taker::default();
         assert!(taker.given(1).is_err() && taker.taken_back(1).is_err());
-        assert!(taker.arrived(2, vec![]).is_err(), "batches come in order");
-        for batch in 1..=4 {
+        for batch in 7..=10 {
             taker.arrived(batch, vec![]).unwrap();
         }
-        assert!(taker.arrived(5, vec![]).is_err(), "more than the window");
+        assert!(taker.arrived(11, vec![]).is_err(), "more than the window");
+        taker.given(7).unwrap();
+        assert!(taker.arrived(12, vec![]).is_err(), "batches come in order");
+        taker.arrived(11, vec![]).unwrap();
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{Process, Timing, VERSIONS};
+use hotupdate_proto::{FEATURE_MOVE, Process, Timing, VERSIONS};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
@@ -54,6 +54,7 @@ pub struct Builder {
     pub(crate) stop_signals: bool,
     pub(crate) after_drain: AfterDrain,
     pub(crate) max_draining: usize,
+    pub(crate) move_connections: bool,
 }
 
 /// Settings for a service whose control socket is at this path.
@@ -72,6 +73,7 @@ pub fn builder(path: impl AsRef<Path>) -> Builder {
         stop_signals: true,
         after_drain: AfterDrain::Exit,
         max_draining: 8,
+        move_connections: true,
     }
 }
 
@@ -170,6 +172,12 @@ impl Builder {
         self
     }
 
+    /// Whether live connections move from and to this process, if both sides can. Default: yes.
+    pub fn move_connections(mut self, move_connections: bool) -> Self {
+        self.move_connections = move_connections;
+        self
+    }
+
     /// Makes the control socket, or joins the process that owns it and receives what it has.
     ///
     /// # Errors
@@ -189,7 +197,7 @@ impl Builder {
                 version: self.version.clone(),
             },
             versions: VERSIONS,
-            features: Vec::new(),
+            features: self.move_connections.then(|| FEATURE_MOVE.to_owned()).into_iter().collect(),
             timing: self.timing.clone(),
             max_draining: self.max_draining,
         }

@@ -4,17 +4,46 @@
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use serde::Serialize;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::oneshot;
 
 use crate::address::Address;
-use crate::connections::{Activity, Tracker};
+use crate::connections::{Activity, Moves, Tracker};
 use crate::drain::Drain;
+
+/// The most bytes of state that move with one connection.
+pub const MAX_STATE: usize = hotupdate_proto::moving::MAX_BATCH_STATE;
+
+/// How often it is looked whether the answer, if the next version takes a connection, is overdue.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A connection on its way to the driver.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    pub(crate) connection: Connection,
+    pub(crate) kind: String,
+    pub(crate) state: Vec<u8>,
+    pub(crate) reply: oneshot::Sender<Result<(), Box<Connection>>>,
+}
+
+/// A connection that stays where it is.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection does not move: {why}")]
+pub struct NotMoved {
+    /// The connection, untouched.
+    pub connection: Connection,
+    /// One line for a person.
+    pub why: String,
+}
 
 /// The kernel's side of a connection. Shared with the live table, which shuts it down at the deadline of a drain.
 #[derive(Debug)]
@@ -70,6 +99,85 @@ impl Connection {
         self.tracker.drain()
     }
 
+    /// Whether the process that serves now picks up connections of this kind.
+    ///
+    /// ```no_run
+    /// # async fn example(connection: hotupdate::Connection) {
+    /// if connection.moves("echo") == hotupdate::connections::Moves::Yes {
+    ///     let _ = connection.hand_over("echo", &()).await;
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn moves(&self, kind: &str) -> Moves {
+        self.tracker.activity().moves(kind)
+    }
+
+    /// Passes this connection to the process that serves now, whose [`Serving::adopt`](crate::Serving::adopt) of the same
+    /// kind picks it up together with `state` (as JSON). Its client notices nothing: the caller stops reading and writing
+    /// at a point from which the other version can go on, and everything else that the other version has to know, such as
+    /// bytes that were read and not dealt with, goes into `state`.
+    ///
+    /// Waits until it is known whether the connection can move. Not safe to cancel: a connection whose move is cancelled
+    /// is closed if it did not arrive.
+    ///
+    /// # Errors
+    /// [`NotMoved`] with the connection: the process does not drain, the next version does not take this kind or knows
+    /// nothing of moves, or it died before it had the connection. Serve on.
+    pub async fn hand_over(self, kind: &str, state: &(impl Serialize + Sync)) -> Result<(), NotMoved> {
+        match serde_json::to_vec(state) {
+            Ok(state) => self.hand_over_bytes(kind, state).await,
+            Err(error) => {
+                Err(NotMoved { connection: self, why: format!("its state cannot be JSON: {error}") })
+            }
+        }
+    }
+
+    /// As [`Connection::hand_over`], with state in the caller's own form; see
+    /// [`Serving::adopt_bytes`](crate::Serving::adopt_bytes). At most [`MAX_STATE`] bytes.
+    ///
+    /// # Errors
+    /// As [`Connection::hand_over`].
+    pub async fn hand_over_bytes(self, kind: &str, state: Vec<u8>) -> Result<(), NotMoved> {
+        if state.len() > MAX_STATE {
+            let why = format!("its state has {} bytes, at most {MAX_STATE} move", state.len());
+            return Err(NotMoved { connection: self, why });
+        }
+        let mut drain = self.drain();
+        while self.moves(kind) == Moves::Expected {
+            // The answer comes with a change, or the time for it is over.
+            let _ = tokio::time::timeout(ASK_AGAIN, drain.changed()).await;
+        }
+        if self.moves(kind) == Moves::No {
+            return Err(NotMoved {
+                connection: self,
+                why: format!("nobody takes connections of kind {kind:?}"),
+            });
+        }
+        let table = self.tracker.connections();
+        let (reply, moved) = oneshot::channel();
+        let parcel = Parcel { connection: self, kind: kind.to_owned(), state, reply };
+        if let Err(parcel) = table.send(parcel) {
+            let why = "the runtime is shutting down".to_owned();
+            return Err(NotMoved { connection: parcel.connection, why });
+        }
+        match moved.await {
+            Ok(Err(connection)) => {
+                Err(NotMoved { connection: *connection, why: "the other process did not take it".to_owned() })
+            }
+            // Without an answer the driver is gone, and the connection with it.
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    pub(crate) fn tracker(&self) -> &Tracker {
+        &self.tracker
+    }
+
     /// Whether bytes wait to be read (or the end of the stream), without reading them.
     #[must_use]
     pub fn is_readable(&self) -> bool {
@@ -81,7 +189,26 @@ impl Connection {
     }
 }
 
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
 impl Socket {
+    /// A connected socket that arrived, registered with the runtime.
+    pub(crate) fn register(fd: OwnedFd) -> io::Result<Self> {
+        use rustix::net::{AddressFamily, sockopt::socket_domain};
+        if socket_domain(&fd)? == AddressFamily::UNIX {
+            Ok(Self::Unix(UnixStream::from_std(fd.into())?))
+        } else {
+            Ok(Self::Tcp(TcpStream::from_std(fd.into())?))
+        }
+    }
+
     pub(crate) fn shut_down(&self) {
         // An error means that the client was faster.
         let _ = match self {

@@ -2,16 +2,18 @@
 //!
 //! Deliberately absent: reading and writing, see [`crate::connection`]; deciding when to drain, see [`crate::driver`].
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hotupdate_proto::{ConnectionRow, ConnectionState, Summary};
-use tokio::sync::{Notify, watch};
+use hotupdate_proto::{ConnectionRow, ConnectionState, Kind, Summary};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 
 use crate::address::Address;
-use crate::connection::Socket;
+use crate::connection::{Parcel, Socket};
 use crate::drain::{Drain, Phase};
 
 /// The next version forgets rows by these ids. What does not fit goes with the predecessor itself.
@@ -32,13 +34,41 @@ struct Table {
     totals: Totals,
     phase: watch::Sender<Phase>,
     empty: Notify,
+    /// What is known of the kinds that the process that serves picks up.
+    taken: Mutex<Taken>,
+    parcels: mpsc::UnboundedSender<Parcel>,
     /// Ids of connections that ended since a drain began and nobody was told of.
     closed: Mutex<Vec<u64>>,
+}
+
+/// Whether connections of a kind can move to the process that serves now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moves {
+    /// They stay.
+    No,
+    /// The other process has not said what it takes, and may do so in a moment.
+    Expected,
+    /// They can.
+    Yes,
+}
+
+#[derive(Debug, Default)]
+enum Taken {
+    /// No drain, or a peer that knows nothing of moves.
+    #[default]
+    Nothing,
+    Expected {
+        until: Instant,
+    },
+    Kinds(Vec<Kind>),
 }
 
 #[derive(Debug, Default)]
 struct Totals {
     accepted: AtomicU64,
+    adopted: AtomicU64,
+    moved: AtomicU64,
+    closed: AtomicU64,
     forced: AtomicU64,
     requests: AtomicU64,
 }
@@ -51,15 +81,17 @@ pub(crate) struct Row {
     peer: Address,
     local: Address,
     accepted_ms: u64,
-    protocol: Mutex<&'static str>,
+    protocol: Mutex<Cow<'static, str>>,
     requests: AtomicU64,
     activity: AtomicU64,
     forced: AtomicBool,
     socket: Weak<Socket>,
 }
 
-impl Default for Connections {
-    fn default() -> Self {
+impl Connections {
+    /// An empty table, and what connections that want to move are put into.
+    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Parcel>) {
+        let (parcels, queue) = mpsc::unbounded_channel();
         let table = Table {
             rows: Mutex::default(),
             last_id: AtomicU64::new(0),
@@ -67,13 +99,13 @@ impl Default for Connections {
             totals: Totals::default(),
             phase: watch::Sender::new(Phase::Serving),
             empty: Notify::new(),
+            taken: Mutex::default(),
+            parcels,
             closed: Mutex::default(),
         };
-        Self { table: Arc::new(table) }
+        (Self { table: Arc::new(table) }, queue)
     }
-}
 
-impl Connections {
     /// How many connections are open, by state.
     #[must_use]
     pub fn summary(&self) -> Summary {
@@ -87,6 +119,24 @@ impl Connections {
     #[must_use]
     pub fn accepted(&self) -> u64 {
         self.table.totals.accepted.load(Relaxed)
+    }
+
+    /// Connections that came from another process.
+    #[must_use]
+    pub fn adopted(&self) -> u64 {
+        self.table.totals.adopted.load(Relaxed)
+    }
+
+    /// Connections that moved to another process.
+    #[must_use]
+    pub fn moved(&self) -> u64 {
+        self.table.totals.moved.load(Relaxed)
+    }
+
+    /// Connections that ended here: their client left, their handler finished, or they were forced.
+    #[must_use]
+    pub fn finished(&self) -> u64 {
+        self.table.totals.closed.load(Relaxed)
     }
 
     /// Requests served since the start of the process.
@@ -133,24 +183,78 @@ impl Connections {
         local: Address,
         socket: &Arc<Socket>,
     ) -> Tracker {
-        let id = self.table.last_id.fetch_add(1, Relaxed) + 1;
         let accepted = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let row = Arc::new(Row {
-            id,
-            listener: listener.clone(),
+        let accepted_ms = u64::try_from(accepted.as_millis()).unwrap_or(u64::MAX);
+        let row = self.row(listener.clone(), peer, local, accepted_ms, 0, "raw".into(), socket);
+        self.table.totals.accepted.fetch_add(1, Relaxed);
+        self.enter(row)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a row has that many columns")]
+    fn row(
+        &self,
+        listener: Arc<str>,
+        peer: Address,
+        local: Address,
+        accepted_ms: u64,
+        requests: u64,
+        protocol: Cow<'static, str>,
+        socket: &Arc<Socket>,
+    ) -> Row {
+        Row {
+            id: self.table.last_id.fetch_add(1, Relaxed) + 1,
+            listener,
             peer,
             local,
-            accepted_ms: u64::try_from(accepted.as_millis()).unwrap_or(u64::MAX),
-            protocol: Mutex::new("raw"),
-            requests: AtomicU64::new(0),
+            accepted_ms,
+            protocol: Mutex::new(protocol),
+            requests: AtomicU64::new(requests),
             activity: AtomicU64::new(0),
             forced: AtomicBool::new(false),
             socket: Arc::downgrade(socket),
-        });
-        self.table.totals.accepted.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn enter(&self, row: Row) -> Tracker {
+        let row = Arc::new(row);
         self.table.counts[ConnectionState::Idle as usize].fetch_add(1, Relaxed);
-        self.table.rows().insert(id, row.clone());
+        self.table.rows().insert(row.id, row.clone());
         Tracker { row, table: self.table.clone() }
+    }
+
+    /// A connection that came from another process: its history goes on.
+    pub(crate) fn adopt(&self, row: ConnectionRow, socket: &Arc<Socket>) -> Tracker {
+        let address = |text: &str| match text.parse() {
+            Ok(ip) => Address::Ip(ip),
+            Err(_) if text.is_empty() => Address::Unix(None),
+            Err(_) => Address::Unix(Some(text.into())),
+        };
+        let (peer, local) = (address(&row.peer), address(&row.local));
+        let ConnectionRow { listener, protocol, accepted_ms, requests, .. } = row;
+        let row =
+            self.row(listener.as_str().into(), peer, local, accepted_ms, requests, protocol.into(), socket);
+        self.table.totals.adopted.fetch_add(1, Relaxed);
+        self.enter(row)
+    }
+
+    pub(crate) fn count_moved(&self) {
+        self.table.totals.moved.fetch_add(1, Relaxed);
+    }
+
+    /// The next version may say what it takes until then.
+    pub(crate) fn expect_moves(&self, until: Instant) {
+        *self.table.taken() = Taken::Expected { until };
+    }
+
+    /// The other process takes these kinds; `None` if nothing moves any more.
+    pub(crate) fn set_taken(&self, kinds: Option<Vec<Kind>>) {
+        *self.table.taken() = kinds.map_or(Taken::Nothing, Taken::Kinds);
+        // Everybody looks again.
+        self.table.phase.send_modify(|_| {});
+    }
+
+    pub(crate) fn send(&self, parcel: Parcel) -> Result<(), Box<Parcel>> {
+        self.table.parcels.send(parcel).map_err(|unsent| Box::new(unsent.0))
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {
@@ -179,6 +283,11 @@ impl Connections {
 }
 
 impl Table {
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        // Replaced as a whole.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn rows(&self) -> MutexGuard<'_, HashMap<u64, Arc<Row>>> {
         // Nothing in here can panic half-way through a change.
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
@@ -217,7 +326,7 @@ impl Row {
             listener: self.listener.to_string(),
             peer: self.peer.to_string(),
             local: self.local.to_string(),
-            protocol: (*self.protocol.lock().unwrap_or_else(PoisonError::into_inner)).to_owned(),
+            protocol: self.protocol.lock().unwrap_or_else(PoisonError::into_inner).to_string(),
             accepted_ms: self.accepted_ms,
             requests: self.requests.load(Relaxed),
             state: self.state(),
@@ -264,6 +373,15 @@ impl Tracker {
     pub fn drain(&self) -> Drain {
         Drain::new(self.table.phase.subscribe())
     }
+
+    /// The row, as it is told to other processes.
+    pub(crate) fn describe(&self) -> ConnectionRow {
+        self.row.describe()
+    }
+
+    pub(crate) fn connections(&self) -> Connections {
+        Connections { table: self.table.clone() }
+    }
 }
 
 impl Drop for Tracker {
@@ -271,6 +389,7 @@ impl Drop for Tracker {
         let Self { row, table } = self;
         let before = state(row.activity.fetch_or(GONE, Relaxed));
         table.counts[before as usize].fetch_sub(1, Relaxed);
+        table.totals.closed.fetch_add(1, Relaxed);
         let mut rows = table.rows();
         rows.remove(&row.id);
         if *table.phase.borrow() != Phase::Serving {
@@ -295,7 +414,7 @@ pub struct Activity {
 impl Activity {
     /// What is spoken: `http/1.1`, `h2`, `websocket`, `raw`, or a word of the application.
     pub fn protocol(&self, protocol: &'static str) {
-        *self.row.protocol.lock().unwrap_or_else(PoisonError::into_inner) = protocol;
+        *self.row.protocol.lock().unwrap_or_else(PoisonError::into_inner) = protocol.into();
     }
 
     /// A request began; it ends when the returned value is dropped.
@@ -306,6 +425,20 @@ impl Activity {
         let before = self.row.activity.fetch_add(1, Relaxed);
         self.changed(before, before + 1);
         Request { activity: self.clone() }
+    }
+
+    /// Whether connections of this kind, and of this listener, can move.
+    #[must_use]
+    pub fn moves(&self, kind: &str) -> Moves {
+        let fits = |taken: &Kind| {
+            taken.kind == kind
+                && taken.listener.as_ref().is_none_or(|listener| **listener == *self.row.listener)
+        };
+        match &*self.table.taken() {
+            Taken::Kinds(kinds) if kinds.iter().any(fits) => Moves::Yes,
+            Taken::Expected { until } if Instant::now() < *until => Moves::Expected,
+            _ => Moves::No,
+        }
     }
 
     /// How many requests are in flight.

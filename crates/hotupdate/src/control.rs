@@ -213,8 +213,9 @@ async fn connect(path: &Path) -> io::Result<UnixStream> {
 }
 
 fn is_nobody(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, NotFound, WouldBlock};
-    matches!(error.kind(), ConnectionRefused | NotFound | WouldBlock)
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound, WouldBlock};
+    // Reset: it was closed while we waited to be accepted.
+    matches!(error.kind(), ConnectionRefused | ConnectionReset | NotFound | WouldBlock)
 }
 
 fn check_peer(stream: &UnixStream, path: &Path) -> Result<()> {

@@ -8,6 +8,7 @@ mod effects;
 mod ending;
 mod hear;
 mod inventory;
+mod moves;
 mod report;
 mod status;
 mod succeeding;
@@ -30,8 +31,11 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 
 use self::callers::Control;
+use self::moves::Moves;
+use crate::adoption::Adopter;
 use crate::channel::Receiver;
 use crate::config::Builder;
+use crate::connection::Parcel;
 use crate::connections::Connections;
 use crate::control::{self, Ownership};
 use crate::error::{Doing, Error, Result};
@@ -52,7 +56,13 @@ const PROGRESS: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
 pub(crate) enum Application {
-    Ready { outfit: Outfit, ready: Ready, reply: oneshot::Sender<Result<Served>> },
+    /// Connections of this kind are picked up.
+    Adopt(Adopter),
+    Ready {
+        outfit: Outfit,
+        ready: Ready,
+        reply: oneshot::Sender<Result<Served>>,
+    },
 }
 
 /// Everything a process serves with.
@@ -140,7 +150,10 @@ pub(crate) struct Driver {
     control: Option<Control>,
     connections: Connections,
 
-    application: mpsc::Receiver<Application>,
+    application: mpsc::UnboundedReceiver<Application>,
+    application_is_gone: bool,
+    parcels: mpsc::UnboundedReceiver<Parcel>,
+    moves: Moves,
     ready: Option<oneshot::Sender<Result<Served>>>,
     ready_at: Option<Instant>,
     failed: Option<oneshot::Sender<Error>>,
@@ -183,7 +196,7 @@ pub(crate) fn start_first(
     settings: Builder,
     local: incumbent::Local,
     ownership: Ownership,
-) -> (mpsc::Sender<Application>, Connections) {
+) -> (mpsc::UnboundedSender<Application>, Connections) {
     let (application, mut driver) = Driver::new(settings, local, Role::First, Generation::FIRST);
     driver.own(ownership);
     // Operators can ask from the beginning, and a successor is told to ask again.
@@ -198,7 +211,7 @@ pub(crate) fn start_successor(
     settings: Builder,
     local: incumbent::Local,
     inherited: Inherited,
-) -> Result<(mpsc::Sender<Application>, Connections, oneshot::Receiver<Error>)> {
+) -> Result<(mpsc::UnboundedSender<Application>, Connections, oneshot::Receiver<Error>)> {
     let Inherited { machine, joined, receiver, links, ownership } = inherited;
     let generation = joined.generation;
     let write = settings.timing.write;
@@ -224,6 +237,7 @@ pub(crate) fn start_successor(
 /// What the loop woke up for.
 enum Woken {
     Application(Option<Application>),
+    Parcel(Parcel),
     Request(Request),
     Heard(LinkId, Heard),
     Done(Done),
@@ -246,8 +260,10 @@ impl Driver {
         local: incumbent::Local,
         role: Role,
         generation: Generation,
-    ) -> (mpsc::Sender<Application>, Self) {
-        let (application, applications) = mpsc::channel(1);
+    ) -> (mpsc::UnboundedSender<Application>, Self) {
+        let (application, applications) = mpsc::unbounded_channel();
+        let (connections, parcels) = Connections::new();
+        let moves = Moves::new(settings.timing.moving);
         let (requests_in, requests) = mpsc::channel(64);
         let lifecycle = watch::Sender::new(Lifecycle::Starting);
         let mut progress = interval(PROGRESS);
@@ -271,8 +287,11 @@ impl Driver {
             outfit: Outfit::default(),
             exports: Arc::default(),
             control: None,
-            connections: Connections::default(),
+            connections,
             application: applications,
+            application_is_gone: false,
+            parcels,
+            moves,
             ready: None,
             ready_at: None,
             failed: None,
@@ -310,7 +329,17 @@ impl Driver {
                 Woken::Application(Some(Application::Ready { outfit, ready, reply })) => {
                     self.make_ready(outfit, ready, reply).await;
                 }
-                Woken::Application(None) => self.application_is_gone().await,
+                Woken::Application(Some(Application::Adopt(adopter))) => {
+                    self.moves.adopters.push(adopter);
+                    self.announce();
+                }
+                Woken::Application(None) => {
+                    self.application_is_gone = true;
+                    if matches!(self.role, Role::First | Role::Successor(_)) {
+                        self.application_gave_up().await;
+                    }
+                }
+                Woken::Parcel(parcel) => self.give(parcel),
                 Woken::Request(request) => self.request(request).await,
                 Woken::Heard(id, heard) => self.hear(id, heard).await,
                 Woken::Done(done) => self.done(done).await,
@@ -334,14 +363,15 @@ impl Driver {
 
     async fn wait(&mut self) -> Woken {
         let deadline = self.deadline();
-        let starting = matches!(self.role, Role::First | Role::Successor(_));
+        let there = !self.application_is_gone;
         let draining = self.draining && !self.drained;
-        let Self { application, requests, heard, done, signals, progress, connections, .. } = self;
+        let Self { application, parcels, requests, heard, done, signals, progress, connections, .. } = self;
         tokio::select! {
             biased;
             Some((id, what)) = heard.1.recv() => Woken::Heard(id, what),
             Some(done) = done.1.recv() => Woken::Done(done),
-            application = application.recv(), if starting => Woken::Application(application),
+            application = application.recv(), if there => Woken::Application(application),
+            Some(parcel) = parcels.recv() => Woken::Parcel(parcel),
             Some(request) = requests.recv() => Woken::Request(request),
             signal = Signals::next(signals.as_mut()) => Woken::Signal(signal),
             () = until(deadline) => Woken::Deadline,
@@ -351,17 +381,21 @@ impl Driver {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        match &self.role {
+        let machine = match &self.role {
             Role::Successor(succeeding) => succeeding.machine.deadline(),
             Role::Incumbent(machine) => machine.deadline(),
             Role::First | Role::Failed => None,
-        }
+        };
+        machine.into_iter().chain(self.moves.deadline()).min()
     }
 
     async fn tick(&mut self) {
         match &self.role {
             Role::Successor(_) => self.successor(successor::Event::Tick).await,
-            _ => self.incumbent(incumbent::Event::Tick).await,
+            _ => {
+                self.tick_moves().await;
+                self.incumbent(incumbent::Event::Tick).await;
+            }
         }
     }
 
@@ -399,7 +433,7 @@ impl Driver {
     }
 
     /// `Starting` was dropped, so nobody is going to say that it is ready.
-    async fn application_is_gone(&mut self) {
+    async fn application_gave_up(&mut self) {
         if let (Role::First, Some(control)) = (&self.role, &self.control)
             && let Ok(ownership) = control.ownership()
         {

@@ -46,6 +46,8 @@ pub use connections::Connections;
 pub mod drain;
 pub use drain::Drain;
 
+pub mod adoption;
+
 mod state;
 pub use state::State;
 

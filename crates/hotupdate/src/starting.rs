@@ -29,7 +29,7 @@ use crate::state::{Export, State};
 /// incumbent, if there is one, serves on.
 #[derive(Debug)]
 pub struct Starting {
-    pub(crate) application: mpsc::Sender<Application>,
+    pub(crate) application: mpsc::UnboundedSender<Application>,
     pub(crate) generation: Generation,
     /// There is an incumbent, or was.
     pub(crate) succeeds: bool,
@@ -178,7 +178,7 @@ impl Starting {
         }
         ready.release = release;
         let (reply, served) = oneshot::channel();
-        let _ = application.send(Application::Ready { outfit, ready, reply }).await;
+        let _ = application.send(Application::Ready { outfit, ready, reply });
         match served.await {
             Ok(served) => served.map(|served| Serving::new(application, generation, connections, served)),
             Err(_) => Err(match failed.map(|mut failed| failed.try_recv()) {

@@ -25,8 +25,8 @@ pub(super) enum State {
     Releasing { peer: Peer, until: Instant },
     /// Our accept loops have stopped, the successor's have to start.
     Released { peer: Peer, until: Instant },
-    /// The successor serves; our listeners are parked.
-    Probation { peer: Peer, until: Instant, drain: Drain },
+    /// The successor serves; our listeners are parked. `quiet`: it broke the protocol, only its end still counts.
+    Probation { peer: Peer, until: Instant, drain: Drain, quiet: bool },
     /// Our listeners are let go. `quiet`: nobody, or nobody sensible, is at the other end of the link.
     Retired { drain: Drain, quiet: bool },
     /// Rollback: our accept loops are stopping.

@@ -117,7 +117,7 @@ impl Incumbent {
         if self.terminating || probation.is_zero() {
             return self.let_go(drain, out);
         }
-        State::Probation { peer, until: after(now, probation), drain }
+        State::Probation { peer, until: after(now, probation), drain, quiet: false }
     }
 
     pub(super) fn let_go(&mut self, drain: Drain, out: &mut Vec<Effect>) -> State {
@@ -143,6 +143,9 @@ impl Incumbent {
         let generation = state.successor().map_or(self.issued, |peer| peer.generation);
         out.extend([Effect::Quiet, Effect::Report(Report::Violation(generation, what))]);
         match state {
+            State::Probation { peer, until, drain, .. } => {
+                State::Probation { peer, until, drain, quiet: true }
+            }
             State::Retired { drain, .. } => State::Retired { drain, quiet: true },
             state => state,
         }
@@ -258,8 +261,8 @@ impl Incumbent {
         let Some((deadline, _)) = state.wait().filter(|(_, until)| now >= *until) else { return state };
         match state {
             State::Probation { drain, .. } if deadline == Deadline::Probation => self.let_go(drain, out),
-            State::Probation { peer, until, drain } => {
-                State::Probation { peer, until, drain: self.tick_drain(now, drain, out) }
+            State::Probation { peer, until, drain, quiet } => {
+                State::Probation { peer, until, drain: self.tick_drain(now, drain, out), quiet }
             }
             State::Retired { drain, quiet } => match self.tick_drain(now, drain, out) {
                 Drain::Done => {

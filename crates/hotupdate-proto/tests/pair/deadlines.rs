@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use hotupdate_proto::incumbent::Report;
 use hotupdate_proto::message::Release;
 use hotupdate_proto::operator::Command;
 use hotupdate_proto::{Deadline, Fault, Timing, successor};
@@ -18,10 +19,8 @@ fn timed_out(world: &World, index: usize) -> Option<Deadline> {
 
 /// The reasons for which the incumbent gave up on somebody.
 fn failures(world: &World) -> Vec<Deadline> {
-    let deadline = |report: &hotupdate_proto::incumbent::Report| match report {
-        hotupdate_proto::incumbent::Report::Failed { fault: Fault::TimedOut(deadline), .. } => {
-            Some(*deadline)
-        }
+    let deadline = |report: &Report| match report {
+        Report::Failed { fault: Fault::TimedOut(deadline), .. } => Some(*deadline),
         _ => None,
     };
     world.reports.iter().filter_map(|(_, report)| deadline(report)).collect()
@@ -215,10 +214,13 @@ fn resume(fired: &mut BTreeSet<Deadline>) {
     let new = world.join(App::default());
     world.run();
     assert_eq!(world.command(Command::Rollback), Some(Ok(())));
-    starve(&mut world, 0);
+    world.hang(0, Timing::default().resume);
     assert_eq!(world.accepting(), [new], "{world}");
     // The one that was asked wakes up: it resumes, hears that it was too late, and stands down.
     world.run();
+    let by_it: Vec<_> =
+        world.reports.iter().filter(|(index, _)| *index == 0).map(|(_, report)| report).collect();
+    assert!(matches!(by_it[by_it.len() - 2..], [Report::Resumed(_), Report::StoodDown(_)]), "{world}");
     assert_eq!(world.accepting(), [new], "{world}");
     let former = &world.incumbent(new).expect("it serves").predecessors()[0];
     assert!(!former.probation && !former.quiet, "it said that it let go: {world}");

@@ -64,7 +64,8 @@ impl World {
                 self.send(index, end, message);
             }
             E::Close => self.close(index),
-            E::Quiet => process.quiet = true,
+            // Everything is handed over all the same: not to listen is the machine's part.
+            E::Quiet => {}
             E::Stop if process.app.stops => process.pending.push_back(Pending::Stopped),
             E::Stop => {}
             E::Accept(_) => {
@@ -92,12 +93,10 @@ impl World {
             E::Force => {}
             E::Demote(generation) => {
                 let end = process.link.take().expect("a link to demote");
-                process.quiet = false;
                 process.predecessors.insert(generation, end);
             }
             E::Promote(generation) => {
                 assert!(process.link.is_none(), "the successor's link was not closed");
-                process.quiet = false;
                 process.link = process.predecessors.remove(&generation);
             }
             E::Forget(generation) => self.forget(index, generation),

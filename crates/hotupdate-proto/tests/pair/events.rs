@@ -52,7 +52,7 @@ impl World {
                     self.successor_event(reader, successor::Event::Message(message));
                 } else if let Some(generation) = self.generation_of(reader, end) {
                     self.incumbent_event(reader, incumbent::Event::Predecessor(generation, message));
-                } else if !self.procs[reader].quiet {
+                } else {
                     self.incumbent_event(reader, incumbent::Event::Message(message));
                 }
             }
@@ -89,7 +89,6 @@ impl World {
         let taken = self.incumbent(owner).is_some_and(|machine| machine.admits(&join).is_ok());
         if taken {
             self.procs[owner].link = Some(end);
-            self.procs[owner].quiet = false;
             let handoff = format!("h{}", end.link);
             self.incumbent_event(owner, incumbent::Event::Join { join, handoff, inventory });
         } else {

@@ -111,7 +111,6 @@ pub(crate) struct Proc {
     pub(crate) holds: bool,
     /// The link to the successor, or of a successor to its incumbent.
     link: Option<End>,
-    quiet: bool,
     predecessors: BTreeMap<Generation, End>,
     reads_predecessors: bool,
     reads_one: Option<Generation>,
@@ -206,7 +205,6 @@ impl World {
             accepting: serves,
             holds: serves,
             link: None,
-            quiet: false,
             predecessors: BTreeMap::new(),
             reads_predecessors: serves,
             reads_one: None,

@@ -23,6 +23,10 @@ impl Driver {
     /// Brings an event to the machine of a process that serves, or served.
     pub(super) async fn incumbent(&mut self, event: Event) {
         self.events.push_back(event);
+        self.catch_up().await;
+    }
+
+    async fn catch_up(&mut self) {
         while let Some(event) = self.events.pop_front() {
             let Role::Incumbent(machine) = &mut self.role else { return };
             let effects = machine.handle(Instant::now(), event);
@@ -33,9 +37,7 @@ impl Driver {
     /// Does what a command came to.
     pub(super) async fn perform(&mut self, effects: Vec<Effect>) {
         self.perform_now(effects).await;
-        if let Some(event) = self.events.pop_front() {
-            self.incumbent(event).await;
-        }
+        self.catch_up().await;
     }
 
     async fn perform_now(&mut self, effects: Vec<Effect>) {
@@ -68,11 +70,18 @@ impl Driver {
                 Effect::Demote(generation) => {
                     if let Some(link) = self.peer.take() {
                         self.predecessors.insert(generation, link);
+                        self.announce();
                     }
                 }
-                Effect::Promote(generation) => self.peer = self.predecessors.remove(&generation),
+                Effect::Promote(generation) => {
+                    // What can be taken can be given: features belong to both sides.
+                    self.moves.peer_knows = self.moves.knows(generation);
+                    self.moves.forget(generation);
+                    self.peer = self.predecessors.remove(&generation);
+                }
                 Effect::Forget(generation) => {
                     self.predecessors.remove(&generation);
+                    self.moves.forget(generation);
                     self.rows.remove(&generation);
                 }
                 Effect::Exit => self.exit(),
@@ -107,8 +116,7 @@ impl Driver {
     }
 
     /// Parks every listener. When the loop is through, nothing is accepted any more.
-    async fn stop(&mut self) {
-        self.stops += 1;
+    pub(super) async fn stop_now(&mut self) {
         for (gate, _) in &self.outfit.gates {
             if let Err(error) = gate.park() {
                 let what = format!("the listener {:?} cannot be parked: {error}", gate.name());
@@ -138,11 +146,13 @@ impl Driver {
 
     fn accept(&mut self, rests: &[LinkRest]) {
         self.stops += 1;
+        self.stop_is_off();
         if let Err(error) = self.open_gates() {
             tracing::error!(%error, "cannot accept again");
         }
         self.open_control();
         self.read_predecessors(rests);
+        self.announce();
         self.lifecycle.send_replace(Lifecycle::Serving);
     }
 
@@ -167,6 +177,7 @@ impl Driver {
             control.gate.close();
         }
         self.predecessors.clear();
+        self.moves.forget_all();
         self.rows.clear();
         self.lifecycle.send_replace(Lifecycle::Retired);
     }
@@ -176,6 +187,9 @@ impl Driver {
         let until = tokio::time::Instant::from(until);
         let whole = until.saturating_duration_since(since);
         let (grace, spread) = (self.settings.grace.min(whole / 4), self.settings.spread.min(whole / 2));
+        if !self.draining {
+            self.expect_moves();
+        }
         self.connections.set_phase(Phase::Draining(Plan { since, until, grace, spread }));
         self.lifecycle.send_if_modified(|now| {
             let earlier = *now < Lifecycle::Draining;
@@ -191,6 +205,7 @@ impl Driver {
 
     fn undrain(&mut self) {
         (self.draining, self.drained, self.rows_sent, self.told) = (false, false, false, None);
+        self.take_all_back();
         self.connections.set_phase(Phase::Serving);
     }
 
@@ -219,10 +234,10 @@ pub(super) fn monotonic_ns() -> u64 {
 }
 
 /// Bytes as JSON can carry them: one character each, because a message may be cut in the middle of one.
-fn to_text(bytes: &[u8]) -> String {
+pub(super) fn to_text(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
-fn from_text(text: &str) -> Vec<u8> {
+pub(super) fn from_text(text: &str) -> Vec<u8> {
     text.chars().filter_map(|c| u8::try_from(u32::from(c)).ok()).collect()
 }

@@ -26,19 +26,31 @@ impl Driver {
             self.predecessors.iter().find(|(_, link)| link.id == id).map(|(generation, _)| *generation);
         let Some(generation) = generation else { return };
         let event = match heard {
-            Heard::Message(message, _) => {
+            Heard::Message(message, descriptors) => {
+                let Some(message) = self.hear_mover(generation, message, descriptors).await else { return };
                 self.remember_rows(generation, &message);
                 incumbent::Event::Predecessor(generation, message)
             }
-            Heard::Closed(fault) => incumbent::Event::PredecessorClosed(generation, fault),
+            Heard::Closed(fault) => {
+                if fault == Fault::PeerGone {
+                    self.mover_is_gone(generation).await;
+                }
+                incumbent::Event::PredecessorClosed(generation, fault)
+            }
         };
         self.incumbent(event).await;
     }
 
     pub(super) async fn hear_successor(&mut self, heard: Heard) {
         let event = match heard {
-            Heard::Message(message, _) => incumbent::Event::Message(message),
+            Heard::Message(message, _) => match self.hear_taker(message) {
+                Some(message) => incumbent::Event::Message(message),
+                None => return,
+            },
             Heard::Closed(fault) => {
+                if self.draining {
+                    self.take_all_back();
+                }
                 // After anything else it lives: it is told why, or its link is read for its end.
                 if fault == Fault::PeerGone {
                     self.peer = None;

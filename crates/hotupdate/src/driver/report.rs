@@ -4,7 +4,7 @@
 
 use hotupdate_proto::incumbent::{Peer, Report};
 use hotupdate_proto::operator::{Changed, Happened, LastFailure, Monitored, OperatorError};
-use hotupdate_proto::{Fault, Generation, Process};
+use hotupdate_proto::{FEATURE_MOVE, Fault, Generation, Process};
 use tokio::sync::broadcast;
 
 use super::Driver;
@@ -94,8 +94,9 @@ impl Driver {
     }
 
     fn handed_over(&mut self, peer: Peer, gap_ns: Option<u64>) {
-        let Peer { process, generation, handoff, .. } = peer;
+        let Peer { process, generation, handoff, features, .. } = peer;
         let gap_us = gap_ns.map(|ns| ns / 1000);
+        self.moves.peer_knows = features.iter().any(|feature| feature == FEATURE_MOVE);
         tracing::info!(handoff, successor = %process, %generation, nobody_accepted_us = gap_us, "handed over");
         self.changed(false, generation, process.clone(), gap_ns);
         self.happened("served", generation, format!("{process} serves now"));

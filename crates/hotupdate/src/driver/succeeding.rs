@@ -98,6 +98,7 @@ impl Driver {
         self.serve(state);
         let rests = std::mem::take(&mut self.rests);
         self.read_predecessors(&rests);
+        self.announce();
         self.perform(greeting).await;
     }
 
