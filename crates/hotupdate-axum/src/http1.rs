@@ -13,11 +13,21 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 
+use crate::detect::Protocol;
 use crate::io::Io;
+use crate::moving;
 use crate::service::{BoxError, Tracked};
 use crate::watch::{Event, Watch};
 
-/// Serves until the client leaves, the connection is upgraded (then its new owner has it), or the process lets go of it.
+/// Why hyper has not got the connection any more.
+enum Why {
+    Ended(hyper::Result<()>),
+    Leaves,
+    Silent,
+}
+
+/// Serves until the client leaves, the connection is upgraded (then its new owner has it), the next version has it, or the
+/// process lets go of it.
 pub(crate) async fn serve<S>(mut io: Io<Connection>, mut service: S, watch: &mut Watch)
 where
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError> + Unpin,
@@ -27,25 +37,33 @@ where
     let builder = http1::Builder::new();
     loop {
         let mut hyper = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
-        let ended = loop {
+        let why = loop {
             match watch.next(Pin::new(&mut hyper)).await {
-                Event::Ended(result) => break Some(result),
-                Event::Silent => break None,
+                Event::Ended(result) => break Why::Ended(result),
+                Event::Leaves => break Why::Leaves,
+                Event::Silent => break Why::Silent,
                 Event::Forced => return,
                 // The service and the silence see it by themselves.
                 Event::Phase(_) => {}
             }
         };
-        if let Some(Err(error)) = &ended {
+        if let Why::Ended(Err(error)) = &why {
             tracing::debug!(%error, "an HTTP/1 connection failed");
         }
         let Some(parts) = hyper.into_parts() else { return };
         io = parts.io.into_inner();
-        if ended.is_some() || !watch.speaks(io.get()) {
-            return watch.close(io.into_inner()).await;
+        match why {
+            Why::Leaves => {
+                io.give_back(parts.read_buf);
+                match moving::hand_over(io, Some(Protocol::Http1), watch).await {
+                    Some(stays) => io = stays,
+                    None => return,
+                }
+            }
+            // Idle, but bytes are there that hyper has not seen: it goes on where it was.
+            Why::Silent if watch.speaks(io.get()) => io.give_back(parts.read_buf),
+            Why::Silent | Why::Ended(_) => return watch.close(io.into_inner()).await,
         }
-        // Idle, but bytes are there that hyper has not seen: it goes on where it was.
-        io.give_back(parts.read_buf);
         service = parts.service;
     }
 }

@@ -28,7 +28,7 @@ where
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError>,
     S::Future: Send + 'static,
 {
-    watch.streams();
+    watch.speaks_http2();
     let (home, mut returned) = oneshot::channel();
     let mut builder = http2::Builder::new(TokioExecutor::new());
     // WebSockets over HTTP/2 (RFC 8441), as with `axum::serve`.
@@ -49,7 +49,7 @@ where
                     break;
                 }
                 // It has no stream and does not answer GOAWAY.
-                Event::Silent => break,
+                Event::Silent | Event::Leaves => break,
                 Event::Forced => return,
                 Event::Phase(now) => phase = now,
             }

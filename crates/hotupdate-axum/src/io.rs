@@ -44,6 +44,12 @@ impl<T> Io<T> {
         self.inner
     }
 
+    /// Also the bytes that were given back and nobody has read since.
+    pub(crate) fn into_parts(self) -> (T, Bytes, Arc<Pulse>) {
+        let Self { unread, inner, pulse } = self;
+        (inner, unread, pulse)
+    }
+
     /// The same with something else around the connection.
     pub(crate) fn map<U>(self, wrap: impl FnOnce(T) -> U) -> Io<U> {
         let Self { unread, inner, pulse } = self;

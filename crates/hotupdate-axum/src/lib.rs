@@ -33,11 +33,14 @@ pub use serve::{Serve, serve};
 mod drain;
 pub use drain::Draining;
 
+pub mod ws;
+
 // A connection, in the order in which it is met.
 mod detect;
 mod http1;
 mod http2;
 mod io;
+mod moving;
 mod pulse;
 mod service;
 mod silence;

@@ -19,6 +19,11 @@ pub(crate) struct Pulse {
     request_ended: AtomicBool,
     wrote: AtomicBool,
     upgraded: AtomicBool,
+    /// Since the last [`Pulse::turn`]: a request has begun, everything was flushed.
+    began: AtomicBool,
+    flushed: AtomicBool,
+    /// The other process did not take the connection.
+    stays: AtomicBool,
     owner: AtomicWaker,
 }
 
@@ -33,12 +38,14 @@ impl Pulse {
 
     pub(crate) fn flushed(&self) {
         self.unflushed.store(false, SeqCst);
+        self.flushed.store(true, SeqCst);
     }
 
     /// The head of a request is complete.
     pub(crate) fn begin(self: &Arc<Self>) -> Beat {
         self.in_flight.fetch_add(1, SeqCst);
         self.head_begun.store(false, SeqCst);
+        self.began.store(true, SeqCst);
         Beat { pulse: self.clone() }
     }
 
@@ -55,6 +62,40 @@ impl Pulse {
     /// Whether a request is in flight, or a stream was handed out.
     pub(crate) fn is_serving(&self) -> bool {
         self.in_flight.load(SeqCst) > 0 || self.upgraded.load(SeqCst)
+    }
+
+    /// To be called right before hyper is polled; the answer is for [`Pulse::is_between_messages`].
+    pub(crate) fn turn(&self) -> Turn {
+        self.began.store(false, SeqCst);
+        self.flushed.store(false, SeqCst);
+        Turn { quiet: !self.is_serving() }
+    }
+
+    /// Whether hyper is between two messages, so that what it has read and not parsed is the beginning of a head. To be
+    /// called right after it was polled and is pending.
+    ///
+    /// That nothing is in flight does not say it: a body that its handler dropped half-read, perhaps just now and in
+    /// another thread, is still being read as far as hyper knows, and the rest of it would be taken for a request. So the
+    /// last use of both bodies has to lie *before* the poll: `poll_read`, with which each poll begins, then finds the
+    /// receiver gone and skips the rest of the body, if it is there, or gives the connection up. And the poll has to end
+    /// with a flush that went through and no new request: then `Conn::try_keep_alive` has been passed with both sides
+    /// done, and reading and writing are `Init` (hyper 1.12, `proto/h1/dispatch.rs` and `conn.rs`).
+    pub(crate) fn is_between_messages(&self, turn: Turn) -> bool {
+        turn.quiet && self.flushed.load(SeqCst) && !self.began.load(SeqCst) && !self.is_serving()
+    }
+
+    /// Whether another poll of hyper would find it between two messages, as far as is known.
+    pub(crate) fn comes_to_rest(&self) -> bool {
+        self.flushed.load(SeqCst) && !self.is_serving()
+    }
+
+    /// Whether the other process did not take the connection.
+    pub(crate) fn stays(&self) -> bool {
+        self.stays.load(SeqCst)
+    }
+
+    pub(crate) fn set_stays(&self, stays: bool) {
+        self.stays.store(stays, SeqCst);
     }
 
     /// Whether part of a head was read.
@@ -77,6 +118,12 @@ impl Pulse {
     pub(crate) fn register(&self, waker: &std::task::Waker) {
         self.owner.register(waker);
     }
+}
+
+/// What was known before a poll.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    quiet: bool,
 }
 
 /// A request in flight; it ends when the value is dropped.
@@ -113,6 +160,33 @@ mod tests {
         assert!(!pulse.is_serving() && pulse.is_busy());
         pulse.flushed();
         assert!(!pulse.is_busy());
+    }
+
+    #[test]
+    fn between_messages_only_if_a_whole_poll_saw_nothing_in_flight() {
+        let pulse = Arc::new(Pulse::default());
+        let turn = pulse.turn();
+        assert!(!pulse.is_between_messages(turn), "nothing was flushed");
+        pulse.flushed();
+        assert!(pulse.is_between_messages(turn));
+        let request = pulse.begin();
+        assert!(!pulse.is_between_messages(turn));
+        // The body is dropped elsewhere, in the middle of a poll.
+        let turn = pulse.turn();
+        drop(request);
+        pulse.flushed();
+        assert!(!pulse.is_between_messages(turn) && pulse.comes_to_rest());
+        // A request comes and goes within one poll.
+        let turn = pulse.turn();
+        drop(pulse.begin());
+        pulse.flushed();
+        assert!(!pulse.is_between_messages(turn) && pulse.comes_to_rest());
+        let turn = pulse.turn();
+        assert!(!pulse.comes_to_rest(), "the client does not read");
+        pulse.flushed();
+        assert!(pulse.is_between_messages(turn));
+        pulse.upgraded();
+        assert!(!pulse.is_between_messages(turn));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::future::IntoFuture;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -16,6 +16,7 @@ use http::{Request, Response};
 
 use crate::detect::{Protocol, detect};
 use crate::io::Io;
+use crate::moving::{self, Begun, KIND};
 use crate::pulse::Pulse;
 use crate::service::{BoxError, Link};
 use crate::watch::{Event, Watch};
@@ -102,8 +103,10 @@ where
 {
     async fn run(self) -> io::Result<()> {
         let Self { mut listener, app, hot, header_read_timeout } = self;
+        // First of all: clients of the version before may be waiting.
+        adopt(&hot, listener.name(), app.clone(), header_read_timeout);
         while let Some(connection) = listener.accept().await {
-            tokio::spawn(converse(connection, app.clone(), header_read_timeout));
+            tokio::spawn(converse(connection, Begun::default(), app.clone(), header_read_timeout));
         }
         // Returning from here often means returning from `main`, which would kill what is still open.
         hot.drained().await;
@@ -127,8 +130,28 @@ where
     }
 }
 
-/// One connection, from its first byte to its last.
-async fn converse<S, B>(connection: Connection, app: S, header_read_timeout: Duration)
+/// Goes on with the connections of this listener that other versions hand over.
+fn adopt<S, B>(hot: &Serving, listener: &str, app: S, header_read_timeout: Duration)
+where
+    S: tower::Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    // An application need not be `Sync`.
+    let app = Mutex::new(app);
+    hot.adopt_bytes(KIND, Some(listener), move |state| {
+        let begun = Begun::from_bytes(state)?;
+        let app = app.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Some(Box::new(move |connection| {
+            tokio::spawn(converse(connection, begun, app, header_read_timeout));
+        }))
+    });
+}
+
+/// One connection, from its first byte, or from where another process has come to, to its last or to the next process.
+async fn converse<S, B>(connection: Connection, begun: Begun, app: S, header_read_timeout: Duration)
 where
     S: tower::Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
@@ -140,9 +163,16 @@ where
     let mut watch = Watch::new(&connection, pulse.clone(), header_read_timeout);
     let activity = connection.activity();
     let link = Link::new(&connection, pulse.clone());
-    let Some((protocol, io)) = listen(Io::new(connection, pulse), &mut watch).await else { return };
+    let mut io = Io::new(connection, pulse);
+    io.give_back(begun.unread);
+    let listened = match begun.protocol {
+        Some(protocol) => Some((protocol, io)),
+        None => listen(io, &mut watch).await,
+    };
+    let Some((protocol, io)) = listened else { return };
     match protocol {
         Protocol::Http1 => {
+            watch.speaks_http1();
             activity.protocol("http/1.1");
             http1::serve(io, link.service(app), &mut watch).await;
         }
@@ -167,6 +197,10 @@ async fn listen(mut io: Io<Connection>, watch: &mut Watch) -> Option<(Protocol, 
                 return Some((protocol, io));
             }
             Event::Ended(_) | Event::Forced => return None,
+            Event::Leaves => {
+                io.give_back(seen.split().freeze());
+                io = moving::hand_over(io, None, watch).await?;
+            }
             Event::Silent if !watch.speaks(io.get()) => {
                 watch.close(io.into_inner()).await;
                 return None;

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
-use hotupdate::connections::{self, Activity};
+use hotupdate::connections::{self, Activity, Moves};
 use hotupdate::{Address, Connection};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -20,6 +20,7 @@ use hyper::service::{Service, service_fn};
 use tower::ServiceExt as _;
 
 use crate::drain::Draining;
+use crate::moving::KIND;
 use crate::pulse::{Beat, Pulse};
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
@@ -86,6 +87,11 @@ impl Link {
         })
     }
 
+    /// Whether the client can stay: the connection will be served by the next version, or it may yet say so.
+    fn moves(&self) -> bool {
+        !self.pulse.stays() && self.activity.moves(KIND) != Moves::No
+    }
+
     fn begin(&self) -> Arc<InFlight> {
         Arc::new(InFlight { _request: self.activity.request(), _beat: self.pulse.begin() })
     }
@@ -113,7 +119,7 @@ impl Link {
                 self.activity.upgraded(upgrade.protocol(version));
             }
             // hyper closes after this response (RFC 9112, section 9.6). HTTP/2 has GOAWAY instead.
-            _ if version < Version::HTTP_2 && self.draining.is_draining() => {
+            _ if version < Version::HTTP_2 && self.draining.is_draining() && !self.moves() => {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}

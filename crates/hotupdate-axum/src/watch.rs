@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hotupdate::connections::Activity;
+use hotupdate::connections::{Activity, Moves};
 use hotupdate::drain::Phase;
 use hotupdate::{Connection, Drain};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep};
 
-use crate::pulse::Pulse;
+use crate::moving::KIND;
+use crate::pulse::{Pulse, Turn};
 use crate::silence::{Look, Silence, linger};
 
 /// One connection's view of its process.
@@ -32,9 +33,22 @@ pub(crate) struct Watch {
 struct Ear {
     pulse: Arc<Pulse>,
     silence: Silence,
-    streams: bool,
+    speaks: Speaks,
     timer: Option<Pin<Box<Sleep>>>,
 }
+
+/// What is driven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Speaks {
+    /// Nobody knows yet.
+    Unknown,
+    Http1,
+    /// Bytes belong to many requests at once, so there is no half head, and all of them break silence.
+    Http2,
+}
+
+/// How long it may take to see that the other process has not said in time what it takes.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why [`Watch::next`] has returned.
 #[derive(Debug)]
@@ -43,6 +57,8 @@ pub(crate) enum Event<T> {
     Ended(T),
     /// The phase is another one.
     Phase(Phase),
+    /// The process that serves now takes the connection, and it is between two messages.
+    Leaves,
     /// The connection was silent for too long, and nothing is in flight.
     Silent,
     /// The deadline of a drain has passed. It is counted already.
@@ -57,13 +73,21 @@ impl Watch {
             phase: drain.phase(),
             drain,
             activity: connection.activity(),
-            ear: Ear { pulse, silence, streams: false, timer: None },
+            ear: Ear { pulse, silence, speaks: Speaks::Unknown, timer: None },
         }
     }
 
-    /// From now on bytes belong to many requests at once, so that there is no half head, and all of them break silence.
-    pub(crate) fn streams(&mut self) {
-        self.ear.streams = true;
+    pub(crate) fn speaks_http1(&mut self) {
+        self.ear.speaks = Speaks::Http1;
+    }
+
+    pub(crate) fn speaks_http2(&mut self) {
+        self.ear.speaks = Speaks::Http2;
+    }
+
+    /// The other process did not take the connection. It is not offered again until something changes.
+    pub(crate) fn stays(&self) {
+        self.ear.pulse.set_stays(true);
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -80,6 +104,7 @@ impl Watch {
                     return Poll::Ready(Event::Forced);
                 }
                 ear.pulse.register(cx.waker());
+                let turn = ear.pulse.turn();
                 // The connection first: what has arrived is served, whatever the phase.
                 if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                     return Poll::Ready(Event::Ended(ended));
@@ -87,14 +112,21 @@ impl Watch {
                 if let Poll::Ready(phase) = changed.as_mut().poll(cx) {
                     return Poll::Ready(Event::Phase(phase));
                 }
-                ear.poll_silence(*phase, cx).map(|()| Event::Silent)
+                let moves = ear.moves(*phase, activity);
+                if moves == Moves::Yes && ear.can_leave(turn, cx) {
+                    return Poll::Ready(Event::Leaves);
+                }
+                ear.poll_silence(*phase, moves, cx).map(|()| Event::Silent)
             })
             .await
         };
         match event {
-            Event::Phase(now) => *phase = now,
+            Event::Phase(now) => {
+                *phase = now;
+                ear.pulse.set_stays(false);
+            }
             Event::Forced => activity.forced(),
-            Event::Ended(_) | Event::Silent => {}
+            Event::Ended(_) | Event::Leaves | Event::Silent => {}
         }
         event
     }
@@ -126,20 +158,43 @@ impl Watch {
 }
 
 impl Ear {
+    fn moves(&self, phase: Phase, activity: &Activity) -> Moves {
+        if !matches!(phase, Phase::Draining(_)) || self.speaks == Speaks::Http2 || self.pulse.stays() {
+            return Moves::No;
+        }
+        activity.moves(KIND)
+    }
+
+    fn can_leave(&self, turn: Turn, cx: &Context<'_>) -> bool {
+        // Before the protocol is known nothing is taken out of what was read.
+        if self.speaks == Speaks::Unknown || self.pulse.is_between_messages(turn) {
+            return true;
+        }
+        if self.pulse.comes_to_rest() {
+            // It is known after another poll, for which there is no other reason.
+            cx.waker().wake_by_ref();
+        }
+        false
+    }
+
     /// Ready when the silence has lasted too long.
-    fn poll_silence(&mut self, phase: Phase, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { pulse, silence, streams, timer } = self;
+    fn poll_silence(&mut self, phase: Phase, moves: Moves, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { pulse, silence, speaks, timer } = self;
         let now = Instant::now();
-        let look = if *streams {
+        let look = if *speaks == Speaks::Http2 {
             let moved = pulse.take_ended() | pulse.take_moved();
             Look { now, busy: pulse.is_serving(), moved, head: false }
         } else {
             Look { now, busy: pulse.is_busy(), moved: pulse.take_ended(), head: pulse.has_begun_head() }
         };
-        let Some(end) = silence.ends(phase, look) else {
+        let Some(mut end) = silence.ends(phase, look) else {
             // The timer stays for the next time; an old wake-up does no harm.
             return Poll::Pending;
         };
+        if moves != Moves::No {
+            // Nobody who can move is told to leave.
+            end = end.max(now + ASK_AGAIN);
+        }
         let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
         if timer.deadline() != end {
             timer.as_mut().reset(end);

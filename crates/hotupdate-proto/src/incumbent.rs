@@ -280,9 +280,9 @@ impl Incumbent {
             }
             (
                 state @ (State::Probation { .. } | State::Retired { .. }),
-                Event::Progress { connections, closed },
+                Event::Progress { connections, closed, totals },
             ) => {
-                out.push(Effect::Send(M::Progress { connections, closed }));
+                out.push(Effect::Send(M::Progress { connections, closed, totals }));
                 state
             }
 

@@ -83,6 +83,12 @@ pub struct LinkItem {
     /// Whether it said that it is drained.
     #[serde(default)]
     pub drained: bool,
+    /// What became of its connections, as it said last.
+    #[serde(default)]
+    pub totals: Totals,
+    /// The name of the handoff that made a predecessor of it.
+    #[serde(default)]
+    pub handoff: String,
 }
 
 /// What the incumbent had already read from a predecessor's link when it stopped reading it.
@@ -121,6 +127,51 @@ impl fmt::Display for Summary {
             1 => write!(f, "1 connection ({active} active, {idle} idle, {upgraded} upgraded)"),
             open => write!(f, "{open} connections ({active} active, {idle} idle, {upgraded} upgraded)"),
         }
+    }
+}
+
+/// What became of all connections of a process since its start. What came in is either still open or has ended in one of
+/// four ways: `accepted + adopted = open + migrated + finished + closed + forced`, at every moment.
+///
+/// All zero where it is not known: a successor that does not serve yet, or a peer that is too old to say it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Totals {
+    /// Accepted here.
+    pub accepted: u64,
+    /// Came from another process.
+    pub adopted: u64,
+    /// Moved to another process; their clients saw nothing.
+    pub migrated: u64,
+    /// Ended by themselves: the client left, or its conversation was over.
+    pub finished: u64,
+    /// Ended politely by this process because it drains: `Connection: close`, GOAWAY, a close frame, or the end of the
+    /// grace of an idle connection.
+    pub closed: u64,
+    /// Closed at the deadline of a drain.
+    pub forced: u64,
+    /// Requests served.
+    pub requests: u64,
+}
+
+impl Totals {
+    /// Everything that came in.
+    #[must_use]
+    pub fn entered(&self) -> u64 {
+        self.accepted.saturating_add(self.adopted)
+    }
+
+    /// Everything that has ended here, in whatever way.
+    #[must_use]
+    pub fn ended(&self) -> u64 {
+        let Self { accepted: _, adopted: _, migrated, finished, closed, forced, requests: _ } = self;
+        [migrated, finished, closed, forced].into_iter().fold(0, |sum, n| sum.saturating_add(*n))
+    }
+
+    /// What is open.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        self.entered().saturating_sub(self.ended())
     }
 }
 

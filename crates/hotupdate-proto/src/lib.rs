@@ -16,7 +16,7 @@ pub use message::{Generation, Join, Joined, Message, Process, Versions};
 
 pub mod inventory;
 pub use inventory::{
-    ConnectionRow, ConnectionState, LinkItem, ListenerItem, ListenerKind, StateItem, Summary,
+    ConnectionRow, ConnectionState, LinkItem, ListenerItem, ListenerKind, StateItem, Summary, Totals,
 };
 
 pub mod moving;

@@ -27,7 +27,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::{ConnectionRow, LinkItem, LinkRest, ListenerItem, StateItem, Summary};
+use crate::inventory::{ConnectionRow, LinkItem, LinkRest, ListenerItem, StateItem, Summary, Totals};
 use crate::moving::{Kind, MovingItem};
 
 /// The most descriptors that one message may own. The kernel takes 253 (`SCM_MAX_FD`, `include/net/scm.h`).
@@ -271,6 +271,9 @@ pub enum Message {
         /// Ids of connections that ended since the last message.
         #[serde(default)]
         closed: Vec<u64>,
+        /// What became of all of them. It is said once more before `drained`.
+        #[serde(default)]
+        totals: Totals,
     },
     /// Nothing is left.
     Drained {

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::inventory::{ConnectionRow, ListenerKind, Summary};
+use crate::inventory::{ConnectionRow, ListenerKind, Summary, Totals};
 use crate::message::{Generation, Process};
 
 /// A Varlink call.
@@ -88,6 +88,9 @@ pub struct ProcessStatus {
     pub since_ms: u64,
     /// Its open connections.
     pub connections: Summary,
+    /// What became of all its connections.
+    #[serde(default)]
+    pub totals: Totals,
     /// It can take over again at once if the serving process dies, or on `Rollback`.
     pub probation: bool,
     /// What the starter of this process called the attempt, while it is a successor.

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use crate::inventory::{LinkItem, Summary};
+use crate::inventory::{LinkItem, Summary, Totals};
 use crate::message::{Generation, Process};
 
 /// A process that served before, seen over its link.
@@ -18,13 +18,17 @@ pub struct Predecessor {
     pub features: Vec<String>,
     /// What is left in it, as it said last.
     pub connections: Summary,
+    /// What became of its connections, as it said last.
+    pub totals: Totals,
+    /// The name of the handoff that made a predecessor of it, in logs.
+    pub handoff: String,
     /// It still holds parked listeners and can take over again.
     pub probation: bool,
     /// It said that it is drained; end-of-file is no surprise any more.
     pub drained: bool,
     /// It was told to be quick.
     pub hurried: bool,
-    /// It broke the protocol; nothing more is believed but its end.
+    /// It broke the protocol; nothing more is believed but its end, and that it accepts again.
     pub quiet: bool,
     /// Since when it is a predecessor.
     pub since: Instant,
@@ -39,6 +43,8 @@ impl Predecessor {
             process,
             features: Vec::new(),
             connections,
+            totals: Totals::default(),
+            handoff: String::new(),
             probation: true,
             drained: false,
             hurried: false,
@@ -54,6 +60,8 @@ impl Predecessor {
             features: item.features.clone(),
             probation: item.probation,
             drained: item.drained,
+            totals: item.totals,
+            handoff: item.handoff.clone(),
             ..Self::released(now, item.generation, item.process.clone(), item.connections)
         }
     }
@@ -68,6 +76,8 @@ impl Predecessor {
             connections: self.connections,
             probation: self.probation,
             drained: self.drained,
+            totals: self.totals,
+            handoff: self.handoff.clone(),
         }
     }
 }

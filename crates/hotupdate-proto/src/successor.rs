@@ -347,7 +347,8 @@ impl Successor {
             let (generation, process) = (joined.incumbent_generation, joined.incumbent.clone());
             let features = joined.features.clone();
             let newest = Predecessor::released(now, generation, process, released.connections);
-            predecessors.push(Predecessor { features, ..newest });
+            let handoff = joined.handoff.clone();
+            predecessors.push(Predecessor { features, handoff, ..newest });
         }
         // The incumbent knows which have ended since; their links end when they are read, which is no surprise then.
         let has_ended = |link: &LinkItem| {

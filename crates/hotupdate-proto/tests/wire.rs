@@ -7,7 +7,7 @@ use hotupdate_proto::operator::{
     Changed, Connections, DESCRIPTION, Happened, LastFailure, LastHandoff, ListenerStatus, Monitored,
     OperatorError, ProcessState, ProcessStatus, Status, Within,
 };
-use hotupdate_proto::{ConnectionRow, ConnectionState, INTERFACE, ListenerKind, Summary};
+use hotupdate_proto::{ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Summary, Totals};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -85,7 +85,8 @@ fn summary() -> Summary {
 fn process_status(attempt: Option<String>) -> ProcessStatus {
     let (generation, state) = (Generation(1), ProcessState::Serving);
     let (connections, process) = (summary(), process());
-    ProcessStatus { generation, process, state, since_ms: 1, connections, probation: true, attempt }
+    let totals = Totals { accepted: 1, ..Totals::default() };
+    ProcessStatus { generation, process, state, since_ms: 1, connections, totals, probation: true, attempt }
 }
 
 /// With every field, or with as few as possible.
@@ -208,7 +209,7 @@ fn every_message() -> Vec<Message> {
         Message::Yours { batch: 1 },
         Message::Back { batch: 1 },
         Message::Rest,
-        Message::Progress { connections: summary(), closed: Vec::new() },
+        Message::Progress { connections: summary(), closed: Vec::new(), totals: Totals::default() },
         Message::Drained { forced: 0 },
         Message::LetGo,
         Message::Hurry { deadline_ms: 1 },
@@ -248,6 +249,30 @@ fn every_message() -> Vec<Message> {
         }
     }
     all
+}
+
+/// Fields that came later are left out by a peer that does not know them.
+#[test]
+fn what_an_older_peer_says_is_understood() {
+    let progress = json!({ "type": "progress", "connections": summary(), "closed": [1] });
+    let expected = Message::Progress { connections: summary(), closed: vec![1], totals: Totals::default() };
+    assert_eq!(serde_json::from_value::<Message>(progress).unwrap(), expected);
+
+    let mut status = json(&process_status(None));
+    status.as_object_mut().unwrap().remove("totals");
+    let status: ProcessStatus = serde_json::from_value(status).unwrap();
+    assert_eq!(status.totals, Totals::default());
+
+    let link = json!({ "generation": 1, "process": process(), "connections": summary(), "probation": true });
+    let link: LinkItem = serde_json::from_value(link).unwrap();
+    assert_eq!((link.totals, link.handoff.as_str()), (Totals::default(), ""));
+}
+
+#[test]
+fn totals_add_up() {
+    let totals =
+        Totals { accepted: 9, adopted: 3, migrated: 2, finished: 4, closed: 1, forced: 1, requests: 7 };
+    assert_eq!((totals.entered(), totals.ended(), totals.open()), (12, 8, 4));
 }
 
 #[test]

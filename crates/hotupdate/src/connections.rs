@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hotupdate_proto::{ConnectionRow, ConnectionState, Kind, Summary};
+use hotupdate_proto::{ConnectionRow, ConnectionState, Generation, Kind, Summary, Totals};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::address::Address;
 use crate::connection::{Parcel, Socket};
 use crate::drain::{Drain, Phase};
+use crate::meters::{self, Meters};
 
 /// The next version forgets rows by these ids. What does not fit goes with the predecessor itself.
 const MAX_CLOSED: usize = 20_000;
@@ -29,9 +30,13 @@ pub struct Connections {
 struct Table {
     rows: Mutex<HashMap<u64, Arc<Row>>>,
     last_id: AtomicU64,
-    /// By [`ConnectionState`]; kept up to date with every change, because a release cannot wait for 100,000 rows.
-    counts: [AtomicU64; 3],
-    totals: Totals,
+    /// Who came and who went, always in balance. Not taken from the rows, because a release cannot wait for 100,000 of them.
+    ledger: Mutex<Totals>,
+    /// Those of the open connections that are not idle; kept up to date with every change.
+    active: AtomicU64,
+    upgraded: AtomicU64,
+    requests: AtomicU64,
+    meters: Meters,
     phase: watch::Sender<Phase>,
     empty: Notify,
     /// What is known of the kinds that the process that serves picks up.
@@ -63,14 +68,13 @@ enum Taken {
     Kinds(Vec<Kind>),
 }
 
-#[derive(Debug, Default)]
-struct Totals {
-    accepted: AtomicU64,
-    adopted: AtomicU64,
-    moved: AtomicU64,
-    closed: AtomicU64,
-    forced: AtomicU64,
-    requests: AtomicU64,
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Migrated,
+    Finished,
+    Closed,
+    Forced,
 }
 
 /// One open connection.
@@ -84,19 +88,23 @@ pub(crate) struct Row {
     protocol: Mutex<Cow<'static, str>>,
     requests: AtomicU64,
     activity: AtomicU64,
-    forced: AtomicBool,
+    /// Its end, when it comes, was asked for by a drain.
+    closing: AtomicBool,
     socket: Weak<Socket>,
 }
 
 impl Connections {
     /// An empty table, and what connections that want to move are put into.
-    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Parcel>) {
+    pub(crate) fn new(generation: Generation) -> (Self, mpsc::UnboundedReceiver<Parcel>) {
         let (parcels, queue) = mpsc::unbounded_channel();
         let table = Table {
             rows: Mutex::default(),
             last_id: AtomicU64::new(0),
-            counts: Default::default(),
-            totals: Totals::default(),
+            ledger: Mutex::default(),
+            active: AtomicU64::new(0),
+            upgraded: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            meters: Meters::new(generation),
             phase: watch::Sender::new(Phase::Serving),
             empty: Notify::new(),
             taken: Mutex::default(),
@@ -109,46 +117,66 @@ impl Connections {
     /// How many connections are open, by state.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        // A change is two steps, so for an instant a count can be one too low, below zero.
+        self.snapshot().0
+    }
+
+    /// What became of all connections since the start of the process.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        Totals { requests: self.table.requests.load(Relaxed), ..*self.table.ledger() }
+    }
+
+    /// Both at the same moment: the totals say how many are open, and the summary says in which states they are.
+    pub(crate) fn snapshot(&self) -> (Summary, Totals) {
+        let totals = self.totals();
+        // A change of state is two steps, so for an instant a count can be one too low, below zero, or too high.
         let count = |count: &AtomicU64| u64::try_from(count.load(Relaxed).cast_signed()).unwrap_or(0);
-        let [idle, active, upgraded] = self.table.counts.each_ref().map(count);
-        Summary { idle, active, upgraded }
+        let open = totals.open();
+        let active = count(&self.table.active).min(open);
+        let upgraded = count(&self.table.upgraded).min(open - active);
+        (Summary { idle: open - active - upgraded, active, upgraded }, totals)
     }
 
     /// Connections accepted since the start of the process.
     #[must_use]
     pub fn accepted(&self) -> u64 {
-        self.table.totals.accepted.load(Relaxed)
+        self.totals().accepted
     }
 
     /// Connections that came from another process.
     #[must_use]
     pub fn adopted(&self) -> u64 {
-        self.table.totals.adopted.load(Relaxed)
+        self.totals().adopted
     }
 
     /// Connections that moved to another process.
     #[must_use]
     pub fn moved(&self) -> u64 {
-        self.table.totals.moved.load(Relaxed)
+        self.totals().migrated
     }
 
-    /// Connections that ended here: their client left, their handler finished, or they were forced.
+    /// Connections that ended by themselves: their client left, or their handler finished.
     #[must_use]
     pub fn finished(&self) -> u64 {
-        self.table.totals.closed.load(Relaxed)
+        self.totals().finished
+    }
+
+    /// Connections that were closed politely because of a drain, see [`Activity::closing`].
+    #[must_use]
+    pub fn closed(&self) -> u64 {
+        self.totals().closed
     }
 
     /// Requests served since the start of the process.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.table.totals.requests.load(Relaxed)
+        self.totals().requests
     }
 
     /// Connections that were closed at the deadline of a drain.
     #[must_use]
     pub fn forced(&self) -> u64 {
-        self.table.totals.forced.load(Relaxed)
+        self.totals().forced
     }
 
     /// Tells what the process wants of its connections.
@@ -186,8 +214,7 @@ impl Connections {
         let accepted = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let accepted_ms = u64::try_from(accepted.as_millis()).unwrap_or(u64::MAX);
         let row = self.row(listener.clone(), peer, local, accepted_ms, 0, "raw".into(), socket);
-        self.table.totals.accepted.fetch_add(1, Relaxed);
-        self.enter(row)
+        self.enter(row, meters::Event::Accepted)
     }
 
     #[allow(clippy::too_many_arguments, reason = "a row has that many columns")]
@@ -210,14 +237,14 @@ impl Connections {
             protocol: Mutex::new(protocol),
             requests: AtomicU64::new(requests),
             activity: AtomicU64::new(0),
-            forced: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             socket: Arc::downgrade(socket),
         }
     }
 
-    fn enter(&self, row: Row) -> Tracker {
+    fn enter(&self, row: Row, how: meters::Event) -> Tracker {
         let row = Arc::new(row);
-        self.table.counts[ConnectionState::Idle as usize].fetch_add(1, Relaxed);
+        self.table.enter(how);
         self.table.rows().insert(row.id, row.clone());
         Tracker { row, table: self.table.clone() }
     }
@@ -233,12 +260,12 @@ impl Connections {
         let ConnectionRow { listener, protocol, accepted_ms, requests, .. } = row;
         let row =
             self.row(listener.as_str().into(), peer, local, accepted_ms, requests, protocol.into(), socket);
-        self.table.totals.adopted.fetch_add(1, Relaxed);
-        self.enter(row)
+        self.enter(row, meters::Event::Adopted)
     }
 
-    pub(crate) fn count_moved(&self) {
-        self.table.totals.moved.fetch_add(1, Relaxed);
+    /// Tells what is counted here.
+    pub(crate) fn meters(&self) -> &Meters {
+        &self.table.meters
     }
 
     /// The next version may say what it takes until then.
@@ -271,9 +298,7 @@ impl Connections {
         self.set_phase(Phase::Forced);
         let rows: Vec<_> = self.table.rows().values().cloned().collect();
         for row in &rows {
-            if !row.forced.swap(true, Relaxed) {
-                self.table.totals.forced.fetch_add(1, Relaxed);
-            }
+            self.table.end(row, End::Forced);
             if let Some(socket) = row.socket.upgrade() {
                 socket.shut_down();
             }
@@ -293,10 +318,56 @@ impl Table {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn moved(&self, from: ConnectionState, to: ConnectionState) {
+    fn ledger(&self) -> MutexGuard<'_, Totals> {
+        // One number changes at a time.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, how: meters::Event) {
+        match how {
+            meters::Event::Adopted => self.ledger().adopted += 1,
+            _ => self.ledger().accepted += 1,
+        }
+        self.meters.count(how);
+        self.meters.state(None, Some(ConnectionState::Idle));
+    }
+
+    /// A connection ends. Only the first end counts, and nothing that happens to it afterwards.
+    fn end(&self, row: &Row, end: End) {
+        let before = row.activity.fetch_or(GONE, Relaxed);
+        if before & GONE != 0 {
+            return;
+        }
+        // In this order: an open connection may be counted as idle for an instant, one that is gone never as open.
+        self.count(state(before), -1);
+        let mut ledger = self.ledger();
+        let (total, event) = match end {
+            End::Migrated => (&mut ledger.migrated, meters::Event::Migrated),
+            End::Finished => (&mut ledger.finished, meters::Event::Finished),
+            End::Closed => (&mut ledger.closed, meters::Event::Closed),
+            End::Forced => (&mut ledger.forced, meters::Event::Forced),
+        };
+        *total += 1;
+        drop(ledger);
+        self.meters.count(event);
+        self.meters.state(Some(state(before)), None);
+    }
+
+    fn changed(&self, from: ConnectionState, to: ConnectionState) {
         if from != to {
-            self.counts[to as usize].fetch_add(1, Relaxed);
-            self.counts[from as usize].fetch_sub(1, Relaxed);
+            self.count(to, 1);
+            self.count(from, -1);
+            self.meters.state(Some(from), Some(to));
+        }
+    }
+
+    /// Idle is what is open and not counted here.
+    fn count(&self, state: ConnectionState, by: i64) {
+        let by = by.cast_unsigned();
+        match state {
+            ConnectionState::Idle => {}
+            ConnectionState::Active => drop(self.active.fetch_add(by, Relaxed)),
+            ConnectionState::Upgraded => drop(self.upgraded.fetch_add(by, Relaxed)),
         }
     }
 }
@@ -382,14 +453,17 @@ impl Tracker {
     pub(crate) fn connections(&self) -> Connections {
         Connections { table: self.table.clone() }
     }
+
+    /// The other process has it.
+    pub(crate) fn migrated(&self) {
+        self.table.end(&self.row, End::Migrated);
+    }
 }
 
 impl Drop for Tracker {
     fn drop(&mut self) {
         let Self { row, table } = self;
-        let before = state(row.activity.fetch_or(GONE, Relaxed));
-        table.counts[before as usize].fetch_sub(1, Relaxed);
-        table.totals.closed.fetch_add(1, Relaxed);
+        table.end(row, if row.closing.load(Relaxed) { End::Closed } else { End::Finished });
         let mut rows = table.rows();
         rows.remove(&row.id);
         if *table.phase.borrow() != Phase::Serving {
@@ -421,7 +495,8 @@ impl Activity {
     #[must_use]
     pub fn request(&self) -> Request {
         self.row.requests.fetch_add(1, Relaxed);
-        self.table.totals.requests.fetch_add(1, Relaxed);
+        self.table.requests.fetch_add(1, Relaxed);
+        self.table.meters.request();
         let before = self.row.activity.fetch_add(1, Relaxed);
         self.changed(before, before + 1);
         Request { activity: self.clone() }
@@ -463,14 +538,18 @@ impl Activity {
 
     /// Counts a connection that its owner closed at the deadline.
     pub fn forced(&self) {
-        if !self.row.forced.swap(true, Relaxed) {
-            self.table.totals.forced.fetch_add(1, Relaxed);
-        }
+        self.table.end(&self.row, End::Forced);
+    }
+
+    /// The owner tells the client to leave, or closes, because the process drains: the end of this connection is counted as
+    /// `closed` and not as `finished`.
+    pub fn closing(&self) {
+        self.row.closing.store(true, Relaxed);
     }
 
     fn changed(&self, before: u64, after: u64) {
         if before & GONE == 0 {
-            self.table.moved(state(before), state(after));
+            self.table.changed(state(before), state(after));
         }
     }
 }

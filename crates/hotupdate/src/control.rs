@@ -62,7 +62,15 @@ pub(crate) fn check_path(path: &Path) -> Result<()> {
         return Err(Error::refused(doing(), why));
     }
     let directory = directory(path);
-    let metadata = fs::metadata(directory).doing(|| format!("{}: its directory", doing()))?;
+    let metadata = match fs::metadata(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let why = format!(
+                "its directory does not exist ({error}); make it with mode 0700, or let systemd do it: RuntimeDirectory="
+            );
+            return Err(Error::refused(doing(), why));
+        }
+        metadata => metadata.doing(|| format!("{}: its directory", doing()))?,
+    };
     if !metadata.is_dir() {
         return Err(Error::refused(doing(), format!("{} is not a directory", directory.display())));
     }
@@ -94,24 +102,24 @@ pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
                 check_peer(&stream, path)?;
                 return Ok(Found::Incumbent(stream));
             }
-            (true, Err(error)) if is_nobody(&error) => {
+            (true, Err(error)) if is_nobody(&error) && error.kind() != io::ErrorKind::WouldBlock => {
                 check_replaceable(path)?;
                 check_replaceable(&temporary(path))?;
                 return Ok(Found::Nobody(Ownership { listener: bind(path)?, lock: lock.into() }));
             }
             // The owner has the lock and not yet its socket, or is going away.
-            (false, Err(error)) if is_nobody(&error) && Instant::now() < deadline => sleep(LOOK_AGAIN).await,
-            (false, Err(error)) if is_nobody(&error) => {
+            (_, Err(error)) if is_nobody(&error) && Instant::now() < deadline => sleep(LOOK_AGAIN).await,
+            (_, Err(error)) if is_nobody(&error) => {
                 let why = format!(
                     "its lock is held, and nobody answers ({error}; deadline `find`); if the holder hangs, or its \
                      socket file was removed, stop it: see `lsof` for who has the lock file open"
                 );
                 return Err(Error::refused(format!("the control socket {}", path.display()), why));
             }
-            (_, Err(source)) => {
+            (_, Err(error)) => {
                 return Err(Error::Io {
                     doing: format!("connecting to the control socket {}", path.display()),
-                    source,
+                    error,
                 });
             }
         }

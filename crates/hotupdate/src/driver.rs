@@ -182,7 +182,7 @@ pub(crate) struct Driver {
     last_failure: Option<LastFailure>,
 
     progress: Interval,
-    told: Option<hotupdate_proto::Summary>,
+    told: Option<(hotupdate_proto::Summary, hotupdate_proto::Totals)>,
     draining: bool,
     drained: bool,
     rows_sent: bool,
@@ -262,7 +262,7 @@ impl Driver {
         generation: Generation,
     ) -> (mpsc::UnboundedSender<Application>, Self) {
         let (application, applications) = mpsc::unbounded_channel();
-        let (connections, parcels) = Connections::new();
+        let (connections, parcels) = Connections::new(generation);
         let moves = Moves::new(settings.timing.moving);
         let (requests_in, requests) = mpsc::channel(64);
         let lifecycle = watch::Sender::new(Lifecycle::Starting);
@@ -301,7 +301,8 @@ impl Driver {
             peer: None,
             predecessors: HashMap::new(),
             last_link: 0,
-            heard: mpsc::channel(64),
+            // Each link holds a place while it waits for its next message.
+            heard: mpsc::channel(256),
             done: mpsc::channel(16),
             sealed: Vec::new(),
             stops: 0,

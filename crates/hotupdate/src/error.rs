@@ -12,12 +12,12 @@ use hotupdate_proto::Fault;
 #[non_exhaustive]
 pub enum Error {
     /// The kernel said no.
-    #[error("{doing}: {source}")]
+    #[error("{doing}: {error}")]
     Io {
         /// What was being done.
         doing: String,
         /// What the kernel said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The other process broke the protocol.
     #[error("{doing}: {what}")]
@@ -89,7 +89,7 @@ pub(crate) trait Doing<T> {
 
 impl<T> Doing<T> for io::Result<T> {
     fn doing(self, doing: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|source| Error::Io { doing: doing(), source })
+        self.map_err(|error| Error::Io { doing: doing(), error })
     }
 }
 

@@ -48,6 +48,8 @@ pub use drain::Drain;
 
 pub mod adoption;
 
+pub mod meters;
+
 mod state;
 pub use state::State;
 
@@ -55,7 +57,7 @@ mod error;
 pub use error::{Error, Result};
 
 #[doc(no_inline)]
-pub use hotupdate_proto::{ConnectionRow, ConnectionState, Generation, ListenerKind, Summary, Timing};
+pub use hotupdate_proto::{ConnectionRow, ConnectionState, Generation, ListenerKind, Summary, Timing, Totals};
 
 // How it is done: the one task that owns the state, and what it works with.
 mod driver;

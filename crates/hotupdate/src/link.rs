@@ -106,8 +106,16 @@ impl Link {
                 return tracing::error!(message = message.name(), %error, "a message that cannot be sent");
             }
         };
-        if self.outgoing.try_send(Outgoing::Bytes(bytes, descriptors)).is_err() {
-            tracing::debug!(message = message.name(), "not said: the other side is gone or does not read");
+        match self.outgoing.try_send(Outgoing::Bytes(bytes, descriptors)) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                tracing::debug!(message = message.name(), "not said: the other side is gone");
+            }
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                // With a message missing nothing that follows makes sense.
+                tracing::warn!(message = message.name(), "the other side does not read; its link is closed");
+                drop(SockRef::from(&*self.stream).shutdown(std::net::Shutdown::Both));
+            }
         }
     }
 
@@ -148,28 +156,38 @@ async fn read_link(
     mut stopped: oneshot::Receiver<()>,
 ) -> Vec<u8> {
     loop {
-        let what = tokio::select! {
+        // The place in the queue comes first: a driver that waits for this task to stop must not have to empty its queue.
+        let place = tokio::select! {
             biased;
             _ = &mut stopped => break,
-            message = receiver.message() => match message {
-                Ok((message, descriptors)) => Heard::Message(message, descriptors),
-                Err(fault) => Heard::Closed(fault),
+            place = heard.reserve() => match place {
+                Ok(place) => place,
+                Err(_) => break,
             },
         };
-        let (nonsense, gone) =
-            (matches!(what, Heard::Closed(_)), matches!(what, Heard::Closed(Fault::PeerGone)));
-        if heard.send((id, what)).await.is_err() || gone {
-            break;
-        }
-        if nonsense {
+        let message = tokio::select! {
+            biased;
+            _ = &mut stopped => break,
+            message = receiver.message() => message,
+        };
+        let fault = match message {
+            Ok((message, descriptors)) => {
+                place.send((id, Heard::Message(message, descriptors)));
+                continue;
+            }
+            Err(fault) => fault,
+        };
+        let lives = fault != Fault::PeerGone;
+        place.send((id, Heard::Closed(fault)));
+        if lives {
             // Whoever talks nonsense lives. That it dies still has to be noticed.
             tokio::select! {
                 biased;
                 _ = &mut stopped => {}
-                () = receiver.end() => drop(heard.send((id, Heard::Closed(Fault::PeerGone))).await),
+                () = receiver.end() => drop(heard.try_send((id, Heard::Closed(Fault::PeerGone)))),
             }
-            break;
         }
+        break;
     }
     receiver.into_rest().1
 }

@@ -52,8 +52,16 @@ fn write(out: &mut impl Write, status: &Status, color: bool) -> io::Result<()> {
 }
 
 fn row(status: &ProcessStatus) -> Vec<Cell> {
-    let ProcessStatus { generation, process, state, since_ms, connections, probation: _, attempt: _ } =
-        status;
+    let ProcessStatus {
+        generation,
+        process,
+        state,
+        since_ms,
+        connections,
+        totals: _,
+        probation: _,
+        attempt: _,
+    } = status;
     let Process { instance: _, pid, version } = process;
     let Summary { idle, active, upgraded } = connections;
     vec![

@@ -12,7 +12,7 @@ use hotupdate_proto::frame::{self, Decoder};
 use hotupdate_proto::operator::{
     Call, LastFailure, LastHandoff, ListenerStatus, Monitored, ProcessState, ProcessStatus, Reply, Status,
 };
-use hotupdate_proto::{Generation, ListenerKind, Process, Summary};
+use hotupdate_proto::{Generation, ListenerKind, Process, Summary, Totals};
 use serde_json::{Map, Value, json};
 
 /// How often a thread that waits looks whether the test is over.
@@ -256,6 +256,7 @@ pub(crate) fn process(generation: u64, pid: u32, version: &str, state: ProcessSt
         state,
         since_ms: 12_000,
         connections: Summary::default(),
+        totals: Totals::default(),
         probation: false,
         attempt: None,
     }

@@ -38,13 +38,17 @@ impl Incumbent {
         message: Message,
         out: &mut Vec<Effect>,
     ) -> State {
-        let Some(predecessor) = self.predecessors.iter_mut().find(|p| p.generation == generation && !p.quiet)
-        else {
+        let Some(predecessor) = self.predecessors.iter_mut().find(|p| p.generation == generation) else {
             return state;
         };
+        // One that broke the protocol is believed nothing any more, but that it accepts: there are no two for long.
+        if predecessor.quiet && !matches!(message, Message::Failed { .. }) {
+            return state;
+        }
         match message {
-            Message::Progress { connections, closed: _ } => {
+            Message::Progress { connections, totals, closed: _ } => {
                 predecessor.connections = connections;
+                predecessor.totals = totals;
                 out.push(Effect::Report(Report::Progress(generation)));
             }
             Message::Connections { .. } => {}
@@ -67,6 +71,7 @@ impl Incumbent {
             Message::Failed { reason } if state.owns() && predecessor.probation => {
                 return self.stand_down(now, state, generation, reason, out);
             }
+            _ if predecessor.quiet => {}
             other => {
                 predecessor.quiet = true;
                 let what = format!("said `{}` to the process that serves", other.name());

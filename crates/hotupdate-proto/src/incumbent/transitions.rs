@@ -178,7 +178,10 @@ impl Incumbent {
         out.push(Effect::SendTo(generation, Message::Serving { gap_ns: None }));
         // It may take over again, as any predecessor.
         let former = Predecessor::released(now, generation, peer.process.clone(), Summary::default());
-        self.predecessors.insert(0, Predecessor { features: peer.features.clone(), ..former });
+        self.predecessors.insert(
+            0,
+            Predecessor { features: peer.features.clone(), handoff: peer.handoff.clone(), ..former },
+        );
         out.push(Effect::Report(Report::Resumed(peer)));
         State::Serving
     }
@@ -189,9 +192,10 @@ impl Incumbent {
         let Some(position) = self.predecessors.iter().position(|p| p.generation == to) else {
             return self.retire(now, self.local.timing.drain, out);
         };
-        let Predecessor { process, features, .. } = self.predecessors.remove(position);
+        // It goes on under the name of the handoff that it takes back.
+        let Predecessor { process, features, handoff, .. } = self.predecessors.remove(position);
         out.push(Effect::Report(Report::RolledBack(to, process.clone())));
-        let (version, handoff) = (self.local.versions.max, "rollback".to_owned());
+        let version = self.local.versions.max;
         let peer = Peer { process, generation: to, attempt: None, version, features, handoff, since: now };
         self.park(now, peer, out)
     }

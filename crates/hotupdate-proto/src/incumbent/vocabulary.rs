@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use crate::error::{Fault, Refusal};
-use crate::inventory::{LinkRest, StateItem, Summary};
+use crate::inventory::{LinkRest, StateItem, Summary, Totals};
 use crate::message::{Generation, Join, Joined, Message, Process, Versions};
 use crate::timing::Timing;
 
@@ -57,6 +57,8 @@ pub enum Event {
         connections: Summary,
         /// Ids of connections that ended since the last time.
         closed: Vec<u64>,
+        /// What became of all of them.
+        totals: Totals,
     },
     /// A predecessor said something.
     Predecessor(Generation, Message),
@@ -174,7 +176,7 @@ pub enum Report {
         /// How we know.
         fault: Fault,
     },
-    /// The service was given back; this process drains.
+    /// The service was given back; this process drains, and can take over again while its own probation lasts.
     RolledBack(Generation, Process),
     /// We serve again, because an operator wanted it.
     Resumed(Peer),

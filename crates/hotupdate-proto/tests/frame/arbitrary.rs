@@ -2,7 +2,7 @@
 
 use hotupdate_proto::inventory::{ConnectionState, LinkRest};
 use hotupdate_proto::message::{Generation, Message, Process, Ready, Release, Released};
-use hotupdate_proto::{ConnectionRow, LinkItem, ListenerItem, ListenerKind, StateItem, Summary};
+use hotupdate_proto::{ConnectionRow, LinkItem, ListenerItem, ListenerKind, StateItem, Summary, Totals};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -17,6 +17,18 @@ fn generation() -> impl Strategy<Value = Generation> {
 
 fn summary() -> impl Strategy<Value = Summary> {
     any::<(u64, u64, u64)>().prop_map(|(idle, active, upgraded)| Summary { idle, active, upgraded })
+}
+
+fn totals() -> impl Strategy<Value = Totals> {
+    any::<[u64; 7]>().prop_map(|[accepted, adopted, migrated, finished, closed, forced, requests]| Totals {
+        accepted,
+        adopted,
+        migrated,
+        finished,
+        closed,
+        forced,
+        requests,
+    })
 }
 
 fn listener() -> impl Strategy<Value = ListenerItem> {
@@ -44,14 +56,16 @@ fn process() -> impl Strategy<Value = Process> {
 }
 
 fn link() -> impl Strategy<Value = LinkItem> {
-    (generation(), process(), summary(), any::<(bool, bool)>()).prop_map(
-        |(generation, process, connections, (probation, drained))| LinkItem {
+    (generation(), process(), summary(), any::<(bool, bool)>(), totals(), text()).prop_map(
+        |(generation, process, connections, (probation, drained), totals, handoff)| LinkItem {
             generation,
             process,
             features: Vec::new(),
             connections,
             probation,
             drained,
+            totals,
+            handoff,
         },
     )
 }
@@ -111,8 +125,8 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         released().prop_map(Message::Released),
         any::<Option<u64>>().prop_map(|gap_ns| Message::Serving { gap_ns }),
         vec(row(), 0..4).prop_map(|items| Message::Connections { items }),
-        (summary(), vec(any::<u64>(), 0..9))
-            .prop_map(|(connections, closed)| Message::Progress { connections, closed }),
+        (summary(), vec(any::<u64>(), 0..9), totals())
+            .prop_map(|(connections, closed, totals)| { Message::Progress { connections, closed, totals } }),
         any::<u64>().prop_map(|forced| Message::Drained { forced }),
         Just(Message::LetGo),
         any::<u64>().prop_map(|deadline_ms| Message::Hurry { deadline_ms }),

@@ -1,7 +1,7 @@
 //! Everything that can go wrong, at every point where it can.
 
 use hotupdate_proto::incumbent::Report;
-use hotupdate_proto::inventory::{ListenerKind, Summary};
+use hotupdate_proto::inventory::{ListenerKind, Summary, Totals};
 use hotupdate_proto::message::{Generation, Message, Ready, Release, Released};
 use hotupdate_proto::operator::Command;
 use hotupdate_proto::{ListenerItem, Timing, successor};
@@ -232,7 +232,7 @@ fn every_message() -> Vec<Message> {
         Message::Released(Released::default()),
         Message::Serving { gap_ns: Some(u64::MAX) },
         Message::Connections { items: Vec::new() },
-        Message::Progress { connections, closed: vec![1] },
+        Message::Progress { connections, closed: vec![1], totals: Totals::default() },
         Message::Drained { forced: 1 },
         Message::LetGo,
         Message::Hurry { deadline_ms: 0 },

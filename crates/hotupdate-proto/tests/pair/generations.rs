@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use hotupdate_proto::incumbent::{Effect, Event, Report, Stopped};
 use hotupdate_proto::inventory::LinkRest;
-use hotupdate_proto::message::{Generation, Message};
+use hotupdate_proto::message::{Generation, Message, Released};
 use hotupdate_proto::operator::{Command, OperatorError, ProcessState};
-use hotupdate_proto::{Fault, Incumbent, Predecessor, Summary, Timing, successor};
+use hotupdate_proto::{Fault, Incumbent, Predecessor, Summary, Timing, Totals, successor};
 
 use crate::world::{Action, App, World, local, process};
 
@@ -45,7 +45,10 @@ fn the_serving_process_sees_every_generation_that_is_left() {
     // Each is heard, over links that went through several hands.
     for (index, active) in [(0, 7), (1, 8), (2, 9)] {
         let connections = Summary { active, ..Summary::default() };
-        world.incumbent_event(index, Event::Progress { connections, closed: Vec::new() });
+        world.incumbent_event(
+            index,
+            Event::Progress { connections, closed: Vec::new(), totals: Totals::default() },
+        );
     }
     world.run();
     let left: Vec<_> =
@@ -151,7 +154,10 @@ fn rollback_swaps_roles_and_links() {
     assert!(world.reports.iter().any(|(index, r)| *index == 1 && matches!(r, Report::Resumed(_))));
     // The link works in both directions under its new name.
     world.command(Command::Drain { within: Duration::from_secs(1) });
-    world.incumbent_event(2, Event::Progress { connections: Summary::default(), closed: vec![1] });
+    world.incumbent_event(
+        2,
+        Event::Progress { connections: Summary::default(), closed: vec![1], totals: Totals::default() },
+    );
     world.run();
     assert_eq!(world.waits_for(2).map(|(_, at)| at - world.now), Some(Duration::from_secs(1)));
     // There is a way back and forth, as long as the probation lasts.
@@ -359,6 +365,20 @@ fn a_rollback_does_not_pass_the_link_to_its_receiver() {
         machine.handle(world.now, Event::Stopped(stopped)),
         [Effect::Read(to), Effect::SendTo(to, resume)]
     );
+}
+
+/// It broke the protocol, and then it says that it accepts.
+#[test]
+fn even_a_quiet_predecessor_is_heard_when_it_accepts_again() {
+    let (world, mut machine) = third();
+    let from = Generation(2);
+    let says =
+        |machine: &mut Incumbent, message| machine.handle(world.now, Event::Predecessor(from, message));
+    assert!(!says(&mut machine, Message::Released(Released::default())).is_empty(), "a violation");
+    assert_eq!(says(&mut machine, Message::Released(Released::default())), []);
+    assert_eq!(says(&mut machine, Message::LetGo), []);
+    let effects = says(&mut machine, Message::Failed { reason: "aborted".to_owned() });
+    assert!(effects.contains(&Effect::Promote(from)) && effects.contains(&Effect::LetGo), "{effects:?}");
 }
 
 /// Its link closes when this process ends, which must not look like a death.

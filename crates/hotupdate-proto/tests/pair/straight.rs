@@ -5,7 +5,7 @@ use std::time::Duration;
 use hotupdate_proto::incumbent::Report;
 use hotupdate_proto::message::{Generation, Message, Release};
 use hotupdate_proto::operator::{Command, ProcessState};
-use hotupdate_proto::{Summary, Timing, incumbent};
+use hotupdate_proto::{Predecessor, Summary, Timing, Totals, incumbent};
 
 use crate::world::{App, World};
 
@@ -29,10 +29,14 @@ fn a_handoff_is_this_sequence_of_messages() {
 
     // What the predecessor tells while it drains.
     let connections = Summary { idle: 0, active: 1, upgraded: 0 };
-    world.incumbent_event(0, incumbent::Event::Progress { connections, closed: vec![4, 5] });
+    let totals = Totals { accepted: 3, migrated: 2, ..Totals::default() };
+    world.incumbent_event(0, incumbent::Event::Progress { connections, closed: vec![4, 5], totals });
     world.run();
     let machine = world.incumbent(new).expect("it serves");
-    assert_eq!(machine.predecessors()[0].connections, connections);
+    let predecessor = &machine.predecessors()[0];
+    assert_eq!((predecessor.connections, predecessor.totals), (connections, totals));
+    assert!(!predecessor.handoff.is_empty(), "its end is told under the name of its handoff");
+    assert_eq!(Predecessor::inherited(predecessor.since, &predecessor.item()), *predecessor, "and travels on");
     assert!(machine.predecessors()[0].probation);
 
     world.settle();
@@ -174,7 +178,11 @@ fn an_answer_that_nobody_waits_for_changes_nothing() {
         incumbent::Event::Message(Message::Serving { gap_ns: None }),
         incumbent::Event::Message(Message::Failed { reason: "late".to_owned() }),
         incumbent::Event::Closed(hotupdate_proto::Fault::PeerGone),
-        incumbent::Event::Progress { connections: Summary::default(), closed: Vec::new() },
+        incumbent::Event::Progress {
+            connections: Summary::default(),
+            closed: Vec::new(),
+            totals: Totals::default(),
+        },
         incumbent::Event::Predecessor(Generation(9), Message::Failed { reason: "who?".to_owned() }),
         incumbent::Event::PredecessorClosed(Generation(9), hotupdate_proto::Fault::PeerGone),
         incumbent::Event::Tick,

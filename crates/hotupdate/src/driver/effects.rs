@@ -198,9 +198,14 @@ impl Driver {
         });
         self.draining = true;
         if !std::mem::replace(&mut self.rows_sent, true) {
-            let (connections, back) = (self.connections.clone(), self.done.0.clone());
-            tokio::task::spawn_blocking(move || drop(back.blocking_send(Done::Rows(connections.rows()))));
+            self.collect_rows();
         }
+    }
+
+    /// To be sent when they are there, outside of the critical path.
+    pub(super) fn collect_rows(&self) {
+        let (connections, back) = (self.connections.clone(), self.done.0.clone());
+        tokio::task::spawn_blocking(move || drop(back.blocking_send(Done::Rows(connections.rows()))));
     }
 
     fn undrain(&mut self) {

@@ -63,13 +63,13 @@ impl Driver {
     }
 
     pub(super) async fn tell_progress(&mut self) {
-        let connections = self.connections.summary();
+        let (connections, totals) = self.connections.snapshot();
         let closed = self.connections.take_closed();
-        if self.told == Some(connections) && closed.is_empty() {
+        if self.told == Some((connections, totals)) && closed.is_empty() {
             return;
         }
-        self.told = Some(connections);
-        self.incumbent(incumbent::Event::Progress { connections, closed }).await;
+        self.told = Some((connections, totals));
+        self.incumbent(incumbent::Event::Progress { connections, closed, totals }).await;
     }
 
     pub(super) fn send_rows(&self, rows: &[ConnectionRow]) {

@@ -44,6 +44,13 @@ impl Driver {
     pub(super) async fn hear_successor(&mut self, heard: Heard) {
         let event = match heard {
             Heard::Message(message, _) => match self.hear_taker(message) {
+                Some(Message::Settle) => {
+                    // A later version serves; the rows went to the one before it.
+                    if self.draining {
+                        self.collect_rows();
+                    }
+                    incumbent::Event::Message(Message::Settle)
+                }
                 Some(message) => incumbent::Event::Message(message),
                 None => return,
             },

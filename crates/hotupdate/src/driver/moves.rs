@@ -189,7 +189,7 @@ impl Driver {
                 }
                 MoverEffect::Moved(ids) => {
                     for Parcel { connection, reply, .. } in self.moves.take(&ids) {
-                        self.connections.count_moved();
+                        connection.tracker().migrated();
                         // Our copy is closed; the kernel's socket lives on in the other process.
                         drop(connection);
                         let _ = reply.send(Ok(()));

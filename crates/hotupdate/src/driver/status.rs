@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use hotupdate_proto::operator::{Connections, ListenerStatus, ProcessState, ProcessStatus, Status};
-use hotupdate_proto::{Predecessor, Summary};
+use hotupdate_proto::{Predecessor, Summary, Totals};
 
 use super::{Driver, Role};
 
@@ -16,12 +16,14 @@ impl Driver {
             _ => None,
         };
         let state = machine.map_or(ProcessState::Starting, |machine| machine.process_state());
+        let (connections, totals) = self.connections.snapshot();
         let serving = ProcessStatus {
             generation: self.generation,
             process: self.local.process.clone(),
             state,
             since_ms: millis_since(self.since),
-            connections: self.connections.summary(),
+            connections,
+            totals,
             probation: false,
             attempt: self.attempt.clone(),
         };
@@ -31,6 +33,7 @@ impl Driver {
             state,
             since_ms: millis_since(peer.since),
             connections: Summary::default(),
+            totals: Totals::default(),
             probation: false,
             attempt: peer.attempt.clone(),
         });
@@ -81,6 +84,7 @@ fn describe(predecessor: &Predecessor) -> ProcessStatus {
         state: ProcessState::Draining,
         since_ms: millis_since(predecessor.since),
         connections: predecessor.connections,
+        totals: predecessor.totals,
         probation: predecessor.probation,
         attempt: None,
     }

@@ -1,0 +1,95 @@
+//! The move of an HTTP/1.1 connection to the version that serves now, and its arrival there.
+//!
+//! Deliberately absent: when a connection can move, see [`crate::watch`]; HTTP/2, whose state nobody can take out of
+//! hyper, and which has GOAWAY.
+
+use bytes::{BufMut as _, Bytes};
+use hotupdate::Connection;
+
+use crate::detect::Protocol;
+use crate::io::Io;
+use crate::watch::Watch;
+
+/// What connections of this crate are called when they move, also those that have not said yet what they speak.
+pub(crate) const KIND: &str = "http/1.1";
+
+/// The first byte of the state. A version that does not know it leaves the connection where it is.
+const FORM: u8 = 1;
+
+/// Where a connection stands that came from another process: between two messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Begun {
+    /// What the client speaks, if that is known: a first request looks like HTTP/2 or not, any other is HTTP/1.1.
+    pub(crate) protocol: Option<Protocol>,
+    /// Bytes that were read and belong to the next request.
+    pub(crate) unread: Bytes,
+}
+
+impl Begun {
+    /// The form, the protocol, the bytes.
+    fn to_bytes(&self) -> Vec<u8> {
+        let protocol = match self.protocol {
+            None => 0,
+            Some(Protocol::Http1) => 1,
+            Some(Protocol::Http2) => 2,
+        };
+        let mut bytes = Vec::with_capacity(2 + self.unread.len());
+        bytes.put_u8(FORM);
+        bytes.put_u8(protocol);
+        bytes.extend_from_slice(&self.unread);
+        bytes
+    }
+
+    /// `None` for what another version means and this one does not understand.
+    pub(crate) fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
+        let mut unread = Bytes::from(bytes);
+        let protocol = match *unread.first_chunk()? {
+            [FORM, 0] => None,
+            [FORM, 1] => Some(Protocol::Http1),
+            _ => return None,
+        };
+        Some(Self { protocol, unread: unread.split_off(2) })
+    }
+}
+
+/// Hands the connection over, with the bytes that were given back to `io`. Returns it as it was if it stays.
+pub(crate) async fn hand_over(
+    io: Io<Connection>,
+    protocol: Option<Protocol>,
+    watch: &Watch,
+) -> Option<Io<Connection>> {
+    let (connection, unread, pulse) = io.into_parts();
+    let begun = Begun { protocol, unread };
+    match connection.hand_over_bytes(KIND, begun.to_bytes()).await {
+        Ok(()) => None,
+        Err(stays) => {
+            tracing::debug!(why = stays.why, "an HTTP/1 connection stays");
+            watch.stays();
+            let mut io = Io::new(stays.connection, pulse);
+            io.give_back(begun.unread);
+            Some(io)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_is_understood() {
+        for protocol in [None, Some(Protocol::Http1)] {
+            for unread in ["", "GET / HT", "\0\u{1}"] {
+                let begun = Begun { protocol, unread: unread.into() };
+                assert_eq!(Begun::from_bytes(begun.to_bytes()), Some(begun));
+            }
+        }
+    }
+
+    #[test]
+    fn what_another_version_means_is_left_to_it() {
+        for bytes in [&b""[..], b"\x01", b"\x02\x01GET", b"\x01\x02PRI", b"\x01\x03"] {
+            assert_eq!(Begun::from_bytes(bytes.to_vec()), None);
+        }
+    }
+}

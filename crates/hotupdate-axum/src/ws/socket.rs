@@ -1,0 +1,358 @@
+//! A WebSocket that can move to the next version.
+//!
+//! Deliberately absent: splitting it into two halves; both move together. A task that waits for both directions selects
+//! between [`WebSocket::recv`] and whatever it wants to send.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use hotupdate::connection::MAX_STATE;
+use hotupdate::connections::Moves;
+use hotupdate::drain::Phase;
+use hotupdate::{Connection, Drain};
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+
+use super::wire::{About, Wire};
+use super::{CloseCode, CloseFrame, Error, Message, Utf8Bytes, name};
+use crate::drain::Draining;
+
+/// The most that is read at once.
+const CHUNK: usize = 16 * 1024;
+
+/// While more than this waits to be sent, nothing is read: a client that asks and does not listen has to wait.
+const MAX_UNSENT: usize = 64 * 1024;
+
+/// The most bytes of half a message, and of what is to be sent, with which a socket moves. The rest of what can move is
+/// for the application's state.
+const MAX_WEIGHT: usize = MAX_STATE - MAX_APPLICATION_STATE - 1024;
+
+/// State of an application that has at most this many bytes, as JSON, can always move.
+pub const MAX_APPLICATION_STATE: usize = 32 * 1024;
+
+/// How long a client may take to answer a close frame (RFC 6455, section 7.1.1: the server closes after that).
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// One WebSocket, on the server's side.
+///
+/// Pings and close frames are answered by itself, while it is received from. Dropping it closes the connection without a
+/// close frame; see [`WebSocket::close`].
+#[derive(Debug)]
+pub struct WebSocket {
+    line: Line,
+    drain: Drain,
+    reluctance: Reluctance,
+}
+
+/// What comes next.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A message. Of the kinds of messages, only text and binary.
+    Message(Message),
+    /// The process drains: hand it over with [`WebSocket::hand_over`], or end the conversation.
+    Draining,
+    /// It is over; in order if there is no error.
+    Closed(Option<Error>),
+}
+
+/// A WebSocket that stays where it is.
+#[derive(Debug, thiserror::Error)]
+#[error("the WebSocket does not move: {why}")]
+pub struct NotMoved {
+    /// The WebSocket, as it was.
+    pub socket: WebSocket,
+    /// One line for a person.
+    pub why: String,
+}
+
+/// The connection, and what is said over it.
+#[derive(Debug)]
+struct Line {
+    connection: Connection,
+    wire: Box<Wire>,
+    hung_up: bool,
+}
+
+/// What is known of earlier attempts to move.
+#[derive(Debug, Default)]
+enum Reluctance {
+    #[default]
+    None,
+    /// It was too heavy, and may move when it is lighter.
+    Heavy(usize),
+    /// Nobody took connections of this kind.
+    Stays(String),
+}
+
+impl WebSocket {
+    pub(super) fn new(connection: Connection, wire: Wire) -> Self {
+        let drain = connection.drain();
+        let line = Line { connection, wire: Box::new(wire), hung_up: false };
+        Self { line, drain, reluctance: Reluctance::None }
+    }
+
+    pub(super) fn begin(connection: Connection, about: About, arrived: &[u8]) -> Self {
+        Self::new(connection, Wire::new(about, arrived, b""))
+    }
+
+    /// The subprotocol that was agreed on.
+    #[must_use]
+    pub fn protocol(&self) -> Option<&str> {
+        self.line.wire.about().protocol.as_deref()
+    }
+
+    /// The connection underneath: its number, its addresses.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.line.connection
+    }
+
+    /// Tells when the process drains.
+    #[must_use]
+    pub fn draining(&self) -> Draining {
+        Draining::of(&self.line.connection)
+    }
+
+    /// Waits for the next message, of any kind; a ping is answered and returned too. `None` after the end.
+    ///
+    /// Safe to cancel: no message is lost.
+    pub async fn recv(&mut self) -> Option<Result<Message, Error>> {
+        self.line.recv().await
+    }
+
+    /// Sends a message. Returns when the operating system has all of it.
+    ///
+    /// If it is cancelled, the message is still sent: by whatever is called next, or in the next version.
+    ///
+    /// # Errors
+    /// The connection is over.
+    pub async fn send(&mut self, message: Message) -> Result<(), Error> {
+        self.line.wire.write(message)?;
+        self.line.write_all().await
+    }
+
+    /// Says goodbye, and waits a moment for the client's.
+    pub async fn close(mut self, code: CloseCode, reason: impl Into<Utf8Bytes>) {
+        self.line.say_goodbye(code, reason.into()).await;
+    }
+
+    /// Waits for the next text or binary message, and for what the process wants. The loop of a handler that moves:
+    ///
+    /// ```no_run
+    /// use hotupdate_axum::ws::{Event, WebSocket};
+    ///
+    /// async fn echo(mut socket: WebSocket, mut count: u64) {
+    ///     loop {
+    ///         match socket.recv_or_drain().await {
+    ///             Event::Message(message) => {
+    ///                 count += 1;
+    ///                 if socket.send(message).await.is_err() {
+    ///                     return;
+    ///                 }
+    ///             }
+    ///             Event::Draining => match socket.hand_over("echo", &count).await {
+    ///                 Ok(()) => return,                     // the next version goes on
+    ///                 Err(stays) => socket = stays.socket,  // so do we, for a while
+    ///             },
+    ///             _ => return,
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// [`Event::Draining`] comes at a point at which the socket can move: between messages, or in the middle of one that is
+    /// not too large (of a larger one the rest is awaited). After a move that failed it comes again when there is a new
+    /// chance; else the client is told to reconnect (1012, "service restart") when it is its turn in the window over
+    /// which a drain is spread, and this is the end.
+    ///
+    /// Safe to cancel: no message is lost.
+    pub async fn recv_or_drain(&mut self) -> Event {
+        loop {
+            if self.should_move() {
+                return Event::Draining;
+            }
+            let draining = Draining::of(&self.line.connection);
+            let Self { line, drain, reluctance } = self;
+            let turn = async {
+                match reluctance {
+                    Reluctance::Stays(_) => draining.turn().await,
+                    Reluctance::None | Reluctance::Heavy(_) => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                phase = drain.changed() => self.reconsider(phase),
+                message = line.recv() => match message {
+                    Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => return Event::Message(message),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Event::Closed(Some(error)),
+                    None => return Event::Closed(None),
+                },
+                () = turn => {
+                    line.say_goodbye(CloseCode::Restart, Utf8Bytes::from_static("a new version serves")).await;
+                    return Event::Closed(None);
+                }
+            }
+        }
+    }
+
+    /// Passes this WebSocket to the process that serves now, whose [`adopt`](super::adopt) of the same kind goes on with it
+    /// and with `state` (as JSON). Its client notices nothing: half a message that has arrived, and bytes that are still
+    /// to be sent, move along.
+    ///
+    /// Not safe to cancel: a connection whose move is cancelled is closed if it did not arrive.
+    ///
+    /// # Errors
+    /// [`NotMoved`] with the socket: serve on. The process does not drain, the next version does not take this kind, it
+    /// died before it had the connection, the close handshake has begun, or there is too much to move.
+    pub async fn hand_over(mut self, kind: &str, state: &(impl Serialize + Sync)) -> Result<(), NotMoved> {
+        // As much as the operating system takes at once; the next version sends the rest.
+        if self.line.write_all().now_or_never().is_some_and(|written| written.is_err()) {
+            self.line.wire.give_up();
+        }
+        if let Some(why) = self.line.wire.stays() {
+            self.reluctance = Reluctance::Stays(name(kind));
+            return Err(NotMoved { socket: self, why: why.to_owned() });
+        }
+        let bytes = match serde_json::to_vec(state).and_then(|state| self.line.wire.to_bytes(&state)) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.reluctance = Reluctance::Stays(name(kind));
+                return Err(NotMoved { socket: self, why: format!("its state cannot be JSON: {error}") });
+            }
+        };
+        let weight = self.line.wire.weight();
+        if bytes.len() > MAX_STATE {
+            self.reluctance =
+                if weight > 0 { Reluctance::Heavy(weight) } else { Reluctance::Stays(name(kind)) };
+            let why = format!("its state has {} bytes, at most {MAX_STATE} move", bytes.len());
+            return Err(NotMoved { socket: self, why });
+        }
+        let Self { line: Line { connection, wire, hung_up }, drain, .. } = self;
+        match connection.hand_over_bytes(&name(kind), bytes).await {
+            Ok(()) => Ok(()),
+            Err(hotupdate::connection::NotMoved { connection, why }) => {
+                let line = Line { connection, wire, hung_up };
+                Err(NotMoved { socket: Self { line, drain, reluctance: Reluctance::Stays(name(kind)) }, why })
+            }
+        }
+    }
+
+    fn should_move(&self) -> bool {
+        let weight = self.line.wire.weight();
+        let light = match self.reluctance {
+            Reluctance::None => weight <= MAX_WEIGHT,
+            Reluctance::Heavy(too_heavy) => weight < too_heavy.min(MAX_WEIGHT),
+            Reluctance::Stays(_) => false,
+        };
+        light && self.line.wire.stays().is_none() && matches!(self.drain.phase(), Phase::Draining(_))
+    }
+
+    /// A new phase, or a new successor.
+    fn reconsider(&mut self, phase: Phase) {
+        if let Reluctance::Stays(kind) = &self.reluctance
+            && (phase == Phase::Serving || self.line.connection.moves(kind) == Moves::Yes)
+        {
+            self.reluctance = Reluctance::None;
+        }
+    }
+}
+
+impl Line {
+    async fn recv(&mut self) -> Option<Result<Message, Error>> {
+        loop {
+            if self.wire.is_closed() {
+                self.hang_up().await;
+                return None;
+            }
+            if self.wire.unsent().len() <= MAX_UNSENT {
+                match self.wire.next() {
+                    Some(Ok(message)) => {
+                        // A pong or a close frame goes out even if nobody receives any more.
+                        let _ = self.write_all().now_or_never();
+                        return Some(Ok(message));
+                    }
+                    Some(Err(Error::ConnectionClosed)) => continue,
+                    Some(Err(error)) => {
+                        self.hang_up().await;
+                        return Some(Err(error));
+                    }
+                    None => {}
+                }
+            }
+            if let Err(error) = poll_fn(|cx| self.poll_exchange(cx)).await {
+                self.wire.give_up();
+                return Some(Err(error.into()));
+            }
+        }
+    }
+
+    /// Sends what is to be sent and reads what there is, until something has changed.
+    fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut changed = false;
+        while !self.wire.unsent().is_empty() {
+            match self.poll_write(cx) {
+                Poll::Ready(written) => written?,
+                Poll::Pending => break,
+            }
+            changed = true;
+        }
+        if self.wire.unsent().len() <= MAX_UNSENT {
+            let mut chunk = [MaybeUninit::uninit(); CHUNK];
+            let mut chunk = ReadBuf::uninit(&mut chunk);
+            if let Poll::Ready(read) = Pin::new(&mut self.connection).poll_read(cx, &mut chunk) {
+                read?;
+                match chunk.filled() {
+                    [] => self.wire.end_of_stream(),
+                    bytes => self.wire.received(bytes),
+                }
+                changed = true;
+            }
+        }
+        if changed { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = Pin::new(&mut self.connection).poll_write(cx, self.wire.unsent());
+        written.map_ok(|n| self.wire.sent(n))
+    }
+
+    async fn write_all(&mut self) -> Result<(), Error> {
+        while !self.wire.unsent().is_empty() {
+            poll_fn(|cx| self.poll_write(cx)).await?;
+        }
+        Ok(())
+    }
+
+    async fn say_goodbye(&mut self, code: CloseCode, reason: Utf8Bytes) {
+        let goodbye = async {
+            if self.wire.write(Message::Close(Some(CloseFrame { code, reason }))).is_ok() {
+                while let Some(Ok(_)) = self.recv().await {}
+            }
+        };
+        // A client that does not answer is left alone.
+        let _ = tokio::time::timeout(FAREWELL, goodbye).await;
+        self.wire.give_up();
+    }
+
+    /// Closes in a way that cannot destroy the last words on their way to the client: FIN, then reading on for a moment.
+    async fn hang_up(&mut self) {
+        if std::mem::replace(&mut self.hung_up, true) {
+            return;
+        }
+        let farewell = async {
+            self.write_all().await?;
+            self.connection.shutdown().await?;
+            let mut waste = [0; 1024];
+            while self.connection.read(&mut waste).await? > 0 {}
+            Ok::<_, Error>(())
+        };
+        // Neither an error nor the timeout leaves anything to do.
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    }
+}
