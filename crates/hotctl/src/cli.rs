@@ -20,6 +20,8 @@ Examples:
   hotctl list
   # Who serves, who drains, what went wrong last?
   hotctl status
+  # See it live
+  hotctl watch
   # Replace the running version; if this fails, it serves on
   hotctl handoff -- ./server-v2 --port 80
   # The new version is bad: the old one serves again
@@ -114,6 +116,8 @@ pub(crate) enum Command {
     Drain(Drain),
     /// Stop the service: no more connections, drain, exit
     Stop(Stop),
+    /// The service as it changes: generations, rates, drains, events; `q` quits
+    Watch,
     /// Every control socket in $XDG_RUNTIME_DIR and /run, and who serves there
     List,
     /// Shell completions on stdout
@@ -139,6 +143,7 @@ impl Command {
             Self::Rollback => "rollback",
             Self::Drain(_) => "drain",
             Self::Stop(_) => "stop",
+            Self::Watch => "watch",
             Self::List => "list",
             Self::Completions { .. } => "completions",
             Self::Man { .. } => "man",
@@ -210,8 +215,8 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_command_line() {
-        for name in ["status", "connections", "handoff", "abort", "rollback", "drain", "stop", "list", "man"]
-        {
+        let names = ["status", "connections", "handoff", "abort", "rollback", "drain", "stop", "watch", "list"];
+        for name in names.into_iter().chain(["man"]) {
             let cli = Cli::try_parse_from(["hotctl", name]).unwrap();
             assert_eq!(cli.command.name(), name);
         }

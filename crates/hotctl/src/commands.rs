@@ -15,6 +15,7 @@ mod start;
 mod status;
 mod stop;
 mod successor;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -42,5 +43,6 @@ pub(crate) fn run(cli: Cli, report: &Report) -> Result<(), Failure> {
         Command::Rollback => ordinary::rollback(&context(socket)?),
         Command::Drain(drain) => ordinary::drain(&context(socket)?, &drain),
         Command::Stop(stop) => stop::run(&context(socket)?, &stop),
+        Command::Watch => watch::run(&context(socket)?),
     }
 }

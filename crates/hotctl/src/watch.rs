@@ -14,6 +14,23 @@ use crate::context::{Context, NOTHING, TICK};
 /// After this much silence, the status is asked for afresh.
 const SILENCE: Duration = Duration::from_millis(500);
 
+/// How the service is, and how that is known.
+pub(crate) enum Seen {
+    /// It was told, because something happened or because the stream began.
+    Told(Box<Monitored>),
+    /// It was asked for.
+    Asked(Box<Status>),
+}
+
+impl Seen {
+    pub(crate) fn into_status(self) -> Status {
+        match self {
+            Self::Told(monitored) => monitored.status,
+            Self::Asked(status) => *status,
+        }
+    }
+}
+
 /// Follows a service.
 pub(crate) struct Watch<'a> {
     context: &'a Context<'a>,
@@ -33,6 +50,11 @@ impl<'a> Watch<'a> {
 
     /// The next status, or `None` after a moment in which nothing happened.
     pub(crate) fn next(&mut self) -> Option<Status> {
+        self.look().map(Seen::into_status)
+    }
+
+    /// As [`Watch::next`], with what happened.
+    pub(crate) fn look(&mut self) -> Option<Seen> {
         let heard = match &mut self.monitor {
             Some(monitor) => monitor.receive::<Monitored>(Instant::now() + TICK),
             None => {
@@ -42,7 +64,10 @@ impl<'a> Watch<'a> {
             }
         };
         match heard {
-            Ok(Some((Monitored { status, .. }, more))) => Some(self.heard(status, more)),
+            Ok(Some((monitored, more))) => {
+                self.heard(&monitored.status, more);
+                Some(Seen::Told(Box::new(monitored)))
+            }
             Ok(None) => self.ask(),
             Err(_) => {
                 self.monitor = None;
@@ -51,16 +76,15 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn heard(&mut self, status: Status, more: bool) -> Status {
+    fn heard(&mut self, status: &Status, more: bool) {
         self.heard = Instant::now();
         self.instance.clone_from(&status.serving.process.instance);
         if !more {
             self.monitor = None;
         }
-        status
     }
 
-    fn ask(&mut self) -> Option<Status> {
+    fn ask(&mut self) -> Option<Seen> {
         if self.heard.elapsed() < SILENCE {
             return None;
         }
@@ -69,7 +93,7 @@ impl<'a> Watch<'a> {
         if status.serving.process.instance != self.instance {
             self.monitor = None;
         }
-        Some(status)
+        Some(Seen::Asked(Box::new(status)))
     }
 
     fn open(&mut self) {

@@ -39,7 +39,8 @@
 //! ```
 //!
 //! Where a socket cannot move, because the next version does not take it or there is none,
-//! [`recv_or_drain`](WebSocket::recv_or_drain) tells the client to reconnect (1012), each at its own turn.
+//! [`recv_or_drain`](WebSocket::recv_or_drain) tells the client to reconnect (1012), each at its
+//! own turn in the window over which a drain is spread.
 //!
 //! Deliberately absent: framing, which is tungstenite's; HTTP/2; compression.
 

@@ -51,21 +51,18 @@ struct Table {
 pub enum Moves {
     /// They stay.
     No,
-    /// The other process has not said what it takes, and may do so in a moment.
+    /// The other process has not said that it takes them, and may do so in a moment.
     Expected,
     /// They can.
     Yes,
 }
 
+/// Nothing, and nothing expected: no drain, or a peer that knows nothing of moves.
 #[derive(Debug, Default)]
-enum Taken {
-    /// No drain, or a peer that knows nothing of moves.
-    #[default]
-    Nothing,
-    Expected {
-        until: Instant,
-    },
-    Kinds(Vec<Kind>),
+struct Taken {
+    kinds: Vec<Kind>,
+    /// Until then more may be named: an application says what it picks up one kind after the other.
+    until: Option<Instant>,
 }
 
 /// How a connection ends.
@@ -270,13 +267,21 @@ impl Connections {
 
     /// The next version may say what it takes until then.
     pub(crate) fn expect_moves(&self, until: Instant) {
-        *self.table.taken() = Taken::Expected { until };
+        *self.table.taken() = Taken { kinds: Vec::new(), until: Some(until) };
+        self.look_again();
     }
 
     /// The other process takes these kinds; `None` if nothing moves any more.
     pub(crate) fn set_taken(&self, kinds: Option<Vec<Kind>>) {
-        *self.table.taken() = kinds.map_or(Taken::Nothing, Taken::Kinds);
-        // Everybody looks again.
+        match kinds {
+            Some(kinds) => self.table.taken().kinds = kinds,
+            None => *self.table.taken() = Taken::default(),
+        }
+        self.look_again();
+    }
+
+    /// Everybody looks again.
+    fn look_again(&self) {
         self.table.phase.send_modify(|_| {});
     }
 
@@ -509,10 +514,13 @@ impl Activity {
             taken.kind == kind
                 && taken.listener.as_ref().is_none_or(|listener| **listener == *self.row.listener)
         };
-        match &*self.table.taken() {
-            Taken::Kinds(kinds) if kinds.iter().any(fits) => Moves::Yes,
-            Taken::Expected { until } if Instant::now() < *until => Moves::Expected,
-            _ => Moves::No,
+        let taken = self.table.taken();
+        if taken.kinds.iter().any(fits) {
+            Moves::Yes
+        } else if taken.until.is_some_and(|until| Instant::now() < until) {
+            Moves::Expected
+        } else {
+            Moves::No
         }
     }
 

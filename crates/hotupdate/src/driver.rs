@@ -29,6 +29,7 @@ use hotupdate_proto::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
+use tracing::{Instrument, Span};
 
 use self::callers::Control;
 use self::moves::Moves;
@@ -39,7 +40,7 @@ use crate::connection::Parcel;
 use crate::connections::Connections;
 use crate::control::{self, Ownership};
 use crate::error::{Doing, Error, Result};
-use crate::link::{Heard, Link, LinkId};
+use crate::link::{self, Heard, Link, LinkId};
 use crate::listener::GateControl;
 use crate::offered::Origin;
 use crate::serving::{Lifecycle, Served};
@@ -164,6 +165,8 @@ pub(crate) struct Driver {
 
     /// The link to the other side of the handoff: a successor has the incumbent there, and the other way round.
     peer: Option<Link>,
+    /// The handoff that is under way, or that this process drains after.
+    span: Span,
     predecessors: HashMap<Generation, Link>,
     last_link: u64,
     heard: Both<(LinkId, Heard)>,
@@ -215,15 +218,17 @@ pub(crate) fn start_successor(
     let Inherited { machine, joined, receiver, links, ownership } = inherited;
     let generation = joined.generation;
     let write = settings.timing.write;
+    let span = link::span(&joined.handoff);
     let role = Role::Successor(Box::new(Succeeding { machine, joined, since: Instant::now() }));
     let (application, mut driver) = Driver::new(settings, local, role, generation);
     driver.own(ownership);
     let (stream, rest) = receiver.into_rest();
-    let mut peer = Link::paused(driver.next_link(), stream, rest, driver.heard.0.clone(), write);
+    driver.span = span;
+    let mut peer = Link::paused(driver.next_link(), driver.span.clone(), stream, rest, driver.heard.0.clone(), write);
     peer.resume(None);
     driver.peer = Some(peer);
     for (item, fd) in links {
-        let link = Link::inherited(driver.next_link(), fd, driver.heard.0.clone(), write)
+        let link = Link::inherited(driver.next_link(), link::span(&item.handoff), fd, driver.heard.0.clone(), write)
             .doing(|| format!("the link to generation {}", item.generation))?;
         driver.predecessors.insert(item.generation, link);
     }
@@ -299,6 +304,7 @@ impl Driver {
             rules,
             signals: None,
             peer: None,
+            span: Span::none(),
             predecessors: HashMap::new(),
             last_link: 0,
             // Each link holds a place while it waits for its next message.
@@ -326,36 +332,55 @@ impl Driver {
 
     async fn run(mut self) {
         while !self.is_over() {
-            match self.wait().await {
-                Woken::Application(Some(Application::Ready { outfit, ready, reply })) => {
-                    self.make_ready(outfit, ready, reply).await;
-                }
-                Woken::Application(Some(Application::Adopt(adopter))) => {
-                    self.moves.adopters.push(adopter);
-                    self.announce();
-                }
-                Woken::Application(None) => {
-                    self.application_is_gone = true;
-                    if matches!(self.role, Role::First | Role::Successor(_)) {
-                        self.application_gave_up().await;
-                    }
-                }
-                Woken::Parcel(parcel) => self.give(parcel),
-                Woken::Request(request) => self.request(request).await,
-                Woken::Heard(id, heard) => self.hear(id, heard).await,
-                Woken::Done(done) => self.done(done).await,
-                Woken::Signal(signal) => self.signal(signal).await,
-                Woken::Deadline => self.tick().await,
-                Woken::Progress => self.tell_progress().await,
-                Woken::Drained => {
-                    self.drained = true;
-                    let forced = self.connections.forced();
-                    self.tell_progress().await;
-                    self.incumbent(incumbent::Event::Drained { forced }).await;
-                }
-            }
+            let woken = self.wait().await;
+            let span = self.span_of(&woken);
+            self.act(woken).instrument(span).await;
         }
         self.lifecycle.send_replace(Lifecycle::Drained);
+    }
+
+    /// What is said about this carries the name of the handoff that it belongs to.
+    fn span_of(&self, woken: &Woken) -> Span {
+        match woken {
+            Woken::Heard(id, _) => {
+                let links = self.peer.iter().chain(self.predecessors.values());
+                links.into_iter().find(|link| link.id == *id).map_or_else(Span::none, |link| link.span.clone())
+            }
+            // Somebody else wants to come, or cannot.
+            Woken::Request(Request::Join(..)) | Woken::Done(Done::Exported { .. }) => Span::none(),
+            _ => self.span.clone(),
+        }
+    }
+
+    async fn act(&mut self, woken: Woken) {
+        match woken {
+            Woken::Application(Some(Application::Ready { outfit, ready, reply })) => {
+                self.make_ready(outfit, ready, reply).await;
+            }
+            Woken::Application(Some(Application::Adopt(adopter))) => {
+                self.moves.adopters.push(adopter);
+                self.announce();
+            }
+            Woken::Application(None) => {
+                self.application_is_gone = true;
+                if matches!(self.role, Role::First | Role::Successor(_)) {
+                    self.application_gave_up().await;
+                }
+            }
+            Woken::Parcel(parcel) => self.give(parcel),
+            Woken::Request(request) => self.request(request).await,
+            Woken::Heard(id, heard) => self.hear(id, heard).await,
+            Woken::Done(done) => self.done(done).await,
+            Woken::Signal(signal) => self.signal(signal).await,
+            Woken::Deadline => self.tick().await,
+            Woken::Progress => self.tell_progress().await,
+            Woken::Drained => {
+                self.drained = true;
+                let forced = self.connections.forced();
+                self.tell_progress().await;
+                self.incumbent(incumbent::Event::Drained { forced }).await;
+            }
+        }
     }
 
     fn is_over(&self) -> bool {

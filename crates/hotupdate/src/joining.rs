@@ -16,12 +16,14 @@ use hotupdate_proto::{
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, sleep_until};
+use tracing::Span;
 
 use crate::channel::{self, Receiver};
 use crate::config::Builder;
 use crate::control::{self, Found, Ownership};
 use crate::driver::{self, Inherited};
 use crate::error::{Error, Result};
+use crate::link;
 use crate::offered::Offered;
 use crate::spawn;
 use crate::starting::Starting;
@@ -95,6 +97,7 @@ fn first(builder: Builder, local: Local, ownership: Ownership) -> Starting {
     Starting {
         application,
         generation: Generation::FIRST,
+        span: Span::none(),
         succeeds: false,
         release,
         offered,
@@ -110,8 +113,9 @@ fn succeed(builder: Builder, local: Local, complete: Complete) -> Result<Startin
     let Complete { machine, joined, receiver, inventory } = complete;
     let Inventory { offered, state, links, ownership } = inventory;
     let release = builder.release;
+    let span = link::span(&joined.handoff);
     tracing::info!(
-        handoff = joined.handoff,
+        parent: &span,
         incumbent = %joined.incumbent,
         generation = %joined.generation,
         listeners = offered.len(),
@@ -123,6 +127,7 @@ fn succeed(builder: Builder, local: Local, complete: Complete) -> Result<Startin
     Ok(Starting {
         application,
         generation,
+        span,
         succeeds: true,
         release,
         offered,

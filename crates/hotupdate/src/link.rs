@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use crate::channel::{self, Receiver};
 
@@ -40,6 +41,8 @@ enum Outgoing {
 /// One end of a link, owned by the driver.
 pub(crate) struct Link {
     pub(crate) id: LinkId,
+    /// Carries the name of the handoff that it belongs to; see [`span`].
+    pub(crate) span: Span,
     stream: Arc<UnixStream>,
     outgoing: mpsc::Sender<Outgoing>,
     reading: Option<(oneshot::Sender<()>, JoinHandle<Vec<u8>>)>,
@@ -48,23 +51,31 @@ pub(crate) struct Link {
     heard: mpsc::Sender<(LinkId, Heard)>,
 }
 
+/// What every line of a log is written in that belongs to this handoff, on both sides. Its level is that of errors, so that
+/// no filter that lets the line through keeps the name back.
+pub(crate) fn span(handoff: &str) -> Span {
+    tracing::error_span!("handoff", %handoff)
+}
+
 impl Link {
     /// A link that nobody reads yet.
     pub(crate) fn paused(
         id: LinkId,
+        span: Span,
         stream: Arc<UnixStream>,
         rest: Vec<u8>,
         heard: mpsc::Sender<(LinkId, Heard)>,
         write: Duration,
     ) -> Self {
         let (outgoing, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(write_link(stream.clone(), queue, write));
-        Self { id, stream, outgoing, reading: None, rest, heard }
+        tokio::spawn(write_link(stream.clone(), queue, write).instrument(span.clone()));
+        Self { id, span, stream, outgoing, reading: None, rest, heard }
     }
 
     /// A link whose descriptor arrived.
     pub(crate) fn inherited(
         id: LinkId,
+        span: Span,
         fd: OwnedFd,
         heard: mpsc::Sender<(LinkId, Heard)>,
         write: Duration,
@@ -74,7 +85,7 @@ impl Link {
             return Err(io::Error::other("the descriptor is in blocking mode"));
         }
         let stream = UnixStream::from_std(fd.into())?;
-        Ok(Self::paused(id, Arc::new(stream), Vec::new(), heard, write))
+        Ok(Self::paused(id, span, Arc::new(stream), Vec::new(), heard, write))
     }
 
     /// Reads from here on, after these bytes.

@@ -14,6 +14,7 @@ use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
 use hotupdate_proto::{Generation, ListenerItem, ListenerKind};
 use tokio::net::{ToSocketAddrs, lookup_host};
 use tokio::sync::{mpsc, oneshot};
+use tracing::Span;
 
 use crate::address::Address;
 use crate::bind;
@@ -31,6 +32,8 @@ use crate::state::{Export, State};
 pub struct Starting {
     pub(crate) application: mpsc::UnboundedSender<Application>,
     pub(crate) generation: Generation,
+    /// The handoff that brought the inventory.
+    pub(crate) span: Span,
     /// There is an incumbent, or was.
     pub(crate) succeeds: bool,
     pub(crate) release: Release,
@@ -170,11 +173,11 @@ impl Starting {
     /// [`Error::Refused`] and others if the handoff failed: the incumbent serves on, this process should exit non-zero.
     pub async fn ready(self) -> Result<Serving> {
         let Self {
-            application, generation, release, offered, connections, outfit, mut ready, failed, ..
+            application, generation, span, release, offered, connections, outfit, mut ready, failed, ..
         } = self;
         ready.unclaimed = offered.iter().map(|offered| offered.name.clone()).collect();
         for Offered { name, kind, address, .. } in &offered {
-            tracing::warn!(name, %kind, %address, "nobody asked for this listener; it closes with the incumbent");
+            tracing::warn!(parent: &span, name, %kind, %address, "nobody asked for this listener; it closes with the incumbent");
         }
         ready.release = release;
         let (reply, served) = oneshot::channel();
@@ -208,7 +211,7 @@ impl Starting {
             Some(offered) => offered,
             None => self.bind(name, kind, wanted, make)?,
         };
-        tracing::info!(name, %kind, %address, %origin, "listener");
+        tracing::info!(parent: &self.span, name, %kind, %address, %origin, "listener");
         let gate = Gate::parked(name, kind, address, fd);
         self.outfit.gates.push((gate.clone(), origin));
         self.note(name, origin);
@@ -226,7 +229,7 @@ impl Starting {
         let position = by_name.or_else(by_address)?;
         let offered = self.offered.swap_remove(position);
         if offered.name != name {
-            tracing::warn!(name, before = offered.name, address = %offered.address, "a listener has a new name");
+            tracing::warn!(parent: &self.span, name, before = offered.name, address = %offered.address, "a listener has a new name");
         }
         Some(offered)
     }
@@ -240,9 +243,9 @@ impl Starting {
     ) -> Result<Offered> {
         if let Some(before) = self.offered.iter().find(|o| o.name == name) {
             let now = wanted.first().map(ToString::to_string).unwrap_or_default();
-            tracing::warn!(name, before = %before.address, now, "a listener has moved to another address");
+            tracing::warn!(parent: &self.span, name, before = %before.address, now, "a listener has moved to another address");
         } else if self.succeeds {
-            tracing::warn!(name, %kind, "the incumbent has no such listener; it is bound afresh");
+            tracing::warn!(parent: &self.span, name, %kind, "the incumbent has no such listener; it is bound afresh");
         }
         let mut error = io::Error::new(io::ErrorKind::AddrNotAvailable, "the address resolves to nothing");
         for address in wanted {

@@ -242,6 +242,7 @@ fn child_that_asks() {
 }
 
 /// A folder that others may enter, and a way to ask from it as another user; `None` without the right to become one.
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 async fn ask_as_nobody(folder: &Folder) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: only root can become another user");

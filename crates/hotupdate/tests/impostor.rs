@@ -1,7 +1,7 @@
-//! Whatever an incumbent offers, the library checks it: each lie is one clear line that says whose fault it was, every
-//! descriptor that came is closed, and the next start works.
+//! Whatever an incumbent answers and offers, the library checks it: each lie is one clear line that says whose fault it
+//! was, every descriptor that came is closed, and the next start works.
 //!
-//! Deliberately absent: what an incumbent may do to a successor after the inventory; that is the matter of the two machines.
+//! Deliberately absent: what it says when it has the word that we are ready (`impostor_ready.rs`).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
@@ -12,78 +12,11 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
+use common::lies::{Fault, fails, fails_with, honest, offer};
 use common::peer::{Impostor, Peer, complete, control, listeners};
-use common::{BRIEF, Folder, alone, ask, descriptors, eventually, hand_over, nothing_leaked};
-use hotupdate::{Error, Timing};
+use common::{BRIEF, Folder, alone};
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::{Value, json};
-
-/// Whose fault it is.
-#[derive(Debug, PartialEq, Eq)]
-enum Fault {
-    Misbehaved,
-    Incompatible,
-    Refused,
-}
-
-fn fault(error: &Error) -> Fault {
-    match error {
-        Error::PeerMisbehaved { .. } => Fault::Misbehaved,
-        Error::PeerIncompatible { .. } => Fault::Incompatible,
-        Error::Refused { .. } => Fault::Refused,
-        other => panic!("nobody's fault: {other}"),
-    }
-}
-
-/// An impostor does something while the library joins, and holds on to what the closure returns until that has failed.
-fn fails<T>(whose: Fault, what: &str, lie: impl AsyncFnOnce(&Impostor) -> T) {
-    fails_with(|_| {}, whose, what, lie);
-}
-
-fn fails_with<T>(
-    change: impl FnOnce(&mut Timing),
-    whose: Fault,
-    what: &str,
-    lie: impl AsyncFnOnce(&Impostor) -> T,
-) {
-    let mut timing = Timing::default();
-    change(&mut timing);
-    alone(async {
-        let folder = Folder::new();
-        let before = descriptors();
-        let impostor = Impostor::at(&folder);
-        let builder = folder.builder("v2").timing(timing);
-        let (joined, peer) = tokio::join!(builder.join(), lie(&impostor));
-        is_clear(&folder, &joined.unwrap_err(), whose, what);
-        drop((peer, impostor));
-        recovers(&folder, before).await;
-    });
-}
-
-fn is_clear(folder: &Folder, error: &Error, whose: Fault, what: &str) {
-    let text = error.to_string();
-    assert_eq!(fault(error), whose, "{text}");
-    assert!(
-        text.contains(&folder.control().display().to_string()),
-        "{text:?} does not say what was being done"
-    );
-    assert!(text.contains(what) && !text.contains('\n'), "{text:?} does not say {what:?}");
-}
-
-/// Nothing is left, a first start works, and so does a handoff from it.
-async fn recovers(folder: &Folder, before: usize) {
-    nothing_leaked(before).await;
-    let (first, address) = folder.serve("v1").await;
-    assert_eq!((first.generation().0, ask(address).await.as_str()), (1, "v1"));
-    hand_over(folder, &first, "v3").await;
-}
-
-/// Offers this as the listener `http`, with what would be true of the real one.
-async fn offer(impostor: &Impostor, fd: impl AsFd) -> Peer {
-    let mut peer = impostor.welcome().await;
-    peer.say_with(&listeners(1, &[impostor.item("http")]), &[fd.as_fd()]).await;
-    peer
-}
 
 /// Changes what is said about the real listener.
 async fn describe(impostor: &Impostor, change: impl FnOnce(&mut Value)) -> Peer {
@@ -91,16 +24,6 @@ async fn describe(impostor: &Impostor, change: impl FnOnce(&mut Value)) -> Peer 
     change(&mut item);
     let mut peer = impostor.welcome().await;
     peer.say_with(&listeners(1, &[item]), &[impostor.listener.as_fd()]).await;
-    peer
-}
-
-/// The beginning that is not wrong, up to a complete inventory.
-async fn honest(impostor: &Impostor) -> Peer {
-    let mut peer = offer(impostor, &impostor.listener).await;
-    assert_eq!(peer.next_of("received").await["batch"], 1);
-    peer.say_with(&control(2), &impostor.control()).await;
-    assert_eq!(peer.next_of("received").await["batch"], 2);
-    peer.say(&complete(2)).await;
     peer
 }
 
@@ -398,63 +321,4 @@ fn state_that_is_a_socket() {
     fails(Fault::Misbehaved, "the state \"hits\" is not a memfd", async |impostor| {
         state(impostor, impostor.listener.try_clone().unwrap().into()).await
     });
-}
-
-// ---- after the inventory ------------------------------------------------------------------------------------------
-
-/// Joins in earnest, says that it is ready, and is told this.
-fn ready_fails(whose: Fault, what: &str, timing: Timing, word: impl AsyncFnOnce(&mut Peer)) {
-    alone(async {
-        let folder = Folder::new();
-        let before = descriptors();
-        let impostor = Impostor::at(&folder);
-        let builder = folder.builder("v2").timing(timing);
-        let (joined, mut peer) = tokio::join!(builder.join(), honest(&impostor));
-        let mut starting = joined.unwrap();
-        let mut listener = starting.tcp("http", "127.0.0.1:0").await.unwrap();
-        let word = async {
-            peer.next_of("ready").await;
-            word(&mut peer).await;
-        };
-        let (ready, ()) = tokio::join!(starting.ready(), word);
-        is_clear(&folder, &ready.unwrap_err(), whose, what);
-        assert!(listener.accept().await.is_none(), "a listener of a failed start is closed");
-        let told = eventually("the other side is told why", async || peer.next().await).await;
-        assert_eq!(told["type"], "failed");
-        drop((peer, impostor));
-        recovers(&folder, before).await;
-    });
-}
-
-#[test]
-fn released_without_its_state() {
-    let released = json!({
-        "type": "released", "connections": {"idle": 0, "active": 0, "upgraded": 0}, "stopped_at_ns": 1, "links": [],
-        "state": [{ "name": "hits", "schema": "text", "length": 2 }], "fds": 1,
-    });
-    ready_fails(Fault::Misbehaved, "came with 0", Timing::default(), async |peer| peer.say(&released).await);
-    ready_fails(Fault::Misbehaved, "the state \"hits\" is not a", Timing::default(), async |peer| {
-        peer.say_with(&released, &[tempfile::tempfile().unwrap().as_fd()]).await;
-    });
-}
-
-#[test]
-fn nonsense_instead_of_released() {
-    ready_fails(
-        Fault::Misbehaved,
-        "said `drained` where `released` was due",
-        Timing::default(),
-        async |peer| {
-            peer.say(&json!({ "type": "drained", "forced": 0 })).await;
-        },
-    );
-    ready_fails(Fault::Misbehaved, "not a message", Timing::default(), async |peer| {
-        peer.send(b"???\0", &[]).await.unwrap();
-    });
-}
-
-#[test]
-fn silence_instead_of_released() {
-    let timing = Timing { released: BRIEF, ..Timing::default() };
-    ready_fails(Fault::Refused, "deadline `released`", timing, async |_| {});
 }

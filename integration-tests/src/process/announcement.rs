@@ -1,4 +1,4 @@
-//! The two lines that `axum-server` prints for programs, parsed.
+//! The two lines that the examples print for programs, parsed.
 //!
 //! Deliberately absent: tolerance. A line that begins like an announcement and is none is a bug in the server.
 
@@ -13,7 +13,7 @@ pub struct Serving {
     pub generation: u64,
     /// Its process id.
     pub pid: u32,
-    /// Where it answers HTTP.
+    /// Where it answers: HTTP, or what `tcp-echo` speaks.
     pub http: SocketAddr,
 }
 
@@ -40,7 +40,7 @@ impl Serving {
         Some(Self {
             generation: fields.take("generation"),
             pid: fields.take("pid"),
-            http: fields.take("http"),
+            http: fields.take(if fields.by_name.contains_key("tcp") { "tcp" } else { "http" }),
         })
     }
 }
@@ -95,6 +95,8 @@ mod tests {
             serving,
             Some(Serving { generation: 3, pid: 4242, http: "127.0.0.1:8080".parse().expect("an address") })
         );
+        let raw = Serving::parse("serving generation=3 pid=4242 tcp=127.0.0.1:8080");
+        assert_eq!(raw, serving);
         let drained = Drained::parse("drained generation=2 pid=4100 forced=1");
         assert_eq!(drained, Some(Drained { generation: 2, pid: 4100, forced: 1 }));
         assert_eq!(Serving::parse("serving suggestions"), None);

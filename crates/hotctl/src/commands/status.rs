@@ -8,7 +8,7 @@ use std::time::Duration;
 use hotupdate_proto::operator::{
     LastFailure, LastHandoff, ListenerStatus, ProcessState, ProcessStatus, Status,
 };
-use hotupdate_proto::{Process, Summary};
+use hotupdate_proto::{Process, Summary, Totals};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -75,12 +75,25 @@ fn row(status: &ProcessStatus) -> Vec<Cell> {
     ]
 }
 
-fn note(status: &ProcessStatus) -> &'static str {
+/// `can take over again; 117 migrated, 4 finished`
+pub(super) fn note(status: &ProcessStatus) -> String {
     match status.state {
-        ProcessState::Standby => "waits for `hotctl handoff`",
-        ProcessState::Draining if status.probation => "can take over again",
-        _ => "",
+        ProcessState::Standby => "waits for `hotctl handoff`".to_owned(),
+        ProcessState::Draining => {
+            let probation = status.probation.then(|| "can take over again".to_owned());
+            probation.into_iter().chain(ended(&status.totals)).collect::<Vec<_>>().join("; ")
+        }
+        _ => String::new(),
     }
+}
+
+/// What became of the connections of a process that drains, in the words of the drain. None of them that has not happened.
+fn ended(totals: &Totals) -> Option<String> {
+    let Totals { accepted: _, adopted: _, migrated, finished, closed, forced, requests: _ } = totals;
+    let words = [(migrated, "migrated"), (finished, "finished"), (closed, "closed"), (forced, "forced")];
+    let words = words.into_iter().filter(|(count, _)| **count > 0);
+    let words: Vec<_> = words.map(|(count, word)| format!("{count} {word}")).collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 fn write_listeners(out: &mut impl Write, listeners: &[ListenerStatus]) -> io::Result<()> {
@@ -96,13 +109,13 @@ fn write_listeners(out: &mut impl Write, listeners: &[ListenerStatus]) -> io::Re
     table.write(out, false)
 }
 
-fn how_it_went(handoff: &LastHandoff, serving: &ProcessStatus) -> String {
+pub(super) fn how_it_went(handoff: &LastHandoff, serving: &ProcessStatus) -> String {
     let LastHandoff { handoff: _, from, gap_ns, took_ms } = handoff;
     let took = text::duration(Duration::from_millis(*took_ms));
     format!("last handoff: generation {from} to {} in {took}{}", serving.generation, text::gap(*gap_ns))
 }
 
-fn why_it_failed(failure: &LastFailure) -> String {
+pub(super) fn why_it_failed(failure: &LastFailure) -> String {
     let LastFailure { successor, generation, attempt: _, stage, reason } = failure;
     format!("last failure: {successor}, generation {generation}, {stage}: {reason}")
 }

@@ -225,7 +225,8 @@ mod tests {
         let long_control = frame(0x88, &[0; 126]);
         let beginning_twice = [frame(0x01, b"a"), frame(0x81, b"b")].concat();
         let no_beginning = frame(0x80, b"a");
-        for bytes in [vec![0xC1, 0], vec![0x83, 0], control_in_pieces, long_control, beginning_twice, no_beginning]
+        for bytes in
+            [vec![0xC1, 0], vec![0x83, 0], control_in_pieces, long_control, beginning_twice, no_beginning]
         {
             let mut gate = Gate::new(&bytes, 100);
             assert_eq!(all(&mut gate).concat(), bytes);

@@ -3,7 +3,8 @@
 //! Deliberately absent: splitting it into two halves; both move together. A task that waits for both directions selects
 //! between [`WebSocket::recv`] and whatever it wants to send.
 
-use std::future::poll_fn;
+use std::fmt;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -17,6 +18,7 @@ use hotupdate::drain::Phase;
 use hotupdate::{Connection, Drain};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time::Instant;
 
 use super::wire::{About, Wire};
 use super::{CloseCode, CloseFrame, Error, Message, Utf8Bytes, name};
@@ -35,6 +37,10 @@ const MAX_WEIGHT: usize = MAX_STATE - MAX_APPLICATION_STATE - 1024;
 /// State of an application that has at most this many bytes, as JSON, can always move.
 pub const MAX_APPLICATION_STATE: usize = 32 * 1024;
 
+/// How much later than their turn clients are told to reconnect: the next version says one by one what it takes, and this
+/// kind may be the last.
+const RELUCTANCE: Duration = Duration::from_secs(1);
+
 /// How long a client may take to answer a close frame (RFC 6455, section 7.1.1: the server closes after that).
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -42,7 +48,6 @@ const FAREWELL: Duration = Duration::from_secs(1);
 ///
 /// Pings and close frames are answered by itself, while it is received from. Dropping it closes the connection without a
 /// close frame; see [`WebSocket::close`].
-#[derive(Debug)]
 pub struct WebSocket {
     line: Line,
     drain: Drain,
@@ -72,7 +77,6 @@ pub struct NotMoved {
 }
 
 /// The connection, and what is said over it.
-#[derive(Debug)]
 struct Line {
     connection: Connection,
     wire: Box<Wire>,
@@ -177,12 +181,12 @@ impl WebSocket {
             if self.should_move() {
                 return Event::Draining;
             }
-            let draining = Draining::of(&self.line.connection);
-            let Self { line, drain, reluctance } = self;
+            let turn = self.turn();
+            let Self { line, drain, .. } = self;
             let turn = async {
-                match reluctance {
-                    Reluctance::Stays(_) => draining.turn().await,
-                    Reluctance::None | Reluctance::Heavy(_) => std::future::pending().await,
+                match turn {
+                    Some(turn) => tokio::time::sleep_until(turn).await,
+                    None => pending().await,
                 }
             };
             tokio::select! {
@@ -253,6 +257,19 @@ impl WebSocket {
         light && self.line.wire.stays().is_none() && matches!(self.drain.phase(), Phase::Draining(_))
     }
 
+    /// When the client is told to reconnect: each at its own place in the window, without the grace, which is for clients
+    /// that do not know yet.
+    fn turn(&self) -> Option<Instant> {
+        match (&self.reluctance, self.drain.phase()) {
+            (Reluctance::Stays(_), Phase::Draining(plan)) => {
+                let turn = plan.turn(self.line.connection.id());
+                let turn = turn.checked_sub(plan.grace).unwrap_or(plan.since).max(plan.since);
+                Some((turn + RELUCTANCE).min(plan.until))
+            }
+            _ => None,
+        }
+    }
+
     /// A new phase, or a new successor.
     fn reconsider(&mut self, phase: Phase) {
         if let Reluctance::Stays(kind) = &self.reluctance
@@ -260,6 +277,20 @@ impl WebSocket {
         {
             self.reluctance = Reluctance::None;
         }
+    }
+}
+
+impl fmt::Debug for WebSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Line { connection, wire, .. } = &self.line;
+        let (id, peer) = (connection.id(), connection.peer());
+        // Without the bytes: there may be many, and they are nobody's business.
+        f.debug_struct("WebSocket")
+            .field("connection", &id)
+            .field("peer", peer)
+            .field("weight", &wire.weight())
+            .field("reluctance", &self.reluctance)
+            .finish_non_exhaustive()
     }
 }
 

@@ -105,7 +105,9 @@ impl Upgrade {
                         let about = About { protocol, max_message };
                         serve(WebSocket::begin(connection, about, &arrived)).await;
                     }
-                    None => tracing::error!("a WebSocket on a connection that is not of hotupdate_axum::serve"),
+                    None => {
+                        tracing::error!("a WebSocket on a connection that is not of hotupdate_axum::serve")
+                    }
                 },
                 // The client was gone before it had the response.
                 Err(error) => tracing::debug!(%error, "a WebSocket did not begin"),
@@ -138,7 +140,8 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
         let headers = &parts.headers;
         let key = check(&parts.method, parts.version, headers)?;
-        let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Rejection::NoKey)?;
+        let accept =
+            HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Rejection::NoKey)?;
         let offered = words(headers, &SEC_WEBSOCKET_PROTOCOL).map(ToOwned::to_owned).collect();
         // Only `serve` puts this there.
         if parts.extensions.get::<Draining>().is_none() {
@@ -155,7 +158,8 @@ fn check<'a>(
     version: Version,
     headers: &'a HeaderMap,
 ) -> Result<&'a HeaderValue, Rejection> {
-    let says = |name: HeaderName, word: &str| words(headers, &name).any(|said| said.eq_ignore_ascii_case(word));
+    let says =
+        |name: HeaderName, word: &str| words(headers, &name).any(|said| said.eq_ignore_ascii_case(word));
     if version != Version::HTTP_11 {
         return Err(Rejection::NotHttp11);
     }

@@ -26,6 +26,7 @@ pub(super) struct Wire {
     gate: Gate,
     codec: tungstenite::WebSocket<Memory>,
     about: About,
+    end_of_stream: bool,
     closed: bool,
 }
 
@@ -63,7 +64,13 @@ impl Wire {
             .max_frame_size(Some(about.max_message));
         let memory = Memory { output: unsent.into(), ..Memory::default() };
         let codec = tungstenite::WebSocket::from_raw_socket(memory, Role::Server, Some(config));
-        Self { gate: Gate::new(arrived, about.max_message), codec, about, closed: false }
+        Self {
+            gate: Gate::new(arrived, about.max_message),
+            codec,
+            about,
+            end_of_stream: false,
+            closed: false,
+        }
     }
 
     pub(super) fn about(&self) -> &About {
@@ -76,7 +83,7 @@ impl Wire {
 
     /// Nothing more will arrive.
     pub(super) fn end_of_stream(&mut self) {
-        self.codec.get_mut().end_of_stream = true;
+        self.end_of_stream = true;
     }
 
     /// The next message; `None` if it has not arrived. After an error, or [`Error::ConnectionClosed`] at the orderly end,
@@ -94,6 +101,8 @@ impl Wire {
             }
             match self.gate.next() {
                 Passed::Whole(bytes) => self.codec.get_mut().input = bytes,
+                // What came before the end is delivered before it.
+                Passed::Nothing if self.end_of_stream => self.codec.get_mut().end_of_stream = true,
                 Passed::Nothing => return None,
                 Passed::TooLarge(size) => {
                     let max_size = self.about.max_message;
@@ -136,7 +145,7 @@ impl Wire {
             Error::Protocol(_) => Some(CloseCode::Protocol),
             _ => None,
         };
-        if let (Some(code), false) = (code, self.codec.get_ref().end_of_stream) {
+        if let (Some(code), false) = (code, self.end_of_stream) {
             // If it cannot be said any more, it has been said.
             let _ = self.codec.close(Some(CloseFrame { code, reason: String::new().into() }));
         }
@@ -152,7 +161,7 @@ impl Wire {
     pub(super) fn stays(&self) -> Option<&'static str> {
         if self.closed || !self.codec.can_write() {
             Some("it is being closed")
-        } else if !self.gate.is_whole() || self.codec.get_ref().end_of_stream {
+        } else if !self.gate.is_whole() || self.end_of_stream {
             Some("its client does not make sense, or has left")
         } else {
             None
@@ -226,14 +235,14 @@ mod tests {
 
     #[test]
     fn what_was_said_is_understood() {
-        let mut wire = Wire::new(about(), b"\x81\xFEhalf", b"");
+        let mut wire = Wire::new(about(), b"\x81\xFE\0\xFFha", b"");
         assert!(wire.next().is_none());
         wire.write(Message::text("unsent")).unwrap();
         let bytes = wire.to_bytes(b"state").unwrap();
         let (moved, state) = Wire::from_bytes(&bytes).unwrap();
         assert_eq!((state, moved.about(), moved.unsent()), (&b"state"[..], &about(), &b"\x81\x06unsent"[..]));
         assert_eq!(moved.to_bytes(b"state").unwrap(), bytes);
-        for cut in 0..bytes.len() - b"\x81\xFEhalf".len() {
+        for cut in 0..bytes.len() - b"\x81\xFE\0\xFFha".len() {
             assert!(Wire::from_bytes(&bytes[..cut]).is_none(), "cut at {cut}");
         }
         assert!(Wire::from_bytes(&[&[FORM + 1], &bytes[1..]].concat()).is_none());
@@ -270,8 +279,9 @@ mod tests {
         assert!(matches!(wire.next(), Some(Ok(Message::Close(None)))));
         assert_eq!((wire.unsent(), wire.stays()), (&b"\x88\0"[..], Some("it is being closed")));
         assert!(matches!(wire.next(), Some(Err(Error::ConnectionClosed))));
-        let mut wire = Wire::new(about(), &[0x81], b"");
+        let mut wire = Wire::new(about(), &[0x81, 0x80, 0, 0, 0, 0, 0x81], b"");
         wire.end_of_stream();
+        assert!(matches!(wire.next(), Some(Ok(Message::Text(_)))));
         assert!(matches!(wire.next(), Some(Err(Error::Protocol(_)))));
         assert_eq!(wire.unsent(), b"");
     }

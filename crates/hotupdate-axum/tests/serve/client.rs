@@ -88,7 +88,7 @@ impl Client {
         }
     }
 
-    async fn exactly(&mut self, length: usize) -> String {
+    pub(crate) async fn exactly(&mut self, length: usize) -> String {
         while self.unread.len() < length {
             self.read().await;
         }

@@ -4,10 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
+mod any_stream;
 mod client;
 mod deadline;
 mod http1;
 mod http2;
 mod idle;
+mod moves;
 mod server;
 mod streams;

@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{ConnectInfo, State};
 use axum::routing::{get, post};
-use hotupdate::{Builder, Serving};
+use hotupdate::{Builder, Listener, Serving};
 use hotupdate_axum::Draining;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -39,11 +42,15 @@ pub(crate) struct Times {
     pub(crate) grace: Duration,
     pub(crate) probation: Duration,
     pub(crate) header: Duration,
+    /// Live connections move, if the other version says the same.
+    pub(crate) moves: bool,
 }
 
 /// Nothing ends by itself within the time of a test.
 pub(crate) const PATIENT: Times =
-    Times { deadline: LONG, grace: LONG, probation: Duration::ZERO, header: LONG };
+    Times { deadline: LONG, grace: LONG, probation: Duration::ZERO, header: LONG, moves: false };
+/// Connections move.
+pub(crate) const MOVING: Times = Times { moves: true, ..PATIENT };
 /// Silent connections are closed soon.
 pub(crate) const BRISK: Times = Times { grace: SHORT, ..PATIENT };
 
@@ -53,7 +60,10 @@ impl Server {
     }
 
     /// With further routes.
-    pub(crate) async fn start_with(times: Times, more: impl FnOnce(Router) -> Router) -> Self {
+    pub(crate) async fn start_with(
+        times: Times,
+        more: impl FnOnce(Router<Arc<Semaphore>>) -> Router<Arc<Semaphore>>,
+    ) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         Self::join(dir, "127.0.0.1:0", "old", times, more).await
     }
@@ -64,8 +74,16 @@ impl Server {
     }
 
     pub(crate) async fn hand_off_to(&self, times: Times) -> Self {
+        self.hand_off_with(times, |router| router).await
+    }
+
+    pub(crate) async fn hand_off_with(
+        &self,
+        times: Times,
+        more: impl FnOnce(Router<Arc<Semaphore>>) -> Router<Arc<Semaphore>>,
+    ) -> Self {
         let address = self.address.to_string();
-        let new = Self::join(self.dir.clone(), &address, "new", times, |router| router).await;
+        let new = Self::join(self.dir.clone(), &address, "new", times, more).await;
         within(self.hot.drain().started()).await;
         new
     }
@@ -83,18 +101,32 @@ impl Server {
         drop(new);
     }
 
+    /// A new version that has taken over and serves nobody yet.
+    pub(crate) async fn starting_successor(&self, times: Times) -> (Listener, Serving) {
+        let mut hot = builder(&self.dir, times).join().await.unwrap();
+        let listener = hot.tcp("http", &self.address.to_string()).await.unwrap();
+        (listener, hot.ready().await.unwrap())
+    }
+
+    /// This version serves again, on command.
+    pub(crate) async fn roll_back(&self) {
+        let mut control = UnixStream::connect(self.dir.path().join("control.sock")).await.unwrap();
+        control.write_all(b"{\"method\":\"io.hotupdate.Rollback\"}\0").await.unwrap();
+        within(self.hot.drain().ended()).await;
+    }
+
     async fn join(
         dir: Arc<TempDir>,
         address: &str,
         version: &'static str,
         times: Times,
-        more: impl FnOnce(Router) -> Router,
+        more: impl FnOnce(Router<Arc<Semaphore>>) -> Router<Arc<Semaphore>>,
     ) -> Self {
         let mut hot = builder(&dir, times).join().await.unwrap();
         let listener = hot.tcp("http", address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let release = Arc::new(Semaphore::new(0));
-        let app = more(app(version).with_state(release.clone()));
+        let app = more(app(version)).with_state(release.clone());
         let hot = hot.ready().await.unwrap();
         let serve = hotupdate_axum::serve(listener, app, &hot).header_read_timeout(times.header);
         Self { dir, address, hot, release, done: tokio::spawn(serve.into_future()) }
@@ -118,13 +150,16 @@ pub(crate) fn builder(dir: &TempDir, times: Times) -> Builder {
         .drain_grace(times.grace)
         .probation(times.probation)
         .drain_spread(Duration::ZERO)
+        .move_connections(times.moves)
 }
 
 fn app(version: &'static str) -> Router<Arc<Semaphore>> {
     Router::new()
         .route("/", get(move || async move { version }))
         .route("/echo", post(|body: String| async move { body }))
+        .route("/bytes", post(|body: Bytes| async move { body }))
         .route("/ignore", post(|| async { "ignored" }))
+        .route("/same", get(|| async { "same" }))
         .route("/peer", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
         .route(
             "/draining",

@@ -134,7 +134,9 @@ impl Driver {
                 };
                 self.incumbent(event).await;
             }
-            Done::Rows(rows) => self.send_rows(&rows),
+            // After a rollback the link that they were for is another's.
+            Done::Rows(rows) if self.draining => self.send_rows(&rows),
+            Done::Rows(_) => {}
             Done::Child { pid, attempt, status } => self.child_ended(pid, &attempt, status),
             Done::Flushed => drop(self.lifecycle.send_replace(Lifecycle::Drained)),
         }

@@ -8,6 +8,7 @@ use hotupdate_proto::incumbent::{Effect, Event, Stopped};
 use hotupdate_proto::inventory::LinkRest;
 use hotupdate_proto::{Fault, Message};
 use rustix::time::{ClockId, clock_gettime};
+use tracing::Span;
 
 use super::{Done, Driver, Role};
 use crate::config::AfterDrain;
@@ -52,6 +53,7 @@ impl Driver {
                 }
                 Effect::Close => {
                     self.peer = None;
+                    self.span = Span::none();
                     self.sealed.clear();
                 }
                 // The machine does not listen any more; the reader goes on for the end of the link.
@@ -68,9 +70,9 @@ impl Driver {
                 Effect::Undrain => self.undrain(),
                 Effect::Force => drop(self.connections.force()),
                 Effect::Demote(generation) => {
+                    self.span = Span::none();
                     if let Some(link) = self.peer.take() {
                         self.predecessors.insert(generation, link);
-                        self.announce();
                     }
                 }
                 Effect::Promote(generation) => {
@@ -78,11 +80,13 @@ impl Driver {
                     self.moves.peer_knows = self.moves.knows(generation);
                     self.moves.forget(generation);
                     self.peer = self.predecessors.remove(&generation);
+                    self.span = self.peer.as_ref().map_or_else(Span::none, |peer| peer.span.clone());
                 }
                 Effect::Forget(generation) => {
                     self.predecessors.remove(&generation);
                     self.moves.forget(generation);
                     self.rows.remove(&generation);
+                    self.connections.meters().forget(generation);
                 }
                 Effect::Exit => self.exit(),
                 Effect::Report(report) => self.report(report),

@@ -10,10 +10,12 @@ use hotupdate_proto::incumbent::Event;
 use hotupdate_proto::message::MAX_DESCRIPTORS;
 use hotupdate_proto::{Generation, Join, Message, Refusal};
 
+use tracing::Instrument;
+
 use super::{Driver, Role, Sealed};
 use crate::channel::Receiver;
 use crate::config::random_hex;
-use crate::link::Link;
+use crate::link::{self, Link};
 use crate::session;
 
 impl Driver {
@@ -42,13 +44,15 @@ impl Driver {
             }
         };
         let (stream, rest) = receiver.into_rest();
-        let (id, heard) = (self.next_link(), self.heard.0.clone());
-        let mut link = Link::paused(id, stream, rest, heard, self.settings.timing.write);
-        link.resume(None);
-        self.peer = Some(link);
         // Short: it stands in every line of both logs.
         let handoff = random_hex()[..8].to_owned();
-        self.incumbent(Event::Join { join, handoff, inventory }).await;
+        self.span = link::span(&handoff);
+        let (id, heard) = (self.next_link(), self.heard.0.clone());
+        let mut link = Link::paused(id, self.span.clone(), stream, rest, heard, self.settings.timing.write);
+        link.resume(None);
+        self.peer = Some(link);
+        let span = self.span.clone();
+        self.incumbent(Event::Join { join, handoff, inventory }).instrument(span).await;
     }
 
     fn inventory(&self) -> io::Result<Vec<Message>> {

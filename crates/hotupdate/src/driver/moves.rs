@@ -27,6 +27,8 @@ pub(super) struct Moves {
     mover: Mover,
     queue: VecDeque<Parcel>,
     on_the_way: HashMap<u64, Parcel>,
+    /// The other side takes connections now.
+    open: bool,
     /// The other side wants to know when nothing is on its way.
     rest_due: bool,
     /// The peer of our drain knows what moves are.
@@ -64,6 +66,7 @@ impl Moves {
             mover: Mover::new(patience),
             queue: VecDeque::new(),
             on_the_way: HashMap::new(),
+            open: false,
             rest_due: false,
             peer_knows: false,
             adopters: Vec::new(),
@@ -106,9 +109,13 @@ impl Driver {
     pub(super) fn hear_taker(&mut self, message: Message) -> Option<Message> {
         match message {
             Message::Takes { kinds } if self.draining => {
+                self.moves.open = !kinds.is_empty();
                 self.moves.rest_due = kinds.is_empty();
-                self.connections.set_taken((!kinds.is_empty()).then_some(kinds));
-                if self.moves.rest_due {
+                if self.moves.open {
+                    self.connections.set_taken(Some(kinds));
+                } else {
+                    // Its own successor is about to take over and will say what it takes, or it speaks again itself.
+                    self.expect_moves();
                     let waiting = std::mem::take(&mut self.moves.queue);
                     waiting.into_iter().for_each(give_back);
                 }
@@ -131,7 +138,8 @@ impl Driver {
     }
 
     pub(super) fn give(&mut self, parcel: Parcel) {
-        if self.draining && self.peer.is_some() {
+        // While the other side rests, a batch would reach a process that has stopped reading.
+        if self.draining && self.peer.is_some() && self.moves.open {
             self.moves.queue.push_back(parcel);
             while let Ok(parcel) = self.parcels.try_recv() {
                 self.moves.queue.push_back(parcel);
@@ -207,7 +215,7 @@ impl Driver {
         self.perform_giving(effects);
         std::mem::take(&mut self.moves.queue).into_iter().for_each(give_back);
         self.moves.mover = Mover::new(self.settings.timing.moving);
-        self.moves.rest_due = false;
+        (self.moves.open, self.moves.rest_due) = (false, false);
     }
 
     pub(super) async fn tick_moves(&mut self) {

@@ -4,33 +4,39 @@
 
 use hotupdate_proto::incumbent::{Peer, Report};
 use hotupdate_proto::operator::{Changed, Happened, LastFailure, Monitored, OperatorError};
-use hotupdate_proto::{FEATURE_MOVE, Fault, Generation, Process};
+use hotupdate_proto::{FEATURE_MOVE, Fault, Generation, Process, Totals};
 use tokio::sync::broadcast;
 
-use super::Driver;
+use super::{Driver, Role};
 use crate::session::Outcome;
 
 impl Driver {
     pub(super) fn report(&mut self, report: Report) {
         let us = self.local.process.to_string();
         match report {
-            Report::Joined(Peer { process, generation, handoff, .. }) => {
-                tracing::info!(handoff, successor = %process, %generation, "a successor joined");
+            Report::Joined(Peer { process, generation, .. }) => {
+                tracing::info!(successor = %process, %generation, "a successor joined");
                 self.happened("joined", generation, format!("successor {process} joined"));
             }
-            Report::Standby(Peer { process, generation, handoff, .. }) => {
-                tracing::info!(handoff, successor = %process, %generation, "the successor stands by for a command");
+            Report::Standby(Peer { process, generation, .. }) => {
+                tracing::info!(successor = %process, %generation, "the successor stands by for a command");
                 self.happened("standby", generation, format!("successor {process} is ready and stands by"));
             }
             Report::Failed { peer, stage, fault } => self.failed(&peer, stage, &fault),
             Report::Served { peer, gap_ns } => self.handed_over(peer, gap_ns),
             Report::Progress(generation) => {
+                self.meter(generation);
                 self.happened("progress", generation, format!("generation {generation} drains"));
             }
             Report::Drained { generation, forced } => {
                 self.rows.remove(&generation);
-                tracing::info!(%generation, forced, "a predecessor is drained");
-                let text = format!("generation {generation} is drained, {forced} connections were forced");
+                let totals = self.meter(generation).unwrap_or_default();
+                let Totals { migrated, finished, closed, .. } = totals;
+                tracing::info!(%generation, migrated, finished, closed, forced, "a predecessor is drained");
+                let text = format!(
+                    "generation {generation} is drained: {migrated} connections migrated, {finished} finished, \
+                     {closed} were closed, {forced} forced"
+                );
                 self.happened("drained", generation, text);
             }
             Report::LetGo(generation) => {
@@ -46,13 +52,17 @@ impl Driver {
                 self.happened("lost", generation, text);
             }
             Report::TookOver { peer, fault } => {
-                let Peer { process, generation, handoff, .. } = peer;
-                tracing::error!(handoff, successor = %process, %fault, "the successor died in probation; {us} serves again");
+                let Peer { process, generation, .. } = peer;
+                self.connections.meters().handoff("took_over", None);
+                tracing::error!(successor = %process, %fault, "the successor died in probation; {us} serves again");
                 let text = format!("{process} died in probation; {us} serves again");
                 self.happened("took_over", generation, text);
             }
             Report::Resumed(peer) => {
-                tracing::warn!(handoff = peer.handoff, former = %peer.process, "rolled back; {us} serves again");
+                // After `serving`: before it the other side is not one that drains.
+                self.announce();
+                self.connections.meters().handoff("rolled_back", None);
+                tracing::warn!(former = %peer.process, "rolled back; {us} serves again");
                 self.happened("rolled_back", self.generation, format!("{us} serves again"));
             }
             Report::RolledBack(generation, process) => self.rolled_back(generation, process),
@@ -77,11 +87,20 @@ impl Driver {
         }
     }
 
+    /// Passes on as metrics what a predecessor said of itself; returns it.
+    fn meter(&self, generation: Generation) -> Option<Totals> {
+        let Role::Incumbent(machine) = &self.role else { return None };
+        let predecessor = machine.predecessors().iter().find(|p| p.generation == generation)?;
+        self.connections.meters().predecessor(generation, predecessor.connections, predecessor.totals);
+        Some(predecessor.totals)
+    }
+
     fn failed(&mut self, peer: &Peer, stage: &'static str, fault: &Fault) {
-        let Peer { process, generation, attempt, handoff, .. } = peer;
+        let Peer { process, generation, attempt, .. } = peer;
+        self.connections.meters().handoff("failed", None);
         let us = &self.local.process;
         let reason = format!("successor {process} failed while it was {stage}: {fault}");
-        tracing::error!(handoff, successor = %process, stage, %fault, "the handoff failed; {us} is still serving");
+        tracing::error!(successor = %process, stage, %fault, "the handoff failed; {us} is still serving");
         self.last_failure = Some(LastFailure {
             successor: process.clone(),
             generation: *generation,
@@ -94,10 +113,10 @@ impl Driver {
     }
 
     fn handed_over(&mut self, peer: Peer, gap_ns: Option<u64>) {
-        let Peer { process, generation, handoff, features, .. } = peer;
+        let Peer { process, generation, features, .. } = peer;
         let gap_us = gap_ns.map(|ns| ns / 1000);
         self.moves.peer_knows = features.iter().any(|feature| feature == FEATURE_MOVE);
-        tracing::info!(handoff, successor = %process, %generation, nobody_accepted_us = gap_us, "handed over");
+        tracing::info!(successor = %process, %generation, nobody_accepted_us = gap_us, "handed over");
         self.changed(false, generation, process.clone(), gap_ns);
         self.happened("served", generation, format!("{process} serves now"));
         self.end_monitors();

@@ -10,6 +10,8 @@ use hotupdate_proto::operator::LastHandoff;
 use hotupdate_proto::successor::{Effect, Event, Served};
 use hotupdate_proto::{Fault, Generation, Incumbent};
 
+use tracing::Span;
+
 use super::effects::monotonic_ns;
 use super::{Driver, Role};
 use crate::error::Error;
@@ -80,6 +82,7 @@ impl Driver {
             self.predecessors.insert(joined.incumbent_generation, link);
         }
         self.predecessors.retain(|generation, _| alive.contains(generation));
+        self.span = Span::none();
         self.open_control();
         let state = self.final_state();
         self.last_handoff = Some(LastHandoff {
@@ -89,12 +92,12 @@ impl Driver {
             took_ms: u64::try_from(succeeding.since.elapsed().as_millis()).unwrap_or(u64::MAX),
         });
         tracing::info!(
-            handoff = joined.handoff,
             generation = %joined.generation,
             predecessor = %succeeding.joined.incumbent,
             nobody_accepted_us = gap_ns.map(|ns| ns / 1000),
             "serving"
         );
+        self.connections.meters().handoff("served", gap_ns);
         self.serve(state);
         let rests = std::mem::take(&mut self.rests);
         self.read_predecessors(&rests);

@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "every test program uses another part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
+pub(crate) mod lies;
 pub(crate) mod peer;
 
 use std::io::{self, Write};

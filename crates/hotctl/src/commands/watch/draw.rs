@@ -1,0 +1,218 @@
+//! From a scene to cells.
+//!
+//! Deliberately absent: state; the same scene at the same time is the same picture.
+
+use std::time::{Duration, Instant};
+
+use hotupdate_proto::operator::{Happened, ProcessState, ProcessStatus};
+use hotupdate_proto::{Process, Summary, Totals};
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Borders, LineGauge, Paragraph, Row, Sparkline, Table};
+
+use super::super::status::{how_it_went, note, why_it_failed};
+use super::scene::{Drain, Rates, Scene};
+use crate::text;
+
+/// The most drains that are shown; more are at most a matter of seconds.
+const MAX_DRAINS: usize = 4;
+
+/// Colour where it is wanted, and bold letters in any case.
+#[derive(Clone, Copy)]
+struct Palette {
+    color: bool,
+}
+
+impl Palette {
+    fn paint(self, color: Color) -> Style {
+        if self.color { Style::new().fg(color) } else { Style::new() }
+    }
+
+    fn of(self, state: ProcessState) -> Style {
+        match state {
+            ProcessState::Starting | ProcessState::Standby => self.paint(Color::Cyan),
+            ProcessState::Serving => self.paint(Color::Green).add_modifier(Modifier::BOLD),
+            ProcessState::Draining => self.paint(Color::Yellow),
+            ProcessState::Gone => self.dim(),
+        }
+    }
+
+    fn dim(self) -> Style {
+        Style::new().add_modifier(Modifier::DIM)
+    }
+
+    fn title(self, title: &str) -> Block<'_> {
+        Block::new().borders(Borders::TOP).border_style(self.dim()).title(format!(" {title} "))
+    }
+}
+
+pub(super) fn draw(frame: &mut Frame<'_>, scene: &Scene, now: Instant, color: bool) {
+    let palette = Palette { color };
+    let generations = rows(scene.generations().count() + 2);
+    let drains = scene.drains.len().min(MAX_DRAINS);
+    let drains = if drains == 0 { 0 } else { rows(drains + 1) };
+    let last = rows(last_lines(scene).len() + 1);
+    let areas = [
+        Constraint::Length(1),
+        Constraint::Length(generations),
+        Constraint::Length(4),
+        Constraint::Length(drains),
+        Constraint::Length(last),
+        Constraint::Min(0),
+    ];
+    let [head, generations, rates, drains, last, events] = Layout::vertical(areas).areas(frame.area());
+    draw_head(frame, head, scene, now, palette);
+    draw_generations(frame, generations, scene, palette);
+    draw_rates(frame, rates, scene, palette);
+    draw_drains(frame, drains, scene, palette);
+    draw_last(frame, last, scene, palette);
+    draw_events(frame, events, scene, now, palette);
+}
+
+fn rows(count: usize) -> u16 {
+    u16::try_from(count).unwrap_or(u16::MAX)
+}
+
+fn draw_head(frame: &mut Frame<'_>, area: Rect, scene: &Scene, now: Instant, palette: Palette) {
+    let socket = text::plain(&scene.socket.display().to_string()).into_owned();
+    let mut line = Line::from(vec![
+        Span::styled("hotctl watch ", Style::new().add_modifier(Modifier::BOLD)),
+        Span::raw(socket),
+    ]);
+    if let Some(silent) = scene.silent(now) {
+        let alarm = palette.paint(Color::Red).add_modifier(Modifier::BOLD | Modifier::REVERSED);
+        line.push_span(Span::raw("  "));
+        line.push_span(Span::styled(format!(" nobody answers for {} ", text::duration(silent)), alarm));
+    }
+    frame.render_widget(line, area);
+    let quit = Line::styled("q quits", palette.dim()).right_aligned();
+    if area.width > 60 && scene.silent(now).is_none() {
+        frame.render_widget(quit, area);
+    }
+}
+
+const HEAD: [&str; 8] = ["GEN", "STATE", "PID", "VERSION", "SINCE", "ACTIVE", "IDLE", "UPGRADED"];
+
+fn draw_generations(frame: &mut Frame<'_>, area: Rect, scene: &Scene, palette: Palette) {
+    let head = HEAD.into_iter().chain(["IN", "NOTE"]);
+    let head = Row::new(head).style(palette.dim());
+    let widths = [4, 9, 8, 12, 6, 7, 7, 8, 9].map(Constraint::Length);
+    let widths = widths.into_iter().chain([Constraint::Min(8)]);
+    let rows = scene.generations().map(|status| generation(status, palette));
+    let table = Table::new(rows, widths).header(head).column_spacing(1).block(palette.title("generations"));
+    frame.render_widget(table, area);
+}
+
+fn generation(status: &ProcessStatus, palette: Palette) -> Row<'static> {
+    let ProcessStatus { generation, process, state, since_ms, connections, totals, .. } = status;
+    let Process { instance: _, pid, version } = process;
+    let Summary { idle, active, upgraded } = connections;
+    let cells = [
+        generation.to_string(),
+        state.to_string(),
+        pid.to_string(),
+        text::plain(&text::or_dash(version)).into_owned(),
+        text::age(*since_ms),
+        active.to_string(),
+        idle.to_string(),
+        upgraded.to_string(),
+        totals.entered().to_string(),
+        note(status),
+    ];
+    Row::new(cells).style(palette.of(*state))
+}
+
+fn draw_rates(frame: &mut Frame<'_>, area: Rect, scene: &Scene, palette: Palette) {
+    let block = palette.title("rates");
+    let inner = block.inner(area);
+    frame.render_widget(block, area);
+    let [words, curve] = Layout::horizontal([Constraint::Length(34), Constraint::Min(0)]).areas(inner);
+    let line = |rate: Option<f64>, what: &str| {
+        let rate = rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}"));
+        Line::raw(format!("{rate:>9} {what}"))
+    };
+    let Rates { requests, accepted } = scene.rates().unwrap_or_default();
+    let known = scene.rates().map(|_| ());
+    let lines = vec![
+        line(known.map(|()| requests), "requests/s"),
+        line(known.map(|()| accepted), "new connections/s"),
+        Line::raw(format!("{:>9} moved here", scene.status.serving.totals.adopted)),
+    ];
+    frame.render_widget(Paragraph::new(lines), words);
+    let newest = scene.curve.len().saturating_sub(usize::from(curve.width));
+    let data: Vec<u64> = scene.curve.iter().skip(newest).copied().collect();
+    frame.render_widget(Sparkline::default().data(data).style(palette.paint(Color::Cyan)), curve);
+}
+
+fn draw_drains(frame: &mut Frame<'_>, area: Rect, scene: &Scene, palette: Palette) {
+    if area.is_empty() {
+        return;
+    }
+    let block = palette.title("drains");
+    let inner = block.inner(area);
+    frame.render_widget(block, area);
+    for (drain, row) in scene.drains.iter().take(MAX_DRAINS).zip(inner.rows()) {
+        frame.render_widget(gauge(drain, palette), row);
+    }
+}
+
+fn gauge(drain: &Drain, palette: Palette) -> LineGauge<'static> {
+    let Drain { generation, process, most, left, totals, gone } = drain;
+    let Totals { migrated, finished, closed, forced, .. } = totals;
+    let what = match (gone, left) {
+        (Some(_), _) => "gone".to_owned(),
+        (None, 0) => "nothing left".to_owned(),
+        (None, left) => format!("{left} of {most} left"),
+    };
+    // Counts are exact up to 2^53.
+    let ratio = if *most == 0 { 1.0 } else { (most - left) as f64 / *most as f64 };
+    let style = if gone.is_some() { palette.dim() } else { palette.paint(Color::Yellow) };
+    let process = text::plain(&process.to_string()).into_owned();
+    let mut label =
+        format!("{generation}: {process} {what} · {migrated} migrated · {finished} finished · {closed} closed");
+    if *forced > 0 {
+        label.push_str(&format!(" · {forced} forced"));
+    }
+    LineGauge::default().ratio(ratio).label(label).filled_style(style).unfilled_style(palette.dim())
+}
+
+fn last_lines(scene: &Scene) -> Vec<(String, bool)> {
+    let status = &scene.status;
+    let handoff = status.last_handoff.as_ref().map(|handoff| (how_it_went(handoff, &status.serving), false));
+    let failure = status.last_failure.as_ref().map(|failure| (why_it_failed(failure), true));
+    let nothing = || vec![("no handoff so far".to_owned(), false)];
+    let lines: Vec<_> = handoff.into_iter().chain(failure).collect();
+    if lines.is_empty() { nothing() } else { lines }
+}
+
+fn draw_last(frame: &mut Frame<'_>, area: Rect, scene: &Scene, palette: Palette) {
+    let line = |(line, bad): (String, bool)| {
+        let style = if bad { palette.paint(Color::Red) } else { Style::new() };
+        Line::styled(text::plain(&line).into_owned(), style)
+    };
+    let lines: Vec<_> = last_lines(scene).into_iter().map(line).collect();
+    frame.render_widget(Paragraph::new(lines).block(palette.title("last handoff")), area);
+}
+
+fn draw_events(frame: &mut Frame<'_>, area: Rect, scene: &Scene, now: Instant, palette: Palette) {
+    let lines: Vec<_> = scene.events.iter().map(|(at, event)| happened(*at, event, now, palette)).collect();
+    frame.render_widget(Paragraph::new(lines).block(palette.title("events")), area);
+}
+
+fn happened(at: Instant, event: &Happened, now: Instant, palette: Palette) -> Line<'static> {
+    let Happened { kind, generation: _, text } = event;
+    let style = match kind.as_str() {
+        "failed" | "lost" | "took_over" | "violation" => palette.paint(Color::Red),
+        "served" | "rolled_back" => palette.paint(Color::Green),
+        _ => Style::new(),
+    };
+    // In whole seconds: nothing but the second hand moves.
+    let ago = Duration::from_secs(now.saturating_duration_since(at).as_secs());
+    let ago = text::age(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX).max(1000));
+    Line::from(vec![
+        Span::styled(format!("{ago:>6} ago  "), palette.dim()),
+        Span::styled(text::plain(text).into_owned(), style),
+    ])
+}

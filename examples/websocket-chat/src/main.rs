@@ -1,0 +1,91 @@
+//! A chat room that survives a deploy: its members stay connected, and every message reaches everybody once and in order.
+//!
+//! Deliberately absent: reconnecting. What is in the room is in `room.rs`, what a member does is in `member.rs`.
+
+mod cli;
+mod member;
+mod room;
+
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::{ExitCode, id};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::Query;
+use axum::response::{Html, Response};
+use axum::routing::{any, get};
+use clap::Parser as _;
+use hotupdate_axum::ws;
+use serde::Deserialize;
+use tokio::signal::unix::SignalKind;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::cli::Cli;
+use crate::member::{Member, Server};
+use crate::room::Room;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let terminal = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal).init();
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error may be gone with the terminal; the exit code is not.
+            let _ = writeln!(io::stderr(), "websocket-chat: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let mut builder = hotupdate::builder(cli.control_path()?)
+        .version(&cli.app_version)
+        .successor_signal(SignalKind::hangup());
+    if let Some(probation) = cli.probation {
+        builder = builder.probation(probation);
+    }
+    let mut starting = builder.join().await?;
+    let http = starting.tcp("http", cli.listen.as_str()).await?;
+    let address = http.local_addr().context("a TCP listener has an IP address")?;
+    let room = Arc::new(Room::default());
+    let exported = room.clone();
+    starting.export("room", room::SCHEMA, move || exported.export())?;
+
+    let hot = starting.ready().await?;
+    let (generation, pid) = (hot.generation(), id());
+    room.open(&hot);
+    let server = Server { room, version: cli.app_version.into(), generation: generation.to_string().into() };
+    let adopting = server.clone();
+    ws::adopt(&hot, member::KIND, move |socket, member| adopting.clone().go_on(socket, member));
+    say(format_args!("serving generation={generation} pid={pid} http={address}"))?;
+
+    hotupdate_axum::serve(http, app(server), &hot).await?;
+    let forced = hot.connections().forced();
+    say(format_args!("drained generation={generation} pid={pid} forced={forced}"))
+}
+
+#[derive(Debug, Deserialize)]
+struct Join {
+    #[serde(default)]
+    name: String,
+}
+
+fn app(server: Server) -> Router {
+    let join = async move |Query(Join { name }): Query<Join>, upgrade: ws::Upgrade| -> Response {
+        let member = Member::new(&name);
+        let upgrade = upgrade.max_message_size(member::MAX_MESSAGE);
+        upgrade.on_upgrade(move |socket| server.serve(socket, member))
+    };
+    Router::new().route("/", get(Html(include_str!("page.html")))).route("/chat", any(join))
+}
+
+/// One line for whoever waits for it: a script, a test, a person.
+fn say(line: fmt::Arguments<'_>) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}").and_then(|()| stdout.flush()).context("cannot write to standard output")
+}

@@ -1,0 +1,324 @@
+//! The chat room: nobody notices that its program is replaced, neither members who count every message nor a browser.
+//!
+//! Deliberately absent: WebSockets that cannot move, see `crates/hotupdate-axum/tests/ws_moves.rs`.
+
+#![allow(clippy::print_stdout, reason = "a test may say what it measured")]
+
+use std::collections::HashMap;
+use std::env;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use futures_util::{SinkExt as _, StreamExt as _};
+use integration_tests::process::{Exit, binary, eventually};
+use integration_tests::{Sandbox, Service};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn start<'a>(sandbox: &'a Sandbox, version: &str) -> Service<'a> {
+    let arguments = Service::arguments(sandbox, version, &["--probation", "0"]);
+    Service::spawn(sandbox, &binary("websocket-chat"), &arguments)
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the system gives an epoll")
+}
+
+async fn connect(address: SocketAddr, path: &str) -> anyhow::Result<WebSocketStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let url = format!("ws://{address}{path}");
+    Ok(timeout(SOON, tokio_tungstenite::client_async(url, stream)).await??.0)
+}
+
+// ---- members -----------------------------------------------------------------------------------------------------
+
+const MEMBERS: usize = 12;
+const HANDOFFS: usize = 10;
+
+/// So many of its own messages a member has not heard when it says the next one.
+const WINDOW: usize = 3;
+
+/// What one member has heard, in its order.
+#[derive(Debug, Default)]
+struct Heard {
+    messages: Vec<(u64, String)>,
+    pids: Vec<u64>,
+}
+
+/// Talks until told to stop, then says `over` and listens until everybody has said so.
+async fn talk(address: SocketAddr, number: usize, stop: &AtomicBool) -> anyhow::Result<Heard> {
+    let mut socket = connect(address, &format!("/chat?name=member{number}")).await?;
+    let (mut heard, mut said, mut echoed, mut over) = (Heard::default(), 0, 0, 0);
+    let mut farewell = false;
+    while over < MEMBERS {
+        while said < echoed + WINDOW && !farewell {
+            farewell = stop.load(Relaxed);
+            said += 1;
+            let word = if farewell { "over" } else { "number" };
+            socket.send(Message::text(format!("{word} {said} of member{number}"))).await?;
+        }
+        let message = timeout(SOON, socket.next()).await.context("silence")?.context("the end")??;
+        let notice: Value = serde_json::from_str(message.to_text()?)?;
+        if notice["type"] == "served" {
+            heard.pids.push(notice["pid"].as_u64().context("no pid")?);
+            continue;
+        }
+        let text = notice["text"].as_str().context("no text")?.to_owned();
+        ensure!(
+            text.ends_with(&format!("of {}", notice["name"].as_str().context("no name")?)),
+            "{notice} has another name"
+        );
+        over += usize::from(text.starts_with("over"));
+        echoed += usize::from(text.ends_with(&format!("of member{number}")));
+        heard.messages.push((notice["seq"].as_u64().context("no number")?, text));
+    }
+    Ok(heard)
+}
+
+/// Everybody hears everything exactly once, and in the same order.
+fn judge(all: &[Heard]) -> anyhow::Result<usize> {
+    let first = &all[0].messages;
+    for (number, heard) in all.iter().enumerate() {
+        // Everybody hears the history too, so all hear the same.
+        let differs = first.iter().zip(&heard.messages).find(|(ours, theirs)| ours != theirs);
+        ensure!(differs.is_none(), "member {number} has heard something else: {differs:?}");
+        ensure!(first.len() == heard.messages.len(), "member {number} has heard {}", heard.messages.len());
+    }
+    let mut counts = HashMap::new();
+    for (position, (seq, text)) in (1..).zip(first) {
+        ensure!(*seq == position, "message {position} came as {seq}");
+        let mut words = text.split(' ').skip(1);
+        let (count, member) = (words.next().context("no count")?, words.nth(1).context("no member")?);
+        let counted = counts.entry(member.to_owned()).or_insert(0u64);
+        *counted += 1;
+        ensure!(count == counted.to_string(), "{text:?} is number {counted} of its member");
+    }
+    ensure!(counts.len() == MEMBERS, "{} members were heard", counts.len());
+    Ok(first.len())
+}
+
+fn through_handoffs(
+    next: impl for<'a> Fn(&Service<'a>, &'a Sandbox, usize) -> Service<'a>,
+) -> anyhow::Result<()> {
+    let sandbox = Sandbox::new();
+    let mut serving = start(&sandbox, "v1");
+    let address = serving.wait_serving().http;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let members: Vec<_> = (0..MEMBERS)
+            .map(|number| {
+                let stop = &stop;
+                scope.spawn(move || runtime().block_on(talk(address, number, stop)))
+            })
+            .collect();
+        // The end of the test must come, also if a process does not do what it should.
+        let handed_off = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for handoff in 1..=HANDOFFS {
+                let successor = next(&serving, &sandbox, handoff);
+                assert_eq!(serving.wait_drained().forced, 0);
+                serving = successor;
+            }
+        }));
+        stop.store(true, Relaxed);
+        let heard: Result<Vec<_>, _> =
+            members.into_iter().map(|member| member.join().expect("it does not panic")).collect();
+        if let Err(panic) = handed_off {
+            std::panic::resume_unwind(panic);
+        }
+        let heard = heard?;
+        let messages = judge(&heard)?;
+        let pids: usize = heard.iter().map(|heard| heard.pids.len()).sum();
+        println!("{messages} messages, {pids} times served by another process");
+        ensure!(pids > MEMBERS * HANDOFFS / 2, "members did not move: served {pids} times");
+        Ok(())
+    })
+}
+
+#[test]
+fn everybody_hears_everything_once_and_in_one_order() -> anyhow::Result<()> {
+    through_handoffs(|_, sandbox, handoff| {
+        let successor = start(sandbox, &format!("v{}", handoff + 1));
+        successor.wait_serving();
+        successor
+    })
+}
+
+#[test]
+fn also_when_a_signal_starts_the_successor() -> anyhow::Result<()> {
+    through_handoffs(|serving, sandbox, handoff| {
+        serving.signal(Signal::HUP);
+        let servings = || sandbox.servings().get(handoff).copied();
+        Service::of(sandbox, eventually("the successor serves", SOON, servings).pid)
+    })
+}
+
+/// Handoffs right after each other: predecessors of predecessors still have members.
+#[test]
+fn also_when_nobody_waits_for_the_drain() -> anyhow::Result<()> {
+    let old = std::cell::RefCell::new(Vec::new());
+    through_handoffs(|_, sandbox, handoff| {
+        let mut last = start(sandbox, &format!("v{handoff}.1"));
+        for more in 2..=3 {
+            last.wait_serving();
+            old.borrow_mut().push(last.pid());
+            last = start(sandbox, &format!("v{handoff}.{more}"));
+        }
+        last.wait_serving();
+        for pid in old.take() {
+            assert_eq!(Service::of(sandbox, pid).wait_drained().forced, 0);
+        }
+        last
+    })
+}
+
+// ---- a browser ---------------------------------------------------------------------------------------------------
+
+/// Headless Chromium with one page, spoken to in the DevTools protocol.
+struct Browser {
+    runtime: Runtime,
+    socket: WebSocketStream<TcpStream>,
+    /// The session with the page.
+    session: Value,
+    calls: u64,
+}
+
+impl Browser {
+    fn open(sandbox: &Sandbox, url: &str) -> anyhow::Result<Self> {
+        let profile = sandbox.path().join("chromium");
+        let (mut command, _) = sandbox.command(&chromium()?);
+        command.arg(format!("--user-data-dir={}", profile.display())).args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--hide-scrollbars",
+            "--window-size=900,640",
+            "--remote-debugging-port=0",
+            url,
+        ]);
+        command.spawn().context("chromium does not start")?;
+        let active = profile.join("DevToolsActivePort");
+        let (port, path): (u16, String) = eventually("chromium says its port", 3 * SOON, || {
+            let active = fs::read_to_string(&active).ok()?;
+            let (port, path) = active.split_once('\n')?;
+            Some((port.parse().ok()?, path.trim().to_owned()))
+        });
+        let runtime = runtime();
+        let socket = runtime.block_on(connect(SocketAddr::from(([127, 0, 0, 1], port)), &path))?;
+        let mut browser = Self { runtime, socket, session: Value::Null, calls: 0 };
+        let target = eventually("chromium has the page", SOON, || {
+            let targets = browser.call("Target.getTargets", &json!({})).ok()?;
+            let page = targets["targetInfos"].as_array()?.iter().find(|target| target["url"] == url)?;
+            Some(page["targetId"].clone())
+        });
+        let attached =
+            browser.call("Target.attachToTarget", &json!({ "targetId": target, "flatten": true }))?;
+        browser.session = attached["sessionId"].clone();
+        Ok(browser)
+    }
+
+    fn call(&mut self, method: &str, params: &Value) -> anyhow::Result<Value> {
+        let Self { runtime, socket, session, calls } = self;
+        *calls += 1;
+        let mut call = json!({ "id": calls, "method": method, "params": params });
+        if !session.is_null() {
+            call["sessionId"] = session.clone();
+        }
+        runtime.block_on(async {
+            socket.send(Message::text(call.to_string())).await?;
+            loop {
+                let message = timeout(SOON, socket.next()).await?.context("chromium has left")??;
+                let answer: Value = serde_json::from_str(message.to_text()?)?;
+                if answer["id"] == json!(calls) {
+                    ensure!(answer["error"].is_null(), "{method}: {answer}");
+                    return Ok(answer["result"].clone());
+                }
+            }
+        })
+    }
+
+    fn evaluate(&mut self, expression: &str) -> anyhow::Result<Value> {
+        let result =
+            self.call("Runtime.evaluate", &json!({ "expression": expression, "returnByValue": true }))?;
+        ensure!(result["exceptionDetails"].is_null(), "{expression}: {result}");
+        Ok(result["result"]["value"].clone())
+    }
+
+    /// What stands in the element with this id.
+    fn text(&mut self, id: &str) -> String {
+        let text = self.evaluate(&format!("document.getElementById('{id}').innerText"));
+        text.ok().and_then(|text| text.as_str().map(ToOwned::to_owned)).unwrap_or_default()
+    }
+
+    fn say(&mut self, text: &str) -> anyhow::Result<()> {
+        let say = format!(
+            "document.getElementById('text').value = {}; document.querySelector('button').click()",
+            json!(text)
+        );
+        self.evaluate(&say).map(drop)
+    }
+
+    /// For people: `CHAT_SCREENSHOT=<path>` has it written there.
+    fn screenshot(&mut self) -> anyhow::Result<()> {
+        let Some(path) = env::var_os("CHAT_SCREENSHOT") else { return Ok(()) };
+        let picture = self.call("Page.captureScreenshot", &json!({ "format": "png" }))?;
+        fs::write(path, picture["data"].as_str().context("no picture")?)?;
+        Ok(())
+    }
+}
+
+fn chromium() -> anyhow::Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).map(|dir| dir.join("chromium")).find(|path| path.is_file());
+    found.context("chromium is not installed: apt-get install chromium")
+}
+
+#[test]
+fn a_browser_stays_connected() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new();
+    let mut serving = start(&sandbox, "v1");
+    let address = serving.wait_serving().http;
+    let mut browser = Browser::open(&sandbox, &format!("http://{address}/?name=Ada"))?;
+    let mut said = Vec::new();
+    for handoff in 1..=4 {
+        let version = format!("v{handoff}");
+        if handoff > 1 {
+            let successor = start(&sandbox, &version);
+            successor.wait_serving();
+            assert_eq!(serving.wait_drained().forced, 0);
+            assert_eq!(serving.try_exit(), Some(Exit::Status(0)));
+            serving = successor;
+        }
+        let pid = serving.pid().to_string();
+        eventually("the page shows who serves", SOON, || {
+            (browser.text("version") == version && browser.text("pid") == pid).then_some(())
+        });
+        said.push(format!("hello, {version}"));
+        browser.say(&said[said.len() - 1])?;
+        eventually("the page shows what was said", SOON, || {
+            said.iter().all(|said| browser.text("log").matches(said).count() == 1).then_some(())
+        });
+        assert_eq!(browser.text("reconnects"), "0");
+    }
+    let wrong = browser.evaluate("document.querySelectorAll('.bad').length")?;
+    assert_eq!(wrong, json!(0), "{}", browser.text("log"));
+    browser.screenshot()
+}
