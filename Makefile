@@ -19,6 +19,11 @@ run: ## the demonstration server, in the foreground
 demo: build ## ten hot updates under load, in all three ways, and a table of what clients saw
 	target/release/demo
 
+.PHONY: bench
+bench: ## how long 1 to 15,000 live connections take to move, and what that costs
+	$(CARGO) build --release -p example-axum-server
+	$(CARGO) run --release -p integration-tests --bin moves
+
 .PHONY: test
 test: ## every test: builds the programs first, because the tests start them
 	$(CARGO) build --workspace

@@ -9,7 +9,8 @@
 //! 2. [`status`]: who serves and who drains, asked over the control socket
 //! 3. [`way`]: the three ways to start a successor
 //! 4. [`client`]: one request at a time, for tests
-//! 5. [`load`]: the mixed load, and what became of every request
+//! 5. [`steady`]: clients whose connections outlive the process that serves them
+//! 6. [`load`]: the mixed load, and what became of every request
 
 pub mod process;
 pub use process::{Outcome, Sandbox, Service, Serving, eventually, hotctl};
@@ -21,6 +22,8 @@ pub mod way;
 pub use way::{Handover, Way};
 
 pub mod client;
+
+pub mod steady;
 
 pub mod load;
 pub use load::{Kind, Load, LoadPlan, Report};

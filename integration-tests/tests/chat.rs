@@ -7,8 +7,11 @@
 use std::collections::HashMap;
 use std::env;
 use std::fs;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
@@ -16,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use futures_util::{SinkExt as _, StreamExt as _};
 use integration_tests::process::{Exit, binary, eventually};
-use integration_tests::{Sandbox, Service};
+use integration_tests::{Sandbox, Service, Status, hotctl};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -27,8 +30,14 @@ use tokio_tungstenite::tungstenite::Message;
 
 const SOON: Duration = Duration::from_secs(20);
 
+const NO_PROBATION: [&str; 2] = ["--probation", "0"];
+
 fn start<'a>(sandbox: &'a Sandbox, version: &str) -> Service<'a> {
-    let arguments = Service::arguments(sandbox, version, &["--probation", "0"]);
+    start_with(sandbox, version, &NO_PROBATION)
+}
+
+fn start_with<'a>(sandbox: &'a Sandbox, version: &str, more: &[&str]) -> Service<'a> {
+    let arguments = Service::arguments(sandbox, version, more);
     Service::spawn(sandbox, &binary("websocket-chat"), &arguments)
 }
 
@@ -51,6 +60,9 @@ const HANDOFFS: usize = 10;
 /// So many of its own messages a member has not heard when it says the next one.
 const WINDOW: usize = 3;
 
+/// Between two messages of a member. A chat, not a benchmark: the room keeps the last 1000 for who falls behind.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// What one member has heard, in its order.
 #[derive(Debug, Default)]
 struct Heard {
@@ -59,18 +71,27 @@ struct Heard {
 }
 
 /// Talks until told to stop, then says `over` and listens until everybody has said so.
-async fn talk(address: SocketAddr, number: usize, stop: &AtomicBool) -> anyhow::Result<Heard> {
+async fn talk(
+    address: SocketAddr,
+    number: usize,
+    pause: Duration,
+    stop: &AtomicBool,
+) -> anyhow::Result<Heard> {
     let mut socket = connect(address, &format!("/chat?name=member{number}")).await?;
     let (mut heard, mut said, mut echoed, mut over) = (Heard::default(), 0, 0, 0);
     let mut farewell = false;
+    let mut tick = tokio::time::interval(pause);
     while over < MEMBERS {
-        while said < echoed + WINDOW && !farewell {
-            farewell = stop.load(Relaxed);
-            said += 1;
-            let word = if farewell { "over" } else { "number" };
-            socket.send(Message::text(format!("{word} {said} of member{number}"))).await?;
-        }
-        let message = timeout(SOON, socket.next()).await.context("silence")?.context("the end")??;
+        let message = tokio::select! {
+            message = timeout(SOON, socket.next()) => message.context("silence")?.context("the end")??,
+            _ = tick.tick(), if said < echoed + WINDOW && !farewell => {
+                farewell = stop.load(Relaxed);
+                said += 1;
+                let word = if farewell { "over" } else { "number" };
+                socket.send(Message::text(format!("{word} {said} of member{number}"))).await?;
+                continue;
+            }
+        };
         let notice: Value = serde_json::from_str(message.to_text()?)?;
         if notice["type"] == "served" {
             heard.pids.push(notice["pid"].as_u64().context("no pid")?);
@@ -110,41 +131,52 @@ fn judge(all: &[Heard]) -> anyhow::Result<usize> {
     Ok(first.len())
 }
 
-fn through_handoffs(
-    next: impl for<'a> Fn(&Service<'a>, &'a Sandbox, usize) -> Service<'a>,
-) -> anyhow::Result<()> {
+/// Members talk while `operate` does something to the first process; it returns the one that serves in the end. Returns what
+/// was heard.
+fn while_they_talk(
+    pause: Duration,
+    arguments: &[&str],
+    operate: impl for<'a> FnOnce(&'a Sandbox, Service<'a>) -> Service<'a>,
+) -> anyhow::Result<Vec<Heard>> {
     let sandbox = Sandbox::new();
-    let mut serving = start(&sandbox, "v1");
-    let address = serving.wait_serving().http;
+    let first = start_with(&sandbox, "v1", arguments);
+    let address = first.wait_serving().http;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let members: Vec<_> = (0..MEMBERS)
             .map(|number| {
                 let stop = &stop;
-                scope.spawn(move || runtime().block_on(talk(address, number, stop)))
+                scope.spawn(move || runtime().block_on(talk(address, number, pause, stop)))
             })
             .collect();
-        // The end of the test must come, also if a process does not do what it should.
-        let handed_off = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for handoff in 1..=HANDOFFS {
-                let successor = next(&serving, &sandbox, handoff);
-                assert_eq!(serving.wait_drained().forced, 0);
-                serving = successor;
-            }
-        }));
+        // The members must come to an end also if something else goes wrong.
+        let operated = catch_unwind(AssertUnwindSafe(|| operate(&sandbox, first)));
         stop.store(true, Relaxed);
-        let heard: Result<Vec<_>, _> =
-            members.into_iter().map(|member| member.join().expect("it does not panic")).collect();
-        if let Err(panic) = handed_off {
-            std::panic::resume_unwind(panic);
+        let heard: Vec<_> = members.into_iter().map(|member| member.join()).collect();
+        if let Err(panic) = operated {
+            resume_unwind(panic);
         }
-        let heard = heard?;
-        let messages = judge(&heard)?;
-        let pids: usize = heard.iter().map(|heard| heard.pids.len()).sum();
-        println!("{messages} messages, {pids} times served by another process");
-        ensure!(pids > MEMBERS * HANDOFFS / 2, "members did not move: served {pids} times");
-        Ok(())
+        let heard = heard.into_iter().map(|heard| heard.expect("it does not panic"));
+        heard.collect::<anyhow::Result<Vec<_>>>()
     })
+}
+
+fn through_handoffs(
+    next: impl for<'a> Fn(&Service<'a>, &'a Sandbox, usize) -> Service<'a>,
+) -> anyhow::Result<()> {
+    let heard = while_they_talk(PAUSE, &NO_PROBATION, |sandbox, mut serving| {
+        for handoff in 1..=HANDOFFS {
+            let successor = next(&serving, sandbox, handoff);
+            assert_eq!(serving.wait_drained().forced, 0);
+            serving = successor;
+        }
+        serving
+    })?;
+    let messages = judge(&heard)?;
+    let served: usize = heard.iter().map(|heard| heard.pids.len()).sum();
+    println!("{messages} messages, {served} times served by another process");
+    ensure!(served > MEMBERS * HANDOFFS / 2, "members did not move: served {served} times");
+    Ok(())
 }
 
 #[test]
@@ -182,6 +214,32 @@ fn also_when_nobody_waits_for_the_drain() -> anyhow::Result<()> {
         }
         last
     })
+}
+
+/// Slowly: what the second version has numbered has to fit into the state of a member, about 300 messages.
+#[test]
+fn a_rollback_brings_the_members_back() -> anyhow::Result<()> {
+    let heard = while_they_talk(10 * PAUSE, &[], |sandbox, first| {
+        eventually("the members are there", SOON, || has_members(sandbox, &first));
+        let second = start_with(sandbox, "v2", &[]);
+        second.wait_serving();
+        eventually("the members moved", SOON, || has_members(sandbox, &second));
+        let _ = hotctl(sandbox, &["rollback"]).expect_success();
+        second.wait_drained();
+        eventually("the members are back", SOON, || has_members(sandbox, &first));
+        first
+    })?;
+    judge(&heard)?;
+    for Heard { pids, .. } in &heard {
+        ensure!(pids.len() == 3 && pids[0] == pids[2], "a member was served by {pids:?}");
+    }
+    Ok(())
+}
+
+/// Whether this process serves, and has all members.
+fn has_members(sandbox: &Sandbox, service: &Service<'_>) -> Option<()> {
+    let serving = Status::ask(&sandbox.control()).ok()?.serving;
+    (serving.process.pid == service.pid() && serving.connections.upgraded == MEMBERS as u64).then_some(())
 }
 
 // ---- a browser ---------------------------------------------------------------------------------------------------
@@ -280,7 +338,14 @@ impl Browser {
     fn screenshot(&mut self) -> anyhow::Result<()> {
         let Some(path) = env::var_os("CHAT_SCREENSHOT") else { return Ok(()) };
         let picture = self.call("Page.captureScreenshot", &json!({ "format": "png" }))?;
-        fs::write(path, picture["data"].as_str().context("no picture")?)?;
+        let mut decode = Command::new("base64")
+            .arg("--decode")
+            .stdin(Stdio::piped())
+            .stdout(fs::File::create(path)?)
+            .spawn()?;
+        let data = picture["data"].as_str().context("no picture")?;
+        decode.stdin.take().context("no pipe")?.write_all(data.as_bytes())?;
+        ensure!(decode.wait()?.success(), "base64 failed");
         Ok(())
     }
 }

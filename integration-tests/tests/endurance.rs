@@ -48,12 +48,11 @@ fn fifty_handoffs_under_load() {
     let loaded = Service::of(&sandbox, serving.pid).facts();
     let report = load.stop();
     report.assert_nothing_failed();
-    assert!(
-        report.sum(|tally| tally.asked) > 0,
-        "nobody was asked to come again: was there any handoff?\n{report}"
-    );
+    // HTTP/2 gets GOAWAY, which is how these clients come to the new version; HTTP/1.1 moves, and its clients see nothing.
+    assert!(report.kinds[&Kind::Http2].asked > 0, "HTTP/2 clients never changed over\n{report}");
     for kind in [Kind::KeepAlive, Kind::Post, Kind::Slow] {
-        assert_eq!(report.kinds[&kind].closed_idle, 0, "closed without a word\n{report}");
+        let tally = &report.kinds[&kind];
+        assert_eq!((tally.asked, tally.closed_idle), (0, 0), "{kind} was asked to leave, or closed\n{report}");
     }
 
     let after_load = quiet_facts(&sandbox, serving);

@@ -215,7 +215,8 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_command_line() {
-        let names = ["status", "connections", "handoff", "abort", "rollback", "drain", "stop", "watch", "list"];
+        let names =
+            ["status", "connections", "handoff", "abort", "rollback", "drain", "stop", "watch", "list"];
         for name in names.into_iter().chain(["man"]) {
             let cli = Cli::try_parse_from(["hotctl", name]).unwrap();
             assert_eq!(cli.command.name(), name);

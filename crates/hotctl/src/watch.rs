@@ -69,8 +69,9 @@ impl<'a> Watch<'a> {
                 Some(Seen::Told(Box::new(monitored)))
             }
             Ok(None) => self.ask(),
+            // At once: the new owner may have more to tell in this moment than in the next hour.
             Err(_) => {
-                self.monitor = None;
+                self.open();
                 None
             }
         }

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 connection, and taking it out of hyper while it is idle.
+//! One HTTP/1.1 connection, and taking it out of hyper alive, between two messages: to move it, or to close it gently.
 //!
 //! Deliberately absent: `graceful_shutdown`. It closes an idle connection without reading what has already arrived, and
 //! a client that was just sending its next request would lose it.

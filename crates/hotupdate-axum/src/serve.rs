@@ -34,9 +34,14 @@ const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// extractor [`Draining`](crate::Draining) tells long-running handlers to come to an end.
 ///
 /// When the process drains, a request in flight is finished, and so is any that still arrives on an open connection.
-/// HTTP/1.1 responses say `Connection: close`; who is silent for a grace is disconnected, one after the other; HTTP/2
-/// gets GOAWAY. What is left at the deadline is closed and counted as forced. If the drain ends early, because the next
-/// version failed, everything goes on as before.
+/// Then HTTP/1.1 connections **move** to the version that serves now, if it calls `serve` for a listener of the same name:
+/// between requests, before the first one, or with half a head, which goes along. Their clients notice nothing. What the
+/// application keeps per connection does not move; the client's address and the row in the live table do.
+///
+/// Connections that cannot move (the other version knows nothing of it, or the half head is longer than
+/// [`MAX_STATE`](hotupdate::connection::MAX_STATE)) are told with `Connection: close`, and who is silent for a grace is
+/// disconnected, one after the other. HTTP/2 does not move, it gets GOAWAY. What is left at the deadline is closed and
+/// counted as forced. If the drain ends early, because the next version failed, everything goes on as before.
 ///
 /// ```no_run
 /// use axum::{Router, routing::get};

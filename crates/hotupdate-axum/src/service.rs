@@ -120,6 +120,7 @@ impl Link {
             }
             // hyper closes after this response (RFC 9112, section 9.6). HTTP/2 has GOAWAY instead.
             _ if version < Version::HTTP_2 && self.draining.is_draining() && !self.moves() => {
+                self.activity.closing();
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}

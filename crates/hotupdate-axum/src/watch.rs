@@ -145,6 +145,8 @@ impl Watch {
     /// Ends the connection in a way that cannot destroy an answer on its way to the client: FIN, then reading on for a
     /// moment, then close.
     pub(crate) async fn close(&self, mut connection: Connection) {
+        if event_is_ours && self.phase != Phase::Serving {
+        }
         let until = linger(self.drain.phase(), Instant::now());
         let farewell = async {
             connection.shutdown().await?;

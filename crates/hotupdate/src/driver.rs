@@ -224,12 +224,14 @@ pub(crate) fn start_successor(
     driver.own(ownership);
     let (stream, rest) = receiver.into_rest();
     driver.span = span;
-    let mut peer = Link::paused(driver.next_link(), driver.span.clone(), stream, rest, driver.heard.0.clone(), write);
+    let mut peer =
+        Link::paused(driver.next_link(), driver.span.clone(), stream, rest, driver.heard.0.clone(), write);
     peer.resume(None);
     driver.peer = Some(peer);
     for (item, fd) in links {
-        let link = Link::inherited(driver.next_link(), link::span(&item.handoff), fd, driver.heard.0.clone(), write)
-            .doing(|| format!("the link to generation {}", item.generation))?;
+        let link =
+            Link::inherited(driver.next_link(), link::span(&item.handoff), fd, driver.heard.0.clone(), write)
+                .doing(|| format!("the link to generation {}", item.generation))?;
         driver.predecessors.insert(item.generation, link);
     }
     let (failed, failure) = oneshot::channel();
@@ -344,7 +346,10 @@ impl Driver {
         match woken {
             Woken::Heard(id, _) => {
                 let links = self.peer.iter().chain(self.predecessors.values());
-                links.into_iter().find(|link| link.id == *id).map_or_else(Span::none, |link| link.span.clone())
+                links
+                    .into_iter()
+                    .find(|link| link.id == *id)
+                    .map_or_else(Span::none, |link| link.span.clone())
             }
             // Somebody else wants to come, or cannot.
             Woken::Request(Request::Join(..)) | Woken::Done(Done::Exported { .. }) => Span::none(),

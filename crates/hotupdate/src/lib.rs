@@ -57,7 +57,9 @@ mod error;
 pub use error::{Error, Result};
 
 #[doc(no_inline)]
-pub use hotupdate_proto::{ConnectionRow, ConnectionState, Generation, ListenerKind, Summary, Timing, Totals};
+pub use hotupdate_proto::{
+    ConnectionRow, ConnectionState, Generation, ListenerKind, Summary, Timing, Totals,
+};
 
 // How it is done: the one task that owns the state, and what it works with.
 mod driver;

@@ -64,9 +64,7 @@ mod facade {
         fn new(generation: Generation) -> Self {
             let generation = generation.to_string();
             let state = |state: &'static str| gauge!(CONNECTIONS, "generation" => generation.clone(), "state" => state);
-            let event = |event: &'static str| {
-                counter!(CONNECTIONS_TOTAL, "generation" => generation.clone(), "event" => event)
-            };
+            let event = |event: &'static str| counter!(CONNECTIONS_TOTAL, "generation" => generation.clone(), "event" => event);
             Self {
                 states: ["idle", "active", "upgraded"].map(state),
                 events: ["accepted", "adopted", "migrated", "finished", "closed", "forced"].map(event),

@@ -173,7 +173,16 @@ impl Starting {
     /// [`Error::Refused`] and others if the handoff failed: the incumbent serves on, this process should exit non-zero.
     pub async fn ready(self) -> Result<Serving> {
         let Self {
-            application, generation, span, release, offered, connections, outfit, mut ready, failed, ..
+            application,
+            generation,
+            span,
+            release,
+            offered,
+            connections,
+            outfit,
+            mut ready,
+            failed,
+            ..
         } = self;
         ready.unclaimed = offered.iter().map(|offered| offered.name.clone()).collect();
         for Offered { name, kind, address, .. } in &offered {

@@ -41,10 +41,8 @@ async fn every_line_about_a_handoff_names_it() {
     peer.say(&json!({ "method": "io.hotupdate.Rollback" })).await;
     assert!(peer.next().await.unwrap()["error"].is_null());
     timeout(SOON, third.drained()).await.expect("a drain ends");
-    eventually("it is told", async || {
-        log.text()[begin..].contains("a predecessor is drained").then_some(())
-    })
-    .await;
+    eventually("it is told", async || log.text()[begin..].contains("a predecessor is drained").then_some(()))
+        .await;
     let text = log.text()[begin..].to_owned();
     let next = text.split("handoff=").nth(1).expect("a name").split('}').next().unwrap();
     assert_ne!(name, next);

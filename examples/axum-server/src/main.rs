@@ -3,6 +3,7 @@
 //! Deliberately absent: anything that a hot update does not need. What it answers is in `routes.rs` and `streams.rs`.
 
 mod cli;
+mod metrics;
 mod routes;
 mod streams;
 
@@ -35,10 +36,12 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
+    // First of all: what counts asks for its meters when it begins.
+    let metrics = metrics::install()?;
     let mut hot = join(&cli).await?;
     let http = hot.tcp("http", cli.listen.as_str()).await?;
     let address = http.local_addr().context("a TCP listener has an IP address")?;
-    let app = routes::app(cli.app_version);
+    let app = routes::app(cli.app_version, metrics);
 
     tokio::time::sleep(cli.warm_up).await;
     if let Some(failure) = cli.fail_before_ready {

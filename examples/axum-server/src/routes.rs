@@ -10,15 +10,17 @@ use axum::body::Bytes;
 use axum::extract::Query;
 use axum::http::StatusCode;
 use axum::routing::{any, get, post};
+use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 
-use crate::streams;
+use crate::{metrics, streams};
 
 /// Every route.
-pub(crate) fn app(version: String) -> Router {
+pub(crate) fn app(version: String, metrics: PrometheusHandle) -> Router {
     Router::new()
         .route("/", get(who))
         .route("/version", get(move || async move { version }))
+        .route("/metrics", get(move || async move { metrics::text(&metrics) }))
         .route("/echo", post(|body: Bytes| async move { body }))
         .route("/events", get(streams::events))
         .route("/ws", any(streams::upgrade))

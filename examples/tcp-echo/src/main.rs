@@ -103,7 +103,12 @@ async fn step(connection: &mut Connection, conversation: &mut Conversation, vers
     if conversation.unsent().is_empty() {
         let mut bytes = [0; 1024];
         match connection.read(&mut bytes).await {
-            Ok(read @ 1..) => conversation.heard(&bytes[..read], version).is_ok(),
+            Ok(read @ 1..) => {
+                // A line is a request: operators see how many.
+                let lines = bytes[..read].iter().filter(|byte| **byte == b'\n').count();
+                (0..lines).for_each(|_| drop(connection.activity().request()));
+                conversation.heard(&bytes[..read], version).is_ok()
+            }
             _ => false,
         }
     } else {

@@ -5,10 +5,10 @@
 use std::process::id;
 use std::sync::Arc;
 
-use hotupdate_axum::ws::{Event, Message, WebSocket};
+use hotupdate_axum::ws::{CloseCode, Event, Message, WebSocket};
 use serde::{Deserialize, Serialize};
 
-use crate::room::{Entry, Room};
+use crate::room::{Entry, Late, Room};
 
 /// What connections of this example are called when they move.
 pub(crate) const KIND: &str = "chat";
@@ -18,6 +18,9 @@ pub(crate) const MAX_MESSAGE: usize = 2048;
 
 /// So many messages of one member may wait to be said. With the limits of `room.rs` all of it can move.
 const MAX_PENDING: usize = 4;
+
+/// So many, if it has to stay in a version that does not give numbers any more.
+const MAX_STUCK: usize = 100;
 
 const MAX_NAME: usize = 24;
 
@@ -31,8 +34,8 @@ pub(crate) struct Member {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pending: Vec<String>,
     /// What was said in the old version after the next one had got the history.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    late: Vec<Entry>,
+    #[serde(default)]
+    late: Late,
 }
 
 /// What the page is told.
@@ -57,7 +60,7 @@ impl Member {
     pub(crate) fn new(name: &str) -> Self {
         let name: String = name.trim().chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
         let name = if name.is_empty() { "somebody".to_owned() } else { name };
-        Self { name, heard: 0, pending: Vec::new(), late: Vec::new() }
+        Self { name, heard: 0, pending: Vec::new(), late: Late::default() }
     }
 }
 
@@ -91,6 +94,9 @@ impl Server {
             let listens = member.pending.len() < MAX_PENDING || draining.is_draining();
             tokio::select! {
                 event = socket.recv_or_drain(), if listens => match event {
+                    Event::Message(_) if member.pending.len() >= MAX_STUCK => {
+                        return socket.close(CloseCode::Again, "the next version does not take this room").await;
+                    }
                     Event::Message(message) => member.pending.extend(message.to_text().map(ToOwned::to_owned)),
                     Event::Draining => {
                         member.late = room.late();

@@ -4,8 +4,10 @@
 //!
 //! Numbers are given by one process at a time, never by two. The old version exports its history for the next one, and
 //! goes on; when it begins to drain it gives no more numbers: what its members say from then on moves with them, unnumbered.
-//! Every member that moves brings along what was numbered after the export. So the first of them completes the history of
-//! the next version, which only then gives numbers itself.
+//! Every member that moves brings along what was numbered in the end. So the first of them completes the history of the next
+//! version, which only then gives numbers itself. If that version is replaced before, it leaves the waiting to its
+//! successor. A rollback is a move like any other; only that nothing is exported for it, so what members bring along is
+//! all that the old version learns of what was said in the new one.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,11 +21,10 @@ use tokio::sync::watch;
 pub(crate) const SCHEMA: &str = "chat-history/1";
 
 /// So many messages are kept for those who come later.
-const MAX_HISTORY: usize = 500;
+const MAX_HISTORY: usize = 1000;
 
-/// So many of the last messages a member can bring along, and so many bytes of them.
-const MAX_LATE: usize = 200;
-const MAX_LATE_BYTES: usize = 12 * 1024;
+/// So many bytes of the last messages, as JSON, a member can bring along.
+const MAX_LATE: usize = 22 * 1024;
 
 /// How long numbers wait for the first member of the old version. It may have had none in the end, or died.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -47,23 +48,44 @@ pub(crate) struct Room {
 struct Book {
     entries: VecDeque<Entry>,
     last: u64,
-    /// The other version has heard up to here by itself.
-    known: u64,
     members: usize,
-    /// Numbers are given here. `None` before this process serves.
+    /// The generation of the process that gave the last numbers, as far as is known.
+    author: String,
+    /// `None` before this process serves.
     numbers: Option<Numbers>,
 }
 
+/// Whether numbers are given here.
 #[derive(Debug)]
 struct Numbers {
+    generation: String,
     drain: Drain,
-    wait: bool,
+    wait: Wait,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wait {
+    No,
+    /// For a member that knows all that this author has numbered.
+    For(String),
+    /// As long as usual: another process waits for that member now.
+    Patiently,
+    /// For any member of the other process.
+    ForAnybody,
+}
+
+/// What a member that moves brings along.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Late {
+    author: String,
+    entries: Vec<Entry>,
 }
 
 /// What is exported.
 #[derive(Debug, Serialize, Deserialize)]
 struct History {
-    /// Members will come, and bring the rest.
+    author: String,
+    /// Members will come, and bring the rest of what this author has numbered.
     wait: bool,
     last: u64,
     entries: VecDeque<Entry>,
@@ -79,10 +101,16 @@ impl Room {
     /// What the next version begins with.
     pub(crate) fn export(&self) -> Vec<u8> {
         let mut book = self.book();
-        book.known = book.last;
-        let Book { entries, last, members, numbers, .. } = &*book;
-        let wait = *members > 0 || numbers.as_ref().is_some_and(|numbers| numbers.wait);
-        let history = History { wait, last: *last, entries: entries.clone() };
+        let Book { entries, last, members, author, numbers, .. } = &mut *book;
+        let waits = numbers.as_mut().is_some_and(|numbers| match numbers.wait {
+            Wait::No => false,
+            Wait::For(_) | Wait::Patiently | Wait::ForAnybody => {
+                numbers.wait = Wait::Patiently;
+                true
+            }
+        });
+        let (wait, author) = (waits || *members > 0, author.clone());
+        let history = History { author, wait, last: *last, entries: entries.clone() };
         serde_json::to_vec(&history).unwrap_or_default()
     }
 
@@ -91,38 +119,38 @@ impl Room {
         let drain = hot.drain();
         let exported = hot.import("room").filter(|state| state.schema == SCHEMA);
         let history = exported.and_then(|state| serde_json::from_slice(&state.bytes).ok());
-        self.begin(history, drain.clone());
+        self.begin(
+            history,
+            Numbers { generation: hot.generation().to_string(), drain: drain.clone(), wait: Wait::No },
+        );
         tokio::spawn(self.clone().watch(drain));
     }
 
-    fn begin(&self, history: Option<History>, drain: Drain) {
+    fn begin(&self, history: Option<History>, mut numbers: Numbers) {
         let mut book = self.book();
-        let mut wait = false;
-        if let Some(history) = history {
-            (book.entries, book.last, book.known) = (history.entries, history.last, history.last);
-            wait = history.wait;
+        book.author.clone_from(&numbers.generation);
+        if let Some(History { author, wait, last, entries }) = history {
+            (book.entries, book.last) = (entries, last);
+            if wait {
+                numbers.wait = Wait::For(author.clone());
+                book.author = author;
+            }
         }
-        book.numbers = Some(Numbers { drain, wait });
+        book.numbers = Some(numbers);
     }
 
-    /// Without members of the other version numbers are given in the end, also after it has failed.
+    /// If no member comes, numbers are given in the end; also after the next version has failed.
     async fn watch(self: Arc<Self>, mut drain: Drain) {
         loop {
-            tokio::time::sleep(PATIENCE).await;
-            self.give_numbers();
-            drain.started().await;
-            if let Some(numbers) = &mut self.book().numbers {
-                numbers.wait = true;
+            let waits = self.book().numbers.as_ref().is_some_and(|numbers| numbers.wait != Wait::No);
+            tokio::select! {
+                () = tokio::time::sleep(PATIENCE), if waits && !drain.is_draining() => {
+                    self.book().give_numbers(|_| true);
+                    self.changed.send_replace(());
+                }
+                _ = drain.changed() => {}
             }
-            drain.ended().await;
         }
-    }
-
-    fn give_numbers(&self) {
-        if let Some(numbers) = &mut self.book().numbers {
-            numbers.wait = false;
-        }
-        self.changed.send_replace(());
     }
 
     pub(crate) fn enter(self: &Arc<Self>) -> Presence {
@@ -140,8 +168,7 @@ impl Room {
     pub(crate) fn say(&self, name: &str, text: &str) -> bool {
         let mut book = self.book();
         // Under the lock: whoever moves, moves later, and brings this along.
-        let given =
-            book.numbers.as_ref().is_some_and(|numbers| !numbers.wait && !numbers.drain.is_draining());
+        let given = book.numbers.as_ref().is_some_and(Numbers::are_given);
         if given {
             let entry = Entry { seq: book.last + 1, name: name.to_owned(), text: text.to_owned() };
             book.append(entry);
@@ -156,31 +183,40 @@ impl Room {
         self.book().after(seq)
     }
 
-    /// What the other version has not heard, for members that move there. Complete, because this one drains.
-    pub(crate) fn late(&self) -> Vec<Entry> {
-        let book = self.book();
-        let late = book.after(book.known.max(book.last.saturating_sub(MAX_LATE as u64)));
-        let mut room = MAX_LATE_BYTES;
-        let fits = late.iter().rev().take_while(|entry| {
-            let size = entry.name.len() + entry.text.len();
-            let fits = size <= room;
-            room = room.saturating_sub(size);
+    /// The end of what was said, for members that move. Complete, because this process drains.
+    pub(crate) fn late(&self) -> Late {
+        let mut book = self.book();
+        // If this process serves again, they come back with what they heard there.
+        if let Some(numbers) = book.numbers.as_mut().filter(|numbers| numbers.drain.is_draining()) {
+            numbers.wait = Wait::ForAnybody;
+        }
+        let mut left = MAX_LATE;
+        let fitting = book.entries.iter().rev().take_while(|entry| {
+            let size = serde_json::to_vec(entry).map_or(left, |json| json.len());
+            let fits = size < left;
+            left = left.saturating_sub(size + 1);
             fits
         });
-        let fitting = fits.count();
-        late[late.len() - fitting..].to_vec()
+        let first = book.entries.len() - fitting.count();
+        Late { author: book.author.clone(), entries: book.entries.range(first..).cloned().collect() }
     }
 
     /// A member of the other version has come, with what was said there in the end.
-    pub(crate) fn complete(&self, late: Vec<Entry>) {
+    pub(crate) fn complete(&self, late: Late) {
+        let Late { author, entries } = late;
         let mut book = self.book();
-        for entry in late {
+        for entry in entries {
             if entry.seq > book.last {
                 book.append(entry);
             }
         }
+        book.give_numbers(|wait| match wait {
+            Wait::For(awaited) => *awaited == author,
+            Wait::ForAnybody => true,
+            Wait::Patiently | Wait::No => false,
+        });
         drop(book);
-        self.give_numbers();
+        self.changed.send_replace(());
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -189,7 +225,23 @@ impl Room {
     }
 }
 
+impl Numbers {
+    fn are_given(&self) -> bool {
+        self.wait == Wait::No && !self.drain.is_draining()
+    }
+}
+
 impl Book {
+    fn give_numbers(&mut self, is_over: impl FnOnce(&Wait) -> bool) {
+        if let Some(numbers) = &mut self.numbers
+            && !numbers.drain.is_draining()
+            && is_over(&numbers.wait)
+        {
+            numbers.wait = Wait::No;
+            self.author.clone_from(&numbers.generation);
+        }
+    }
+
     fn append(&mut self, entry: Entry) {
         self.last = entry.seq;
         self.entries.push_back(entry);

@@ -56,13 +56,11 @@ pub(crate) fn changed(status: &Status, before: &Status) -> Changed {
     }
 }
 
-/// `4242 (v1.3.0) serves now, generation 3; 4100 (v1.2.9) drains 17 connections; moved 117 connections; nobody accepted
-/// for 180 µs`
+/// `4242 (v1.3.0) serves now, generation 3; 4100 (v1.2.9) drains 17 connections; nobody accepted for 180 µs`
 pub(crate) fn sentence(changed: &Changed, status: Option<&Status>, verb: &str) -> String {
     let Changed { from, to, generation, gap_ns } = changed;
     let rest = status.map_or_else(String::new, |status| format!("; {}", what_is_left(status, from)));
-    let moved = status.map_or_else(String::new, |status| what_has_moved(status, to));
-    format!("{to} {verb}, generation {generation}{rest}{moved}{}", text::gap(*gap_ns))
+    format!("{to} {verb}, generation {generation}{rest}{}", text::gap(*gap_ns))
 }
 
 fn what_is_left(status: &Status, old: &Process) -> String {
@@ -73,14 +71,13 @@ fn what_is_left(status: &Status, old: &Process) -> String {
     }
 }
 
-/// Everything that a new version has not accepted itself came from those before it. Nothing is said of one that served
-/// before: it may have got connections at another time, too.
-fn what_has_moved(status: &Status, to: &Process) -> String {
-    let serving = &status.serving;
-    let is_new = status.last_handoff.is_some() && serving.process.instance == to.instance;
-    match serving.totals.adopted {
-        moved @ 1.. if is_new => format!("; moved {}", text::connections(moved)),
-        _ => String::new(),
+/// `; moved 117 connections`: everything that a new version has not accepted itself came from those before it. Not for one
+/// that served before, which may have got connections at another time, too.
+pub(crate) fn what_has_moved(status: Option<&Status>, to: &Process) -> String {
+    let serving = status.map(|status| &status.serving).filter(|it| it.process.instance == to.instance);
+    match serving.map_or(0, |serving| serving.totals.adopted) {
+        0 => String::new(),
+        moved => format!("; moved {}", text::connections(moved)),
     }
 }
 

@@ -27,6 +27,7 @@ pub(crate) fn run(context: &Context<'_>, handoff: &Handoff) -> Result<(), Failur
         Until::Drained => Some(drained::wait(context, &changed, &progress, until)?),
     };
     drop(progress);
-    context.report.say(change::sentence(&changed, after.as_ref(), "serves now"));
+    let moved = change::what_has_moved(after.as_ref(), &changed.to);
+    context.report.say(format!("{}{moved}", change::sentence(&changed, after.as_ref(), "serves now")));
     Ok(())
 }

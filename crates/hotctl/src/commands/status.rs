@@ -76,14 +76,18 @@ fn row(status: &ProcessStatus) -> Vec<Cell> {
 }
 
 /// `can take over again; 117 migrated, 4 finished`
-pub(super) fn note(status: &ProcessStatus) -> String {
+fn note(status: &ProcessStatus) -> String {
+    let ended = if status.state == ProcessState::Draining { ended(&status.totals) } else { None };
+    let short = Some(short_note(status).to_owned()).filter(|note| !note.is_empty());
+    short.into_iter().chain(ended).collect::<Vec<_>>().join("; ")
+}
+
+/// What an operator can expect of it.
+pub(super) fn short_note(status: &ProcessStatus) -> &'static str {
     match status.state {
-        ProcessState::Standby => "waits for `hotctl handoff`".to_owned(),
-        ProcessState::Draining => {
-            let probation = status.probation.then(|| "can take over again".to_owned());
-            probation.into_iter().chain(ended(&status.totals)).collect::<Vec<_>>().join("; ")
-        }
-        _ => String::new(),
+        ProcessState::Standby => "waits for `hotctl handoff`",
+        ProcessState::Draining if status.probation => "can take over again",
+        _ => "",
     }
 }
 

@@ -108,6 +108,11 @@ impl Running {
         self.child.id()
     }
 
+    /// What it has written so far.
+    pub(crate) fn stdout(&self) -> String {
+        fs::read_to_string(&self.out).expect("hotctl writes UTF-8")
+    }
+
     pub(crate) fn end(mut self) -> Ran {
         let status = eventually("hotctl ends", || self.child.try_wait().expect("it is our child"));
         let read = |path: &Path| fs::read_to_string(path).expect("hotctl writes UTF-8");

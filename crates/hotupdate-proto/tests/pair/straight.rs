@@ -36,7 +36,11 @@ fn a_handoff_is_this_sequence_of_messages() {
     let predecessor = &machine.predecessors()[0];
     assert_eq!((predecessor.connections, predecessor.totals), (connections, totals));
     assert!(!predecessor.handoff.is_empty(), "its end is told under the name of its handoff");
-    assert_eq!(Predecessor::inherited(predecessor.since, &predecessor.item()), *predecessor, "and travels on");
+    assert_eq!(
+        Predecessor::inherited(predecessor.since, &predecessor.item()),
+        *predecessor,
+        "and travels on"
+    );
     assert!(machine.predecessors()[0].probation);
 
     world.settle();

@@ -12,7 +12,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, LineGauge, Paragraph, Row, Sparkline, Table};
 
-use super::super::status::{how_it_went, note, why_it_failed};
+use super::super::status::{how_it_went, short_note, why_it_failed};
 use super::scene::{Drain, Rates, Scene};
 use crate::text;
 
@@ -119,7 +119,7 @@ fn generation(status: &ProcessStatus, palette: Palette) -> Row<'static> {
         idle.to_string(),
         upgraded.to_string(),
         totals.entered().to_string(),
-        note(status),
+        short_note(status).to_owned(),
     ];
     Row::new(cells).style(palette.of(*state))
 }
@@ -170,12 +170,18 @@ fn gauge(drain: &Drain, palette: Palette) -> LineGauge<'static> {
     let ratio = if *most == 0 { 1.0 } else { (most - left) as f64 / *most as f64 };
     let style = if gone.is_some() { palette.dim() } else { palette.paint(Color::Yellow) };
     let process = text::plain(&process.to_string()).into_owned();
-    let mut label =
-        format!("{generation}: {process} {what} · {migrated} migrated · {finished} finished · {closed} closed");
+    let mut label = format!(
+        "{generation}: {process} {what} · {migrated} migrated · {finished} finished · {closed} closed"
+    );
     if *forced > 0 {
         label.push_str(&format!(" · {forced} forced"));
     }
-    LineGauge::default().ratio(ratio).label(label).filled_style(style).unfilled_style(palette.dim())
+    LineGauge::default()
+        .ratio(ratio)
+        .label(label)
+        .filled_symbol("━")
+        .filled_style(style)
+        .unfilled_style(palette.dim())
 }
 
 fn last_lines(scene: &Scene) -> Vec<(String, bool)> {
@@ -193,7 +199,7 @@ fn draw_last(frame: &mut Frame<'_>, area: Rect, scene: &Scene, palette: Palette)
         Line::styled(text::plain(&line).into_owned(), style)
     };
     let lines: Vec<_> = last_lines(scene).into_iter().map(line).collect();
-    frame.render_widget(Paragraph::new(lines).block(palette.title("last handoff")), area);
+    frame.render_widget(Paragraph::new(lines).block(palette.title("last")), area);
 }
 
 fn draw_events(frame: &mut Frame<'_>, area: Rect, scene: &Scene, now: Instant, palette: Palette) {
@@ -215,4 +221,129 @@ fn happened(at: Instant, event: &Happened, now: Instant, palette: Palette) -> Li
         Span::styled(format!("{ago:>6} ago  "), palette.dim()),
         Span::styled(text::plain(text).into_owned(), style),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use hotupdate_proto::Generation;
+    use hotupdate_proto::operator::{LastHandoff, Monitored, Status};
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn process(generation: u64, totals: Totals) -> ProcessStatus {
+        let pid = 4000 + u32::try_from(generation).expect("a small number");
+        ProcessStatus {
+            generation: Generation(generation),
+            process: Process {
+                instance: format!("i{generation}"),
+                pid,
+                version: format!("v{generation}\u{1b}"),
+            },
+            state: ProcessState::Serving,
+            since_ms: 12_000,
+            connections: Summary { idle: totals.open(), ..Summary::default() },
+            totals,
+            probation: false,
+            attempt: None,
+        }
+    }
+
+    fn alone(serving: ProcessStatus) -> Status {
+        let (predecessors, listeners) = (Vec::new(), Vec::new());
+        Status { serving, successor: None, predecessors, listeners, last_handoff: None, last_failure: None }
+    }
+
+    /// 100 connections, 80 of which have moved.
+    fn handed_over() -> Status {
+        let old = Totals { accepted: 100, requests: 1000, migrated: 80, ..Totals::default() };
+        let old = ProcessStatus { state: ProcessState::Draining, probation: true, ..process(1, old) };
+        let new = process(2, Totals { accepted: 10, adopted: 80, requests: 300, ..Totals::default() });
+        let handoff =
+            LastHandoff { handoff: "h".to_owned(), from: Generation(1), gap_ns: Some(180_000), took_ms: 12 };
+        Status { predecessors: vec![old], last_handoff: Some(handoff), ..alone(new) }
+    }
+
+    fn picture(scene: &Scene, now: Instant, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a test has a backend");
+        terminal.draw(|frame| draw(frame, scene, now, true)).expect("drawing does not fail");
+        terminal.backend().to_string()
+    }
+
+    fn scene(now: Instant) -> Scene {
+        let first = process(1, Totals { accepted: 100, requests: 1000, ..Totals::default() });
+        let mut scene = Scene::new(Path::new("/run/x.sock"), now, alone(first));
+        let event =
+            Happened { kind: "joined".to_owned(), generation: Generation(2), text: "2 joined".to_owned() };
+        let told = alone(process(1, Totals { accepted: 100, requests: 1000, ..Totals::default() }));
+        scene.told(now + SECOND, Monitored { event: Some(event), status: told });
+        scene.status(now + 2 * SECOND, handed_over());
+        scene
+    }
+
+    #[test]
+    fn a_handoff_as_it_is_seen() {
+        let now = Instant::now();
+        let shown = picture(&scene(now), now + 3 * SECOND, 110, 24);
+        for line in [
+            "hotctl watch /run/x.sock",
+            "2    serving   4002     v2\\u{1b}     12s    0       90      0        90",
+            "1    draining  4001     v1\\u{1b}     12s    0       20      0        100       can take over again",
+            "150 requests/s",
+            "5 new connections/s",
+            "80 moved here",
+            "1: 4001 (v1\\u{1b}) 20 of 20 left · 80 migrated · 0 finished · 0 closed",
+            "last handoff: generation 1 to 2 in 12 ms; nobody accepted for 180 µs",
+            "1s ago  4002 (v2\\u{1b}) serves now",
+            "2s ago  2 joined",
+        ] {
+            assert!(shown.contains(line), "no {line:?} in\n{shown}");
+        }
+        assert!(!shown.contains('\u{1b}'), "a version string cannot steer the terminal");
+    }
+
+    #[test]
+    fn a_drain_that_has_ended_is_shown_for_a_while() {
+        let now = Instant::now();
+        let mut scene = scene(now);
+        let gone = |scene: &mut Scene, at| {
+            scene.status(at, Status { predecessors: Vec::new(), ..handed_over() });
+            picture(scene, at, 100, 24)
+        };
+        assert!(gone(&mut scene, now + 3 * SECOND).contains("(v1\\u{1b}) gone · 80 migrated"));
+        assert!(!gone(&mut scene, now + 20 * SECOND).contains("gone"));
+    }
+
+    /// Between the change of the owner and what the predecessor says first, its counts are not known.
+    #[test]
+    fn a_rate_knows_no_past() {
+        let now = Instant::now();
+        let mut scene = scene(now);
+        let mut unknown = handed_over();
+        unknown.predecessors[0].totals = Totals::default();
+        scene.status(now + 3 * SECOND, unknown);
+        scene.status(now + 4 * SECOND, handed_over());
+        assert_eq!(scene.rates(), Some(Rates { requests: 0.0, accepted: 0.0 }));
+    }
+
+    #[test]
+    fn silence_is_an_alarm() {
+        let now = Instant::now();
+        let scene = scene(now);
+        assert!(!picture(&scene, now + 4 * SECOND, 100, 24).contains("nobody answers"));
+        assert!(picture(&scene, now + 9 * SECOND, 100, 24).contains("nobody answers for 7 s"));
+    }
+
+    #[test]
+    fn any_size_will_do() {
+        let now = Instant::now();
+        for (width, height) in [(1, 1), (20, 3), (80, 24), (10, 100), (300, 80)] {
+            picture(&scene(now), now, width, height);
+        }
+    }
 }
