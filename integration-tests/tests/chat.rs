@@ -137,7 +137,7 @@ fn while_they_talk(
     pause: Duration,
     arguments: &[&str],
     operate: impl for<'a> FnOnce(&'a Sandbox, Service<'a>) -> Service<'a>,
-) -> anyhow::Result<Vec<Heard>> {
+) -> Vec<Heard> {
     let sandbox = Sandbox::new();
     let first = start_with(&sandbox, "v1", arguments);
     let address = first.wait_serving().http;
@@ -157,7 +157,8 @@ fn while_they_talk(
             resume_unwind(panic);
         }
         let heard = heard.into_iter().map(|heard| heard.expect("it does not panic"));
-        heard.collect::<anyhow::Result<Vec<_>>>()
+        // Here, so that the sandbox tells what the processes wrote.
+        heard.collect::<anyhow::Result<Vec<_>>>().unwrap_or_else(|error| panic!("a member: {error}"))
     })
 }
 
@@ -171,7 +172,7 @@ fn through_handoffs(
             serving = successor;
         }
         serving
-    })?;
+    });
     let messages = judge(&heard)?;
     let served: usize = heard.iter().map(|heard| heard.pids.len()).sum();
     println!("{messages} messages, {served} times served by another process");
@@ -216,10 +217,10 @@ fn also_when_nobody_waits_for_the_drain() -> anyhow::Result<()> {
     })
 }
 
-/// Slowly: what the second version has numbered has to fit into the state of a member, about 300 messages.
+/// Slowly: what the second version has numbered has to fit into the state of a member, about 120 messages.
 #[test]
 fn a_rollback_brings_the_members_back() -> anyhow::Result<()> {
-    let heard = while_they_talk(10 * PAUSE, &[], |sandbox, first| {
+    let heard = while_they_talk(30 * PAUSE, &[], |sandbox, first| {
         eventually("the members are there", SOON, || has_members(sandbox, &first));
         let second = start_with(sandbox, "v2", &[]);
         second.wait_serving();
@@ -228,7 +229,7 @@ fn a_rollback_brings_the_members_back() -> anyhow::Result<()> {
         second.wait_drained();
         eventually("the members are back", SOON, || has_members(sandbox, &first));
         first
-    })?;
+    });
     judge(&heard)?;
     for Heard { pids, .. } in &heard {
         ensure!(pids.len() == 3 && pids[0] == pids[2], "a member was served by {pids:?}");

@@ -62,7 +62,11 @@ where
             }
             // Idle, but bytes are there that hyper has not seen: it goes on where it was.
             Why::Silent if watch.speaks(io.get()) => io.give_back(parts.read_buf),
-            Why::Silent | Why::Ended(_) => return watch.close(io.into_inner()).await,
+            Why::Silent => {
+                watch.closing();
+                return watch.close(io.into_inner()).await;
+            }
+            Why::Ended(_) => return watch.close(io.into_inner()).await,
         }
         service = parts.service;
     }

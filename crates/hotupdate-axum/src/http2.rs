@@ -40,6 +40,7 @@ where
         loop {
             // Streams in flight finish. It cannot be taken back; if the drain is, the client just comes again.
             if matches!(phase, Phase::Draining(_)) {
+                watch.closing();
                 hyper.as_mut().graceful_shutdown();
             }
             match watch.next(hyper.as_mut()).await {

@@ -207,6 +207,7 @@ async fn listen(mut io: Io<Connection>, watch: &mut Watch) -> Option<(Protocol, 
                 io = moving::hand_over(io, None, watch).await?;
             }
             Event::Silent if !watch.speaks(io.get()) => {
+                watch.closing();
                 watch.close(io.into_inner()).await;
                 return None;
             }

@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hotupdate::connections::{Activity, Moves};
@@ -113,10 +113,11 @@ impl Watch {
                     return Poll::Ready(Event::Phase(phase));
                 }
                 let moves = ear.moves(*phase, activity);
-                if moves == Moves::Yes && ear.can_leave(turn, cx) {
+                if moves == Moves::Yes && ear.is_between(turn, cx) {
                     return Poll::Ready(Event::Leaves);
                 }
-                ear.poll_silence(*phase, moves, cx).map(|()| Event::Silent)
+                ready!(ear.poll_silence(*phase, moves, cx));
+                if ear.is_between(turn, cx) { Poll::Ready(Event::Silent) } else { Poll::Pending }
             })
             .await
         };
@@ -142,11 +143,16 @@ impl Watch {
         speaks
     }
 
+    /// The end of the connection that comes now is our wish, if the process drains.
+    pub(crate) fn closing(&self) {
+        if self.phase != Phase::Serving {
+            self.activity.closing();
+        }
+    }
+
     /// Ends the connection in a way that cannot destroy an answer on its way to the client: FIN, then reading on for a
     /// moment, then close.
     pub(crate) async fn close(&self, mut connection: Connection) {
-        if event_is_ours && self.phase != Phase::Serving {
-        }
         let until = linger(self.drain.phase(), Instant::now());
         let farewell = async {
             connection.shutdown().await?;
@@ -167,9 +173,10 @@ impl Ear {
         activity.moves(KIND)
     }
 
-    fn can_leave(&self, turn: Turn, cx: &Context<'_>) -> bool {
-        // Before the protocol is known nothing is taken out of what was read.
-        if self.speaks == Speaks::Unknown || self.pulse.is_between_messages(turn) {
+    /// Whether the connection can be taken apart so that nothing is lost and nothing is taken for a request.
+    fn is_between(&self, turn: Turn, cx: &Context<'_>) -> bool {
+        // Before the protocol is known nothing is taken out of what was read, and HTTP/2 is not taken apart.
+        if self.speaks != Speaks::Http1 || self.pulse.is_between_messages(turn) {
             return true;
         }
         if self.pulse.comes_to_rest() {

@@ -24,7 +24,7 @@ pub(crate) const SCHEMA: &str = "chat-history/1";
 const MAX_HISTORY: usize = 1000;
 
 /// So many bytes of the last messages, as JSON, a member can bring along.
-const MAX_LATE: usize = 22 * 1024;
+const MAX_LATE: usize = 8 * 1024;
 
 /// How long numbers wait for the first member of the old version. It may have had none in the end, or died.
 const PATIENCE: Duration = Duration::from_secs(2);

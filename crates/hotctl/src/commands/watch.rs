@@ -23,7 +23,8 @@ use crate::watch::{Seen, Watch};
 const REDRAW: Duration = Duration::from_millis(250);
 
 pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
-    if !context.report.json() && !(io::stdout().is_terminal() && io::stdin().is_terminal()) {
+    let has_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
+    if !has_terminal && !context.report.json() {
         let line = "this is no terminal; with --json it prints what happens as JSON lines";
         return Err(Failure::new(Exit::Usage, line));
     }

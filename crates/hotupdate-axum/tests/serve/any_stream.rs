@@ -69,7 +69,7 @@ fn is_answered_as_if_nothing_had_moved() {
             return Err(TestCaseError::fail(format!("{cuts:?}\n{}\n----\n{}", text(&stays), text(&moves))));
         }
     });
-    assert!(moved.into_inner() > 40, "hardly anything has moved");
+    assert!(moved.into_inner() > 10, "hardly anything has moved");
 }
 
 /// The answers to the same bytes, without a move and with one at each cut.
@@ -89,7 +89,7 @@ async fn both(stream: &[u8], cuts: &[(usize, bool)]) -> (Vec<u8>, Vec<u8>, u64) 
         if *waits {
             // Long enough to move, unless the cut is in a body.
             let gone = server.hot.connections().empty();
-            let _ = tokio::time::timeout(Duration::from_millis(20), gone).await;
+            let _ = tokio::time::timeout(Duration::from_millis(200), gone).await;
         }
         moved += server.hot.connections().moved();
         server = new;
