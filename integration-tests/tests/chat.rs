@@ -217,7 +217,7 @@ fn also_when_nobody_waits_for_the_drain() -> anyhow::Result<()> {
     })
 }
 
-/// Slowly: what the second version has numbered has to fit into the state of a member, about 120 messages.
+/// Slowly: what the second version has numbered has to fit into the state of a member, about 300 messages.
 #[test]
 fn a_rollback_brings_the_members_back() -> anyhow::Result<()> {
     let heard = while_they_talk(30 * PAUSE, &[], |sandbox, first| {

@@ -52,7 +52,11 @@ fn fifty_handoffs_under_load() {
     assert!(report.kinds[&Kind::Http2].asked > 0, "HTTP/2 clients never changed over\n{report}");
     for kind in [Kind::KeepAlive, Kind::Post, Kind::Slow] {
         let tally = &report.kinds[&kind];
-        assert_eq!((tally.asked, tally.closed_idle), (0, 0), "{kind} was asked to leave, or closed\n{report}");
+        assert_eq!(
+            (tally.asked, tally.closed_idle),
+            (0, 0),
+            "{kind} was asked to leave, or closed\n{report}"
+        );
     }
 
     let after_load = quiet_facts(&sandbox, serving);

@@ -4,6 +4,7 @@
 
 use std::process::id;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hotupdate_axum::ws::{CloseCode, Event, Message, WebSocket};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,9 @@ pub(crate) const MAX_MESSAGE: usize = 2048;
 
 /// So many messages of one member may wait to be said. With the limits of `room.rs` all of it can move.
 const MAX_PENDING: usize = 4;
+
+/// How soon what could not be said is said again, if nothing happens in between.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// So many, if it has to stay in a version that does not give numbers any more.
 const MAX_STUCK: usize = 100;
@@ -113,6 +117,7 @@ impl Server {
                 // The room lives as long as this.
                 _ = changes.changed() => {}
                 () = draining.started(), if !listens => {}
+                () = tokio::time::sleep(RETRY), if !member.pending.is_empty() => {}
             }
         }
     }

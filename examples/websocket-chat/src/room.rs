@@ -4,14 +4,14 @@
 //!
 //! Numbers are given by one process at a time, never by two. The old version exports its history for the next one, and
 //! goes on; when it begins to drain it gives no more numbers: what its members say from then on moves with them, unnumbered.
-//! Every member that moves brings along what was numbered in the end. So the first of them completes the history of the next
+//! Every member that moves brings along what was numbered after the export. So the first of them completes the history of the next
 //! version, which only then gives numbers itself. If that version is replaced before, it leaves the waiting to its
 //! successor. A rollback is a move like any other; only that nothing is exported for it, so what members bring along is
 //! all that the old version learns of what was said in the new one.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hotupdate::{Drain, Serving};
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,13 @@ pub(crate) const SCHEMA: &str = "chat-history/1";
 const MAX_HISTORY: usize = 1000;
 
 /// So many bytes of the last messages, as JSON, a member can bring along.
-const MAX_LATE: usize = 8 * 1024;
+const MAX_LATE: usize = 22 * 1024;
+
+/// How long after an export the next version may take to begin. So long no more is numbered than a member can bring along.
+const HANDOFF: Duration = Duration::from_secs(2);
+
+/// How long after its own beginning a process expects that it may be rolled back.
+const ROLLBACK: Duration = Duration::from_secs(10);
 
 /// How long numbers wait for the first member of the old version. It may have had none in the end, or died.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -49,10 +55,22 @@ struct Book {
     entries: VecDeque<Entry>,
     last: u64,
     members: usize,
+    /// What the version before knows, and what the next one knows.
+    imported: Option<Known>,
+    exported: Option<Known>,
+    /// The size of what was numbered since the export.
+    since_export: usize,
     /// The generation of the process that gave the last numbers, as far as is known.
     author: String,
     /// `None` before this process serves.
     numbers: Option<Numbers>,
+}
+
+/// Another process knows what was said so far.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    last: u64,
+    at: Instant,
 }
 
 /// Whether numbers are given here.
@@ -101,6 +119,8 @@ impl Room {
     /// What the next version begins with.
     pub(crate) fn export(&self) -> Vec<u8> {
         let mut book = self.book();
+        book.exported = Some(Known { last: book.last, at: Instant::now() });
+        book.since_export = 0;
         let Book { entries, last, members, author, numbers, .. } = &mut *book;
         let waits = numbers.as_mut().is_some_and(|numbers| match numbers.wait {
             Wait::No => false,
@@ -131,6 +151,7 @@ impl Room {
         book.author.clone_from(&numbers.generation);
         if let Some(History { author, wait, last, entries }) = history {
             (book.entries, book.last) = (entries, last);
+            book.imported = Some(Known { last, at: Instant::now() });
             if wait {
                 numbers.wait = Wait::For(author.clone());
                 book.author = author;
@@ -168,9 +189,13 @@ impl Room {
     pub(crate) fn say(&self, name: &str, text: &str) -> bool {
         let mut book = self.book();
         // Under the lock: whoever moves, moves later, and brings this along.
+        let entry = Entry { seq: book.last + 1, name: name.to_owned(), text: text.to_owned() };
+        let since_export = book.since_export + entry.size();
+        let handoff = book.exported.is_some_and(|exported| exported.at.elapsed() < HANDOFF);
         let given = book.numbers.as_ref().is_some_and(Numbers::are_given);
+        let given = given && !(handoff && since_export > MAX_LATE);
         if given {
-            let entry = Entry { seq: book.last + 1, name: name.to_owned(), text: text.to_owned() };
+            book.since_export = since_export;
             book.append(entry);
             drop(book);
             self.changed.send_replace(());
@@ -183,22 +208,24 @@ impl Room {
         self.book().after(seq)
     }
 
-    /// The end of what was said, for members that move. Complete, because this process drains.
+    /// What the other version has not heard, for members that move there. Complete, because this process drains.
     pub(crate) fn late(&self) -> Late {
         let mut book = self.book();
         // If this process serves again, they come back with what they heard there.
         if let Some(numbers) = book.numbers.as_mut().filter(|numbers| numbers.drain.is_draining()) {
             numbers.wait = Wait::ForAnybody;
         }
+        let rollback = book.imported.filter(|imported| imported.at.elapsed() < ROLLBACK);
+        let known = rollback.or(book.exported).map_or(0, |known| known.last);
         let mut left = MAX_LATE;
-        let fitting = book.entries.iter().rev().take_while(|entry| {
-            let size = serde_json::to_vec(entry).map_or(left, |json| json.len());
-            let fits = size < left;
-            left = left.saturating_sub(size + 1);
+        let mut late = book.after(known);
+        let fitting = late.iter().rev().take_while(|entry| {
+            let fits = entry.size() <= left;
+            left = left.saturating_sub(entry.size());
             fits
         });
-        let first = book.entries.len() - fitting.count();
-        Late { author: book.author.clone(), entries: book.entries.range(first..).cloned().collect() }
+        let first = late.len() - fitting.count();
+        Late { author: book.author.clone(), entries: late.split_off(first) }
     }
 
     /// A member of the other version has come, with what was said there in the end.
@@ -222,6 +249,13 @@ impl Room {
     fn book(&self) -> MutexGuard<'_, Book> {
         // Nothing in here can panic half-way through a change.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// As JSON.
+    fn size(&self) -> usize {
+        serde_json::to_vec(self).map_or(0, |json| json.len() + 1)
     }
 }
 

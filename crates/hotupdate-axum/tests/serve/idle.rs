@@ -78,7 +78,7 @@ async fn what_is_sent_into_a_closed_connection_meets_no_reset() {
 
 #[tokio::test]
 async fn silent_ones_are_not_forced_even_when_the_deadline_is_shorter_than_the_grace() {
-    let times = Times { deadline: 4 * SHORT, ..PATIENT };
+    let times = Times { deadline: 12 * SHORT, ..PATIENT };
     let server = Server::start(times).await;
     let mut clients = [server.client().await, server.client().await];
     clients[0].get("/").await;
