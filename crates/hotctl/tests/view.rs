@@ -3,7 +3,7 @@
 mod support;
 
 use hotupdate_proto::operator::ProcessState;
-use hotupdate_proto::{Generation, Summary};
+use hotupdate_proto::{Generation, Summary, Totals};
 use serde_json::{Value, json};
 use support::fake::{Answer, fail, join, lock, process, take_over};
 use support::run::{Place, start};
@@ -132,4 +132,21 @@ fn list_shows_who_serves_and_who_does_not_answer() {
     };
     assert_eq!(of(&place.fake.path)["serving"]["generation"], 2);
     assert_eq!(of(&stale)["unreachable"], "Connection refused");
+}
+
+#[test]
+fn what_became_of_a_drainers_connections_is_in_its_note() {
+    let place = Place::new();
+    place.fake.change(|status| {
+        join(status, 4242, "a", ProcessState::Starting);
+        take_over(status);
+        let old = &mut status.predecessors[0];
+        old.totals = Totals { accepted: 141, migrated: 117, finished: 4, forced: 3, ..Totals::default() };
+    });
+    let text = place.hotctl(&["status"]).code(0).stdout;
+    assert!(text.contains("can take over again; 117 migrated, 4 finished, 3 forced"), "{text}");
+    let [record] = place.hotctl(&["--json", "status"]).code(0).json().try_into().unwrap();
+    let totals = json!({ "accepted": 141, "adopted": 0, "migrated": 117, "finished": 4, "closed": 0,
+                         "forced": 3, "requests": 0 });
+    assert_eq!(record["predecessors"][0]["totals"], totals);
 }

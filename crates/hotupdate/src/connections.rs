@@ -1,6 +1,6 @@
 //! The live table: every open connection of this process, what it does, and how many there are.
 //!
-//! Deliberately absent: reading and writing, see [`crate::connection`]; deciding when to drain, see [`crate::driver`].
+//! Deliberately absent: reading and writing, see [`crate::connection`]; deciding when to drain, see `driver.rs`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! Named listeners behind a gate: open, parked, or closed for ever.
 //!
-//! Deliberately absent: where listeners come from, see [`crate::starting`]; who opens and parks them, see
-//! [`crate::driver`].
+//! Deliberately absent: where listeners come from, see `starting.rs`; who opens and parks them, see
+//! `driver.rs`.
 //!
 //! Accepting is one system call under the lock of the gate. Parking takes the same lock, so when it returns, nothing is
 //! accepted any more: that is confirmed, whatever the application's accept loop is doing. A parked listener is taken out

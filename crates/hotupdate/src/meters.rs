@@ -6,7 +6,7 @@
 //! | metric | kind | labels | what |
 //! |---|---|---|---|
 //! | `hotupdate_connections` | gauge | `generation`, `state` = `idle`, `active`, `upgraded` | connections that are open |
-//! | `hotupdate_connections_total` | counter | `generation`, `event` = `accepted`, `adopted`, `migrated`, `finished`, `closed`, `forced` | what became of connections, see [`Totals`](crate::Totals) |
+//! | `hotupdate_connections_total` | counter | `generation`, `event` = `accepted`, `adopted`, `migrated`, `finished`, `closed`, `forced` | what became of connections, see [`Totals`] |
 //! | `hotupdate_requests_total` | counter | `generation` | requests |
 //! | `hotupdate_handoffs_total` | counter | `generation`, `result` = `served`, `failed`, `rolled_back`, `took_over` | how handoffs ended, counted by the process that serves afterwards |
 //! | `hotupdate_gap_seconds` | histogram | `generation` | the time in which nobody accepted, one value a handoff, in seconds |

@@ -21,7 +21,7 @@ const HEAD: &str = "Host: test\r\n\r\n";
 
 impl Server {
     /// Everything has left this version for `new`, and it was told to none.
-    async fn is_left_for(self, new: &Self, moved: u64) {
+    async fn leaves_to(self, new: &Self, moved: u64) {
         until(|| new.hot.connections().adopted() == moved).await;
         assert_eq!(self.drained().await, 0);
     }
@@ -51,7 +51,7 @@ async fn between_requests() {
     client.is_answered_by("old").await;
     let before = server.hot.connections().rows().remove(0);
     let new = server.hand_off_to(MOVING).await;
-    server.is_left_for(&new, 1).await;
+    server.leaves_to(&new, 1).await;
     let after = new.hot.connections().rows().remove(0);
     assert_eq!((&after.peer, &after.local, &after.listener), (&before.peer, &before.local, &before.listener));
     assert_eq!((after.accepted_ms, after.requests), (before.accepted_ms, 1), "its history goes on");
@@ -66,7 +66,7 @@ async fn never_a_byte() {
     let mut client = server.client().await;
     until(|| server.hot.connections().summary().idle == 1).await;
     let new = server.hand_off_to(MOVING).await;
-    server.is_left_for(&new, 1).await;
+    server.leaves_to(&new, 1).await;
     client.is_answered_by("new").await;
 }
 
@@ -78,7 +78,7 @@ async fn half_a_preface() {
     http2.send("PRI * HTTP/2.0\r\n").await;
     until(|| server.hot.connections().summary().idle == 2).await;
     let new = server.hand_off_to(MOVING).await;
-    server.is_left_for(&new, 2).await;
+    server.leaves_to(&new, 2).await;
     http1.send(&format!("OST /echo HTTP/1.1\r\nContent-Length: 3\r\n{HEAD}abc")).await;
     http1.is_answered("abc").await;
     http2.send("\r\nSM\r\n\r\n").await;
@@ -94,7 +94,7 @@ async fn a_second_request_is_never_taken_for_http2() {
     client.is_answered_by("old").await;
     client.send("PRI").await;
     let new = server.hand_off_to(MOVING).await;
-    server.is_left_for(&new, 1).await;
+    server.leaves_to(&new, 1).await;
     client.send(" * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     // As without a move: hyper has no answer to that. HTTP/2 would begin with SETTINGS.
     client.ends().await;
@@ -123,7 +123,7 @@ async fn half_a_head_or_pipelined_requests_cut_anywhere() {
         client.is_answered("def").await;
     }
     let moved = clients.len().try_into().unwrap();
-    server.is_left_for(&new, moved).await;
+    server.leaves_to(&new, moved).await;
     for (client, _) in &mut clients {
         client.is_answered_by("new").await;
     }
@@ -140,7 +140,7 @@ async fn a_request_in_flight_is_finished_first() {
     assert_eq!(new.hot.connections().adopted(), 0);
     server.release.add_permits(1);
     client.is_answered("old").await;
-    server.is_left_for(&new, 1).await;
+    server.leaves_to(&new, 1).await;
     client.is_answered_by("new").await;
 }
 
@@ -155,7 +155,7 @@ async fn a_pipelined_request_behind_one_in_flight_is_answered() {
     server.release.add_permits(1);
     client.is_answered("old").await;
     client.is_answered(&client.stream.local_addr().unwrap().to_string()).await;
-    server.is_left_for(&new, 1).await;
+    server.leaves_to(&new, 1).await;
     client.send("TP/1.1\r\nHost: test\r\n\r\n").await;
     client.is_answered("new").await;
 }
@@ -173,7 +173,7 @@ async fn a_body_that_is_being_sent_is_read_first() {
         let new = server.hand_off_to(MOVING).await;
         client.send(pieces[1]).await;
         client.is_answered("abcdef").await;
-        server.is_left_for(&new, 1).await;
+        server.leaves_to(&new, 1).await;
         client.is_answered_by("new").await;
     }
 }
@@ -187,11 +187,11 @@ async fn a_client_that_waits_for_100_continue_gets_it() {
     let new = server.hand_off_to(MOVING).await;
     client.send("abc").await;
     client.is_answered("abc").await;
-    server.is_left_for(&new, 1).await;
+    server.leaves_to(&new, 1).await;
     // And one whose head came to the new version only in part.
     client.send("POST /echo HTTP/1.1\r\nExpect: 100-con").await;
     let newer = new.hand_off_to(MOVING).await;
-    new.is_left_for(&newer, 1).await;
+    new.leaves_to(&newer, 1).await;
     client.send(&format!("tinue\r\nContent-Length: 3\r\n{HEAD}")).await;
     assert_eq!(client.until("\r\n\r\n").await, "HTTP/1.1 100 Continue");
     client.send("def").await;
@@ -298,7 +298,7 @@ async fn a_body_let_go_in_the_moment_of_the_move() {
         };
         let new = server.hand_off_with(MOVING, |router| trap(router, &trapped, &shelf)).await;
         letting_go.join().unwrap();
-        server.is_left_for(&new, 10).await;
+        server.leaves_to(&new, 10).await;
         for client in &mut clients {
             client.is_answered_by("new").await;
         }
@@ -319,7 +319,7 @@ async fn a_response_that_its_client_reads_slowly_comes_whole() {
     assert_eq!(new.client().await.get("/").await.body, "new");
     assert_eq!(server.hot.connections().rows().len(), 1);
     assert_eq!(client.exactly(LENGTH).await.bytes().filter(|byte| *byte == b'x').count(), LENGTH);
-    server.is_left_for(&new, 1).await;
+    server.leaves_to(&new, 1).await;
     client.is_answered_by("new").await;
 }
 
@@ -340,7 +340,7 @@ async fn a_stream_whose_head_went_out_before_is_finished_first() {
     let new = server.hand_off_to(MOVING).await;
     server.release.add_permits(3);
     assert_eq!(client.chunks().await, "12");
-    server.is_left_for(&new, 1).await;
+    server.leaves_to(&new, 1).await;
     client.is_answered_by("new").await;
 }
 
@@ -351,7 +351,7 @@ async fn a_head_request_has_no_body_in_the_way() {
     client.send(&format!("HEAD / HTTP/1.1\r\n{HEAD}")).await;
     assert!(client.until("\r\n\r\n").await.contains("content-length: 3"));
     let new = server.hand_off_to(MOVING).await;
-    server.is_left_for(&new, 1).await;
+    server.leaves_to(&new, 1).await;
     client.is_answered_by("new").await;
 }
 
@@ -372,7 +372,7 @@ async fn who_asked_to_close_is_closed_and_http10_moves_if_it_keeps_alive() {
     assert_eq!(old.answer().await.body, "old");
     old.ends().await;
     drop((closes, old));
-    server.is_left_for(&new, 1).await;
+    server.leaves_to(&new, 1).await;
     kept.send(&format!("GET / HTTP/1.0\r\nConnection: keep-alive\r\n{HEAD}")).await;
     assert_eq!(kept.answer().await.body, "new");
 }
