@@ -122,10 +122,9 @@ impl Link {
             Err(mpsc::error::TrySendError::Closed(_)) => {
                 tracing::debug!(message = message.name(), "not said: the other side is gone");
             }
+            // The writer gives up after the deadline `write`; the link itself stays open, for the reason given there.
             Err(mpsc::error::TrySendError::Full(_)) => {
-                // With a message missing nothing that follows makes sense.
-                tracing::warn!(message = message.name(), "the other side does not read; its link is closed");
-                drop(SockRef::from(&*self.stream).shutdown(std::net::Shutdown::Both));
+                tracing::warn!(message = message.name(), "not said: the other side does not read");
             }
         }
     }
