@@ -200,7 +200,6 @@ fn also_when_a_signal_starts_the_successor() -> anyhow::Result<()> {
 
 /// Handoffs right after each other: predecessors of predecessors still have members.
 #[test]
-#[ignore = "when the deadline `rest` passes under load, `hotupdate` loses the connections that are on their way"]
 fn also_when_nobody_waits_for_the_drain() -> anyhow::Result<()> {
     let old = std::cell::RefCell::new(Vec::new());
     through_handoffs(|_, sandbox, handoff| {

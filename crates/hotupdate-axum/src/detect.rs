@@ -43,6 +43,21 @@ pub(crate) async fn detect(
     }
 }
 
+/// As [`detect`] for a client that has said before what it speaks: waits until it says something again, without a buffer
+/// until then.
+pub(crate) async fn wait_for_more(
+    io: &mut (impl AsyncRead + Unpin),
+    seen: &mut BytesMut,
+    protocol: Protocol,
+) -> io::Result<Option<Protocol>> {
+    if seen.is_empty() {
+        let mut bytes = [0; PREFACE.len()];
+        let n = io.read(&mut bytes).await?;
+        seen.extend_from_slice(&bytes[..n]);
+    }
+    Ok((!seen.is_empty()).then_some(protocol))
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;

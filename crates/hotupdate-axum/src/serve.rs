@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use hotupdate::{Connection, Listener, Serving};
 use http::{Request, Response};
 
-use crate::detect::{Protocol, detect};
+use crate::detect::{Protocol, detect, wait_for_more};
 use crate::io::Io;
 use crate::moving::{self, Begun, KIND};
 use crate::pulse::Pulse;
@@ -170,11 +170,7 @@ where
     let link = Link::new(&connection, pulse.clone());
     let mut io = Io::new(connection, pulse);
     io.give_back(begun.unread);
-    let listened = match begun.protocol {
-        Some(protocol) => Some((protocol, io)),
-        None => listen(io, &mut watch).await,
-    };
-    let Some((protocol, io)) = listened else { return };
+    let Some((protocol, io)) = listen(io, begun.protocol, &mut watch).await else { return };
     match protocol {
         Protocol::Http1 => {
             watch.speaks_http1();
@@ -188,13 +184,24 @@ where
     }
 }
 
-/// Waits until the client has said what it speaks; `None` when the connection is over before.
-async fn listen(mut io: Io<Connection>, watch: &mut Watch) -> Option<(Protocol, Io<Connection>)> {
+/// Waits until the client has said what it speaks, or says something at all if that is known; `None` when the connection
+/// is over before, or moves (on).
+async fn listen(
+    mut io: Io<Connection>,
+    known: Option<Protocol>,
+    watch: &mut Watch,
+) -> Option<(Protocol, Io<Connection>)> {
     let mut seen = BytesMut::new();
     loop {
         let event = {
-            let detecting = pin!(detect(&mut io, &mut seen));
-            watch.next(detecting).await
+            let listening = async {
+                match known {
+                    // hyper would take a buffer for it, and many of those that move stay idle for long.
+                    Some(protocol) => wait_for_more(&mut io, &mut seen, protocol).await,
+                    None => detect(&mut io, &mut seen).await,
+                }
+            };
+            watch.next(pin!(listening)).await
         };
         match event {
             Event::Ended(Ok(Some(protocol))) => {
@@ -204,7 +211,7 @@ async fn listen(mut io: Io<Connection>, watch: &mut Watch) -> Option<(Protocol, 
             Event::Ended(_) | Event::Forced => return None,
             Event::Leaves => {
                 io.give_back(seen.split().freeze());
-                io = moving::hand_over(io, None, watch).await?;
+                io = moving::hand_over(io, known, watch).await?;
             }
             Event::Silent if !watch.speaks(io.get()) => {
                 watch.closing();

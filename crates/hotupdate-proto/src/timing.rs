@@ -53,7 +53,7 @@ impl Default for Timing {
             batch: Duration::from_secs(5),
             lease: Duration::from_secs(60),
             standby: Duration::from_secs(3600),
-            stop: Duration::from_secs(2),
+            stop: Duration::from_secs(3),
             serving: Duration::from_secs(2),
             released: Duration::from_secs(10),
             probation: Duration::from_secs(5),
@@ -62,7 +62,7 @@ impl Default for Timing {
             resume: Duration::from_secs(5),
             hurry: Duration::from_secs(5),
             moving: Duration::from_secs(5),
-            rest: Duration::from_millis(500),
+            rest: Duration::from_secs(2),
             write: Duration::from_secs(5),
         }
     }

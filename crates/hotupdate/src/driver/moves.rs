@@ -40,6 +40,10 @@ pub(super) struct Moves {
     takers: HashMap<Generation, Taking>,
     /// Predecessors that have to come to rest before the accept loops are stopped.
     resting: Option<Resting>,
+    /// Somebody else is about to read the links of our predecessors, or does: nothing may be on its way to us.
+    quiet: bool,
+    /// Predecessors that did not come to rest in time, for which nobody waits again.
+    late: HashSet<Generation>,
 }
 
 #[derive(Default)]
@@ -73,6 +77,8 @@ impl Moves {
             knowing: HashSet::new(),
             takers: HashMap::new(),
             resting: None,
+            quiet: false,
+            late: HashSet::new(),
         }
     }
 
@@ -228,9 +234,7 @@ impl Driver {
             std::mem::take(&mut self.moves.queue).into_iter().for_each(give_back);
         }
         if self.moves.resting.as_ref().is_some_and(|resting| now >= resting.until) {
-            tracing::warn!("a predecessor did not finish its moves in time (deadline `rest`)");
-            self.moves.resting = None;
-            self.stop_now().await;
+            self.give_up_resting().await;
         }
     }
 }
@@ -274,6 +278,9 @@ fn describe(parcel: &Parcel) -> MovingItem {
 impl Driver {
     /// Tells predecessors which connections this process picks up.
     pub(super) fn announce(&mut self) {
+        if self.moves.quiet {
+            return;
+        }
         let kinds: Vec<_> = self.moves.adopters.iter().map(|adopter| adopter.kind.clone()).collect();
         let Role::Incumbent(machine) = &self.role else { return };
         for predecessor in machine.predecessors() {
@@ -392,13 +399,11 @@ impl Driver {
     /// Before the accept loops stop, predecessors finish the moves that are under way: the next version could not.
     pub(super) async fn stop(&mut self) {
         self.stops += 1;
-        let awaited: HashSet<_> = self
-            .moves
-            .takers
-            .keys()
-            .filter(|generation| self.predecessors.contains_key(generation))
-            .copied()
-            .collect();
+        self.moves.quiet = true;
+        let waits = |generation: &&Generation| {
+            self.predecessors.contains_key(generation) && !self.moves.late.contains(generation)
+        };
+        let awaited: HashSet<_> = self.moves.takers.keys().filter(waits).copied().collect();
         if awaited.is_empty() {
             return self.stop_now().await;
         }
@@ -412,9 +417,26 @@ impl Driver {
 
     pub(super) fn stop_is_off(&mut self) {
         self.moves.resting = None;
+        self.moves.quiet = false;
+    }
+
+    /// Going on would lose the connections that are on their way, so this attempt fails. The next does not wait for a process
+    /// that hangs.
+    async fn give_up_resting(&mut self) {
+        let Some(Resting { awaited, .. }) = self.moves.resting.take() else { return };
+        let mut generations: Vec<_> = awaited.iter().map(ToString::to_string).collect();
+        generations.sort_unstable();
+        self.moves.late.extend(awaited);
+        let what = format!(
+            "generation {} did not finish its moves in time (deadline `rest`)",
+            generations.join(" and ")
+        );
+        self.events.push_back(incumbent::Event::CannotStop(what));
+        self.perform(Vec::new()).await;
     }
 
     async fn rested(&mut self, generation: Generation) {
+        self.moves.late.remove(&generation);
         let Some(resting) = &mut self.moves.resting else { return };
         resting.awaited.remove(&generation);
         if resting.awaited.is_empty() {
