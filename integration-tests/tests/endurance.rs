@@ -81,15 +81,15 @@ fn quiet_facts(sandbox: &Sandbox, serving: Serving) -> Facts {
     });
     // The question itself costs a descriptor for a moment, so the least of some looks counts: a leak is in all of them.
     let mut looks = Vec::new();
-    eventually("ten looks at the survivor", QUIET, || {
+    eventually("some looks at the survivor", QUIET, || {
         looks.push(Facts::of(serving.pid)?);
-        (looks.len() == 10).then_some(())
+        (looks.len() == 30).then_some(())
     });
-    looks.into_iter().min_by_key(|facts| facts.fds).expect("ten looks")
+    looks.into_iter().min_by_key(|facts| facts.fds).expect("there are some")
 }
 
 fn assert_same(first: &Facts, now: &Facts, rss_noise_kib: u64) {
-    assert_eq!(first.fds, now.fds, "descriptors: {first:?} after the first handoff, now {now:?}");
+    assert!(now.fds <= first.fds, "descriptors: {first:?} after the first handoff, now {now:?}");
     assert!(now.threads <= first.threads, "threads: {first:?} after the first handoff, now {now:?}");
     assert!(
         now.rss_kib <= first.rss_kib + rss_noise_kib,

@@ -178,7 +178,10 @@ fn ten_failures_then_a_success() {
             }
         }
     }
-    assert_eq!(quiet_fds(&service, &sandbox), before, "failed attempts left descriptors behind");
+    // A question costs a descriptor for a moment, also the last one that was asked; what leaked would stay.
+    eventually("no more descriptors than before the failed attempts", SOON, || {
+        (quiet_fds(&service, &sandbox) <= before).then_some(())
+    });
     next_attempt_works(&sandbox, serving);
 }
 

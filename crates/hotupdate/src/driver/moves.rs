@@ -241,7 +241,7 @@ impl Driver {
 
 impl Moves {
     fn next_batch(&mut self) -> Vec<Parcel> {
-        let (mut parcels, mut bytes) = (Vec::new(), 0);
+        let (mut parcels, mut bytes) = (Vec::with_capacity(self.queue.len().min(MAX_BATCH)), 0);
         while let Some(next) = self.queue.front() {
             bytes += next.state.len();
             if parcels.len() == MAX_BATCH || (bytes > MAX_BATCH_STATE && !parcels.is_empty()) {
@@ -253,7 +253,9 @@ impl Moves {
     }
 
     fn take(&mut self, ids: &[u64]) -> Vec<Parcel> {
-        ids.iter().filter_map(|id| self.on_the_way.remove(id)).collect()
+        let mut parcels = Vec::with_capacity(ids.len());
+        parcels.extend(ids.iter().filter_map(|id| self.on_the_way.remove(id)));
+        parcels
     }
 }
 
