@@ -25,13 +25,15 @@ use crate::error::Fault;
 use crate::inventory::ConnectionRow;
 use crate::message::Message;
 
-/// The most connections in one batch. Moving 9,900 sockets took 12 ms in batches of 64, and not much less in larger ones.
-pub const MAX_BATCH: usize = 64;
+/// The most connections in one batch: as many as a message may own descriptors. On a busy machine it is the wait for each
+/// other's turn that costs time, and large batches need few turns.
+pub const MAX_BATCH: usize = crate::message::MAX_DESCRIPTORS;
 
 /// The most bytes of state in one batch, so that the message stays below its limit even if every byte needs an escape.
 pub const MAX_BATCH_STATE: usize = 128 * 1024;
 
-/// Batches on their way at the same time: descriptors in flight stay below 256, which every user may have.
+/// Batches on their way at the same time: at most 1,000 descriptors are in flight, which every user may have (unix(7): as
+/// many as the soft `RLIMIT_NOFILE`, 1,024 by default).
 pub const WINDOW: usize = 4;
 
 /// A kind of connection that the serving process takes.

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,10 @@ const READ_SIZE: usize = 64 * 1024;
 
 /// How long to wait when too many descriptors are in flight (`ETOOMANYREFS`, unix(7)): the receiver only has to read.
 const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(2);
+
+/// A descriptor to send: a copy that ends with the message, or a socket that its owner still holds, so that sending it
+/// costs no further descriptor.
+pub(crate) type Sent = Arc<dyn AsFd + Send + Sync>;
 
 /// The receiving half: cuts messages out of the stream, and the descriptors that they own. Safe to cancel.
 pub(crate) struct Receiver {
@@ -169,17 +173,17 @@ fn receive(
 pub(crate) async fn send(
     stream: &UnixStream,
     bytes: &[u8],
-    descriptors: &[OwnedFd],
+    descriptors: &[Sent],
     deadline: Instant,
 ) -> io::Result<()> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, "the other side does not read (deadline `write`)");
     timeout_at(deadline, send_all(stream, bytes, descriptors)).await.map_err(|_| late())?
 }
 
-async fn send_all(stream: &UnixStream, mut bytes: &[u8], mut descriptors: &[OwnedFd]) -> io::Result<()> {
+async fn send_all(stream: &UnixStream, mut bytes: &[u8], mut descriptors: &[Sent]) -> io::Result<()> {
     while !bytes.is_empty() {
         // `sendfd` is the one place that asks for raw descriptors.
-        let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let raw: Vec<_> = descriptors.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
         match stream.send_with_fd(bytes, &raw) {
             Ok(sent) => {
                 bytes = &bytes[sent..];
@@ -204,7 +208,6 @@ fn misbehaved(error: FrameError) -> Fault {
 mod tests {
     use super::*;
     use hotupdate_proto::{ListenerItem, ListenerKind};
-    use std::os::fd::AsFd;
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)
@@ -215,7 +218,7 @@ mod tests {
         (ours, Receiver::new(Arc::new(theirs), b""))
     }
 
-    fn listeners(count: usize) -> (Message, Vec<OwnedFd>) {
+    fn listeners(count: usize) -> (Message, Vec<Sent>) {
         let item = |n: usize| ListenerItem {
             name: n.to_string(),
             kind: ListenerKind::Other,
@@ -223,11 +226,12 @@ mod tests {
             cookie: 0,
         };
         let file = tempfile::tempfile().unwrap();
-        let fds = (0..count).map(|_| file.as_fd().try_clone_to_owned().unwrap()).collect();
+        let file: Sent = Arc::new(file);
+        let fds = vec![file; count];
         (Message::Listeners { batch: 1, items: (0..count).map(item).collect() }, fds)
     }
 
-    async fn say(stream: &UnixStream, message: &Message, fds: &[OwnedFd]) {
+    async fn say(stream: &UnixStream, message: &Message, fds: &[Sent]) {
         send(stream, &frame::encode_message(message).unwrap(), fds, soon()).await.unwrap();
     }
 

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
-use crate::channel::{self, Receiver};
+use crate::channel::{self, Receiver, Sent};
 
 /// Which link it is, for the driver. Never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +34,7 @@ pub(crate) enum Heard {
 const QUEUE: usize = 256;
 
 enum Outgoing {
-    Bytes(Vec<u8>, Vec<OwnedFd>),
+    Bytes(Vec<u8>, Vec<Sent>),
     Flush(oneshot::Sender<()>),
 }
 
@@ -110,7 +110,7 @@ impl Link {
     }
 
     /// Says something. A peer that does not read, or is dead, is noticed by the reader.
-    pub(crate) fn send(&self, message: &Message, descriptors: Vec<OwnedFd>) {
+    pub(crate) fn send(&self, message: &Message, descriptors: Vec<Sent>) {
         let bytes = match frame::encode_message(message) {
             Ok(bytes) => bytes,
             Err(error) => {

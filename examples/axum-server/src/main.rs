@@ -48,6 +48,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         fail(failure).await?;
     }
     let hot = hot.ready().await?;
+    streams::adopt(&hot);
     let (generation, pid) = (hot.generation(), id());
     say(format_args!("serving generation={generation} pid={pid} http={address}"))?;
 

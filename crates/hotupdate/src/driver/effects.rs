@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: telling people, see `driver/report.rs`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use hotupdate_proto::incumbent::{Effect, Event, Stopped};
@@ -110,7 +111,9 @@ impl Driver {
     fn send(&mut self, message: &Message) {
         let Some(peer) = &self.peer else { return };
         match self.attach(message) {
-            Ok(descriptors) => peer.send(message, descriptors),
+            Ok(descriptors) => {
+                peer.send(message, descriptors.into_iter().map(|fd| Arc::new(fd) as _).collect());
+            }
             // Out of descriptors, most likely. The attempt fails, and nothing else.
             Err(error) => {
                 let doing = format!("sending `{}`", message.name());
@@ -193,6 +196,7 @@ impl Driver {
         let (grace, spread) = (self.settings.grace.min(whole / 4), self.settings.spread.min(whole / 2));
         if !self.draining {
             self.expect_moves();
+            self.progress.reset();
         }
         self.connections.set_phase(Phase::Draining(Plan { since, until, grace, spread }));
         self.lifecycle.send_if_modified(|now| {
@@ -201,9 +205,6 @@ impl Driver {
             earlier
         });
         self.draining = true;
-        if !std::mem::replace(&mut self.rows_sent, true) {
-            self.collect_rows();
-        }
     }
 
     /// To be sent when they are there, outside of the critical path.

@@ -63,6 +63,11 @@ impl Driver {
     }
 
     pub(super) async fn tell_progress(&mut self) {
+        // Most connections are gone in a moment, and need no row over there.
+        if !self.rows_sent && self.moves.at_rest() {
+            self.rows_sent = true;
+            self.collect_rows();
+        }
         let (connections, totals) = self.connections.snapshot();
         let closed = self.connections.take_closed();
         if self.told == Some((connections, totals)) && closed.is_empty() {

@@ -3,8 +3,7 @@
 //! Deliberately absent: who has a connection when; `hotupdate_proto::moving` decides that.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -92,6 +91,11 @@ impl Moves {
         self.knowing.contains(&generation)
     }
 
+    /// Whether no connection is about to leave.
+    pub(super) fn at_rest(&self) -> bool {
+        self.queue.is_empty() && self.mover.is_idle()
+    }
+
     pub(super) fn forget(&mut self, generation: Generation) {
         self.takers.remove(&generation);
     }
@@ -160,22 +164,10 @@ impl Driver {
     fn pump(&mut self) {
         while self.moves.mover.has_room() && !self.moves.queue.is_empty() {
             let parcels = self.moves.next_batch();
-            let descriptors: io::Result<Vec<OwnedFd>> = parcels
-                .iter()
-                .map(|parcel| parcel.connection.socket().as_fd().try_clone_to_owned())
-                .collect();
-            let (descriptors, Some(peer)) = (descriptors, &self.peer) else {
+            let Some(peer) = &self.peer else {
                 return parcels.into_iter().for_each(give_back);
             };
-            let descriptors = match descriptors {
-                Ok(descriptors) => descriptors,
-                // Out of descriptors: they stay, and are drained like connections that cannot move.
-                Err(error) => {
-                    tracing::warn!(%error, connections = parcels.len(), "connections cannot be moved");
-                    parcels.into_iter().for_each(give_back);
-                    continue;
-                }
-            };
+            let descriptors = parcels.iter().map(|parcel| parcel.connection.socket().clone() as _).collect();
             let items = parcels.iter().map(describe).collect();
             for effect in self.moves.mover.offer(Instant::now(), items) {
                 if let MoverEffect::Send(message) = effect {
