@@ -1,21 +1,29 @@
-//! The live table: every open connection of this process, what it does, and how many there are.
+//! The live table: every open connection of this process. What one of them does is kept in `connections/tracker.rs`, how
+//! many there are in `connections/ledger.rs`.
 //!
 //! Deliberately absent: reading and writing, see [`crate::connection`]; deciding when to drain, see `driver.rs`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hotupdate_proto::{ConnectionRow, ConnectionState, Generation, Kind, Summary, Totals};
+use hotupdate_proto::{ConnectionRow, Generation, Kind, Summary, Totals};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::address::Address;
 use crate::connection::{Parcel, Socket};
 use crate::drain::{Drain, Phase};
-use crate::meters::{self, Meters};
+use crate::meters::{Event, Meters};
+
+mod ledger;
+use ledger::Ledger;
+
+mod tracker;
+use tracker::Row;
+pub use tracker::{Activity, Request, Tracker};
 
 /// The next version forgets rows by these ids. What does not fit goes with the predecessor itself.
 const MAX_CLOSED: usize = 20_000;
@@ -30,13 +38,7 @@ pub struct Connections {
 struct Table {
     rows: Mutex<HashMap<u64, Arc<Row>>>,
     last_id: AtomicU64,
-    /// Who came and who went, always in balance. Not taken from the rows, because a release cannot wait for 100,000 of them.
-    ledger: Mutex<Totals>,
-    /// Those of the open connections that are not idle; kept up to date with every change.
-    active: AtomicU64,
-    upgraded: AtomicU64,
-    requests: AtomicU64,
-    meters: Meters,
+    ledger: Ledger,
     phase: watch::Sender<Phase>,
     empty: Notify,
     /// What is known of the kinds that the process that serves picks up.
@@ -65,31 +67,6 @@ struct Taken {
     until: Option<Instant>,
 }
 
-/// How a connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Migrated,
-    Finished,
-    Closed,
-    Forced,
-}
-
-/// One open connection.
-#[derive(Debug)]
-pub(crate) struct Row {
-    id: u64,
-    listener: Arc<str>,
-    peer: Address,
-    local: Address,
-    accepted_ms: u64,
-    protocol: Mutex<Cow<'static, str>>,
-    requests: AtomicU64,
-    activity: AtomicU64,
-    /// Its end, when it comes, was asked for by a drain.
-    closing: AtomicBool,
-    socket: Weak<Socket>,
-}
-
 impl Connections {
     /// An empty table, and what connections that want to move are put into.
     pub(crate) fn new(generation: Generation) -> (Self, mpsc::UnboundedReceiver<Parcel>) {
@@ -97,11 +74,7 @@ impl Connections {
         let table = Table {
             rows: Mutex::default(),
             last_id: AtomicU64::new(0),
-            ledger: Mutex::default(),
-            active: AtomicU64::new(0),
-            upgraded: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
-            meters: Meters::new(generation),
+            ledger: Ledger::new(generation),
             phase: watch::Sender::new(Phase::Serving),
             empty: Notify::new(),
             taken: Mutex::default(),
@@ -120,18 +93,12 @@ impl Connections {
     /// What became of all connections since the start of the process.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        Totals { requests: self.table.requests.load(Relaxed), ..*self.table.ledger() }
+        self.table.ledger.totals()
     }
 
-    /// Both at the same moment: the totals say how many are open, and the summary says in which states they are.
+    /// Both at the same moment, so that they agree.
     pub(crate) fn snapshot(&self) -> (Summary, Totals) {
-        let totals = self.totals();
-        // A change of state is two steps, so for an instant a count can be one too low, below zero, or too high.
-        let count = |count: &AtomicU64| u64::try_from(count.load(Relaxed).cast_signed()).unwrap_or(0);
-        let open = totals.open();
-        let active = count(&self.table.active).min(open);
-        let upgraded = count(&self.table.upgraded).min(open - active);
-        (Summary { idle: open - active - upgraded, active, upgraded }, totals)
+        self.table.ledger.snapshot()
     }
 
     /// Connections accepted since the start of the process.
@@ -211,7 +178,7 @@ impl Connections {
         let accepted = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let accepted_ms = u64::try_from(accepted.as_millis()).unwrap_or(u64::MAX);
         let row = self.row(listener.clone(), peer, local, accepted_ms, 0, "raw".into(), socket);
-        self.enter(row, meters::Event::Accepted)
+        self.enter(row, Event::Accepted)
     }
 
     #[allow(clippy::too_many_arguments, reason = "a row has that many columns")]
@@ -239,9 +206,9 @@ impl Connections {
         }
     }
 
-    fn enter(&self, row: Row, how: meters::Event) -> Tracker {
+    fn enter(&self, row: Row, how: Event) -> Tracker {
         let row = Arc::new(row);
-        self.table.enter(how);
+        self.table.ledger.enter(how);
         self.table.rows().insert(row.id, row.clone());
         Tracker { row, table: self.table.clone() }
     }
@@ -257,12 +224,12 @@ impl Connections {
         let ConnectionRow { listener, protocol, accepted_ms, requests, .. } = row;
         let row =
             self.row(listener.as_str().into(), peer, local, accepted_ms, requests, protocol.into(), socket);
-        self.enter(row, meters::Event::Adopted)
+        self.enter(row, Event::Adopted)
     }
 
     /// Tells what is counted here.
     pub(crate) fn meters(&self) -> &Meters {
-        &self.table.meters
+        self.table.ledger.meters()
     }
 
     /// The next version may say what it takes until then.
@@ -303,7 +270,7 @@ impl Connections {
         self.set_phase(Phase::Forced);
         let rows: Vec<_> = self.table.rows().values().cloned().collect();
         for row in &rows {
-            self.table.end(row, End::Forced);
+            self.table.end(row, Event::Forced);
             if let Some(socket) = row.socket.upgrade() {
                 socket.shut_down();
             }
@@ -323,254 +290,10 @@ impl Table {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Totals> {
-        // One number changes at a time.
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn enter(&self, how: meters::Event) {
-        match how {
-            meters::Event::Adopted => self.ledger().adopted += 1,
-            _ => self.ledger().accepted += 1,
-        }
-        self.meters.count(how);
-        self.meters.state(None, Some(ConnectionState::Idle));
-    }
-
     /// A connection ends. Only the first end counts, and nothing that happens to it afterwards.
-    fn end(&self, row: &Row, end: End) {
-        let before = row.activity.fetch_or(GONE, Relaxed);
-        if before & GONE != 0 {
-            return;
+    fn end(&self, row: &Row, how: Event) {
+        if let Some(state) = row.end() {
+            self.ledger.leave(state, how);
         }
-        // In this order: an open connection may be counted as idle for an instant, one that is gone never as open.
-        self.count(state(before), -1);
-        let mut ledger = self.ledger();
-        let (total, event) = match end {
-            End::Migrated => (&mut ledger.migrated, meters::Event::Migrated),
-            End::Finished => (&mut ledger.finished, meters::Event::Finished),
-            End::Closed => (&mut ledger.closed, meters::Event::Closed),
-            End::Forced => (&mut ledger.forced, meters::Event::Forced),
-        };
-        *total += 1;
-        drop(ledger);
-        self.meters.count(event);
-        self.meters.state(Some(state(before)), None);
-    }
-
-    fn changed(&self, from: ConnectionState, to: ConnectionState) {
-        if from != to {
-            self.count(to, 1);
-            self.count(from, -1);
-            self.meters.state(Some(from), Some(to));
-        }
-    }
-
-    /// Idle is what is open and not counted here.
-    fn count(&self, state: ConnectionState, by: i64) {
-        let by = by.cast_unsigned();
-        match state {
-            ConnectionState::Idle => {}
-            ConnectionState::Active => drop(self.active.fetch_add(by, Relaxed)),
-            ConnectionState::Upgraded => drop(self.upgraded.fetch_add(by, Relaxed)),
-        }
-    }
-}
-
-/// The activity of a row is one number, so that a change is one atomic step and counted exactly once, without a lock:
-/// the requests in flight, and above them two flags.
-const UPGRADED: u64 = 1 << 62;
-/// The connection is gone; what a straggler does is not counted any more.
-const GONE: u64 = 1 << 63;
-
-fn state(activity: u64) -> ConnectionState {
-    match activity & !GONE {
-        0 => ConnectionState::Idle,
-        upgraded if upgraded & UPGRADED != 0 => ConnectionState::Upgraded,
-        _ => ConnectionState::Active,
-    }
-}
-
-impl Row {
-    fn state(&self) -> ConnectionState {
-        state(self.activity.load(Relaxed))
-    }
-
-    fn describe(&self) -> ConnectionRow {
-        ConnectionRow {
-            id: self.id,
-            listener: self.listener.to_string(),
-            peer: self.peer.to_string(),
-            local: self.local.to_string(),
-            protocol: self.protocol.lock().unwrap_or_else(PoisonError::into_inner).to_string(),
-            accepted_ms: self.accepted_ms,
-            requests: self.requests.load(Relaxed),
-            state: self.state(),
-        }
-    }
-}
-
-/// Keeps the row of one connection right. The row is there as long as this value.
-///
-/// Purposefully not `Clone`: the end of the tracker is the end of the connection.
-#[derive(Debug)]
-pub struct Tracker {
-    row: Arc<Row>,
-    table: Arc<Table>,
-}
-
-impl Tracker {
-    /// The connection's number, unique in this process.
-    #[must_use]
-    pub fn id(&self) -> u64 {
-        self.row.id
-    }
-
-    /// The client's address.
-    #[must_use]
-    pub fn peer(&self) -> &Address {
-        &self.row.peer
-    }
-
-    /// The address that the client connected to.
-    #[must_use]
-    pub fn local(&self) -> &Address {
-        &self.row.local
-    }
-
-    /// A handle that can change the row and does not keep it.
-    #[must_use]
-    pub fn activity(&self) -> Activity {
-        Activity { row: self.row.clone(), table: self.table.clone() }
-    }
-
-    /// What the process wants of this connection.
-    #[must_use]
-    pub fn drain(&self) -> Drain {
-        Drain::new(self.table.phase.subscribe())
-    }
-
-    /// The row, as it is told to other processes.
-    pub(crate) fn describe(&self) -> ConnectionRow {
-        self.row.describe()
-    }
-
-    pub(crate) fn connections(&self) -> Connections {
-        Connections { table: self.table.clone() }
-    }
-
-    /// The other process has it.
-    pub(crate) fn migrated(&self) {
-        self.table.end(&self.row, End::Migrated);
-    }
-}
-
-impl Drop for Tracker {
-    fn drop(&mut self) {
-        let Self { row, table } = self;
-        table.end(row, if row.closing.load(Relaxed) { End::Closed } else { End::Finished });
-        let mut rows = table.rows();
-        rows.remove(&row.id);
-        if *table.phase.borrow() != Phase::Serving {
-            let mut closed = table.closed.lock().unwrap_or_else(PoisonError::into_inner);
-            if closed.len() < MAX_CLOSED {
-                closed.push(row.id);
-            }
-        }
-        if rows.is_empty() {
-            table.empty.notify_waiters();
-        }
-    }
-}
-
-/// Records what a connection does. Cheap to clone; a record of a connection that is gone changes nothing.
-#[derive(Clone, Debug)]
-pub struct Activity {
-    row: Arc<Row>,
-    table: Arc<Table>,
-}
-
-impl Activity {
-    /// What is spoken: `http/1.1`, `h2`, `websocket`, `raw`, or a word of the application.
-    pub fn protocol(&self, protocol: &'static str) {
-        *self.row.protocol.lock().unwrap_or_else(PoisonError::into_inner) = protocol.into();
-    }
-
-    /// A request began; it ends when the returned value is dropped.
-    #[must_use]
-    pub fn request(&self) -> Request {
-        self.row.requests.fetch_add(1, Relaxed);
-        self.table.requests.fetch_add(1, Relaxed);
-        self.table.meters.request();
-        let before = self.row.activity.fetch_add(1, Relaxed);
-        self.changed(before, before + 1);
-        Request { activity: self.clone() }
-    }
-
-    /// Whether connections of this kind, and of this listener, can move.
-    #[must_use]
-    pub fn moves(&self, kind: &str) -> Moves {
-        let fits = |taken: &Kind| {
-            taken.kind == kind
-                && taken.listener.as_ref().is_none_or(|listener| **listener == *self.row.listener)
-        };
-        let taken = self.table.taken();
-        if taken.kinds.iter().any(fits) {
-            Moves::Yes
-        } else if taken.until.is_some_and(|until| Instant::now() < until) {
-            Moves::Expected
-        } else {
-            Moves::No
-        }
-    }
-
-    /// How many requests are in flight.
-    #[must_use]
-    pub fn in_flight(&self) -> u32 {
-        // Fits: the flags are cut off, and nobody has 2^32 requests in flight on a connection.
-        (self.row.activity.load(Relaxed) & u64::from(u32::MAX)) as u32
-    }
-
-    /// How many requests there have been.
-    #[must_use]
-    pub fn requests(&self) -> u64 {
-        self.row.requests.load(Relaxed)
-    }
-
-    /// The conversation is no longer one of requests and responses.
-    pub fn upgraded(&self, protocol: &'static str) {
-        self.protocol(protocol);
-        let before = self.row.activity.fetch_or(UPGRADED, Relaxed);
-        self.changed(before, before | UPGRADED);
-    }
-
-    /// Counts a connection that its owner closed at the deadline.
-    pub fn forced(&self) {
-        self.table.end(&self.row, End::Forced);
-    }
-
-    /// The owner tells the client to leave, or closes, because the process drains: the end of this connection is counted as
-    /// `closed` and not as `finished`.
-    pub fn closing(&self) {
-        self.row.closing.store(true, Relaxed);
-    }
-
-    fn changed(&self, before: u64, after: u64) {
-        if before & GONE == 0 {
-            self.table.changed(state(before), state(after));
-        }
-    }
-}
-
-/// A request in flight.
-#[derive(Debug)]
-pub struct Request {
-    activity: Activity,
-}
-
-impl Drop for Request {
-    fn drop(&mut self) {
-        let before = self.activity.row.activity.fetch_sub(1, Relaxed);
-        self.activity.changed(before, before - 1);
     }
 }

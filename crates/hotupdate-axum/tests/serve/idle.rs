@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: who is answered, see [`crate::http1`].
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::AsyncWriteExt as _;
 
@@ -104,16 +104,17 @@ async fn half_a_head_is_closed_in_time_and_silence_is_not() {
 #[tokio::test]
 async fn a_head_sent_slowly_is_served_when_its_turn_comes() {
     let server = Server::start(BRISK).await;
-    let mut client = server.client().await;
+    let (mut client, mut silent) = (server.client().await, server.client().await);
     client.get("/").await;
+    silent.get("/").await;
     let _new = server.hand_off().await;
     // Begun within the grace, complete after it.
     client.send("GET / HT").await;
-    tokio::time::sleep(SHORT + Duration::from_millis(200)).await;
+    silent.ends().await;
     client.send("TP/1.1\r\nHost: test\r\n\r\n").await;
     let answer = client.answer().await;
     assert_eq!((answer.body.as_str(), answer.says_close()), ("old", true));
     client.ends().await;
-    drop(client);
+    drop((client, silent));
     assert_eq!(server.drained().await, 0);
 }

@@ -13,3 +13,4 @@ mod idle;
 mod moves;
 mod server;
 mod streams;
+mod unix;

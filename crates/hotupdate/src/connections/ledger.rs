@@ -1,0 +1,109 @@
+//! Who came, who went, and what those do that are here: numbers that are in balance at every moment.
+//!
+//! Deliberately absent: the connections.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hotupdate_proto::{ConnectionState, Generation, Summary, Totals};
+
+use crate::meters::{Event, Meters};
+
+/// Kept up to date with every change, because a release cannot wait until 100,000 rows are counted.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    /// All but the requests.
+    totals: Mutex<Totals>,
+    requests: AtomicU64,
+    /// Those of the open connections that are not idle.
+    active: AtomicU64,
+    upgraded: AtomicU64,
+    meters: Meters,
+}
+
+impl Ledger {
+    pub(super) fn new(generation: Generation) -> Self {
+        Self {
+            totals: Mutex::default(),
+            requests: AtomicU64::new(0),
+            active: AtomicU64::new(0),
+            upgraded: AtomicU64::new(0),
+            meters: Meters::new(generation),
+        }
+    }
+
+    pub(super) fn meters(&self) -> &Meters {
+        &self.meters
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        Totals { requests: self.requests.load(Relaxed), ..*self.lock() }
+    }
+
+    /// Both at the same moment: the totals say how many are open, and the summary says in which states they are.
+    pub(super) fn snapshot(&self) -> (Summary, Totals) {
+        let totals = self.totals();
+        // A change of state is two steps, so for an instant a count can be one too low, below zero, or too high.
+        let count = |count: &AtomicU64| u64::try_from(count.load(Relaxed).cast_signed()).unwrap_or(0);
+        let open = totals.open();
+        let active = count(&self.active).min(open);
+        let upgraded = count(&self.upgraded).min(open - active);
+        (Summary { idle: open - active - upgraded, active, upgraded }, totals)
+    }
+
+    /// A connection comes in, idle.
+    pub(super) fn enter(&self, how: Event) {
+        self.book(how);
+        self.meters.state(None, Some(ConnectionState::Idle));
+    }
+
+    /// A connection that was in this state goes out.
+    pub(super) fn leave(&self, state: ConnectionState, how: Event) {
+        // In this order: an open connection may be counted as idle for an instant, one that is gone never as open.
+        self.count(state, -1);
+        self.book(how);
+        self.meters.state(Some(state), None);
+    }
+
+    pub(super) fn changed(&self, from: ConnectionState, to: ConnectionState) {
+        if from != to {
+            self.count(to, 1);
+            self.count(from, -1);
+            self.meters.state(Some(from), Some(to));
+        }
+    }
+
+    pub(super) fn request(&self) {
+        self.requests.fetch_add(1, Relaxed);
+        self.meters.request();
+    }
+
+    fn book(&self, event: Event) {
+        let mut totals = self.lock();
+        *match event {
+            Event::Accepted => &mut totals.accepted,
+            Event::Adopted => &mut totals.adopted,
+            Event::Migrated => &mut totals.migrated,
+            Event::Finished => &mut totals.finished,
+            Event::Closed => &mut totals.closed,
+            Event::Forced => &mut totals.forced,
+        } += 1;
+        drop(totals);
+        self.meters.count(event);
+    }
+
+    /// Idle is what is open and not counted here.
+    fn count(&self, state: ConnectionState, by: i64) {
+        let by = by.cast_unsigned();
+        match state {
+            ConnectionState::Idle => {}
+            ConnectionState::Active => drop(self.active.fetch_add(by, Relaxed)),
+            ConnectionState::Upgraded => drop(self.upgraded.fetch_add(by, Relaxed)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Totals> {
+        // One number changes at a time.
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
