@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::commands::hold::Place;
+
 const ABOUT: &str = "\
 See and steer hot updates of running services.
 
@@ -24,6 +26,8 @@ Examples:
   hotctl watch
   # Replace the running version; if this fails, it serves on
   hotctl handoff -- ./server-v2 --port 80
+  # Clients wait instead of being refused, even if the last process crashes
+  hotctl hold --socket ./control.sock --listen http=0.0.0.0:80 -- ./server
   # The new version is bad: the old one serves again
   hotctl rollback
   # Do not wait longer for the old version's connections
@@ -55,6 +59,36 @@ Examples:
 
 COMMAND runs in a session of its own and outlives hotctl. It may be a wrapper script: hotctl recognises the new \
 version by the environment variable HOTUPDATE_ATTEMPT, which the library passes on.";
+
+const HOLD: &str = "\
+What it does, and it does nothing else:
+  * It opens the listening sockets and never accepts from them. As long as it runs, a client that connects waits in the \
+queue of the socket instead of being refused, whatever becomes of the service.
+  * It starts COMMAND, which gets the sockets as a socket unit of systemd passes them (LISTEN_FDS, LISTEN_FDNAMES, \
+LISTEN_PID): a service built with hotupdate that asks for a listener of that name has it, and every later version, \
+whoever starts it, gets the same socket from the version before.
+  * It watches the lock of the control socket (--socket, required). When the lock is free nobody serves, whichever \
+process it was. If the control socket is still there, the service crashed: COMMAND is started again, the first time at \
+once, then after 0.1 s and twice as long each time, up to 5 s. Who serves for 10 s makes that start anew. After \
+--restarts it gives up.
+  * If the control socket is gone, the service was stopped on purpose (`hotctl stop`, SIGTERM): the sockets are closed, \
+and hold ends as COMMAND did. That COMMAND ends after a hot update is no reason for anything: the new version serves.
+  * A COMMAND that ends with status 0 before it served is finished, and so is hold: it has to stay in the foreground.
+  * SIGTERM and SIGINT are passed on to COMMAND; if another process serves by now, it is told to stop, as by `hotctl \
+stop`. Then hold waits for both. A second signal does not wait for what COMMAND did not start.
+
+COMMAND runs in a session of its own. If hold itself is killed, the service goes on, without a keeper. COMMAND should be \
+a path that a deploy replaces: after a crash it is what is started.
+
+Examples:
+  hotctl hold --socket /run/shop/control.sock --listen http=0.0.0.0:80 -- /opt/shop/server
+  hotctl hold --socket ./c.sock --listen http=[::]:80 --listen admin=/run/shop/admin.sock -- ./server
+
+Exit codes:
+  those of COMMAND (128 + N if signal N killed it), and
+    1  it could not begin: somebody serves already, an address is taken, COMMAND cannot be run
+    2  usage
+    3  it gave up: nobody serves";
 
 const ROLLBACK: &str = "\
 For some seconds after a handoff (its probation) the old version keeps the listening sockets and takes over again \
@@ -107,6 +141,9 @@ pub(crate) enum Command {
     /// Replace the running version, by COMMAND or by the successor that stands by
     #[command(after_long_help = examples(HANDOFF))]
     Handoff(Handoff),
+    /// Hold the listening sockets, and start COMMAND again when nobody serves any more
+    #[command(after_long_help = HOLD)]
+    Hold(Hold),
     /// End the handoff that is under way; the running version serves on
     Abort,
     /// Give the service back to the version that served before
@@ -139,6 +176,7 @@ impl Command {
             Self::Status => "status",
             Self::Connections => "connections",
             Self::Handoff(_) => "handoff",
+            Self::Hold(_) => "hold",
             Self::Abort => "abort",
             Self::Rollback => "rollback",
             Self::Drain(_) => "drain",
@@ -163,6 +201,21 @@ pub(crate) struct Handoff {
 
     /// The new version and its arguments; without it, the successor that stands by is released
     #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Hold {
+    /// A listening socket: its name, and HOST:PORT or the path of a Unix socket; may be given several times
+    #[arg(long, value_name = "NAME=ADDRESS", required = true, value_parser = Place::parse)]
+    pub(crate) listen: Vec<Place>,
+
+    /// How often in a row COMMAND is started again
+    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+    pub(crate) restarts: u32,
+
+    /// The service and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
 

@@ -56,12 +56,18 @@ impl<'a> Context<'a> {
         report: &'a Report,
         timeout: Option<Duration>,
     ) -> Result<Self, Failure> {
-        let interrupt = Arc::new(AtomicBool::new(false));
-        let (signal, code) = (signal_hook::consts::SIGINT, Exit::Interrupted as i32);
-        signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&interrupt))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupt)))
+        let context = Self::without_interrupt(socket, report, timeout);
+        let interrupt = &context.interrupt;
+        let (signal, code) = (signal_hook::consts::SIGINT, Exit::Interrupted.code());
+        signal_hook::flag::register_conditional_shutdown(signal, code.into(), Arc::clone(interrupt))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(interrupt)))
             .map_err(|error| Failure::refused(format!("cannot listen to SIGINT: {error}")))?;
-        Ok(Self { socket, report, timeout, interrupt })
+        Ok(context)
+    }
+
+    /// For a command that deals with signals itself.
+    pub(crate) fn without_interrupt(socket: PathBuf, report: &'a Report, timeout: Option<Duration>) -> Self {
+        Self { socket, report, timeout, interrupt: Arc::new(AtomicBool::new(false)) }
     }
 
     /// Ctrl-C was pressed.

@@ -1,4 +1,4 @@
-//! What a script learns from hotctl: six exit codes, and one line that says what is the matter and who serves now.
+//! What a script learns from hotctl: six exit codes (and those of a command that it held), and one line that says what is the matter and who serves now.
 //!
 //! Deliberately absent: printing, see [`crate::report`].
 
@@ -12,22 +12,39 @@ use hotupdate_proto::Process;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// What was asked is done.
-    Done = 0,
+    Done,
     /// Refused, failed or rolled back: the old version still serves.
-    Refused = 1,
+    Refused,
     /// The command line makes no sense.
-    Usage = 2,
+    Usage,
     /// Nobody listens on the control socket.
-    Nobody = 3,
+    Nobody,
     /// It did not happen in time.
-    TimedOut = 4,
-    /// Ctrl-C. 128 + SIGINT, as a shell reports it.
-    Interrupted = 130,
+    TimedOut,
+    /// Ctrl-C.
+    Interrupted,
+    /// `hotctl hold` ends as its command did.
+    Command(u8),
+}
+
+impl Exit {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Refused => 1,
+            Self::Usage => 2,
+            Self::Nobody => 3,
+            Self::TimedOut => 4,
+            // 128 + SIGINT, as a shell reports it.
+            Self::Interrupted => 130,
+            Self::Command(code) => code,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(exit.code())
     }
 }
 

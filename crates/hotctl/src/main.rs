@@ -17,20 +17,20 @@ mod table;
 mod text;
 mod watch;
 
-use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::cli::Cli;
+use crate::commands::detach::Inner;
 use crate::exit::{Exit, Failure};
 use crate::report::Report;
 
 fn main() -> ExitCode {
-    // Before clap, so that the inner half of `handoff -- COMMAND` is in no help, completion or man page.
+    // Before clap, so that the inner half of what starts a COMMAND is in no help, completion or man page.
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().as_deref() == Some(OsStr::new(commands::detach::NAME)) {
-        return commands::detach::run(arguments);
+    if let Some(inner) = arguments.next().as_deref().and_then(Inner::named) {
+        return inner.run(arguments);
     }
     match Cli::try_parse() {
         Ok(cli) => finish(cli),
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 fn finish(cli: Cli) -> ExitCode {
     let report = Report::new(cli.command.name(), cli.json, cli.color);
     match commands::run(cli, &report) {
-        Ok(()) => Exit::Done.into(),
+        Ok(exit) => exit.into(),
         // Nobody reads the output any more (`| head`): that is no failure, and there is nobody to tell.
         Err(Failure { exit: Exit::Done, .. }) => Exit::Done.into(),
         Err(failure) => {

@@ -118,7 +118,7 @@ impl Report {
     pub(crate) fn failure(&self, failure: &Failure) {
         let Failure { exit, reason, serves } = failure;
         let serving = serves.as_ref().map(|(Serves::Still(process) | Serves::Now(process))| process);
-        let record = Failed { command: self.command, exit: *exit as u8, reason, serving };
+        let record = Failed { command: self.command, exit: exit.code(), reason, serving };
         // Nobody is left to tell if this fails too; the exit code still says it.
         let _ = self.record("error", &record);
         talk(&format!("hotctl: {}: {failure}", self.command));

@@ -55,6 +55,7 @@ pub struct Builder {
     pub(crate) after_drain: AfterDrain,
     pub(crate) max_draining: usize,
     pub(crate) move_connections: bool,
+    pub(crate) descriptor_store: Option<bool>,
 }
 
 /// Settings for a service whose control socket is at this path.
@@ -74,6 +75,7 @@ pub fn builder(path: impl AsRef<Path>) -> Builder {
         after_drain: AfterDrain::Exit,
         max_draining: 8,
         move_connections: true,
+        descriptor_store: None,
     }
 }
 
@@ -175,6 +177,37 @@ impl Builder {
     /// Whether live connections move from and to this process, if both sides can. Default: yes.
     pub fn move_connections(mut self, move_connections: bool) -> Self {
         self.move_connections = move_connections;
+        self
+    }
+
+    /// Whether the listeners are kept in systemd's descriptor store too, so that they survive the last process: if it
+    /// crashes, clients wait in the queue until systemd has started the service again. Default: yes, where systemd says
+    /// that the service has a store (`$FDSTORE`, since version 254). With `true` also where it does not say so: before 254,
+    /// where `Environment=FDSTORE=1` in the unit does the same. Without `$NOTIFY_SOCKET` there is no systemd to talk to,
+    /// and nothing happens.
+    ///
+    /// The unit needs
+    ///
+    /// ```ini
+    /// [Service]
+    /// NotifyAccess=all
+    /// FileDescriptorStoreMax=16
+    /// Restart=on-failure
+    /// ```
+    ///
+    /// `NotifyAccess=all` because each new version speaks for itself. `FileDescriptorStoreMax=` is at least the number of
+    /// listeners. The store survives a crash and `systemctl restart`, and with `FileDescriptorStorePreserve=yes` (since 254)
+    /// also `systemctl stop`. In it, the listener `http` is called `hotupdate/http`; bytes that systemd does not allow in a
+    /// name (anything but printable ASCII, and `:`) are written as `%3A`. A name that has more than 255 bytes then is
+    /// not held, and the log says so.
+    ///
+    /// A listener that is found there is used if its address is the one that is asked for, and is removed if nobody asks
+    /// for it. The store changes when a hot update can no longer be taken back. `hotctl stop` removes the listeners, SIGTERM
+    /// does not: it may come from `systemctl restart`. Descriptors of [`Starting::descriptor`] are not kept.
+    ///
+    /// See systemd.service(5), `FileDescriptorStoreMax=`, and sd_notify(3), `FDSTORE=1`.
+    pub fn descriptor_store(mut self, descriptor_store: bool) -> Self {
+        self.descriptor_store = Some(descriptor_store);
         self
     }
 

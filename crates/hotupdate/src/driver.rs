@@ -8,6 +8,7 @@ mod effects;
 mod ending;
 mod hear;
 mod inventory;
+mod manager;
 mod moves;
 mod report;
 mod status;
@@ -48,6 +49,7 @@ use crate::session::{Outcome, Request, Rules};
 use crate::signal::{Signal, Signals};
 use crate::spawn::Program;
 use crate::state::Export;
+use crate::systemd::Manager;
 
 /// Rows that are remembered of one predecessor.
 const MAX_ROWS: usize = 200_000;
@@ -72,6 +74,8 @@ pub(crate) struct Outfit {
     pub(crate) gates: Vec<(Arc<dyn GateControl>, Origin)>,
     pub(crate) descriptors: Vec<(ListenerItem, OwnedFd, Origin)>,
     pub(crate) exports: Vec<Export>,
+    /// Names under which the descriptor store may have something that this process does not use.
+    pub(crate) stale: Vec<String>,
 }
 
 /// What a successor starts with.
@@ -162,6 +166,9 @@ pub(crate) struct Driver {
     rules: Rules,
     signals: Option<Signals>,
     program: Option<Program>,
+    manager: Option<Manager>,
+    /// The process that took over, which is the service's main process as soon as this one cannot serve again.
+    heir: Option<u32>,
 
     /// The link to the other side of the handoff: a successor has the incumbent there, and the other way round.
     peer: Option<Link>,
@@ -191,6 +198,8 @@ pub(crate) struct Driver {
     rows_sent: bool,
     /// No successor follows: the control socket's file goes with us.
     stopping: bool,
+    /// An operator wants that: nobody is about to start it again.
+    for_good: bool,
     exiting: bool,
 }
 
@@ -285,6 +294,8 @@ impl Driver {
         let driver = Self {
             local,
             program: settings.program(),
+            manager: Manager::find(settings.descriptor_store),
+            heir: None,
             settings,
             generation,
             attempt: std::env::var(crate::spawn::ATTEMPT).ok(),
@@ -327,6 +338,7 @@ impl Driver {
             drained: false,
             rows_sent: false,
             stopping: false,
+            for_good: false,
             exiting: false,
         };
         (application, driver)
@@ -481,6 +493,10 @@ impl Driver {
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(Ok(Served { lifecycle: self.lifecycle.subscribe(), state }));
         }
+        if let Some(manager) = &self.manager {
+            manager.ready();
+        }
+        self.settle();
     }
 }
 

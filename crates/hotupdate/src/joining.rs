@@ -110,6 +110,8 @@ fn first(builder: Builder, local: Local, ownership: Ownership) -> Starting {
 }
 
 fn succeed(builder: Builder, local: Local, complete: Complete) -> Result<Starting> {
+    // The incumbent has the sockets that count. Others must not stay open here: their clients would wait for ever.
+    drop(systemd::listeners());
     let Complete { machine, joined, receiver, inventory } = complete;
     let Inventory { offered, state, links, ownership } = inventory;
     let release = builder.release;

@@ -16,7 +16,10 @@ use crate::address::Address;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Inherited,
+    /// A socket unit has it, and with it the say about its address.
     Systemd,
+    /// An earlier process of this service left it in the descriptor store.
+    Stored,
     Bound,
 }
 
@@ -25,6 +28,7 @@ impl fmt::Display for Origin {
         f.write_str(match self {
             Self::Inherited => "inherited",
             Self::Systemd => "systemd",
+            Self::Stored => "stored",
             Self::Bound => "bound",
         })
     }
@@ -77,6 +81,12 @@ impl Offered {
             cookie if cookie == item.cookie => Ok(offered),
             cookie => Err(wrong(format!("is socket {cookie} and was announced as {}", item.cookie))),
         }
+    }
+
+    /// Whether both lead to one socket.
+    pub(crate) fn is_same_socket(&self, other: &Self) -> bool {
+        let ours = cookie(self.fd.as_fd());
+        ours != 0 && ours == cookie(other.fd.as_fd())
     }
 
     /// What is said about it to a successor.

@@ -179,11 +179,12 @@ impl Starting {
             release,
             offered,
             connections,
-            outfit,
+            mut outfit,
             mut ready,
             failed,
             ..
         } = self;
+        outfit.stale.extend(offered.iter().map(|offered| offered.name.clone()));
         ready.unclaimed = offered.iter().map(|offered| offered.name.clone()).collect();
         for Offered { name, kind, address, .. } in &offered {
             tracing::warn!(parent: &span, name, %kind, %address, "nobody asked for this listener; it closes with the incumbent");
@@ -239,6 +240,7 @@ impl Starting {
         let offered = self.offered.swap_remove(position);
         if offered.name != name {
             tracing::warn!(parent: &self.span, name, before = offered.name, address = %offered.address, "a listener has a new name");
+            self.outfit.stale.push(offered.name.clone());
         }
         Some(offered)
     }

@@ -1,6 +1,11 @@
-//! Listeners that systemd opened for us (sd_listen_fds(3)).
+//! systemd: listeners that it passed to us, and what it is told.
 //!
 //! Deliberately absent: descriptors that are not sockets; the library that takes them over knows sockets only.
+
+mod name;
+
+mod manager;
+pub(crate) use manager::Manager;
 
 use std::env;
 use std::io;
@@ -13,15 +18,21 @@ use crate::offered::{Offered, Origin};
 /// The name that systemd gives a descriptor without `FileDescriptorName=`, if it gives any (sd_listen_fds_with_names(3)).
 const UNNAMED: &str = "unknown";
 
-/// Takes over what `LISTEN_FDS` names, if `LISTEN_PID` is this process.
+/// Takes over what `LISTEN_FDS` names, if `LISTEN_PID` is this process: listeners of socket units, and what an earlier
+/// process of this service left in the descriptor store.
 pub(crate) fn listeners() -> Vec<Offered> {
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':').filter(|name| !name.is_empty());
     let mut passed = ListenFd::from_env();
-    let mut offered = Vec::new();
+    let mut offered: Vec<Offered> = Vec::new();
     for index in 0..passed.len() {
-        let name = names.next().unwrap_or(UNNAMED);
-        match take(&mut passed, index).and_then(|fd| Offered::examine(name, fd, Origin::Systemd)) {
+        let said = names.next().unwrap_or(UNNAMED);
+        let stored = name::decode(said);
+        let origin = if stored.is_some() { Origin::Stored } else { Origin::Systemd };
+        let name = stored.as_deref().unwrap_or(said);
+        match take(&mut passed, index).and_then(|fd| Offered::examine(name, fd, origin)) {
+            // The listener of a socket unit, which comes first, is in the store too.
+            Ok(listener) if offered.iter().any(|before| before.is_same_socket(&listener)) => {}
             Ok(listener) => offered.push(listener),
             Err(error) => tracing::warn!(name, index, %error, "a descriptor from systemd is not used"),
         }

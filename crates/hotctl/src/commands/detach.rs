@@ -1,32 +1,105 @@
-//! The inner half of `handoff -- COMMAND`: hotctl starts itself, leaves its session and becomes COMMAND.
+//! Starting a COMMAND: hotctl starts itself, leaves its session and becomes COMMAND.
 //!
-//! Why not in the outer half: what happens between fork(2) and exec(2) is unsafe code in Rust, and an extra exec is not.
+//! Why not in one step: what happens between fork(2) and exec(2) is unsafe code in Rust, and an extra exec is not.
 //! Deliberately absent: a second fork. The process stays a child of hotctl, which so learns how it ended.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
 
-/// The hidden first argument that leads here.
-pub(crate) const NAME: &str = "__detach";
+/// Ourselves, even if the file was replaced meanwhile (proc_pid_exe(5)).
+const OURSELVES: &str = "/proc/self/exe";
 
 /// The shell's word for "found, but cannot be run"; the outer half says it better.
 const CANNOT_RUN: u8 = 126;
 
-/// Becomes the command in `arguments`, or writes the error number to the socket that stdin is.
-pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    // The duplicate is close-on-exec: when COMMAND runs, the outer half reads the end of the stream.
-    let outer = io::stdin().as_fd().try_clone_to_owned().map(File::from);
-    let Some(program) = arguments.next() else { return ExitCode::from(CANNOT_RUN) };
-    let error = match rustix::process::setsid() {
-        Ok(_) => Command::new(program).args(arguments).stdin(Stdio::null()).exec(),
-        Err(error) => error.into(),
-    };
-    if let Ok(mut outer) = outer {
-        let _ = write!(outer, "{}", error.raw_os_error().unwrap_or(0));
+/// Descriptors that a service manager passed to hotctl itself are not COMMAND's (sd_listen_fds(3)).
+const NOT_INHERITED: [&str; 3] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
+
+/// The inner half, by its hidden first argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inner {
+    /// Becomes COMMAND.
+    Detach,
+    /// The same, and says in `LISTEN_PID` that the descriptors are for COMMAND: only here its process id is known.
+    Listen,
+}
+
+impl Inner {
+    const ALL: [Self; 2] = [Self::Detach, Self::Listen];
+
+    pub(crate) fn named(name: &OsStr) -> Option<Self> {
+        Self::ALL.into_iter().find(|inner| name == inner.name())
     }
-    ExitCode::from(CANNOT_RUN)
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Detach => "__detach",
+            Self::Listen => "__listen",
+        }
+    }
+
+    /// For [`start`].
+    pub(super) fn command(self, command: &[OsString]) -> Command {
+        let mut ourselves = Command::new(OURSELVES);
+        ourselves.arg(self.name()).args(command);
+        for name in NOT_INHERITED {
+            ourselves.env_remove(name);
+        }
+        ourselves
+    }
+
+    /// Becomes the command in `arguments`, or writes the error number to the socket that stdin is.
+    pub(crate) fn run(self, mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+        // The duplicate is close-on-exec: when COMMAND runs, the outer half reads the end of the stream.
+        let outer = io::stdin().as_fd().try_clone_to_owned().map(File::from);
+        let Some(program) = arguments.next() else { return ExitCode::from(CANNOT_RUN) };
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null());
+        if self == Self::Listen {
+            command.env("LISTEN_PID", std::process::id().to_string());
+        }
+        let error = match rustix::process::setsid() {
+            Ok(_) => command.exec(),
+            Err(error) => error.into(),
+        };
+        if let Ok(mut outer) = outer {
+            let _ = write!(outer, "{}", error.raw_os_error().unwrap_or(0));
+        }
+        ExitCode::from(CANNOT_RUN)
+    }
+}
+
+/// Starts what [`Inner::command`] made; returns when COMMAND runs.
+pub(super) fn start(mut command: Command, patience: Duration) -> io::Result<Child> {
+    let (ours, theirs) = UnixStream::pair()?;
+    command.stdin(OwnedFd::from(theirs));
+    let mut child = command.spawn()?;
+    // It holds the other end of the stream.
+    drop(command);
+    let error = match runs(ours, patience) {
+        Ok(()) => return Ok(child),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        Err(error) => error,
+    };
+    // It has not become COMMAND, and is to end.
+    let _ = child.kill();
+    let _ = child.wait();
+    Err(error)
+}
+
+/// The inner half says an error number, or nothing when the command runs.
+fn runs(mut stream: UnixStream, patience: Duration) -> io::Result<()> {
+    stream.set_read_timeout(Some(patience.max(Duration::from_millis(1))))?;
+    let mut error = String::new();
+    stream.read_to_string(&mut error)?;
+    match error.parse() {
+        Ok(number) => Err(io::Error::from_raw_os_error(number)),
+        Err(_) => Ok(()),
+    }
 }

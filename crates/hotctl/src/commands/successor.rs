@@ -3,27 +3,22 @@
 //! Deliberately absent: killing it when hotctl ends. It is meant to stay.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::detach;
+use super::detach::{self, Inner};
 use crate::cli::Handoff;
 use crate::exit::{Exit, Failure};
 use crate::text;
 
-/// Ourselves, even if the file was replaced meanwhile (proc_pid_exe(5)).
-const OURSELVES: &str = "/proc/self/exe";
-
 /// What the library looks for and sends along when it joins.
-const ATTEMPT: &str = "HOTUPDATE_ATTEMPT";
+pub(super) const ATTEMPT: &str = "HOTUPDATE_ATTEMPT";
 
 /// The child, until it has ended.
 pub(crate) struct Successor {
@@ -39,25 +34,20 @@ impl Successor {
         let program =
             handoff.command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let cannot = |error: io::Error| {
+            if error.kind() == io::ErrorKind::TimedOut {
+                return Failure::new(Exit::TimedOut, format!("{program} does not start"));
+            }
             Failure::refused(format!("{program} could not be started: {}", text::os_error(&error)))
         };
         let attempt = attempt().map_err(cannot)?;
-        let (ours, theirs) = UnixStream::pair().map_err(cannot)?;
-        let mut command = Command::new(OURSELVES);
-        command.arg(detach::NAME).args(&handoff.command).env(ATTEMPT, &attempt);
-        command.stdin(OwnedFd::from(theirs));
+        let mut command = Inner::Detach.command(&handoff.command);
+        command.env(ATTEMPT, &attempt);
         if let Some(path) = &handoff.log {
             let log = open_log(path)?;
             command.stdout(log.try_clone().map_err(cannot)?).stderr(log);
         }
-        let child = command.spawn().map_err(cannot)?;
-        // It holds the other end of the stream.
-        drop(command);
-        let mut successor = Self { child, ended: None, attempt };
-        match successor.runs(ours, patience) {
-            Ok(()) => Ok(successor),
-            Err(error) => Err(successor.not_started(error, &program)),
-        }
+        let child = detach::start(command, patience).map_err(cannot)?;
+        Ok(Self { child, ended: None, attempt })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -77,26 +67,6 @@ impl Successor {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
         self.ended().is_none() && pid.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok())
     }
-
-    /// The inner half says an error number, or nothing when the command runs.
-    fn runs(&mut self, mut stream: UnixStream, patience: Duration) -> io::Result<()> {
-        stream.set_read_timeout(Some(patience.max(Duration::from_millis(1))))?;
-        let mut error = String::new();
-        stream.read_to_string(&mut error)?;
-        match error.parse() {
-            Ok(number) => Err(io::Error::from_raw_os_error(number)),
-            Err(_) => Ok(()),
-        }
-    }
-
-    fn not_started(&mut self, error: io::Error, program: &str) -> Failure {
-        if error.kind() == io::ErrorKind::WouldBlock {
-            self.terminate();
-            return Failure::new(Exit::TimedOut, format!("{program} does not start"));
-        }
-        let _ = self.child.wait();
-        Failure::refused(format!("{program} could not be started: {}", text::os_error(&error)))
-    }
 }
 
 /// `exited (status 101)`, `was killed by signal 9`
@@ -106,6 +76,12 @@ pub(crate) fn how(ended: ExitStatus) -> String {
         (None, Some(signal)) => format!("was killed by signal {signal}"),
         (None, None) => "ended".to_owned(),
     }
+}
+
+/// As a shell reports it.
+pub(crate) fn code(ended: ExitStatus) -> u8 {
+    let code = ended.code().or_else(|| ended.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
 /// Logs may hold secrets: only the owner may read a new one. An existing one keeps its rights.

@@ -18,6 +18,7 @@ use crate::drain::{Phase, Plan};
 use crate::listener::GateControl;
 use crate::serving::Lifecycle;
 use crate::session;
+use crate::systemd::Manager;
 
 impl Driver {
     // ---- as the incumbent ------------------------------------------------------------------------------------------
@@ -171,6 +172,7 @@ impl Driver {
     }
 
     fn let_go(&mut self) {
+        self.tell_manager_that_we_let_go();
         if let (true, Some(control)) = (self.stopping, &self.control)
             && let Ok(ownership) = control.ownership()
         {
@@ -227,8 +229,12 @@ impl Driver {
             return;
         }
         let flushed = self.peer.as_ref().map(crate::link::Link::flushed);
+        let told = self.manager.as_ref().map(Manager::told);
         let (back, write) = (self.done.0.clone(), self.settings.timing.write);
         tokio::spawn(async move {
+            if let Some(told) = told {
+                let _ = tokio::time::timeout(write, told).await;
+            }
             if let Some(flushed) = flushed {
                 let _ = tokio::time::timeout(write, flushed).await;
             }

@@ -45,13 +45,16 @@ impl Driver {
                     generation,
                     format!("generation {generation} cannot take over any more"),
                 );
+                self.settle();
             }
             Report::Lost { generation, connections } => {
                 tracing::warn!(%generation, %connections, "a predecessor died");
                 let text = format!("generation {generation} died with {connections}");
                 self.happened("lost", generation, text);
+                self.settle();
             }
             Report::TookOver { peer, fault } => {
+                self.heir = None;
                 let Peer { process, generation, .. } = peer;
                 self.connections.meters().handoff("took_over", None);
                 tracing::error!(successor = %process, %fault, "the successor died in probation; {us} serves again");
@@ -59,6 +62,7 @@ impl Driver {
                 self.happened("took_over", generation, text);
             }
             Report::Resumed(peer) => {
+                self.heir = None;
                 // After `serving`: before it the other side is not one that drains.
                 self.announce();
                 self.connections.meters().handoff("rolled_back", None);
@@ -130,6 +134,7 @@ impl Driver {
     }
 
     fn changed(&mut self, rollback: bool, generation: Generation, to: Process, gap_ns: Option<u64>) {
+        self.heir = Some(to.pid);
         let changed = Changed { from: self.local.process.clone(), to, generation, gap_ns };
         self.answer(rollback, &Ok(Some(changed)));
     }

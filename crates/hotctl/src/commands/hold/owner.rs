@@ -1,0 +1,65 @@
+//! Whether somebody owns the control socket, without asking: its lock (flock(2)) belongs to whoever serves, and travels
+//! from version to version.
+//!
+//! Deliberately absent: process ids. The one who serves may be anybody's child, in any container.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+
+/// The lock of a control socket, and its file.
+#[derive(Clone, Debug)]
+pub(super) struct Owner {
+    socket: PathBuf,
+    lock: PathBuf,
+}
+
+impl Owner {
+    pub(super) fn of(socket: &Path) -> Self {
+        let mut lock = socket.as_os_str().to_owned();
+        lock.push(".lock");
+        Self { socket: socket.to_owned(), lock: lock.into() }
+    }
+
+    /// Somebody serves, or is about to. Takes the lock for a moment if it is free; a service that starts in this moment
+    /// tries again.
+    pub(super) fn is_there(&self) -> io::Result<bool> {
+        let Some(lock) = self.open()? else { return Ok(false) };
+        match flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Returns when nobody serves.
+    pub(super) fn wait_until_gone(&self) -> io::Result<()> {
+        let Some(lock) = self.open()? else { return Ok(()) };
+        loop {
+            match flock(&lock, FlockOperation::LockShared) {
+                Ok(()) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The last owner did not clean up, as one does that stops on purpose.
+    pub(super) fn left_its_socket(&self) -> bool {
+        std::fs::symlink_metadata(&self.socket).is_ok()
+    }
+
+    fn open(&self) -> io::Result<Option<File>> {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        match options.open(&self.lock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

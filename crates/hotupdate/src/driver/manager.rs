@@ -1,0 +1,41 @@
+//! What the service manager has to know, and when.
+//!
+//! Deliberately absent: how it is told, see [`crate::systemd`].
+
+use std::mem;
+
+use hotupdate_proto::Generation;
+
+use super::{Driver, Role};
+
+impl Driver {
+    /// Nobody can take this process's place back: it is the service's main process, and its listeners are the ones to keep.
+    /// As long as somebody can, everything stays as that one had it.
+    pub(super) fn settle(&mut self) {
+        let (Some(manager), Role::Incumbent(machine)) = (&self.manager, &self.role) else { return };
+        if machine.predecessors().iter().any(|predecessor| predecessor.probation) {
+            return;
+        }
+        // The manager knows best what it started itself.
+        if self.generation != Generation::FIRST {
+            manager.main_is(std::process::id());
+        }
+        // In this order: a name may be in use again for another socket.
+        manager.forget(mem::take(&mut self.outfit.stale).into_iter());
+        manager.keep(self.outfit.gates.iter().map(|(gate, _)| (gate.name().clone(), gate.duplicate())));
+    }
+
+    /// The main process of the service is somebody else from here on, or the service ends.
+    pub(super) fn tell_manager_that_we_let_go(&self) {
+        let Some(manager) = &self.manager else { return };
+        match self.heir {
+            // Before anything of ours ends: systemd takes the end of the main process for the end of the service.
+            Some(heir) if !self.stopping => manager.main_is(heir),
+            // Nobody is going to accept again. (SIGTERM may be a restart, and then somebody is.)
+            _ if self.for_good => {
+                manager.forget(self.outfit.gates.iter().map(|(gate, _)| gate.name().to_string()))
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Names of listeners as systemd's descriptor store can hold them (sd_notify(3), `FDNAME=`).
+//!
+//! Deliberately absent: names of socket units (`FileDescriptorName=`), which are as their author wrote them.
+
+/// Tells what we stored from what others pass: a stored listener has to have the address that is asked for, and a socket
+/// unit has the say about its own.
+const PREFIX: &str = "hotupdate/";
+
+/// `FDNAME_MAX` in systemd's `src/basic/fd-util.h`.
+const MAX: usize = 255;
+
+/// The name in the store; `None` if it would be too long for it.
+pub(super) fn encode(name: &str) -> Option<String> {
+    let mut encoded = PREFIX.to_owned();
+    for byte in name.bytes() {
+        match byte {
+            b':' | b'%' | ..=b' ' | 127.. => encoded.push_str(&format!("%{byte:02X}")),
+            plain => encoded.push(char::from(plain)),
+        }
+    }
+    (encoded.len() <= MAX).then_some(encoded)
+}
+
+/// The listener's name; `None` if this is not a name that [`encode`] makes.
+pub(super) fn decode(encoded: &str) -> Option<String> {
+    let mut parts = encoded.strip_prefix(PREFIX)?.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (digits, plain) = part.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(plain.as_bytes());
+    }
+    let name = String::from_utf8(bytes).ok()?;
+    (encode(&name)? == encoded).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_comes_back() {
+        for name in ["http", "a:b", "100%", "%41", "ü ✓", "tab\there", "hotupdate/http", "\u{7f}"] {
+            let encoded = encode(name).unwrap();
+            let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b':';
+            assert!(encoded.bytes().all(allowed), "systemd refuses {encoded:?}");
+            assert_eq!(decode(&encoded).as_deref(), Some(name), "{encoded}");
+        }
+        assert_eq!(encode("http").unwrap(), "hotupdate/http");
+        assert_eq!(encode("a:b").unwrap(), "hotupdate/a%3Ab");
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_cut() {
+        assert!(encode(&"x".repeat(245)).is_some());
+        assert!(encode(&"x".repeat(246)).is_none());
+        assert!(encode(&"✓".repeat(40)).is_none());
+    }
+
+    #[test]
+    fn other_names_are_others() {
+        for other in [
+            "http",
+            "stored",
+            "hotupdate/%",
+            "hotupdate/%4",
+            "hotupdate/%zz",
+            "hotupdate/%41",
+            "hotupdate/%FF",
+        ] {
+            assert_eq!(decode(other), None, "{other}");
+        }
+    }
+}
