@@ -172,7 +172,7 @@ impl Sandbox {
             let left = self.processes();
             for pid in &left {
                 signal(*pid, Signal::KILL);
-                reap(*pid);
+                let _anothers_child = reap(*pid);
             }
             left.is_empty().then_some(())
         });
@@ -227,9 +227,10 @@ pub(super) fn signal(pid: u32, signal: Signal) {
     }
 }
 
-/// How the process ended, once it has; `None` while it runs, or as long as it is another's child.
-pub(super) fn reap(pid: u32) -> Option<WaitStatus> {
-    rustix::process::waitpid(Some(to_pid(pid)), WaitOptions::NOHANG).ok().flatten().map(|(_, status)| status)
+/// How the process ended, once it has; `None` while it runs, an error as long as it is another's child.
+pub(super) fn reap(pid: u32) -> rustix::io::Result<Option<WaitStatus>> {
+    let reaped = rustix::process::waitpid(Some(to_pid(pid)), WaitOptions::NOHANG)?;
+    Ok(reaped.map(|(_, status)| status))
 }
 
 fn to_pid(pid: u32) -> Pid {

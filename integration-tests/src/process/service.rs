@@ -162,8 +162,11 @@ impl<'a> Service<'a> {
         if self.exit.get().is_none() {
             // In this order: of a process that is dead before the second look, only its parent learns the status.
             let alive = is_alive(self.pid);
-            let reaped = reap(self.pid).map(to_exit);
-            self.exit.set(reaped.or_else(|| (!alive).then_some(Exit::Unknown)));
+            self.exit.set(match reap(self.pid) {
+                // A child whose first thread has ended looks dead until its last one has.
+                Ok(reaped) => reaped.map(to_exit),
+                Err(_) => (!alive).then_some(Exit::Unknown),
+            });
         }
         self.exit.get()
     }
