@@ -203,7 +203,11 @@ impl Keeper<'_> {
             }
             if self.child.is_none() && !is_there(&self.owner)? {
                 return Ok(Some(match self.ended {
-                    Some(ended) if ended.success() || self.stopping => End::Over,
+                    Some(ended) if ended.success() || self.stopping => {
+                        let how = successor::how(ended);
+                        self.tell("stopped", &format!("{} {how}; nothing is held any more", self.program()));
+                        End::Over
+                    }
                     Some(ended) => End::Crash(format!("{} {}", self.program(), successor::how(ended))),
                     None => End::Crash("nobody serves".to_owned()),
                 }));
