@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use integration_tests::client::{InFlight, who_answers};
 use integration_tests::process::{binary, eventually};
-use integration_tests::{Sandbox, Service, Serving};
+use integration_tests::{Sandbox, Service, Serving, Status, hotctl};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -57,7 +57,7 @@ struct Systemd<'a> {
 
 impl<'a> Systemd<'a> {
     #[track_caller]
-    fn boot(sandbox: &'a Sandbox) -> Self {
+    fn boot(sandbox: &'a Sandbox, probation: &str) -> Self {
         for program in ["/lib/systemd/systemd", "/usr/bin/unshare", "/usr/bin/nsenter", "/bin/kill"] {
             assert!(Path::new(program).exists(), "this test needs {program} (and root)");
         }
@@ -65,7 +65,7 @@ impl<'a> Systemd<'a> {
         let programs =
             binary("axum-server").parent().expect("a program lies in a folder").display().to_string();
         fs::create_dir(sandbox.path().join("units")).expect("a fresh folder takes another");
-        write_unit(&sandbox.path().join("units"), sandbox, "127.0.0.1:0");
+        write_unit(&sandbox.path().join("units"), sandbox, "127.0.0.1:0", probation);
         let name = sandbox.path().file_name().expect("a sandbox has a name");
         let cgroup = cgroup_root().join(name);
         fs::create_dir(&cgroup)
@@ -86,32 +86,43 @@ impl<'a> Systemd<'a> {
         systemd
     }
 
+    /// A program in there.
+    fn enter(&self, program: &str, arguments: &[&str]) -> (bool, String, String) {
+        let init = self.init.to_string();
+        let (mut command, output) = self.sandbox.command(Path::new("/usr/bin/nsenter"));
+        command.args(["-t", &init, "-a", program]).args(arguments);
+        let ended = command.status().expect("nsenter starts");
+        let read = |path: &Path| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        (ended.success(), read(&output.stdout), read(&output.stderr))
+    }
+
     /// `systemctl …` in there; its output.
     #[track_caller]
     fn systemctl(&self, arguments: &[&str]) -> String {
-        let init = self.init.to_string();
-        let mut all = vec!["-t", &init, "-a", "systemctl"];
-        all.extend(arguments);
-        let (mut command, output) = self.sandbox.command(Path::new("/usr/bin/nsenter"));
-        let exit = command.args(&all).status().expect("nsenter starts");
-        let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+        let (success, stdout, stderr) = self.enter("systemctl", arguments);
         // While it boots, nobody listens.
-        let booting = arguments.first() == Some(&"show");
-        assert!(exit.success() || booting, "systemctl {arguments:?}: {}", read(&output.stderr));
-        read(&output.stdout).trim().to_owned()
+        assert!(success || arguments.first() == Some(&"show"), "systemctl {arguments:?}: {stderr}");
+        stdout
     }
 
     fn show(&self, property: &str) -> String {
         self.systemctl(&["show", "--value", "-p", property, "hot.service"])
     }
 
-    /// The newest process that said that it serves, and is the main process.
+    /// The newest of so many processes that said that they serve.
     #[track_caller]
-    fn main_serves(&self, count: usize) -> Serving {
+    fn serves(&self, count: usize) -> Serving {
         let lines = || fs::read_to_string(self.sandbox.path().join("logs/server.out")).unwrap_or_default();
         eventually(&format!("{count} processes have said that they serve"), SOON, || {
-            let said: Vec<_> = lines().lines().filter_map(Serving::parse).collect();
-            let newest = *said.get(count - 1)?;
+            lines().lines().filter_map(Serving::parse).nth(count - 1)
+        })
+    }
+
+    /// The same when it is the main process.
+    #[track_caller]
+    fn main_serves(&self, count: usize) -> Serving {
+        let newest = self.serves(count);
+        eventually(&format!("{} is the main process", newest.pid), SOON, || {
             (self.show("MainPID") == newest.pid.to_string()).then_some(newest)
         })
     }
@@ -159,7 +170,7 @@ fn cgroup_root() -> PathBuf {
 }
 
 /// The restart takes long enough to see that nobody serves meanwhile.
-fn write_unit(folder: &Path, sandbox: &Sandbox, address: &str) {
+fn write_unit(folder: &Path, sandbox: &Sandbox, address: &str, probation: &str) {
     let (server, dir) = (binary("axum-server"), sandbox.path().display());
     let unit = format!(
         "[Unit]
@@ -168,7 +179,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=all
-ExecStart={} --listen {address} --control {dir}/control.sock --probation 0
+ExecStart={} --listen {address} --control {dir}/control.sock --probation {probation}
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=on-failure
 RestartSec=2
@@ -214,7 +225,7 @@ fn survives_a_kill(systemd: &Systemd<'_>, before: Serving, count: usize) -> Serv
 #[test]
 fn a_crash_after_the_first_start_and_after_a_hot_update() {
     let sandbox = Sandbox::new();
-    let systemd = Systemd::boot(&sandbox);
+    let systemd = Systemd::boot(&sandbox, "0");
     let first = systemd.main_serves(1);
     systemd.holds("1");
     let second = survives_a_kill(&systemd, first, 2);
@@ -234,7 +245,7 @@ fn a_crash_after_the_first_start_and_after_a_hot_update() {
 #[test]
 fn a_restart_keeps_them_and_a_stop_does_not() {
     let sandbox = Sandbox::new();
-    let systemd = Systemd::boot(&sandbox);
+    let systemd = Systemd::boot(&sandbox, "0");
     let first = systemd.main_serves(1);
     systemd.holds("1");
     let socket = inode(first.http);
@@ -249,11 +260,11 @@ fn a_restart_keeps_them_and_a_stop_does_not() {
 #[test]
 fn another_address_is_bound_afresh_and_the_old_one_is_let_go() {
     let sandbox = Sandbox::new();
-    let systemd = Systemd::boot(&sandbox);
+    let systemd = Systemd::boot(&sandbox, "0");
     let first = systemd.main_serves(1);
     systemd.holds("1");
     let units = PathBuf::from(format!("/proc/{}/root/run/systemd/system", systemd.init));
-    write_unit(&units, &sandbox, "127.0.0.2:0");
+    write_unit(&units, &sandbox, "127.0.0.2:0", "0");
     systemd.systemctl(&["daemon-reload"]);
     systemd.systemctl(&["restart", "hot.service"]);
     let second = systemd.main_serves(2);
@@ -261,4 +272,40 @@ fn another_address_is_bound_afresh_and_the_old_one_is_let_go() {
     eventually("the old socket is in nobody's hands", SOON, || TcpStream::connect(first.http).err());
     systemd.holds("1");
     let _third = survives_a_kill(&systemd, second, 3);
+}
+
+#[test]
+fn a_new_version_that_crashes_in_probation_is_no_business_of_systemd() {
+    let sandbox = Sandbox::new();
+    let systemd = Systemd::boot(&sandbox, "30");
+    let first = systemd.main_serves(1);
+    systemd.systemctl(&["reload", "hot.service"]);
+    let second = systemd.serves(2);
+    assert_eq!(who_answers(first.http).expect("the service answers"), second.pid);
+    assert_eq!(systemd.show("MainPID"), first.pid.to_string(), "it can still take over again");
+    let (killed, _, why) = systemd.enter("/bin/kill", &["-KILL", &second.pid.to_string()]);
+    assert!(killed, "{why}");
+    eventually("the predecessor has taken over", SOON, || {
+        (who_answers(first.http).expect("clients wait at most") == first.pid).then_some(())
+    });
+    let facts =
+        ["ActiveState", "MainPID", "NRestarts", "NFileDescriptorStore"].map(|name| systemd.show(name));
+    assert_eq!(facts, ["active", &first.pid.to_string(), "0", "1"]);
+}
+
+#[test]
+fn an_operator_who_stops_the_service_lets_the_listeners_go_while_it_drains() {
+    let sandbox = Sandbox::new();
+    let systemd = Systemd::boot(&sandbox, "0");
+    let first = systemd.main_serves(1);
+    systemd.holds("1");
+    let slow = InFlight::start(first.http, Duration::from_secs(4));
+    eventually("the request is in flight", SOON, || {
+        (Status::ask(&sandbox.control()).ok()?.serving.connections.active == 1).then_some(())
+    });
+    let _done = hotctl(&sandbox, &["stop"]).expect_success();
+    eventually("clients are refused", SOON, || TcpStream::connect(first.http).err());
+    assert_eq!(systemd.show("ActiveState"), "active");
+    assert!(slow.is_waiting(), "the service has ended meanwhile");
+    assert_eq!(slow.answer().expect("a drain goes on").0, first.pid);
 }

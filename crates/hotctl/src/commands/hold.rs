@@ -3,23 +3,21 @@
 //! Deliberately absent: a store that a service can put sockets into; that is systemd's. What is held is said on the
 //! command line. How often and when it is tried again is in [`patience`], what tells that nobody serves in [`owner`].
 
+mod command;
 mod owner;
 mod patience;
 mod place;
 pub(crate) use place::Place;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use command_fds::{CommandFdExt, FdMapping};
 use hotupdate_proto::Process;
 use hotupdate_proto::operator::ProcessState;
-use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -27,19 +25,12 @@ use socket2::Socket;
 
 use self::owner::Owner;
 use self::patience::Patience;
-use super::detach::{self, Inner};
-use super::{ordinary, successor};
+use super::successor;
 use crate::cli::Hold;
 use crate::context::{Context, TICK};
 use crate::exit::{Exit, Failure};
 use crate::report::Report;
 use crate::text;
-
-/// The first descriptor that is passed (sd_listen_fds(3), `SD_LISTEN_FDS_START`).
-const FIRST: i32 = 3;
-
-/// From fork to exec. A machine that needs longer is in trouble.
-const START: Duration = Duration::from_secs(10);
 
 /// How long the end of COMMAND is waited for, to say how it ended: the kernel closes its files a little earlier. If it was
 /// another process that died, COMMAND may well live, and drain.
@@ -323,33 +314,6 @@ impl Keeper<'_> {
         }
     }
 
-    fn start(&mut self) -> io::Result<()> {
-        let mut command = Inner::Listen.command(&self.hold.command);
-        let names: Vec<_> = self.hold.listen.iter().map(|place| place.name.as_str()).collect();
-        command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
-        // Who supervises hold is told by hold, if by anybody, and an attempt of ours is nobody's.
-        command.env_remove("NOTIFY_SOCKET").env_remove("FDSTORE").env_remove(successor::ATTEMPT);
-        let duplicate = |(socket, child_fd): (&Socket, i32)| {
-            Ok(FdMapping { parent_fd: OwnedFd::from(socket.try_clone()?), child_fd })
-        };
-        let mappings = self.sockets.iter().zip(FIRST..).map(duplicate).collect::<io::Result<Vec<_>>>()?;
-        command.fd_mappings(mappings).map_err(io::Error::other)?;
-        let child = detach::start(command, START)?;
-        self.child = Some(child.id());
-        self.last = self.child;
-        self.ended = None;
-        self.await_end(child)
-    }
-
-    fn await_end(&self, mut child: Child) -> io::Result<()> {
-        let sender = self.sender.clone();
-        thread::Builder::new().spawn(move || {
-            let status = child.wait();
-            let _ = sender.send(Event::Ended(child.id(), status));
-        })?;
-        Ok(())
-    }
-
     /// [`Event::Free`] comes when nobody serves, at the earliest after `pause`.
     fn watch(&self, pause: Duration) -> Result<(), Failure> {
         let (owner, sender) = (self.owner.clone(), self.sender.clone());
@@ -364,33 +328,6 @@ impl Keeper<'_> {
         thread.map(drop).map_err(|error| Failure::refused(format!("cannot watch the service: {error}")))
     }
 
-    fn note_end(&mut self, pid: u32, status: io::Result<ExitStatus>) {
-        if self.child == Some(pid) {
-            self.child = None;
-            self.ended = status.ok();
-        }
-    }
-
-    /// To COMMAND, and to whoever serves in its place.
-    fn pass_on(&mut self, signal: i32) {
-        let (name, signal) =
-            if signal == SIGINT { ("SIGINT", Signal::INT) } else { ("SIGTERM", Signal::TERM) };
-        let again = std::mem::replace(&mut self.stopping, true);
-        if let Some(pid) = self.child {
-            self.tell("stopping", &format!("{name} goes to {pid}"));
-            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-                let _ = kill_process(pid, signal);
-            }
-        }
-        // Not by its process id, which may mean nothing here.
-        if let Some(process) = self.who_serves().filter(|process| self.child != Some(process.pid) && !again) {
-            self.tell("stopping", &format!("{name}: {process} is told to stop"));
-            if let Err(failure) = ordinary::call(&self.context, "Stop", &ordinary::within(None)) {
-                self.tell("stopping", &failure.to_string());
-            }
-        }
-    }
-
     /// COMMAND has ended: after a hot update, another process serves.
     fn look_who_serves(&mut self) {
         if let Some(process) = self.who_serves().filter(|process| self.serving.as_ref() != Some(process)) {
@@ -403,18 +340,6 @@ impl Keeper<'_> {
     fn who_serves(&self) -> Option<Process> {
         let serving = self.context.glance()?.serving;
         (serving.state == ProcessState::Serving).then_some(serving.process)
-    }
-
-    fn last_exit(&self) -> Exit {
-        self.ended.map_or(Exit::Done, |ended| Exit::Command(successor::code(ended)))
-    }
-
-    fn not_started(&self, error: &io::Error) -> String {
-        format!("{} could not be started: {}", self.program(), text::os_error(error))
-    }
-
-    fn program(&self) -> String {
-        self.hold.command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     /// That nobody listens any more is no reason to let the sockets go.
