@@ -171,7 +171,9 @@ fn cgroup_root() -> PathBuf {
 
 /// The restart takes long enough to see that nobody serves meanwhile.
 fn write_unit(folder: &Path, sandbox: &Sandbox, address: &str, probation: &str) {
-    let (server, dir) = (binary("axum-server"), sandbox.path().display());
+    let (server, hotctl, dir) = (binary("axum-server"), binary("hotctl"), sandbox.path().display());
+    let (server, hotctl) = (server.display(), hotctl.display());
+    let command = format!("{server} --listen {address} --control {dir}/control.sock --probation {probation}");
     let unit = format!(
         "[Unit]
 DefaultDependencies=no
@@ -179,8 +181,8 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=all
-ExecStart={} --listen {address} --control {dir}/control.sock --probation {probation}
-ExecReload=/bin/kill -HUP $MAINPID
+ExecStart={command}
+ExecReload={hotctl} --socket {dir}/control.sock handoff -- {command}
 Restart=on-failure
 RestartSec=2
 FileDescriptorStoreMax=16
@@ -188,8 +190,7 @@ FileDescriptorStoreMax=16
 Environment=FDSTORE=16
 StandardOutput=append:{dir}/logs/server.out
 StandardError=append:{dir}/logs/server.err
-",
-        server.display()
+"
     );
     fs::write(folder.join("hot.service"), unit).expect("the folder is ours");
 }
@@ -308,4 +309,25 @@ fn an_operator_who_stops_the_service_lets_the_listeners_go_while_it_drains() {
     assert_eq!(systemd.show("ActiveState"), "active");
     assert!(slow.is_waiting(), "the service has ended meanwhile");
     assert_eq!(slow.answer().expect("a drain goes on").0, first.pid);
+}
+
+#[test]
+fn a_crash_while_the_old_version_still_drains() {
+    let sandbox = Sandbox::new();
+    let systemd = Systemd::boot(&sandbox, "0");
+    let first = systemd.main_serves(1);
+    systemd.holds("1");
+    let slow = InFlight::start(first.http, Duration::from_secs(4));
+    eventually("the request is in flight", SOON, || {
+        (Status::ask(&sandbox.control()).ok()?.serving.connections.active == 1).then_some(())
+    });
+    systemd.systemctl(&["reload", "hot.service"]);
+    let second = systemd.main_serves(2);
+    systemd.systemctl(&["kill", "--kill-who=main", "--signal=KILL", "hot.service"]);
+    eventually("nobody serves", SOON, || Status::ask(&sandbox.control()).err());
+    let client = InFlight::start(second.http, Duration::ZERO);
+    // systemd lets the old version finish first.
+    assert_eq!(slow.answer().expect("a drain goes on").0, first.pid);
+    let third = systemd.main_serves(3);
+    assert_eq!(client.answer().expect("a client in the queue is answered").0, third.pid);
 }
