@@ -229,7 +229,11 @@ fn parse_reply(frame: &[u8]) -> Result<Result<Joined, Refusal>, Fault> {
         return Ok(Err(refusal));
     }
     let reason = parameters.get("reason").and_then(Value::as_str).unwrap_or(&error).to_owned();
-    Err(Fault::PeerFailed(reason))
+    // A version that is not spoken here may have other words for its refusals; their names stay.
+    match error.strip_prefix(INTERFACE) {
+        Some(".Incompatible") => Err(Fault::PeerIncompatible(reason)),
+        _ => Err(Fault::PeerFailed(reason)),
+    }
 }
 
 async fn next(

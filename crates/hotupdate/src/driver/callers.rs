@@ -82,7 +82,8 @@ impl Driver {
         };
         match admitted {
             Err(refusal) => {
-                tracing::warn!(successor = %join.process, %refusal, "a successor is turned away");
+                let us = &self.local.process;
+                tracing::warn!(successor = %join.process, %refusal, "a successor is turned away; {us} is still serving");
                 self.turn_away(&receiver, session::refused(&refusal));
             }
             Ok(()) => self.export(move |sealed| Done::Exported { join, receiver, sealed }),
