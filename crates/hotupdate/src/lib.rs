@@ -66,11 +66,13 @@ mod driver;
 
 mod bind;
 mod channel;
+mod complaint;
 mod control;
 mod joining;
 mod link;
 mod offered;
 mod session;
 mod signal;
+mod silent;
 mod spawn;
 mod systemd;
