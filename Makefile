@@ -30,10 +30,17 @@ test: ## every test: builds the programs first, because the tests start them
 	$(CARGO) test --workspace
 
 .PHONY: check
-check: ## format, lints and documentation, all without a warning
+check: ## format, lints, documentation and dependencies, all without a warning
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
+	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "make check: cargo-deny is missing; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny --locked check licenses bans sources
+
+.PHONY: advisories
+advisories: ## known vulnerabilities of what we build on; fetches the database from github.com, so not part of check
+	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "make advisories: cargo-deny is missing; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny --locked check advisories
 
 .PHONY: install
 install: ## hotctl, its man page and its completions, into PREFIX (/usr/local)

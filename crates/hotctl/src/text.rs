@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use hotupdate_proto::text::{is_unfit, write_plain};
+
 /// A time span with the precision that a person cares about: `180 µs`, `1.2 ms`, `12 s`, `2 h 5 min`.
 pub(crate) fn duration(span: Duration) -> String {
     let (nanos, seconds) = (span.as_nanos(), span.as_secs());
@@ -53,12 +55,15 @@ pub(crate) fn os_error(error: &io::Error) -> String {
 
 /// A string that somebody else chose, fit for one line of a terminal: no line breaks, no escape sequences.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    if !text.contains(is_unfit) {
         return Cow::Borrowed(text);
     }
-    let escaped =
-        text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() });
-    Cow::Owned(escaped.collect())
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        // A string takes everything.
+        let _ = write_plain(&mut escaped, character);
+    }
+    Cow::Owned(escaped)
 }
 
 /// `-` where there is nothing to show, so that columns can be cut with awk.

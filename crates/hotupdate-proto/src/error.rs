@@ -1,10 +1,13 @@
 //! Why an attempt ended, and why a call was refused: always whose fault it was.
 //!
+//! Each shows as one line, whatever the other side put into it.
+//!
 //! Deliberately absent: I/O errors. The crate that does I/O puts them into [`Fault::Local`] as a line of text.
 
 use serde::{Deserialize, Serialize};
 
 use crate::message::{Process, Versions};
+use crate::text::OneLine;
 use crate::timing::Deadline;
 
 /// Why a handoff did not happen, or why a link is no longer used.
@@ -12,16 +15,16 @@ use crate::timing::Deadline;
 #[non_exhaustive]
 pub enum Fault {
     /// The other process said something that makes no sense where it was said.
-    #[error("the other side misbehaved: {0}")]
+    #[error("the other side misbehaved: {}", OneLine(.0))]
     PeerMisbehaved(String),
     /// The other process speaks another protocol.
-    #[error("the other side is incompatible: {0}")]
+    #[error("the other side is incompatible: {}", OneLine(.0))]
     PeerIncompatible(String),
     /// The other process is dead: its end of the link is closed.
     #[error("the other side is gone (its end of the link was closed)")]
     PeerGone,
     /// The other process gave up, in its own words.
-    #[error("the other side gave up: {0}")]
+    #[error("the other side gave up: {}", OneLine(.0))]
     PeerFailed(String),
     /// The other process did not do in time what it had to.
     #[error("{0}")]
@@ -30,7 +33,7 @@ pub enum Fault {
     #[error("aborted by an operator")]
     Aborted,
     /// Something failed on this side.
-    #[error("{0}")]
+    #[error("{}", OneLine(.0))]
     Local(String),
     /// The process is stopping.
     #[error("this process is stopping")]
@@ -45,7 +48,7 @@ pub enum Refusal {
     #[error("the incumbent is still starting; ask again in a moment")]
     Starting,
     /// One handoff at a time.
-    #[error("busy: successor {successor} is already there ({doing})")]
+    #[error("busy: successor {successor} is already there ({})", OneLine(doing))]
     Busy {
         /// Who came first.
         successor: Process,

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::message::{MAX_DESCRIPTORS, Message};
+use crate::text::OneLine;
 
 /// The longest message, in bytes without its NUL. The largest real one is a batch of connection rows.
 pub const MAX_MESSAGE: usize = 1 << 20;
@@ -19,7 +20,7 @@ pub enum FrameError {
     #[error("a message of more than {MAX_MESSAGE} bytes")]
     TooLong,
     /// Not what was expected.
-    #[error("not a message: {0}")]
+    #[error("not a message: {}", OneLine(.0))]
     Invalid(String),
     /// The message says that it owns another number of descriptors than its content.
     #[error("a `{name}` message that owns {owns} descriptors and says {says}")]

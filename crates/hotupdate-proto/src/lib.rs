@@ -41,6 +41,8 @@ pub use timing::{Deadline, Timing};
 pub mod error;
 pub use error::{Fault, Refusal};
 
+pub mod text;
+
 /// The name of the Varlink interface that every process offers on its control socket.
 pub const INTERFACE: &str = "io.hotupdate";
 

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::inventory::{ConnectionRow, LinkItem, LinkRest, ListenerItem, StateItem, Summary, Totals};
 use crate::moving::{Kind, MovingItem};
+use crate::text::OneLine;
 
 /// The most descriptors that one message may own. The kernel takes 253 (`SCM_MAX_FD`, `include/net/scm.h`).
 pub const MAX_DESCRIPTORS: usize = 250;
@@ -58,7 +59,7 @@ impl fmt::Display for Generation {
     }
 }
 
-/// Who a process is. `instance` is the identity; the process id is for people, since it means nothing across
+/// Who a process is, shown on one line whatever its version string holds. `instance` is the identity; the process id is for people, since it means nothing across
 /// containers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Process {
@@ -74,7 +75,7 @@ impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.version.as_str() {
             "" => write!(f, "{}", self.pid),
-            version => write!(f, "{} ({version})", self.pid),
+            version => write!(f, "{} ({})", self.pid, OneLine(version)),
         }
     }
 }

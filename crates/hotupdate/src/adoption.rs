@@ -5,6 +5,7 @@
 use std::fmt;
 
 use hotupdate_proto::Kind;
+use hotupdate_proto::text::OneLine;
 use serde::de::DeserializeOwned;
 
 use crate::connection::Connection;
@@ -44,7 +45,8 @@ impl Adopter {
             match serde_json::from_slice(&bytes) {
                 Ok(state) => Some(Box::new(move |connection| drop(tokio::spawn(serve(connection, state))))),
                 Err(error) => {
-                    tracing::warn!(kind = name, %error, "a connection is not taken: its state makes no sense here");
+                    let error = error.to_string();
+                    tracing::warn!(kind = name, error = %OneLine(&error), "a connection is not taken: its state makes no sense here");
                     None
                 }
             }

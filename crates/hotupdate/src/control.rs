@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, fchmod, flock};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
@@ -49,6 +49,9 @@ pub(crate) enum Found {
 }
 
 /// Checks everything that can be checked before anything is made.
+///
+/// Symbolic links are followed on the way to the directory, because `/var/run` is one, and what counts is where they lead
+/// to. The socket and its lock must not be links: a service with two names would have two locks, and so two owners.
 pub(crate) fn check_path(path: &Path) -> Result<()> {
     let doing = || format!("the control socket {}", path.display());
     if path.file_name().is_none() {
@@ -87,7 +90,17 @@ pub(crate) fn check_path(path: &Path) -> Result<()> {
         );
         return Err(Error::refused(doing(), why));
     }
-    Ok(())
+    [path.to_owned(), lock_path(path), temporary(path)].iter().try_for_each(|path| check_no_link(path, doing))
+}
+
+fn check_no_link(path: &Path, doing: impl FnOnce() -> String) -> Result<()> {
+    let Ok(to) = fs::read_link(path) else { return Ok(()) };
+    let why = format!(
+        "{} is a symbolic link (to {}) and not a socket or a lock of its own; use the path that it leads to",
+        path.display(),
+        to.display()
+    );
+    Err(Error::refused(doing(), why))
 }
 
 /// Becomes the owner of the path, or connects to whoever is.
@@ -140,15 +153,37 @@ fn check_replaceable(path: &Path) -> Result<()> {
 /// Removes the socket. Only its owner may, and only when nobody follows: later it could be somebody else's.
 pub(crate) fn remove(path: &Path, ownership: &Ownership) {
     let ours = rustix::fs::fstat(&ownership.lock).map(|stat| (stat.st_dev, stat.st_ino));
-    let there = fs::metadata(lock_path(path)).map(|metadata| (metadata.dev(), metadata.ino()));
-    if matches!((ours, there), (Ok(ours), Ok(there)) if ours == there) {
+    let there = fs::symlink_metadata(lock_path(path)).map(|metadata| (metadata.dev(), metadata.ino()));
+    let owned = matches!((ours, there), (Ok(ours), Ok(there)) if ours == there);
+    if owned && fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
         let _ = fs::remove_file(path);
     }
 }
 
-/// Whether the process at the other end may do what an owner may.
+/// Whether the process at the other end may do what an owner may. Its process id says nothing: it is 0 in another pid
+/// namespace, and somebody else's a moment later.
 pub(crate) fn may(uid: u32, allowed: &[u32]) -> bool {
-    uid == geteuid().as_raw() || uid == 0 || allowed.contains(&uid)
+    (uid == geteuid().as_raw() || uid == 0 || allowed.contains(&uid)) && is_known(uid)
+}
+
+/// Users that our user namespace does not map all look alike: like the overflow uid (user_namespaces(7)). It names nobody,
+/// unless it is mapped itself.
+pub(crate) fn is_known(uid: u32) -> bool {
+    let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
+    let overflow = overflow.and_then(|text| text.trim().parse().ok()).unwrap_or(65534);
+    if uid != overflow {
+        return true;
+    }
+    // Without /proc nothing can be known of namespaces.
+    fs::read_to_string("/proc/self/uid_map").map_or(true, |map| is_mapped(uid, &map))
+}
+
+/// `map` has lines of: first uid inside, first uid outside, how many.
+fn is_mapped(uid: u32, map: &str) -> bool {
+    map.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        matches!(numbers[..], [first, _, count] if (first..first + count).contains(&u64::from(uid)))
+    })
 }
 
 /// Checks a control listener and a lock that arrived: they have to be what they are said to be, and the listener that
@@ -172,6 +207,12 @@ pub(crate) fn check_inherited(ownership: &Ownership, reached: Option<&Path>) -> 
             show(bound),
             show(reached)
         ));
+    }
+    // flock(2) takes whatever it gets, and would not be released by the death of whoever has the file.
+    if !rustix::fs::fstat(lock)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+    {
+        return Err("the lock is not a file".to_owned());
     }
     // The lock belongs to the open file description, so taking it again through a duplicate succeeds, and through any
     // other description of the same file it does not.
@@ -232,7 +273,11 @@ fn check_peer(stream: &UnixStream, path: &Path) -> Result<()> {
     if may(uid, &[]) {
         return Ok(());
     }
-    Err(Error::refused(doing(), format!("it belongs to uid {uid}, which is neither ours nor root's")))
+    let unknown = if is_known(uid) { "" } else { ", or a user that our user namespace does not map" };
+    Err(Error::refused(
+        doing(),
+        format!("it belongs to uid {uid}, which is neither ours nor root's{unknown}"),
+    ))
 }
 
 /// Makes the socket under a temporary name, with its final rights from the first instant, and renames it.
@@ -351,6 +396,14 @@ mod tests {
         assert!(error.to_string().contains("No such file"), "{error}");
     }
 
+    #[test]
+    fn the_overflow_uid_is_somebody_only_where_it_is_mapped() {
+        assert!(is_mapped(65534, "         0          0 4294967295"), "where the machine begins");
+        assert!(!is_mapped(65534, "         0       1000          1"), "root only");
+        assert!(is_mapped(65534, "0 1000 1\n1 100000 65536"), "a rootless container");
+        assert!(!is_mapped(65534, ""), "nothing mapped");
+    }
+
     #[tokio::test]
     async fn an_inherited_lock_has_to_be_the_one() {
         let directory = directory(0o700);
@@ -368,6 +421,8 @@ mod tests {
             lock: open_lock(&path).unwrap().into(),
         };
         assert!(check_inherited(&other, reached).unwrap_err().contains("lock"));
+        let a_socket = Ownership { listener: duplicate(&owner.listener), lock: duplicate(&owner.listener) };
+        assert!(check_inherited(&a_socket, reached).unwrap_err().contains("the lock is not a file"));
         let swapped =
             Ownership { listener: owner.lock.try_clone().unwrap(), lock: owner.lock.try_clone().unwrap() };
         assert!(check_inherited(&swapped, reached).unwrap_err().contains("listener"));

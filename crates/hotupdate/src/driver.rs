@@ -284,13 +284,8 @@ impl Driver {
         let lifecycle = watch::Sender::new(Lifecycle::Starting);
         let mut progress = interval(PROGRESS);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let rules = Rules {
-            hello: settings.timing.hello,
-            write: settings.timing.write,
-            requests: requests_in,
-            lifecycle: lifecycle.subscribe(),
-            crowded: Arc::default(),
-        };
+        let us = local.process.to_string().into();
+        let rules = Rules::new(us, &settings.timing, requests_in, lifecycle.subscribe());
         let driver = Self {
             local,
             program: settings.program(),

@@ -11,7 +11,7 @@ use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::operator::{Call, Reply};
 use hotupdate_proto::successor::{Effect, Event};
 use hotupdate_proto::{
-    Fault, Generation, INTERFACE, Join, Joined, LinkItem, Message, Refusal, Successor, frame,
+    Fault, Generation, INTERFACE, Join, Joined, LinkItem, ListenerKind, Message, Refusal, Successor, frame,
 };
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -45,6 +45,8 @@ pub(crate) struct Inventory {
 struct Arrived {
     /// The address of the listener that took our connection.
     reached: Option<PathBuf>,
+    /// The names of sockets by the kernel's number.
+    cookies: HashMap<u64, String>,
     offered: Vec<Offered>,
     state: HashMap<String, State>,
     links: Vec<(LinkItem, OwnedFd)>,
@@ -229,7 +231,11 @@ fn parse_reply(frame: &[u8]) -> Result<Result<Joined, Refusal>, Fault> {
         return Ok(Err(refusal));
     }
     let reason = parameters.get("reason").and_then(Value::as_str).unwrap_or(&error).to_owned();
-    Err(Fault::PeerFailed(reason))
+    // A version that is not spoken here may have other words for its refusals; their names stay.
+    match error.strip_prefix(INTERFACE) {
+        Some(".Incompatible") => Err(Fault::PeerIncompatible(reason)),
+        _ => Err(Fault::PeerFailed(reason)),
+    }
 }
 
 async fn next(
@@ -265,7 +271,16 @@ impl Arrived {
                     if self.offered.iter().any(|offered| offered.name == item.name) {
                         return Err(format!("the listener {:?} is offered twice", item.name));
                     }
-                    self.offered.push(Offered::check(item, fd)?);
+                    let offered = Offered::check(item, fd)?;
+                    if offered.kind != ListenerKind::Other
+                        && let Some(known) = self.cookies.insert(item.cookie, item.name.clone())
+                    {
+                        return Err(format!(
+                            "the listeners {known:?} and {:?} are the same socket",
+                            item.name
+                        ));
+                    }
+                    self.offered.push(offered);
                 }
             }
             Message::State { items, .. } => {
@@ -287,7 +302,7 @@ impl Arrived {
     }
 
     fn complete(self) -> Result<Inventory, String> {
-        let Self { reached: _, offered, state, links, ownership } = self;
+        let Self { reached: _, cookies: _, offered, state, links, ownership } = self;
         let ownership = ownership.ok_or("the inventory came without the control socket")?;
         Ok(Inventory { offered, state, links, ownership })
     }

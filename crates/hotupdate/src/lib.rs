@@ -20,6 +20,10 @@
 //!
 //! For axum, and any tower service, there is the crate `hotupdate-axum`; for operators, the command `hotctl`.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 // In the order of a reader: settings, before ready, after ready.
 mod config;
 pub use config::{AfterDrain, Builder, builder, join};
@@ -66,11 +70,13 @@ mod driver;
 
 mod bind;
 mod channel;
+mod complaint;
 mod control;
 mod joining;
 mod link;
 mod offered;
 mod session;
 mod signal;
+mod silent;
 mod spawn;
 mod systemd;

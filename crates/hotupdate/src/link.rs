@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hotupdate_proto::frame;
+use hotupdate_proto::text::OneLine;
 use hotupdate_proto::{Fault, Message};
 use socket2::SockRef;
 use tokio::net::UnixStream;
@@ -54,7 +55,8 @@ pub(crate) struct Link {
 /// What every line of a log is written in that belongs to this handoff, on both sides. Its level is that of errors, so that
 /// no filter that lets the line through keeps the name back.
 pub(crate) fn span(handoff: &str) -> Span {
-    tracing::error_span!("handoff", %handoff)
+    // The other side chose it.
+    tracing::error_span!("handoff", handoff = %OneLine(handoff))
 }
 
 impl Link {

@@ -8,15 +8,17 @@ use std::time::Duration;
 use hotupdate_proto::operator::{
     self, Call, Changed, Command, Connections, Monitored, OperatorError, Reply, Within,
 };
-use hotupdate_proto::{INTERFACE, Join, Process, Refusal, frame};
+use hotupdate_proto::{Fault, INTERFACE, Join, Process, Refusal, Timing, frame};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::channel::{self, Receiver};
+use crate::complaint::Complaint;
 use crate::serving::Lifecycle;
+use crate::silent::Silent;
 
 /// What a session asks the driver.
 pub(crate) enum Request {
@@ -30,15 +32,65 @@ pub(crate) enum Request {
 /// How a command ended; who serves now, if that changed.
 pub(crate) type Outcome = Result<Option<Changed>, OperatorError>;
 
+/// Callers that watch (`Monitor`) at the same time. They may stay as long as they like, so there are fewer of them than
+/// callers: whoever only asks finds a place.
+pub(crate) const MAX_WATCHERS: usize = 192;
+
+/// Lists of connections (`Connections`) that are sent at the same time: each holds a copy of all rows until its caller has
+/// read them.
+const MAX_LISTINGS: usize = 2;
+
+/// The least time that a list of connections has for itself. To write one of 100,000 rows takes a good part of a second of
+/// one processor, which belongs to the clients of the service.
+const LISTING_TIME: Duration = Duration::from_millis(250);
+
 /// What a session may and has to do.
 #[derive(Clone)]
 pub(crate) struct Rules {
+    /// Who we are, for logs.
+    pub(crate) us: Arc<str>,
     pub(crate) hello: Duration,
     pub(crate) write: Duration,
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) lifecycle: watch::Receiver<Lifecycle>,
-    /// There are as many callers as there may be: those that are between two calls make room.
-    pub(crate) crowded: Arc<Notify>,
+    pub(crate) silent: Arc<Silent>,
+    pub(crate) watchers: Arc<Semaphore>,
+    pub(crate) listings: Arc<Semaphore>,
+    pub(crate) complaint: Arc<Complaint>,
+}
+
+impl Rules {
+    pub(crate) fn new(
+        us: Arc<str>,
+        timing: &Timing,
+        requests: mpsc::Sender<Request>,
+        lifecycle: watch::Receiver<Lifecycle>,
+    ) -> Self {
+        Self {
+            us,
+            hello: timing.hello,
+            write: timing.write,
+            requests,
+            lifecycle,
+            silent: Arc::default(),
+            watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
+            listings: Arc::new(Semaphore::new(MAX_LISTINGS)),
+            complaint: Arc::new(Complaint::new()),
+        }
+    }
+
+    /// Says in the log that a caller is turned away, why, and who serves now; not more often than is of use.
+    pub(crate) fn complain(&self, why: impl std::fmt::Display) {
+        let Some(unsaid) = self.complaint.due() else { return };
+        let us = &self.us;
+        let how = match *self.lifecycle.borrow() {
+            Lifecycle::Starting => "is still starting",
+            Lifecycle::Serving => "is still serving",
+            _ => "does not serve any more",
+        };
+        let more = if unsaid == 0 { String::new() } else { format!(" (and {unsaid} more)") };
+        tracing::warn!("a caller on the control socket is turned away: {why}{more}; {us} {how}");
+    }
 }
 
 struct Session {
@@ -48,8 +100,8 @@ struct Session {
 }
 
 /// Turns a caller away that may not be here.
-pub(crate) async fn refuse(stream: UnixStream, refusal: Refusal, write: Duration) {
-    if let Ok(bytes) = frame::encode(&refused(&refusal)) {
+pub(crate) async fn refuse(stream: UnixStream, reply: Reply, write: Duration) {
+    if let Ok(bytes) = frame::encode(&reply) {
         let _ = channel::send(&stream, &bytes, &[], Instant::now() + write).await;
     }
 }
@@ -60,7 +112,8 @@ pub(crate) async fn serve(stream: UnixStream, rules: Rules) {
     let receiver = Receiver::new(stream.clone(), b"");
     let mut session = Session { receiver, stream, rules };
     // A connection that says nothing must cost nothing: only the first call has to come soon.
-    let Ok(mut frame) = timeout(session.rules.hello, session.receiver.frame()).await else { return };
+    let Ok(first) = timeout(session.rules.hello, session.next()).await else { return };
+    let Some(mut frame) = first else { return session.make_room().await };
     loop {
         let call = match frame.map_err(|fault| fault.to_string()).and_then(|frame| parse(&frame)) {
             Ok(_) if session.receiver.has_descriptors() => {
@@ -77,13 +130,13 @@ pub(crate) async fn serve(stream: UnixStream, rules: Rules) {
         }
         let mut lifecycle = session.rules.lifecycle.clone();
         let is_first = *lifecycle.borrow() <= Lifecycle::Serving;
-        let crowded = session.rules.crowded.clone();
-        frame = tokio::select! {
-            frame = session.receiver.frame() => frame,
-            () = crowded.notified() => return,
+        let next = tokio::select! {
+            next = session.next() => next,
             // Somebody else owns the control socket now: the caller has to connect anew.
             _ = lifecycle.wait_for(|now| *now > Lifecycle::Serving), if is_first => return,
         };
+        let Some(called) = next else { return session.make_room().await };
+        frame = called;
     }
 }
 
@@ -95,6 +148,22 @@ fn parse(frame: &[u8]) -> Result<Call, String> {
 type Gone = Option<()>;
 
 impl Session {
+    /// The next frame; `None` if this caller has to make room. One that has said something is heard first.
+    async fn next(&mut self) -> Option<Result<Vec<u8>, Fault>> {
+        tokio::select! {
+            biased;
+            frame = self.receiver.frame() => Some(frame),
+            () = self.rules.silent.dismissed() => None,
+        }
+    }
+
+    /// Says why, if there is room for it.
+    async fn make_room(&self) {
+        if let Ok(bytes) = frame::encode(&crowded()) {
+            let _ = channel::send(&self.stream, &bytes, &[], Instant::now()).await;
+        }
+    }
+
     async fn answer(&mut self, call: Call) -> Gone {
         let Call { method, parameters, oneway, more, .. } = call;
         let quiet = oneway;
@@ -135,6 +204,25 @@ impl Session {
     async fn connections(&mut self) -> Gone {
         /// About 200 bytes a row, so that a message stays far below its limit.
         const ROWS: usize = 1000;
+        let place = tokio::select! {
+            place = timeout(self.rules.write, self.rules.listings.clone().acquire_owned()) => place.ok(),
+            // Whoever waits here keeps nobody out who only asks who serves.
+            () = self.rules.silent.dismissed() => None,
+        };
+        let Some(Ok(place)) = place else {
+            let why = format!("{MAX_LISTINGS} callers read lists of connections and do not come to an end");
+            self.say(&busy(&why), false).await?;
+            return None;
+        };
+        // Both have to be over: the list, and its time.
+        let (place, time) = (Arc::new(place), LISTING_TIME);
+        tokio::spawn({
+            let place = place.clone();
+            async move {
+                sleep(time).await;
+                drop(place);
+            }
+        });
         let generations = self.ask(Request::Connections).await?;
         let mut replies: Vec<Connections> = Vec::new();
         for Connections { generation, rows } in generations {
@@ -152,6 +240,10 @@ impl Session {
 
     /// Ends when this process stops serving: the next owner of the control socket has the rest of the story.
     async fn monitor(&mut self) -> Gone {
+        let watchers = self.rules.watchers.clone();
+        let Ok(_place) = watchers.try_acquire() else {
+            return self.say(&busy(&format!("{MAX_WATCHERS} callers watch already")), false).await;
+        };
         let (status, mut events) = self.ask(Request::Monitor).await?;
         self.say(&continued(&Monitored { event: None, status }), false).await?;
         loop {
@@ -206,7 +298,7 @@ impl Session {
     /// Says why before it hangs up, in the only form that Varlink has for it.
     async fn nonsense(&self, what: &str) {
         if !what.contains("is gone") {
-            tracing::warn!(what, "a caller on the control socket is turned away");
+            self.rules.complain(what);
             self.invalid(what).await;
         }
     }
@@ -286,6 +378,15 @@ fn failed(name: &str, details: Value) -> Reply {
 
 fn service_error(name: &str, details: Value) -> Reply {
     Reply { error: Some(format!("org.varlink.service.{name}")), ..parameters(&details) }
+}
+
+fn busy(reason: &str) -> Reply {
+    failed("Busy", json!({ "reason": reason }))
+}
+
+/// A caller for whom there is no room.
+pub(crate) fn crowded() -> Reply {
+    busy("too many callers on the control socket, and this one had been silent longest, or came last")
 }
 
 /// A `Join` that was turned down, for people and, in full, for the successor.

@@ -267,7 +267,7 @@ async fn another_user_is_not_allowed() {
     let (first, address) = folder.serve("v1").await;
     let Some(reply) = ask_as_nobody(&folder).await else { return };
     assert!(reply.contains("io.hotupdate.NotAllowed") && reply.contains("uid 65534"), "{reply}");
-    log.says(&["a caller on the control socket is not allowed", "65534"]);
+    log.says(&["a caller on the control socket is turned away", "uid 65534", "(v1) is still serving"]);
     assert_eq!(ask(address).await, "v1", "it serves on");
     hand_over(&folder, &first, "v2").await;
 }

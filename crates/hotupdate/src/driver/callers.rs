@@ -5,13 +5,14 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hotupdate_proto::operator::Reply;
 use hotupdate_proto::{Join, ListenerKind, Refusal, incumbent, operator};
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Done, Driver, Role, Sealed, Waiting};
@@ -24,15 +25,18 @@ use crate::serving::Lifecycle;
 use crate::session::{self, Outcome, Request, Rules};
 use crate::state::Export;
 
-/// Callers on the control socket at the same time; they cost a descriptor each. If more come, those between two calls
-/// have to go, and if that is not enough the newest is turned away.
+/// Callers on the control socket at the same time; they cost a descriptor each. If more come, the one that has been silent
+/// longest has to go, and if none is silent the newest is turned away.
 const MAX_SESSIONS: usize = 256;
 
-/// How long a caller waits for a place when there is none.
-const CROWDED_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+/// How long a caller waits for the place of one that is silent.
+const CROWDED_PAUSE: Duration = Duration::from_millis(10);
+
+/// How many of those that are silent are asked for their place.
+const CROWDED_TRIES: u32 = 5;
 
 /// How long accepting callers pauses after an error, such as being out of descriptors.
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The path's listener and its lock.
 pub(super) struct Control {
@@ -82,7 +86,8 @@ impl Driver {
         };
         match admitted {
             Err(refusal) => {
-                tracing::warn!(successor = %join.process, %refusal, "a successor is turned away");
+                let us = &self.local.process;
+                tracing::warn!(successor = %join.process, %refusal, "a successor is turned away; {us} is still serving");
                 self.turn_away(&receiver, session::refused(&refusal));
             }
             Ok(()) => self.export(move |sealed| Done::Exported { join, receiver, sealed }),
@@ -195,25 +200,39 @@ async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allowed: Vec<u3
         };
         let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
         if !control::may(uid, &allowed) {
-            tracing::warn!(uid, "a caller on the control socket is not allowed");
-            tokio::spawn(session::refuse(stream, Refusal::NotAllowed { uid }, rules.write));
+            let refusal = Refusal::NotAllowed { uid };
+            let unknown =
+                if control::is_known(uid) { "" } else { ", or a user that our user namespace does not map" };
+            rules.complain(format!("{refusal}{unknown}"));
+            tokio::spawn(session::refuse(stream, session::refused(&refusal), rules.write));
             continue;
         }
-        if slots.available_permits() == 0 {
-            rules.crowded.notify_waiters();
-        }
-        match timeout(CROWDED_PAUSE, slots.clone().acquire_owned()).await {
-            Ok(Ok(slot)) => {
-                let rules = rules.clone();
-                tokio::spawn(async move {
-                    session::serve(stream, rules).await;
-                    drop(slot);
-                });
-            }
-            Ok(Err(_)) | Err(_) => tracing::warn!(
-                limit = MAX_SESSIONS,
-                "too many callers on the control socket; one is turned away"
-            ),
+        let slot = match slots.clone().try_acquire_owned() {
+            Ok(slot) => Some(slot),
+            Err(_) => make_room(&slots, &rules).await,
+        };
+        let Some(slot) = slot else {
+            tokio::spawn(session::refuse(stream, session::crowded(), Duration::ZERO));
+            continue;
+        };
+        let rules = rules.clone();
+        tokio::spawn(async move {
+            session::serve(stream, rules).await;
+            drop(slot);
+        });
+    }
+}
+
+/// A flood of callers that say nothing must not keep out one that has something to say, so it pushes itself out.
+async fn make_room(slots: &Arc<Semaphore>, rules: &Rules) -> Option<OwnedSemaphorePermit> {
+    rules.complain(format_args!("too many callers on the control socket, at most {MAX_SESSIONS} at a time"));
+    let mut slot = pin!(slots.clone().acquire_owned());
+    // The first may just have said something; then it is the next one's turn.
+    for _ in 0..CROWDED_TRIES {
+        rules.silent.dismiss_one();
+        if let Ok(slot) = timeout(CROWDED_PAUSE, &mut slot).await {
+            return slot.ok();
         }
     }
+    None
 }

@@ -347,6 +347,10 @@ impl Driver {
         let (mut held, mut refused) = (Vec::new(), Vec::new());
         for (item, fd) in items.into_iter().zip(descriptors) {
             check(&item, &fd).map_err(Fault::PeerMisbehaved)?;
+            let mut here = held.iter().chain(taking.held.values().flatten());
+            if here.any(|there: &Arrival| there.item.cookie == item.cookie) {
+                return Err(Fault::PeerMisbehaved(format!("moved connection {} twice", item.row.id)));
+            }
             let adopter = adopters.iter().find(|adopter| adopter.fits(&item.kind, &item.row.listener));
             match adopter.and_then(|adopter| adopter.look(from_text(&item.state))) {
                 Some(pick_up) => held.push(Arrival { item, fd, pick_up }),

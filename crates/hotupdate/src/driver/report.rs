@@ -4,6 +4,7 @@
 
 use hotupdate_proto::incumbent::{Peer, Report};
 use hotupdate_proto::operator::{Changed, Happened, LastFailure, Monitored, OperatorError};
+use hotupdate_proto::text::OneLine;
 use hotupdate_proto::{FEATURE_MOVE, Fault, Generation, Process, Totals};
 use tokio::sync::broadcast;
 
@@ -76,11 +77,15 @@ impl Driver {
                 self.happened("failed", self.generation, format!("the rollback failed: {reason}"));
             }
             Report::StoodDown(reason) => {
+                let reason = OneLine(&reason).to_string();
                 tracing::error!(reason, "the predecessor serves again; this process drains");
                 self.happened("stopping", self.generation, format!("{us} stands down: {reason}"));
             }
             Report::Violation(generation, what) => {
-                tracing::warn!(%generation, what, "a violation of the protocol; the link goes quiet");
+                let what = OneLine(&what).to_string();
+                let who =
+                    if self.draining { "the successor serves" } else { &format!("{us} is still serving") };
+                tracing::warn!(%generation, what, "a violation of the protocol; the link goes quiet; {who}");
                 self.happened("violation", generation, what);
             }
             Report::Stopping => {

@@ -1,0 +1,77 @@
+//! Text that somebody else chose, fit for one line of a log or a terminal.
+//!
+//! Deliberately absent: what is sent. JSON carries every character; only people have to be protected from some.
+
+use std::fmt::{self, Write};
+
+/// The most characters of such a text that one line shows: no legitimate reason is longer, and a log must not be flooded.
+const MAX_SHOWN: usize = 1024;
+
+/// Shows a text on one line: what could end the line, steer a terminal, or turn the direction of writing is escaped, and a
+/// text without end is cut off.
+///
+/// ```
+/// use hotupdate_proto::text::OneLine;
+///
+/// assert_eq!(OneLine("v2\n2026-01-01 INFO all is well\u{1b}[2J").to_string(), r"v2\n2026-01-01 INFO all is well\u{1b}[2J");
+/// assert_eq!(OneLine("v1.2.9 ü").to_string(), "v1.2.9 ü");
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct OneLine<'a>(pub &'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut characters = self.0.chars();
+        for character in characters.by_ref().take(MAX_SHOWN) {
+            write_plain(f, character)?;
+        }
+        match characters.count() {
+            0 => Ok(()),
+            more => write!(f, "… ({more} more characters)"),
+        }
+    }
+}
+
+/// Writes one character, escaped if [`is_unfit`].
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_plain(out: &mut impl Write, character: char) -> fmt::Result {
+    if is_unfit(character) {
+        write!(out, "{}", character.escape_default())
+    } else {
+        out.write_char(character)
+    }
+}
+
+/// Whether a character does something else than to be seen: control characters (C0, DEL, C1), line and paragraph
+/// separators, and those that change the direction of writing (<https://trojansource.codes>).
+#[must_use]
+pub fn is_unfit(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_ends_the_line_or_steers_the_terminal() {
+        let unfit = "\0\t\r\n\u{7}\u{1b}\u{7f}\u{85}\u{9b}\u{2028}\u{2029}\u{202e}\u{2066}";
+        let shown = OneLine(unfit).to_string();
+        assert!(shown.is_ascii() && !shown.contains(char::is_control), "{shown}");
+        assert_eq!(OneLine("\n").to_string(), "\\n");
+    }
+
+    #[test]
+    fn a_text_without_end_is_cut_off() {
+        let shown = OneLine(&"ü".repeat(5000)).to_string();
+        assert_eq!(shown.chars().filter(|c| *c == 'ü').count(), MAX_SHOWN);
+        assert!(shown.ends_with("… (3976 more characters)"), "{shown}");
+        assert_eq!(OneLine(&"x".repeat(MAX_SHOWN)).to_string(), "x".repeat(MAX_SHOWN));
+    }
+}
