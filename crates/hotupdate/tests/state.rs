@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::peer::status;
-use common::{BRIEF, Folder, ask, hand_over, serve};
+use common::{BRIEF, Folder, SOON, ask, hand_over, serve};
 use hotupdate::{Error, Starting, Timing};
 
 /// What the first call returns is the inventory's, what the second returns is the final word of the first attempt.
@@ -103,6 +103,24 @@ async fn a_final_word_that_comes_too_late() {
 
 #[tokio::test]
 async fn a_final_word_that_panics() {
+/// The time to export and the time to begin to serve are two deadlines, one after the other.
+#[tokio::test]
+async fn a_final_word_that_takes_longer_than_a_successor_to_begin() {
+    let folder = Folder::new();
+    let timing = Timing { stop: SOON, released: SOON, serving: BRIEF, ..Timing::default() };
+    let mut first = folder.builder("v1").timing(timing.clone()).join().await.unwrap();
+    export_in_turns(&mut first, |turn| {
+        if turn == 2 {
+            std::thread::sleep(2 * BRIEF);
+        }
+        turn.to_string().into_bytes()
+    });
+    let _first = first.ready().await.unwrap();
+    let second = folder.builder("v2").timing(timing).join().await.unwrap();
+    let second = second.ready().await.expect("it is not too late");
+    assert_eq!(second.import("hits").unwrap().bytes, b"2");
+}
+
     release_fails("the application's export panicked", || panic!("in the application")).await;
 }
 

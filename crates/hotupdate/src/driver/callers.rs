@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hotupdate_proto::operator::Reply;
 use hotupdate_proto::{Join, ListenerKind, Refusal, incumbent, operator};
@@ -14,6 +14,8 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::effects::monotonic_ns;
+use super::reserve::Reserve;
 use super::{Done, Driver, Role, Sealed, Waiting};
 use crate::address::Address;
 use crate::channel::{self, Receiver};
@@ -29,10 +31,10 @@ use crate::state::Export;
 const MAX_SESSIONS: usize = 256;
 
 /// How long a caller waits for a place when there is none.
-const CROWDED_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+const CROWDED_PAUSE: Duration = std::time::Duration::from_millis(50);
 
 /// How long accepting callers pauses after an error, such as being out of descriptors.
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+const ACCEPT_PAUSE: Duration = std::time::Duration::from_millis(50);
 
 /// The path's listener and its lock.
 pub(super) struct Control {
@@ -124,6 +126,7 @@ impl Driver {
             Done::Finished { mut stopped, sealed, .. } => {
                 let event = match sealed {
                     Ok(sealed) => {
+                        stopped.ago = Duration::from_nanos(monotonic_ns().saturating_sub(stopped.at_ns));
                         stopped.state = sealed.iter().map(|(item, _)| item.clone()).collect();
                         self.sealed = sealed;
                         incumbent::Event::Stopped(stopped)
