@@ -6,12 +6,12 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use hotupdate_proto::{ConnectionRow, ConnectionState, Generation, Kind, Summary, Totals};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
+use crate::accepted::Accepted;
 use crate::address::Address;
 use crate::connection::{Parcel, Socket};
 use crate::drain::{Drain, Phase};
@@ -81,7 +81,7 @@ pub(crate) struct Row {
     listener: Arc<str>,
     peer: Address,
     local: Address,
-    accepted_ms: u64,
+    accepted: Accepted,
     protocol: Mutex<Cow<'static, str>>,
     requests: AtomicU64,
     activity: AtomicU64,
@@ -208,9 +208,7 @@ impl Connections {
         local: Address,
         socket: &Arc<Socket>,
     ) -> Tracker {
-        let accepted = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let accepted_ms = u64::try_from(accepted.as_millis()).unwrap_or(u64::MAX);
-        let row = self.row(listener.clone(), peer, local, accepted_ms, 0, "raw".into(), socket);
+        let row = self.row(listener.clone(), peer, local, Accepted::now(), 0, "raw".into(), socket);
         self.enter(row, meters::Event::Accepted)
     }
 
@@ -220,7 +218,7 @@ impl Connections {
         listener: Arc<str>,
         peer: Address,
         local: Address,
-        accepted_ms: u64,
+        accepted: Accepted,
         requests: u64,
         protocol: Cow<'static, str>,
         socket: &Arc<Socket>,
@@ -230,7 +228,7 @@ impl Connections {
             listener,
             peer,
             local,
-            accepted_ms,
+            accepted,
             protocol: Mutex::new(protocol),
             requests: AtomicU64::new(requests),
             activity: AtomicU64::new(0),
@@ -255,8 +253,9 @@ impl Connections {
         };
         let (peer, local) = (address(&row.peer), address(&row.local));
         let ConnectionRow { listener, protocol, accepted_ms, requests, .. } = row;
+        let accepted = Accepted::at(accepted_ms);
         let row =
-            self.row(listener.as_str().into(), peer, local, accepted_ms, requests, protocol.into(), socket);
+            self.row(listener.as_str().into(), peer, local, accepted, requests, protocol.into(), socket);
         self.enter(row, meters::Event::Adopted)
     }
 
@@ -403,7 +402,7 @@ impl Row {
             peer: self.peer.to_string(),
             local: self.local.to_string(),
             protocol: self.protocol.lock().unwrap_or_else(PoisonError::into_inner).to_string(),
-            accepted_ms: self.accepted_ms,
+            accepted_ms: self.accepted.ms(),
             requests: self.requests.load(Relaxed),
             state: self.state(),
         }

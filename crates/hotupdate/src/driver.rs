@@ -34,6 +34,8 @@ use tracing::{Instrument, Span};
 use self::callers::Control;
 use self::moves::Moves;
 use crate::adoption::Adopter;
+use self::reserve::Reserve;
+use crate::accepted::Accepted;
 use crate::channel::Receiver;
 use crate::config::Builder;
 use crate::connection::Parcel;
@@ -180,7 +182,7 @@ pub(crate) struct Driver {
     lifecycle: watch::Sender<Lifecycle>,
     monitor: broadcast::Sender<Monitored>,
     waiting: Vec<Waiting>,
-    rows: HashMap<Generation, BTreeMap<u64, ConnectionRow>>,
+    rows: HashMap<Generation, BTreeMap<u64, (Accepted, ConnectionRow)>>,
     last_handoff: Option<LastHandoff>,
     last_failure: Option<LastFailure>,
 
