@@ -61,6 +61,8 @@ async fn names_are_keys_and_there_is_a_limit() {
         let error = starting.export(name, "text", Vec::new).unwrap_err();
         assert!(matches!(error, Error::ApiMisuse { .. }), "{error}");
     }
+    let error = starting.export("schema", &"x".repeat(256), Vec::new).unwrap_err();
+    assert!(error.to_string().contains("its schema has more than 255 bytes"), "{error}");
     for n in 1..250 {
         starting.export(&n.to_string(), "text", move || n.to_string().into_bytes()).unwrap();
     }
