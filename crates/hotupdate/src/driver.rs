@@ -10,6 +10,7 @@ mod hear;
 mod inventory;
 mod moves;
 mod report;
+mod reserve;
 mod status;
 mod succeeding;
 
@@ -33,9 +34,9 @@ use tracing::{Instrument, Span};
 
 use self::callers::Control;
 use self::moves::Moves;
-use crate::adoption::Adopter;
 use self::reserve::Reserve;
 use crate::accepted::Accepted;
+use crate::adoption::Adopter;
 use crate::channel::Receiver;
 use crate::config::Builder;
 use crate::connection::Parcel;
@@ -439,6 +440,11 @@ impl Driver {
         self.exports = Arc::new(std::mem::take(&mut self.outfit.exports));
         self.ready = Some(reply);
         self.ready_at = Some(Instant::now());
+        // Whoever cannot open another descriptor cannot accept either. Nothing has stopped yet.
+        let room = Reserve::default().fill().doing(|| "looking for room for connections".to_owned());
+        if let Err(error) = room {
+            return self.give_up(error).await;
+        }
         match Signals::install(&self.settings) {
             Ok(signals) => self.signals = Some(signals),
             Err(error) => return self.give_up(error).await,

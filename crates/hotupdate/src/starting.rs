@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -337,8 +337,7 @@ impl Outfit {
     pub(crate) fn items(&self) -> io::Result<Vec<ListenerItem>> {
         let mut items = Vec::with_capacity(self.gates.len() + self.descriptors.len());
         for (gate, _) in &self.gates {
-            let fd = gate.duplicate()?;
-            items.push(Offered::describe(gate.name(), gate.kind(), gate.address(), fd.as_fd()));
+            items.push(gate.describe()?);
         }
         items.extend(self.descriptors.iter().map(|(item, _, _)| item.clone()));
         Ok(items)

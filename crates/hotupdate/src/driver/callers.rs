@@ -185,15 +185,24 @@ impl Control {
 
 async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allowed: Vec<u32>) {
     let slots = Arc::new(Semaphore::new(MAX_SESSIONS));
+    let reserve = Reserve::default();
+    // What is missing comes with a caller that leaves.
+    let _ = reserve.fill();
+    let mut told = false;
     while let Some(accepted) = gate.accept_caller().await {
         let stream: UnixStream = match accepted {
             Ok(stream) => stream,
+            // One that was held back makes room.
+            Err(_) if reserve.spend() => continue,
             Err(error) => {
-                tracing::warn!(%error, "a caller on the control socket cannot be accepted");
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "callers on the control socket cannot be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        told = false;
         let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
         if !control::may(uid, &allowed) {
             tracing::warn!(uid, "a caller on the control socket is not allowed");
@@ -205,10 +214,11 @@ async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allowed: Vec<u3
         }
         match timeout(CROWDED_PAUSE, slots.clone().acquire_owned()).await {
             Ok(Ok(slot)) => {
-                let rules = rules.clone();
+                let (rules, reserve) = (rules.clone(), reserve.clone());
                 tokio::spawn(async move {
                     session::serve(stream, rules).await;
                     drop(slot);
+                    let _ = reserve.fill();
                 });
             }
             Ok(Err(_)) | Err(_) => tracing::warn!(
