@@ -11,6 +11,8 @@ pub use sandbox::{Sandbox, binary};
 mod service;
 pub use service::{Exit, Service};
 
+mod shortage;
+
 mod announcement;
 pub use announcement::{Drained, Serving};
 

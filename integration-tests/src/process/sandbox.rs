@@ -232,7 +232,7 @@ pub(super) fn reap(pid: u32) -> Option<WaitStatus> {
     rustix::process::waitpid(Some(to_pid(pid)), WaitOptions::NOHANG).ok().flatten().map(|(_, status)| status)
 }
 
-fn to_pid(pid: u32) -> Pid {
+pub(super) fn to_pid(pid: u32) -> Pid {
     i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id is a positive i32")
 }
 
