@@ -13,6 +13,8 @@ pub use service::{Exit, Service};
 
 mod shortage;
 
+mod announced;
+
 mod announcement;
 pub use announcement::{Drained, Serving};
 

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use integration_tests::process::{Exit, eventually};
 use integration_tests::steady::{Fate, Steady, ask_all, idle};
 use integration_tests::{Handover, Sandbox, Service, Way, hotctl};
-use rustix::process::Signal;
 
 use super::{
     ARGUMENTS, SOON, comes_to, fails, handoff_after, incumbent, next_attempt_works, start_after, status_when,
@@ -69,7 +68,7 @@ fn the_incumbent_has_none_left_when_it_has_to_accept_again() {
     let mut answers = BufReader::new(operator.try_clone().unwrap());
     answers.read_until(0, &mut Vec::new()).unwrap();
     service.allow_descriptors(0);
-    successor.signal(Signal::STOP);
+    successor.freeze();
 
     operator.write_all(b"{\"method\":\"io.hotupdate.Handoff\"}\0").unwrap();
     let mut answer = Vec::new();
