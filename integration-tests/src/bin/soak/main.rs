@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser;
+use integration_tests::Sandbox;
 use integration_tests::endurance::{Endurance, Holding};
 use integration_tests::load::{Load, LoadPlan, Report};
 use integration_tests::process::eventually;
-use integration_tests::{Sandbox, Way};
 
 mod plot;
 
