@@ -24,6 +24,12 @@ bench: ## how long 1 to 15,000 live connections take to move, and what that cost
 	$(CARGO) build --release -p example-axum-server
 	$(CARGO) run --release -p integration-tests --bin moves
 
+HANDOFFS ?= 1000
+
+.PHONY: soak
+soak: build ## a thousand handoffs under load (HANDOFFS=1000): nothing fails and nothing grows; a table and a plot of it
+	target/release/soak --handoffs $(HANDOFFS) --csv target/soak.csv
+
 .PHONY: test
 test: ## every test: builds the programs first, because the tests start them
 	$(CARGO) build --workspace

@@ -11,6 +11,7 @@
 //! 4. [`client`]: one request at a time, for tests
 //! 5. [`steady`]: clients whose connections outlive the process that serves them
 //! 6. [`load`]: the mixed load, and what became of every request
+//! 7. [`endurance`]: one handoff after the other, and what is left behind
 
 pub mod process;
 pub use process::{Outcome, Sandbox, Service, Serving, eventually, hotctl};
@@ -24,6 +25,8 @@ pub use way::{Handover, Way};
 pub mod client;
 
 pub mod steady;
+
+pub mod endurance;
 
 pub mod load;
 pub use load::{Kind, Load, LoadPlan, Report};

@@ -11,6 +11,10 @@ pub use sandbox::{Sandbox, binary};
 mod service;
 pub use service::{Exit, Service};
 
+mod shortage;
+
+mod announced;
+
 mod announcement;
 pub use announcement::{Drained, Serving};
 

@@ -33,6 +33,7 @@ pub struct ProcessStatus {
     pub generation: u64,
     pub process: Process,
     pub state: String,
+    pub since_ms: u64,
     pub connections: Summary,
     pub probation: bool,
 }

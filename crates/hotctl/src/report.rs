@@ -10,7 +10,7 @@ use hotupdate_proto::operator::ProcessState;
 use serde::Serialize;
 
 use crate::cli::Color;
-use crate::exit::{Failure, Serves};
+use crate::exit::{Exit, Failure, Serves};
 use crate::text;
 
 /// What a line of text is painted with.
@@ -111,6 +111,15 @@ impl Report {
     pub(crate) fn say(&self, line: impl fmt::Display) {
         if !self.json {
             talk(&line.to_string());
+        }
+    }
+
+    /// The record of what cannot be undone because stdout is full: an exit code of 1 would say that the old version serves.
+    pub(crate) fn outcome(&self, kind: &str, value: &impl Serialize, serves: &Process) {
+        match self.record(kind, value) {
+            // A reader that had enough is told nothing.
+            Ok(()) | Err(Failure { exit: Exit::Done, .. }) => {}
+            Err(failure) => talk(&format!("hotctl: {}: {}", self.command, failure.now(serves))),
         }
     }
 

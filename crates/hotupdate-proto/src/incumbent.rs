@@ -201,8 +201,9 @@ impl Incumbent {
                 self.ready(now, peer, &ready, out)
             }
             (State::Releasing { peer, .. }, Event::Stopped(stopped)) => {
-                let Stopped { at_ns, connections, state, links } = stopped;
-                let within_ms = millis(self.local.timing.serving);
+                let Stopped { at_ns, ago, connections, state, links } = stopped;
+                // Counted from there, as the successor does.
+                let within_ms = millis(self.local.timing.serving.saturating_add(ago));
                 let released = Released { connections, stopped_at_ns: at_ns, within_ms, state, links };
                 out.push(Effect::Send(M::Released(released)));
                 State::Released { peer, until: after(now, self.local.timing.serving) }

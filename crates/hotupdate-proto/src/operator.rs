@@ -130,7 +130,7 @@ pub struct LastHandoff {
 pub struct LastFailure {
     /// Who tried.
     pub successor: Process,
-    /// The number it had been given.
+    /// The number it had been given, 0 if it was turned away before.
     pub generation: Generation,
     /// What its starter called the attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -112,7 +112,9 @@ impl fmt::Display for Deadline {
             Self::Batch => "the other side did not go on with the inventory in time (deadline `batch`)",
             Self::Lease => "it was not ready when its lease ended (deadline `lease`)",
             Self::Standby => "no operator released it in time (deadline `standby`)",
-            Self::Stop => "the accept loops did not stop in time (deadline `stop`)",
+            Self::Stop => {
+                "the accept loops did not stop, or the state was not exported, in time (deadline `stop`)"
+            }
             Self::Serving => "it was released and did not serve in time (deadline `serving`)",
             Self::Released => "the incumbent did not release its listeners in time (deadline `released`)",
             Self::Probation => "the probation is over (deadline `probation`)",

@@ -4,7 +4,8 @@
 //! sets `MSG_CMSG_CLOEXEC` and returns `OwnedFd`s.
 //!
 //! Descriptors ride on the first byte of their message (unix(7): ancillary data is a barrier, so one recvmsg(2) returns
-//! at most one set of descriptors). They wait in a queue until the message that owns them is whole.
+//! at most one set of descriptors). A set waits in a queue until the message that owns it is whole. At the limit of open
+//! files the kernel drops what does not fit (`MSG_CTRUNC`): that is found out when the message is taken.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
@@ -40,8 +41,15 @@ pub(crate) type Sent = Arc<dyn AsFd + Send + Sync>;
 pub(crate) struct Receiver {
     stream: Arc<UnixStream>,
     decoder: Decoder,
-    descriptors: VecDeque<OwnedFd>,
+    sets: VecDeque<Set>,
     buffer: Box<[u8]>,
+}
+
+/// The descriptors that arrived with one message.
+struct Set {
+    descriptors: Vec<OwnedFd>,
+    /// Some were lost.
+    truncated: bool,
 }
 
 impl Receiver {
@@ -49,7 +57,7 @@ impl Receiver {
     pub(crate) fn new(stream: Arc<UnixStream>, read: &[u8]) -> Self {
         let mut decoder = Decoder::default();
         decoder.push(read);
-        Self { stream, decoder, descriptors: VecDeque::new(), buffer: vec![0; READ_SIZE].into() }
+        Self { stream, decoder, sets: VecDeque::new(), buffer: vec![0; READ_SIZE].into() }
     }
 
     /// The next frame, with no descriptors taken out yet.
@@ -58,9 +66,7 @@ impl Receiver {
             if let Some(frame) = self.decoder.next_frame() {
                 return frame.map_err(misbehaved);
             }
-            if self.decoder.unread().is_empty() && !self.descriptors.is_empty() {
-                return Err(self.stray());
-            }
+            self.check_stray()?;
             // In the middle of a message too: that is how a process ends that is killed while it writes.
             if self.read().await? == 0 {
                 return Err(Fault::PeerGone);
@@ -68,22 +74,18 @@ impl Receiver {
         }
     }
 
-    /// The next message of the link with exactly the descriptors that it owns.
+    /// The next message of the link with the descriptors that it owns: all of them, or, of moved connections, the first of
+    /// them if this process has no room for more. Those stay where they are; everything else is needed as a whole.
     pub(crate) async fn message(&mut self) -> Result<(Message, Vec<OwnedFd>), Fault> {
         let frame = self.frame().await?;
         let message = frame::decode_message(&frame).map_err(misbehaved)?;
         let owned = message.descriptors();
-        if self.descriptors.len() < owned {
-            return Err(Fault::PeerMisbehaved(format!(
-                "a `{}` message of {owned} descriptors came with {}",
-                message.name(),
-                self.descriptors.len()
-            )));
+        let set = if owned == 0 { None } else { self.sets.pop_front() };
+        let Set { descriptors, truncated } = set.unwrap_or(Set { descriptors: Vec::new(), truncated: false });
+        if descriptors.len() != owned && !(truncated && matches!(message, Message::Move { .. })) {
+            return Err(wrong_number(&message, owned, descriptors.len(), truncated));
         }
-        let descriptors = self.descriptors.drain(..owned).collect();
-        if self.decoder.unread().is_empty() && !self.descriptors.is_empty() {
-            return Err(self.stray());
-        }
+        self.check_stray()?;
         Ok((message, descriptors))
     }
 
@@ -91,7 +93,7 @@ impl Receiver {
     pub(crate) async fn end(&mut self) {
         loop {
             self.decoder = Decoder::default();
-            self.descriptors.clear();
+            self.sets.clear();
             match self.read().await {
                 Ok(0) | Err(Fault::PeerGone | Fault::Local(_)) => return,
                 Ok(_) | Err(_) => {}
@@ -101,7 +103,7 @@ impl Receiver {
 
     /// Whether descriptors arrived that no message has claimed.
     pub(crate) fn has_descriptors(&self) -> bool {
-        !self.descriptors.is_empty()
+        !self.sets.is_empty()
     }
 
     /// Takes the receiver apart: the stream, and what was read of a message that is not whole.
@@ -113,27 +115,31 @@ impl Receiver {
         &self.stream
     }
 
+    fn check_stray(&self) -> Result<(), Fault> {
+        if self.decoder.unread().is_empty() && !self.sets.is_empty() { Err(self.stray()) } else { Ok(()) }
+    }
+
     fn stray(&self) -> Fault {
-        Fault::PeerMisbehaved(format!("{} descriptors came that no message owns", self.descriptors.len()))
+        Fault::PeerMisbehaved(format!("{} descriptors came that no message owns", self.waiting()))
+    }
+
+    fn waiting(&self) -> usize {
+        self.sets.iter().map(|set| set.descriptors.len()).sum()
     }
 
     async fn read(&mut self) -> Result<usize, Fault> {
-        let Self { stream, decoder, descriptors, buffer } = self;
+        let Self { stream, decoder: _, sets, buffer } = self;
         let read = loop {
             stream.readable().await.map_err(|error| Fault::Local(format!("reading the link: {error}")))?;
-            match stream.try_io(Interest::READABLE, || receive(stream, buffer, descriptors)) {
+            match stream.try_io(Interest::READABLE, || receive(stream, buffer, sets)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => break result,
             }
         };
         match read {
-            Ok(Received { truncated: true, .. }) => Err(Fault::Local(
-                "descriptors were lost on arrival: this process is at its limit of open files (MSG_CTRUNC)"
-                    .to_owned(),
-            )),
-            Ok(_) if descriptors.len() > KERNEL_MAX_DESCRIPTORS + MAX_DESCRIPTORS => Err(self.stray()),
-            Ok(Received { bytes, .. }) => {
-                decoder.push(&buffer[..bytes]);
+            Ok(_) if self.waiting() > KERNEL_MAX_DESCRIPTORS + MAX_DESCRIPTORS => Err(self.stray()),
+            Ok(bytes) => {
+                self.decoder.push(&self.buffer[..bytes]);
                 Ok(bytes)
             }
             // The other side closed with something of ours unread, which is a way of being gone.
@@ -143,16 +149,19 @@ impl Receiver {
     }
 }
 
-struct Received {
-    bytes: usize,
-    truncated: bool,
+fn wrong_number(message: &Message, owned: usize, came: usize, truncated: bool) -> Fault {
+    let name = message.name();
+    if truncated {
+        let lost = owned.saturating_sub(came);
+        return Fault::Local(format!(
+            "{lost} of the {owned} descriptors of a `{name}` message were lost on arrival: this process is at its limit of \
+             open files (MSG_CTRUNC)"
+        ));
+    }
+    Fault::PeerMisbehaved(format!("a `{name}` message of {owned} descriptors came with {came}"))
 }
 
-fn receive(
-    stream: &UnixStream,
-    buffer: &mut [u8],
-    descriptors: &mut VecDeque<OwnedFd>,
-) -> io::Result<Received> {
+fn receive(stream: &UnixStream, buffer: &mut [u8], sets: &mut VecDeque<Set>) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = recvmsg(
@@ -161,12 +170,17 @@ fn receive(
         &mut control,
         RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
     )?;
+    let mut descriptors = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
             descriptors.extend(rights);
         }
     }
-    Ok(Received { bytes: received.bytes, truncated: received.flags.contains(ReturnFlags::CTRUNC) })
+    let truncated = received.flags.contains(ReturnFlags::CTRUNC);
+    if truncated || !descriptors.is_empty() {
+        sets.push_back(Set { descriptors, truncated });
+    }
+    Ok(received.bytes)
 }
 
 /// Sends bytes, with descriptors on the first of them, before the deadline.

@@ -7,12 +7,12 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use hotupdate_proto::{ConnectionRow, Generation, Kind, Summary, Totals};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
+use crate::accepted::Accepted;
 use crate::address::Address;
 use crate::connection::{Parcel, Socket};
 use crate::drain::{Drain, Phase};
@@ -175,9 +175,7 @@ impl Connections {
         local: Address,
         socket: &Arc<Socket>,
     ) -> Tracker {
-        let accepted = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let accepted_ms = u64::try_from(accepted.as_millis()).unwrap_or(u64::MAX);
-        let row = self.row(listener.clone(), peer, local, accepted_ms, 0, "raw".into(), socket);
+        let row = self.row(listener.clone(), peer, local, Accepted::now(), 0, "raw".into(), socket);
         self.enter(row, Event::Accepted)
     }
 
@@ -187,7 +185,7 @@ impl Connections {
         listener: Arc<str>,
         peer: Address,
         local: Address,
-        accepted_ms: u64,
+        accepted: Accepted,
         requests: u64,
         protocol: Cow<'static, str>,
         socket: &Arc<Socket>,
@@ -197,7 +195,7 @@ impl Connections {
             listener,
             peer,
             local,
-            accepted_ms,
+            accepted,
             protocol: Mutex::new(protocol),
             requests: AtomicU64::new(requests),
             activity: AtomicU64::new(0),
@@ -222,8 +220,9 @@ impl Connections {
         };
         let (peer, local) = (address(&row.peer), address(&row.local));
         let ConnectionRow { listener, protocol, accepted_ms, requests, .. } = row;
+        let accepted = Accepted::at(accepted_ms);
         let row =
-            self.row(listener.as_str().into(), peer, local, accepted_ms, requests, protocol.into(), socket);
+            self.row(listener.as_str().into(), peer, local, accepted, requests, protocol.into(), socket);
         self.enter(row, Event::Adopted)
     }
 

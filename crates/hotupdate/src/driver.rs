@@ -11,6 +11,7 @@ mod inventory;
 mod manager;
 mod moves;
 mod report;
+mod reserve;
 mod status;
 mod succeeding;
 
@@ -34,6 +35,8 @@ use tracing::{Instrument, Span};
 
 use self::callers::Control;
 use self::moves::Moves;
+use self::reserve::Reserve;
+use crate::accepted::Accepted;
 use crate::adoption::Adopter;
 use crate::channel::Receiver;
 use crate::config::Builder;
@@ -187,7 +190,7 @@ pub(crate) struct Driver {
     lifecycle: watch::Sender<Lifecycle>,
     monitor: broadcast::Sender<Monitored>,
     waiting: Vec<Waiting>,
-    rows: HashMap<Generation, BTreeMap<u64, ConnectionRow>>,
+    rows: HashMap<Generation, BTreeMap<u64, (Accepted, ConnectionRow)>>,
     last_handoff: Option<LastHandoff>,
     last_failure: Option<LastFailure>,
 
@@ -444,6 +447,11 @@ impl Driver {
         self.exports = Arc::new(std::mem::take(&mut self.outfit.exports));
         self.ready = Some(reply);
         self.ready_at = Some(Instant::now());
+        // Whoever cannot open another descriptor cannot accept either. Nothing has stopped yet.
+        let room = Reserve::default().fill().doing(|| "looking for room for connections".to_owned());
+        if let Err(error) = room {
+            return self.give_up(error).await;
+        }
         match Signals::install(&self.settings) {
             Ok(signals) => self.signals = Some(signals),
             Err(error) => return self.give_up(error).await,

@@ -10,12 +10,12 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hotupdate_proto::ListenerKind;
+use hotupdate_proto::{ListenerItem, ListenerKind};
 use rustix::io::Errno;
 use tokio::io::ReadBuf;
 use tokio::net::{TcpListener, UnixDatagram, UnixListener};
@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::address::Address;
 use crate::connection::{Connection, Socket};
 use crate::connections::Connections;
+use crate::offered::Offered;
 
 /// How long accepting pauses when the process has no descriptor left (accept(2), `EMFILE`): the clients wait in the
 /// backlog meanwhile, and connections that end make room.
@@ -71,6 +72,8 @@ pub(crate) trait GateControl: Send + Sync {
     fn close(&self);
     /// A duplicate to be sent.
     fn duplicate(&self) -> io::Result<OwnedFd>;
+    /// What a successor is told about it. Needs no further descriptor.
+    fn describe(&self) -> io::Result<ListenerItem>;
 }
 
 impl<T: Gated> Gate<T> {
@@ -87,6 +90,14 @@ impl<T: Gated> Gate<T> {
     fn slot(&self) -> MutexGuard<'_, Slot<T>> {
         // A slot is replaced as a whole, so a panic elsewhere leaves it whole.
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with_fd<R>(&self, use_it: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> io::Result<R> {
+        match &*self.slot() {
+            Slot::Parked(fd) => use_it(fd.as_fd()),
+            Slot::Open(open) => use_it(open.as_fd()),
+            Slot::Closed => Err(io::Error::other(format!("the listener {:?} is closed", self.name))),
+        }
     }
 
     /// Repeats `poll` whenever the gate is open, until it is ready; `None` when the gate is closed for ever.
@@ -130,7 +141,13 @@ impl<T: Gated> GateControl for Gate<T> {
     fn open(&self) -> io::Result<()> {
         let mut slot = self.slot();
         if let Slot::Parked(fd) = &*slot {
-            *slot = Slot::Open(T::register(fd.try_clone()?)?);
+            // Registering consumes the descriptor, also where it fails; so a copy goes first.
+            if let Ok(copy) = fd.try_clone() {
+                *slot = Slot::Open(T::register(copy)?);
+            } else if let Slot::Parked(fd) = std::mem::replace(&mut *slot, Slot::Closed) {
+                // No descriptor is left, and a listener that nobody listens to would be an outage.
+                *slot = Slot::Open(T::register(fd)?);
+            }
         }
         if matches!(*slot, Slot::Open(_)) {
             self.state.send_replace(GateState::Open);
@@ -155,11 +172,11 @@ impl<T: Gated> GateControl for Gate<T> {
     }
 
     fn duplicate(&self) -> io::Result<OwnedFd> {
-        match &*self.slot() {
-            Slot::Parked(fd) => fd.try_clone(),
-            Slot::Open(open) => open.as_fd().try_clone_to_owned(),
-            Slot::Closed => Err(io::Error::other(format!("the listener {:?} is closed", self.name))),
-        }
+        self.with_fd(|fd| fd.try_clone_to_owned())
+    }
+
+    fn describe(&self) -> io::Result<ListenerItem> {
+        self.with_fd(|fd| Ok(Offered::describe(&self.name, self.kind, &self.address, fd)))
     }
 }
 
@@ -277,6 +294,7 @@ impl Listener {
     ///
     /// Takes `&mut self` because the runtime wakes one task for each listener.
     pub async fn accept(&mut self) -> Option<Connection> {
+        let mut told = false;
         loop {
             // The row is made under the lock of the gate: a release counts every connection that was accepted.
             let accepted = self.gate.wait(|acceptor, cx| {
@@ -289,7 +307,9 @@ impl Listener {
             match accepted.await? {
                 Ok(connection) => return Some(connection),
                 Err(error) if is_out_of_descriptors(&error) => {
-                    tracing::warn!(listener = self.name(), %error, "cannot accept; connections wait in the backlog");
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(listener = self.name(), %error, "cannot accept; connections wait in the backlog");
+                    }
                     tokio::time::sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
                 }
                 Err(error) => {

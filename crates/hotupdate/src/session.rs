@@ -287,7 +287,9 @@ impl Session {
         if quiet {
             return Some(());
         }
-        let bytes = frame::encode(reply).ok()?;
+        // Silence would say that the service is broken.
+        let too_long = |error| frame::encode(&unable(&format!("the answer cannot be sent: {error}")));
+        let bytes = frame::encode(reply).or_else(too_long).ok()?;
         channel::send(&self.stream, &bytes, &[], Instant::now() + self.rules.write).await.ok()
     }
 

@@ -5,13 +5,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use hotupdate_proto::inventory::MAX_NAME;
 use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
-use hotupdate_proto::{Generation, ListenerItem, ListenerKind};
+use hotupdate_proto::{Generation, ListenerItem, ListenerKind, frame};
 use tokio::net::{ToSocketAddrs, lookup_host};
 use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
@@ -25,6 +25,9 @@ use crate::listener::{Acceptor, Gate, Gated, Listener, UdpSocket, UnixDatagramSo
 use crate::offered::{Offered, Origin};
 use crate::serving::Serving;
 use crate::state::{Export, State};
+
+/// The most bytes that describe all listeners of a process: half a message, because there are other things to say.
+const MAX_DESCRIPTION: usize = frame::MAX_MESSAGE / 2;
 
 /// A process that does not serve yet. [`Starting::ready`] makes a [`Serving`] of it; dropping it gives up, and the
 /// incumbent, if there is one, serves on.
@@ -138,11 +141,13 @@ impl Starting {
     }
 
     /// Passes state to the next version. `export` is called for the inventory and again when the accept loops have
-    /// stopped, in the second case while nobody accepts: it has to be quick (microseconds, not milliseconds).
+    /// stopped, in the second case while nobody accepts: it has to be quick (microseconds, not milliseconds). Up to 1 GiB
+    /// travels if the deadlines `reply`, `batch` and `stop` allow it; with their defaults that is some hundred MiB.
     ///
     /// # Errors
-    /// [`Error::ApiMisuse`] for a name that was exported before, is empty, or has more than 255 bytes, and for more than
-    /// 250 states.
+    /// [`Error::ApiMisuse`] for a name that was exported before, is empty, or has more than 255 bytes, for a schema of more
+    /// than 255 bytes, and for more than 250 states. A state of more than 1 GiB is found when it is exported: the successor
+    /// is turned away and told why, and this process serves on.
     pub fn export(
         &mut self,
         name: &str,
@@ -153,6 +158,12 @@ impl Starting {
             return Err(Error::misuse(
                 format!("exporting the state {name:?}"),
                 "the name is taken, empty, or too long",
+            ));
+        }
+        if schema.len() > MAX_NAME {
+            return Err(Error::misuse(
+                format!("exporting the state {name:?}"),
+                format!("its schema has more than {MAX_NAME} bytes"),
             ));
         }
         // The final word of all of them rides on one message.
@@ -171,6 +182,8 @@ impl Starting {
     ///
     /// # Errors
     /// [`Error::Refused`] and others if the handoff failed: the incumbent serves on, this process should exit non-zero.
+    /// [`Error::ApiMisuse`] if there are more listeners than a successor or an operator could be told of: some 6,000 of
+    /// them, fewer if their names are long.
     pub async fn ready(self) -> Result<Serving> {
         let Self {
             application,
@@ -189,6 +202,7 @@ impl Starting {
         for Offered { name, kind, address, .. } in &offered {
             tracing::warn!(parent: &span, name, %kind, %address, "nobody asked for this listener; it closes with the incumbent");
         }
+        outfit.check()?;
         ready.release = release;
         let (reply, served) = oneshot::channel();
         let _ = application.send(Application::Ready { outfit, ready, reply });
@@ -305,12 +319,27 @@ impl std::fmt::Debug for Outfit {
 }
 
 impl Outfit {
+    /// A successor and operators are told of all listeners, and one message holds only so much. That has to be found now and
+    /// not when the next version wants to come.
+    fn check(&self) -> Result<()> {
+        let items = self.items().doing(|| "looking at the listeners".to_owned())?;
+        match frame::encode(&items) {
+            Ok(bytes) if bytes.len() <= MAX_DESCRIPTION => Ok(()),
+            _ => {
+                let what = format!(
+                    "{} listeners cannot be described in {MAX_DESCRIPTION} bytes; use fewer, or shorter names",
+                    items.len()
+                );
+                Err(Error::misuse("becoming ready", what))
+            }
+        }
+    }
+
     /// What a successor is told about the listeners of this process.
     pub(crate) fn items(&self) -> io::Result<Vec<ListenerItem>> {
         let mut items = Vec::with_capacity(self.gates.len() + self.descriptors.len());
         for (gate, _) in &self.gates {
-            let fd = gate.duplicate()?;
-            items.push(Offered::describe(gate.name(), gate.kind(), gate.address(), fd.as_fd()));
+            items.push(gate.describe()?);
         }
         items.extend(self.descriptors.iter().map(|(item, _, _)| item.clone()));
         Ok(items)

@@ -78,8 +78,8 @@ pub(crate) fn check(item: &StateItem, fd: &OwnedFd) -> Result<(), String> {
 pub(crate) fn read(item: &StateItem, fd: OwnedFd) -> Result<State, String> {
     check(item, &fd)?;
     let mut file = File::from(fd);
-    // The position is shared with whoever wrote it.
-    let mut bytes = Vec::new();
+    // The position is shared with whoever wrote it. The length was checked, and is sealed.
+    let mut bytes = Vec::with_capacity(usize::try_from(item.length).unwrap_or_default());
     let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
     read.map_err(|error| format!("the state {:?} cannot be read: {error}", item.name))?;
     Ok(State { schema: item.schema.clone(), bytes })

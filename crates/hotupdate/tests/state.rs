@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::peer::status;
-use common::{BRIEF, Folder, ask, hand_over, serve};
+use common::{BRIEF, Folder, SOON, ask, hand_over, serve};
 use hotupdate::{Error, Starting, Timing};
 
 /// What the first call returns is the inventory's, what the second returns is the final word of the first attempt.
@@ -61,6 +61,8 @@ async fn names_are_keys_and_there_is_a_limit() {
         let error = starting.export(name, "text", Vec::new).unwrap_err();
         assert!(matches!(error, Error::ApiMisuse { .. }), "{error}");
     }
+    let error = starting.export("schema", &"x".repeat(256), Vec::new).unwrap_err();
+    assert!(error.to_string().contains("its schema has more than 255 bytes"), "{error}");
     for n in 1..250 {
         starting.export(&n.to_string(), "text", move || n.to_string().into_bytes()).unwrap();
     }
@@ -101,6 +103,24 @@ async fn a_final_word_that_comes_too_late() {
     .await;
 }
 
+/// The time to export and the time to begin to serve are two deadlines, one after the other.
+#[tokio::test]
+async fn a_final_word_that_takes_longer_than_a_successor_to_begin() {
+    let folder = Folder::new();
+    let timing = Timing { stop: SOON, released: SOON, serving: BRIEF, ..Timing::default() };
+    let mut first = folder.builder("v1").timing(timing.clone()).join().await.unwrap();
+    export_in_turns(&mut first, |turn| {
+        if turn == 2 {
+            std::thread::sleep(2 * BRIEF);
+        }
+        turn.to_string().into_bytes()
+    });
+    let _first = first.ready().await.unwrap();
+    let second = folder.builder("v2").timing(timing).join().await.unwrap();
+    let second = second.ready().await.expect("it is not too late");
+    assert_eq!(second.import("hits").unwrap().bytes, b"2");
+}
+
 #[tokio::test]
 async fn a_final_word_that_panics() {
     release_fails("the application's export panicked", || panic!("in the application")).await;
@@ -117,6 +137,48 @@ async fn an_export_that_panics_at_the_join() {
     assert!(error.to_string().contains("the application's export panicked"), "{error}");
     assert_eq!(ask(address).await, "v1");
     hand_over(&folder, &first, "v3").await;
+}
+
+/// One byte more than travels. Nothing of it is ever touched, so it costs no memory.
+fn too_large() -> Vec<u8> {
+    vec![0; (1 << 30) + 1]
+}
+
+#[tokio::test]
+async fn a_state_that_is_too_large_turns_the_successor_away() {
+    let folder = Folder::new();
+    let mut first = folder.join("v1").await;
+    export_in_turns(&mut first, |turn| if turn == 1 { too_large() } else { b"2".to_vec() });
+    let (first, address) = serve(first, "v1").await;
+    let error = folder.builder("v2").join().await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    let why = "the state \"hits\" has more than 1073741824 bytes";
+    assert!(error.to_string().contains(why), "{error}");
+    assert_eq!(ask(address).await, "v1");
+    let failure = &status(&folder.control()).await["last_failure"];
+    assert_eq!((&failure["stage"], &failure["generation"]), (&"joining".into(), &0.into()), "{failure}");
+    assert!(failure["reason"].as_str().unwrap().contains(why), "operators are told too: {failure}");
+    hand_over(&folder, &first, "v3").await;
+}
+
+#[tokio::test]
+async fn a_final_word_that_is_too_large() {
+    release_fails("has more than 1073741824 bytes", too_large).await;
+}
+
+#[tokio::test]
+#[ignore = "takes 4 GiB of memory, and up to a minute where memory is slow"]
+async fn a_gibibyte() {
+    let folder = Folder::new();
+    // More than the defaults: they are for services, in which nobody accepts while the final word is written.
+    let [reply, batch, stop] = [SOON; 3];
+    let timing = Timing { reply, batch, stop, released: 2 * SOON, ..Timing::default() };
+    let mut first = folder.builder("v1").timing(timing.clone()).join().await.unwrap();
+    first.export("table", "bytes/1", || vec![0; 1 << 30]).unwrap();
+    let _first = first.ready().await.unwrap();
+    let second = folder.builder("v2").timing(timing).join().await.unwrap();
+    let second = second.ready().await.unwrap();
+    assert_eq!(second.import("table").unwrap().bytes.len(), 1 << 30);
 }
 
 #[tokio::test]

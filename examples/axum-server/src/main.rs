@@ -24,7 +24,9 @@ use crate::cli::{Cli, Failure};
 async fn main() -> ExitCode {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     let terminal = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal);
+    // A line that cannot be written, because the disk is full, is lost; complaining about it would panic.
+    log.log_internal_errors(false).init();
     match run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -50,11 +52,12 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let hot = hot.ready().await?;
     streams::adopt(&hot);
     let (generation, pid) = (hot.generation(), id());
-    say(format_args!("serving generation={generation} pid={pid} http={address}"))?;
+    say(format_args!("serving generation={generation} pid={pid} http={address}"));
 
     hotupdate_axum::serve(http, app, &hot).await?;
     let forced = hot.connections().forced();
-    say(format_args!("drained generation={generation} pid={pid} forced={forced}"))
+    say(format_args!("drained generation={generation} pid={pid} forced={forced}"));
+    Ok(())
 }
 
 async fn join(cli: &Cli) -> anyhow::Result<Starting> {
@@ -72,10 +75,11 @@ async fn join(cli: &Cli) -> anyhow::Result<Starting> {
     Ok(builder.join().await?)
 }
 
-/// One line for whoever waits for it: a script, a test, a person.
-fn say(line: fmt::Arguments<'_>) -> anyhow::Result<()> {
+/// One line for whoever waits for it: a script, a test, a person. That nobody can read it, or that the disk is full, is no
+/// reason to stop serving.
+fn say(line: fmt::Arguments<'_>) {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{line}").and_then(|()| stdout.flush()).context("cannot write to standard output")
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
 
 /// A version that must not take over.

@@ -29,7 +29,9 @@ const KIND: &str = "line-echo/1";
 async fn main() -> ExitCode {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     let terminal = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal);
+    // A line that cannot be written, because the disk is full, is lost; complaining about it would panic.
+    log.log_internal_errors(false).init();
     match run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -50,12 +52,13 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let ours = version.clone();
     hot.adopt(KIND, move |connection, conversation| converse(connection, conversation, ours.clone()));
     let (generation, pid) = (hot.generation(), id());
-    say(format_args!("serving generation={generation} pid={pid} tcp={address}"))?;
+    say(format_args!("serving generation={generation} pid={pid} tcp={address}"));
 
     tokio::spawn(accept(tcp, version));
     hot.drained().await;
     let forced = hot.connections().forced();
-    say(format_args!("drained generation={generation} pid={pid} forced={forced}"))
+    say(format_args!("drained generation={generation} pid={pid} forced={forced}"));
+    Ok(())
 }
 
 async fn join(cli: &Cli) -> anyhow::Result<Starting> {
@@ -122,8 +125,9 @@ async fn step(connection: &mut Connection, conversation: &mut Conversation, vers
     }
 }
 
-/// One line for whoever waits for it: a script, a test, a person.
-fn say(line: fmt::Arguments<'_>) -> anyhow::Result<()> {
+/// One line for whoever waits for it: a script, a test, a person. That nobody can read it, or that the disk is full, is no
+/// reason to stop serving.
+fn say(line: fmt::Arguments<'_>) {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{line}").and_then(|()| stdout.flush()).context("cannot write to standard output")
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }

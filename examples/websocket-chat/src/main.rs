@@ -31,7 +31,9 @@ use crate::room::Room;
 async fn main() -> ExitCode {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     let terminal = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal);
+    // A line that cannot be written, because the disk is full, is lost; complaining about it would panic.
+    log.log_internal_errors(false).init();
     match run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -62,11 +64,12 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let server = Server { room, version: cli.app_version.into(), generation: generation.to_string().into() };
     let adopting = server.clone();
     ws::adopt(&hot, member::KIND, move |socket, member| adopting.clone().go_on(socket, member));
-    say(format_args!("serving generation={generation} pid={pid} http={address}"))?;
+    say(format_args!("serving generation={generation} pid={pid} http={address}"));
 
     hotupdate_axum::serve(http, app(server), &hot).await?;
     let forced = hot.connections().forced();
-    say(format_args!("drained generation={generation} pid={pid} forced={forced}"))
+    say(format_args!("drained generation={generation} pid={pid} forced={forced}"));
+    Ok(())
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,8 +87,9 @@ fn app(server: Server) -> Router {
     Router::new().route("/", get(Html(include_str!("page.html")))).route("/chat", any(join))
 }
 
-/// One line for whoever waits for it: a script, a test, a person.
-fn say(line: fmt::Arguments<'_>) -> anyhow::Result<()> {
+/// One line for whoever waits for it: a script, a test, a person. That nobody can read it, or that the disk is full, is no
+/// reason to stop serving.
+fn say(line: fmt::Arguments<'_>) {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{line}").and_then(|()| stdout.flush()).context("cannot write to standard output")
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }

@@ -44,6 +44,15 @@ pub(super) fn is_alive(pid: u32) -> bool {
     after_name(&stat).first().is_some_and(|state| !matches!(*state, "Z" | "X"))
 }
 
+/// Whether a signal has stopped every thread of the process.
+pub(super) fn is_frozen(pid: u32) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    tasks.flatten().all(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        after_name(&stat).first() == Some(&"T")
+    })
+}
+
 /// The fields of `/proc/<pid>/stat` from the third on: the second is a name that may hold spaces and brackets.
 fn after_name(stat: &str) -> Vec<&str> {
     stat.rsplit_once(')').map(|(_, fields)| fields.split_whitespace().collect()).unwrap_or_default()

@@ -7,12 +7,13 @@
 //! Output goes to files, not through pipes: a successor that SIGHUP started writes where its predecessor did,
 //! and a pipe would end with the reader.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 use std::time::Duration;
 use std::{env, io};
@@ -20,6 +21,7 @@ use std::{env, io};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use tempfile::TempDir;
 
+use super::announced::Announced;
 use super::announcement::{Drained, Serving};
 use super::eventually::eventually;
 use super::facts::is_alive;
@@ -36,6 +38,7 @@ const KILL_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Sandbox {
     dir: TempDir,
     started: AtomicU32,
+    announced: Mutex<Announced>,
 }
 
 impl Sandbox {
@@ -55,7 +58,7 @@ impl Sandbox {
             .tempdir()
             .expect("the temporary directory takes a folder");
         fs::create_dir(dir.path().join("logs")).expect("a fresh folder takes another");
-        Self { dir, started: AtomicU32::new(0) }
+        Self { dir, started: AtomicU32::new(0), announced: Mutex::default() }
     }
 
     /// The folder.
@@ -106,17 +109,13 @@ impl Sandbox {
     /// Every `serving …` line so far, by generation.
     #[must_use]
     pub fn servings(&self) -> Vec<Serving> {
-        let mut servings: Vec<_> = self.lines().iter().filter_map(|line| Serving::parse(line)).collect();
-        servings.sort_by_key(|serving| serving.generation);
-        servings
+        self.announced().servings.clone()
     }
 
     /// Every `drained …` line so far, by generation.
     #[must_use]
     pub fn drained(&self) -> Vec<Drained> {
-        let mut drained: Vec<_> = self.lines().iter().filter_map(|line| Drained::parse(line)).collect();
-        drained.sort_by_key(|drained| drained.generation);
-        drained
+        self.announced().drained.clone()
     }
 
     /// The processes that run in this sandbox at the moment, whoever started them.
@@ -145,8 +144,31 @@ impl Sandbox {
         transcript
     }
 
-    fn lines(&self) -> Vec<String> {
-        self.logs().iter().flat_map(|path| complete_lines(path)).collect()
+    fn announced(&self) -> MutexGuard<'_, Announced> {
+        // A line that makes no sense fails the test in any case.
+        let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        announced.catch_up(&self.logs());
+        announced
+    }
+
+    /// Forgets the processes that are gone, but for what they announced: reaps them, and removes the logs that nobody writes
+    /// to any more. For those who start them by the thousand.
+    pub fn tidy(&self) {
+        for serving in self.servings() {
+            let _ended_or_not_ours = reap(serving.pid);
+        }
+        let links = |pid: u32| fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+        let open: HashSet<PathBuf> = self
+            .processes()
+            .into_iter()
+            .flat_map(links)
+            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+            .collect();
+        for path in self.logs().iter().filter(|path| !open.contains(*path)) {
+            // Once more: it may have been written to until a moment ago.
+            drop(self.announced());
+            let _gone_already = fs::remove_file(path);
+        }
     }
 
     fn logs(&self) -> Vec<PathBuf> {
@@ -233,7 +255,7 @@ pub(super) fn reap(pid: u32) -> rustix::io::Result<Option<WaitStatus>> {
     Ok(reaped.map(|(_, status)| status))
 }
 
-fn to_pid(pid: u32) -> Pid {
+pub(super) fn to_pid(pid: u32) -> Pid {
     i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id is a positive i32")
 }
 
@@ -249,13 +271,6 @@ fn adopt_orphans() {
 
 fn open_to_append(path: &Path) -> File {
     File::options().create(true).append(true).open(path).expect("the sandbox takes a log file")
-}
-
-/// A line that is still being written does not count.
-fn complete_lines(path: &Path) -> Vec<String> {
-    let text = fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    text.rsplit_once('\n').map(|(lines, _)| lines.lines().map(str::to_owned).collect()).unwrap_or_default()
 }
 
 fn has_variable(pid: u32, variable: &[u8]) -> bool {

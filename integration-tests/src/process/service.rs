@@ -11,7 +11,7 @@ use rustix::process::{Signal, WaitStatus};
 
 use super::announcement::{Drained, Serving};
 use super::eventually::eventually;
-use super::facts::{Facts, is_alive};
+use super::facts::{Facts, is_alive, is_frozen};
 use super::sandbox::{Sandbox, binary, reap, signal};
 
 /// From the start of the program to its `serving …` line, on a machine that has much else to do.
@@ -115,6 +115,18 @@ impl<'a> Service<'a> {
     pub fn kill(&self) {
         self.signal(Signal::KILL);
         self.wait_exit();
+    }
+
+    /// Stops it (SIGSTOP), and waits until it does nothing any more: the signal alone only begins that.
+    ///
+    /// # Panics
+    ///
+    /// If it goes on.
+    #[track_caller]
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let what = format!("process {} stands still", self.pid);
+        eventually(&what, SERVING_DEADLINE, || is_frozen(self.pid).then_some(()));
     }
 
     /// Waits for its `serving …` line.

@@ -21,7 +21,7 @@ pub(crate) fn run(context: &Context<'_>, handoff: &Handoff) -> Result<(), Failur
     } else {
         start::run(context, handoff, &before, &progress, until)?
     };
-    context.report.record("changed", &changed)?;
+    context.report.outcome("changed", &changed, &changed.to);
     let after = match handoff.until {
         Until::Serving => context.glance(),
         Until::Drained => Some(drained::wait(context, &changed, &progress, until)?),

@@ -25,7 +25,7 @@ pub(crate) fn abort(context: &Context<'_>) -> Result<(), Failure> {
 pub(crate) fn rollback(context: &Context<'_>) -> Result<(), Failure> {
     let before = context.status()?;
     let changed = change::call(context, "Rollback", &before)?;
-    context.report.record("changed", &changed)?;
+    context.report.outcome("changed", &changed, &changed.to);
     let after = context.glance();
     context.report.say(change::sentence(&changed, after.as_ref(), "serves again"));
     Ok(())

@@ -121,5 +121,6 @@ pub(super) fn how_it_went(handoff: &LastHandoff, serving: &ProcessStatus) -> Str
 
 pub(super) fn why_it_failed(failure: &LastFailure) -> String {
     let LastFailure { successor, generation, attempt: _, stage, reason } = failure;
-    format!("last failure: {successor}, generation {generation}, {stage}: {reason}")
+    let number = if generation.0 == 0 { String::new() } else { format!(", generation {generation}") };
+    format!("last failure: {successor}{number}, {stage}: {reason}")
 }

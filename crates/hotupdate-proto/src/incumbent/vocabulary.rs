@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: what follows from what, which is the `match` in [`super`].
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{Fault, Refusal};
 use crate::inventory::{LinkRest, StateItem, Summary, Totals};
@@ -75,6 +75,8 @@ pub enum Event {
 pub struct Stopped {
     /// When, in nanoseconds of `CLOCK_MONOTONIC`.
     pub at_ns: u64,
+    /// How long ago that is: exporting state takes time.
+    pub ago: Duration,
     /// The connections that are open.
     pub connections: Summary,
     /// The final word of the application's state.

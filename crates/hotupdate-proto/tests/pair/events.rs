@@ -139,7 +139,7 @@ impl World {
                 let left = self.procs[index].predecessors.keys();
                 let links = left.map(|g| LinkRest { generation: *g, unread: String::new() }).collect();
                 let connections = Summary { idle: 2, active: 1, upgraded: 0 };
-                let stopped = Stopped { at_ns: 1, connections, state: Vec::new(), links };
+                let stopped = Stopped { at_ns: 1, connections, links, ..Stopped::default() };
                 self.incumbent_event(index, incumbent::Event::Stopped(stopped));
             }
             Pending::Drained { forced } => {

@@ -10,6 +10,7 @@ use hotupdate_proto::{ConnectionRow, ConnectionState, Kind};
 use tokio::time::Instant;
 
 use super::{Connections, MAX_CLOSED, Moves, Table};
+use crate::accepted::Accepted;
 use crate::address::Address;
 use crate::connection::Socket;
 use crate::drain::{Drain, Phase};
@@ -22,7 +23,7 @@ pub(super) struct Row {
     pub(super) listener: Arc<str>,
     pub(super) peer: Address,
     pub(super) local: Address,
-    pub(super) accepted_ms: u64,
+    pub(super) accepted: Accepted,
     pub(super) protocol: Mutex<Cow<'static, str>>,
     pub(super) requests: AtomicU64,
     pub(super) activity: AtomicU64,
@@ -63,7 +64,7 @@ impl Row {
             peer: self.peer.to_string(),
             local: self.local.to_string(),
             protocol: self.protocol.lock().unwrap_or_else(PoisonError::into_inner).to_string(),
-            accepted_ms: self.accepted_ms,
+            accepted_ms: self.accepted.ms(),
             requests: self.requests.load(Relaxed),
             state: self.state(),
         }

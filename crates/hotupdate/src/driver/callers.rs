@@ -15,6 +15,8 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::effects::monotonic_ns;
+use super::reserve::Reserve;
 use super::{Done, Driver, Role, Sealed, Waiting};
 use crate::address::Address;
 use crate::channel::{self, Receiver};
@@ -131,6 +133,7 @@ impl Driver {
             Done::Finished { mut stopped, sealed, .. } => {
                 let event = match sealed {
                     Ok(sealed) => {
+                        stopped.ago = Duration::from_nanos(monotonic_ns().saturating_sub(stopped.at_ns));
                         stopped.state = sealed.iter().map(|(item, _)| item.clone()).collect();
                         self.sealed = sealed;
                         incumbent::Event::Stopped(stopped)
@@ -189,15 +192,24 @@ impl Control {
 
 async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allowed: Vec<u32>) {
     let slots = Arc::new(Semaphore::new(MAX_SESSIONS));
+    let reserve = Reserve::default();
+    // What is missing comes with a caller that leaves.
+    let _ = reserve.fill();
+    let mut told = false;
     while let Some(accepted) = gate.accept_caller().await {
         let stream: UnixStream = match accepted {
             Ok(stream) => stream,
+            // One that was held back makes room.
+            Err(_) if reserve.spend() => continue,
             Err(error) => {
-                tracing::warn!(%error, "a caller on the control socket cannot be accepted");
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "callers on the control socket cannot be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        told = false;
         let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
         if !control::may(uid, &allowed) {
             let refusal = Refusal::NotAllowed { uid };
@@ -215,10 +227,11 @@ async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allowed: Vec<u3
             tokio::spawn(session::refuse(stream, session::crowded(), Duration::ZERO));
             continue;
         };
-        let rules = rules.clone();
+        let (rules, reserve) = (rules.clone(), reserve.clone());
         tokio::spawn(async move {
             session::serve(stream, rules).await;
             drop(slot);
+            let _ = reserve.fill();
         });
     }
 }

@@ -143,7 +143,7 @@ impl Driver {
         for (generation, link) in &mut self.predecessors {
             links.push(LinkRest { generation: *generation, unread: to_text(&link.pause().await) });
         }
-        let stopped = Stopped { at_ns, connections: self.connections.summary(), state: Vec::new(), links };
+        let stopped = Stopped { at_ns, connections: self.connections.summary(), links, ..Stopped::default() };
         if self.exports.is_empty() {
             self.events.push_back(Event::Stopped(stopped));
         } else {

@@ -3,9 +3,10 @@
 //! Deliberately absent: what follows from it, see `driver/effects.rs`.
 
 use hotupdate_proto::message::Released;
-use hotupdate_proto::{Fault, Generation, Message, incumbent, successor};
+use hotupdate_proto::{ConnectionRow, Fault, Generation, Message, incumbent, successor};
 
 use super::{Driver, MAX_ROWS, Role};
+use crate::accepted::Accepted;
 use crate::link::{Heard, LinkId};
 use crate::state;
 
@@ -92,7 +93,8 @@ impl Driver {
         match message {
             Message::Connections { items } => {
                 let room = MAX_ROWS.saturating_sub(rows.len());
-                rows.extend(items.iter().take(room).map(|row| (row.id, row.clone())));
+                let known = |row: &ConnectionRow| (row.id, (Accepted::at(row.accepted_ms), row.clone()));
+                rows.extend(items.iter().take(room).map(known));
             }
             Message::Progress { closed, .. } => closed.iter().for_each(|id| drop(rows.remove(id))),
             _ => {}

@@ -36,11 +36,9 @@ impl Driver {
         let inventory = match inventory {
             Ok(inventory) => inventory,
             Err(error) => {
-                tracing::error!(successor = %join.process, %error, "the inventory cannot be made");
-                return self.turn_away(
-                    &receiver,
-                    session::unable(&format!("the inventory cannot be made: {error}")),
-                );
+                let reason = format!("the inventory cannot be made: {error}");
+                self.turn_away(&receiver, session::unable(&reason));
+                return self.cannot_offer(join, reason);
             }
         };
         let (stream, rest) = receiver.into_rest();

@@ -345,6 +345,11 @@ impl Driver {
         let nothing = || Fault::PeerMisbehaved("moved connections that nobody asked for".to_owned());
         let taking = takers.get_mut(&generation).ok_or_else(nothing)?;
         let (mut held, mut refused) = (Vec::new(), Vec::new());
+        let lost = items.get(descriptors.len()..).unwrap_or_default();
+        if !lost.is_empty() {
+            tracing::warn!(%generation, connections = lost.len(), "no descriptors are left for connections; they stay where they are");
+            refused.extend(lost.iter().map(|item| item.row.id));
+        }
         for (item, fd) in items.into_iter().zip(descriptors) {
             check(&item, &fd).map_err(Fault::PeerMisbehaved)?;
             let mut here = held.iter().chain(taking.held.values().flatten());

@@ -5,7 +5,7 @@
 use hotupdate_proto::incumbent::{Peer, Report};
 use hotupdate_proto::operator::{Changed, Happened, LastFailure, Monitored, OperatorError};
 use hotupdate_proto::text::OneLine;
-use hotupdate_proto::{FEATURE_MOVE, Fault, Generation, Process, Totals};
+use hotupdate_proto::{FEATURE_MOVE, Fault, Generation, Join, Process, Totals};
 use tokio::sync::broadcast;
 
 use super::{Driver, Role};
@@ -119,6 +119,18 @@ impl Driver {
         });
         self.answer(false, &Err(OperatorError::Failed { reason: reason.clone() }));
         self.happened("failed", *generation, reason);
+    }
+
+    /// Nothing has begun, but operators who started this successor have to learn why nothing will.
+    pub(super) fn cannot_offer(&mut self, join: Join, reason: String) {
+        let Join { process, attempt, .. } = join;
+        let us = &self.local.process;
+        tracing::error!(successor = %process, reason, "a successor is turned away; {us} is still serving");
+        self.connections.meters().handoff("failed", None);
+        let text = format!("successor {process} was turned away: {reason}");
+        let (generation, stage) = (Generation(0), "joining".to_owned());
+        self.last_failure = Some(LastFailure { successor: process, generation, attempt, stage, reason });
+        self.happened("failed", generation, text);
     }
 
     fn handed_over(&mut self, peer: Peer, gap_ns: Option<u64>) {

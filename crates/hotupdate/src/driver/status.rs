@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use hotupdate_proto::operator::{Connections, ListenerStatus, ProcessState, ProcessStatus, Status};
-use hotupdate_proto::{Predecessor, Summary, Totals};
+use hotupdate_proto::{ConnectionRow, Predecessor, Summary, Totals};
 
 use super::{Driver, Role};
 
@@ -70,7 +70,10 @@ impl Driver {
         let ours = Connections { generation: self.generation, rows: self.connections.rows() };
         let mut all = vec![ours];
         for (generation, rows) in &self.rows {
-            all.push(Connections { generation: *generation, rows: rows.values().cloned().collect() });
+            let told = rows
+                .values()
+                .map(|(accepted, row)| ConnectionRow { accepted_ms: accepted.ms(), ..row.clone() });
+            all.push(Connections { generation: *generation, rows: told.collect() });
         }
         all.sort_by_key(|connections| std::cmp::Reverse(connections.generation));
         all

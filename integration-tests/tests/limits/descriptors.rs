@@ -1,0 +1,161 @@
+//! `RLIMIT_NOFILE`, in the process that serves and in the one that wants to.
+//!
+//! Deliberately absent: sockets by the thousand, see `make bench` and `hotupdate`'s `listeners.rs`.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use integration_tests::process::{Exit, eventually};
+use integration_tests::steady::{Fate, Steady, ask_all, idle};
+use integration_tests::{Handover, Sandbox, Service, Way, hotctl};
+
+use super::{
+    ARGUMENTS, SOON, comes_to, fails, handoff_after, incumbent, next_attempt_works, start_after, status_when,
+};
+
+/// One batch of moving connections and a few: fewer than there are connections, more than a handoff needs.
+const FEW: usize = 12;
+
+/// More than fit into the batches that may be on their way at a time.
+const MANY: usize = 300;
+
+/// The descriptors of a service to which nobody talks.
+fn quiet(service: &Service<'_>) -> usize {
+    let mut last = (Instant::now(), 0);
+    eventually("a quiet service", SOON, || {
+        let fds = service.facts().fds;
+        if fds != last.1 {
+            last = (Instant::now(), fds);
+        }
+        (last.0.elapsed() > Duration::from_millis(100)).then_some(fds)
+    })
+}
+
+#[test]
+fn the_incumbent_has_none_left() {
+    let sandbox = Sandbox::new();
+    let (service, serving) = incumbent(&sandbox);
+    let mut client = Steady::connect(serving.http).unwrap();
+    assert_eq!(client.who().unwrap(), service.pid());
+    let before = quiet(&service);
+    for _ in 0..3 {
+        service.allow_descriptors(0);
+        fails(&sandbox.handoff("v2", &ARGUMENTS), serving, &["Too many open files"]);
+        assert_eq!(client.who().unwrap(), service.pid(), "it serves on");
+        assert_eq!(quiet(&service), before, "and has what it had");
+    }
+    let shown = hotctl(&sandbox, &["status"]).expect_success();
+    assert!(shown.stdout.contains("Too many open files"), "{}", shown.stdout);
+    service.allow_all_descriptors();
+    let next = next_attempt_works(&sandbox, serving);
+    comes_to(&mut client, next.pid);
+}
+
+/// The worst moment: the listeners are parked, and to open them again must not need a descriptor.
+#[test]
+fn the_incumbent_has_none_left_when_it_has_to_accept_again() {
+    let sandbox = Sandbox::new();
+    let (service, serving) = incumbent(&sandbox);
+    let successor = Service::start(&sandbox, "v2", &["--standby"]);
+    status_when(&sandbox, "a successor in standby", |status| {
+        status.successor.as_ref().is_some_and(|it| it.state == "standby")
+    });
+    let mut client = Steady::connect(serving.http).unwrap();
+    assert_eq!(client.who().unwrap(), service.pid());
+    let mut operator = UnixStream::connect(sandbox.control()).unwrap();
+    operator.write_all(b"{\"method\":\"io.hotupdate.Status\"}\0").unwrap();
+    let mut answers = BufReader::new(operator.try_clone().unwrap());
+    answers.read_until(0, &mut Vec::new()).unwrap();
+    service.allow_descriptors(0);
+    successor.freeze();
+
+    operator.write_all(b"{\"method\":\"io.hotupdate.Handoff\"}\0").unwrap();
+    let mut answer = Vec::new();
+    answers.read_until(0, &mut answer).unwrap();
+
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("io.hotupdate.Failed") && answer.contains("deadline `serving`"), "{answer}");
+    successor.kill();
+    service.allow_all_descriptors();
+    assert_eq!(Steady::connect(serving.http).unwrap().who().unwrap(), service.pid(), "it accepts again");
+    assert_eq!(client.who().unwrap(), service.pid());
+    next_attempt_works(&sandbox, serving);
+}
+
+/// Moving needs a second descriptor of each connection for a moment, and there are few: it takes longer, and nobody notices.
+#[test]
+fn the_incumbent_has_few_left_for_many_connections() {
+    let sandbox = Sandbox::new();
+    let (service, serving) = incumbent(&sandbox);
+    let mut clients = idle(serving.http, MANY).unwrap();
+    quiet(&service);
+    service.allow_descriptors(FEW);
+    let next = Handover::run(&sandbox, Way::ByHand, serving, "v2", &ARGUMENTS).to;
+    assert_eq!(service.wait_drained().forced, 0);
+    for client in &mut clients {
+        assert_eq!(client.who().unwrap(), next.pid, "all of them moved");
+    }
+}
+
+/// What the successor has no room for stays where it is and is drained politely; with more room the next handoff takes all.
+#[test]
+fn the_successor_has_few_left_for_many_connections() {
+    let sandbox = Sandbox::new();
+    let (service, serving) = incumbent(&sandbox);
+    let mut clients = idle(serving.http, MANY).unwrap();
+    let successor = start_after(&sandbox, "v2", &[], "ulimit -Sn 100");
+    let next = successor.wait_serving();
+    status_when(&sandbox, "connections that moved", |status| status.serving.connections.idle > 30);
+    assert_eq!(
+        status_when(&sandbox, "an answer", |_| true).serving.process.pid,
+        next.pid,
+        "operators get through"
+    );
+
+    let fates = ask_all(&mut clients, SOON);
+    let answered = |pid| fates.iter().filter(|fate| **fate == Fate::AnsweredBy(pid)).count();
+    let (moved, stayed) = (answered(next.pid), answered(service.pid()));
+    assert_eq!(moved + stayed, MANY, "{fates:?}");
+    assert!(moved > 30 && stayed > 30, "{moved} moved, {stayed} stayed");
+    assert_eq!(service.wait_drained().forced, 0, "polite to the end");
+
+    successor.allow_all_descriptors();
+    let mut rest: Vec<_> =
+        clients.into_iter().zip(&fates).filter(|(_, fate)| **fate == Fate::AnsweredBy(next.pid)).collect();
+    let third = Handover::run(&sandbox, Way::Hotctl, next, "v3", &ARGUMENTS).to;
+    for (client, _) in &mut rest {
+        comes_to(client, third.pid);
+    }
+}
+
+/// From far too few descriptors for a successor to those that suffice, one by one.
+#[test]
+fn the_successor_has_too_few_for_a_handoff() {
+    let sandbox = Sandbox::new();
+    let (service, serving) = incumbent(&sandbox);
+    let mut client = Steady::connect(serving.http).unwrap();
+    assert_eq!(client.who().unwrap(), service.pid());
+    let before = quiet(&service);
+    let mut joined = 0;
+    for limit in 4.. {
+        let outcome = handoff_after(&sandbox, "v2", &format!("ulimit -Sn {limit}"));
+        if outcome.code() == 0 {
+            break;
+        }
+        // It may not even be able to load its libraries; whatever it is, the line says how it ended.
+        fails(&outcome, serving, &["before it was ready"]);
+        joined += u32::from(outcome.error_line().contains("limit of open files"));
+        let panicked = sandbox.transcript().contains("hotupdate/src");
+        assert!(!panicked, "the library panicked");
+        assert_eq!(client.who().unwrap(), service.pid(), "it serves on");
+        assert_eq!(quiet(&service), before, "and has what it had");
+        assert!(limit < 40, "a successor does with less");
+    }
+    assert!(joined > 0, "no limit was reached in the middle of a handoff");
+    let next = *sandbox.servings().last().unwrap();
+    assert_ne!(next.pid, service.pid());
+    Service::of(&sandbox, next.pid).allow_all_descriptors();
+    assert_eq!(service.wait_exit(), Exit::Status(0));
+    let _last = next_attempt_works(&sandbox, next);
+}
