@@ -13,6 +13,11 @@ mod report;
 mod status;
 mod succeeding;
 
+#[cfg(feature = "test-util")]
+pub(crate) use effects::from_text;
+#[cfg(feature = "test-util")]
+pub(crate) use moves::{check, describe};
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
