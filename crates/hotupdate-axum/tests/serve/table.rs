@@ -14,6 +14,13 @@ async fn same(_: Request<Body>) -> Result<Response<Body>, Infallible> {
     Ok(Response::new(Body::from("same")))
 }
 
+/// Everything that was sent until now is known to the runtime: what comes later over another socket has arrived.
+async fn is_noticed() {
+    let (mut from, mut to) = UnixStream::pair().unwrap();
+    from.write_all(b"!").await.unwrap();
+    within(to.read_exact(&mut [0])).await.unwrap();
+}
+
 /// The version that was to take a connection is dead, and another one is there before the connection knows either.
 #[tokio::test]
 async fn a_connection_that_comes_back_may_still_leave_for_the_next_version() {
@@ -25,6 +32,7 @@ async fn a_connection_that_comes_back_may_still_leave_for_the_next_version() {
     old.takes("http/1.1");
     until(|| old.has_leaving()).await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").await.unwrap();
+    is_noticed().await;
     old.serve_again();
     old.drain();
     let mut answer = [0; 1024];
@@ -41,5 +49,5 @@ async fn a_connection_that_comes_back_may_still_leave_for_the_next_version() {
     let mut answer = String::new();
     within(client.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.ends_with("same"), "{answer}");
-    assert_eq!((old.connections().moved(), new.connections().requests()), (1, 2));
+    assert_eq!((old.connections().moved(), new.connections().requests()), (1, 1));
 }
