@@ -2,6 +2,8 @@
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
+# How long `make fuzz` looks at each target.
+SECONDS ?= 60
 
 .PHONY: help
 help: ## this list
@@ -34,6 +36,17 @@ soak: build ## a thousand handoffs under load (HANDOFFS=1000): nothing fails and
 test: ## every test: builds the programs first, because the tests start them
 	$(CARGO) build --workspace
 	$(CARGO) test --workspace
+
+.PHONY: fuzz
+fuzz: ## looks for inputs that break something, SECONDS=60 for each kind; what is found is named and fails
+	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing, it is installed now"; $(CARGO) install --locked cargo-fuzz; }
+	@set -e; for file in $(CURDIR)/crates/*/fuzz/fuzz_targets/*.rs; do \
+		fuzz=$${file%/fuzz_targets/*}; target=$$(basename $$file .rs); gained=$(CURDIR)/target/fuzz/corpus/$$target; \
+		cp Cargo.lock $$fuzz; mkdir -p $$gained; echo "$$target: $(SECONDS) s"; \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir $$fuzz --target-dir $(CURDIR)/target/fuzz --sanitizer none \
+			$$target $$gained $$fuzz/corpus/$$target -- \
+			-max_total_time=$(SECONDS) -max_len=600 -len_control=0 -timeout=20 -print_final_stats=1; \
+	done
 
 .PHONY: check
 check: ## format, lints, documentation and dependencies, all without a warning

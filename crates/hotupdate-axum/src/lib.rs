@@ -28,6 +28,8 @@
 //! ```
 
 mod serve;
+#[cfg(feature = "test-util")]
+pub use serve::serve_one;
 pub use serve::{Serve, serve};
 
 mod drain;

@@ -155,6 +155,23 @@ where
     });
 }
 
+/// One connection as [`serve`] serves it: from its first byte, or with the state that came along. For tests.
+///
+/// # Panics
+/// If the state is none that `serve` has given.
+#[cfg(feature = "test-util")]
+pub async fn serve_one<S, B>(connection: Connection, state: Option<Vec<u8>>, app: S)
+where
+    S: tower::Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let begun = state.map(|state| Begun::from_bytes(state).expect("it was said here"));
+    converse(connection, begun.unwrap_or_default(), app, HEADER_READ_TIMEOUT).await;
+}
+
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next process.
 async fn converse<S, B>(connection: Connection, begun: Begun, app: S, header_read_timeout: Duration)
 where

@@ -105,12 +105,13 @@ impl Watch {
                 }
                 ear.pulse.register(cx.waker());
                 let turn = ear.pulse.turn();
-                // The connection first: what has arrived is served, whatever the phase.
-                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                    return Poll::Ready(Event::Ended(ended));
-                }
+                // Before the connection: a request that has just arrived is not told to leave because of what was.
                 if let Poll::Ready(phase) = changed.as_mut().poll(cx) {
                     return Poll::Ready(Event::Phase(phase));
+                }
+                // Then the connection: what has arrived is served, whatever the phase.
+                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                    return Poll::Ready(Event::Ended(ended));
                 }
                 let moves = ear.moves(*phase, activity);
                 if moves == Moves::Yes && ear.is_between(turn, cx) {

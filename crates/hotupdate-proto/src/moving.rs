@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Fault;
 use crate::inventory::ConnectionRow;
 use crate::message::Message;
+use crate::timing::after;
 
 /// The most connections in one batch: as many as a message may own descriptors. On a busy machine it is the wait for each
 /// other's turn that costs time, and large batches need few turns.
@@ -124,7 +125,7 @@ impl Mover {
         self.last += 1;
         let batch = self.last;
         let ids = items.iter().map(|item| item.row.id).collect();
-        self.in_flight.insert(batch, InFlight { ids, until: now + self.patience });
+        self.in_flight.insert(batch, InFlight { ids, until: after(now, self.patience) });
         vec![MoverEffect::Send(Message::Move { batch, items })]
     }
 
@@ -288,6 +289,13 @@ mod tests {
         assert!(!mover.has_room() && mover.is_stuck());
         assert_eq!(mover.held(1, &[]).unwrap(), []);
         assert!(mover.has_room());
+    }
+
+    #[test]
+    fn patience_without_end() {
+        let mut mover = Mover::new(Duration::MAX);
+        mover.offer(origin(), items(1..2));
+        assert!(mover.deadline().is_some_and(|deadline| mover.tick(deadline - PATIENCE).is_empty()));
     }
 
     #[test]

@@ -310,7 +310,7 @@ impl Successor {
                 out.push(Effect::Close);
                 return fail(Fault::PeerFailed(reason.clone()), out);
             }
-            Message::Complete { batches } if *batches + 1 == next && control => {
+            Message::Complete { batches } if batches.checked_add(1) == Some(next) && control => {
                 let lease = Duration::from_millis(joined.lease_ms);
                 out.push(Effect::Complete(joined.clone()));
                 return State::Warming { joined, until: after(now, lease) };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hotupdate_proto::ConnectionRow;
 use serde::Serialize;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,7 +18,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
 
 use crate::address::Address;
-use crate::connections::{Activity, Moves, Tracker};
+use crate::connections::{Activity, Connections, Moves, Tracker};
 use crate::drain::Drain;
 
 /// The most bytes of state that move with one connection.
@@ -67,6 +68,13 @@ pub struct Connection {
 impl Connection {
     pub(crate) fn new(socket: Arc<Socket>, tracker: Tracker) -> Self {
         Self { socket, tracker }
+    }
+
+    /// A connection that came from another process, with what was known of it there.
+    pub(crate) fn arrived(connections: &Connections, row: ConnectionRow, fd: OwnedFd) -> io::Result<Self> {
+        let socket = Arc::new(Socket::register(fd)?);
+        let tracker = connections.adopt(row, &socket);
+        Ok(Self::new(socket, tracker))
     }
 
     /// The connection's number, unique in this process.
@@ -200,7 +208,7 @@ impl AsFd for Socket {
 
 impl Socket {
     /// A connected socket that arrived, registered with the runtime.
-    pub(crate) fn register(fd: OwnedFd) -> io::Result<Self> {
+    fn register(fd: OwnedFd) -> io::Result<Self> {
         use rustix::net::{AddressFamily, sockopt::socket_domain};
         if socket_domain(&fd)? == AddressFamily::UNIX {
             Ok(Self::Unix(UnixStream::from_std(fd.into())?))

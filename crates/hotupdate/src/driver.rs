@@ -15,6 +15,11 @@ mod reserve;
 mod status;
 mod succeeding;
 
+#[cfg(feature = "test-util")]
+pub(crate) use effects::from_text;
+#[cfg(feature = "test-util")]
+pub(crate) use moves::{check, describe};
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;

@@ -54,6 +54,9 @@ pub mod adoption;
 
 pub mod meters;
 
+#[cfg(feature = "test-util")]
+pub mod testing;
+
 mod state;
 pub use state::State;
 

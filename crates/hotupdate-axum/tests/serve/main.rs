@@ -13,4 +13,5 @@ mod idle;
 mod moves;
 mod server;
 mod streams;
+mod table;
 mod unix;

@@ -2,7 +2,9 @@
 
 use hotupdate_proto::inventory::{ConnectionState, LinkRest};
 use hotupdate_proto::message::{Generation, Message, Process, Ready, Release, Released};
-use hotupdate_proto::{ConnectionRow, LinkItem, ListenerItem, ListenerKind, StateItem, Summary, Totals};
+use hotupdate_proto::{
+    ConnectionRow, Kind, LinkItem, ListenerItem, ListenerKind, MovingItem, StateItem, Summary, Totals,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -91,6 +93,19 @@ fn row() -> impl Strategy<Value = ConnectionRow> {
     )
 }
 
+fn kind() -> impl Strategy<Value = Kind> {
+    (text(), prop::option::of(text())).prop_map(|(kind, listener)| Kind { kind, listener })
+}
+
+fn moving() -> impl Strategy<Value = MovingItem> {
+    (row(), text(), any::<u64>(), text()).prop_map(|(row, kind, cookie, state)| MovingItem {
+        row,
+        kind,
+        cookie,
+        state,
+    })
+}
+
 fn ready() -> impl Strategy<Value = Ready> {
     let names = || vec(text(), 0..3);
     (names(), names(), names(), any::<bool>()).prop_map(|(adopted, bound, unclaimed, on_command)| {
@@ -136,5 +151,11 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
             .prop_map(|(stopped_at_ns, links)| Message::Resume { stopped_at_ns, links }),
         Just(Message::Farewell),
         text().prop_map(|reason| Message::Failed { reason }),
+        vec(kind(), 0..3).prop_map(|kinds| Message::Takes { kinds }),
+        (batch(), vec(moving(), 0..4)).prop_map(|(batch, items)| Message::Move { batch, items }),
+        (batch(), vec(any::<u64>(), 0..4)).prop_map(|(batch, refused)| Message::Held { batch, refused }),
+        batch().prop_map(|batch| Message::Yours { batch }),
+        batch().prop_map(|batch| Message::Back { batch }),
+        Just(Message::Rest),
     ]
 }

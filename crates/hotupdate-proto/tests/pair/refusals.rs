@@ -178,6 +178,12 @@ fn an_incumbent_cannot_send_without_end_or_keep_back_the_control_socket() {
         matches!(effects.last(), Some(Effect::Fail(Fault::PeerMisbehaved(_)))),
         "one is missing: {effects:?}"
     );
+    let mut machine = start();
+    let effects = says(&mut machine, Message::Complete { batches: u32::MAX });
+    assert!(
+        matches!(effects.last(), Some(Effect::Fail(Fault::PeerMisbehaved(_)))),
+        "there is no batch after so many: {effects:?}"
+    );
 
     let mut machine = start();
     let most = hotupdate_proto::message::MAX_BATCHES;

@@ -217,8 +217,9 @@ impl Driver {
 
     fn undrain(&mut self) {
         (self.draining, self.drained, self.rows_sent, self.told) = (false, false, false, None);
-        self.take_all_back();
+        // First of all, or else answers in between would say `Connection: close`: nothing drains, and nothing moves.
         self.connections.set_phase(Phase::Serving);
+        self.take_all_back();
     }
 
     /// The last words go out first.
@@ -254,6 +255,6 @@ pub(super) fn to_text(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
-pub(super) fn from_text(text: &str) -> Vec<u8> {
+pub(crate) fn from_text(text: &str) -> Vec<u8> {
     text.chars().filter_map(|c| u8::try_from(u32::from(c)).ok()).collect()
 }

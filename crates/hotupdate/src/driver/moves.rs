@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::moving::{MAX_BATCH, MAX_BATCH_STATE, Mover, MoverEffect, Taker, TakerEffect};
@@ -15,7 +14,7 @@ use socket2::SockRef;
 use super::effects::{from_text, to_text};
 use super::{Driver, Role};
 use crate::adoption::{Adopter, PickUp};
-use crate::connection::{Connection, Parcel, Socket};
+use crate::connection::{Connection, Parcel};
 
 /// How long after a handoff the next version may take to say which connections it picks up. Until then no client is told to
 /// leave.
@@ -257,7 +256,7 @@ fn give_back(parcel: Parcel) {
     let _ = reply.send(Err(Box::new(connection)));
 }
 
-fn describe(parcel: &Parcel) -> MovingItem {
+pub(crate) fn describe(parcel: &Parcel) -> MovingItem {
     let Parcel { connection, kind, state, .. } = parcel;
     MovingItem {
         row: connection.tracker().describe(),
@@ -377,11 +376,8 @@ impl Driver {
                 }
                 TakerEffect::Serve(batch) => {
                     for Arrival { item, fd, pick_up } in self.release_held(generation, batch) {
-                        match Socket::register(fd).map(Arc::new) {
-                            Ok(socket) => {
-                                let tracker = self.connections.adopt(item.row, &socket);
-                                pick_up(Connection::new(socket, tracker));
-                            }
+                        match Connection::arrived(&self.connections, item.row, fd) {
+                            Ok(connection) => pick_up(connection),
                             Err(error) => tracing::error!(%error, "a connection that moved is lost"),
                         }
                     }
@@ -451,7 +447,7 @@ impl Driver {
 }
 
 /// A descriptor has to be the connection that it is said to be.
-fn check(item: &MovingItem, fd: &OwnedFd) -> Result<(), String> {
+pub(crate) fn check(item: &MovingItem, fd: &OwnedFd) -> Result<(), String> {
     let wrong = |what: &str| format!("moved connection {}, whose descriptor {what}", item.row.id);
     let kind = sockopt::socket_type(fd).map_err(|error| wrong(&format!("is not a socket: {error}")))?;
     if kind != rustix::net::SocketType::STREAM || sockopt::socket_acceptconn(fd) != Ok(false) {

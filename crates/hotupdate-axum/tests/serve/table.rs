@@ -1,0 +1,53 @@
+//! Moments that real processes meet too seldom for a test, on a table of connections without a process.
+
+use std::convert::Infallible;
+
+use axum::body::Body;
+use hotupdate::testing::Table;
+use http::{Request, Response};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+use crate::server::{until, within};
+
+async fn same(_: Request<Body>) -> Result<Response<Body>, Infallible> {
+    Ok(Response::new(Body::from("same")))
+}
+
+/// Everything that was sent until now is known to the runtime: what comes later over another socket has arrived.
+async fn is_noticed() {
+    let (mut from, mut to) = UnixStream::pair().unwrap();
+    from.write_all(b"!").await.unwrap();
+    within(to.read_exact(&mut [0])).await.unwrap();
+}
+
+/// The version that was to take a connection is dead, and another one is there before the connection knows either.
+#[tokio::test]
+async fn a_connection_that_comes_back_may_still_leave_for_the_next_version() {
+    let mut old = Table::new();
+    let (mut client, server) = UnixStream::pair().unwrap();
+    let connection = old.accept("http", server);
+    tokio::spawn(hotupdate_axum::serve_one(connection, None, tower::service_fn(same)));
+    old.drain();
+    old.takes("http/1.1");
+    until(|| old.has_leaving()).await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").await.unwrap();
+    is_noticed().await;
+    old.serve_again();
+    old.drain();
+    let mut answer = [0; 1024];
+    let n = within(client.read(&mut answer)).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer[..n]);
+    assert!(answer.ends_with("same") && !answer.contains("connection: close"), "{answer}");
+
+    old.takes("http/1.1");
+    until(|| old.has_leaving()).await;
+    let new = Table::new();
+    let (connection, state) = old.hand_over(&new).unwrap().remove(0);
+    tokio::spawn(hotupdate_axum::serve_one(connection, Some(state), tower::service_fn(same)));
+    client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    within(client.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.ends_with("same"), "{answer}");
+    assert_eq!((old.connections().moved(), new.connections().requests()), (1, 1));
+}

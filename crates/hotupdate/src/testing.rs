@@ -1,0 +1,111 @@
+//! Connections without a process, for tests of what serves them: they can be told to drain, and move from one
+//! [`Table`] to another as they move from one process to the next.
+//!
+//! Deliberately absent: the control socket, and whoever decides. Nothing here is promised to stay as it is.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hotupdate_proto::{Generation, Kind, Message, frame};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::address::Address;
+use crate::connection::{Connection, Parcel, Socket};
+use crate::connections::Connections;
+use crate::drain::{Phase, Plan};
+use crate::driver::{check, describe, from_text};
+
+/// The connections of one process that is not there.
+#[derive(Debug)]
+pub struct Table {
+    connections: Connections,
+    parcels: mpsc::UnboundedReceiver<Parcel>,
+}
+
+impl Table {
+    /// A table that serves.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it is a process that starts")]
+    pub fn new() -> Self {
+        let (connections, parcels) = Connections::new(Generation::FIRST);
+        Self { connections, parcels }
+    }
+
+    /// What is open, and what became of the rest.
+    #[must_use]
+    pub fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    /// A connection that came in through the listener of this name.
+    #[must_use]
+    pub fn accept(&self, listener: &str, stream: UnixStream) -> Connection {
+        let socket = Arc::new(Socket::Unix(stream));
+        let (peer, local) = (Address::Unix(None), Address::Unix(None));
+        let tracker = self.connections.insert(&listener.into(), peer, local, &socket);
+        Connection::new(socket, tracker)
+    }
+
+    /// Another process serves. For a second it may say what it takes; silent connections are left alone for half an hour.
+    pub fn drain(&self) {
+        let since = Instant::now();
+        let hour = Duration::from_secs(3600);
+        self.connections.expect_moves(since + Duration::from_secs(1));
+        let plan = Plan { since, until: since + hour, grace: hour / 2, spread: Duration::ZERO };
+        self.connections.set_phase(Phase::Draining(plan));
+    }
+
+    /// The other process takes connections of this kind.
+    pub fn takes(&self, kind: &str) {
+        self.connections.set_taken(Some(vec![Kind { kind: kind.to_owned(), listener: None }]));
+    }
+
+    /// The other process is dead: this one serves again, and whatever wanted to leave stays.
+    pub fn serve_again(&mut self) {
+        self.connections.set_phase(Phase::Serving);
+        self.connections.set_taken(None);
+        while let Ok(Parcel { connection, reply, .. }) = self.parcels.try_recv() {
+            // Nobody waits for it if its task has ended.
+            let _ = reply.send(Err(Box::new(connection)));
+        }
+    }
+
+    /// Whether a connection wants to leave.
+    #[must_use]
+    pub fn has_leaving(&self) -> bool {
+        !self.parcels.is_empty()
+    }
+
+    /// Everything that wants to leave arrives in another process, with its state.
+    ///
+    /// # Errors
+    /// What the kernel has to say, or what the other process has against a connection.
+    pub fn hand_over(&mut self, next: &Self) -> io::Result<Vec<(Connection, Vec<u8>)>> {
+        let mut arrived = Vec::new();
+        while let Ok(parcel) = self.parcels.try_recv() {
+            let fd = parcel.connection.socket().as_fd().try_clone_to_owned()?;
+            let item = over_the_wire(Message::Move { batch: 1, items: vec![describe(&parcel)] })?;
+            check(&item, &fd).map_err(io::Error::other)?;
+            let Parcel { connection, reply, .. } = parcel;
+            connection.tracker().migrated();
+            drop(connection);
+            let _ = reply.send(Ok(()));
+            let state = from_text(&item.state);
+            arrived.push((Connection::arrived(&next.connections, item.row, fd)?, state));
+        }
+        Ok(arrived)
+    }
+}
+
+fn over_the_wire(message: Message) -> io::Result<hotupdate_proto::MovingItem> {
+    let mut bytes = frame::encode_message(&message).map_err(io::Error::other)?;
+    bytes.pop();
+    match frame::decode_message(&bytes).map_err(io::Error::other)? {
+        Message::Move { mut items, .. } if items.len() == 1 => Ok(items.remove(0)),
+        other => Err(io::Error::other(format!("it has become {other:?}"))),
+    }
+}
