@@ -250,7 +250,12 @@ impl Incumbent {
                 state
             }
             (State::Retired { drain, .. }, Event::Closed(_)) => State::Retired { drain, quiet: true },
-            (state @ State::Retired { .. }, Event::Message(M::Settle | M::Farewell | M::Failed { .. })) => {
+            // It cannot serve any more. The other side may have stopped meanwhile, and drain too.
+            (
+                state @ State::Retired { .. },
+                Event::Message(M::Settle | M::Farewell | M::Failed { .. } | M::LetGo | M::Drained { .. }),
+            )
+            | (state @ State::Retired { .. }, Event::Message(M::Progress { .. } | M::Connections { .. })) => {
                 state
             }
             (

@@ -30,6 +30,8 @@ pub struct Predecessor {
     pub hurried: bool,
     /// It broke the protocol; nothing more is believed but its end, and that it accepts again.
     pub quiet: bool,
+    /// It was told that this process serves, whatever it was asked before.
+    pub told: bool,
     /// Since when it is a predecessor.
     pub since: Instant,
 }
@@ -49,6 +51,7 @@ impl Predecessor {
             drained: false,
             hurried: false,
             quiet: false,
+            told: false,
             since: now,
         }
     }
@@ -66,6 +69,12 @@ impl Predecessor {
         }
     }
 
+    /// Whether it can be asked to serve again. Once it was told that this process does, it lets go.
+    #[must_use]
+    pub fn can_resume(&self) -> bool {
+        self.probation && !self.quiet && !self.told
+    }
+
     /// As it is passed on to a successor.
     #[must_use]
     pub fn item(&self) -> LinkItem {
@@ -74,7 +83,7 @@ impl Predecessor {
             process: self.process.clone(),
             features: self.features.clone(),
             connections: self.connections,
-            probation: self.probation,
+            probation: self.probation && !self.told,
             drained: self.drained,
             totals: self.totals,
             handoff: self.handoff.clone(),

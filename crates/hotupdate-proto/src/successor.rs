@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Fault, Refusal};
 use crate::incumbent::Local;
-use crate::inventory::{LinkItem, MAX_LISTENERS};
-use crate::message::{Join, Joined, MAX_BATCHES, Message, Ready, Release, Released};
+use crate::inventory::{LinkItem, LinkRest, MAX_LISTENERS};
+use crate::message::{Generation, Join, Joined, MAX_BATCHES, Message, Ready, Release, Released};
 use crate::operator::ProcessState;
 use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, after};
@@ -24,6 +24,9 @@ pub enum Event {
     /// The link is closed ([`Fault::PeerGone`]: end-of-file, even in the middle of a message, `EPIPE` or
     /// `ECONNRESET`), or cannot be understood or written to (any other fault).
     Closed(Fault),
+    /// A predecessor whose link is read ([`Effect::Read`]) said that it serves. What else comes over its link is for later,
+    /// when this process serves.
+    Resumed(Generation),
     /// The application is warm ([`Effect::Complete`] came before).
     Ready(Ready),
     /// The accept loops run ([`Effect::Open`] is done).
@@ -43,6 +46,10 @@ pub enum Event {
 pub enum Effect {
     /// Say this to the incumbent.
     Send(Message),
+    /// Say this to a predecessor.
+    SendTo(Generation, Message),
+    /// Read this predecessor's link: it may say that it serves.
+    Read(Generation),
     /// Close the link, after what was said on it; nothing that arrives on it is an event any more.
     Close,
     /// The whole inventory is here: the application can claim, bind and warm up.
@@ -74,7 +81,8 @@ enum State {
     Joining { until: Instant },
     Receiving { joined: Joined, next: u32, listeners: usize, control: bool, until: Instant },
     Warming { joined: Joined, until: Instant },
-    // The incumbent is dead. Without a deadline: like a first start it waits for nobody but its own application.
+    // The incumbent is dead. Without a deadline: like a first start it waits for nobody but its own application, unless
+    // a predecessor serves before that.
     Orphaned { joined: Joined },
     Waiting { joined: Joined, on_command: bool, until: Instant },
     // `alone`: the incumbent is dead. Without a deadline: the one that the incumbent has is the one that counts.
@@ -136,6 +144,8 @@ pub struct Successor {
     local: Local,
     state: State,
     links: Vec<LinkItem>,
+    /// The predecessor that was asked to serve, because the incumbent is dead.
+    asked: Option<Generation>,
 }
 
 impl Successor {
@@ -149,7 +159,7 @@ impl Successor {
             attempt,
         };
         let state = State::Joining { until: after(now, local.timing.reply) };
-        (Self { local, state, links: Vec::new() }, join)
+        (Self { local, state, links: Vec::new(), asked: None }, join)
     }
 
     /// When to call [`Self::handle`] with [`Event::Tick`].
@@ -223,8 +233,15 @@ impl Successor {
                 out.push(Effect::Send(M::Ready(ready)));
                 State::Waiting { joined, on_command, until: after(now, wait) }
             }
-            // The incumbent died: what we hold is all there is.
-            (State::Warming { joined, .. }, Event::Closed(Fault::PeerGone)) => State::Orphaned { joined },
+            // The incumbent died: what we hold is all there is, but for a predecessor that can serve again.
+            (State::Warming { joined, .. }, Event::Closed(Fault::PeerGone)) => {
+                self.call_back(out);
+                State::Orphaned { joined }
+            }
+            (State::Orphaned { .. }, Event::Resumed(generation)) => fail(
+                Fault::Local(format!("the incumbent died, and generation {generation} serves again")),
+                out,
+            ),
             (State::Waiting { joined, .. }, Event::Closed(Fault::PeerGone)) => {
                 out.push(Effect::Open(None));
                 State::Opening { joined, released: None, alone: true }
@@ -246,6 +263,11 @@ impl Successor {
             (State::Opening { joined, released, alone }, Event::Opened { gap_ns }) => {
                 if !alone {
                     out.push(Effect::Send(M::Serving { gap_ns }));
+                }
+                // Its answer is not here yet, and there must not be two for long.
+                if let Some(asked) = self.asked {
+                    let reason = "the process that asked it to serve was ready first".to_owned();
+                    out.push(Effect::SendTo(asked, M::Failed { reason }));
                 }
                 out.push(Effect::Serve(self.served(now, joined, released, alone, gap_ns)));
                 State::Done
@@ -272,7 +294,7 @@ impl Successor {
             (state, Event::Tick) => self.tick(now, state, out),
 
             // Said by our own side where it means nothing.
-            (state, Event::Replied(_) | Event::Ready(_) | Event::Opened { .. }) => state,
+            (state, Event::Replied(_) | Event::Resumed(_) | Event::Ready(_) | Event::Opened { .. }) => state,
         }
     }
 
@@ -334,6 +356,17 @@ impl Successor {
         State::Receiving { joined, next: next + 1, listeners, control, until }
     }
 
+    /// A predecessor in probation does not see that the incumbent is dead, because its link is held here too. It is asked to
+    /// serve: it is warm, and we are not. If its probation is over it does not, and we do when we are ready.
+    fn call_back(&mut self, out: &mut Vec<Effect>) {
+        let Some(newest) = self.links.iter().find(|link| link.probation) else { return };
+        let to = newest.generation;
+        let others = self.links.iter().filter(|link| link.generation != to);
+        let links = others.map(|l| LinkRest { generation: l.generation, unread: String::new() }).collect();
+        self.asked = Some(to);
+        out.extend([Effect::Read(to), Effect::SendTo(to, Message::Resume { stopped_at_ns: 0, links })]);
+    }
+
     fn served(
         &mut self,
         now: Instant,
@@ -357,6 +390,7 @@ impl Successor {
         let links = mem::take(&mut self.links);
         predecessors.extend(links.iter().map(|link| Predecessor {
             drained: link.drained || has_ended(link),
+            told: self.asked == Some(link.generation),
             ..Predecessor::inherited(now, link)
         }));
         Served { joined, predecessors, gap_ns }

@@ -62,6 +62,9 @@ use crate::systemd::Manager;
 /// Rows that are remembered of one predecessor.
 const MAX_ROWS: usize = 200_000;
 
+/// What predecessors say before this process serves, after which their links are not read until it does.
+const MAX_EARLY: usize = 256;
+
 /// How often a predecessor tells how its drain goes, if there is something to tell.
 const PROGRESS: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -185,6 +188,8 @@ pub(crate) struct Driver {
     predecessors: HashMap<Generation, Link>,
     last_link: u64,
     heard: Both<(LinkId, Heard)>,
+    /// What was heard from predecessors before this process served.
+    early: VecDeque<(LinkId, Heard)>,
     done: Both<Done>,
     sealed: Sealed,
     /// Counts stops and starts of the accept loops, so that a late export is recognised.
@@ -325,6 +330,7 @@ impl Driver {
             last_link: 0,
             // Each link holds a place while it waits for its next message.
             heard: mpsc::channel(256),
+            early: VecDeque::new(),
             done: mpsc::channel(16),
             sealed: Vec::new(),
             stops: 0,
@@ -408,6 +414,11 @@ impl Driver {
     }
 
     async fn wait(&mut self) -> Woken {
+        if let Role::Incumbent(_) = self.role
+            && let Some((id, heard)) = self.early.pop_front()
+        {
+            return Woken::Heard(id, heard);
+        }
         let deadline = self.deadline();
         let there = !self.application_is_gone;
         let draining = self.draining && !self.drained;

@@ -170,6 +170,7 @@ async fn try_join(builder: &Builder, local: &Local, stream: UnixStream) -> Resul
                 Effect::StartOver => return Ok(Tried::Again),
                 Effect::Fail(fault) => return Err(Error::fault(doing(&builder.path), &fault)),
                 Effect::Close | Effect::Open(_) | Effect::Serve(_) => {}
+                Effect::SendTo(..) | Effect::Read(_) => {}
             }
         }
         event = match next(&mut receiver, machine.deadline()).await {

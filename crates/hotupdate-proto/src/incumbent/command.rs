@@ -60,7 +60,7 @@ impl Incumbent {
 
     fn command_rollback(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> Commanded {
         match (state, self.predecessors.first()) {
-            (State::Serving, Some(newest)) if newest.probation && !newest.quiet => {
+            (State::Serving, Some(newest)) if newest.can_resume() => {
                 let to = newest.generation;
                 out.push(Effect::Stop);
                 (State::RollingBack { to, until: after(now, self.local.timing.stop) }, Ok(()))
@@ -85,7 +85,12 @@ impl Incumbent {
             }
             state => {
                 let deadline_ms = millis(within);
-                for predecessor in &mut self.predecessors {
+                // One that was asked to serve again does not drain when it reads this.
+                let resuming = match state {
+                    State::Resuming { to, .. } => Some(to),
+                    _ => None,
+                };
+                for predecessor in self.predecessors.iter_mut().filter(|p| Some(p.generation) != resuming) {
                     predecessor.hurried = true;
                     out.push(Effect::SendTo(predecessor.generation, Message::Hurry { deadline_ms }));
                 }

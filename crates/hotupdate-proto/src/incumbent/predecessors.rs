@@ -52,6 +52,7 @@ impl Incumbent {
                 out.push(Effect::Report(Report::Progress(generation)));
             }
             Message::Connections { .. } => {}
+            Message::Issued { generation } => self.issued = self.issued.max(generation),
             Message::Drained { forced } => {
                 predecessor.drained = true;
                 predecessor.connections = Summary::default();
@@ -62,16 +63,22 @@ impl Incumbent {
                     out.push(Effect::Report(Report::LetGo(generation)));
                 }
             }
-            // It resumed when we had given up waiting for it, and now both accept.
-            Message::Serving { .. } if state.owns() => {
+            // Who stops does not care any more who serves.
+            Message::Serving { .. } | Message::Resume { .. } | Message::Failed { .. } if !state.owns() => {}
+            // It resumed when we had given up waiting for it, and now both accept; or it takes us for its predecessor.
+            Message::Serving { .. } | Message::Resume { .. } => {
+                predecessor.told = true;
                 let reason = "the rollback is over, its successor serves on".to_owned();
                 out.push(Effect::SendTo(generation, Message::Failed { reason }));
             }
+            // It had not read that we serve. If each tells the other so, the younger one stands down, and not both.
+            Message::Failed { .. } if predecessor.told && self.generation < generation => {}
             // It accepts: it waited for our `serving` in vain, or we for its. Once it has let go it cannot.
-            Message::Failed { reason } if state.owns() && predecessor.probation => {
+            Message::Failed { reason } if predecessor.probation => {
                 return self.stand_down(now, state, generation, reason, out);
             }
-            _ if predecessor.quiet => {}
+            // It may say more as one that serves, before it reads that it does not.
+            _ if predecessor.quiet || predecessor.told || !state.owns() => {}
             other => {
                 predecessor.quiet = true;
                 let what = format!("said `{}` to the process that serves", other.name());

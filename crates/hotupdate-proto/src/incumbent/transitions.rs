@@ -153,10 +153,16 @@ impl Incumbent {
 
     /// Listeners, control socket and lock go; connections are drained.
     pub(super) fn retire(&mut self, now: Instant, within: Duration, out: &mut Vec<Effect>) -> State {
+        let until = self.leave(now, within, out);
+        State::Retired { drain: Drain::Running { until }, quiet: false }
+    }
+
+    /// Returns when the drain has to end.
+    fn leave(&mut self, now: Instant, within: Duration, out: &mut Vec<Effect>) -> Instant {
         let until = after(now, within);
         self.predecessors.clear();
         out.extend([Effect::LetGo, Effect::Drain { until }]);
-        State::Retired { drain: Drain::Running { until }, quiet: false }
+        until
     }
 
     // ---- rollback ------------------------------------------------------------------------------------------
@@ -209,6 +215,7 @@ impl Incumbent {
         out: &mut Vec<Effect>,
     ) -> State {
         if let Some(to) = asked {
+            self.predecessors.iter_mut().filter(|p| p.generation == to).for_each(|p| p.told = true);
             out.push(Effect::SendTo(to, Message::Failed { reason: reason.clone() }));
         }
         out.extend([Effect::Accept(Vec::new()), Effect::Report(Report::RollbackFailed(reason))]);
@@ -243,9 +250,10 @@ impl Incumbent {
             out.push(Effect::SendTo(other.generation, Message::Farewell));
         }
         out.push(Effect::Promote(to));
-        let state = self.retire(now, within, out);
+        let until = self.leave(now, within, out);
         out.push(Effect::Send(Message::LetGo));
-        state
+        // What it said as a predecessor may still be on its way.
+        State::Retired { drain: Drain::Running { until }, quiet: true }
     }
 
     // ---- stopping ------------------------------------------------------------------------------------------

@@ -111,6 +111,11 @@ impl World {
         let process = &mut self.procs[index];
         match effect {
             E::Send(message) => self.send(index, link, message),
+            E::SendTo(generation, message) => {
+                let end = process.predecessors.get(&generation).copied();
+                self.send(index, end, message);
+            }
+            E::Read(generation) => process.reads_one = Some(generation),
             E::Close => self.close(index),
             E::Complete(_) if process.app.readies => process.pending.push_back(Pending::Ready),
             E::Complete(_) => {}

@@ -42,15 +42,18 @@ impl World {
             Packet::Join(join) => self.called(end, reader, join),
             Packet::Reply(reply) => self.successor_event(reader, successor::Event::Replied(reply)),
             Packet::Message(message, links) => {
+                let generation = self.generation_of(reader, end);
                 let holder = &mut self.procs[reader];
-                if matches!(holder.machine, Machine::Successor(_)) {
+                if let (Machine::Successor(_), Some(generation)) = (&holder.machine, generation) {
+                    self.heard_early(reader, generation, end, message);
+                } else if matches!(holder.machine, Machine::Successor(_)) {
                     holder.holds |= matches!(message, Message::Control { .. });
                     holder.predecessors.extend(links.iter().copied());
                     for (_, end) in links {
                         self.hold(end, reader);
                     }
                     self.successor_event(reader, successor::Event::Message(message));
-                } else if let Some(generation) = self.generation_of(reader, end) {
+                } else if let Some(generation) = generation {
                     self.incumbent_event(reader, incumbent::Event::Predecessor(generation, message));
                 } else {
                     self.incumbent_event(reader, incumbent::Event::Message(message));
@@ -59,13 +62,27 @@ impl World {
         }
     }
 
+    /// A predecessor was asked to serve, and says that it does, or something for later.
+    fn heard_early(&mut self, reader: usize, generation: Generation, end: End, message: Message) {
+        if matches!(message, Message::Serving { .. } | Message::Failed { .. }) {
+            return self.successor_event(reader, successor::Event::Resumed(generation));
+        }
+        self.side(end).queue.push_front(Packet::Message(message, Vec::new()));
+        self.procs[reader].reads_one = None;
+    }
+
     /// The link cannot be used any more, as `reader` sees it.
     pub(crate) fn closed(&mut self, end: End, reader: usize, fault: Fault) {
         match self.generation_of(reader, end) {
             Some(generation) if self.incumbent(reader).is_some() => {
                 self.incumbent_event(reader, incumbent::Event::PredecessorClosed(generation, fault));
             }
-            _ => {
+            // Not before this process serves.
+            Some(_) => {
+                self.hold(end, reader);
+                self.procs[reader].reads_one = None;
+            }
+            None => {
                 if fault == Fault::PeerGone {
                     self.procs[reader].link = None;
                 }

@@ -5,7 +5,7 @@
 use hotupdate_proto::message::Released;
 use hotupdate_proto::{ConnectionRow, Fault, Generation, Message, incumbent, successor};
 
-use super::{Driver, MAX_ROWS, Role};
+use super::{Driver, MAX_EARLY, MAX_ROWS, Role};
 use crate::accepted::Accepted;
 use crate::link::{Heard, LinkId};
 use crate::state;
@@ -26,6 +26,9 @@ impl Driver {
         let generation =
             self.predecessors.iter().find(|(_, link)| link.id == id).map(|(generation, _)| *generation);
         let Some(generation) = generation else { return };
+        if let Role::Successor(_) = self.role {
+            return self.hear_early(id, generation, heard).await;
+        }
         let event = match heard {
             Heard::Message(message, descriptors) => {
                 let Some(message) = self.hear_mover(generation, message, descriptors).await else { return };
@@ -40,6 +43,19 @@ impl Driver {
             }
         };
         self.incumbent(event).await;
+    }
+
+    /// The incumbent is dead, and a predecessor was asked to serve again. What else it says is heard when this process serves.
+    async fn hear_early(&mut self, id: LinkId, generation: Generation, heard: Heard) {
+        if let Heard::Message(Message::Serving { .. } | Message::Failed { .. }, _) = heard {
+            return self.successor(successor::Event::Resumed(generation)).await;
+        }
+        self.early.push_back((id, heard));
+        if self.early.len() >= MAX_EARLY
+            && let Some(link) = self.predecessors.get_mut(&generation)
+        {
+            link.pause().await;
+        }
     }
 
     pub(super) async fn hear_successor(&mut self, heard: Heard) {

@@ -29,6 +29,16 @@ impl Driver {
                             peer.send(&message, Vec::new());
                         }
                     }
+                    Effect::SendTo(generation, message) => {
+                        if let Some(link) = self.predecessors.get(&generation) {
+                            link.send(&message, Vec::new());
+                        }
+                    }
+                    Effect::Read(generation) => {
+                        if let Some(link) = self.predecessors.get_mut(&generation) {
+                            link.resume(None);
+                        }
+                    }
                     Effect::Close => {}
                     Effect::Open(released) => {
                         event = Some(match self.open(released.as_ref()) {

@@ -1,0 +1,111 @@
+//! The model as the checker sees it, and what is shown of a counterexample.
+//!
+//! Deliberately absent: what happens, see `world.rs`; what has to hold, see `properties.rs`.
+
+use std::sync::Arc;
+
+use hotupdate_proto::message::Release;
+use hotupdate_proto::operator::Command;
+use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
+
+use super::endings::Endings;
+use super::properties;
+use super::world::{Action, Options, World};
+
+#[derive(Clone)]
+pub(crate) struct Handoffs {
+    pub(crate) start: World,
+    pub(crate) options: Options,
+    /// What has to be possible, or the model does not show what it is for.
+    pub(crate) reaches: Vec<Property<Self>>,
+    pub(crate) endings: Arc<Endings>,
+}
+
+impl Model for Handoffs {
+    type State = World;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![self.start.clone()]
+    }
+
+    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        world.actions(&self.options, actions);
+    }
+
+    fn next_state(&self, world: &World, action: Action) -> Option<World> {
+        let mut next = world.clone();
+        if !next.act(&action, self.options.release) {
+            return None;
+        }
+        if action.is_of_itself() {
+            self.endings.step(world, &next);
+        }
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let mut all = properties::always();
+        all.extend(self.reaches.iter().cloned());
+        all
+    }
+}
+
+impl Handoffs {
+    pub(crate) fn new(start: World) -> Self {
+        let options =
+            Options { release: Release::Now, commands: Vec::new(), failures: false, hangs: false, offers: 0 };
+        Self { start, options, reaches: Vec::new(), endings: Arc::default() }
+    }
+
+    /// Operators ask for these, so often.
+    pub(crate) fn orders(mut self, orders: u8, commands: &[Command]) -> Self {
+        self.start.orders = orders;
+        self.options.commands = commands.to_vec();
+        self
+    }
+
+    pub(crate) fn on_command(mut self) -> Self {
+        self.options.release = Release::OnCommand;
+        self
+    }
+
+    pub(crate) fn prompt(mut self) -> Self {
+        self.start.prompt = true;
+        self
+    }
+
+    pub(crate) fn failures(mut self) -> Self {
+        (self.options.failures, self.options.hangs) = (true, true);
+        self
+    }
+
+    pub(crate) fn reaches(mut self, name: &'static str, condition: fn(&Self, &World) -> bool) -> Self {
+        self.reaches.push(Property::sometimes(name, condition));
+        self
+    }
+
+    /// Looks at every state.
+    pub(crate) fn check(self, name: &str) {
+        let endings = self.endings.clone();
+        // Breadth first: a counterexample is as short as can be. It stops at the first.
+        let checker = self.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+        println!("{name}: states: {} unique, {} deep", checker.unique_state_count(), checker.max_depth());
+        for property in checker.model().properties() {
+            let discovery = checker.discovery(property.name);
+            match (property.expectation, discovery) {
+                (Expectation::Sometimes, None) => panic!("{name}: never comes about: {}", property.name),
+                (Expectation::Always, Some(path)) => {
+                    let mut story = String::new();
+                    for (number, (world, action)) in path.into_vec().into_iter().enumerate() {
+                        story += &format!("{world}");
+                        story += &action.map_or(String::new(), |action| format!("{number:3}. {action:?}\n"));
+                    }
+                    panic!("{name}:\n{story}{name}: does not hold: {}", property.name);
+                }
+                _ => {}
+            }
+        }
+        endings.assert_all_end(name);
+    }
+}

@@ -1,0 +1,420 @@
+//! Every state that the processes can be in together, and everything that can happen next.
+//!
+//! Time: what happens, happens at one and the same instant, but for deadlines, which fire at their own. So a deadline may
+//! fire before or after anything that another process does, as if no two clocks had anything in common; only what has
+//! arrived from the dead is heard first, as [`Event::Tick`] demands. Deliberately absent: garbage, see `tests/pair`.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use hotupdate_proto::incumbent::{Event, Local};
+use hotupdate_proto::message::{Message, Process as Name, Release};
+use hotupdate_proto::operator::Command;
+use hotupdate_proto::{FEATURE_MOVE, Incumbent, Successor, VERSIONS, successor};
+
+use super::kernel::{End, Id, Link, Said};
+use super::moves::{Connection, timing};
+use super::process::{Held, Process, Role};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct World {
+    pub(crate) procs: Vec<Arc<Process>>,
+    pub(crate) links: Vec<Arc<Link>>,
+    /// The control socket's file is there.
+    pub(crate) path: bool,
+    /// Connections move.
+    pub(crate) moves: bool,
+    /// What is said arrives at once, and what has arrived is heard before calls and deadlines. Otherwise it may be late.
+    pub(crate) prompt: bool,
+    /// So often a process that meets a dying owner may look again: the deadline `find`.
+    pub(crate) again: u8,
+    /// So often an operator may still ask for something.
+    pub(crate) orders: u8,
+    /// So many may still die or hang.
+    pub(crate) mishaps: u8,
+    /// Only in the middle of a step.
+    pub(crate) dying: Option<Dying>,
+    /// There is no service to be lost: nobody serves yet, it was stopped, or all that could have gone on with it died.
+    pub(crate) ended: bool,
+    /// Connections that went with the only process that had them, or were forced.
+    pub(crate) lost: BTreeSet<Connection>,
+    /// A process said of another that it broke the protocol. None does.
+    pub(crate) violation: bool,
+}
+
+/// This process dies in its step: it writes so many more messages.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Dying {
+    pub(crate) process: Id,
+    pub(crate) writes: usize,
+    pub(crate) lost: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Start(Id),
+    /// It looks who owns the control socket, and calls or becomes the first.
+    Find(Id),
+    /// A call is accepted on the control socket.
+    Accept(Id, usize),
+    Deliver(Id, End),
+    EndOfFile(Id, End),
+    /// The deadline that the machine waits for.
+    Deadline(Id),
+    MovingIsLate(Id),
+    RestIsLate(Id),
+    /// The application is warm.
+    Ready(Id),
+    Stopped(Id),
+    CannotStop(Id),
+    /// The process was released, and its listeners cannot be opened.
+    CannotOpen(Id, End),
+    Drained(Id),
+    GiveUp(Id),
+    Give(Id, Connection),
+    Command(Id, Command),
+    Crash(Id),
+    /// It dies in the middle of that, when only so many of the messages that come of it are written.
+    DieIn(Box<Action>, usize),
+    Hang(Id),
+}
+
+impl Action {
+    /// It comes about without applications, operators and mishaps: by messages on their way and deadlines alone.
+    pub(crate) fn is_of_itself(&self) -> bool {
+        use Action as A;
+        matches!(self, A::Find(_) | A::Accept(..) | A::Deliver(..) | A::EndOfFile(..)) || self.is_deadline()
+    }
+
+    /// Whose step it is.
+    fn actor(&self) -> Id {
+        use Action as A;
+        match self {
+            A::Start(p) | A::Find(p) | A::Accept(p, _) | A::Deliver(p, _) | A::EndOfFile(p, _) => *p,
+            A::Deadline(p) | A::MovingIsLate(p) | A::RestIsLate(p) | A::Ready(p) | A::Stopped(p) => *p,
+            A::CannotStop(p) | A::CannotOpen(p, _) | A::Drained(p) | A::GiveUp(p) | A::Give(p, _) => *p,
+            A::Command(p, _) | A::Crash(p) | A::Hang(p) => *p,
+            A::DieIn(action, _) => action.actor(),
+        }
+    }
+
+    pub(crate) fn is_deadline(&self) -> bool {
+        matches!(self, Self::Deadline(_) | Self::MovingIsLate(_) | Self::RestIsLate(_))
+    }
+}
+
+/// What may happen beside messages and deadlines.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) release: Release,
+    pub(crate) commands: Vec<Command>,
+    /// Applications give up, their loops do not stop or open.
+    pub(crate) failures: bool,
+    pub(crate) hangs: bool,
+    /// Batches of connections that a process may offer.
+    pub(crate) offers: u8,
+}
+
+/// The one instant.
+#[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
+pub(crate) fn now() -> Instant {
+    static NOW: OnceLock<Instant> = OnceLock::new();
+    *NOW.get_or_init(Instant::now)
+}
+
+pub(crate) fn local(p: Id, moves: bool) -> Local {
+    let pid = u32::try_from(p).expect("few processes");
+    let process = Name { instance: p.to_string(), pid, version: String::new() };
+    let features = if moves { vec![FEATURE_MOVE.to_owned()] } else { Vec::new() };
+    Local { process, versions: VERSIONS, features, timing: timing(), max_draining: 8 }
+}
+
+impl World {
+    /// Nobody was started yet.
+    pub(crate) fn new(processes: usize, mishaps: u8) -> Self {
+        Self {
+            procs: vec![Arc::default(); processes],
+            links: Vec::new(),
+            path: false,
+            moves: false,
+            prompt: false,
+            again: 1,
+            orders: 0,
+            mishaps,
+            dying: None,
+            ended: true,
+            lost: BTreeSet::new(),
+            violation: false,
+        }
+    }
+
+    /// The first of so many processes serves.
+    pub(crate) fn serving(processes: usize, mishaps: u8) -> Self {
+        let mut world = Self::new(processes, mishaps);
+        for action in [Action::Start(0), Action::Find(0), Action::Ready(0)] {
+            world.act(&action, Release::Now);
+        }
+        world
+    }
+
+    pub(crate) fn living(&self) -> impl Iterator<Item = (Id, &Process)> {
+        self.procs.iter().map(|process| &**process).enumerate().filter(|(_, process)| process.lives())
+    }
+
+    /// All that can happen, the likeliest first.
+    pub(crate) fn actions(&self, options: &Options, actions: &mut Vec<Action>) {
+        self.actions_of_itself(actions);
+        let absent = self.procs.iter().position(|process| process.role == Role::Absent);
+        actions.extend(absent.map(Action::Start));
+        for (p, process) in self.living().filter(|(_, process)| !process.hangs) {
+            self.actions_of_the_application(p, process, options, actions);
+            if process.incumbent().is_some() && self.orders > 0 {
+                actions.extend(options.commands.iter().map(|command| Action::Command(p, command.clone())));
+            }
+            if self.mishaps == 0 {
+                continue;
+            }
+            actions.push(Action::Crash(p));
+            if options.hangs && process.successor().is_some() {
+                actions.push(Action::Hang(p));
+            }
+        }
+        if self.mishaps > 0 {
+            let steps = actions.iter().filter(|a| !matches!(a, Action::Crash(_) | Action::Hang(_)));
+            let dies =
+                |step: &Action| [0, 1, 2].map(|written| Action::DieIn(Box::new(step.clone()), written));
+            actions.extend(steps.flat_map(dies).collect::<Vec<_>>());
+        }
+    }
+
+    /// Messages on their way and deadlines.
+    pub(crate) fn actions_of_itself(&self, actions: &mut Vec<Action>) {
+        for (p, process) in self.living().filter(|(_, process)| !process.hangs) {
+            let (mut hears, mut hears_of_a_death) = (false, false);
+            for end in self.ends().filter(|end| process.reads(*end)) {
+                let dead = !self.is_held(end.other());
+                hears_of_a_death |= dead || self.is_being_told_of_a_death(end);
+                let waits = !self.queue(end).is_empty();
+                hears |= waits || dead;
+                if waits {
+                    actions.push(Action::Deliver(p, end));
+                } else if dead {
+                    actions.push(Action::EndOfFile(p, end));
+                }
+            }
+            if hears_of_a_death || (hears && self.prompt) {
+                continue;
+            }
+            if process.role == Role::Finding && self.path == self.is_locked() {
+                actions.push(Action::Find(p));
+            }
+            let calls =
+                (0..self.links.len()).filter(|link| self.links[*link].backlog && process.control_open);
+            actions.extend(calls.map(|link| Action::Accept(p, link)));
+            actions.extend(process.waits_for().map(|_| Action::Deadline(p)));
+            actions.extend(process.moves.mover.deadline().map(|_| Action::MovingIsLate(p)));
+            actions.extend(process.moves.resting.as_ref().map(|_| Action::RestIsLate(p)));
+        }
+    }
+
+    /// Who was at the other end is dead, and that the end is not closed lasts only moments: a descriptor of it is on its
+    /// way to a successor, or in one that is about to hear the same.
+    fn is_being_told_of_a_death(&self, end: End) -> bool {
+        let mut heirs = self.living().filter(|(_, process)| process.has(end.other()));
+        let on_its_way = self.is_on_its_way(end.other());
+        let hears = |process: &Process| {
+            let link = process.peer.filter(|held| held.reading && !process.hangs);
+            link.is_some_and(|held| !self.queue(held.end).is_empty() || !self.is_held(held.end.other()))
+        };
+        heirs.all(|(_, process)| process.successor().is_some() && (on_its_way || hears(process)))
+            && (on_its_way || self.procs.iter().any(|process| process.has(end.other())))
+    }
+
+    fn actions_of_the_application(
+        &self,
+        p: Id,
+        process: &Process,
+        options: &Options,
+        actions: &mut Vec<Action>,
+    ) {
+        if process.warming || process.role == Role::First {
+            actions.push(Action::Ready(p));
+        }
+        if process.stopping {
+            actions.push(Action::Stopped(p));
+        }
+        if process.draining && !process.drained && process.moves.is_empty() {
+            actions.push(Action::Drained(p));
+        }
+        if process.draining && process.moves.gives() && process.moves.offers < options.offers {
+            actions.extend(process.moves.serves.iter().map(|connection| Action::Give(p, *connection)));
+        }
+        if !options.failures {
+            return;
+        }
+        if process.stopping {
+            actions.push(Action::CannotStop(p));
+        }
+        if process.successor().is_some() && process.holds {
+            actions.push(Action::GiveUp(p));
+            let end = process.peer.map(|held| held.end).filter(|end| process.reads(*end));
+            let next = end.and_then(|end| Some((end, self.queue(end).front()?)));
+            if let Some((end, said)) = next
+                && matches!(said, Said::Message(Message::Released(_), _))
+            {
+                actions.push(Action::CannotOpen(p, end));
+            }
+        }
+    }
+
+    /// Lets it happen; `false` if nothing came of it.
+    pub(crate) fn act(&mut self, action: &Action, release: Release) -> bool {
+        match *action {
+            Action::Start(p) => self.process(p).role = Role::Finding,
+            Action::Find(p) => self.find(p),
+            Action::Accept(p, link) => self.called(p, link),
+            Action::Deliver(p, end) => self.deliver(p, end),
+            Action::EndOfFile(p, end) => self.end_of_file(p, end),
+            Action::Deadline(p) => self.deadline(p),
+            Action::MovingIsLate(p) => self.moving_is_late(p),
+            Action::RestIsLate(p) => self.rest_is_late(p),
+            Action::Ready(p) => match self.procs[p].role {
+                Role::First => self.first(p),
+                _ => self.ready(p, release),
+            },
+            Action::Stopped(p) => self.stopped(p),
+            Action::CannotStop(p) => {
+                self.process(p).stopping = false;
+                self.incumbent_event(p, Event::CannotStop(String::new()));
+            }
+            Action::CannotOpen(p, _) | Action::GiveUp(p) => {
+                self.successor_event(p, successor::Event::GiveUp(String::new()));
+            }
+            Action::Drained(p) => {
+                self.process(p).drained = true;
+                self.incumbent_event(p, Event::Drained { forced: 0 });
+            }
+            Action::Give(p, connection) => self.give(p, connection),
+            Action::Command(p, ref command) => {
+                let Role::Incumbent(machine) = &mut self.process(p).role else { return false };
+                let Ok(effects) = machine.command(now(), command.clone()) else { return false };
+                self.orders -= 1;
+                self.ended |= matches!(command, Command::Stop { .. } | Command::Terminate);
+                self.perform(p, effects);
+            }
+            Action::Crash(p) => {
+                self.mishaps -= 1;
+                self.end(p);
+            }
+            Action::DieIn(ref step, written) => return self.die_in(step, written, release),
+            Action::Hang(p) => {
+                self.process(p).hangs = true;
+                self.mishaps -= 1;
+            }
+        }
+        self.collect();
+        if !action.is_of_itself() {
+            self.take_stock();
+        }
+        true
+    }
+
+    fn find(&mut self, p: Id) {
+        if !self.path {
+            self.path = true;
+            let process = self.process(p);
+            (process.role, process.control, process.control_open) = (Role::First, true, true);
+            return;
+        }
+        let (machine, join) = Successor::join(now(), local(p, self.moves), None);
+        let end = self.connect(join);
+        let process = self.process(p);
+        process.role = Role::Successor(Box::new(machine));
+        process.peer = Some(Held { end, reading: true });
+    }
+
+    fn first(&mut self, p: Id) {
+        let machine = Incumbent::first(local(p, self.moves));
+        let process = self.process(p);
+        process.role = Role::Incumbent(Box::new(machine));
+        (process.accepting, process.holds) = (true, true);
+        self.ended = false;
+    }
+
+    fn deadline(&mut self, p: Id) {
+        match &self.procs[p].role {
+            Role::Incumbent(machine) => {
+                let at = machine.deadline().expect("there is a deadline");
+                self.incumbent_event_at(at, p, Event::Tick);
+            }
+            Role::Successor(machine) => {
+                let at = machine.deadline().expect("there is a deadline");
+                self.successor_event_at(at, p, successor::Event::Tick);
+            }
+            _ => self.end(p),
+        }
+    }
+
+    fn die_in(&mut self, step: &Action, written: usize, release: Release) -> bool {
+        let process = step.actor();
+        self.dying = Some(Dying { process, writes: written, lost: false });
+        let done = self.act(step, release);
+        // Without a word that is lost it is as if it died afterwards.
+        let lost = self.dying.take().is_some_and(|dying| dying.lost);
+        done && lost && self.procs[process].lives() && self.act(&Action::Crash(process), release)
+    }
+
+    /// Somebody died or was told to stop: what nobody is left to go on with has ended there and then.
+    fn take_stock(&mut self) {
+        let ended = self.heirs().next().is_none();
+        self.ended |= ended;
+        let connections: Vec<_> = self.connections().filter(|c| !self.is_somewhere(*c)).collect();
+        self.lost.extend(connections);
+    }
+
+    /// Who could go on with the service, and has not been told otherwise.
+    pub(crate) fn heirs(&self) -> impl Iterator<Item = (Id, &Process)> {
+        self.living().filter(|(p, process)| process.holds && !process.hangs && !self.is_dismissed(*p))
+    }
+
+    /// It is on its way to this process that it should stop, or let go.
+    fn is_dismissed(&self, p: Id) -> bool {
+        let process = &self.procs[p];
+        self.ends().filter(|end| process.has(*end)).any(|end| {
+            // What `failed` means: to a successor its end; to an incumbent that of its successor, but that somebody else
+            // serves if a predecessor says it.
+            let says = process.generation_at(end);
+            let mut obeys = process.successor().is_some() || says.is_some_and(|says| process.believes(says));
+            self.queue(end).iter().any(|said| match said {
+                Said::Message(Message::Failed { .. }, _) => obeys,
+                Said::Message(Message::Farewell | Message::Settle, _) => true,
+                Said::Message(Message::Serving { .. }, _) => process.is_orphan() && process.reads(end),
+                Said::Message(Message::Resume { .. }, _) => {
+                    obeys |= says.is_none();
+                    false
+                }
+                _ => false,
+            })
+        })
+    }
+
+    /// Every connection that there was in the beginning.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = Connection> + use<> {
+        1..=u64::from(self.moves)
+    }
+
+    /// Some living process has it, or it is on its way to one.
+    pub(crate) fn is_somewhere(&self, connection: Connection) -> bool {
+        self.living().any(|(_, process)| process.moves.has(connection))
+            || self.ends().any(|end| self.carries(end, connection))
+    }
+
+    pub(crate) fn generation(&self, p: Id) -> Option<u64> {
+        self.procs[p].incumbent().map(|machine| machine.generation().0)
+    }
+
+    pub(crate) fn serves(&self, p: Id) -> bool {
+        self.procs[p].accepting
+    }
+}
