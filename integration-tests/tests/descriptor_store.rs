@@ -12,7 +12,8 @@ use integration_tests::client::{InFlight, who_answers};
 use integration_tests::process::{binary, eventually};
 use integration_tests::{Sandbox, Service, Serving, Status, hotctl};
 
-const SOON: Duration = Duration::from_secs(30);
+/// A machine under load boots slowly.
+const SOON: Duration = Duration::from_secs(60);
 
 /// Boots systemd as process 1 of new namespaces, with the root file system under an overlay that nobody keeps. Its
 /// arguments: the sandbox, a new cgroup, the folder of the programs.

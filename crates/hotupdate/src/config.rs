@@ -195,6 +195,10 @@ impl Builder {
     /// Restart=on-failure
     /// ```
     ///
+    /// New versions have to be started in the unit, best by `ExecReload=hotctl --socket … handoff -- …`. With
+    /// [`Builder::successor_signal`] the new version is a child of the old one, and systemd does not notice its crash as
+    /// long as the old one drains.
+    ///
     /// `NotifyAccess=all` because each new version speaks for itself. `FileDescriptorStoreMax=` is at least the number of
     /// listeners. The store survives a crash and `systemctl restart`, and with `FileDescriptorStorePreserve=yes` (since 254)
     /// also `systemctl stop`. In it, the listener `http` is called `hotupdate/http`; bytes that systemd does not allow in a
