@@ -121,8 +121,11 @@ fn an_error_is_a_record_too() {
 fn a_reader_that_had_enough_is_no_failure() {
     let place = Place::new();
     let rows: Vec<_> = (0..1000).map(row).collect();
-    let many = move || (0..200).map(|_| json!({ "generation": 2, "rows": rows.clone() })).collect::<Vec<_>>();
-    place.fake.on("Connections", move |_| Answer::Replies(Box::new(many().into_iter())));
+    let reply = json!({ "generation": 2, "rows": rows });
+    place.fake.on("Connections", move |_| {
+        let reply = reply.clone();
+        Answer::Replies(Box::new((0..200).map(move |_| reply.clone())))
+    });
     let mut child = Command::new(env!("CARGO_BIN_EXE_hotctl"))
         .args(["connections", "--socket"])
         .arg(&place.fake.path)
