@@ -37,6 +37,14 @@ test: ## every test: builds the programs first, because the tests start them
 	$(CARGO) build --workspace
 	$(CARGO) test --workspace
 
+# Of a version that reads what the compiler writes (rustc -vV); Debian's 19 reads 22.
+LLVM_COV ?= /usr/bin/llvm-cov-19
+LLVM_PROFDATA ?= /usr/bin/llvm-profdata-19
+
+.PHONY: coverage
+coverage: ## lines of the library that its own tests reach; needs `cargo install cargo-llvm-cov` and Debian's llvm-19
+	LLVM_COV=$(LLVM_COV) LLVM_PROFDATA=$(LLVM_PROFDATA) $(CARGO) llvm-cov -p hotupdate-proto -p hotupdate --all-features
+
 .PHONY: fuzz
 fuzz: ## looks for inputs that break something, SECONDS=60 for each kind; what is found is named and fails
 	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing, it is installed now"; $(CARGO) install --locked cargo-fuzz; }

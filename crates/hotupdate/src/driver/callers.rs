@@ -37,7 +37,7 @@ const CROWDED_PAUSE: Duration = Duration::from_millis(10);
 /// How many of those that are silent are asked for their place.
 const CROWDED_TRIES: u32 = 5;
 
-/// How long accepting callers pauses after an error, such as being out of descriptors.
+/// How long accepting callers pauses after an error, such as being out of descriptors, and between two looks for more.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The path's listener and its lock.
@@ -190,13 +190,23 @@ impl Control {
     }
 }
 
+/// The next caller. Meanwhile what is missing of the reserve is taken as soon as there is room.
+async fn next_caller(gate: &Gate<Acceptor>, reserve: &Reserve) -> Option<io::Result<UnixStream>> {
+    loop {
+        tokio::select! {
+            accepted = gate.accept_caller() => return accepted,
+            () = tokio::time::sleep(ACCEPT_PAUSE), if reserve.is_short() => drop(reserve.fill()),
+        }
+    }
+}
+
 async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allowed: Vec<u32>) {
     let slots = Arc::new(Semaphore::new(MAX_SESSIONS));
     let reserve = Reserve::default();
-    // What is missing comes with a caller that leaves.
+    // What is missing is taken later.
     let _ = reserve.fill();
     let mut told = false;
-    while let Some(accepted) = gate.accept_caller().await {
+    while let Some(accepted) = next_caller(&gate, &reserve).await {
         let stream: UnixStream = match accepted {
             Ok(stream) => stream,
             // One that was held back makes room.

@@ -29,6 +29,11 @@ impl Reserve {
         Ok(())
     }
 
+    /// Whether some are missing.
+    pub(super) fn is_short(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len() < SIZE
+    }
+
     /// Closes one; whether there was one.
     pub(super) fn spend(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().is_some()

@@ -45,7 +45,7 @@ fn draw_strip<B: DrawingBackend>(
         .caption(title, ("sans-serif", 16))
         .margin(6)
         .margin_right(20)
-        .x_label_area_size(22)
+        .x_label_area_size(36)
         .y_label_area_size(60)
         .build_cartesian_2d(0.0..samples.len() as f64, range(&points))?;
     let whole = |number: &f64| format!("{number:.0}");
@@ -54,6 +54,7 @@ fn draw_strip<B: DrawingBackend>(
         .light_line_style(TRANSPARENT)
         .y_labels(4)
         .x_labels(11)
+        .x_desc("handoffs")
         .x_label_formatter(&whole)
         .draw()?;
     chart.draw_series(LineSeries::new(points, &BLUE))?;
