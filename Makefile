@@ -29,6 +29,10 @@ test: ## every test: builds the programs first, because the tests start them
 	$(CARGO) build --workspace
 	$(CARGO) test --workspace
 
+.PHONY: model
+model: ## every interleaving of the machines, with more processes, mishaps and orders than the tests have time for
+	$(CARGO) test --release -p hotupdate-proto --test model -- --nocapture --include-ignored
+
 .PHONY: check
 check: ## format, lints and documentation, all without a warning
 	$(CARGO) fmt --all --check
