@@ -55,6 +55,9 @@ fuzz: ## looks for inputs that break something, SECONDS=60 for each kind; what i
 			$$target $$gained $$fuzz/corpus/$$target -- \
 			-max_total_time=$(SECONDS) -max_len=600 -len_control=0 -timeout=20 -print_final_stats=1; \
 	done
+.PHONY: model
+model: ## every interleaving of the machines, with more processes, mishaps and orders than the tests have time for
+	$(CARGO) test --release -p hotupdate-proto --test model -- --nocapture --include-ignored
 
 .PHONY: check
 check: ## format, lints, documentation and dependencies, all without a warning

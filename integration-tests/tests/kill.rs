@@ -128,6 +128,22 @@ fn the_new_version_in_probation_ten_times() {
     next_handoff_works(&sandbox, serving.http);
 }
 
+/// The oldest sees no end of its link, because the newest holds it too: it is asked.
+#[test]
+fn the_new_version_in_probation_while_the_next_one_warms_up() {
+    let sandbox = Sandbox::new();
+    let (old, serving) = first(&sandbox);
+    let handover = Handover::run(&sandbox, Way::ByHand, serving, "v2", &ARGUMENTS);
+    let next = Service::start(&sandbox, "v3", &["--probation", "30", "--warm-up", "3600"]);
+    eventually("the next one warms up", SOON, || {
+        hotctl(&sandbox, &["handoff"]).stderr.contains("warming up").then_some(())
+    });
+    Service::of(&sandbox, handover.to.pid).kill();
+    settled(&sandbox, serving.http, old.pid());
+    next.kill();
+    next_handoff_works(&sandbox, serving.http);
+}
+
 #[test]
 fn the_old_version_while_it_drains() {
     let sandbox = Sandbox::new();

@@ -166,7 +166,8 @@ impl Mover {
         effects
     }
 
-    /// The taker is dead, or nothing it says is believed any more.
+    /// The taker is dead, or nothing it says is believed any more, or this process serves again. Batches that are offered
+    /// later go on with the next number.
     pub fn closed(&mut self) -> Vec<MoverEffect> {
         self.taken_back.clear();
         std::mem::take(&mut self.in_flight)
@@ -305,6 +306,23 @@ mod tests {
         mover.offer(now, items(3..5));
         mover.held(1, &[]).unwrap();
         assert_eq!(mover.closed(), [MoverEffect::Return(vec![3, 4])]);
+    }
+
+    /// The taker may be the same one afterwards: a rollback that failed.
+    #[test]
+    fn the_numbers_go_on_after_everything_was_taken_back() {
+        let (now, mut mover, mut taker) = (origin(), Mover::new(PATIENCE), Taker::default());
+        let mut move_one = |mover: &mut Mover| {
+            let effects = mover.offer(now, items(1..2));
+            let [MoverEffect::Send(Message::Move { batch, .. })] = effects[..] else { panic!("{effects:?}") };
+            taker.arrived(batch, vec![]).unwrap();
+            taker.given(batch).unwrap();
+            batch
+        };
+        let first = move_one(&mut mover);
+        mover.held(first, &[]).unwrap();
+        mover.closed();
+        assert_eq!(move_one(&mut mover), first + 1);
     }
 
     #[test]

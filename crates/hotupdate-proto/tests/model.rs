@@ -99,6 +99,26 @@ fn three_generations() {
         .check("three generations");
 }
 
+/// A connection moves to the next version while anybody dies, hangs back, or takes the service back.
+#[test]
+fn a_connection_moves() {
+    Handoffs::moving(World::serving(2, 1))
+        .orders(1, &[Command::Rollback])
+        .reaches("it has moved", |_, w| w.procs[1].moves.serves.contains(&1))
+        .reaches("and back", |_, w| w.procs[0].moves.serves.contains(&1) && w.procs[1].moves.offers > 0)
+        .check("a connection moves");
+}
+
+/// The same while the process that serves is replaced itself.
+#[test]
+#[ignore = "large: make model"]
+fn a_connection_moves_through_three_generations() {
+    Handoffs::moving(World::serving(3, 1))
+        .prompt()
+        .reaches("it has moved on", |_, w| w.procs[2].moves.serves.contains(&1))
+        .check("a connection moves through three generations");
+}
+
 /// The same with all failures, another mishap and rollbacks.
 #[test]
 #[ignore = "large: make model"]

@@ -21,6 +21,12 @@ mod commands;
 #[path = "pair/generations.rs"]
 mod generations;
 
+#[path = "pair/crossing.rs"]
+mod crossing;
+
+#[path = "pair/orphans.rs"]
+mod orphans;
+
 #[path = "pair/faults.rs"]
 mod faults;
 

@@ -202,7 +202,8 @@ async fn call(stream: &UnixStream, join: &Join, write: std::time::Duration) -> R
         Call { method: format!("{INTERFACE}.Join"), parameters, oneway: false, more: false, upgrade: true };
     let bytes = frame::encode(&call).map_err(|error| local(&error))?;
     match channel::send(stream, &bytes, &[], Instant::now() + write).await {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Fault::PeerGone),
+        // Whoever is not allowed is told so before it has said anything: what the other side said last comes next.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         sent => sent.map_err(|error| local(&error)),
     }
 }

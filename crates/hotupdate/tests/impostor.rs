@@ -220,7 +220,7 @@ fn too_few_descriptors() {
 
 #[test]
 fn too_many_descriptors() {
-    fails(Fault::Misbehaved, "2 descriptors came that no message owns", async |impostor| {
+    fails(Fault::Misbehaved, "1 descriptors came with 3", async |impostor| {
         let mut peer = impostor.welcome().await;
         peer.say_with(&listeners(1, &[impostor.item("a")]), &[impostor.listener.as_fd(); 3]).await;
         peer

@@ -13,6 +13,7 @@ use hotupdate_proto::{
 };
 
 use super::kernel::{End, Id, Riders, Said};
+use super::process::Process;
 use super::world::{World, now};
 
 /// A connection, by its number.
@@ -67,13 +68,16 @@ impl Moves {
         self.serves.is_empty() && self.on_the_way.is_empty() && self.queue.is_empty()
     }
 
-    /// It could serve this connection if everybody else died.
+    /// It has this connection, and nobody else has.
     pub(crate) fn has(&self, connection: Connection) -> bool {
-        let held = |taking: &Taking| taking.held.values().any(|batch| batch.contains(&connection));
         self.serves.contains(&connection)
             || self.on_the_way.contains(&connection)
             || self.queue.contains(&connection)
-            || self.takers.values().any(held)
+    }
+
+    /// What others moved here, and did not give yet.
+    pub(crate) fn held(&self) -> impl Iterator<Item = Connection> + '_ {
+        self.takers.values().flat_map(|taking| taking.held.values().flatten()).copied()
     }
 
     /// Whether this idle connection is given to the process that serves, which takes it.
@@ -195,7 +199,6 @@ impl World {
         self.perform_giving(p, effects);
         let moves = &mut self.process(p).moves;
         moves.give_back_queue();
-        moves.mover = Mover::new(PATIENCE);
         (moves.open, moves.rest_due) = (false, false);
     }
 
@@ -211,9 +214,12 @@ impl World {
     /// The connections that are left are closed, wherever they are.
     pub(super) fn force(&mut self, p: Id) {
         let moves = &mut self.process(p).moves;
-        let forced: Vec<_> = moves.serves.iter().chain(&moves.on_the_way).copied().collect();
+        let forced: Vec<_> =
+            moves.serves.iter().chain(&moves.on_the_way).chain(&moves.queue).copied().collect();
         moves.serves.clear();
-        self.lost.extend(forced);
+        moves.queue.clear();
+        self.lost.extend(&forced);
+        self.forced.extend(forced);
     }
 }
 
@@ -283,8 +289,8 @@ impl World {
                 TakerEffect::Send(message) => self.send_to(p, generation, message),
                 TakerEffect::Serve(batch) => {
                     let arrived = self.release_held(p, generation, batch);
-                    let lost = self.lost.clone();
-                    self.process(p).moves.serves.extend(arrived.into_iter().filter(|id| !lost.contains(id)));
+                    let open: Vec<_> = arrived.into_iter().filter(|id| !self.forced.contains(id)).collect();
+                    self.process(p).moves.serves.extend(open);
                 }
                 TakerEffect::Drop(batch) => drop(self.release_held(p, generation, batch)),
             }
@@ -331,14 +337,29 @@ impl World {
         }
     }
 
+    /// It was moved to this process, and is not on its way back.
+    pub(crate) fn holds(&self, process: &Process, connection: Connection) -> bool {
+        let holds = |(generation, taking): (&Generation, &Taking)| {
+            let link = process.predecessors.get(generation);
+            let mut held = taking.held.iter().filter(|(_, ids)| ids.contains(&connection));
+            held.any(|(batch, _)| !link.is_some_and(|link| self.takes_back(link.end, *batch)))
+        };
+        process.moves.takers.iter().any(holds)
+    }
+
     /// A descriptor of this connection is on its way to this end.
     pub(crate) fn carries(&self, end: End, connection: Connection) -> bool {
         self.queue(end).iter().any(|said| match said {
-            Said::Message(Message::Move { items, .. }, _) => {
-                items.iter().any(|item| item.row.id == connection)
+            Said::Message(Message::Move { batch, items }, _) => {
+                items.iter().any(|item| item.row.id == connection) && !self.takes_back(end, *batch)
             }
             _ => false,
         })
+    }
+
+    fn takes_back(&self, end: End, batch: u32) -> bool {
+        let back = Message::Back { batch };
+        self.queue(end).iter().any(|said| matches!(said, Said::Message(message, _) if *message == back))
     }
 }
 

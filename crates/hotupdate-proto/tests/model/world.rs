@@ -37,8 +37,10 @@ pub(crate) struct World {
     pub(crate) dying: Option<Dying>,
     /// There is no service to be lost: nobody serves yet, it was stopped, or all that could have gone on with it died.
     pub(crate) ended: bool,
-    /// Connections that went with the only process that had them, or were forced.
+    /// Connections that may be gone: with the only process that had them, or with one that had said that it holds them.
     pub(crate) lost: BTreeSet<Connection>,
+    /// Connections that were forced.
+    pub(crate) forced: BTreeSet<Connection>,
     /// A process said of another that it broke the protocol. None does.
     pub(crate) violation: bool,
 }
@@ -145,6 +147,7 @@ impl World {
             dying: None,
             ended: true,
             lost: BTreeSet::new(),
+            forced: BTreeSet::new(),
             violation: false,
         }
     }
@@ -305,6 +308,8 @@ impl World {
             }
             Action::Crash(p) => {
                 self.mishaps -= 1;
+                let process = self.procs[p].clone();
+                self.lost.extend(process.moves.held().chain(process.moves.serves.iter().copied()));
                 self.end(p);
             }
             Action::DieIn(ref step, written) => return self.die_in(step, written, release),
@@ -406,12 +411,19 @@ impl World {
 
     /// Some living process has it, or it is on its way to one.
     pub(crate) fn is_somewhere(&self, connection: Connection) -> bool {
-        self.living().any(|(_, process)| process.moves.has(connection))
+        self.living().any(|(_, process)| process.moves.has(connection) || self.holds(process, connection))
             || self.ends().any(|end| self.carries(end, connection))
     }
 
     pub(crate) fn generation(&self, p: Id) -> Option<u64> {
         self.procs[p].incumbent().map(|machine| machine.generation().0)
+    }
+
+    pub(crate) fn first_connection(&mut self) {
+        let machine = Incumbent::first(local(0, self.moves));
+        let process = self.process(0);
+        process.role = Role::Incumbent(Box::new(machine));
+        process.moves.serves.insert(1);
     }
 
     pub(crate) fn serves(&self, p: Id) -> bool {

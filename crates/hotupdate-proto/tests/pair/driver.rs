@@ -163,5 +163,8 @@ impl World {
         let Machine::Incumbent(machine) = &mut self.procs[index].machine else { unreachable!("just made") };
         let effects = machine.greet();
         self.incumbent_effects(index, effects);
+        for (generation, message) in std::mem::take(&mut self.procs[index].early) {
+            self.incumbent_event(index, incumbent::Event::Predecessor(generation, message));
+        }
     }
 }

@@ -45,7 +45,7 @@ impl World {
                 let generation = self.generation_of(reader, end);
                 let holder = &mut self.procs[reader];
                 if let (Machine::Successor(_), Some(generation)) = (&holder.machine, generation) {
-                    self.heard_early(reader, generation, end, message);
+                    self.heard_early(reader, generation, message);
                 } else if matches!(holder.machine, Machine::Successor(_)) {
                     holder.holds |= matches!(message, Message::Control { .. });
                     holder.predecessors.extend(links.iter().copied());
@@ -63,12 +63,11 @@ impl World {
     }
 
     /// A predecessor was asked to serve, and says that it does, or something for later.
-    fn heard_early(&mut self, reader: usize, generation: Generation, end: End, message: Message) {
+    fn heard_early(&mut self, reader: usize, generation: Generation, message: Message) {
         if matches!(message, Message::Serving { .. } | Message::Failed { .. }) {
             return self.successor_event(reader, successor::Event::Resumed(generation));
         }
-        self.side(end).queue.push_front(Packet::Message(message, Vec::new()));
-        self.procs[reader].reads_one = None;
+        self.procs[reader].early.push((generation, message));
     }
 
     /// The link cannot be used any more, as `reader` sees it.

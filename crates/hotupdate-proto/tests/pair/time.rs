@@ -111,7 +111,7 @@ impl World {
     }
 
     /// An application that has nobody left to wait for it gets ready some time, or is killed by people.
-    pub(super) fn orphans_get_ready(&mut self) -> bool {
+    pub(crate) fn orphans_get_ready(&mut self) -> bool {
         let mut found = false;
         for index in self.living() {
             let Machine::Successor(machine) = &self.procs[index].machine else { continue };

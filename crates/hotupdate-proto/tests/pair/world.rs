@@ -114,6 +114,8 @@ pub(crate) struct Proc {
     predecessors: BTreeMap<Generation, End>,
     reads_predecessors: bool,
     reads_one: Option<Generation>,
+    /// What predecessors said before this process served.
+    early: Vec<(Generation, Message)>,
     pub(crate) pending: VecDeque<Pending>,
     /// How its attempt ended, if it did.
     pub(crate) failed: Option<Fault>,
@@ -208,6 +210,7 @@ impl World {
             predecessors: BTreeMap::new(),
             reads_predecessors: serves,
             reads_one: None,
+            early: Vec::new(),
             pending: VecDeque::new(),
             failed: None,
             alive: true,

@@ -211,7 +211,6 @@ impl Driver {
         let effects = self.moves.mover.closed();
         self.perform_giving(effects);
         std::mem::take(&mut self.moves.queue).into_iter().for_each(give_back);
-        self.moves.mover = Mover::new(self.settings.timing.moving);
         (self.moves.open, self.moves.rest_due) = (false, false);
     }
 

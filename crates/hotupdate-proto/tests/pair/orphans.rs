@@ -1,0 +1,64 @@
+//! The incumbent dies while its successor warms up, and the generation before it is in probation.
+
+use hotupdate_proto::Timing;
+use hotupdate_proto::incumbent::Report;
+use hotupdate_proto::message::Generation;
+
+use crate::world::{Action, App, World};
+
+/// Generation 1 has handed over to 2, to which a third one has come that is not ready.
+fn third_warms_up() -> (World, usize) {
+    let slow = App { drains: false, ..App::default() };
+    let mut world = World::new(slow.clone());
+    world.join(slow.clone());
+    world.run();
+    let third = world.join(App { readies: false, ..slow });
+    world.run();
+    (world, third)
+}
+
+#[test]
+fn the_one_in_probation_is_asked_and_serves_at_once() {
+    let (mut world, third) = third_warms_up();
+    world.kill(1);
+    world.run();
+    assert_eq!((world.accepting(), world.living()), (vec![0], vec![0]), "{world}");
+    assert!(world.gap.is_zero());
+    assert!(world.reports.iter().any(|(by, r)| *by == 0 && matches!(r, Report::Resumed(_))), "{world}");
+    let why = world.procs[third].failed.as_ref().expect("it gave up").to_string();
+    assert_eq!(why, "the incumbent died, and generation 1 serves again");
+    world.settle();
+    world.assert_next_works();
+}
+
+#[test]
+fn after_its_probation_the_orphan_serves() {
+    let (mut world, third) = third_warms_up();
+    world.advance(Timing::default().probation);
+    world.run();
+    world.kill(1);
+    world.run();
+    assert!(world.accepting().is_empty(), "nobody is warm");
+    world.settle();
+    assert_eq!(world.assert_one_serves(), third);
+    world.assert_next_works();
+}
+
+#[test]
+fn the_orphan_is_ready_before_the_answer_comes() {
+    let (mut world, third) = third_warms_up();
+    world.kill(1);
+    let end = world.actions().into_iter().find(|action| matches!(action, Action::EndOfFile { .. }));
+    world.act(end.expect("it hears of the death"));
+    assert!(world.orphans_get_ready());
+    for _ in ["it is ready", "and open"] {
+        world.act(Action::Perform(third));
+    }
+    world.run();
+    assert_eq!(world.accepting(), [third], "{world}");
+    let machine = world.incumbent(third).expect("it serves");
+    assert_eq!(machine.generation(), Generation(3));
+    assert!(!world.reports.iter().any(|(_, r)| matches!(r, Report::Violation(..))), "{world}");
+    world.settle();
+    world.assert_next_works();
+}
