@@ -37,6 +37,7 @@ test: ## every test: builds the programs first, because the tests start them
 	$(CARGO) build --workspace
 	$(CARGO) test --workspace
 
+<<<<<<< HEAD
 .PHONY: fuzz
 fuzz: ## looks for inputs that break something, SECONDS=60 for each kind; what is found is named and fails
 	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing, it is installed now"; $(CARGO) install --locked cargo-fuzz; }
@@ -47,6 +48,12 @@ fuzz: ## looks for inputs that break something, SECONDS=60 for each kind; what i
 			$$target $$gained $$fuzz/corpus/$$target -- \
 			-max_total_time=$(SECONDS) -max_len=600 -len_control=0 -timeout=20 -print_final_stats=1; \
 	done
+=======
+.PHONY: crash
+crash: ## a fault at each system call of a handoff, one run for each: minutes, as root
+	$(CARGO) build --workspace
+	target/debug/crash all
+>>>>>>> cc4da2c (kill -9 at each system call of a handoff: make crash, and a sample in the tests)
 
 .PHONY: check
 check: ## format, lints, documentation and dependencies, all without a warning

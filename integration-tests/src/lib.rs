@@ -11,7 +11,11 @@
 //! 4. [`client`]: one request at a time, for tests
 //! 5. [`steady`]: clients whose connections outlive the process that serves them
 //! 6. [`load`]: the mixed load, and what became of every request
+<<<<<<< HEAD
 //! 7. [`endurance`]: one handoff after the other, and what is left behind
+=======
+//! 7. [`crash`]: a fault at each system call of a handoff
+>>>>>>> cc4da2c (kill -9 at each system call of a handoff: make crash, and a sample in the tests)
 
 pub mod process;
 pub use process::{Outcome, Sandbox, Service, Serving, eventually, hotctl};
@@ -30,3 +34,5 @@ pub mod endurance;
 
 pub mod load;
 pub use load::{Kind, Load, LoadPlan, Report};
+
+pub mod crash;
