@@ -86,7 +86,7 @@ impl Descriptors {
         match call {
             Sysno::epoll_ctl => !self.clients.contains(&third),
             Sysno::accept4 => !self.listeners.contains(&first),
-            Sysno::write => !self.clients.contains(&first) && !(third == 8 && self.is_eventfd(first)),
+            Sysno::write if third == 8 && self.is_eventfd(first) => false,
             call if takes_descriptor(call) => !self.clients.contains(&first),
             _ => true,
         }
@@ -151,12 +151,30 @@ impl Descriptors {
     }
 }
 
+/// `EPOLL_CTL_ADD` (epoll_ctl(2)).
+const ADD: u64 = 1;
+
+/// `F_DUPFD_CLOEXEC` (fcntl(2)).
+const DUPLICATE: u64 = 1030;
+
+/// Whether the call that begins makes something, and so can fail for want of something. What takes something away, or only
+/// asks, cannot.
+pub(super) fn can_fail(call: Sysno, registers: &Registers) -> bool {
+    let [_, second, _, _] = registers.arguments();
+    match call {
+        Sysno::epoll_ctl => second == ADD,
+        Sysno::fcntl => second == DUPLICATE,
+        _ => true,
+    }
+}
+
 /// Calls whose first argument is a descriptor, of those that servers make for their clients.
 fn takes_descriptor(call: Sysno) -> bool {
     use Sysno as S;
     matches!(
         call,
         S::read
+            | S::write
             | S::readv
             | S::recvfrom
             | S::recvmsg

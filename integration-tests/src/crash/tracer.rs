@@ -19,7 +19,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use syscalls::Sysno;
 
-use super::calls::{Descriptors, messages};
+use super::calls::{Descriptors, can_fail, messages};
 use super::case::{Fault, Point};
 use super::registers::Registers;
 
@@ -171,13 +171,13 @@ impl Tracer {
 
     fn at_call(&mut self, thread: Pid) -> nix::Result<()> {
         let registers = Registers::of(thread)?;
-        let Some(call) = registers.call() else { return Ok(()) };
-        match self.threads.get(&thread).copied().flatten() {
-            Some(current) if current.lie.is_some() || !registers.is_entry() => {
+        match (self.threads.get(&thread).copied().flatten(), registers.call()) {
+            // A call that was skipped has no number any more.
+            (Some(current), _) if current.lie.is_some() || !registers.is_entry() => {
                 self.threads.insert(thread, None);
                 self.ends(current, registers)
             }
-            _ if registers.is_entry() => {
+            (_, Some(call)) if registers.is_entry() => {
                 self.threads.insert(thread, Some(Current { call, lie: None }));
                 self.begins(thread, call, registers)
             }
@@ -223,6 +223,7 @@ impl Tracer {
                     }
                 }
             }
+            Fault::Error(_) if !can_fail(point.call, &registers) => {}
             Fault::Error(errno) => {
                 self.say(format_args!("harm {point}"));
                 registers.skip()?;

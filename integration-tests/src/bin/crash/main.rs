@@ -91,7 +91,6 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "a program that a person runs")]
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::All { kinds, jobs, sample, verbose } => {
