@@ -45,6 +45,7 @@ LLVM_PROFDATA ?= /usr/bin/llvm-profdata-19
 coverage: ## lines of the library that its own tests reach; needs `cargo install cargo-llvm-cov` and Debian's llvm-19
 	LLVM_COV=$(LLVM_COV) LLVM_PROFDATA=$(LLVM_PROFDATA) $(CARGO) llvm-cov -p hotupdate-proto -p hotupdate --all-features
 
+
 .PHONY: fuzz
 fuzz: ## looks for inputs that break something, SECONDS=60 for each kind; what is found is named and fails
 	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing, it is installed now"; $(CARGO) install --locked cargo-fuzz; }
@@ -55,9 +56,15 @@ fuzz: ## looks for inputs that break something, SECONDS=60 for each kind; what i
 			$$target $$gained $$fuzz/corpus/$$target -- \
 			-max_total_time=$(SECONDS) -max_len=600 -len_control=0 -timeout=20 -print_final_stats=1; \
 	done
+
 .PHONY: model
 model: ## every interleaving of the machines, with more processes, mishaps and orders than the tests have time for
 	$(CARGO) test --release -p hotupdate-proto --test model -- --nocapture --include-ignored
+
+.PHONY: crash
+crash: ## a fault at each system call of a handoff, one run for each: minutes, as root
+	$(CARGO) build --workspace
+	target/debug/crash all
 
 .PHONY: check
 check: ## format, lints, documentation and dependencies, all without a warning

@@ -12,6 +12,7 @@
 //! 5. [`steady`]: clients whose connections outlive the process that serves them
 //! 6. [`load`]: the mixed load, and what became of every request
 //! 7. [`endurance`]: one handoff after the other, and what is left behind
+//! 8. [`crash`]: a fault at each system call of a handoff
 
 pub mod process;
 pub use process::{Outcome, Sandbox, Service, Serving, eventually, hotctl};
@@ -30,3 +31,5 @@ pub mod endurance;
 
 pub mod load;
 pub use load::{Kind, Load, LoadPlan, Report};
+
+pub mod crash;

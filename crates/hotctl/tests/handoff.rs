@@ -312,3 +312,16 @@ fn a_version_that_is_taken_back_while_the_old_one_drains_is_a_failure() {
     let line = format!("hotctl: handoff: 4242 (v1.3.0) served, and does not any more; {STILL}");
     running.end().code(1).says(&line);
 }
+
+#[test]
+fn a_version_that_dies_as_soon_as_it_serves_is_a_failure() {
+    let place = Place::new();
+    place.fake.change(|status| join(status, 4242, "somebody", ProcessState::Standby));
+    place.fake.on("Handoff", |status| {
+        let answer = release(status);
+        status.serving = status.predecessors.remove(0);
+        answer
+    });
+    let line = format!("hotctl: handoff: 4242 (v1.3.0) served, and does not any more; {STILL}");
+    place.hotctl(&["handoff"]).code(1).says(&line);
+}

@@ -39,6 +39,28 @@ fn settle(context: &Context<'_>, before: &Status, until: Instant) -> Result<Chan
     Err(Failure::new(Exit::TimedOut, format!("{old} ended the connection, and nobody serves since")))
 }
 
+/// How things are after the change, `None` if nobody says so in time.
+///
+/// # Errors
+///
+/// If the process that served before serves again: the new one died, or was taken back, in the meantime.
+pub(crate) fn look(context: &Context<'_>, changed: &Changed) -> Result<Option<Status>, Failure> {
+    let after = context.glance();
+    if let Some(status) = &after {
+        still_stands(changed, status)?;
+    }
+    Ok(after)
+}
+
+/// Whether the change has not been undone.
+pub(crate) fn still_stands(changed: &Changed, status: &Status) -> Result<(), Failure> {
+    let Changed { from, to, .. } = changed;
+    match status.serving.process.instance == from.instance {
+        true => Err(Failure::refused(format!("{to} served, and does not any more")).still(from)),
+        false => Ok(()),
+    }
+}
+
 /// Somebody else serves, and does not only own the control socket already.
 fn is_another(status: &Status, old: &Process) -> bool {
     status.serving.process.instance != old.instance && status.serving.state == ProcessState::Serving

@@ -24,9 +24,7 @@ pub(crate) fn wait(
     let mut open = None;
     loop {
         if let Some(status) = watch.next() {
-            if status.serving.process.instance == from.instance {
-                return Err(Failure::refused(format!("{to} served, and does not any more")).still(from));
-            }
+            change::still_stands(changed, &status)?;
             // A status from before the change says nothing about what is left.
             if status.serving.generation >= *generation {
                 open = change::connections_of(&status, from);

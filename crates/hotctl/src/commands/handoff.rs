@@ -23,7 +23,7 @@ pub(crate) fn run(context: &Context<'_>, handoff: &Handoff) -> Result<(), Failur
     };
     context.report.outcome("changed", &changed, &changed.to);
     let after = match handoff.until {
-        Until::Serving => context.glance(),
+        Until::Serving => change::look(context, &changed)?,
         Until::Drained => Some(drained::wait(context, &changed, &progress, until)?),
     };
     drop(progress);

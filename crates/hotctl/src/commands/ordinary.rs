@@ -26,7 +26,7 @@ pub(crate) fn rollback(context: &Context<'_>) -> Result<(), Failure> {
     let before = context.status()?;
     let changed = change::call(context, "Rollback", &before)?;
     context.report.outcome("changed", &changed, &changed.to);
-    let after = context.glance();
+    let after = change::look(context, &changed)?;
     context.report.say(change::sentence(&changed, after.as_ref(), "serves again"));
     Ok(())
 }

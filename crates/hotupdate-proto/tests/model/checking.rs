@@ -99,6 +99,10 @@ impl Handoffs {
         let endings = self.endings.clone();
         // Breadth first: a counterexample is as short as can be. It stops at the first.
         let checker = self.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+        #[allow(
+            clippy::print_stdout,
+            reason = "how much was explored is what a reader of the test wants to know"
+        )]
         println!("{name}: states: {} unique, {} deep", checker.unique_state_count(), checker.max_depth());
         let found = checker
             .model()

@@ -46,7 +46,7 @@ impl Two {
         let mut two = self.resuming();
         let until = two.machine.deadline().expect("an answer is due");
         let effects = two.machine.handle(until, Event::Tick);
-        assert!(effects.iter().any(|effect| is_failed(effect)), "{effects:?}");
+        assert!(effects.iter().any(is_failed), "{effects:?}");
         two
     }
 }

@@ -1,0 +1,180 @@
+//! A fault at each system call of a handoff, for both sides, and whether clients or operators notice.
+//!
+//! Deliberately absent: the runs themselves, see `integration_tests::crash`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::ensure;
+use clap::{Parser, Subcommand, ValueEnum};
+use integration_tests::crash::campaign::{Calls, Kind, Tally, Verdict, calls, cases, judge, sample};
+use integration_tests::crash::tracer::{Order, follow};
+use integration_tests::crash::{Campaign, Case, Fault, Point};
+use syscalls::Sysno;
+
+/// A fault at each system call of a handoff.
+#[derive(Debug, Parser)]
+#[command(name = "crash")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// All cases of these kinds
+    All {
+        /// Which faults [default: all]
+        #[arg(long, value_enum, value_delimiter = ',')]
+        kinds: Vec<KindName>,
+        /// How many at a time; most of a run is waiting
+        #[arg(long, default_value_t = 6)]
+        jobs: usize,
+        /// Only so many of each kind, spread evenly
+        #[arg(long)]
+        sample: Option<usize>,
+        /// One line for each case
+        #[arg(long)]
+        verbose: bool,
+    },
+    /// One case: `crash one successor sendmsg 3 kill`
+    One {
+        /// SIDE CALL NTH FAULT
+        #[arg(num_args = 4)]
+        case: Vec<String>,
+        /// So many times
+        #[arg(long, default_value_t = 1)]
+        times: usize,
+    },
+    /// Which calls there are
+    Calls,
+    /// Follows a process, for the runs
+    #[command(hide = true)]
+    Follow {
+        #[arg(long)]
+        pid: i32,
+        #[arg(long)]
+        log: PathBuf,
+        #[arg(long)]
+        after_exec: bool,
+        call: String,
+        nth: u32,
+        fault: Fault,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum KindName {
+    Kill,
+    Freeze,
+    Error,
+}
+
+impl KindName {
+    fn kind(self) -> Kind {
+        match self {
+            Self::Kill => Kind::Kill,
+            Self::Freeze => Kind::Freeze,
+            Self::Error => Kind::Error,
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a program that a person runs")]
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("crash: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::All { kinds, jobs, sample, verbose } => {
+            let kinds = if kinds.is_empty() { KindName::value_variants().to_vec() } else { kinds };
+            all(&kinds, jobs, sample, verbose)
+        }
+        Command::One { case, times } => {
+            let case: Case = case.join(" ").parse()?;
+            let mut failed = 0;
+            for _ in 0..times {
+                let verdict = judge(case);
+                tell(&verdict);
+                failed += usize::from(!verdict.survived());
+            }
+            ensure!(failed == 0, "{failed} of {times} failed");
+            Ok(())
+        }
+        Command::Calls => {
+            show(&calls()?);
+            Ok(())
+        }
+        Command::Follow { pid, log, after_exec, call, nth, fault } => {
+            let call: Sysno = call.parse().map_err(|()| anyhow::anyhow!("{call:?} is not a system call"))?;
+            follow(Order { pid, at: Point { call, nth }, fault, after_exec }, &log)
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a program that a person runs")]
+fn all(kinds: &[KindName], jobs: usize, size: Option<usize>, verbose: bool) -> anyhow::Result<()> {
+    let calls = calls()?;
+    show(&calls);
+    let (mut survived, mut total, mut failed) = (0, 0, Vec::new());
+    for kind in kinds {
+        let mut cases = cases(kind.kind(), &calls);
+        if let Some(size) = size {
+            cases = sample(&cases, size);
+        }
+        let tally = Campaign { cases, jobs }.run(|verdict| {
+            if verbose || !verdict.survived() {
+                tell(verdict);
+            }
+        });
+        let Tally { cases, met, longest_wait, took, .. } = &tally;
+        println!(
+            "{kind:?}: survived {} of {cases}, {met} met the fault, no client waited longer than {longest_wait:.0?}; {took:.0?}",
+            tally.survived()
+        );
+        survived += tally.survived();
+        total += cases;
+        failed.extend(tally.failed);
+    }
+    for verdict in &failed {
+        println!("failed: {} one {}", program(), verdict.case);
+    }
+    println!("survived {survived} of {total}");
+    ensure!(failed.is_empty(), "{} failed", failed.len());
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "a program that a person runs")]
+fn show(calls: &Calls) {
+    for side in integration_tests::crash::Side::ALL {
+        let of_side = calls.iter().filter(|((of, _), _)| *of == side);
+        let list: Vec<_> = of_side.map(|((_, call), count)| format!("{} {count}", call.name())).collect();
+        println!("{side}: {}", list.join(", "));
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a program that a person runs")]
+fn tell(verdict: &Verdict) {
+    let Verdict { case, met, complaints, longest_wait, said, logs } = verdict;
+    let met = met.as_deref().unwrap_or("never made");
+    let outcome = if verdict.survived() { "ok" } else { "FAILED" };
+    println!("{outcome}: {case} ({met}; {longest_wait:.0?}): {said}");
+    for complaint in complaints {
+        println!("    {complaint}");
+    }
+    if let Some(logs) = logs {
+        println!("    again: {} one {case}", program());
+        println!("    logs: {}", logs.display());
+    }
+}
+
+fn program() -> String {
+    std::env::current_exe().map_or_else(|_| "crash".to_owned(), |path| path.display().to_string())
+}

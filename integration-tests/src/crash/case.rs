@@ -1,0 +1,195 @@
+//! What is done to whom, and at which call: `successor sendmsg 3 kill`.
+//!
+//! Deliberately absent: numbers of system calls; names are what people read.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::errno::Errno;
+use syscalls::Sysno;
+
+/// Which process of the handoff.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// The process that arrives: from its first instruction until its predecessor has nothing left to do.
+    Successor,
+    /// The process that serves when the successor is started: until its end as a predecessor.
+    Incumbent,
+}
+
+impl Side {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Successor, Self::Incumbent];
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Successor => "successor",
+            Self::Incumbent => "incumbent",
+        })
+    }
+}
+
+impl FromStr for Side {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        match text {
+            "successor" => Ok(Self::Successor),
+            "incumbent" => Ok(Self::Incumbent),
+            _ => bail!("{text:?} is neither `successor` nor `incumbent`"),
+        }
+    }
+}
+
+/// The n-th call of this name, of those that count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Point {
+    /// The system call.
+    pub call: Sysno,
+    /// The first is 1.
+    pub nth: u32,
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.call.name(), self.nth)
+    }
+}
+
+/// What happens at the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The process is killed (SIGKILL), and the call not executed.
+    Kill,
+    /// Every thread stands still for so long, then the call is executed.
+    Freeze(Duration),
+    /// The call is not executed and fails.
+    Error(Errno),
+    /// A call that writes takes half of the bytes.
+    Short,
+    /// Nothing: a dry run, which lists the calls.
+    Nothing,
+}
+
+impl Fault {
+    /// Its kind, for tables.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Freeze(_) => "freeze",
+            Self::Error(_) => "error",
+            Self::Short => "short",
+            Self::Nothing => "nothing",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Freeze(time) => write!(f, "freeze={}", time.as_secs_f64()),
+            // The name of the constant, as in errno(3).
+            Self::Error(errno) => write!(f, "error={errno:?}"),
+            other => f.write_str(other.kind()),
+        }
+    }
+}
+
+/// The errors that are injected.
+pub const ERRORS: [Errno; 11] = [
+    Errno::EMFILE,
+    Errno::ENFILE,
+    Errno::ENOBUFS,
+    Errno::ENOMEM,
+    Errno::ETOOMANYREFS,
+    Errno::EINTR,
+    Errno::ECONNABORTED,
+    Errno::EADDRINUSE,
+    Errno::ENOSPC,
+    Errno::EIO,
+    Errno::EACCES,
+];
+
+impl FromStr for Fault {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        match (text, text.split_once('=')) {
+            ("kill", _) => Ok(Self::Kill),
+            ("short", _) => Ok(Self::Short),
+            ("nothing", _) => Ok(Self::Nothing),
+            (_, Some(("freeze", seconds))) => {
+                let seconds = seconds.parse().context("freeze=SECONDS")?;
+                Ok(Self::Freeze(Duration::try_from_secs_f64(seconds).context("freeze=SECONDS")?))
+            }
+            (_, Some(("error", name))) => {
+                let errno = ERRORS.into_iter().find(|errno| format!("{errno:?}") == name);
+                Ok(Self::Error(errno.with_context(|| format!("{name:?} is not one of {ERRORS:?}"))?))
+            }
+            _ => bail!("{text:?} is none of kill, short, nothing, freeze=SECONDS, error=NAME"),
+        }
+    }
+}
+
+/// One run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// The process that meets the fault.
+    pub side: Side,
+    /// At which of its calls.
+    pub at: Point,
+    /// The fault.
+    pub fault: Fault,
+}
+
+impl Case {
+    /// A dry run.
+    #[must_use]
+    pub fn dry(side: Side) -> Self {
+        Self { side, at: Point { call: Sysno::exit_group, nth: u32::MAX }, fault: Fault::Nothing }
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.side, self.at, self.fault)
+    }
+}
+
+impl FromStr for Case {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let words: Vec<_> = text.split_whitespace().collect();
+        let [side, call, nth, fault] = words[..] else { bail!("a case is `SIDE CALL NTH FAULT`") };
+        let call = Sysno::from_str(call).map_err(|_| anyhow::anyhow!("{call:?} is not a system call"))?;
+        let at = Point { call, nth: nth.parse().context("NTH is a number from 1 on")? };
+        Ok(Self { side: side.parse()?, at, fault: fault.parse()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_can_be_typed() -> anyhow::Result<()> {
+        for text in [
+            "successor sendmsg 3 kill",
+            "incumbent accept4 1 error=EMFILE",
+            "incumbent recvmsg 12 freeze=2.5",
+            "successor sendmsg 2 short",
+        ] {
+            assert_eq!(text.parse::<Case>()?.to_string(), text);
+        }
+        assert!("successor sendmsg kill".parse::<Case>().is_err());
+        assert!("nobody sendmsg 1 kill".parse::<Case>().is_err());
+        assert!("successor sendmsg 1 error=ENOENT".parse::<Case>().is_err());
+        Ok(())
+    }
+}

@@ -1,0 +1,302 @@
+//! One handoff under load, with one fault in it, and the next handoff after it.
+//!
+//! Deliberately absent: opinions, see [`super::verdict`].
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, ensure};
+use nix::sys::stat::Mode;
+
+use super::case::{Case, Fault, Side};
+use super::trace::Trace;
+use super::visitor::{Visit, Visitor};
+use crate::client::who_answers;
+use crate::process::{Operator, Outcome, Sandbox, Service, binary, eventually, hotctl, spawn_hotctl};
+use crate::status::Status;
+use crate::steady::{self, Fate, Steady};
+
+/// For everything that takes milliseconds on an idle machine.
+const SOON: Duration = Duration::from_secs(30);
+
+/// Long enough that every wait of an operator has an end that is not hotctl's.
+const HOTCTL_TIMEOUT: &str = "50";
+
+/// Connections that are idle when the handoff begins.
+const IDLE: usize = 3;
+
+/// How long slow requests take: some are in flight at any time.
+pub(super) const SLOW: Duration = Duration::from_millis(600);
+
+/// A process that makes no call that counts for so long has nothing more to do.
+const CALM: Duration = Duration::from_millis(300);
+
+/// Waits until the tracer has opened the other end, then becomes the program.
+const WRAPPER: &str = r#"echo $$ > "$0.pid"; read -r _ < "$0"; export TOKIO_WORKER_THREADS=1; exec "$@""#;
+
+/// What happened in a run.
+#[derive(Debug)]
+pub struct Record {
+    /// The case.
+    pub case: Case,
+    /// What the victim did.
+    pub trace: Trace,
+    /// From the begin of the fault to its end; `None` if the victim never made that call.
+    pub harm: Option<(SystemTime, SystemTime)>,
+    /// The incumbent.
+    pub old: u32,
+    /// The successor.
+    pub new: u32,
+    /// Who serves afterwards.
+    pub owner: u32,
+    /// What hotctl said about the handoff.
+    pub said: Outcome,
+    /// Whether the successor found nobody to succeed.
+    pub first_start: bool,
+    /// Every visit.
+    pub visits: Vec<Visit>,
+    /// The connections that were idle.
+    pub idle: Vec<Fate>,
+    /// The successor of whoever serves.
+    pub next: Outcome,
+    /// Who serves in the end.
+    pub last: u32,
+    /// What is in the directory of the control socket.
+    pub files: Vec<String>,
+    /// Processes that are left and should not be.
+    pub left: Vec<u32>,
+}
+
+/// Runs the case.
+///
+/// # Errors
+///
+/// If something is not there that has to be; so does a panic of [`eventually`].
+pub fn run(sandbox: &Sandbox, case: Case) -> anyhow::Result<Record> {
+    let mut stage = Stage::set(sandbox, case)?;
+    let operator = stage.start_successor()?;
+    let new = stage.wrapper_pid();
+    let victim = if case.side == Side::Successor { new } else { stage.old };
+    let trace = Trace::at(&sandbox.log_path("trace", "log"));
+    let tracer = stage.trace(victim, &trace)?;
+    stage.open_gate()?;
+
+    let harm = stage.wait_for_harm(&operator, &tracer, &trace, victim);
+    if !matches!(case.fault, Fault::Kill) || harm.is_none() {
+        tracer.kill();
+    }
+    let said = operator.wait();
+    let owner = stage.owner();
+    let idle = steady::ask_all(&mut stage.idle, SOON);
+    let first_start = first_start(&stage.log);
+    let left = left_over(sandbox, &stage.expected(harm.is_some(), owner, new));
+    let next = stage.handoff("v3");
+    let last = who_answers(stage.address)?;
+    let files = files(sandbox)?;
+    let visits = stage.visitors.into_iter().flat_map(Visitor::stop).collect();
+    Ok(Record {
+        case,
+        trace,
+        harm,
+        old: stage.old,
+        new,
+        owner,
+        said,
+        first_start,
+        visits,
+        idle,
+        next,
+        last,
+        files,
+        left,
+    })
+}
+
+/// A service with clients.
+struct Stage<'a> {
+    sandbox: &'a Sandbox,
+    case: Case,
+    old: u32,
+    address: SocketAddr,
+    idle: Vec<Steady>,
+    visitors: Vec<Visitor>,
+    /// What the successor waits for.
+    gate: PathBuf,
+    /// Where the successor writes.
+    log: PathBuf,
+}
+
+impl<'a> Stage<'a> {
+    fn set(sandbox: &'a Sandbox, case: Case) -> anyhow::Result<Self> {
+        let mut arguments = vec!["TOKIO_WORKER_THREADS=1".to_owned(), text(&binary("axum-server"))];
+        arguments.extend(server_arguments(sandbox, case, "v1", SocketAddr::from((own_address(), 0))));
+        let old = Service::spawn(sandbox, Path::new("/usr/bin/env"), &arguments);
+        let address = old.wait_serving().http;
+        let idle = steady::idle(address, IDLE)?;
+        let slow = || Visitor::start(address, SLOW, Duration::from_millis(1));
+        let quick = || Visitor::start(address, Duration::ZERO, Duration::from_millis(5));
+        let visitors = vec![quick(), slow(), slow()];
+        eventually("an answer to the first visitor", SOON, || {
+            (!visitors[0].visits().is_empty()).then_some(())
+        });
+        let gate = sandbox.path().join("gate");
+        nix::unistd::mkfifo(&gate, Mode::S_IRUSR | Mode::S_IWUSR).context("make a pipe")?;
+        let log = sandbox.log_path("axum-server", "log");
+        Ok(Self { sandbox, case, old: old.pid(), address, idle, visitors, gate, log })
+    }
+
+    fn start_successor(&self) -> anyhow::Result<Operator<'a>> {
+        let server = text(&binary("axum-server"));
+        let wrapper = ["/bin/sh", "-c", WRAPPER].map(ToOwned::to_owned);
+        let mut command = wrapper.to_vec();
+        command.extend([text(&self.gate), server]);
+        command.extend(server_arguments(self.sandbox, self.case, "v2", self.address));
+        Ok(spawn_hotctl(self.sandbox, &as_strs(&handoff(&self.log, &command))))
+    }
+
+    fn wrapper_pid(&self) -> u32 {
+        let path = self.gate.with_extension("pid");
+        eventually("the wrapper of the successor", SOON, || {
+            fs::read_to_string(&path).ok()?.strip_suffix('\n')?.parse().ok()
+        })
+    }
+
+    fn open_gate(&self) -> anyhow::Result<()> {
+        fs::write(&self.gate, "\n").context("let the successor go")?;
+        fs::remove_file(&self.gate)?;
+        Ok(fs::remove_file(self.gate.with_extension("pid"))?)
+    }
+
+    fn trace(&self, victim: u32, trace: &Trace) -> anyhow::Result<Service<'a>> {
+        let Case { side, at, fault } = self.case;
+        let mut arguments = vec!["follow".to_owned(), "--pid".to_owned(), victim.to_string()];
+        arguments.extend(["--log".to_owned(), text(trace.path())]);
+        if side == Side::Successor {
+            arguments.push("--after-exec".to_owned());
+        }
+        arguments.extend([at.call.name().to_owned(), at.nth.to_string(), fault.to_string()]);
+        let tracer = Service::spawn(self.sandbox, &binary("crash"), &arguments);
+        let attached = eventually("a tracer that holds the process", SOON, || {
+            if trace.is_attached() { Some(true) } else { tracer.try_exit().map(|_| false) }
+        });
+        ensure!(attached, "no tracer: {}", self.sandbox.transcript());
+        Ok(tracer)
+    }
+
+    /// Until the victim has met the fault, or will not any more.
+    fn wait_for_harm(
+        &self,
+        operator: &Operator<'_>,
+        tracer: &Service<'_>,
+        trace: &Trace,
+        victim: u32,
+    ) -> Option<(SystemTime, SystemTime)> {
+        let mut calm = (0, Instant::now());
+        eventually("the fault, or a handoff that is over", SOON * 4, || {
+            if let Some(harm) = trace.harm() {
+                // The next steps ask who is alive.
+                let dead =
+                    self.case.fault != Fault::Kill || Service::of(self.sandbox, victim).try_exit().is_some();
+                return dead.then_some(Some(harm));
+            }
+            if trace.is_gone() || tracer.try_exit().is_some() {
+                return Some(trace.harm());
+            }
+            let length = trace.length();
+            if length != calm.0 || operator.process().try_exit().is_none() {
+                calm = (length, Instant::now());
+            }
+            let drained =
+                trace.received("released").is_some_and(|when| when.elapsed().is_ok_and(|ago| ago > SLOW * 2));
+            (self.case.side == Side::Successor && drained && calm.1.elapsed() > CALM).then_some(None)
+        })
+    }
+
+    /// Whoever owns the control socket and answers clients, when nobody is on the way any more.
+    fn owner(&self) -> u32 {
+        let mut last = None;
+        eventually("one owner that answers, and nobody on the way", SOON, || {
+            let status = Status::ask(&self.sandbox.control()).ok()?;
+            let pid = status.serving.process.pid;
+            let settled = status.serving.state == "serving" && status.successor.is_none();
+            let same = settled && who_answers(self.address).ok()? == pid;
+            // Twice in a row: two owners would take turns.
+            (last.replace(pid) == Some(pid) && same).then_some(pid)
+        })
+    }
+
+    /// The processes that may be left, when all has come to rest.
+    fn expected(&self, met: bool, owner: u32, new: u32) -> Vec<u32> {
+        match (self.case.side, self.case.fault) {
+            // Its probation is long, so that there is somebody to fall back on at each call.
+            (Side::Successor, Fault::Nothing) => vec![self.old, new],
+            (Side::Successor, Fault::Kill) if !met => vec![self.old, new],
+            _ => vec![owner],
+        }
+    }
+
+    fn handoff(&self, version: &str) -> Outcome {
+        let mut command = vec![text(&binary("axum-server"))];
+        command.extend(server_arguments(self.sandbox, self.case, version, self.address));
+        let log = self.sandbox.log_path("axum-server", "log");
+        hotctl(self.sandbox, &as_strs(&handoff(&log, &command)))
+    }
+}
+
+fn server_arguments(sandbox: &Sandbox, case: Case, version: &str, address: SocketAddr) -> Vec<String> {
+    let (control, address) = (text(&sandbox.control()), address.to_string());
+    let probation = match (case.side, case.fault) {
+        (Side::Successor, Fault::Kill | Fault::Nothing) => "60",
+        _ => "0.5",
+    };
+    ["--listen", &address, "--control", &control, "--app-version", version, "--probation", probation]
+        .map(ToOwned::to_owned)
+        .to_vec()
+}
+
+fn handoff(log: &Path, command: &[String]) -> Vec<String> {
+    let mut arguments: Vec<_> =
+        ["--timeout", HOTCTL_TIMEOUT, "handoff", "--log", &text(log), "--"].map(ToOwned::to_owned).to_vec();
+    arguments.extend_from_slice(command);
+    arguments
+}
+
+/// An address of the loopback network for each run: its port is nobody else's, also while nobody listens.
+fn own_address() -> Ipv4Addr {
+    static NEXT: AtomicU8 = AtomicU8::new(0);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 100 + high % 100, low, NEXT.fetch_add(1, Ordering::Relaxed) % 250 + 1)
+}
+
+/// Whether the successor found nobody to succeed.
+fn first_start(log: &Path) -> bool {
+    fs::read_to_string(log).unwrap_or_default().contains("first start: nobody to take over from")
+}
+
+/// Processes that do not end.
+fn left_over(sandbox: &Sandbox, expected: &[u32]) -> Vec<u32> {
+    let until = Instant::now() + SOON;
+    eventually("the processes that are left", SOON * 2, || {
+        let left: Vec<_> = sandbox.processes().into_iter().filter(|pid| !expected.contains(pid)).collect();
+        (left.is_empty() || Instant::now() > until).then_some(left)
+    })
+}
+
+fn files(sandbox: &Sandbox) -> anyhow::Result<Vec<String>> {
+    let mut files: Vec<_> = fs::read_dir(sandbox.path())?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<anyhow::Result<_>>()?;
+    files.sort();
+    Ok(files)
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn as_strs(all: &[String]) -> Vec<&str> {
+    all.iter().map(String::as_str).collect()
+}

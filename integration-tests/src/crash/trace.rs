@@ -1,0 +1,145 @@
+//! The log of a tracer, read while it is written: what the process did, when it met the fault, and whether it is gone.
+//!
+//! Deliberately absent: ptrace. This side runs in the test.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use syscalls::Sysno;
+
+use super::case::Point;
+
+/// A log.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    path: PathBuf,
+}
+
+impl Trace {
+    /// The log at this path, which need not exist yet.
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn lines(&self) -> Vec<(SystemTime, String)> {
+        let text = fs::read_to_string(&self.path).unwrap_or_default();
+        let whole = text.rsplit_once('\n').map(|(whole, _)| whole.to_owned()).unwrap_or_default();
+        let line = |line: &str| {
+            let (micros, what) = line.split_once(' ')?;
+            Some((UNIX_EPOCH + Duration::from_micros(micros.parse().ok()?), what.trim_end().to_owned()))
+        };
+        whole.lines().filter_map(line).collect()
+    }
+
+    fn when(&self, prefix: &str) -> Option<SystemTime> {
+        let is = |what: &str| {
+            what.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        };
+        self.lines().into_iter().find(|(_, what)| is(what)).map(|(when, _)| when)
+    }
+
+    /// Whether the tracer holds the process.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.when("attached").is_some()
+    }
+
+    /// When the fault began and ended.
+    #[must_use]
+    pub fn harm(&self) -> Option<(SystemTime, SystemTime)> {
+        Some((self.when("harm")?, self.when("done")?))
+    }
+
+    /// Whether the process has ended.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.when("gone").is_some()
+    }
+
+    /// When a message of this type was first sent: the call has returned.
+    #[must_use]
+    pub fn sent(&self, message: &str) -> Option<SystemTime> {
+        self.when(&format!("sent {message}"))
+    }
+
+    /// When a message of this type was first received.
+    #[must_use]
+    pub fn received(&self, message: &str) -> Option<SystemTime> {
+        self.when(&format!("received {message}"))
+    }
+
+    /// How many connections were sent to be moved.
+    #[must_use]
+    pub fn moved(&self) -> usize {
+        self.lines()
+            .iter()
+            .filter_map(|(_, what)| what.strip_prefix("sent move ")?.parse::<usize>().ok())
+            .sum()
+    }
+
+    /// How many lines there are.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.lines().len()
+    }
+
+    /// How often each call was made.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<Sysno, u32> {
+        let mut counts = BTreeMap::new();
+        for (_, what) in self.lines() {
+            let mut words = what.split(' ');
+            let (Some("call"), Some(name), Some(nth)) = (words.next(), words.next(), words.next()) else {
+                continue;
+            };
+            if let (Ok(call), Ok(nth)) = (Sysno::from_str(name), nth.parse()) {
+                counts.insert(call, nth);
+            }
+        }
+        counts
+    }
+
+    /// The call at which the fault came, with what it was about to say.
+    #[must_use]
+    pub fn describe(&self, point: Point) -> String {
+        let prefix = format!("call {point}");
+        let line = self.lines().into_iter().find(|(_, what)| {
+            what.strip_prefix(&prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        });
+        line.map(|(_, what)| what["call ".len()..].to_owned()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_is_whole() -> anyhow::Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        let text =
+            "1000000 attached\n2000000 call sendmsg 1 ready\n2500000 sent ready\n3000000 harm sendmsg 1\n";
+        fs::write(file.path(), format!("{text}4000000 done sendmsg 1\n5000000 go"))?;
+        let trace = Trace::at(file.path());
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        assert!(trace.is_attached() && !trace.is_gone());
+        assert_eq!(trace.harm(), Some((at(3), at(4))));
+        assert_eq!(
+            (trace.sent("ready"), trace.sent("read")),
+            (Some(at(2) + Duration::from_millis(500)), None)
+        );
+        assert_eq!(trace.counts(), BTreeMap::from([(Sysno::sendmsg, 1)]));
+        assert_eq!(trace.describe(Point { call: Sysno::sendmsg, nth: 1 }), "sendmsg 1 ready");
+        Ok(())
+    }
+}

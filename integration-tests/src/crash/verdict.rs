@@ -1,0 +1,224 @@
+//! Whether a run is as it has to be: nobody is turned away but those whom the victim took with it, one process serves, hotctl
+//! says so, nothing is left behind, and the next handoff works.
+//!
+//! Deliberately absent: mercy for what might have been the machine. A bound that is too short is changed here, for all.
+
+use std::time::{Duration, SystemTime};
+
+use super::case::{Fault, Side};
+use super::run::{Record, SLOW};
+use super::visitor::Visit;
+use crate::process::Exit;
+use crate::steady::Fate;
+
+/// How long a visitor may wait for an answer, beyond a freeze: much more than any step of a handoff takes, under a tracer, on
+/// a machine that has much else to do.
+const BOUND: Duration = Duration::from_secs(5);
+
+/// Clocks are read before and after what they are to tell.
+const BLUR: Duration = Duration::from_millis(100);
+
+/// From being connected to being accepted by a process that is not busy.
+const ACCEPTED: Duration = Duration::from_millis(300);
+
+/// What is in the directory of a control socket.
+const FILES: [&str; 3] = ["control.sock", "control.sock.lock", "logs"];
+
+/// Everything that is wrong.
+#[must_use]
+pub fn complaints(record: &Record) -> Vec<String> {
+    let mut all = Vec::new();
+    all.extend(who_serves(record));
+    all.extend(what_hotctl_said(record));
+    all.extend(visits(record));
+    all.extend(idle_connections(record));
+    all.extend(what_is_left(record));
+    all.extend(the_next(record));
+    all
+}
+
+/// The longest wait of a visitor that was answered.
+#[must_use]
+pub fn longest_wait(record: &Record) -> Duration {
+    record.visits.iter().filter(|visit| visit.result.is_ok()).map(Visit::waited).max().unwrap_or_default()
+}
+
+fn who_serves(record: &Record) -> Option<String> {
+    let Record { case, harm, old, new, owner, .. } = record;
+    let expected = match (case.side, case.fault, harm) {
+        (Side::Successor, Fault::Kill, Some(_)) => *old,
+        (Side::Incumbent, Fault::Kill, _) | (_, _, None) | (_, Fault::Short, _) => *new,
+        _ => return (owner != old && owner != new).then(|| format!("{owner} serves, which nobody knows")),
+    };
+    (*owner != expected).then(|| format!("{owner} serves, and not {expected}"))
+}
+
+/// Its exit code, and the one line that says who serves.
+fn what_hotctl_said(record: &Record) -> Vec<String> {
+    let Record { said, old, new, owner, harm, trace, case, .. } = record;
+    let mut wrong = Vec::new();
+    let last = said.error_line();
+    match said.exit {
+        Exit::Status(0) => {
+            if !said.stdout.contains(&format!("{new} (v2) serves now"))
+                && !last.contains(&format!("{new} (v2) serves now"))
+            {
+                wrong.push(format!("hotctl does not say who serves now: {:?} {last:?}", said.stdout));
+            }
+            let killed = case.fault == Fault::Kill && case.side == Side::Successor && harm.is_some();
+            if killed && trace.sent("serving").is_none() {
+                wrong.push(format!(
+                    "hotctl says that the successor served, which it never did: {:?}",
+                    said.stdout
+                ));
+            }
+            if owner == old && format!("{} {last}", said.stdout).contains(&format!("{old} (v1) is gone")) {
+                wrong.push(format!("hotctl says that {old} is gone, and it serves: {last:?}"));
+            }
+            if !killed && owner != new {
+                wrong.push(format!("hotctl says that {new} serves: {:?}", said.stdout));
+            }
+        }
+        Exit::Status(1 | 4) => {
+            let pid = |words: &str| {
+                last.rsplit_once("; ")?.1.strip_suffix(words)?.split(' ').next()?.parse::<u32>().ok()
+            };
+            let told = pid(" is still serving").or_else(|| pid(" serves now"));
+            if told != Some(*owner) {
+                wrong.push(format!("{owner} serves, and hotctl says: {last:?}"));
+            }
+        }
+        other => wrong.push(format!("hotctl ended with {other:?}: {last:?}")),
+    }
+    wrong
+}
+
+fn visits(record: &Record) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for visit in &record.visits {
+        match &visit.result {
+            Ok(_) => {
+                let waited = visit.waited();
+                if waited > BOUND && !waited_for_the_frozen(record, visit) {
+                    wrong.push(format!("a visitor waited {waited:?} ({})", when(record, visit)));
+                }
+            }
+            Err(why) if !went_down_with_the_victim(record, visit) => {
+                wrong.push(format!("a visitor failed: {why} ({})", when(record, visit)));
+            }
+            Err(_) => {}
+        }
+    }
+    let more = wrong.len().saturating_sub(5);
+    wrong.truncate(5);
+    if more > 0 {
+        wrong.push(format!("and {more} visitors more"));
+    }
+    wrong
+}
+
+fn when(record: &Record, visit: &Visit) -> String {
+    let Some((harm, _)) = record.harm else { return "without a fault".to_owned() };
+    let relative = |at: SystemTime| match at.duration_since(harm) {
+        Ok(after) => format!("{after:?} after"),
+        Err(before) => format!("{:?} before", before.duration()),
+    };
+    format!("it came {} the fault, left {} it", relative(visit.begun), relative(visit.ended))
+}
+
+/// Whoever was with a frozen process, or had nobody else to go to, waits until it goes on.
+fn waited_for_the_frozen(record: &Record, visit: &Visit) -> bool {
+    let (Fault::Freeze(time), Some((_, thaw))) = (record.case.fault, record.harm) else { return false };
+    visit.begun <= thaw && visit.waited() <= time + BOUND
+}
+
+/// A request that the victim had, or that waited in a queue which died with it.
+fn went_down_with_the_victim(record: &Record, visit: &Visit) -> bool {
+    let Some((harm, end)) = record.harm else { return false };
+    if !matches!(record.case.fault, Fault::Kill) {
+        return false;
+    }
+    if visit.ended + BLUR < harm {
+        return false;
+    }
+    if record.first_start && record.case.side == Side::Incumbent {
+        // Between the two nobody has the address.
+        let served = record
+            .visits
+            .iter()
+            .filter(|visit| visit.result == Ok(record.new))
+            .map(|visit| visit.ended)
+            .min();
+        return served.is_some_and(|served| visit.begun < served + BLUR && visit.begun < end + BOUND);
+    }
+    if visit.begun > end {
+        return false;
+    }
+    match record.case.side {
+        // It takes connections from its release on; those that were with the incumbent stay there.
+        Side::Successor => {
+            record.trace.received("released").is_some_and(|released| visit.begun + ACCEPTED > released)
+        }
+        // From here on connections are the successor's.
+        Side::Incumbent => {
+            record.trace.received("serving").is_none_or(|serving| visit.begun < serving + BLUR)
+        }
+    }
+}
+
+fn idle_connections(record: &Record) -> Vec<String> {
+    let Record { case, trace, idle, harm, .. } = record;
+    let lost = idle.iter().filter(|fate| matches!(fate, Fate::Ended)).count();
+    let silent = idle.iter().filter(|fate| matches!(fate, Fate::Waits)).count();
+    let may_be_lost = match (case.side, case.fault, harm) {
+        // What it holds and has confirmed, it takes along.
+        (Side::Successor, Fault::Kill, Some(_)) if trace.sent("held").is_some() => idle.len(),
+        // What it has not sent, it takes along.
+        (Side::Incumbent, Fault::Kill, Some(_)) => idle.len().saturating_sub(trace.moved()),
+        _ => 0,
+    };
+    let mut wrong = Vec::new();
+    if lost > may_be_lost {
+        wrong
+            .push(format!("{lost} of {} idle connections were lost, and {may_be_lost} might be", idle.len()));
+    }
+    if silent > 0 {
+        wrong.push(format!("{silent} of {} idle connections get no answer", idle.len()));
+    }
+    wrong
+}
+
+fn what_is_left(record: &Record) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if record.files != FILES {
+        wrong.push(format!("in the directory of the control socket: {:?}", record.files));
+    }
+    if !record.left.is_empty() {
+        wrong.push(format!("these processes are left: {:?}", record.left));
+    }
+    let legitimate = record.case.side == Side::Incumbent && record.trace.sent("complete").is_none();
+    if record.first_start && !(legitimate && record.case.fault == Fault::Kill) {
+        wrong.push("the successor started afresh, although it held the inventory".to_owned());
+    }
+    wrong
+}
+
+fn the_next(record: &Record) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if record.next.exit != Exit::Status(0) {
+        wrong.push(format!("the next handoff fails ({:?}): {}", record.next.exit, record.next.error_line()));
+    } else if record.last == record.owner {
+        wrong.push("the next handoff changed nothing".to_owned());
+    }
+    // The last requests were answered by somebody who is there.
+    let late = record
+        .visits
+        .iter()
+        .rev()
+        .filter(|visit| visit.takes < SLOW)
+        .find_map(|visit| visit.result.clone().ok());
+    if late.is_none() {
+        wrong.push("no visitor was answered".to_owned());
+    }
+    wrong
+}
