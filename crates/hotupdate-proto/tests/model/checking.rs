@@ -95,14 +95,11 @@ impl Handoffs {
     }
 
     /// Looks at every state.
+    #[allow(clippy::print_stdout, reason = "how much was explored is what a reader of a test wants to know")]
     pub(crate) fn check(self, name: &str) {
         let endings = self.endings.clone();
         // Breadth first: a counterexample is as short as can be. It stops at the first.
         let checker = self.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
-        #[allow(
-            clippy::print_stdout,
-            reason = "how much was explored is what a reader of the test wants to know"
-        )]
         println!("{name}: states: {} unique, {} deep", checker.unique_state_count(), checker.max_depth());
         let found = checker
             .model()
