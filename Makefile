@@ -54,7 +54,7 @@ fuzz: ## looks for inputs that break something, SECONDS=60 for each kind; what i
 		cp Cargo.lock $$fuzz; mkdir -p $$gained; echo "$$target: $(SECONDS) s"; \
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir $$fuzz --target-dir $(CURDIR)/target/fuzz --sanitizer none \
 			$$target $$gained $$fuzz/corpus/$$target -- \
-			-max_total_time=$(SECONDS) -max_len=600 -len_control=0 -timeout=20 -print_final_stats=1; \
+			-max_total_time=$(SECONDS) -max_len=600 -len_control=1 -timeout=20 -print_final_stats=1; \
 	done
 
 .PHONY: model
