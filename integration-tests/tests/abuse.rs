@@ -21,8 +21,11 @@ use integration_tests::{Handover, Sandbox, Service, Way, eventually, hotctl};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// How long the rate of a client is measured.
+/// How long the rate of a client is measured, at least.
 const WINDOW: Duration = Duration::from_millis(700);
+
+/// How many answers make a rate.
+const ENOUGH: usize = 50;
 
 /// Callers that the service takes at the same time, and some descriptors that come and go.
 const MOST_DESCRIPTORS: usize = 256 + 40;
@@ -43,7 +46,7 @@ impl Pace {
     fn measure(address: SocketAddr) -> Self {
         let mut client = Steady::connect(address).expect("it connects");
         let (begun, mut took) = (Instant::now(), Vec::new());
-        while begun.elapsed() < WINDOW {
+        while begun.elapsed() < WINDOW || took.len() < ENOUGH {
             let asked = Instant::now();
             client.who().expect("an answer");
             took.push(asked.elapsed());
