@@ -42,9 +42,9 @@ LLVM_COV ?= /usr/bin/llvm-cov-19
 LLVM_PROFDATA ?= /usr/bin/llvm-profdata-19
 
 .PHONY: coverage
-coverage: ## lines of the library that its own tests reach; needs `cargo install cargo-llvm-cov` and Debian's llvm-19
-	LLVM_COV=$(LLVM_COV) LLVM_PROFDATA=$(LLVM_PROFDATA) $(CARGO) llvm-cov -p hotupdate-proto -p hotupdate --all-features
-
+coverage: ## lines of both libraries that tests of crates reach; needs `cargo install cargo-llvm-cov` and Debian's llvm-19
+	LLVM_COV=$(LLVM_COV) LLVM_PROFDATA=$(LLVM_PROFDATA) $(CARGO) llvm-cov --all-features --no-fail-fast \
+		-p hotupdate-proto -p hotupdate -p hotupdate-axum --ignore-filename-regex '/hotupdate-axum/|/testing.rs'
 
 .PHONY: fuzz
 fuzz: ## looks for inputs that break something, SECONDS=60 for each kind; what is found is named and fails
