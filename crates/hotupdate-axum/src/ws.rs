@@ -92,7 +92,9 @@ where
         let state = match serde_json::from_slice(state) {
             Ok(state) => state,
             Err(error) => {
-                tracing::warn!(kind, %error, "a WebSocket is not taken: its state makes no sense here");
+                // The text quotes what another process has sent: escaped, it stays on its line.
+                let error = error.to_string();
+                tracing::warn!(kind, ?error, "a WebSocket is not taken: its state makes no sense here");
                 return None;
             }
         };

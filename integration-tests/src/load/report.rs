@@ -117,7 +117,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{:<18}{:>9}{:>10}{:>8}{:>13}{:>9}{:>13}{:>10}",
-            "client", "requests", "answered", "failed", "connections", "asked", "closed idle", "unechoed"
+            "client", "requests", "answered", "failed", "connections", "asked", "closed idle", "crossed"
         )?;
         for (kind, tally) in &self.kinds {
             writeln!(

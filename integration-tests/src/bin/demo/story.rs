@@ -94,6 +94,7 @@ impl Story {
         say(
             &"asked: the server asked to come again (Connection: close, GOAWAY, a close frame, an end of events)",
         )?;
+        say(&"crossed: was on its way when the server asked that, was not begun, and was sent again")?;
         say(&"\nWho served what\n")?;
         say(&format!("{:>10}{:>9}{:>9}{:>22}", "generation", "pid", "version", "answers with its pid"))?;
         for (serving, version, answers) in self.served(report) {
