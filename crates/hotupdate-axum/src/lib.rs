@@ -33,6 +33,7 @@ pub use serve::serve_one;
 pub use serve::{Serve, serve};
 
 mod drain;
+mod exit;
 pub use drain::Draining;
 
 pub mod ws;

@@ -56,7 +56,7 @@ impl Begun {
 pub(crate) async fn hand_over(
     io: Io<Connection>,
     protocol: Option<Protocol>,
-    watch: &Watch,
+    watch: &mut Watch,
 ) -> Option<Io<Connection>> {
     let (connection, unread, pulse) = io.into_parts();
     let begun = Begun { protocol, unread };

@@ -15,6 +15,7 @@ use hotupdate::{Connection, Drain};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep};
 
+use crate::exit::{Exit, Queue};
 use crate::moving::KIND;
 use crate::pulse::{Pulse, Turn};
 use crate::silence::{Look, Silence, linger};
@@ -26,6 +27,8 @@ pub(crate) struct Watch {
     phase: Phase,
     activity: Activity,
     ear: Ear,
+    /// Of those who leave.
+    queue: Queue,
 }
 
 /// Listens to the silence of one connection.
@@ -57,7 +60,7 @@ pub(crate) enum Event<T> {
     Ended(T),
     /// The phase is another one.
     Phase(Phase),
-    /// The process that serves now takes the connection, and it is between two messages.
+    /// The process that serves now takes the connection, it is between two messages, and it is its turn.
     Leaves,
     /// The connection was silent for too long, and nothing is in flight.
     Silent,
@@ -66,7 +69,12 @@ pub(crate) enum Event<T> {
 }
 
 impl Watch {
-    pub(crate) fn new(connection: &Connection, pulse: Arc<Pulse>, header_timeout: Duration) -> Self {
+    pub(crate) fn new(
+        connection: &Connection,
+        pulse: Arc<Pulse>,
+        header_timeout: Duration,
+        exit: Exit,
+    ) -> Self {
         let silence = Silence::new(connection.id(), header_timeout);
         let drain = connection.drain();
         Self {
@@ -74,6 +82,7 @@ impl Watch {
             drain,
             activity: connection.activity(),
             ear: Ear { pulse, silence, speaks: Speaks::Unknown, timer: None },
+            queue: Queue::new(exit),
         }
     }
 
@@ -86,8 +95,9 @@ impl Watch {
     }
 
     /// The other process did not take the connection. It is not offered again until something changes.
-    pub(crate) fn stays(&self) {
+    pub(crate) fn stays(&mut self) {
         self.ear.pulse.set_stays(true);
+        self.queue.step_out();
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -96,7 +106,7 @@ impl Watch {
 
     /// Polls `connection` until something has to be done. Safe to call again after every event but `Ended`.
     pub(crate) async fn next<F: Future>(&mut self, mut connection: Pin<&mut F>) -> Event<F::Output> {
-        let Self { drain, phase, activity, ear } = self;
+        let Self { drain, phase, activity, ear, queue } = self;
         let event = {
             let mut changed = pin!(drain.changed());
             poll_fn(|cx| {
@@ -115,7 +125,11 @@ impl Watch {
                 }
                 let moves = ear.moves(*phase, activity);
                 if moves == Moves::Yes && ear.is_between(turn, cx) {
-                    return Poll::Ready(Event::Leaves);
+                    if queue.poll_turn(cx).is_ready() {
+                        return Poll::Ready(Event::Leaves);
+                    }
+                } else {
+                    queue.step_out();
                 }
                 ready!(ear.poll_silence(*phase, moves, cx));
                 if ear.is_between(turn, cx) { Poll::Ready(Event::Silent) } else { Poll::Pending }
