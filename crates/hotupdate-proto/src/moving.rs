@@ -87,13 +87,16 @@ pub struct Mover {
     last: u32,
     in_flight: BTreeMap<u32, InFlight>,
     taken_back: BTreeSet<u32>,
+    /// Batches whose answer was due when everything was taken back, and whether the taker was told before.
+    abandoned: BTreeMap<u32, bool>,
 }
 
 impl Mover {
     /// A mover that waits this long for each `held`.
     #[must_use]
     pub fn new(patience: Duration) -> Self {
-        Self { patience, last: 0, in_flight: BTreeMap::new(), taken_back: BTreeSet::new() }
+        let (taken_back, abandoned) = (BTreeSet::new(), BTreeMap::new());
+        Self { patience, last: 0, in_flight: BTreeMap::new(), taken_back, abandoned }
     }
 
     /// Whether another batch may be offered. A taker that hangs gets nothing more until it has answered.
@@ -137,6 +140,11 @@ impl Mover {
         if self.taken_back.remove(&batch) {
             return Ok(Vec::new());
         }
+        // Whoever reads the link now holds what another was to have.
+        if let Some(told) = self.abandoned.remove(&batch) {
+            let back = (!told).then_some(MoverEffect::Send(Message::Back { batch }));
+            return Ok(back.into_iter().collect());
+        }
         let Some(InFlight { ids, .. }) = self.in_flight.remove(&batch) else {
             return Err(Fault::PeerMisbehaved(format!(
                 "holds batch {batch} of connections, which is not on its way"
@@ -169,7 +177,8 @@ impl Mover {
     /// The taker is dead, or nothing it says is believed any more, or this process serves again. Batches that are offered
     /// later go on with the next number.
     pub fn closed(&mut self) -> Vec<MoverEffect> {
-        self.taken_back.clear();
+        self.abandoned.extend(std::mem::take(&mut self.taken_back).into_iter().map(|batch| (batch, true)));
+        self.abandoned.extend(self.in_flight.keys().map(|batch| (*batch, false)));
         std::mem::take(&mut self.in_flight)
             .into_values()
             .map(|batch| MoverEffect::Return(batch.ids))
@@ -192,6 +201,7 @@ pub enum TakerEffect {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Taker {
     /// The first batch may have any number: the mover may have moved others, to the process that served before.
+    first: Option<u32>,
     last: Option<u32>,
     held: BTreeSet<u32>,
 }
@@ -210,6 +220,7 @@ impl Taker {
         if self.held.len() >= WINDOW {
             return Err(Fault::PeerMisbehaved(format!("moved more than {WINDOW} batches at once")));
         }
+        self.first.get_or_insert(batch);
         self.last = Some(batch);
         self.held.insert(batch);
         Ok(vec![TakerEffect::Send(Message::Held { batch, refused })])
@@ -220,7 +231,7 @@ impl Taker {
     /// # Errors
     /// [`Fault::PeerMisbehaved`] if it is not held.
     pub fn given(&mut self, batch: u32) -> Result<Vec<TakerEffect>, Fault> {
-        self.settle(batch).map(|()| vec![TakerEffect::Serve(batch)])
+        Ok(self.settle(batch)?.then_some(TakerEffect::Serve(batch)).into_iter().collect())
     }
 
     /// The mover has taken a batch back.
@@ -228,7 +239,7 @@ impl Taker {
     /// # Errors
     /// [`Fault::PeerMisbehaved`] if it is not held.
     pub fn taken_back(&mut self, batch: u32) -> Result<Vec<TakerEffect>, Fault> {
-        self.settle(batch).map(|()| vec![TakerEffect::Drop(batch)])
+        Ok(self.settle(batch)?.then_some(TakerEffect::Drop(batch)).into_iter().collect())
     }
 
     /// The mover is dead: what is held here has no other server.
@@ -236,9 +247,13 @@ impl Taker {
         std::mem::take(&mut self.held).into_iter().map(TakerEffect::Serve).collect()
     }
 
-    fn settle(&mut self, batch: u32) -> Result<(), Fault> {
+    /// Whether it was held. What went to the process that served before, and died, was held there.
+    fn settle(&mut self, batch: u32) -> Result<bool, Fault> {
         if self.held.remove(&batch) {
-            return Ok(());
+            return Ok(true);
+        }
+        if self.first.is_none_or(|first| batch < first) {
+            return Ok(false);
         }
         Err(Fault::PeerMisbehaved(format!("spoke of batch {batch} of connections, which is not held")))
     }
@@ -308,6 +323,28 @@ mod tests {
         assert_eq!(mover.closed(), [MoverEffect::Return(vec![3, 4])]);
     }
 
+    /// The process that serves died, and another one reads what was on its way to it.
+    #[test]
+    fn what_was_taken_back_from_the_dead_is_taken_back_from_its_heir() {
+        let (now, mut mover) = (origin(), Mover::new(PATIENCE));
+        mover.offer(now, items(1..3));
+        assert_eq!(mover.closed(), [MoverEffect::Return(vec![1, 2])]);
+        let back = MoverEffect::Send(Message::Back { batch: 1 });
+        assert_eq!(mover.held(1, &[]).unwrap(), [back]);
+        assert!(mover.held(1, &[]).is_err(), "twice");
+    }
+
+    /// Its end of the link was passed on, and with it what was said to a process that died.
+    #[test]
+    fn what_another_taker_held_is_not_ours() {
+        let mut taker = Taker::default();
+        assert_eq!(taker.given(1).unwrap(), []);
+        taker.arrived(3, vec![]).unwrap();
+        assert_eq!(taker.taken_back(2).unwrap(), []);
+        assert_eq!(taker.given(3).unwrap(), [TakerEffect::Serve(3)]);
+        assert!(taker.given(3).is_err(), "twice");
+    }
+
     /// The taker may be the same one afterwards: a rollback that failed.
     #[test]
     fn the_numbers_go_on_after_everything_was_taken_back() {
@@ -339,10 +376,10 @@ mod tests {
         let mut mover = Mover::new(PATIENCE);
         assert!(mover.held(1, &[]).is_err());
         let mut taker = Taker::default();
-        assert!(taker.given(1).is_err() && taker.taken_back(1).is_err());
         for batch in 7..=10 {
             taker.arrived(batch, vec![]).unwrap();
         }
+        assert!(taker.given(11).is_err() && taker.taken_back(11).is_err());
         assert!(taker.arrived(11, vec![]).is_err(), "more than the window");
         taker.given(7).unwrap();
         assert!(taker.arrived(12, vec![]).is_err(), "batches come in order");

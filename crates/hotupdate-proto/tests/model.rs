@@ -5,7 +5,7 @@
 //!
 //! * `kernel.rs`: links with what is on its way, and descriptors, which keep links, lock and control socket alive in flight;
 //! * `process.rs`, `driver.rs`, `moves.rs`: what a process holds, and how its driver performs effects;
-//! * `world.rs`: what can happen, and the clock;
+//! * `action.rs`, `world.rs`: what can happen, and the clock;
 //! * `properties.rs`, `endings.rs`: what has to hold; `checking.rs`, `show.rs`: the checker, and counterexamples to read.
 //!
 //! A process may die at any moment, also in the middle of a step, when only a part of what it says is written; successors
@@ -18,6 +18,8 @@
 //! The number of states is printed: `cargo test -p hotupdate-proto --test model -- --nocapture`. The large ones run with
 //! `make model`.
 
+#[path = "model/action.rs"]
+mod action;
 #[path = "model/checking.rs"]
 mod checking;
 #[path = "model/driver.rs"]

@@ -8,9 +8,10 @@ use hotupdate_proto::message::Release;
 use hotupdate_proto::operator::Command;
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Path, Property};
 
+use super::action::{Action, Options};
 use super::endings::Endings;
 use super::properties;
-use super::world::{Action, Options, World};
+use super::world::World;
 
 #[derive(Clone)]
 pub(crate) struct Handoffs {
@@ -95,7 +96,7 @@ impl Handoffs {
     }
 
     /// Looks at every state.
-    #[allow(clippy::print_stdout, reason = "how much was explored is what a reader of a test wants to know")]
+    #[allow(clippy::print_stdout, reason = "how many states there are is a result")]
     pub(crate) fn check(self, name: &str) {
         let endings = self.endings.clone();
         // Breadth first: a counterexample is as short as can be. It stops at the first.

@@ -93,6 +93,7 @@ impl World {
             Effect::Drain { .. } => process.draining = true,
             Effect::Undrain => {
                 (process.draining, process.drained) = (false, false);
+                process.moves.forget_all();
                 self.take_all_back(p);
             }
             Effect::Force => self.force(p),

@@ -5,9 +5,10 @@
 
 use stateright::Property;
 
+use super::action::Action;
 use super::checking::Handoffs;
 use super::process::Process;
-use super::world::{Action, World};
+use super::world::World;
 
 pub(crate) fn always() -> Vec<Property<Handoffs>> {
     let always = Property::<Handoffs>::always;

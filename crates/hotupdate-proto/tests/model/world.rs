@@ -13,6 +13,7 @@ use hotupdate_proto::message::{Message, Process as Name, Release};
 use hotupdate_proto::operator::Command;
 use hotupdate_proto::{FEATURE_MOVE, Incumbent, Successor, VERSIONS, successor};
 
+use super::action::{Action, Options};
 use super::kernel::{End, Id, Link, Said};
 use super::moves::{Connection, timing};
 use super::process::{Held, Process, Role};
@@ -51,71 +52,6 @@ pub(crate) struct Dying {
     pub(crate) process: Id,
     pub(crate) writes: usize,
     pub(crate) lost: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    Start(Id),
-    /// It looks who owns the control socket, and calls or becomes the first.
-    Find(Id),
-    /// A call is accepted on the control socket.
-    Accept(Id, usize),
-    Deliver(Id, End),
-    EndOfFile(Id, End),
-    /// The deadline that the machine waits for.
-    Deadline(Id),
-    MovingIsLate(Id),
-    RestIsLate(Id),
-    /// The application is warm.
-    Ready(Id),
-    Stopped(Id),
-    CannotStop(Id),
-    /// The process was released, and its listeners cannot be opened.
-    CannotOpen(Id, End),
-    Drained(Id),
-    GiveUp(Id),
-    Give(Id, Connection),
-    Command(Id, Command),
-    Crash(Id),
-    /// It dies in the middle of that, when only so many of the messages that come of it are written.
-    DieIn(Box<Action>, usize),
-    Hang(Id),
-}
-
-impl Action {
-    /// It comes about without applications, operators and mishaps: by messages on their way and deadlines alone.
-    pub(crate) fn is_of_itself(&self) -> bool {
-        use Action as A;
-        matches!(self, A::Find(_) | A::Accept(..) | A::Deliver(..) | A::EndOfFile(..)) || self.is_deadline()
-    }
-
-    /// Whose step it is.
-    fn actor(&self) -> Id {
-        use Action as A;
-        match self {
-            A::Start(p) | A::Find(p) | A::Accept(p, _) | A::Deliver(p, _) | A::EndOfFile(p, _) => *p,
-            A::Deadline(p) | A::MovingIsLate(p) | A::RestIsLate(p) | A::Ready(p) | A::Stopped(p) => *p,
-            A::CannotStop(p) | A::CannotOpen(p, _) | A::Drained(p) | A::GiveUp(p) | A::Give(p, _) => *p,
-            A::Command(p, _) | A::Crash(p) | A::Hang(p) => *p,
-            A::DieIn(action, _) => action.actor(),
-        }
-    }
-
-    pub(crate) fn is_deadline(&self) -> bool {
-        matches!(self, Self::Deadline(_) | Self::MovingIsLate(_) | Self::RestIsLate(_))
-    }
-}
-
-/// What may happen beside messages and deadlines.
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    pub(crate) release: Release,
-    pub(crate) commands: Vec<Command>,
-    /// Applications give up, their loops do not stop or open.
-    pub(crate) failures: bool,
-    pub(crate) hangs: bool,
-    /// Batches of connections that a process may offer.
-    pub(crate) offers: u8,
 }
 
 /// The one instant.

@@ -220,6 +220,8 @@ impl Driver {
         // First of all, or else answers in between would say `Connection: close`: nothing drains, and nothing moves.
         self.connections.set_phase(Phase::Serving);
         self.take_all_back();
+        // Others have read the links of our predecessors meanwhile.
+        self.moves.forget_all();
     }
 
     /// The last words go out first.
