@@ -55,6 +55,8 @@ pub(crate) enum Serves {
     Still(Process),
     /// The new one, and what failed came after that.
     Now(Process),
+    /// Nobody can say: it served before, and does not answer.
+    Silent(Process),
 }
 
 /// Why a command ends with something else than 0.
@@ -86,6 +88,11 @@ impl Failure {
         self
     }
 
+    /// Exit code 1 would promise that the old version serves.
+    pub(crate) fn silent(self, process: &Process) -> Self {
+        Self { exit: Exit::TimedOut, serves: Some(Serves::Silent(process.clone())), ..self }
+    }
+
     /// Writing to stdout failed. A reader that had enough is no failure.
     pub(crate) fn output(error: &io::Error) -> Self {
         match error.kind() {
@@ -101,6 +108,9 @@ impl fmt::Display for Failure {
         match serves {
             Some(Serves::Still(process)) => write!(f, "{reason}; {process} is still serving"),
             Some(Serves::Now(process)) => write!(f, "{reason}; {process} serves now"),
+            Some(Serves::Silent(process)) => {
+                write!(f, "{reason}; {process} served before, and does not answer")
+            }
             None => f.write_str(reason),
         }
     }

@@ -126,7 +126,10 @@ impl Report {
     /// The one line that ends a command that failed, and its record.
     pub(crate) fn failure(&self, failure: &Failure) {
         let Failure { exit, reason, serves } = failure;
-        let serving = serves.as_ref().map(|(Serves::Still(process) | Serves::Now(process))| process);
+        let serving = serves.as_ref().and_then(|serves| match serves {
+            Serves::Still(process) | Serves::Now(process) => Some(process),
+            Serves::Silent(_) => None,
+        });
         let record = Failed { command: self.command, exit: exit.code(), reason, serving };
         // Nobody is left to tell if this fails too; the exit code still says it.
         let _ = self.record("error", &record);

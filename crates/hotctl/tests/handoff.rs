@@ -231,6 +231,20 @@ fn an_exit_is_told_instead_of_the_end_of_file_that_the_service_saw() {
 }
 
 #[test]
+fn nobody_is_said_to_serve_who_does_not_answer() {
+    let place = Place::new();
+    let dies = format!("{}; exit 3", place.server());
+    let running = place.start(&["handoff", "--", "sh", "-c", &dies]);
+    let (_, pid) = place.started();
+    place.fake.on("Status", |_| Answer::Silence);
+    place.end_server(pid);
+    let ran = running.end().code(4);
+    let line = format!("successor {pid} exited (status 3) before it was ready");
+    let silent = "4100 (v1.2.9) served before, and does not answer";
+    assert_eq!(ran.line(), format!("hotctl: handoff: {line}; {silent}"));
+}
+
+#[test]
 fn a_release_that_failed_is_told_with_its_reason() {
     let place = Place::new();
     let running = place.start(&["handoff", "--", "sh", "-c", &place.server()]);

@@ -68,6 +68,42 @@ impl Default for Timing {
     }
 }
 
+impl Timing {
+    /// Every deadline this many times as long: a slow machine needs more, a test has less.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use hotupdate_proto::Timing;
+    /// assert_eq!(Timing::default().scaled(0.5).serving, Duration::from_secs(1));
+    /// ```
+    #[must_use]
+    pub fn scaled(&self, factor: f64) -> Self {
+        // What is no span of time (a negative factor, an overflow) is as good as for ever.
+        let scaled = |wait: Duration| {
+            Duration::try_from_secs_f64(wait.as_secs_f64() * factor).unwrap_or(Duration::MAX)
+        };
+        Self {
+            find: scaled(self.find),
+            hello: scaled(self.hello),
+            reply: scaled(self.reply),
+            batch: scaled(self.batch),
+            lease: scaled(self.lease),
+            standby: scaled(self.standby),
+            stop: scaled(self.stop),
+            serving: scaled(self.serving),
+            released: scaled(self.released),
+            probation: scaled(self.probation),
+            drain: scaled(self.drain),
+            force: scaled(self.force),
+            resume: scaled(self.resume),
+            hurry: scaled(self.hurry),
+            moving: scaled(self.moving),
+            rest: scaled(self.rest),
+            write: scaled(self.write),
+        }
+    }
+}
+
 /// Which wait ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs, reason = "each is described at the field of `Timing` with the same name")]

@@ -30,8 +30,8 @@ const KERNEL_MAX_DESCRIPTORS: usize = 253;
 /// One read. Batches of connection rows are the only messages that need several.
 const READ_SIZE: usize = 64 * 1024;
 
-/// How long to wait when too many descriptors are in flight (`ETOOMANYREFS`, unix(7)): the receiver only has to read.
-const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(2);
+/// How long to wait when the kernel is short of something.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(2);
 
 /// A descriptor to send: a copy that ends with the message, or a socket that its owner still holds, so that sending it
 /// costs no further descriptor.
@@ -132,7 +132,8 @@ impl Receiver {
         let read = loop {
             stream.readable().await.map_err(|error| Fault::Local(format!("reading the link: {error}")))?;
             match stream.try_io(Interest::READABLE, || receive(stream, buffer, sets)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 result => break result,
             }
         };
@@ -205,13 +206,18 @@ async fn send_all(stream: &UnixStream, mut bytes: &[u8], mut descriptors: &[Sent
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::TOOMANYREFS) => {
-                sleep(IN_FLIGHT_PAUSE).await
-            }
+            Err(error) if passes(&error) => sleep(SHORTAGE_PAUSE).await,
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// Too many descriptors are in flight (unix(7)), and the receiver only has to read; or there is no memory at the moment
+/// (sendmsg(2)). A link that was given up for that could not even say so.
+fn passes(error: &io::Error) -> bool {
+    const SHORTAGES: [Errno; 3] = [Errno::TOOMANYREFS, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| SHORTAGES.contains(&errno))
 }
 
 fn misbehaved(error: FrameError) -> Fault {

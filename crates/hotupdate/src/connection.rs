@@ -71,10 +71,10 @@ impl Connection {
     }
 
     /// A connection that came from another process, with what was known of it there.
-    pub(crate) fn arrived(connections: &Connections, row: ConnectionRow, fd: OwnedFd) -> io::Result<Self> {
-        let socket = Arc::new(Socket::register(fd)?);
+    pub(crate) fn arrived(connections: &Connections, row: ConnectionRow, socket: Socket) -> Self {
+        let socket = Arc::new(socket);
         let tracker = connections.adopt(row, &socket);
-        Ok(Self::new(socket, tracker))
+        Self::new(socket, tracker)
     }
 
     /// The connection's number, unique in this process.
@@ -208,7 +208,7 @@ impl AsFd for Socket {
 
 impl Socket {
     /// A connected socket that arrived, registered with the runtime.
-    fn register(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn register(fd: OwnedFd) -> io::Result<Self> {
         use rustix::net::{AddressFamily, sockopt::socket_domain};
         if socket_domain(&fd)? == AddressFamily::UNIX {
             Ok(Self::Unix(UnixStream::from_std(fd.into())?))

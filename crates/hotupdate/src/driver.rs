@@ -194,6 +194,8 @@ pub(crate) struct Driver {
     sealed: Sealed,
     /// Counts stops and starts of the accept loops, so that a late export is recognised.
     stops: u64,
+    /// A listener that should be open is not.
+    reopen_at: Option<Instant>,
     /// What the incumbent had read of links that are ours now.
     rests: Vec<LinkRest>,
 
@@ -225,7 +227,7 @@ pub(crate) fn start_first(
     let (application, mut driver) = Driver::new(settings, local, Role::First, Generation::FIRST);
     driver.own(ownership);
     // Operators can ask from the beginning, and a successor is told to ask again.
-    driver.open_control();
+    driver.open_all();
     let connections = driver.connections.clone();
     tokio::spawn(driver.run());
     (application, connections)
@@ -334,6 +336,7 @@ impl Driver {
             done: mpsc::channel(16),
             sealed: Vec::new(),
             stops: 0,
+            reopen_at: None,
             rests: Vec::new(),
             lifecycle,
             monitor: broadcast::Sender::new(64),
@@ -443,10 +446,13 @@ impl Driver {
             Role::Incumbent(machine) => machine.deadline(),
             Role::First | Role::Failed => None,
         };
-        machine.into_iter().chain(self.moves.deadline()).min()
+        machine.into_iter().chain(self.moves.deadline()).chain(self.reopen_at).min()
     }
 
     async fn tick(&mut self) {
+        if self.reopen_at.is_some_and(|at| Instant::now() >= at) {
+            self.open_all();
+        }
         match &self.role {
             Role::Successor(_) => self.successor(successor::Event::Tick).await,
             _ => {

@@ -95,7 +95,8 @@ impl Table {
             drop(connection);
             let _ = reply.send(Ok(()));
             let state = from_text(&item.state);
-            arrived.push((Connection::arrived(&next.connections, item.row, fd)?, state));
+            let socket = Socket::register(fd)?;
+            arrived.push((Connection::arrived(&next.connections, item.row, socket), state));
         }
         Ok(arrived)
     }

@@ -43,6 +43,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) probation: Option<Duration>,
 
+    /// Every deadline of a handoff this many times as long, before the settings above; tests have less time
+    #[arg(long, value_name = "FACTOR", value_parser = factor, default_value = "1")]
+    pub(crate) deadline_scale: f64,
+
     /// Pretend to need this long before it is ready
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0")]
     pub(crate) warm_up: Duration,
@@ -82,6 +86,11 @@ impl Cli {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    let factor: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if factor > 0.0 && factor.is_finite() { Ok(factor) } else { Err("not a positive number".to_owned()) }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::process::{ExitCode, id};
 
 use anyhow::{Context as _, bail};
 use clap::Parser as _;
-use hotupdate::Starting;
+use hotupdate::{Starting, Timing};
 use tokio::signal::unix::SignalKind;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -64,6 +64,7 @@ async fn join(cli: &Cli) -> anyhow::Result<Starting> {
     let control = cli.control_path()?;
     let mut builder = hotupdate::builder(control)
         .version(&cli.app_version)
+        .timing(Timing::default().scaled(cli.deadline_scale))
         .on_command(cli.standby)
         .successor_signal(SignalKind::hangup());
     if let Some(deadline) = cli.drain_deadline {

@@ -52,6 +52,8 @@ pub struct Record {
     pub new: u32,
     /// Who serves afterwards.
     pub owner: u32,
+    /// Whether the successor said that it served.
+    pub served: bool,
     /// What hotctl said about the handoff.
     pub said: Outcome,
     /// Whether the successor found nobody to succeed.
@@ -89,9 +91,11 @@ pub fn run(sandbox: &Sandbox, case: Case) -> anyhow::Result<Record> {
         tracer.kill();
     }
     let said = operator.wait();
+    stage.settle();
     let owner = stage.owner();
     let idle = steady::ask_all(&mut stage.idle, SOON);
     let first_start = first_start(&stage.log);
+    let served = sandbox.servings().iter().any(|serving| serving.pid == new);
     let left = left_over(sandbox, &stage.expected(harm.is_some(), owner, new));
     let next = stage.handoff("v3");
     let last = who_answers(stage.address)?;
@@ -104,6 +108,7 @@ pub fn run(sandbox: &Sandbox, case: Case) -> anyhow::Result<Record> {
         old: stage.old,
         new,
         owner,
+        served,
         said,
         first_start,
         visits,
@@ -205,6 +210,9 @@ impl<'a> Stage<'a> {
             if trace.is_gone() || tracer.try_exit().is_some() {
                 return Some(trace.harm());
             }
+            if trace.is_harmed() {
+                return None;
+            }
             let length = trace.length();
             if length != calm.0 || operator.process().try_exit().is_none() {
                 calm = (length, Instant::now());
@@ -213,6 +221,15 @@ impl<'a> Stage<'a> {
                 trace.received("released").is_some_and(|when| when.elapsed().is_ok_and(|ago| ago > SLOW * 2));
             (self.case.side == Side::Successor && drained && calm.1.elapsed() > CALM).then_some(None)
         })
+    }
+
+    /// A fault that kills nobody may leave two that serve, until deadlines are over. In the end one is left.
+    fn settle(&self) {
+        if matches!(self.case.fault, Fault::Freeze(_) | Fault::Error(_) | Fault::Short) {
+            eventually("the end of all processes but one", SOON * 2, || {
+                (self.sandbox.processes().len() == 1).then_some(())
+            });
+        }
     }
 
     /// Whoever owns the control socket and answers clients, when nobody is on the way any more.
@@ -252,9 +269,13 @@ fn server_arguments(sandbox: &Sandbox, case: Case, version: &str, address: Socke
         (Side::Successor, Fault::Kill | Fault::Nothing) => "60",
         _ => "0.5",
     };
-    ["--listen", &address, "--control", &control, "--app-version", version, "--probation", probation]
-        .map(ToOwned::to_owned)
-        .to_vec()
+    let mut arguments = vec!["--listen", &address, "--control", &control, "--app-version", version];
+    arguments.extend(["--probation", probation]);
+    if matches!(case.fault, Fault::Freeze(_)) {
+        // The longest that counts, the lease, is 18 s then.
+        arguments.extend(["--deadline-scale", "0.3"]);
+    }
+    arguments.into_iter().map(ToOwned::to_owned).collect()
 }
 
 fn handoff(log: &Path, command: &[String]) -> Vec<String> {

@@ -60,6 +60,12 @@ impl Trace {
         Some((self.when("harm")?, self.when("done")?))
     }
 
+    /// Whether the fault has begun.
+    #[must_use]
+    pub fn is_harmed(&self) -> bool {
+        self.when("harm").is_some()
+    }
+
     /// Whether the process has ended.
     #[must_use]
     pub fn is_gone(&self) -> bool {

@@ -5,6 +5,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use syscalls::Sysno;
+
 use super::case::{Fault, Side};
 use super::run::{Record, SLOW};
 use super::visitor::Visit;
@@ -55,7 +57,7 @@ fn who_serves(record: &Record) -> Option<String> {
 
 /// Its exit code, and the one line that says who serves.
 fn what_hotctl_said(record: &Record) -> Vec<String> {
-    let Record { said, old, new, owner, harm, trace, case, .. } = record;
+    let Record { said, served, old, new, owner, harm, trace, case, .. } = record;
     let mut wrong = Vec::new();
     let last = said.error_line();
     match said.exit {
@@ -72,13 +74,22 @@ fn what_hotctl_said(record: &Record) -> Vec<String> {
                     said.stdout
                 ));
             }
-            if owner == old && format!("{} {last}", said.stdout).contains(&format!("{old} (v1) is gone")) {
+            if owner == old
+                && case.fault == Fault::Kill
+                && format!("{} {last}", said.stdout).contains(&format!("{old} (v1) is gone"))
+            {
                 wrong.push(format!("hotctl says that {old} is gone, and it serves: {last:?}"));
             }
-            if !killed && owner != new {
+            // A lie of the kernel, or a pause, may undo it later.
+            let undone = matches!(case.fault, Fault::Error(_) | Fault::Freeze(_)) && *served;
+            if !killed && !undone && owner != new {
                 wrong.push(format!("hotctl says that {new} serves: {:?}", said.stdout));
             }
         }
+        // It stood still for longer than hotctl waits.
+        Exit::Status(4)
+            if frozen(record)
+                && last.ends_with(&format!("{old} (v1) served before, and does not answer")) => {}
         Exit::Status(1 | 4) => {
             let pid = |words: &str| {
                 last.rsplit_once("; ")?.1.strip_suffix(words)?.split(' ').next()?.parse::<u32>().ok()
@@ -132,10 +143,28 @@ fn waited_for_the_frozen(record: &Record, visit: &Visit) -> bool {
     visit.begun <= thaw && visit.waited() <= time + BOUND
 }
 
+fn frozen(record: &Record) -> bool {
+    record.case.side == Side::Incumbent && matches!(record.case.fault, Fault::Freeze(_))
+}
+
+/// A victim that stood still while it drained, or that was to take what drains: nothing is waited for longer than the
+/// deadline of the drain.
+fn too_late_to_drain(record: &Record) -> bool {
+    let (Fault::Freeze(_), Some((harm, _))) = (record.case.fault, record.harm) else { return false };
+    let committed = match record.case.side {
+        Side::Successor => record.trace.sent("serving"),
+        Side::Incumbent => record.trace.received("serving"),
+    };
+    committed.is_some_and(|committed| committed <= harm)
+}
+
 /// A request that the victim had, or that waited in a queue which died with it.
 fn went_down_with_the_victim(record: &Record, visit: &Visit) -> bool {
     let Some((harm, end)) = record.harm else { return false };
-    if !matches!(record.case.fault, Fault::Kill) {
+    if frozen(record) && too_late_to_drain(record) {
+        return visit.begun < harm && visit.ended >= end;
+    }
+    if record.case.fault != Fault::Kill {
         return false;
     }
     if visit.ended + BLUR < harm {
@@ -175,6 +204,9 @@ fn idle_connections(record: &Record) -> Vec<String> {
         (Side::Successor, Fault::Kill, Some(_)) if trace.sent("held").is_some() => idle.len(),
         // What it has not sent, it takes along.
         (Side::Incumbent, Fault::Kill, Some(_)) => idle.len().saturating_sub(trace.moved()),
+        (_, Fault::Freeze(_), Some(_)) if too_late_to_drain(record) => idle.len(),
+        // What cannot be registered is not taken; it is drained where it is, and so closed after a while.
+        (Side::Successor, Fault::Error(_), Some(_)) if case.at.call == Sysno::epoll_ctl => 1,
         _ => 0,
     };
     let mut wrong = Vec::new();

@@ -47,7 +47,7 @@ impl Attempt<'_> {
         }
         let why = status.as_ref().and_then(|status| self.why(status));
         let line = self.exit_line(ended, why);
-        Err(self.still(Failure::refused(line), status.as_ref()))
+        Err(self.as_seen(Failure::refused(line), status.as_ref()))
     }
 
     /// The service gave the attempt up; its words are the better ones unless all it saw is that the process is gone.
@@ -58,7 +58,7 @@ impl Attempt<'_> {
             Some(_) => format!("successor {successor} failed: {reason}"),
             None => format!("successor {successor} failed: {reason}; {} still runs", self.successor.pid()),
         };
-        self.still(Failure::refused(line), None)
+        self.still(Failure::refused(line))
     }
 
     /// The service did not release the successor.
@@ -67,12 +67,12 @@ impl Attempt<'_> {
             Some(ended) if !ended.success() => self.exit_line(ended, telling(&reason)),
             _ => reason,
         };
-        self.still(Failure::refused(line), None)
+        self.still(Failure::refused(line))
     }
 
     pub(super) fn interrupted(&self) -> Failure {
         let who = self.joined.as_ref().map_or_else(|| self.successor.pid().to_string(), ToString::to_string);
-        self.still(Failure::new(Exit::Interrupted, format!("interrupted; successor {who} goes on")), None)
+        self.still(Failure::new(Exit::Interrupted, format!("interrupted; successor {who} goes on")))
     }
 
     /// Ends the attempt, unless it came to a good end in this very moment.
@@ -86,7 +86,7 @@ impl Attempt<'_> {
             return Ok(change::changed(served, self.before));
         }
         let line = self.late_line();
-        Err(self.still(Failure::new(Exit::TimedOut, line), status.as_ref()))
+        Err(self.as_seen(Failure::new(Exit::TimedOut, line), status.as_ref()))
     }
 
     fn late_line(&mut self) -> String {
@@ -144,8 +144,16 @@ impl Attempt<'_> {
         let _ = ordinary::call(self.context, "Abort", &NOTHING);
     }
 
-    fn still(&self, failure: Failure, status: Option<&Status>) -> Failure {
-        failure.still(&status.unwrap_or(self.before).serving.process)
+    /// The service itself has just said so.
+    fn still(&self, failure: Failure) -> Failure {
+        failure.still(&self.before.serving.process)
+    }
+
+    fn as_seen(&self, failure: Failure, status: Option<&Status>) -> Failure {
+        match status {
+            Some(status) => failure.still(&status.serving.process),
+            None => failure.silent(&self.before.serving.process),
+        }
     }
 }
 

@@ -40,6 +40,9 @@ const CROWDED_TRIES: u32 = 5;
 /// How long accepting callers pauses after an error, such as being out of descriptors, and between two looks for more.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long between two tries to open a listener, which fails when the kernel is short of memory or of watches (epoll_ctl(2)).
+const REOPEN_PAUSE: Duration = Duration::from_millis(50);
+
 /// The path's listener and its lock.
 pub(super) struct Control {
     pub(super) gate: Arc<Gate<Acceptor>>,
@@ -161,12 +164,16 @@ impl Driver {
         self.control = Some(Control { gate, lock });
     }
 
-    pub(super) fn open_control(&self) {
-        if let Some(Control { gate, .. }) = &self.control
-            && let Err(error) = gate.open()
-        {
-            tracing::error!(%error, "the control socket cannot be listened to");
+    /// Opens everything that a process serves on. What cannot be opened now is tried again: there is nobody else to do it.
+    pub(super) fn open_all(&mut self) {
+        let listeners = self.outfit.gates.iter().map(|(gate, _)| gate.as_ref());
+        let control = self.control.iter().map(|control| control.gate.as_ref() as &dyn GateControl);
+        let failed =
+            listeners.chain(control).filter_map(|gate| Some((gate.name(), gate.open().err()?))).last();
+        if let (Some((listener, error)), None) = (&failed, self.reopen_at) {
+            tracing::error!(%listener, %error, "a listener cannot be opened; it is tried again until it can");
         }
+        self.reopen_at = failed.map(|_| Instant::now() + REOPEN_PAUSE);
     }
 
     pub(super) fn open_gates(&self) -> Result<()> {

@@ -155,10 +155,7 @@ impl Driver {
     fn accept(&mut self, rests: &[LinkRest]) {
         self.stops += 1;
         self.stop_is_off();
-        if let Err(error) = self.open_gates() {
-            tracing::error!(%error, "cannot accept again");
-        }
-        self.open_control();
+        self.open_all();
         self.read_predecessors(rests);
         self.announce();
         self.lifecycle.send_replace(Lifecycle::Serving);
@@ -172,6 +169,7 @@ impl Driver {
     }
 
     fn let_go(&mut self) {
+        self.reopen_at = None;
         self.tell_manager_that_we_let_go();
         if let (true, Some(control)) = (self.stopping, &self.control)
             && let Ok(ownership) = control.ownership()

@@ -14,7 +14,7 @@ use socket2::SockRef;
 use super::effects::{from_text, to_text};
 use super::{Driver, Role};
 use crate::adoption::{Adopter, PickUp};
-use crate::connection::{Connection, Parcel};
+use crate::connection::{Connection, Parcel, Socket};
 
 /// How long after a handoff the next version may take to say which connections it picks up. Until then no client is told to
 /// leave.
@@ -50,10 +50,10 @@ struct Taking {
     held: BTreeMap<u32, Vec<Arrival>>,
 }
 
-/// A connection that is here and not ours yet.
+/// A connection that is here and not ours yet: nobody reads it, but it is registered, so that nothing can go wrong later.
 struct Arrival {
     item: MovingItem,
-    fd: OwnedFd,
+    socket: Socket,
     pick_up: PickUp,
 }
 
@@ -355,8 +355,13 @@ impl Driver {
                 return Err(Fault::PeerMisbehaved(format!("moved connection {} twice", item.row.id)));
             }
             let adopter = adopters.iter().find(|adopter| adopter.fits(&item.kind, &item.row.listener));
-            match adopter.and_then(|adopter| adopter.look(from_text(&item.state))) {
-                Some(pick_up) => held.push(Arrival { item, fd, pick_up }),
+            let picked_up = adopter.and_then(|adopter| adopter.look(from_text(&item.state)));
+            match picked_up.map(|pick_up| (pick_up, Socket::register(fd))) {
+                Some((pick_up, Ok(socket))) => held.push(Arrival { item, socket, pick_up }),
+                Some((_, Err(error))) => {
+                    tracing::warn!(%error, "a connection cannot be taken; it stays where it is");
+                    refused.push(item.row.id);
+                }
                 None => refused.push(item.row.id),
             }
         }
@@ -374,11 +379,8 @@ impl Driver {
                     }
                 }
                 TakerEffect::Serve(batch) => {
-                    for Arrival { item, fd, pick_up } in self.release_held(generation, batch) {
-                        match Connection::arrived(&self.connections, item.row, fd) {
-                            Ok(connection) => pick_up(connection),
-                            Err(error) => tracing::error!(%error, "a connection that moved is lost"),
-                        }
+                    for Arrival { item, socket, pick_up } in self.release_held(generation, batch) {
+                        pick_up(Connection::arrived(&self.connections, item.row, socket));
                     }
                 }
                 TakerEffect::Drop(batch) => drop(self.release_held(generation, batch)),
@@ -397,6 +399,7 @@ impl Driver {
     /// Before the accept loops stop, predecessors finish the moves that are under way: the next version could not.
     pub(super) async fn stop(&mut self) {
         self.stops += 1;
+        self.reopen_at = None;
         self.moves.quiet = true;
         let waits = |generation: &&Generation| {
             self.predecessors.contains_key(generation) && !self.moves.late.contains(generation)

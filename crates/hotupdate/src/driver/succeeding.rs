@@ -93,7 +93,7 @@ impl Driver {
         }
         self.predecessors.retain(|generation, _| alive.contains(generation));
         self.span = Span::none();
-        self.open_control();
+        self.open_all();
         let state = self.final_state();
         self.last_handoff = Some(LastHandoff {
             handoff: joined.handoff.clone(),

@@ -129,6 +129,8 @@ fn all(kinds: &[KindName], jobs: usize, size: Option<usize>, verbose: bool) -> a
         if let Some(size) = size {
             cases = sample(&cases, size);
         }
+        // Those who stand still need no processor.
+        let jobs = if *kind == KindName::Freeze { jobs * 2 } else { jobs };
         let tally = Campaign { cases, jobs }.run(|verdict| {
             if verbose || !verdict.survived() {
                 tell(verdict);
