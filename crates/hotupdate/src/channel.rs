@@ -134,6 +134,7 @@ impl Receiver {
             match stream.try_io(Interest::READABLE, || receive(stream, buffer, sets)) {
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) if passes(&error) => sleep(SHORTAGE_PAUSE).await,
                 result => break result,
             }
         };
@@ -214,7 +215,7 @@ async fn send_all(stream: &UnixStream, mut bytes: &[u8], mut descriptors: &[Sent
 }
 
 /// Too many descriptors are in flight (unix(7)), and the receiver only has to read; or there is no memory at the moment
-/// (sendmsg(2)). A link that was given up for that could not even say so.
+/// (sendmsg(2), recvmsg(2)). A link that was given up for that could not even say so.
 fn passes(error: &io::Error) -> bool {
     const SHORTAGES: [Errno; 3] = [Errno::TOOMANYREFS, Errno::NOBUFS, Errno::NOMEM];
     Errno::from_io_error(error).is_some_and(|errno| SHORTAGES.contains(&errno))

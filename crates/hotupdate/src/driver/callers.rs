@@ -168,8 +168,12 @@ impl Driver {
     pub(super) fn open_all(&mut self) {
         let listeners = self.outfit.gates.iter().map(|(gate, _)| gate.as_ref());
         let control = self.control.iter().map(|control| control.gate.as_ref() as &dyn GateControl);
-        let failed =
-            listeners.chain(control).filter_map(|gate| Some((gate.name(), gate.open().err()?))).last();
+        let mut failed = None;
+        for gate in listeners.chain(control) {
+            if let Err(error) = gate.open() {
+                failed = Some((gate.name(), error));
+            }
+        }
         if let (Some((listener, error)), None) = (&failed, self.reopen_at) {
             tracing::error!(%listener, %error, "a listener cannot be opened; it is tried again until it can");
         }
