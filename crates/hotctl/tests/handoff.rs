@@ -241,7 +241,7 @@ fn nobody_is_said_to_serve_who_does_not_answer() {
     let ran = running.end().code(4);
     let line = format!("successor {pid} exited (status 3) before it was ready");
     let silent = "4100 (v1.2.9) served before, and does not answer";
-    assert_eq!(ran.line(), format!("hotctl: handoff: {line}; {silent}"));
+    assert_eq!(ran.stderr, format!("err\nhotctl: handoff: {line}; {silent}\n"));
 }
 
 #[test]

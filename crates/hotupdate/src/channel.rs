@@ -132,8 +132,8 @@ impl Receiver {
         let read = loop {
             stream.readable().await.map_err(|error| Fault::Local(format!("reading the link: {error}")))?;
             match stream.try_io(Interest::READABLE, || receive(stream, buffer, sets)) {
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Whoever waits for what cannot be read has a deadline.
                 Err(error) if passes(&error) => sleep(SHORTAGE_PAUSE).await,
                 result => break result,
             }
@@ -206,7 +206,6 @@ async fn send_all(stream: &UnixStream, mut bytes: &[u8], mut descriptors: &[Sent
                 descriptors = &[];
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if passes(&error) => sleep(SHORTAGE_PAUSE).await,
             Err(error) => return Err(error),
         }
@@ -214,11 +213,11 @@ async fn send_all(stream: &UnixStream, mut bytes: &[u8], mut descriptors: &[Sent
     Ok(())
 }
 
-/// Too many descriptors are in flight (unix(7)), and the receiver only has to read; or there is no memory at the moment
-/// (sendmsg(2), recvmsg(2)). A link that was given up for that could not even say so.
+/// A signal came; too many descriptors are in flight (unix(7)), and the receiver only has to read; or there is no memory at the
+/// moment (sendmsg(2), recvmsg(2)). A link that was given up for that could not even say so.
 fn passes(error: &io::Error) -> bool {
-    const SHORTAGES: [Errno; 3] = [Errno::TOOMANYREFS, Errno::NOBUFS, Errno::NOMEM];
-    Errno::from_io_error(error).is_some_and(|errno| SHORTAGES.contains(&errno))
+    const PASSING: [Errno; 4] = [Errno::INTR, Errno::TOOMANYREFS, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| PASSING.contains(&errno))
 }
 
 fn misbehaved(error: FrameError) -> Fault {
