@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use crate::address::Address;
 use crate::connections::{Activity, Connections, Moves, Tracker};
 use crate::drain::Drain;
+use crate::exit::Exit;
 
 /// The most bytes of state that move with one connection.
 pub const MAX_STATE: usize = hotupdate_proto::moving::MAX_BATCH_STATE;
@@ -104,7 +105,13 @@ impl Connection {
     /// What the process wants of this connection.
     #[must_use]
     pub fn drain(&self) -> Drain {
-        self.tracker.drain()
+        self.tracker.activity().drain()
+    }
+
+    /// The connection's place in the queue of those that move.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        self.tracker.activity().exit()
     }
 
     /// Whether the process that serves now picks up connections of this kind.
@@ -126,7 +133,7 @@ impl Connection {
     /// at a point from which the other version can go on, and everything else that the other version has to know, such as
     /// bytes that were read and not dealt with, goes into `state`.
     ///
-    /// Waits until it is known whether the connection can move. Not safe to cancel: a connection whose move is cancelled
+    /// At once; [`Exit::turn`] tells when it is a good moment. Waits until it is known whether the connection can move. Not safe to cancel: a connection whose move is cancelled
     /// is closed if it did not arrive.
     ///
     /// # Errors
@@ -148,6 +155,7 @@ impl Connection {
     /// As [`Connection::hand_over`].
     pub async fn hand_over_bytes(self, kind: &str, state: Vec<u8>) -> Result<(), NotMoved> {
         if state.len() > MAX_STATE {
+            self.tracker.stays();
             let why = format!("its state has {} bytes, at most {MAX_STATE} move", state.len());
             return Err(NotMoved { connection: self, why });
         }
@@ -157,6 +165,7 @@ impl Connection {
             let _ = tokio::time::timeout(ASK_AGAIN, drain.changed()).await;
         }
         if self.moves(kind) == Moves::No {
+            self.tracker.stays();
             return Err(NotMoved {
                 connection: self,
                 why: format!("nobody takes connections of kind {kind:?}"),
@@ -171,6 +180,7 @@ impl Connection {
         }
         match moved.await {
             Ok(Err(connection)) => {
+                connection.tracker.stays();
                 Err(NotMoved { connection: *connection, why: "the other process did not take it".to_owned() })
             }
             // Without an answer the driver is gone, and the connection with it.
@@ -267,7 +277,12 @@ impl Socket {
 
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.socket.poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = self.socket.poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.tracker.heard();
+        }
+        read
     }
 }
 

@@ -16,6 +16,7 @@ use crate::accepted::Accepted;
 use crate::address::Address;
 use crate::connection::{Parcel, Socket};
 use crate::drain::{Drain, Phase};
+use crate::exit::Queue;
 use crate::meters::{Event, Meters};
 
 mod ledger;
@@ -44,6 +45,11 @@ struct Table {
     /// What is known of the kinds that the process that serves picks up.
     taken: Mutex<Taken>,
     parcels: mpsc::UnboundedSender<Parcel>,
+    /// Those that wait for their turn to move.
+    queue: Queue,
+    /// Counts what made everybody look again; begins at 1.
+    changes: AtomicU64,
+    begun: Instant,
     /// Ids of connections that ended since a drain began and nobody was told of.
     closed: Mutex<Vec<u64>>,
 }
@@ -79,6 +85,9 @@ impl Connections {
             empty: Notify::new(),
             taken: Mutex::default(),
             parcels,
+            queue: Queue::default(),
+            changes: AtomicU64::new(1),
+            begun: Instant::now(),
             closed: Mutex::default(),
         };
         (Self { table: Arc::new(table) }, queue)
@@ -176,7 +185,10 @@ impl Connections {
         socket: &Arc<Socket>,
     ) -> Tracker {
         let row = self.row(listener.clone(), peer, local, Accepted::now(), 0, "raw".into(), socket);
-        self.enter(row, Event::Accepted)
+        let tracker = self.enter(row, Event::Accepted);
+        // That it connects says that it is about to say more.
+        tracker.heard();
+        tracker
     }
 
     #[allow(clippy::too_many_arguments, reason = "a row has that many columns")]
@@ -199,6 +211,8 @@ impl Connections {
             protocol: Mutex::new(protocol),
             requests: AtomicU64::new(requests),
             activity: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
+            stays: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             socket: Arc::downgrade(socket),
         }
@@ -248,6 +262,7 @@ impl Connections {
 
     /// Everybody looks again.
     fn look_again(&self) {
+        self.table.changes.fetch_add(1, Relaxed);
         self.table.phase.send_modify(|_| {});
     }
 
@@ -256,6 +271,7 @@ impl Connections {
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {
+        self.table.changes.fetch_add(1, Relaxed);
         self.table.phase.send_replace(phase);
     }
 
@@ -279,6 +295,11 @@ impl Connections {
 }
 
 impl Table {
+    /// Since it began, rounded up.
+    fn millis(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+
     fn taken(&self) -> MutexGuard<'_, Taken> {
         // Replaced as a whole.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)

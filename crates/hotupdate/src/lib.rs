@@ -47,6 +47,9 @@ pub use connection::Connection;
 pub mod connections;
 pub use connections::Connections;
 
+mod exit;
+pub use exit::Exit;
+
 pub mod drain;
 pub use drain::Drain;
 
