@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use hotupdate_proto::ConnectionRow;
 use serde::Serialize;
+use smol_str::SmolStr;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -32,7 +33,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Parcel {
     pub(crate) connection: Connection,
-    pub(crate) kind: String,
+    pub(crate) kind: SmolStr,
     pub(crate) state: Vec<u8>,
     pub(crate) reply: oneshot::Sender<Result<(), Box<Connection>>>,
 }
@@ -173,7 +174,7 @@ impl Connection {
         }
         let table = self.tracker.connections();
         let (reply, moved) = oneshot::channel();
-        let parcel = Parcel { connection: self, kind: kind.to_owned(), state, reply };
+        let parcel = Parcel { connection: self, kind: kind.into(), state, reply };
         if let Err(parcel) = table.send(parcel) {
             let why = "the runtime is shutting down".to_owned();
             return Err(NotMoved { connection: parcel.connection, why });

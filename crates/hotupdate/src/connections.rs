@@ -3,12 +3,12 @@
 //!
 //! Deliberately absent: reading and writing, see [`crate::connection`]; deciding when to drain, see `driver.rs`.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hotupdate_proto::{ConnectionRow, Generation, Kind, Summary, Totals};
+use smol_str::SmolStr;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
@@ -179,12 +179,13 @@ impl Connections {
 
     pub(crate) fn insert(
         &self,
-        listener: &Arc<str>,
+        listener: &SmolStr,
         peer: Address,
         local: Address,
         socket: &Arc<Socket>,
     ) -> Tracker {
-        let row = self.row(listener.clone(), peer, local, Accepted::now(), 0, "raw".into(), socket);
+        let row =
+            self.row(listener.clone(), peer, local, Accepted::now(), 0, SmolStr::new_static("raw"), socket);
         let tracker = self.enter(row, Event::Accepted);
         // That it connects says that it is about to say more.
         tracker.heard();
@@ -194,12 +195,12 @@ impl Connections {
     #[allow(clippy::too_many_arguments, reason = "a row has that many columns")]
     fn row(
         &self,
-        listener: Arc<str>,
+        listener: SmolStr,
         peer: Address,
         local: Address,
         accepted: Accepted,
         requests: u64,
-        protocol: Cow<'static, str>,
+        protocol: SmolStr,
         socket: &Arc<Socket>,
     ) -> Row {
         Row {
@@ -235,8 +236,7 @@ impl Connections {
         let (peer, local) = (address(&row.peer), address(&row.local));
         let ConnectionRow { listener, protocol, accepted_ms, requests, .. } = row;
         let accepted = Accepted::at(accepted_ms);
-        let row =
-            self.row(listener.as_str().into(), peer, local, accepted, requests, protocol.into(), socket);
+        let row = self.row(listener, peer, local, accepted, requests, protocol, socket);
         self.enter(row, Event::Adopted)
     }
 

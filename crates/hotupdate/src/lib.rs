@@ -68,7 +68,7 @@ pub use error::{Error, Result};
 
 #[doc(no_inline)]
 pub use hotupdate_proto::{
-    ConnectionRow, ConnectionState, Generation, ListenerKind, Summary, Timing, Totals,
+    ConnectionRow, ConnectionState, Generation, ListenerKind, SmolStr, Summary, Timing, Totals,
 };
 
 // How it is done: the one task that owns the state, and what it works with.

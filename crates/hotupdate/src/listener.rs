@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use hotupdate_proto::{ListenerItem, ListenerKind};
 use rustix::io::Errno;
+use smol_str::SmolStr;
 use tokio::io::ReadBuf;
 use tokio::net::{TcpListener, UnixDatagram, UnixListener};
 use tokio::sync::watch;
@@ -52,7 +53,7 @@ pub(crate) trait Gated: AsFd + Sized + Send + Sync + 'static {
 
 /// One named descriptor of this process.
 pub(crate) struct Gate<T> {
-    name: Arc<str>,
+    name: SmolStr,
     kind: ListenerKind,
     address: Address,
     slot: Mutex<Slot<T>>,
@@ -61,7 +62,7 @@ pub(crate) struct Gate<T> {
 
 /// What the driver does with a gate, whatever is behind it.
 pub(crate) trait GateControl: Send + Sync {
-    fn name(&self) -> &Arc<str>;
+    fn name(&self) -> &SmolStr;
     fn kind(&self) -> ListenerKind;
     fn address(&self) -> &Address;
     /// Lets the application use it. Has to be called in a runtime.
@@ -126,7 +127,7 @@ impl<T: Gated> Gate<T> {
 }
 
 impl<T: Gated> GateControl for Gate<T> {
-    fn name(&self) -> &Arc<str> {
+    fn name(&self) -> &SmolStr {
         &self.name
     }
 

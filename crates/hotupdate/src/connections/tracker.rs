@@ -2,12 +2,12 @@
 //!
 //! Deliberately absent: reading and writing, see [`crate::connection`].
 
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use hotupdate_proto::{ConnectionRow, ConnectionState, Kind};
+use smol_str::{SmolStr, ToSmolStr as _};
 use tokio::time::Instant;
 
 use super::{Connections, MAX_CLOSED, Moves, Table};
@@ -22,11 +22,11 @@ use crate::meters::Event;
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) id: u64,
-    pub(super) listener: Arc<str>,
+    pub(super) listener: SmolStr,
     pub(super) peer: Address,
     pub(super) local: Address,
     pub(super) accepted: Accepted,
-    pub(super) protocol: Mutex<Cow<'static, str>>,
+    pub(super) protocol: Mutex<SmolStr>,
     pub(super) requests: AtomicU64,
     pub(super) activity: AtomicU64,
     /// When its client said something last, in milliseconds after the table began, rounded up; 0: never here.
@@ -66,10 +66,10 @@ impl Row {
     pub(super) fn describe(&self) -> ConnectionRow {
         ConnectionRow {
             id: self.id,
-            listener: self.listener.to_string(),
-            peer: self.peer.to_string(),
-            local: self.local.to_string(),
-            protocol: self.protocol.lock().unwrap_or_else(PoisonError::into_inner).to_string(),
+            listener: self.listener.clone(),
+            peer: self.peer.to_smolstr(),
+            local: self.local.to_smolstr(),
+            protocol: self.protocol.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             accepted_ms: self.accepted.ms(),
             requests: self.requests.load(Relaxed),
             state: self.state(),
@@ -164,7 +164,7 @@ pub struct Activity {
 impl Activity {
     /// What is spoken: `http/1.1`, `h2`, `websocket`, `raw`, or a word of the application.
     pub fn protocol(&self, protocol: &'static str) {
-        *self.row.protocol.lock().unwrap_or_else(PoisonError::into_inner) = protocol.into();
+        *self.row.protocol.lock().unwrap_or_else(PoisonError::into_inner) = SmolStr::new_static(protocol);
     }
 
     /// A request began; it ends when the returned value is dropped.
@@ -186,7 +186,7 @@ impl Activity {
     fn moves_if(&self, wanted: impl Fn(&str) -> bool) -> Moves {
         let fits = |taken: &Kind| {
             wanted(&taken.kind)
-                && taken.listener.as_ref().is_none_or(|listener| **listener == *self.row.listener)
+                && taken.listener.as_ref().is_none_or(|listener| *listener == self.row.listener)
         };
         let taken = self.table.taken();
         if taken.kinds.iter().any(fits) {
