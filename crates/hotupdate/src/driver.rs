@@ -23,7 +23,7 @@ pub(crate) use moves::{check, describe};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::ExitStatus;
+use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -138,7 +138,7 @@ enum Done {
     },
     Rows(Vec<ConnectionRow>),
     Child {
-        pid: u32,
+        child: Child,
         attempt: String,
         status: io::Result<ExitStatus>,
     },

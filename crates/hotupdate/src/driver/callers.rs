@@ -150,7 +150,7 @@ impl Driver {
             // After a rollback the link that they were for is another's.
             Done::Rows(rows) if self.draining => self.send_rows(&rows),
             Done::Rows(_) => {}
-            Done::Child { pid, attempt, status } => self.child_ended(pid, &attempt, status),
+            Done::Child { child, attempt, status } => self.child_ended(child, &attempt, status),
             Done::Flushed => drop(self.lifecycle.send_replace(Lifecycle::Drained)),
         }
     }
