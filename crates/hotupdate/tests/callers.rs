@@ -197,6 +197,31 @@ fn a_join_of_another_time() {
     });
 }
 
+/// Whoever tries again and again must not fill a disk.
+#[test]
+fn successors_that_are_turned_away_again_and_again() {
+    survives(async |folder| {
+        let (log, _guard) = Log::begin();
+        let later = json!({ "min": 2, "max": 9 });
+        let is_refused = async || {
+            let reply = join_fails(folder, |call| call["parameters"]["versions"] = later.clone()).await;
+            assert_eq!(reply["error"], "io.hotupdate.Incompatible");
+        };
+        let begun = Instant::now();
+        for _ in 0..100 {
+            is_refused().await;
+        }
+        let lines = log.text().matches("a successor is turned away").count();
+        assert!(lines > 0 && lines as f64 <= begun.elapsed().as_secs_f64() + 1.0, "{}", log.text());
+        common::eventually("a line that stands for the others", async || {
+            is_refused().await;
+            log.text().contains(" more); ").then_some(())
+        })
+        .await;
+        log.says(&["a successor is turned away (and ", "(v1) is still serving", "incompatible"]);
+    });
+}
+
 #[test]
 fn a_join_with_endless_strings() {
     survives(async |folder| {
