@@ -164,7 +164,7 @@ async fn a_state_that_is_too_large_turns_the_successor_away() {
 
 #[tokio::test]
 async fn a_final_word_that_is_too_large() {
-    release_fails("has more than 1073741824 bytes", too_large).await;
+    release_fails(SOON, "has more than 1073741824 bytes", too_large).await;
 }
 
 #[tokio::test]
