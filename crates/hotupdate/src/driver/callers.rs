@@ -91,8 +91,9 @@ impl Driver {
         };
         match admitted {
             Err(refusal) => {
-                let us = &self.local.process;
-                tracing::warn!(successor = %join.process, %refusal, "a successor is turned away; {us} is still serving");
+                if let Some(end) = self.rules.end_of_refusal() {
+                    tracing::warn!(successor = %join.process, %refusal, "a successor is turned away{end}");
+                }
                 self.turn_away(&receiver, session::refused(&refusal));
             }
             Ok(()) => self.export(move |sealed| Done::Exported { join, receiver, sealed }),
