@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, UnixDatagram, UnixListener};
 use tokio::sync::watch;
 
 use crate::address::Address;
+use crate::complaint::Complaint;
 use crate::connection::{Connection, Socket};
 use crate::connections::Connections;
 use crate::offered::Offered;
@@ -263,11 +264,12 @@ impl Acceptor {
 pub struct Listener {
     gate: Arc<Gate<Acceptor>>,
     connections: Connections,
+    complaint: Complaint,
 }
 
 impl Listener {
     pub(crate) fn new(gate: Arc<Gate<Acceptor>>, connections: Connections) -> Self {
-        Self { gate, connections }
+        Self { gate, connections, complaint: Complaint::default() }
     }
 
     /// The key under which the next version will ask for it.
@@ -308,8 +310,11 @@ impl Listener {
             match accepted.await? {
                 Ok(connection) => return Some(connection),
                 Err(error) if is_out_of_descriptors(&error) => {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::warn!(listener = self.name(), %error, "cannot accept; connections wait in the backlog");
+                    if !std::mem::replace(&mut told, true)
+                        && let Some(unsaid) = self.complaint.due()
+                    {
+                        let listener = self.name();
+                        tracing::warn!(listener, %error, "cannot accept; connections wait in the backlog{unsaid}");
                     }
                     tokio::time::sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
                 }

@@ -78,8 +78,8 @@ impl Rules {
             silent: Arc::default(),
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             listings: Arc::new(Semaphore::new(MAX_LISTINGS)),
-            complaint: Arc::new(Complaint::new()),
-            refusals: Arc::new(Complaint::new()),
+            complaint: Arc::default(),
+            refusals: Arc::default(),
         }
     }
 
@@ -97,13 +97,12 @@ impl Rules {
 
     fn end(&self, complaint: &Complaint) -> Option<String> {
         let unsaid = complaint.due()?;
-        let more = if unsaid == 0 { String::new() } else { format!(" (and {unsaid} more)") };
         let how = match *self.lifecycle.borrow() {
             Lifecycle::Starting => "is still starting",
             Lifecycle::Serving => "is still serving",
             _ => "does not serve any more",
         };
-        Some(format!("{more}; {} {how}", self.us))
+        Some(format!("{unsaid}; {} {how}", self.us))
     }
 }
 

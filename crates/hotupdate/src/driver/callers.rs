@@ -20,6 +20,7 @@ use super::reserve::Reserve;
 use super::{Done, Driver, Role, Sealed, Waiting};
 use crate::address::Address;
 use crate::channel::{self, Receiver};
+use crate::complaint::Complaint;
 use crate::control::{self, Ownership};
 use crate::error::{Doing, Result};
 use crate::listener::{Acceptor, Gate, GateControl};
@@ -217,15 +218,17 @@ async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allowed: Vec<u3
     let reserve = Reserve::default();
     // What is missing is taken later.
     let _ = reserve.fill();
-    let mut told = false;
+    let (complaint, mut told) = (Complaint::default(), false);
     while let Some(accepted) = next_caller(&gate, &reserve).await {
         let stream: UnixStream = match accepted {
             Ok(stream) => stream,
             // One that was held back makes room.
             Err(_) if reserve.spend() => continue,
             Err(error) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%error, "callers on the control socket cannot be accepted");
+                if !std::mem::replace(&mut told, true)
+                    && let Some(unsaid) = complaint.due()
+                {
+                    tracing::warn!(%error, "callers on the control socket cannot be accepted{unsaid}");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;

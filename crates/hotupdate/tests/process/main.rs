@@ -8,6 +8,7 @@
 mod common;
 mod manager;
 mod service;
+mod shortage;
 mod sighup;
 mod sigterm;
 mod sockets;
