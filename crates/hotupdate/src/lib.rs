@@ -39,7 +39,10 @@ mod address;
 pub use address::Address;
 
 pub mod listener;
-pub use listener::{Listener, UdpSocket, UnixDatagramSocket};
+pub use listener::Listener;
+
+mod datagram;
+pub use datagram::{UdpSocket, UnixDatagramSocket};
 
 pub mod connection;
 pub use connection::Connection;
@@ -79,6 +82,7 @@ mod bind;
 mod channel;
 mod complaint;
 mod control;
+mod gate;
 mod joining;
 mod link;
 mod offered;
