@@ -7,7 +7,10 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use hotupdate_proto::Process;
 use hotupdate_proto::operator::ProcessState;
+use hotupdate_proto::text::is_unfit;
 use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::Formatter;
 
 use crate::cli::Color;
 use crate::exit::{Exit, Failure, Serves};
@@ -137,13 +140,58 @@ impl Report {
     }
 }
 
-/// One JSON line with its `type`.
+/// One JSON line with its `type`, fit for a terminal too.
 pub(crate) fn json_line(out: &mut impl Write, kind: &str, value: &impl Serialize) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, &Line { r#type: kind, value })?;
+    Line { r#type: kind, value }.serialize(&mut Serializer::with_formatter(&mut *out, Plain))?;
     writeln!(out)
+}
+
+/// JSON demands that the C0 controls are escaped, and permits it for every other character (RFC 8259, section 7): here for
+/// all those that steer a terminal or hide what is said.
+struct Plain;
+
+impl Formatter for Plain {
+    fn write_string_fragment<W: Write + ?Sized>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        for part in fragment.split_inclusive(is_unfit) {
+            let fit = part.trim_end_matches(is_unfit);
+            out.write_all(fit.as_bytes())?;
+            for unit in part[fit.len()..].encode_utf16() {
+                write!(out, "\\u{unit:04x}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A closed stderr is no reason to fail.
 fn talk(line: &str) {
     let _ = writeln!(io::stderr(), "{}", text::plain(line));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn line(text: &str) -> String {
+        let mut out = Vec::new();
+        json_line(&mut out, "x", &serde_json::json!({ text: text })).expect("a buffer takes everything");
+        String::from_utf8(out).expect("JSON is UTF-8")
+    }
+
+    #[test]
+    fn json_cannot_steer_the_terminal() {
+        let all: String = (0..=0x2_ffff).filter_map(char::from_u32).collect();
+        let shown = line(&all);
+        assert!(!shown.trim_end_matches('\n').contains(is_unfit), "{shown}");
+        let value: Value = serde_json::from_str(&shown).expect("it is still JSON");
+        assert!(value[&all] == all, "it says something else");
+    }
+
+    #[test]
+    fn only_what_is_unfit_is_escaped() {
+        let shown = line("v1\u{7f}ü\u{9b}2J\u{202e} 🦀\u{85}\u{85}\"\n");
+        assert!(shown.contains(r#":"v1\u007fü\u009b2J\u202e 🦀\u0085\u0085\"\n""#), "{shown}");
+    }
 }

@@ -150,3 +150,14 @@ fn what_became_of_a_drainers_connections_is_in_its_note() {
                          "forced": 3, "requests": 0 });
     assert_eq!(record["predecessors"][0]["totals"], totals);
 }
+
+#[test]
+fn json_of_a_hostile_service_cannot_steer_the_terminal() {
+    let place = Place::new();
+    let version = "v1\u{7f}\u{9b}2J\u{202e}\u{1b}c";
+    place.fake.change(|status| status.serving.process.version = version.to_owned());
+    let ran = place.hotctl(&["status", "--json"]).code(0);
+    assert!(ran.stdout.contains(r#""v1\u007f\u009b2J\u202e\u001bc""#), "{ran:#?}");
+    let [record] = ran.json().try_into().unwrap();
+    assert_eq!(record["serving"]["process"]["version"], version, "it says what the service said");
+}

@@ -32,7 +32,7 @@ use std::time::Instant;
 use hotupdate_proto::incumbent::{self, Incumbent};
 use hotupdate_proto::inventory::LinkRest;
 use hotupdate_proto::message::Ready;
-use hotupdate_proto::operator::{LastFailure, LastHandoff, Monitored};
+use hotupdate_proto::operator::{LastFailure, LastHandoff};
 use hotupdate_proto::{ConnectionRow, Generation, Joined, ListenerItem, StateItem, Successor, successor};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Interval, sleep_until};
@@ -51,7 +51,7 @@ use crate::gate::GateControl;
 use crate::link::{Heard, Link, LinkId};
 use crate::offered::Origin;
 use crate::serving::{Lifecycle, Served};
-use crate::session::{Outcome, Request, Rules};
+use crate::session::{self, Outcome, Request, Rules};
 use crate::signal::{Signal, Signals};
 use crate::spawn::Program;
 use crate::state::Export;
@@ -186,7 +186,7 @@ pub(crate) struct Driver {
     rests: Vec<LinkRest>,
 
     lifecycle: watch::Sender<Lifecycle>,
-    monitor: broadcast::Sender<Monitored>,
+    monitor: broadcast::Sender<session::Event>,
     waiting: Vec<Waiting>,
     rows: HashMap<Generation, BTreeMap<u64, (Accepted, ConnectionRow)>>,
     last_handoff: Option<LastHandoff>,

@@ -38,7 +38,7 @@ pub use serving::Serving;
 mod address;
 pub use address::Address;
 
-pub mod listener;
+mod listener;
 pub use listener::Listener;
 
 mod datagram;

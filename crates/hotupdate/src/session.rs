@@ -24,11 +24,14 @@ use crate::silent::Silent;
 /// What a session asks the driver.
 pub(crate) enum Request {
     Status(oneshot::Sender<operator::Status>),
-    Monitor(oneshot::Sender<(operator::Status, broadcast::Receiver<Monitored>)>),
+    Monitor(oneshot::Sender<(operator::Status, broadcast::Receiver<Event>)>),
     Connections(oneshot::Sender<Vec<Connections>>),
     Command(Command, oneshot::Sender<Outcome>),
     Join(Join, Box<Receiver>),
 }
+
+/// Something happened, as it is sent to everybody who monitors: written once, however many they are.
+pub(crate) type Event = Arc<[u8]>;
 
 /// How a command ended; who serves now, if that changed.
 pub(crate) type Outcome = Result<Option<Changed>, OperatorError>;
@@ -262,7 +265,7 @@ impl Session {
             return self.say(&busy(&format!("{MAX_WATCHERS} callers watch already")), false).await;
         };
         let (status, mut events) = self.ask(Request::Monitor).await?;
-        self.say(&continued(&Monitored { event: None, status }), false).await?;
+        self.send(&monitored(&Monitored { event: None, status })?).await?;
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
@@ -270,7 +273,7 @@ impl Session {
                 _ = self.receiver.frame() => return None,
             };
             match event {
-                Ok(event) => self.say(&continued(&event), false).await?,
+                Ok(event) => self.send(&event).await?,
                 // A slow watcher misses events; each carries the whole status.
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return None,
@@ -304,10 +307,11 @@ impl Session {
         if quiet {
             return Some(());
         }
-        // Silence would say that the service is broken.
-        let too_long = |error| frame::encode(&unable(&format!("the answer cannot be sent: {error}")));
-        let bytes = frame::encode(reply).or_else(too_long).ok()?;
-        channel::send(&self.stream, &bytes, &[], Instant::now() + self.rules.write).await.ok()
+        self.send(&encoded(reply)?).await
+    }
+
+    async fn send(&self, bytes: &[u8]) -> Gone {
+        channel::send(&self.stream, bytes, &[], Instant::now() + self.rules.write).await.ok()
     }
 
     async fn invalid(&self, parameter: &str) {
@@ -387,8 +391,15 @@ fn parameters<T: Serialize>(value: &T) -> Reply {
     Reply { parameters, ..Reply::default() }
 }
 
-fn continued<T: Serialize>(value: &T) -> Reply {
-    Reply { continues: true, ..parameters(value) }
+/// One of the replies to `Monitor`.
+pub(crate) fn monitored(now: &Monitored) -> Option<Event> {
+    encoded(&Reply { continues: true, ..parameters(now) }).map(Event::from)
+}
+
+fn encoded(reply: &Reply) -> Option<Vec<u8>> {
+    // Silence would say that the service is broken.
+    let too_long = |error| frame::encode(&unable(&format!("the answer cannot be sent: {error}")));
+    frame::encode(reply).or_else(too_long).ok()
 }
 
 fn failed(name: &str, details: Value) -> Reply {

@@ -72,14 +72,16 @@ impl Driver {
                 None => return,
             },
             Heard::Closed(fault) => {
-                if self.draining {
-                    self.take_all_back();
-                }
                 // After anything else it lives: it is told why, or its link is read for its end.
                 if fault == Fault::PeerGone {
                     self.peer = None;
                 }
-                incumbent::Event::Closed(fault)
+                self.incumbent(incumbent::Event::Closed(fault)).await;
+                // A process that serves again has done so before its connections could be told to leave.
+                if self.draining {
+                    self.take_all_back();
+                }
+                return;
             }
         };
         self.incumbent(event).await;

@@ -9,7 +9,7 @@ use hotupdate_proto::{FEATURE_MOVE, Fault, Generation, Join, Process, Totals};
 use tokio::sync::broadcast;
 
 use super::{Driver, Role};
-use crate::session::Outcome;
+use crate::session::{self, Outcome};
 
 impl Driver {
     pub(super) fn report(&mut self, report: Report) {
@@ -167,7 +167,9 @@ impl Driver {
     fn happened(&self, kind: &str, generation: Generation, text: String) {
         if self.monitor.receiver_count() > 0 {
             let event = Some(Happened { kind: kind.to_owned(), generation, text });
-            let _ = self.monitor.send(Monitored { event, status: self.status() });
+            if let Some(event) = session::monitored(&Monitored { event, status: self.status() }) {
+                let _ = self.monitor.send(event);
+            }
         }
     }
 

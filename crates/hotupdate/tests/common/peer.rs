@@ -12,7 +12,6 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use sendfd::SendWithFd;
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
@@ -79,9 +78,20 @@ impl Peer {
                 let frame: Vec<u8> = self.unread.drain(..=end).collect();
                 return Some(serde_json::from_slice(&frame[..end]).unwrap());
             }
-            let read = timeout(SOON, self.stream.read_buf(&mut self.unread)).await;
+            let read = timeout(SOON, self.read()).await;
             if read.expect("a message, or the end of the stream").unwrap_or_default() == 0 {
                 return None;
+            }
+        }
+    }
+
+    /// Not `read_buf`, which takes a short read for the last one for now: reading stops before each message with descriptors.
+    async fn read(&mut self) -> io::Result<usize> {
+        loop {
+            self.stream.readable().await?;
+            match self.stream.try_read_buf(&mut self.unread) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read,
             }
         }
     }
