@@ -48,7 +48,7 @@ coverage: ## lines of both libraries that tests of crates reach; needs `cargo in
 
 .PHONY: fuzz
 fuzz: ## looks for inputs that break something, SECONDS=60 for each kind; what is found is named and fails
-	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing, it is installed now"; $(CARGO) install --locked cargo-fuzz; }
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing, it is installed now"; $(CARGO) install --locked cargo-fuzz; }
 	@set -e; for file in $(CURDIR)/crates/*/fuzz/fuzz_targets/*.rs; do \
 		fuzz=$${file%/fuzz_targets/*}; target=$$(basename $$file .rs); gained=$(CURDIR)/target/fuzz/corpus/$$target; \
 		cp Cargo.lock $$fuzz; mkdir -p $$gained; echo "$$target: $(SECONDS) s"; \
