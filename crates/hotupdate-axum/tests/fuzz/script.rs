@@ -146,5 +146,7 @@ impl Script {
 fn ignores(stream: &[u8]) -> bool {
     let head = String::from_utf8_lossy(stream);
     let line = head.rsplit(" HTTP/1.").nth(1).unwrap_or_default();
-    !["/echo", "/pipe"].iter().any(|reads| line.ends_with(reads))
+    // What is piped into the answer is read with it, and these have none.
+    let unsent = ["HEAD /pipe", "CONNECT /pipe"].iter().any(|ignores| line.ends_with(ignores));
+    unsent || !["/echo", "/pipe"].iter().any(|reads| line.ends_with(reads))
 }
