@@ -348,7 +348,17 @@ impl Successor {
                 return misbehaved(&state, message, out);
             }
             Message::Listeners { items, .. } => listeners += items.len(),
-            Message::Links { items, .. } => self.links.extend(items.iter().cloned()),
+            Message::Links { items, .. } => {
+                for item in items {
+                    let known = self.links.iter().any(|link| link.generation == item.generation);
+                    if known || item.generation == joined.incumbent_generation {
+                        let what = format!("offered two processes of generation {}", item.generation);
+                        give_up(&what, out);
+                        return fail(Fault::PeerMisbehaved(what), out);
+                    }
+                    self.links.push(item.clone());
+                }
+            }
             Message::Control { .. } => control = true,
             _ => {}
         }
