@@ -6,8 +6,10 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use common::peer::status;
 use common::{BRIEF, Folder, SOON, ask, hand_over, serve};
@@ -197,4 +199,52 @@ async fn an_export_that_takes_longer_than_a_successor_waits() {
     assert!(error.to_string().contains("deadline `reply`"), "{error}");
     assert_eq!(ask(address).await, "v1", "an export blocks nobody");
     hand_over(&folder, &first, "v3").await;
+}
+
+/// The longest wait of a client that comes again and again.
+fn clients_wait(address: SocketAddr, over: &AtomicBool) -> Duration {
+    let mut longest = Duration::ZERO;
+    while !over.load(Relaxed) {
+        let begun = Instant::now();
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"?").unwrap();
+        client.read_exact(&mut [0; 2]).unwrap();
+        longest = longest.max(begun.elapsed());
+    }
+    longest
+}
+
+/// What the documentation of `Starting::export` says of sizes: `cargo test --release … -- --ignored --nocapture a_measurement`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stdout, reason = "the numbers are what one wants to see")]
+async fn a_measurement() {
+    for mebibytes in [1, 10, 100, 500, 1024] {
+        let folder = Folder::new();
+        let mut first = folder.join("v1").await;
+        let table = vec![7; mebibytes << 20];
+        first.export("table", "bytes/1", move || table.clone()).unwrap();
+        let (first, address) = serve(first, "v1").await;
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let client = scope.spawn(|| clients_wait(address, &over));
+            tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(async {
+                    let begun = Instant::now();
+                    let second = folder.join("v2").await;
+                    let joined = begun.elapsed();
+                    let (second, _) = serve(second, "v2").await;
+                    let served = begun.elapsed() - joined;
+                    let length = second.import("table").unwrap().bytes.len();
+                    assert_eq!(length, mebibytes << 20);
+                    let imported = begun.elapsed() - joined - served;
+                    let gap = status(&folder.control()).await["last_handoff"]["gap_ns"].as_f64().unwrap() / 1e6;
+                    over.store(true, Relaxed);
+                    let longest = client.join().unwrap();
+                    println!("{mebibytes} MiB: joined after {joined:.0?}, served after {served:.0?} more, imported in {imported:.0?}; nobody accepted for {gap:.0} ms, a client waited {longest:.0?}");
+                });
+            });
+        });
+        first.drained().await;
+    }
 }
