@@ -20,6 +20,7 @@ const AT_ONCE: usize = 64;
 pub struct Steady {
     stream: TcpStream,
     unread: Vec<u8>,
+    served_by: Option<u32>,
 }
 
 impl Steady {
@@ -32,7 +33,7 @@ impl Steady {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, unread: Vec::new() })
+        Ok(Self { stream, unread: Vec::new(), served_by: None })
     }
 
     /// Sends bytes.
@@ -98,12 +99,19 @@ impl Steady {
         let head: Vec<u8> = self.unread.drain(..end).collect();
         let head = String::from_utf8(head)?.to_ascii_lowercase();
         ensure!(head.starts_with("http/1.1 200 "), "{head}");
-        let length = head.split_once("\r\ncontent-length: ").context("no length")?.1;
-        let length: usize = length.split_once("\r\n").context("no length")?.0.parse()?;
+        let header = |name| Some(head.split_once(name)?.1.split_once("\r\n")?.0);
+        let length: usize = header("\r\ncontent-length: ").context("no length")?.parse()?;
+        self.served_by = header("\r\nserved-by: ").map(|by| pid(by.as_bytes())).transpose()?;
         while self.unread.len() < length {
             self.read()?;
         }
         Ok((self.unread.drain(..length).collect(), head.contains("\r\nconnection: close\r\n")))
+    }
+
+    /// The process that gave the last answer, if its head says so.
+    #[must_use]
+    pub fn served_by(&self) -> Option<u32> {
+        self.served_by
     }
 
     /// Whether bytes of an answer have come, or the end of the connection.
@@ -192,8 +200,12 @@ pub fn answer_until(client: &mut Steady, until: Instant) -> Fate {
     }
 }
 
-/// `GET /` answers `ospid:<pid>`.
-fn pid(body: &[u8]) -> anyhow::Result<u32> {
+/// Reads `ospid:<pid>`, which `GET /` answers.
+///
+/// # Errors
+///
+/// If it is something else.
+pub fn pid(body: &[u8]) -> anyhow::Result<u32> {
     let text = std::str::from_utf8(body)?;
     text.strip_prefix("ospid:")
         .with_context(|| format!("{text:?} is no process id"))?

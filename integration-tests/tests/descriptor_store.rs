@@ -312,8 +312,8 @@ fn an_operator_who_stops_the_service_lets_the_listeners_go_while_it_drains() {
     assert_eq!(slow.answer().expect("a drain goes on").0, first.pid);
 }
 
-#[test]
-fn a_crash_while_the_old_version_still_drains() {
+/// The new version dies as the main process while the old one still drains.
+fn a_crash_while_the_old_version_still_drains(hot_update: impl FnOnce(&Systemd<'_>)) {
     let sandbox = Sandbox::new();
     let systemd = Systemd::boot(&sandbox, "0");
     let first = systemd.main_serves(1);
@@ -322,7 +322,7 @@ fn a_crash_while_the_old_version_still_drains() {
     eventually("the request is in flight", SOON, || {
         (Status::ask(&sandbox.control()).ok()?.serving.connections.active == 1).then_some(())
     });
-    systemd.systemctl(&["reload", "hot.service"]);
+    hot_update(&systemd);
     let second = systemd.main_serves(2);
     systemd.systemctl(&["kill", "--kill-who=main", "--signal=KILL", "hot.service"]);
     eventually("nobody serves", SOON, || Status::ask(&sandbox.control()).err());
@@ -331,4 +331,19 @@ fn a_crash_while_the_old_version_still_drains() {
     assert_eq!(slow.answer().expect("a drain goes on").0, first.pid);
     let third = systemd.main_serves(3);
     assert_eq!(client.answer().expect("a client in the queue is answered").0, third.pid);
+}
+
+#[test]
+fn a_crash_while_the_old_version_still_drains_after_a_reload() {
+    a_crash_while_the_old_version_still_drains(|systemd| {
+        systemd.systemctl(&["reload", "hot.service"]);
+    });
+}
+
+/// The new version is a child of the old one then, and systemd hears of its end from nobody else.
+#[test]
+fn a_crash_while_the_old_version_still_drains_after_sighup() {
+    a_crash_while_the_old_version_still_drains(|systemd| {
+        systemd.systemctl(&["kill", "--kill-who=main", "--signal=HUP", "hot.service"]);
+    });
 }

@@ -33,7 +33,6 @@ pub use serve::serve_one;
 pub use serve::{Serve, serve};
 
 mod drain;
-mod exit;
 pub use drain::Draining;
 
 pub mod ws;

@@ -15,7 +15,6 @@ use hotupdate::{Connection, Listener, Serving};
 use http::{Request, Response};
 
 use crate::detect::{Protocol, detect, wait_for_more};
-use crate::exit::Exit;
 use crate::io::Io;
 use crate::moving::{self, Begun, KIND};
 use crate::pulse::Pulse;
@@ -110,16 +109,9 @@ where
     async fn run(self) -> io::Result<()> {
         let Self { mut listener, app, hot, header_read_timeout } = self;
         // First of all: clients of the version before may be waiting.
-        let exit = Exit::default();
-        adopt(&hot, listener.name(), app.clone(), header_read_timeout, exit.clone());
+        adopt(&hot, listener.name(), app.clone(), header_read_timeout);
         while let Some(connection) = listener.accept().await {
-            tokio::spawn(converse(
-                connection,
-                Begun::default(),
-                app.clone(),
-                header_read_timeout,
-                exit.clone(),
-            ));
+            tokio::spawn(converse(connection, Begun::default(), app.clone(), header_read_timeout));
         }
         // Returning from here often means returning from `main`, which would kill what is still open.
         hot.drained().await;
@@ -144,7 +136,7 @@ where
 }
 
 /// Goes on with the connections of this listener that other versions hand over.
-fn adopt<S, B>(hot: &Serving, listener: &str, app: S, header_read_timeout: Duration, exit: Exit)
+fn adopt<S, B>(hot: &Serving, listener: &str, app: S, header_read_timeout: Duration)
 where
     S: tower::Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
@@ -157,9 +149,8 @@ where
     hot.adopt_bytes(KIND, Some(listener), move |state| {
         let begun = Begun::from_bytes(state)?;
         let app = app.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let exit = exit.clone();
         Some(Box::new(move |connection| {
-            tokio::spawn(converse(connection, begun, app, header_read_timeout, exit));
+            tokio::spawn(converse(connection, begun, app, header_read_timeout));
         }))
     });
 }
@@ -178,17 +169,12 @@ where
     B::Error: Into<BoxError>,
 {
     let begun = state.map(|state| Begun::from_bytes(state).expect("it was said here"));
-    converse(connection, begun.unwrap_or_default(), app, HEADER_READ_TIMEOUT, Exit::default()).await;
+    converse(connection, begun.unwrap_or_default(), app, HEADER_READ_TIMEOUT).await;
 }
 
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next process.
-async fn converse<S, B>(
-    connection: Connection,
-    begun: Begun,
-    app: S,
-    header_read_timeout: Duration,
-    exit: Exit,
-) where
+async fn converse<S, B>(connection: Connection, begun: Begun, app: S, header_read_timeout: Duration)
+where
     S: tower::Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<BoxError>,
@@ -196,7 +182,7 @@ async fn converse<S, B>(
     B::Error: Into<BoxError>,
 {
     let pulse = Arc::new(Pulse::default());
-    let mut watch = Watch::new(&connection, pulse.clone(), header_read_timeout, exit);
+    let mut watch = Watch::new(&connection, pulse.clone(), header_read_timeout);
     let activity = connection.activity();
     let link = Link::new(&connection, pulse.clone());
     let mut io = Io::new(connection, pulse);

@@ -11,11 +11,10 @@ use std::time::Duration;
 
 use hotupdate::connections::{Activity, Moves};
 use hotupdate::drain::Phase;
-use hotupdate::{Connection, Drain};
+use hotupdate::{Connection, Drain, Exit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep};
 
-use crate::exit::{Exit, Queue};
 use crate::moving::KIND;
 use crate::pulse::{Pulse, Turn};
 use crate::silence::{Look, Silence, linger};
@@ -27,8 +26,7 @@ pub(crate) struct Watch {
     phase: Phase,
     activity: Activity,
     ear: Ear,
-    /// Of those who leave.
-    queue: Queue,
+    exit: Exit,
 }
 
 /// Listens to the silence of one connection.
@@ -69,12 +67,7 @@ pub(crate) enum Event<T> {
 }
 
 impl Watch {
-    pub(crate) fn new(
-        connection: &Connection,
-        pulse: Arc<Pulse>,
-        header_timeout: Duration,
-        exit: Exit,
-    ) -> Self {
+    pub(crate) fn new(connection: &Connection, pulse: Arc<Pulse>, header_timeout: Duration) -> Self {
         let silence = Silence::new(connection.id(), header_timeout);
         let drain = connection.drain();
         Self {
@@ -82,7 +75,7 @@ impl Watch {
             drain,
             activity: connection.activity(),
             ear: Ear { pulse, silence, speaks: Speaks::Unknown, timer: None },
-            queue: Queue::new(exit),
+            exit: connection.exit(),
         }
     }
 
@@ -97,7 +90,7 @@ impl Watch {
     /// The other process did not take the connection. It is not offered again until something changes.
     pub(crate) fn stays(&mut self) {
         self.ear.pulse.set_stays(true);
-        self.queue.step_out();
+        self.exit.step_out();
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -106,7 +99,7 @@ impl Watch {
 
     /// Polls `connection` until something has to be done. Safe to call again after every event but `Ended`.
     pub(crate) async fn next<F: Future>(&mut self, mut connection: Pin<&mut F>) -> Event<F::Output> {
-        let Self { drain, phase, activity, ear, queue } = self;
+        let Self { drain, phase, activity, ear, exit } = self;
         let event = {
             let mut changed = pin!(drain.changed());
             poll_fn(|cx| {
@@ -125,11 +118,11 @@ impl Watch {
                 }
                 let moves = ear.moves(*phase, activity);
                 if moves == Moves::Yes && ear.is_between(turn, cx) {
-                    if queue.poll_turn(cx).is_ready() {
+                    if exit.poll_next(cx).is_ready() {
                         return Poll::Ready(Event::Leaves);
                     }
                 } else {
-                    queue.step_out();
+                    exit.step_out();
                 }
                 ready!(ear.poll_silence(*phase, moves, cx));
                 if ear.is_between(turn, cx) { Poll::Ready(Event::Silent) } else { Poll::Pending }

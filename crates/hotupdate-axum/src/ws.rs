@@ -106,7 +106,9 @@ where
     });
 }
 
-/// Apart from connections that an application moves by itself.
+/// What the kinds of WebSockets begin with, apart from connections that an application moves by itself.
+const KIND: &str = "websocket/";
+
 fn name(kind: &str) -> String {
-    format!("websocket/{kind}")
+    format!("{KIND}{kind}")
 }

@@ -372,6 +372,25 @@ async fn a_close_frame_cut_at_every_byte_is_answered() {
     assert_eq!(old.connections().forced(), 0);
 }
 
+/// The new version may say what it takes some time after it serves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_unserved_until_it_is_known_who_moves() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, address) = start(&dir, version(1)).await;
+    let mut client = Client::connect(address, "/echo").await;
+    client.begin(b"").await;
+    let (new, _) = start(&dir, How { adopts: false, ..version(2) }).await;
+    within(old.retired()).await;
+    for count in 2..=10 {
+        client.say("and?").await;
+        assert_eq!(client.text().await, format!("1:{count}:and?"));
+    }
+    ws::adopt(&new, "numbers", |socket, counts| serve(socket, counts, 2));
+    within(old.drained()).await;
+    client.say("and now?").await;
+    assert_eq!(client.text().await, "2:11:and now?");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whom_the_next_version_does_not_take_is_told_to_come_back_within_the_window() {
     let dir = tempfile::tempdir().unwrap();

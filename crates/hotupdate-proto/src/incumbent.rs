@@ -253,11 +253,12 @@ impl Incumbent {
             // It cannot serve any more. The other side may have stopped meanwhile, and drain too.
             (
                 state @ State::Retired { .. },
-                Event::Message(M::Settle | M::Farewell | M::Failed { .. } | M::LetGo | M::Drained { .. }),
+                Event::Message(M::Settle | M::Farewell | M::Failed { .. } | M::LetGo | M::Issued { .. }),
             )
-            | (state @ State::Retired { .. }, Event::Message(M::Progress { .. } | M::Connections { .. })) => {
-                state
-            }
+            | (
+                state @ State::Retired { .. },
+                Event::Message(M::Drained { .. } | M::Progress { .. } | M::Connections { .. }),
+            ) => state,
             (
                 mut state @ (State::Probation { .. } | State::Retired { .. }),
                 Event::Message(M::Hurry { deadline_ms }),
@@ -265,10 +266,13 @@ impl Incumbent {
                 state.hurry(after(now, Duration::from_millis(deadline_ms)), out);
                 state
             }
-            (state, Event::Message(M::Issued { generation })) => {
-                self.issued = self.issued.max(generation);
-                state
-            }
+            (state, Event::Message(M::Issued { generation })) => match self.issued.counted_on(generation) {
+                Ok(issued) => {
+                    self.issued = issued;
+                    state
+                }
+                Err(what) => self.violation(state, what, out),
+            },
             (
                 state @ (State::Probation { .. } | State::Retired { quiet: false, .. }),
                 Event::Message(message),

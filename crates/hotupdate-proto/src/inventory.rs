@@ -5,6 +5,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use crate::message::{Generation, Process};
 
@@ -188,19 +189,20 @@ pub enum ConnectionState {
     Upgraded,
 }
 
-/// What is known of one live connection.
+/// What is known of one live connection. Its words are short, and there are many connections, so they are kept without
+/// allocating; a [`SmolStr`] is a `&str` to its reader.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConnectionRow {
     /// A number that is unique in the process that accepted the connection.
     pub id: u64,
     /// The name of the listener that accepted it.
-    pub listener: String,
+    pub listener: SmolStr,
     /// The client's address; empty for an unnamed Unix socket.
-    pub peer: String,
+    pub peer: SmolStr,
     /// The address that the client connected to.
-    pub local: String,
+    pub local: SmolStr,
     /// `http/1.1`, `h2`, `websocket`, `raw`, or what the application calls it.
-    pub protocol: String,
+    pub protocol: SmolStr,
     /// When it was accepted, in milliseconds since the Unix epoch.
     pub accepted_ms: u64,
     /// Requests served so far.

@@ -19,6 +19,9 @@ pub use inventory::{
     ConnectionRow, ConnectionState, LinkItem, ListenerItem, ListenerKind, StateItem, Summary, Totals,
 };
 
+#[doc(no_inline)]
+pub use smol_str::SmolStr;
+
 pub mod moving;
 pub use moving::{Kind, Mover, MovingItem, Taker};
 

@@ -311,6 +311,12 @@ impl Successor {
             give_up(&what, out);
             return fail(Fault::PeerMisbehaved(what), out);
         }
+        if joined.generation > Generation::LAST {
+            let what =
+                format!("gave the generation {}, and the last is {}", joined.generation, Generation::LAST);
+            give_up(&what, out);
+            return fail(Fault::PeerMisbehaved(what), out);
+        }
         if let Some(feature) = joined.features.iter().find(|f| !self.local.features.contains(f)) {
             let what = format!("it wants the feature {feature:?}, which was not offered");
             give_up(&what, out);

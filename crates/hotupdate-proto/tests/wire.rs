@@ -116,10 +116,10 @@ fn status(whole: bool) -> Status {
 fn row() -> ConnectionRow {
     ConnectionRow {
         id: 1,
-        listener: "http".to_owned(),
-        peer: String::new(),
-        local: String::new(),
-        protocol: "h2".to_owned(),
+        listener: "http".into(),
+        peer: "".into(),
+        local: "".into(),
+        protocol: "h2".into(),
         accepted_ms: 1,
         requests: 1,
         state: ConnectionState::Upgraded,

@@ -1,7 +1,8 @@
-//! Complaints about callers: a caller must not be able to fill a disk with them.
+//! Complaints that others can cause as often as they like: they must not be able to fill a disk with them.
 //!
 //! Deliberately absent: what is complained about.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -17,18 +18,33 @@ pub(crate) struct Complaint {
     unsaid: AtomicU64,
 }
 
-impl Complaint {
-    pub(crate) fn new() -> Self {
+/// How many complaints were not made since the last one, for the end of this one.
+#[derive(Debug)]
+pub(crate) struct Unsaid(u64);
+
+impl fmt::Display for Unsaid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            unsaid => write!(f, " (and {unsaid} more)"),
+        }
+    }
+}
+
+impl Default for Complaint {
+    fn default() -> Self {
         Self { begun: Instant::now(), not_before: AtomicU64::new(0), unsaid: AtomicU64::new(0) }
     }
+}
 
-    /// Whether to complain now; if so, how many complaints were not made since the last one.
-    pub(crate) fn due(&self) -> Option<u64> {
+impl Complaint {
+    /// Whether to complain now.
+    pub(crate) fn due(&self) -> Option<Unsaid> {
         let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let pause = u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX);
         let next = |not_before| (now >= not_before).then(|| now.saturating_add(pause));
         match self.not_before.fetch_update(Relaxed, Relaxed, next) {
-            Ok(_) => Some(self.unsaid.swap(0, Relaxed)),
+            Ok(_) => Some(Unsaid(self.unsaid.swap(0, Relaxed))),
             Err(_) => {
                 self.unsaid.fetch_add(1, Relaxed);
                 None
@@ -43,10 +59,10 @@ mod tests {
 
     #[test]
     fn one_line_stands_for_many() {
-        let complaint = Complaint::new();
-        assert_eq!(complaint.due(), Some(0));
-        assert_eq!([complaint.due(), complaint.due()], [None, None]);
+        let complaint = Complaint::default();
+        let due = || complaint.due().map(|unsaid| unsaid.to_string());
+        assert_eq!([due(), due(), due()], [Some(String::new()), None, None]);
         complaint.not_before.store(0, Relaxed);
-        assert_eq!(complaint.due(), Some(2));
+        assert_eq!(due().as_deref(), Some(" (and 2 more)"));
     }
 }

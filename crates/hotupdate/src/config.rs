@@ -149,6 +149,9 @@ impl Builder {
 
     /// A signal that starts the program of this process anew, with the same arguments, detached: it joins like any other
     /// successor. Default: none.
+    ///
+    /// The new process stays a child of this one as long as this one lives. A service manager that is no parent of it hears
+    /// of its end later than others: see [`Builder::descriptor_store`].
     pub fn successor_signal(mut self, signal: SignalKind) -> Self {
         self.successor_signal = Some(signal);
         self
@@ -195,9 +198,10 @@ impl Builder {
     /// Restart=on-failure
     /// ```
     ///
-    /// New versions have to be started in the unit, best by `ExecReload=hotctl --socket … handoff -- …`. With
-    /// [`Builder::successor_signal`] the new version is a child of the old one, and systemd does not notice its crash as
-    /// long as the old one drains.
+    /// New versions have to be started in the unit, best by `ExecReload=hotctl --socket … handoff -- …`: systemd notices
+    /// their crash at once, lets old versions drain and starts the service again. With [`Builder::successor_signal`] the new
+    /// version is a child of the old one, so systemd warns that it supervises a process "which is not our child", calls the
+    /// service active, and learns of the crash when the old one has drained. Then it starts the service again.
     ///
     /// `NotifyAccess=all` because each new version speaks for itself. `FileDescriptorStoreMax=` is at least the number of
     /// listeners. The store survives a crash and `systemctl restart`, and with `FileDescriptorStorePreserve=yes` (since 254)

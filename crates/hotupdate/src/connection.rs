@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use hotupdate_proto::ConnectionRow;
 use serde::Serialize;
+use smol_str::SmolStr;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -20,6 +21,7 @@ use tokio::sync::oneshot;
 use crate::address::Address;
 use crate::connections::{Activity, Connections, Moves, Tracker};
 use crate::drain::Drain;
+use crate::exit::Exit;
 
 /// The most bytes of state that move with one connection.
 pub const MAX_STATE: usize = hotupdate_proto::moving::MAX_BATCH_STATE;
@@ -31,7 +33,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Parcel {
     pub(crate) connection: Connection,
-    pub(crate) kind: String,
+    pub(crate) kind: SmolStr,
     pub(crate) state: Vec<u8>,
     pub(crate) reply: oneshot::Sender<Result<(), Box<Connection>>>,
 }
@@ -104,7 +106,13 @@ impl Connection {
     /// What the process wants of this connection.
     #[must_use]
     pub fn drain(&self) -> Drain {
-        self.tracker.drain()
+        self.tracker.activity().drain()
+    }
+
+    /// The connection's place in the queue of those that move.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        self.tracker.activity().exit()
     }
 
     /// Whether the process that serves now picks up connections of this kind.
@@ -126,7 +134,7 @@ impl Connection {
     /// at a point from which the other version can go on, and everything else that the other version has to know, such as
     /// bytes that were read and not dealt with, goes into `state`.
     ///
-    /// Waits until it is known whether the connection can move. Not safe to cancel: a connection whose move is cancelled
+    /// At once; [`Exit::turn`] tells when it is a good moment. Waits until it is known whether the connection can move. Not safe to cancel: a connection whose move is cancelled
     /// is closed if it did not arrive.
     ///
     /// # Errors
@@ -148,6 +156,7 @@ impl Connection {
     /// As [`Connection::hand_over`].
     pub async fn hand_over_bytes(self, kind: &str, state: Vec<u8>) -> Result<(), NotMoved> {
         if state.len() > MAX_STATE {
+            self.tracker.stays();
             let why = format!("its state has {} bytes, at most {MAX_STATE} move", state.len());
             return Err(NotMoved { connection: self, why });
         }
@@ -157,6 +166,7 @@ impl Connection {
             let _ = tokio::time::timeout(ASK_AGAIN, drain.changed()).await;
         }
         if self.moves(kind) == Moves::No {
+            self.tracker.stays();
             return Err(NotMoved {
                 connection: self,
                 why: format!("nobody takes connections of kind {kind:?}"),
@@ -164,13 +174,14 @@ impl Connection {
         }
         let table = self.tracker.connections();
         let (reply, moved) = oneshot::channel();
-        let parcel = Parcel { connection: self, kind: kind.to_owned(), state, reply };
+        let parcel = Parcel { connection: self, kind: kind.into(), state, reply };
         if let Err(parcel) = table.send(parcel) {
             let why = "the runtime is shutting down".to_owned();
             return Err(NotMoved { connection: parcel.connection, why });
         }
         match moved.await {
             Ok(Err(connection)) => {
+                connection.tracker.stays();
                 Err(NotMoved { connection: *connection, why: "the other process did not take it".to_owned() })
             }
             // Without an answer the driver is gone, and the connection with it.
@@ -267,7 +278,12 @@ impl Socket {
 
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.socket.poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = self.socket.poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.tracker.heard();
+        }
+        read
     }
 }
 

@@ -3,12 +3,12 @@
 //!
 //! Deliberately absent: reading and writing, see [`crate::connection`]; deciding when to drain, see `driver.rs`.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hotupdate_proto::{ConnectionRow, Generation, Kind, Summary, Totals};
+use smol_str::SmolStr;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
@@ -16,6 +16,7 @@ use crate::accepted::Accepted;
 use crate::address::Address;
 use crate::connection::{Parcel, Socket};
 use crate::drain::{Drain, Phase};
+use crate::exit::Queue;
 use crate::meters::{Event, Meters};
 
 mod ledger;
@@ -44,6 +45,11 @@ struct Table {
     /// What is known of the kinds that the process that serves picks up.
     taken: Mutex<Taken>,
     parcels: mpsc::UnboundedSender<Parcel>,
+    /// Those that wait for their turn to move.
+    queue: Queue,
+    /// Counts what made everybody look again; begins at 1.
+    changes: AtomicU64,
+    begun: Instant,
     /// Ids of connections that ended since a drain began and nobody was told of.
     closed: Mutex<Vec<u64>>,
 }
@@ -79,6 +85,9 @@ impl Connections {
             empty: Notify::new(),
             taken: Mutex::default(),
             parcels,
+            queue: Queue::default(),
+            changes: AtomicU64::new(1),
+            begun: Instant::now(),
             closed: Mutex::default(),
         };
         (Self { table: Arc::new(table) }, queue)
@@ -170,24 +179,28 @@ impl Connections {
 
     pub(crate) fn insert(
         &self,
-        listener: &Arc<str>,
+        listener: &SmolStr,
         peer: Address,
         local: Address,
         socket: &Arc<Socket>,
     ) -> Tracker {
-        let row = self.row(listener.clone(), peer, local, Accepted::now(), 0, "raw".into(), socket);
-        self.enter(row, Event::Accepted)
+        let row =
+            self.row(listener.clone(), peer, local, Accepted::now(), 0, SmolStr::new_static("raw"), socket);
+        let tracker = self.enter(row, Event::Accepted);
+        // That it connects says that it is about to say more.
+        tracker.heard();
+        tracker
     }
 
     #[allow(clippy::too_many_arguments, reason = "a row has that many columns")]
     fn row(
         &self,
-        listener: Arc<str>,
+        listener: SmolStr,
         peer: Address,
         local: Address,
         accepted: Accepted,
         requests: u64,
-        protocol: Cow<'static, str>,
+        protocol: SmolStr,
         socket: &Arc<Socket>,
     ) -> Row {
         Row {
@@ -199,6 +212,8 @@ impl Connections {
             protocol: Mutex::new(protocol),
             requests: AtomicU64::new(requests),
             activity: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
+            stays: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             socket: Arc::downgrade(socket),
         }
@@ -221,8 +236,7 @@ impl Connections {
         let (peer, local) = (address(&row.peer), address(&row.local));
         let ConnectionRow { listener, protocol, accepted_ms, requests, .. } = row;
         let accepted = Accepted::at(accepted_ms);
-        let row =
-            self.row(listener.as_str().into(), peer, local, accepted, requests, protocol.into(), socket);
+        let row = self.row(listener, peer, local, accepted, requests, protocol, socket);
         self.enter(row, Event::Adopted)
     }
 
@@ -248,6 +262,7 @@ impl Connections {
 
     /// Everybody looks again.
     fn look_again(&self) {
+        self.table.changes.fetch_add(1, Relaxed);
         self.table.phase.send_modify(|_| {});
     }
 
@@ -256,6 +271,7 @@ impl Connections {
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {
+        self.table.changes.fetch_add(1, Relaxed);
         self.table.phase.send_replace(phase);
     }
 
@@ -279,6 +295,11 @@ impl Connections {
 }
 
 impl Table {
+    /// Since it began, rounded up.
+    fn millis(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+
     fn taken(&self) -> MutexGuard<'_, Taken> {
         // Replaced as a whole.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)

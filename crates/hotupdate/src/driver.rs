@@ -3,6 +3,7 @@
 //! Deliberately absent: decisions. The machines of `hotupdate-proto` decide; this task brings them what happened and does
 //! what they say (`driver/effects.rs`).
 
+mod beginning;
 mod callers;
 mod effects;
 mod ending;
@@ -15,6 +16,7 @@ mod reserve;
 mod status;
 mod succeeding;
 
+pub(crate) use beginning::{Inherited, start_first, start_successor};
 #[cfg(feature = "test-util")]
 pub(crate) use effects::from_text;
 #[cfg(feature = "test-util")]
@@ -23,7 +25,7 @@ pub(crate) use moves::{check, describe};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::ExitStatus;
+use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,26 +33,22 @@ use hotupdate_proto::incumbent::{self, Incumbent};
 use hotupdate_proto::inventory::LinkRest;
 use hotupdate_proto::message::Ready;
 use hotupdate_proto::operator::{LastFailure, LastHandoff};
-use hotupdate_proto::{
-    ConnectionRow, Generation, Joined, LinkItem, ListenerItem, StateItem, Successor, successor,
-};
+use hotupdate_proto::{ConnectionRow, Generation, Joined, ListenerItem, StateItem, Successor, successor};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Interval, sleep_until};
 use tracing::{Instrument, Span};
 
 use self::callers::Control;
 use self::moves::Moves;
-use self::reserve::Reserve;
 use crate::accepted::Accepted;
 use crate::adoption::Adopter;
 use crate::channel::Receiver;
 use crate::config::Builder;
 use crate::connection::Parcel;
 use crate::connections::Connections;
-use crate::control::{self, Ownership};
-use crate::error::{Doing, Error, Result};
-use crate::link::{self, Heard, Link, LinkId};
-use crate::listener::GateControl;
+use crate::error::{Error, Result};
+use crate::gate::GateControl;
+use crate::link::{Heard, Link, LinkId};
 use crate::offered::Origin;
 use crate::serving::{Lifecycle, Served};
 use crate::session::{self, Outcome, Request, Rules};
@@ -64,9 +62,6 @@ const MAX_ROWS: usize = 200_000;
 
 /// What predecessors say before this process serves, after which their links are not read until it does.
 const MAX_EARLY: usize = 256;
-
-/// How often a predecessor tells how its drain goes, if there is something to tell.
-const PROGRESS: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
 pub(crate) enum Application {
@@ -87,15 +82,6 @@ pub(crate) struct Outfit {
     pub(crate) exports: Vec<Export>,
     /// Names under which the descriptor store may have something that this process does not use.
     pub(crate) stale: Vec<String>,
-}
-
-/// What a successor starts with.
-pub(crate) struct Inherited {
-    pub(crate) machine: Successor,
-    pub(crate) joined: Joined,
-    pub(crate) receiver: Receiver,
-    pub(crate) links: Vec<(LinkItem, OwnedFd)>,
-    pub(crate) ownership: Ownership,
 }
 
 /// What this process is at the moment.
@@ -138,7 +124,7 @@ enum Done {
     },
     Rows(Vec<ConnectionRow>),
     Child {
-        pid: u32,
+        child: Child,
         attempt: String,
         status: io::Result<ExitStatus>,
     },
@@ -218,53 +204,6 @@ pub(crate) struct Driver {
     exiting: bool,
 }
 
-/// The driver of a first start.
-pub(crate) fn start_first(
-    settings: Builder,
-    local: incumbent::Local,
-    ownership: Ownership,
-) -> (mpsc::UnboundedSender<Application>, Connections) {
-    let (application, mut driver) = Driver::new(settings, local, Role::First, Generation::FIRST);
-    driver.own(ownership);
-    // Operators can ask from the beginning, and a successor is told to ask again.
-    driver.open_all();
-    let connections = driver.connections.clone();
-    tokio::spawn(driver.run());
-    (application, connections)
-}
-
-/// The driver of a successor that has its inventory.
-pub(crate) fn start_successor(
-    settings: Builder,
-    local: incumbent::Local,
-    inherited: Inherited,
-) -> Result<(mpsc::UnboundedSender<Application>, Connections, oneshot::Receiver<Error>)> {
-    let Inherited { machine, joined, receiver, links, ownership } = inherited;
-    let generation = joined.generation;
-    let write = settings.timing.write;
-    let span = link::span(&joined.handoff);
-    let role = Role::Successor(Box::new(Succeeding { machine, joined, since: Instant::now() }));
-    let (application, mut driver) = Driver::new(settings, local, role, generation);
-    driver.own(ownership);
-    let (stream, rest) = receiver.into_rest();
-    driver.span = span;
-    let mut peer =
-        Link::paused(driver.next_link(), driver.span.clone(), stream, rest, driver.heard.0.clone(), write);
-    peer.resume(None);
-    driver.peer = Some(peer);
-    for (item, fd) in links {
-        let link =
-            Link::inherited(driver.next_link(), link::span(&item.handoff), fd, driver.heard.0.clone(), write)
-                .doing(|| format!("the link to generation {}", item.generation))?;
-        driver.predecessors.insert(item.generation, link);
-    }
-    let (failed, failure) = oneshot::channel();
-    driver.failed = Some(failed);
-    let connections = driver.connections.clone();
-    tokio::spawn(driver.run());
-    Ok((application, connections, failure))
-}
-
 /// What the loop woke up for.
 enum Woken {
     Application(Option<Application>),
@@ -286,76 +225,6 @@ impl Drop for Outfit {
 }
 
 impl Driver {
-    fn new(
-        settings: Builder,
-        local: incumbent::Local,
-        role: Role,
-        generation: Generation,
-    ) -> (mpsc::UnboundedSender<Application>, Self) {
-        let (application, applications) = mpsc::unbounded_channel();
-        let (connections, parcels) = Connections::new(generation);
-        let moves = Moves::new(settings.timing.moving);
-        let (requests_in, requests) = mpsc::channel(64);
-        let lifecycle = watch::Sender::new(Lifecycle::Starting);
-        let mut progress = interval(PROGRESS);
-        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let us = local.process.to_string().into();
-        let rules = Rules::new(us, &settings.timing, requests_in, lifecycle.subscribe());
-        let driver = Self {
-            local,
-            program: settings.program(),
-            manager: Manager::find(settings.descriptor_store),
-            heir: None,
-            settings,
-            generation,
-            attempt: std::env::var(crate::spawn::ATTEMPT).ok(),
-            since: Instant::now(),
-            role,
-            events: VecDeque::new(),
-            outfit: Outfit::default(),
-            exports: Arc::default(),
-            control: None,
-            connections,
-            application: applications,
-            application_is_gone: false,
-            parcels,
-            moves,
-            ready: None,
-            ready_at: None,
-            failed: None,
-            requests,
-            rules,
-            signals: None,
-            peer: None,
-            span: Span::none(),
-            predecessors: HashMap::new(),
-            last_link: 0,
-            // Each link holds a place while it waits for its next message.
-            heard: mpsc::channel(256),
-            early: VecDeque::new(),
-            done: mpsc::channel(16),
-            sealed: Vec::new(),
-            stops: 0,
-            reopen_at: None,
-            rests: Vec::new(),
-            lifecycle,
-            monitor: broadcast::Sender::new(64),
-            waiting: Vec::new(),
-            rows: HashMap::new(),
-            last_handoff: None,
-            last_failure: None,
-            progress,
-            told: None,
-            draining: false,
-            drained: false,
-            rows_sent: false,
-            stopping: false,
-            for_good: false,
-            exiting: false,
-        };
-        (application, driver)
-    }
-
     async fn run(mut self) {
         while !self.is_over() {
             let woken = self.wait().await;
@@ -460,68 +329,6 @@ impl Driver {
                 self.incumbent(incumbent::Event::Tick).await;
             }
         }
-    }
-
-    // ---- the application -----------------------------------------------------------------------------------------
-
-    async fn make_ready(&mut self, outfit: Outfit, ready: Ready, reply: oneshot::Sender<Result<Served>>) {
-        self.outfit = outfit;
-        self.exports = Arc::new(std::mem::take(&mut self.outfit.exports));
-        self.ready = Some(reply);
-        self.ready_at = Some(Instant::now());
-        // Whoever cannot open another descriptor cannot accept either. Nothing has stopped yet.
-        let room = Reserve::default().fill().doing(|| "looking for room for connections".to_owned());
-        if let Err(error) = room {
-            return self.give_up(error).await;
-        }
-        match Signals::install(&self.settings) {
-            Ok(signals) => self.signals = Some(signals),
-            Err(error) => return self.give_up(error).await,
-        }
-        if matches!(self.role, Role::First) {
-            if let Err(error) = self.open_gates() {
-                return self.give_up(error).await;
-            }
-            self.role = Role::Incumbent(Box::new(Incumbent::first(self.local.clone())));
-            self.serve(HashMap::new());
-        } else {
-            self.successor(successor::Event::Ready(ready)).await;
-        }
-    }
-
-    async fn give_up(&mut self, error: Error) {
-        let reason = error.to_string();
-        if let Some(ready) = self.ready.take() {
-            let _ = ready.send(Err(error));
-        }
-        if matches!(self.role, Role::Successor(_)) {
-            self.successor(successor::Event::GiveUp(reason)).await;
-        }
-        self.role = Role::Failed;
-    }
-
-    /// `Starting` was dropped, so nobody is going to say that it is ready.
-    async fn application_gave_up(&mut self) {
-        if let (Role::First, Some(control)) = (&self.role, &self.control)
-            && let Ok(ownership) = control.ownership()
-        {
-            control::remove(&self.settings.path, &ownership);
-        }
-        let error = Error::misuse("becoming ready", "the application gave up before it was ready");
-        self.give_up(error).await;
-    }
-
-    /// This process serves; tells the application.
-    fn serve(&mut self, state: HashMap<String, crate::state::State>) {
-        self.since = Instant::now();
-        self.lifecycle.send_replace(Lifecycle::Serving);
-        if let Some(ready) = self.ready.take() {
-            let _ = ready.send(Ok(Served { lifecycle: self.lifecycle.subscribe(), state }));
-        }
-        if let Some(manager) = &self.manager {
-            manager.ready();
-        }
-        self.settle();
     }
 }
 

@@ -38,14 +38,20 @@ pub use serving::Serving;
 mod address;
 pub use address::Address;
 
-pub mod listener;
-pub use listener::{Listener, UdpSocket, UnixDatagramSocket};
+mod listener;
+pub use listener::Listener;
+
+mod datagram;
+pub use datagram::{UdpSocket, UnixDatagramSocket};
 
 pub mod connection;
 pub use connection::Connection;
 
 pub mod connections;
 pub use connections::Connections;
+
+mod exit;
+pub use exit::Exit;
 
 pub mod drain;
 pub use drain::Drain;
@@ -65,7 +71,7 @@ pub use error::{Error, Result};
 
 #[doc(no_inline)]
 pub use hotupdate_proto::{
-    ConnectionRow, ConnectionState, Generation, ListenerKind, Summary, Timing, Totals,
+    ConnectionRow, ConnectionState, Generation, ListenerKind, SmolStr, Summary, Timing, Totals,
 };
 
 // How it is done: the one task that owns the state, and what it works with.
@@ -76,6 +82,7 @@ mod bind;
 mod channel;
 mod complaint;
 mod control;
+mod gate;
 mod joining;
 mod link;
 mod offered;

@@ -1,184 +1,27 @@
-//! Named listeners behind a gate: open, parked, or closed for ever.
+//! Stream listeners: accepting connections while this process serves.
 //!
-//! Deliberately absent: where listeners come from, see `starting.rs`; who opens and parks them, see
-//! `driver.rs`.
-//!
-//! Accepting is one system call under the lock of the gate. Parking takes the same lock, so when it returns, nothing is
-//! accepted any more: that is confirmed, whatever the application's accept loop is doing. A parked listener is taken out
-//! of epoll before, because epoll watches open file descriptions and both processes share this one (epoll(7), Q6).
+//! Deliberately absent: where listeners come from, see `starting.rs`; when they are open, see `gate.rs`.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hotupdate_proto::{ListenerItem, ListenerKind};
 use rustix::io::Errno;
-use tokio::io::ReadBuf;
-use tokio::net::{TcpListener, UnixDatagram, UnixListener};
-use tokio::sync::watch;
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::address::Address;
+use crate::complaint::Complaint;
 use crate::connection::{Connection, Socket};
 use crate::connections::Connections;
-use crate::offered::Offered;
+use crate::gate::{Gate, Gated};
 
 /// How long accepting pauses when the process has no descriptor left (accept(2), `EMFILE`): the clients wait in the
 /// backlog meanwhile, and connections that end make room.
 const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(50);
-
-/// Whether a listener may be used now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum GateState {
-    Parked,
-    Open,
-    Closed,
-}
-
-enum Slot<T> {
-    Parked(OwnedFd),
-    Open(T),
-    Closed,
-}
-
-/// A descriptor that can be registered with the runtime and taken out again.
-pub(crate) trait Gated: AsFd + Sized + Send + Sync + 'static {
-    fn register(fd: OwnedFd) -> io::Result<Self>;
-    fn deregister(self) -> io::Result<OwnedFd>;
-}
-
-/// One named descriptor of this process.
-pub(crate) struct Gate<T> {
-    name: Arc<str>,
-    kind: ListenerKind,
-    address: Address,
-    slot: Mutex<Slot<T>>,
-    state: watch::Sender<GateState>,
-}
-
-/// What the driver does with a gate, whatever is behind it.
-pub(crate) trait GateControl: Send + Sync {
-    fn name(&self) -> &Arc<str>;
-    fn kind(&self) -> ListenerKind;
-    fn address(&self) -> &Address;
-    /// Lets the application use it. Has to be called in a runtime.
-    fn open(&self) -> io::Result<()>;
-    /// When this returns, nothing is accepted or received any more.
-    fn park(&self) -> io::Result<()>;
-    /// Closes the descriptor; the application's waits end.
-    fn close(&self);
-    /// A duplicate to be sent.
-    fn duplicate(&self) -> io::Result<OwnedFd>;
-    /// What a successor is told about it. Needs no further descriptor.
-    fn describe(&self) -> io::Result<ListenerItem>;
-}
-
-impl<T: Gated> Gate<T> {
-    pub(crate) fn parked(name: &str, kind: ListenerKind, address: Address, fd: OwnedFd) -> Arc<Self> {
-        Arc::new(Self {
-            name: name.into(),
-            kind,
-            address,
-            slot: Mutex::new(Slot::Parked(fd)),
-            state: watch::Sender::new(GateState::Parked),
-        })
-    }
-
-    fn slot(&self) -> MutexGuard<'_, Slot<T>> {
-        // A slot is replaced as a whole, so a panic elsewhere leaves it whole.
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn with_fd<R>(&self, use_it: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> io::Result<R> {
-        match &*self.slot() {
-            Slot::Parked(fd) => use_it(fd.as_fd()),
-            Slot::Open(open) => use_it(open.as_fd()),
-            Slot::Closed => Err(io::Error::other(format!("the listener {:?} is closed", self.name))),
-        }
-    }
-
-    /// Repeats `poll` whenever the gate is open, until it is ready; `None` when the gate is closed for ever.
-    async fn wait<R>(&self, mut poll: impl FnMut(&T, &mut Context<'_>) -> Poll<R>) -> Option<R> {
-        let mut state = self.state.subscribe();
-        loop {
-            let seen = *state.borrow_and_update();
-            match seen {
-                GateState::Closed => return None,
-                GateState::Parked => drop(state.changed().await),
-                GateState::Open => {
-                    let poll_open = std::future::poll_fn(|cx| match &*self.slot() {
-                        Slot::Open(open) => poll(open, cx),
-                        // The state is about to change.
-                        Slot::Parked(_) | Slot::Closed => Poll::Pending,
-                    });
-                    tokio::select! {
-                        biased;
-                        result = poll_open => return Some(result),
-                        _ = state.changed() => {}
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl<T: Gated> GateControl for Gate<T> {
-    fn name(&self) -> &Arc<str> {
-        &self.name
-    }
-
-    fn kind(&self) -> ListenerKind {
-        self.kind
-    }
-
-    fn address(&self) -> &Address {
-        &self.address
-    }
-
-    fn open(&self) -> io::Result<()> {
-        let mut slot = self.slot();
-        if let Slot::Parked(fd) = &*slot {
-            // Registering consumes the descriptor, also where it fails; so a copy goes first.
-            if let Ok(copy) = fd.try_clone() {
-                *slot = Slot::Open(T::register(copy)?);
-            } else if let Slot::Parked(fd) = std::mem::replace(&mut *slot, Slot::Closed) {
-                // No descriptor is left, and a listener that nobody listens to would be an outage.
-                *slot = Slot::Open(T::register(fd)?);
-            }
-        }
-        if matches!(*slot, Slot::Open(_)) {
-            self.state.send_replace(GateState::Open);
-        }
-        Ok(())
-    }
-
-    fn park(&self) -> io::Result<()> {
-        let mut slot = self.slot();
-        if let Slot::Open(open) = std::mem::replace(&mut *slot, Slot::Closed) {
-            *slot = Slot::Parked(open.deregister()?);
-            self.state.send_replace(GateState::Parked);
-        }
-        Ok(())
-    }
-
-    fn close(&self) {
-        let mut slot = self.slot();
-        // Dropping deregisters first and closes then.
-        *slot = Slot::Closed;
-        self.state.send_replace(GateState::Closed);
-    }
-
-    fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.with_fd(|fd| fd.try_clone_to_owned())
-    }
-
-    fn describe(&self) -> io::Result<ListenerItem> {
-        self.with_fd(|fd| Ok(Offered::describe(&self.name, self.kind, &self.address, fd)))
-    }
-}
 
 /// A TCP or Unix stream listener.
 #[derive(Debug)]
@@ -262,11 +105,12 @@ impl Acceptor {
 pub struct Listener {
     gate: Arc<Gate<Acceptor>>,
     connections: Connections,
+    complaint: Complaint,
 }
 
 impl Listener {
     pub(crate) fn new(gate: Arc<Gate<Acceptor>>, connections: Connections) -> Self {
-        Self { gate, connections }
+        Self { gate, connections, complaint: Complaint::default() }
     }
 
     /// The key under which the next version will ask for it.
@@ -307,8 +151,11 @@ impl Listener {
             match accepted.await? {
                 Ok(connection) => return Some(connection),
                 Err(error) if is_out_of_descriptors(&error) => {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::warn!(listener = self.name(), %error, "cannot accept; connections wait in the backlog");
+                    if !std::mem::replace(&mut told, true)
+                        && let Some(unsaid) = self.complaint.due()
+                    {
+                        let listener = self.name();
+                        tracing::warn!(listener, %error, "cannot accept; connections wait in the backlog{unsaid}");
                     }
                     tokio::time::sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
                 }
@@ -349,113 +196,5 @@ impl axum::serve::Listener for Listener {
 
     fn local_addr(&self) -> io::Result<Address> {
         Ok(self.gate.address.clone())
-    }
-}
-
-impl Gated for tokio::net::UdpSocket {
-    fn register(fd: OwnedFd) -> io::Result<Self> {
-        Self::from_std(fd.into())
-    }
-
-    fn deregister(self) -> io::Result<OwnedFd> {
-        Ok(self.into_std()?.into())
-    }
-}
-
-impl Gated for UnixDatagram {
-    fn register(fd: OwnedFd) -> io::Result<Self> {
-        Self::from_std(fd.into())
-    }
-
-    fn deregister(self) -> io::Result<OwnedFd> {
-        Ok(self.into_std()?.into())
-    }
-}
-
-/// A UDP socket that goes from one version of the program to the next.
-///
-/// Datagrams that arrive while nobody receives wait in the socket's buffer. A program that keeps state for each client
-/// (QUIC, DTLS) has to pass that state too.
-pub struct UdpSocket {
-    gate: Arc<Gate<tokio::net::UdpSocket>>,
-}
-
-impl UdpSocket {
-    pub(crate) fn new(gate: Arc<Gate<tokio::net::UdpSocket>>) -> Self {
-        Self { gate }
-    }
-
-    /// The address it is bound to.
-    #[must_use]
-    pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.gate.address.ip()
-    }
-
-    /// The next datagram: its length and its sender. Waits while this process is not the one that serves; `None` when it
-    /// never will be again.
-    ///
-    /// # Errors
-    /// As recvfrom(2).
-    pub async fn recv_from(&self, buf: &mut [u8]) -> Option<io::Result<(usize, SocketAddr)>> {
-        self.gate
-            .wait(|socket, cx| {
-                let mut buf = ReadBuf::new(buf);
-                socket.poll_recv_from(cx, &mut buf).map_ok(|from| (buf.filled().len(), from))
-            })
-            .await
-    }
-
-    /// Sends a datagram; possible while this process serves.
-    ///
-    /// # Errors
-    /// As sendto(2); `NotConnected` when this process does not serve any more.
-    pub async fn send_to(&self, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
-        match self.gate.wait(|socket, cx| socket.poll_send_to(cx, bytes, to)).await {
-            Some(sent) => sent,
-            None => Err(io::Error::new(io::ErrorKind::NotConnected, "this process does not serve any more")),
-        }
-    }
-}
-
-impl fmt::Debug for UdpSocket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UdpSocket").field("name", &self.gate.name).field("local", &self.gate.address).finish()
-    }
-}
-
-/// A Unix datagram socket that goes from one version of the program to the next.
-pub struct UnixDatagramSocket {
-    gate: Arc<Gate<UnixDatagram>>,
-}
-
-impl UnixDatagramSocket {
-    pub(crate) fn new(gate: Arc<Gate<UnixDatagram>>) -> Self {
-        Self { gate }
-    }
-
-    /// The address it is bound to.
-    #[must_use]
-    pub fn local(&self) -> &Address {
-        &self.gate.address
-    }
-
-    /// The next datagram: its length and its sender. Waits while this process is not the one that serves; `None` when it
-    /// never will be again.
-    ///
-    /// # Errors
-    /// As recvfrom(2).
-    pub async fn recv_from(&self, buf: &mut [u8]) -> Option<io::Result<(usize, Address)>> {
-        self.gate
-            .wait(|socket, cx| {
-                let mut buf = ReadBuf::new(buf);
-                socket.poll_recv_from(cx, &mut buf).map_ok(|from| (buf.filled().len(), from.into()))
-            })
-            .await
-    }
-}
-
-impl fmt::Debug for UnixDatagramSocket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UnixDatagramSocket").field("local", &self.gate.address).finish()
     }
 }

@@ -60,7 +60,9 @@ pub(crate) struct Rules {
     pub(crate) silent: Arc<Silent>,
     pub(crate) watchers: Arc<Semaphore>,
     pub(crate) listings: Arc<Semaphore>,
-    pub(crate) complaint: Arc<Complaint>,
+    complaint: Arc<Complaint>,
+    /// About successors, which others must not hide.
+    refusals: Arc<Complaint>,
 }
 
 impl Rules {
@@ -79,21 +81,31 @@ impl Rules {
             silent: Arc::default(),
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             listings: Arc::new(Semaphore::new(MAX_LISTINGS)),
-            complaint: Arc::new(Complaint::new()),
+            complaint: Arc::default(),
+            refusals: Arc::default(),
         }
     }
 
     /// Says in the log that a caller is turned away, why, and who serves now; not more often than is of use.
     pub(crate) fn complain(&self, why: impl std::fmt::Display) {
-        let Some(unsaid) = self.complaint.due() else { return };
-        let us = &self.us;
+        if let Some(end) = self.end(&self.complaint) {
+            tracing::warn!("a caller on the control socket is turned away: {why}{end}");
+        }
+    }
+
+    /// How the line in the log ends that says that a successor is turned away, if it is of use.
+    pub(crate) fn end_of_refusal(&self) -> Option<String> {
+        self.end(&self.refusals)
+    }
+
+    fn end(&self, complaint: &Complaint) -> Option<String> {
+        let unsaid = complaint.due()?;
         let how = match *self.lifecycle.borrow() {
             Lifecycle::Starting => "is still starting",
             Lifecycle::Serving => "is still serving",
             _ => "does not serve any more",
         };
-        let more = if unsaid == 0 { String::new() } else { format!(" (and {unsaid} more)") };
-        tracing::warn!("a caller on the control socket is turned away: {why}{more}; {us} {how}");
+        Some(format!("{unsaid}; {} {how}", self.us))
     }
 }
 

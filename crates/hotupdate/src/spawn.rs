@@ -1,14 +1,19 @@
 //! Starting the program of this process anew, detached.
 //!
-//! Deliberately absent: waiting for it. It joins over the control socket like a successor that anybody started.
+//! Deliberately absent: waiting until it serves. It joins over the control socket like a successor that anybody started.
+//! And a second fork, which would make it a child of whoever adopts orphans: what happens between fork(2) and exec(2) is
+//! unsafe code in Rust, and nobody else could say how it ended.
 
 use std::env;
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Command, ExitStatus, Stdio};
 
-use tokio::process::{Child, Command};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Carries the name of an attempt from whoever starts a program to its `Join`.
 pub(crate) const ATTEMPT: &str = "HOTUPDATE_ATTEMPT";
@@ -61,6 +66,22 @@ impl Program {
 
 fn search(name: &Path) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?).map(|directory| directory.join(name)).find(|path| path.is_file())
+}
+
+/// Waits until the child has ended, and leaves it to be waited for once more (waitid(2), `WNOWAIT`): by us, or by whoever
+/// inherits it. tokio's children leave nothing.
+pub(crate) async fn ended(child: &Child) -> io::Result<ExitStatus> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(Errno::CHILD)?;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    // First, or else it could end between a look and the wait for the next.
+    let mut ends = signal(SignalKind::child())?;
+    loop {
+        if let Some(ended) = waitid(WaitId::Pid(pid), options)? {
+            let code = ended.exit_status().map(|code| code << 8);
+            return Ok(ExitStatus::from_raw(code.or(ended.terminating_signal()).unwrap_or_default()));
+        }
+        ends.recv().await;
+    }
 }
 
 /// Leaves the session of whoever started this process, if that is what it was started for.

@@ -111,6 +111,18 @@ async fn an_answer_can_be_sent() {
 }
 
 #[tokio::test]
+async fn no_answer_can_be_sent_when_another_process_serves() {
+    let folder = Folder::new();
+    let mut starting = folder.join("v1").await;
+    let socket = starting.udp("dns", "127.0.0.1:0").await.unwrap();
+    let first = starting.ready().await.unwrap();
+    let _second = common::hand_over(&folder, &first, "v2").await;
+    let error = socket.send_to(b"!", socket.local_addr().unwrap()).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotConnected, "{error}");
+    assert!(socket.recv_from(&mut [0; 8]).await.is_none());
+}
+
+#[tokio::test]
 async fn unix_datagram() {
     let folder = Folder::new();
     let path = folder.file("log.sock");

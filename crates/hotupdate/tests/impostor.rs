@@ -77,16 +77,28 @@ fn an_error_in_words() {
     });
 }
 
+/// Replies to `Join`.
+async fn reply(impostor: &Impostor, version: u16, generation: u64) -> Peer {
+    let mut peer = impostor.accept().await;
+    peer.say(&json!({ "parameters": {
+        "version": version, "features": [], "generation": generation, "lease_ms": 1, "handoff": "h",
+        "incumbent": common::peer::process("x"), "incumbent_generation": 1,
+    } }))
+    .await;
+    peer
+}
+
 #[test]
 fn a_version_that_we_do_not_speak() {
     fails(Fault::Incompatible, "it chose protocol version 7, we speak 1", async |impostor| {
-        let mut peer = impostor.accept().await;
-        peer.say(&json!({ "parameters": {
-            "version": 7, "features": [], "generation": 2, "lease_ms": 1, "handoff": "h",
-            "incumbent": common::peer::process("x"), "incumbent_generation": 1,
-        } }))
-        .await;
-        peer
+        reply(impostor, 7, 2).await
+    });
+}
+
+#[test]
+fn a_generation_that_nobody_can_follow() {
+    fails(Fault::Misbehaved, "gave the generation 18446744073709551615", async |impostor| {
+        reply(impostor, 1, u64::MAX).await
     });
 }
 

@@ -8,6 +8,7 @@
 mod common;
 
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use common::lies::{Fault, honest, is_clear, recovers};
 use common::peer::{Impostor, Peer};
@@ -63,6 +64,23 @@ fn nonsense_instead_of_released() {
     );
     ready_fails(Fault::Misbehaved, "not a message", Timing::default(), async |peer| {
         peer.send(b"???\0", &[]).await.unwrap();
+    });
+}
+
+/// By then the incumbent serves again, and there must not be two.
+#[test]
+fn released_too_late() {
+    let why = " ago, and the incumbent serves again after 1 ms";
+    ready_fails(Fault::Refused, why, Timing::default(), async |peer| {
+        let stopped = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let stopped_at_ns = stopped.tv_sec * 1_000_000_000 + stopped.tv_nsec;
+        let begun = Instant::now();
+        eventually("2 ms have passed", async || (begun.elapsed().as_millis() >= 2).then_some(())).await;
+        peer.say(&json!({
+            "type": "released", "connections": {"idle": 0, "active": 0, "upgraded": 0}, "links": [], "state": [],
+            "stopped_at_ns": stopped_at_ns, "within_ms": 1,
+        }))
+        .await;
     });
 }
 

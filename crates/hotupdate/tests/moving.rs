@@ -26,18 +26,18 @@ fn builder(directory: &tempfile::TempDir, version: &str) -> Builder {
     hotupdate::builder(path).version(version).stop_signals(false).probation(Duration::ZERO)
 }
 
-/// Counts bytes: each one is answered with the name of the version, and their number so far; moves when told to.
+/// Counts bytes: each one is answered with the name of the version, and their number so far; moves when it is its turn.
 async fn count(mut connection: Connection, name: u8, mut counted: u8) {
-    let mut drain = connection.drain();
+    let mut exit = connection.exit();
     loop {
         let mut byte = [0];
         let read = tokio::select! {
             read = connection.read(&mut byte) => read,
-            () = drain.started() => match connection.hand_over("count", &counted).await {
+            () = exit.turn("count") => match connection.hand_over("count", &counted).await {
                 Ok(()) => return,
                 Err(stays) => {
                     connection = stays.connection;
-                    connection.read(&mut byte).await
+                    continue;
                 }
             },
         };
@@ -99,7 +99,8 @@ async fn connections_move_with_their_state_and_the_old_version_is_gone() {
     assert_eq!((first.connections().moved(), second.connections().adopted()), (300, 300));
     let rows = second.connections().rows();
     assert!(rows.iter().all(|row| row.listener == "count" && row.accepted_ms > 0), "{rows:?}");
-    let peers: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap().to_string()).collect();
+    let peers: Vec<hotupdate::SmolStr> =
+        clients.iter().map(|client| client.local_addr().unwrap().to_string().into()).collect();
     assert!(rows.iter().all(|row| peers.contains(&row.peer)), "{rows:?}");
 }
 
@@ -149,6 +150,55 @@ async fn a_state_that_the_new_version_cannot_read_stays_in_the_old_one() {
     for client in &mut clients {
         assert_eq!(ask(client).await, (b'1', 2));
     }
+}
+
+/// A handler that tries again at once would try for ever.
+#[tokio::test]
+async fn after_a_move_that_failed_the_turn_comes_again_when_something_changes() {
+    let directory = directory();
+    let mut starting = builder(&directory, "v1").join().await.unwrap();
+    let mut listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let first = starting.ready().await.unwrap();
+    let _client = TcpStream::connect(address).await.unwrap();
+    let mut connection = listener.accept().await.unwrap();
+
+    let mut starting = builder(&directory, "v2").join().await.unwrap();
+    let _listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
+    let second = starting.ready().await.unwrap();
+    second.adopt("count", |connection, _: String| async move { drop(connection) });
+
+    let mut exit = connection.exit();
+    timeout(SOON, exit.turn("count")).await.expect("the new version takes this kind");
+    connection = connection.hand_over("count", &1).await.expect_err("and cannot read the state").connection;
+    let again = exit.turn("count");
+    tokio::pin!(again);
+    assert!(timeout(Duration::from_millis(200), &mut again).await.is_err(), "nothing has changed");
+    second.adopt("something else", |connection, _: u8| async move { drop(connection) });
+    timeout(SOON, again).await.expect("something has changed");
+    drop(connection);
+    timeout(SOON, first.drained()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_turn_comes_only_for_kinds_that_somebody_takes() {
+    let directory = directory();
+    let mut starting = builder(&directory, "v1").join().await.unwrap();
+    let mut listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let hot = starting.ready().await.unwrap();
+    let connection = listener.accept().await.unwrap();
+    let mut exit = connection.exit();
+    let turn = exit.turn("count");
+    tokio::pin!(turn);
+    let a_while = Duration::from_millis(50);
+    assert!(timeout(a_while, &mut turn).await.is_err(), "nothing drains");
+
+    let (second, _) = serve(builder(&directory, "v2"), b'2', false).await;
+    timeout(SOON, hot.retired()).await.unwrap();
+    assert!(timeout(a_while, &mut turn).await.is_err(), "nobody takes it");
+    second.adopt("count", |connection, counted: u8| count(connection, b'2', counted));
+    timeout(SOON, turn).await.expect("now somebody does");
 }
 
 #[tokio::test]

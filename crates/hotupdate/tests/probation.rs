@@ -109,6 +109,20 @@ fn nonsense_is_reported_and_does_not_end_the_link() {
     });
 }
 
+/// The counter of generations does not come to its end by what one process says.
+#[test]
+fn generations_that_nobody_can_follow() {
+    alone(async {
+        let (log, _guard) = Log::begin();
+        let mut scene = scene(LONG).await;
+        scene.successor.say(&json!({ "type": "issued", "generation": u64::MAX })).await;
+        let violation = async || log.text().contains("violation").then_some(());
+        eventually("the violation is reported", violation).await;
+        log.says(&["generation=2", "gave away the generation 18446744073709551615", "the successor serves"]);
+        comes_back(scene).await;
+    });
+}
+
 #[test]
 fn not_reading_does_not_end_the_link() {
     alone(async {

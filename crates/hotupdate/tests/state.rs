@@ -76,9 +76,9 @@ async fn names_are_keys_and_there_is_a_limit() {
 }
 
 /// The final word does not come: the attempt fails, the incumbent accepts again, and the next attempt works.
-async fn release_fails(why: &str, final_word: impl Fn() -> Vec<u8> + Send + Sync + 'static) {
+async fn release_fails(stop: Duration, why: &str, final_word: impl Fn() -> Vec<u8> + Send + Sync + 'static) {
     let folder = Folder::new();
-    let timing = Timing { stop: BRIEF, probation: Duration::ZERO, ..Timing::default() };
+    let timing = Timing { stop, probation: Duration::ZERO, ..Timing::default() };
     let mut first = folder.builder("v1").timing(timing).join().await.unwrap();
     export_in_turns(
         &mut first,
@@ -98,7 +98,7 @@ async fn release_fails(why: &str, final_word: impl Fn() -> Vec<u8> + Send + Sync
 
 #[tokio::test]
 async fn a_final_word_that_comes_too_late() {
-    release_fails("deadline `stop`", || {
+    release_fails(BRIEF, "deadline `stop`", || {
         std::thread::sleep(2 * BRIEF);
         b"late".to_vec()
     })
@@ -125,7 +125,8 @@ async fn a_final_word_that_takes_longer_than_a_successor_to_begin() {
 
 #[tokio::test]
 async fn a_final_word_that_panics() {
-    release_fails("the application's export panicked", || panic!("in the application")).await;
+    // To print a backtrace takes its time.
+    release_fails(SOON, "the application's export panicked", || panic!("in the application")).await;
 }
 
 #[tokio::test]
@@ -165,7 +166,7 @@ async fn a_state_that_is_too_large_turns_the_successor_away() {
 
 #[tokio::test]
 async fn a_final_word_that_is_too_large() {
-    release_fails("has more than 1073741824 bytes", too_large).await;
+    release_fails(SOON, "has more than 1073741824 bytes", too_large).await;
 }
 
 #[tokio::test]

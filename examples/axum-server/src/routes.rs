@@ -9,6 +9,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::Query;
 use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
@@ -21,7 +22,7 @@ pub(crate) fn app(version: String, metrics: PrometheusHandle) -> Router {
         .route("/", get(who))
         .route("/version", get(move || async move { version }))
         .route("/metrics", get(move || async move { metrics::text(&metrics) }))
-        .route("/echo", post(|body: Bytes| async move { body }))
+        .route("/echo", post(echo))
         .route("/events", get(streams::events))
         .route("/ws", any(streams::upgrade))
 }
@@ -38,5 +39,14 @@ async fn who(Query(Pause { sleep }): Query<Pause>) -> Result<String, (StatusCode
     let pause = Duration::try_from_secs_f64(sleep)
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("sleep: {error}\n")))?;
     tokio::time::sleep(pause).await;
-    Ok(format!("ospid:{}", id()))
+    Ok(pid())
+}
+
+/// `POST /echo`: the body, and which process answers in the header `served-by`.
+async fn echo(body: Bytes) -> impl IntoResponse {
+    ([("served-by", pid())], body)
+}
+
+pub(crate) fn pid() -> String {
+    format!("ospid:{}", id())
 }

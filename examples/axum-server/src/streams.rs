@@ -12,6 +12,8 @@ use hotupdate::Serving;
 use hotupdate_axum::{Draining, ws};
 use tokio::time::interval;
 
+use crate::routes::pid;
+
 /// Between two events.
 const PERIOD: Duration = Duration::from_millis(100);
 
@@ -27,7 +29,7 @@ pub(crate) async fn events(draining: Draining) -> Sse<impl Stream<Item = Result<
 /// What the WebSockets below are called when they move.
 const ECHO: &str = "echo";
 
-/// `GET /ws`: a WebSocket that echoes, through any deploy.
+/// `GET /ws`: a WebSocket that echoes, through any deploy; `who` is answered as `GET /` is.
 pub(crate) async fn upgrade(upgrade: ws::Upgrade) -> Response {
     upgrade.on_upgrade(|socket| echo(socket, ()))
 }
@@ -41,7 +43,11 @@ async fn echo(mut socket: ws::WebSocket, (): ()) {
     loop {
         match socket.recv_or_drain().await {
             ws::Event::Message(message) => {
-                if socket.send(message).await.is_err() {
+                let answer = match message {
+                    ws::Message::Text(text) if text.as_str() == "who" => ws::Message::text(pid()),
+                    message => message,
+                };
+                if socket.send(answer).await.is_err() {
                     return;
                 }
             }

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use hotupdate::connections::Moves;
 use hotupdate::{Connection, Listener, Starting};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::signal::unix::SignalKind;
@@ -82,19 +81,14 @@ async fn accept(mut listener: Listener, version: Arc<str>) {
 
 /// Until the client leaves, or the next version goes on with the conversation.
 async fn converse(mut connection: Connection, mut conversation: Conversation, version: Arc<str>) {
-    let mut drain = connection.drain();
-    // It may have come to a process that drains already.
-    let mut look = drain.is_draining();
+    let mut exit = connection.exit();
     loop {
-        if std::mem::take(&mut look) && drain.is_draining() && connection.moves(KIND) == Moves::Yes {
-            match connection.hand_over(KIND, &conversation).await {
-                Ok(()) => return,
-                // Nothing is lost: it stays, and is offered again when something changes.
-                Err(stays) => connection = stays.connection,
-            }
-        }
         tokio::select! {
-            _ = drain.changed() => look = true,
+            () = exit.turn(KIND) => match connection.hand_over(KIND, &conversation).await {
+                Ok(()) => return,
+                // Nothing is lost: it stays, and its turn comes again when something changes.
+                Err(stays) => connection = stays.connection,
+            },
             goes_on = step(&mut connection, &mut conversation, &version) => if !goes_on { return },
         }
     }

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use integration_tests::process::eventually;
-use integration_tests::steady::Steady;
+use integration_tests::steady::{self, Steady};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::SOON;
 
-/// The end of the last request that each process answered.
+/// When each process gave its last answer.
 pub(crate) type LastAnswers = Arc<Mutex<HashMap<u32, Instant>>>;
 
 /// Threads, each with a client that stays on its connection.
@@ -34,13 +34,13 @@ impl Crowd {
         Self { address, stop, answered, last, threads: Vec::new() }
     }
 
-    /// Clients that do `once` again and again, a pause apart; it may tell which process answered.
+    /// Clients that do `once` again and again, a pause apart; it tells which process answered.
     pub(crate) fn start<C: 'static>(
         &mut self,
         how_many: usize,
         pause: Duration,
         connect: fn(SocketAddr) -> anyhow::Result<C>,
-        once: fn(&mut C, u64) -> anyhow::Result<Option<u32>>,
+        once: fn(&mut C, u64) -> anyhow::Result<u32>,
     ) {
         for number in 0..how_many {
             let (address, stop, answered, last) =
@@ -49,9 +49,8 @@ impl Crowd {
                 let mut client = connect(address)?;
                 let mut turn = number as u64;
                 while !stop.load(Relaxed) {
-                    if let Some(pid) = once(&mut client, turn)? {
-                        last.lock().expect("no client panics").insert(pid, Instant::now());
-                    }
+                    let pid = once(&mut client, turn)?;
+                    last.lock().expect("no client panics").insert(pid, Instant::now());
                     answered.fetch_add(1, Relaxed);
                     turn += 1;
                     thread::sleep(pause);
@@ -63,10 +62,13 @@ impl Crowd {
         }
     }
 
-    pub(crate) fn answers_go_on(&self) {
+    pub(crate) fn answers_go_on(&mut self) {
         let before = self.answered.load(Relaxed);
         eventually("more answers", SOON, || {
-            assert!(!self.threads.iter().any(JoinHandle::is_finished), "a client has lost its connection");
+            if let Some(lost) = self.threads.iter().position(JoinHandle::is_finished) {
+                let why = self.threads.swap_remove(lost).join().expect("no client panics");
+                panic!("a client has lost its connection: {why:?}");
+            }
             (self.answered.load(Relaxed) > before + 100).then_some(())
         });
     }
@@ -89,13 +91,13 @@ pub(crate) fn connect(address: SocketAddr) -> anyhow::Result<Steady> {
     Ok(Steady::connect(address)?)
 }
 
-pub(crate) fn get(client: &mut Steady, _: u64) -> anyhow::Result<Option<u32>> {
-    client.who().map(Some)
+pub(crate) fn get(client: &mut Steady, _: u64) -> anyhow::Result<u32> {
+    client.who()
 }
 
-pub(crate) fn slow(client: &mut Steady, _: u64) -> anyhow::Result<Option<u32>> {
+pub(crate) fn slow(client: &mut Steady, _: u64) -> anyhow::Result<u32> {
     client.send(b"GET /?sleep=0.4 HTTP/1.1\r\nHost: slow\r\n\r\n")?;
-    client.answered_by().map(Some)
+    client.answered_by()
 }
 
 /// A WebSocket client.
@@ -113,23 +115,25 @@ pub(crate) fn talker(address: SocketAddr) -> anyhow::Result<Talker> {
     Ok(Talker { socket, said: 0 })
 }
 
-/// Three numbered messages at once; each comes back once, in order.
-pub(crate) fn talk(client: &mut Talker, turn: u64) -> anyhow::Result<Option<u32>> {
+/// Three numbered messages at once, and a question; each comes back once, in order.
+pub(crate) fn talk(client: &mut Talker, turn: u64) -> anyhow::Result<u32> {
     let numbers = client.said..client.said + 3;
     client.said = numbers.end;
     for number in numbers.clone() {
         client.socket.write(Message::text(format!("{turn}: message {number}")))?;
     }
+    client.socket.write(Message::text("who"))?;
     client.socket.flush()?;
     for number in numbers {
         let message = client.socket.read().context("wait for an echo")?;
         ensure!(message == Message::text(format!("{turn}: message {number}")), "{number}: {message:?}");
     }
-    Ok(None)
+    let answer = client.socket.read().context("wait for an answer")?;
+    steady::pid(&answer.into_data())
 }
 
 /// A body in pieces, with a length or in chunks.
-pub(crate) fn post(client: &mut Steady, turn: u64) -> anyhow::Result<Option<u32>> {
+pub(crate) fn post(client: &mut Steady, turn: u64) -> anyhow::Result<u32> {
     let pieces: Vec<String> =
         (0..5).map(|piece| format!("{turn}:{piece};").repeat(1 + turn as usize % 50)).collect();
     let chunked = turn.is_multiple_of(2);
@@ -154,11 +158,11 @@ pub(crate) fn post(client: &mut Steady, turn: u64) -> anyhow::Result<Option<u32>
     }
     let answer = client.answer()?;
     ensure!(answer == pieces.concat().into_bytes(), "{turn}: a wrong byte");
-    Ok(None)
+    client.served_by().context("nobody has served it")
 }
 
 /// Five requests at once, the stream cut somewhere.
-pub(crate) fn pipeline(client: &mut Steady, turn: u64) -> anyhow::Result<Option<u32>> {
+pub(crate) fn pipeline(client: &mut Steady, turn: u64) -> anyhow::Result<u32> {
     let bodies: Vec<_> = (0..5).map(|n| format!("{turn}.{n}")).collect();
     let mut stream = String::new();
     for body in &bodies {
@@ -175,5 +179,5 @@ pub(crate) fn pipeline(client: &mut Steady, turn: u64) -> anyhow::Result<Option<
         let answer = client.answer()?;
         ensure!(answer == body.as_bytes(), "{body}: {answer:?}");
     }
-    Ok(None)
+    client.served_by().context("nobody has served it")
 }

@@ -13,15 +13,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use hotupdate::connection::MAX_STATE;
-use hotupdate::connections::Moves;
+use hotupdate::connections::{Activity, Moves};
 use hotupdate::drain::Phase;
-use hotupdate::{Connection, Drain};
+use hotupdate::{Connection, Drain, Exit};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::Instant;
 
 use super::wire::{About, Wire};
-use super::{CloseCode, CloseFrame, Error, Message, Utf8Bytes, name};
+use super::{CloseCode, CloseFrame, Error, KIND, Message, Utf8Bytes, name};
 use crate::drain::Draining;
 
 /// The most that is read at once.
@@ -37,6 +37,9 @@ const MAX_WEIGHT: usize = MAX_STATE - MAX_APPLICATION_STATE - 1024;
 /// State of an application that has at most this many bytes, as JSON, can always move.
 pub const MAX_APPLICATION_STATE: usize = 32 * 1024;
 
+/// How often it is looked whether the answer, if the next version takes WebSockets, is overdue.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
 /// How much later than their turn clients are told to reconnect: the next version says one by one what it takes, and this
 /// kind may be the last.
 const RELUCTANCE: Duration = Duration::from_secs(1);
@@ -51,6 +54,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct WebSocket {
     line: Line,
     drain: Drain,
+    exit: Exit,
     reluctance: Reluctance,
 }
 
@@ -97,8 +101,9 @@ enum Reluctance {
 impl WebSocket {
     pub(super) fn new(connection: Connection, wire: Wire) -> Self {
         let drain = connection.drain();
+        let exit = connection.exit();
         let line = Line { connection, wire: Box::new(wire), hung_up: false };
-        Self { line, drain, reluctance: Reluctance::None }
+        Self { line, drain, exit, reluctance: Reluctance::None }
     }
 
     pub(super) fn begin(connection: Connection, about: About, arrived: &[u8]) -> Self {
@@ -170,7 +175,7 @@ impl WebSocket {
     /// }
     /// ```
     ///
-    /// [`Event::Draining`] comes at a point at which the socket can move: between messages, or in the middle of one that is
+    /// [`Event::Draining`] comes when it is this socket's turn, see [`Exit`], at a point at which the socket can move: between messages, or in the middle of one that is
     /// not too large (of a larger one the rest is awaited). After a move that failed it comes again when there is a new
     /// chance; else the client is told to reconnect (1012, "service restart") when it is its turn in the window over
     /// which a drain is spread, and this is the end.
@@ -178,18 +183,19 @@ impl WebSocket {
     /// Safe to cancel: no message is lost.
     pub async fn recv_or_drain(&mut self) -> Event {
         loop {
-            if self.should_move() {
-                return Event::Draining;
-            }
-            let turn = self.turn();
-            let Self { line, drain, .. } = self;
+            self.exit.step_out();
+            let (moves, turn) = (self.should_move(), self.turn());
+            let Self { line, drain, exit, .. } = self;
             let turn = async {
                 match turn {
                     Some(turn) => tokio::time::sleep_until(turn).await,
                     None => pending().await,
                 }
             };
+            let activity = line.connection.activity();
+            let leaves = async { if moves { leave(&activity, exit).await } else { pending().await } };
             tokio::select! {
+                () = leaves => return Event::Draining,
                 phase = drain.changed() => self.reconsider(phase),
                 message = line.recv() => match message {
                     Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => return Event::Message(message),
@@ -237,12 +243,16 @@ impl WebSocket {
             let why = format!("its state has {} bytes, at most {MAX_STATE} move", bytes.len());
             return Err(NotMoved { socket: self, why });
         }
-        let Self { line: Line { connection, wire, hung_up }, drain, .. } = self;
+        // It has its turn until it is there.
+        let Self { line: Line { connection, wire, hung_up }, drain, exit, .. } = self;
         match connection.hand_over_bytes(&name(kind), bytes).await {
             Ok(()) => Ok(()),
             Err(hotupdate::connection::NotMoved { connection, why }) => {
                 let line = Line { connection, wire, hung_up };
-                Err(NotMoved { socket: Self { line, drain, reluctance: Reluctance::Stays(name(kind)) }, why })
+                Err(NotMoved {
+                    socket: Self { line, drain, exit, reluctance: Reluctance::Stays(name(kind)) },
+                    why,
+                })
             }
         }
     }
@@ -276,6 +286,18 @@ impl WebSocket {
             && (phase == Phase::Serving || self.line.connection.moves(kind) == Moves::Yes)
         {
             self.reluctance = Reluctance::None;
+        }
+    }
+}
+
+/// Until it is the turn of this WebSocket, or nobody takes any.
+async fn leave(activity: &Activity, exit: &mut Exit) {
+    loop {
+        match activity.moves_any(KIND) {
+            Moves::Yes => return exit.next().await,
+            // A change comes to whoever waits for this; that the time for the answer is over does not.
+            Moves::Expected => tokio::time::sleep(ASK_AGAIN).await,
+            Moves::No => return,
         }
     }
 }

@@ -52,7 +52,13 @@ impl Incumbent {
                 out.push(Effect::Report(Report::Progress(generation)));
             }
             Message::Connections { .. } => {}
-            Message::Issued { generation } => self.issued = self.issued.max(generation),
+            Message::Issued { generation: issued } => match self.issued.counted_on(issued) {
+                Ok(issued) => self.issued = issued,
+                Err(what) => {
+                    predecessor.quiet = true;
+                    out.push(Effect::Report(Report::Violation(generation, what)));
+                }
+            },
             Message::Drained { forced } => {
                 predecessor.drained = true;
                 predecessor.connections = Summary::default();

@@ -82,10 +82,10 @@ fn row() -> impl Strategy<Value = ConnectionRow> {
     (any::<u64>(), text(), text(), text(), text(), any::<(u64, u64)>(), state).prop_map(
         |(id, listener, peer, local, protocol, (accepted_ms, requests), state)| ConnectionRow {
             id,
-            listener,
-            peer,
-            local,
-            protocol,
+            listener: listener.into(),
+            peer: peer.into(),
+            local: local.into(),
+            protocol: protocol.into(),
             accepted_ms,
             requests,
             state,
@@ -100,7 +100,7 @@ fn kind() -> impl Strategy<Value = Kind> {
 fn moving() -> impl Strategy<Value = MovingItem> {
     (row(), text(), any::<u64>(), text()).prop_map(|(row, kind, cookie, state)| MovingItem {
         row,
-        kind,
+        kind: kind.into(),
         cookie,
         state,
     })

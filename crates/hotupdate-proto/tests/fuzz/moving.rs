@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arbitrary::{Result, Unstructured};
 use hotupdate_proto::moving::{MoverEffect, TakerEffect, WINDOW};
-use hotupdate_proto::{ConnectionRow, ConnectionState, Fault, Message, Mover, MovingItem, Taker};
+use hotupdate_proto::{ConnectionRow, ConnectionState, Fault, Message, Mover, MovingItem, SmolStr, Taker};
 
 use super::said;
 
@@ -277,13 +277,13 @@ impl Pair {
 fn item(id: u64) -> MovingItem {
     let row = ConnectionRow {
         id,
-        listener: String::new(),
-        peer: String::new(),
-        local: String::new(),
-        protocol: String::new(),
+        listener: SmolStr::default(),
+        peer: SmolStr::default(),
+        local: SmolStr::default(),
+        protocol: SmolStr::default(),
         accepted_ms: 0,
         requests: 0,
         state: ConnectionState::Idle,
     };
-    MovingItem { row, kind: String::new(), cookie: id, state: String::new() }
+    MovingItem { row, kind: SmolStr::default(), cookie: id, state: String::new() }
 }

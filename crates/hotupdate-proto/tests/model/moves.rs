@@ -9,7 +9,7 @@ use std::time::Duration;
 use hotupdate_proto::message::{Generation, Message};
 use hotupdate_proto::moving::{Kind, Mover, MoverEffect, MovingItem, Taker, TakerEffect};
 use hotupdate_proto::{
-    ConnectionRow, ConnectionState, FEATURE_MOVE, Fault, Incumbent, Predecessor, Timing, incumbent,
+    ConnectionRow, ConnectionState, FEATURE_MOVE, Fault, Incumbent, Predecessor, SmolStr, Timing, incumbent,
 };
 
 use super::kernel::{End, Id, Riders, Said};
@@ -106,15 +106,15 @@ impl Moves {
 fn item(id: Connection) -> MovingItem {
     let row = ConnectionRow {
         id,
-        listener: String::new(),
-        peer: String::new(),
-        local: String::new(),
-        protocol: String::new(),
+        listener: SmolStr::default(),
+        peer: SmolStr::default(),
+        local: SmolStr::default(),
+        protocol: SmolStr::default(),
         accepted_ms: 0,
         requests: 0,
         state: ConnectionState::Idle,
     };
-    MovingItem { row, kind: String::new(), cookie: id, state: String::new() }
+    MovingItem { row, kind: SmolStr::default(), cookie: id, state: String::new() }
 }
 
 // ---- giving ------------------------------------------------------------------------------------------------------

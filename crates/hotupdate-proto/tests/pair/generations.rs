@@ -290,6 +290,51 @@ fn garbage_in_probation_is_reported_and_is_no_second_owner() {
     }
 }
 
+/// One says that so many were given away that nobody could come any more.
+#[test]
+fn a_counter_that_cannot_be_is_reported_and_not_believed() {
+    for (from, to) in [(1, 0), (0, 1)] {
+        let mut world = pile(2, &slow());
+        for _ in 0..2 {
+            world.say(from, to, Message::Issued { generation: Generation(u64::MAX) });
+        }
+        world.run();
+        let of_it = |r: &Report| match r {
+            Report::Violation(generation, what) => {
+                assert_eq!(generation.0, from as u64 + 1, "whose fault it is");
+                assert!(what.contains(&u64::MAX.to_string()) && what.ends_with("is 2"), "{what}");
+                true
+            }
+            _ => false,
+        };
+        let violations = world.reports.iter().filter(|(by, r)| *by == to && of_it(r)).count();
+        assert_eq!((violations, world.accepting()), (1, vec![1]), "{world}");
+        // Whoever serves next has a number for the one after it.
+        world.kill(from);
+        world.run();
+        assert_eq!(world.accepting(), [to]);
+        let next = world.join(App::default());
+        world.settle();
+        assert_eq!(world.incumbent(next).expect("it serves").generation(), Generation(3));
+        world.assert_next_works();
+    }
+}
+
+/// The one that served died before it had told all numbers that it gave away.
+#[test]
+fn a_counter_may_be_ahead_of_what_was_told() {
+    let mut world = pile(2, &slow());
+    let ahead = Generation(2 + Generation::MAX_UNTOLD);
+    world.say(1, 0, Message::Issued { generation: ahead });
+    world.kill(1);
+    world.run();
+    assert_eq!(world.accepting(), [0], "{world}");
+    let next = world.join(App::default());
+    world.settle();
+    assert_eq!(world.incumbent(next).expect("it serves").generation(), ahead.next());
+    world.assert_next_works();
+}
+
 /// What makes no sense to a process that drains, or from it.
 #[test]
 fn what_makes_no_sense_after_the_commit_is_reported_once() {

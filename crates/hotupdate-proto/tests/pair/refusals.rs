@@ -143,6 +143,7 @@ fn a_reply_that_makes_no_sense_ends_the_attempt() {
         (|joined| joined.version = 2) as fn(&mut Joined),
         |joined| joined.version = 0,
         |joined| joined.generation = Generation(1),
+        |joined| joined.generation = Generation(u64::MAX),
         |joined| joined.features.push("telepathy".to_owned()),
     ] {
         let (machine, effects) = reply(change);

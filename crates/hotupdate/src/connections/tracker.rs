@@ -2,11 +2,12 @@
 //!
 //! Deliberately absent: reading and writing, see [`crate::connection`].
 
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use hotupdate_proto::{ConnectionRow, ConnectionState, Kind};
+use smol_str::{SmolStr, ToSmolStr as _};
 use tokio::time::Instant;
 
 use super::{Connections, MAX_CLOSED, Moves, Table};
@@ -14,19 +15,24 @@ use crate::accepted::Accepted;
 use crate::address::Address;
 use crate::connection::Socket;
 use crate::drain::{Drain, Phase};
+use crate::exit::{Exit, Queue};
 use crate::meters::Event;
 
 /// One open connection.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) id: u64,
-    pub(super) listener: Arc<str>,
+    pub(super) listener: SmolStr,
     pub(super) peer: Address,
     pub(super) local: Address,
     pub(super) accepted: Accepted,
-    pub(super) protocol: Mutex<Cow<'static, str>>,
+    pub(super) protocol: Mutex<SmolStr>,
     pub(super) requests: AtomicU64,
     pub(super) activity: AtomicU64,
+    /// When its client said something last, in milliseconds after the table began, rounded up; 0: never here.
+    pub(super) heard: AtomicU64,
+    /// The change of the table at which it could not move.
+    pub(super) stays: AtomicU64,
     /// Its end, when it comes, was asked for by a drain.
     pub(super) closing: AtomicBool,
     pub(super) socket: Weak<Socket>,
@@ -60,10 +66,10 @@ impl Row {
     pub(super) fn describe(&self) -> ConnectionRow {
         ConnectionRow {
             id: self.id,
-            listener: self.listener.to_string(),
-            peer: self.peer.to_string(),
-            local: self.local.to_string(),
-            protocol: self.protocol.lock().unwrap_or_else(PoisonError::into_inner).to_string(),
+            listener: self.listener.clone(),
+            peer: self.peer.to_smolstr(),
+            local: self.local.to_smolstr(),
+            protocol: self.protocol.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             accepted_ms: self.accepted.ms(),
             requests: self.requests.load(Relaxed),
             state: self.state(),
@@ -105,15 +111,19 @@ impl Tracker {
         Activity { row: self.row.clone(), table: self.table.clone() }
     }
 
-    /// What the process wants of this connection.
-    #[must_use]
-    pub fn drain(&self) -> Drain {
-        Drain::new(self.table.phase.subscribe())
-    }
-
     /// The row, as it is told to other processes.
     pub(crate) fn describe(&self) -> ConnectionRow {
         self.row.describe()
+    }
+
+    /// The client said something.
+    pub(crate) fn heard(&self) {
+        self.row.heard.store(self.table.millis(), Relaxed);
+    }
+
+    /// It could not move; it is not asked again before something changes.
+    pub(crate) fn stays(&self) {
+        self.row.stays.store(self.table.changes.load(Relaxed), Relaxed);
     }
 
     pub(crate) fn connections(&self) -> Connections {
@@ -154,7 +164,7 @@ pub struct Activity {
 impl Activity {
     /// What is spoken: `http/1.1`, `h2`, `websocket`, `raw`, or a word of the application.
     pub fn protocol(&self, protocol: &'static str) {
-        *self.row.protocol.lock().unwrap_or_else(PoisonError::into_inner) = protocol.into();
+        *self.row.protocol.lock().unwrap_or_else(PoisonError::into_inner) = SmolStr::new_static(protocol);
     }
 
     /// A request began; it ends when the returned value is dropped.
@@ -170,9 +180,13 @@ impl Activity {
     /// Whether connections of this kind, and of this listener, can move.
     #[must_use]
     pub fn moves(&self, kind: &str) -> Moves {
+        self.moves_if(|taken| taken == kind)
+    }
+
+    fn moves_if(&self, wanted: impl Fn(&str) -> bool) -> Moves {
         let fits = |taken: &Kind| {
-            taken.kind == kind
-                && taken.listener.as_ref().is_none_or(|listener| **listener == *self.row.listener)
+            wanted(&taken.kind)
+                && taken.listener.as_ref().is_none_or(|listener| *listener == self.row.listener)
         };
         let taken = self.table.taken();
         if taken.kinds.iter().any(fits) {
@@ -182,6 +196,41 @@ impl Activity {
         } else {
             Moves::No
         }
+    }
+
+    /// Whether connections of a kind that begins like this, and of this listener, can move.
+    #[must_use]
+    pub fn moves_any(&self, beginning: &str) -> Moves {
+        self.moves_if(|kind| kind.starts_with(beginning))
+    }
+
+    /// What the process wants of this connection.
+    #[must_use]
+    pub fn drain(&self) -> Drain {
+        Drain::new(self.table.phase.subscribe())
+    }
+
+    /// The connection's place in the queue of those that move.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        Exit::new(self.clone())
+    }
+
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.table.queue
+    }
+
+    /// Since the client said something here.
+    pub(crate) fn silence(&self) -> Duration {
+        match self.row.heard.load(Relaxed) {
+            0 => Duration::MAX,
+            heard => Duration::from_millis(self.table.millis().saturating_sub(heard)),
+        }
+    }
+
+    /// Whether nothing has changed since it could not move.
+    pub(crate) fn stays(&self) -> bool {
+        self.row.stays.load(Relaxed) == self.table.changes.load(Relaxed)
     }
 
     /// How many requests are in flight.

@@ -20,9 +20,11 @@ use super::reserve::Reserve;
 use super::{Done, Driver, Role, Sealed, Waiting};
 use crate::address::Address;
 use crate::channel::{self, Receiver};
+use crate::complaint::Complaint;
 use crate::control::{self, Ownership};
 use crate::error::{Doing, Result};
-use crate::listener::{Acceptor, Gate, GateControl};
+use crate::gate::{Gate, GateControl};
+use crate::listener::Acceptor;
 use crate::serving::Lifecycle;
 use crate::session::{self, Outcome, Request, Rules};
 use crate::state::Export;
@@ -91,8 +93,9 @@ impl Driver {
         };
         match admitted {
             Err(refusal) => {
-                let us = &self.local.process;
-                tracing::warn!(successor = %join.process, %refusal, "a successor is turned away; {us} is still serving");
+                if let Some(end) = self.rules.end_of_refusal() {
+                    tracing::warn!(successor = %join.process, %refusal, "a successor is turned away{end}");
+                }
                 self.turn_away(&receiver, session::refused(&refusal));
             }
             Ok(()) => self.export(move |sealed| Done::Exported { join, receiver, sealed }),
@@ -150,7 +153,7 @@ impl Driver {
             // After a rollback the link that they were for is another's.
             Done::Rows(rows) if self.draining => self.send_rows(&rows),
             Done::Rows(_) => {}
-            Done::Child { pid, attempt, status } => self.child_ended(pid, &attempt, status),
+            Done::Child { child, attempt, status } => self.child_ended(child, &attempt, status),
             Done::Flushed => drop(self.lifecycle.send_replace(Lifecycle::Drained)),
         }
     }
@@ -216,15 +219,17 @@ async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allowed: Vec<u3
     let reserve = Reserve::default();
     // What is missing is taken later.
     let _ = reserve.fill();
-    let mut told = false;
+    let (complaint, mut told) = (Complaint::default(), false);
     while let Some(accepted) = next_caller(&gate, &reserve).await {
         let stream: UnixStream = match accepted {
             Ok(stream) => stream,
             // One that was held back makes room.
             Err(_) if reserve.spend() => continue,
             Err(error) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%error, "callers on the control socket cannot be accepted");
+                if !std::mem::replace(&mut told, true)
+                    && let Some(unsaid) = complaint.due()
+                {
+                    tracing::warn!(%error, "callers on the control socket cannot be accepted{unsaid}");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;

@@ -15,7 +15,7 @@ use super::{Done, Driver, Role};
 use crate::config::AfterDrain;
 use crate::control;
 use crate::drain::{Phase, Plan};
-use crate::listener::GateControl;
+use crate::gate::GateControl;
 use crate::serving::Lifecycle;
 use crate::session;
 use crate::systemd::Manager;

@@ -3,7 +3,7 @@
 //! Deliberately absent: which signals mean what, see [`crate::signal`].
 
 use std::io;
-use std::process::ExitStatus;
+use std::process::{Child, ExitStatus};
 use std::time::Instant;
 
 use hotupdate_proto::{ConnectionRow, Message, incumbent, operator};
@@ -13,6 +13,7 @@ use crate::config::random_hex;
 use crate::error::Error;
 use crate::serving::Lifecycle;
 use crate::signal::Signal;
+use crate::spawn;
 
 impl Driver {
     pub(super) async fn signal(&mut self, signal: Signal) {
@@ -38,23 +39,31 @@ impl Driver {
             Err(error) => {
                 tracing::error!(path, %error, "the successor cannot be started; this process serves on")
             }
-            Ok(mut child) => {
-                let pid = child.id().unwrap_or_default();
-                tracing::info!(path, pid, "started a successor");
+            Ok(child) => {
+                tracing::info!(path, pid = child.id(), "started a successor");
                 let back = self.done.0.clone();
                 tokio::spawn(async move {
-                    let status = child.wait().await;
-                    let _ = back.send(Done::Child { pid, attempt, status }).await;
+                    let status = spawn::ended(&child).await;
+                    let _ = back.send(Done::Child { child, attempt, status }).await;
                 });
             }
         }
     }
 
-    pub(super) fn child_ended(&mut self, pid: u32, attempt: &str, status: io::Result<ExitStatus>) {
-        let how = match status {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
-        };
+    pub(super) fn child_ended(&mut self, mut child: Child, attempt: &str, status: io::Result<ExitStatus>) {
+        let pid = child.id();
+        let failed = status.as_ref().is_ok_and(|status| !status.success());
+        let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        if failed && self.is_main_process(pid) {
+            // systemd hears of the end of a process as its parent, which it is when we are gone: nobody else waits for it.
+            return tracing::error!(
+                pid,
+                how,
+                "the new version has ended; systemd learns it when this process has drained"
+            );
+        }
+        // It fails if the application waits for all of its children; then that one is done.
+        let _ = child.try_wait();
         let joined =
             self.last_failure.as_ref().is_some_and(|failure| failure.attempt.as_deref() == Some(attempt));
         if *self.lifecycle.borrow() == Lifecycle::Serving && !joined {

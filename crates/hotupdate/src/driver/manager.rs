@@ -7,6 +7,7 @@ use std::mem;
 use hotupdate_proto::Generation;
 
 use super::{Driver, Role};
+use crate::serving::Lifecycle;
 
 impl Driver {
     /// Nobody can take this process's place back: it is the service's main process, and its listeners are the ones to keep.
@@ -37,5 +38,10 @@ impl Driver {
             }
             _ => {}
         }
+    }
+
+    /// The manager was told that this is the main process of the service, and not we any more.
+    pub(super) fn is_main_process(&self, pid: u32) -> bool {
+        self.manager.is_some() && self.heir == Some(pid) && *self.lifecycle.borrow() >= Lifecycle::Retired
     }
 }

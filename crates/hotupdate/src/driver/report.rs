@@ -124,8 +124,9 @@ impl Driver {
     /// Nothing has begun, but operators who started this successor have to learn why nothing will.
     pub(super) fn cannot_offer(&mut self, join: Join, reason: String) {
         let Join { process, attempt, .. } = join;
-        let us = &self.local.process;
-        tracing::error!(successor = %process, reason, "a successor is turned away; {us} is still serving");
+        if let Some(end) = self.rules.end_of_refusal() {
+            tracing::error!(successor = %process, reason, "a successor is turned away{end}");
+        }
         self.connections.meters().handoff("failed", None);
         let text = format!("successor {process} was turned away: {reason}");
         let (generation, stage) = (Generation(0), "joining".to_owned());

@@ -1,0 +1,177 @@
+//! Connections of this process, which drains, on their way to the one that serves.
+//!
+//! Deliberately absent: who leaves when, see [`crate::exit`].
+
+use std::time::{Duration, Instant};
+
+use hotupdate_proto::moving::{MAX_BATCH, MAX_BATCH_STATE, MoverEffect};
+use hotupdate_proto::{Message, MovingItem};
+use rustix::net::sockopt;
+
+use super::Moves;
+use crate::connection::Parcel;
+use crate::driver::Driver;
+use crate::driver::effects::to_text;
+
+/// How long after a handoff the next version may take to say which connections it picks up. Until then no client is told to
+/// leave.
+const EXPECTED: Duration = Duration::from_secs(1);
+
+impl Driver {
+    /// The drain begins.
+    pub(in crate::driver) fn expect_moves(&mut self) {
+        if self.moves.peer_knows && self.peer.is_some() {
+            self.connections.expect_moves(tokio::time::Instant::now() + EXPECTED);
+        }
+    }
+
+    /// What the process that serves says about moves; gives back what is not about them.
+    pub(in crate::driver) fn hear_taker(&mut self, message: Message) -> Option<Message> {
+        match message {
+            Message::Takes { kinds } if self.draining => {
+                self.moves.open = !kinds.is_empty();
+                self.moves.rest_due = kinds.is_empty();
+                if self.moves.open {
+                    self.connections.set_taken(Some(kinds));
+                } else {
+                    // Its own successor is about to take over and will say what it takes, or it speaks again itself.
+                    self.expect_moves();
+                    let waiting = std::mem::take(&mut self.moves.queue);
+                    waiting.into_iter().for_each(give_back);
+                }
+                self.pump();
+            }
+            Message::Held { batch, refused } if self.draining => match self.moves.mover.held(batch, &refused)
+            {
+                Ok(effects) => {
+                    self.perform_giving(effects);
+                    self.pump();
+                }
+                Err(fault) => {
+                    self.take_all_back();
+                    tracing::warn!(%fault, "a violation of the protocol; nothing moves any more");
+                }
+            },
+            other => return Some(other),
+        }
+        None
+    }
+
+    pub(in crate::driver) fn give(&mut self, parcel: Parcel) {
+        // While the other side rests, a batch would reach a process that has stopped reading.
+        if self.draining && self.peer.is_some() && self.moves.open {
+            self.moves.queue.push_back(parcel);
+            while let Ok(parcel) = self.parcels.try_recv() {
+                self.moves.queue.push_back(parcel);
+            }
+            self.pump();
+        } else {
+            give_back(parcel);
+        }
+    }
+
+    /// Offers what fits into the window.
+    fn pump(&mut self) {
+        while self.moves.mover.has_room() && !self.moves.queue.is_empty() {
+            let parcels = self.moves.next_batch();
+            let Some(peer) = &self.peer else {
+                return parcels.into_iter().for_each(give_back);
+            };
+            let descriptors = parcels.iter().map(|parcel| parcel.connection.socket().clone() as _).collect();
+            let items = parcels.iter().map(describe).collect();
+            for effect in self.moves.mover.offer(Instant::now(), items) {
+                if let MoverEffect::Send(message) = effect {
+                    peer.send(&message, descriptors);
+                    break;
+                }
+            }
+            self.moves.on_the_way.extend(parcels.into_iter().map(|parcel| (parcel.connection.id(), parcel)));
+        }
+        if self.moves.rest_due && self.moves.mover.is_idle() {
+            self.moves.rest_due = false;
+            if let Some(peer) = &self.peer {
+                peer.send(&Message::Rest, Vec::new());
+            }
+        }
+    }
+
+    fn perform_giving(&mut self, effects: Vec<MoverEffect>) {
+        for effect in effects {
+            match effect {
+                MoverEffect::Send(message) => {
+                    if let Some(peer) = &self.peer {
+                        peer.send(&message, Vec::new());
+                    }
+                }
+                MoverEffect::Moved(ids) => {
+                    for Parcel { connection, reply, .. } in self.moves.take(&ids) {
+                        connection.tracker().migrated();
+                        // Our copy is closed; the kernel's socket lives on in the other process.
+                        drop(connection);
+                        let _ = reply.send(Ok(()));
+                    }
+                }
+                MoverEffect::Return(ids) => self.moves.take(&ids).into_iter().for_each(give_back),
+            }
+        }
+    }
+
+    /// The other process is dead, or this one serves again: everything that is not the other's stays.
+    pub(in crate::driver) fn take_all_back(&mut self) {
+        self.connections.set_taken(None);
+        let effects = self.moves.mover.closed();
+        self.perform_giving(effects);
+        std::mem::take(&mut self.moves.queue).into_iter().for_each(give_back);
+        (self.moves.open, self.moves.rest_due) = (false, false);
+    }
+
+    pub(in crate::driver) async fn tick_moves(&mut self) {
+        let now = Instant::now();
+        let effects = self.moves.mover.tick(now);
+        if !effects.is_empty() {
+            tracing::warn!("the serving process does not answer (deadline `moving`); connections stay");
+            self.perform_giving(effects);
+            // While it hangs nobody should wait for it.
+            std::mem::take(&mut self.moves.queue).into_iter().for_each(give_back);
+        }
+        if self.moves.resting.as_ref().is_some_and(|resting| now >= resting.until) {
+            self.give_up_resting().await;
+        }
+    }
+}
+
+impl Moves {
+    fn next_batch(&mut self) -> Vec<Parcel> {
+        let (mut parcels, mut bytes) = (Vec::with_capacity(self.queue.len().min(MAX_BATCH)), 0);
+        while let Some(next) = self.queue.front() {
+            bytes += next.state.len();
+            if parcels.len() == MAX_BATCH || (bytes > MAX_BATCH_STATE && !parcels.is_empty()) {
+                break;
+            }
+            parcels.extend(self.queue.pop_front());
+        }
+        parcels
+    }
+
+    fn take(&mut self, ids: &[u64]) -> Vec<Parcel> {
+        let mut parcels = Vec::with_capacity(ids.len());
+        parcels.extend(ids.iter().filter_map(|id| self.on_the_way.remove(id)));
+        parcels
+    }
+}
+
+fn give_back(parcel: Parcel) {
+    let Parcel { connection, reply, .. } = parcel;
+    // If nobody waits for it any more, it is closed.
+    let _ = reply.send(Err(Box::new(connection)));
+}
+
+pub(crate) fn describe(parcel: &Parcel) -> MovingItem {
+    let Parcel { connection, kind, state, .. } = parcel;
+    MovingItem {
+        row: connection.tracker().describe(),
+        kind: kind.clone(),
+        cookie: sockopt::socket_cookie(connection.socket()).unwrap_or_default(),
+        state: to_text(state),
+    }
+}

@@ -1,0 +1,214 @@
+//! Connections of predecessors, on their way to this process, which serves.
+//!
+//! Deliberately absent: serving them, see [`crate::adoption`].
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use hotupdate_proto::moving::TakerEffect;
+use hotupdate_proto::{FEATURE_MOVE, Fault, Generation, Message, MovingItem, incumbent};
+use rustix::net::sockopt;
+use socket2::SockRef;
+
+use super::{Arrival, Moves, Resting, Taking};
+use crate::connection::{Connection, Socket};
+use crate::driver::effects::from_text;
+use crate::driver::{Driver, Role};
+
+impl Driver {
+    /// Tells predecessors which connections this process picks up.
+    pub(in crate::driver) fn announce(&mut self) {
+        if self.moves.quiet {
+            return;
+        }
+        let kinds: Vec<_> = self.moves.adopters.iter().map(|adopter| adopter.kind.clone()).collect();
+        let Role::Incumbent(machine) = &self.role else { return };
+        for predecessor in machine.predecessors() {
+            if !predecessor.features.iter().any(|feature| feature == FEATURE_MOVE) {
+                continue;
+            }
+            self.moves.knowing.insert(predecessor.generation);
+            let wants = !kinds.is_empty() && !predecessor.drained;
+            if let (true, Some(link)) = (wants, self.predecessors.get(&predecessor.generation)) {
+                self.moves.takers.entry(predecessor.generation).or_default();
+                link.send(&Message::Takes { kinds: kinds.clone() }, Vec::new());
+            }
+        }
+    }
+
+    /// What a predecessor says about moves; gives back what is not about them.
+    pub(in crate::driver) async fn hear_mover(
+        &mut self,
+        generation: Generation,
+        message: Message,
+        descriptors: Vec<OwnedFd>,
+    ) -> Option<Message> {
+        let heard = match message {
+            Message::Move { batch, items } => self.arrived(generation, batch, items, descriptors),
+            Message::Yours { batch } => self.taking(generation).and_then(|taking| taking.taker.given(batch)),
+            Message::Back { batch } => {
+                self.taking(generation).and_then(|taking| taking.taker.taken_back(batch))
+            }
+            Message::Rest => {
+                self.rested(generation).await;
+                Ok(Vec::new())
+            }
+            other => return Some(other),
+        };
+        match heard {
+            Ok(effects) => self.perform_taking(generation, effects),
+            Err(fault) => {
+                self.moves.forget(generation);
+                self.incumbent(incumbent::Event::PredecessorClosed(generation, fault)).await;
+            }
+        }
+        None
+    }
+
+    /// A predecessor died: what it had sent and not given has no other server.
+    pub(in crate::driver) async fn mover_is_gone(&mut self, generation: Generation) {
+        if let Some(taking) = self.moves.takers.get_mut(&generation) {
+            let effects = taking.taker.closed();
+            self.perform_taking(generation, effects);
+            self.moves.forget(generation);
+        }
+        self.rested(generation).await;
+    }
+
+    fn taking(&mut self, generation: Generation) -> Result<&mut Taking, Fault> {
+        let nothing = || Fault::PeerMisbehaved("moved connections that nobody asked for".to_owned());
+        self.moves.takers.get_mut(&generation).ok_or_else(nothing)
+    }
+
+    fn arrived(
+        &mut self,
+        generation: Generation,
+        batch: u32,
+        items: Vec<MovingItem>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Vec<TakerEffect>, Fault> {
+        let Moves { takers, adopters, .. } = &mut self.moves;
+        let nothing = || Fault::PeerMisbehaved("moved connections that nobody asked for".to_owned());
+        let taking = takers.get_mut(&generation).ok_or_else(nothing)?;
+        let (mut held, mut refused) = (Vec::new(), Vec::new());
+        let lost = items.get(descriptors.len()..).unwrap_or_default();
+        if !lost.is_empty() {
+            tracing::warn!(%generation, connections = lost.len(), "no descriptors are left for connections; they stay where they are");
+            refused.extend(lost.iter().map(|item| item.row.id));
+        }
+        for (item, fd) in items.into_iter().zip(descriptors) {
+            check(&item, &fd).map_err(Fault::PeerMisbehaved)?;
+            let mut here = held.iter().chain(taking.held.values().flatten());
+            if here.any(|there: &Arrival| there.item.cookie == item.cookie) {
+                return Err(Fault::PeerMisbehaved(format!("moved connection {} twice", item.row.id)));
+            }
+            let adopter = adopters.iter().find(|adopter| adopter.fits(&item.kind, &item.row.listener));
+            let picked_up = adopter.and_then(|adopter| adopter.look(from_text(&item.state)));
+            match picked_up.map(|pick_up| (pick_up, Socket::register(fd))) {
+                Some((pick_up, Ok(socket))) => held.push(Arrival { item, socket, pick_up }),
+                Some((_, Err(error))) => {
+                    tracing::warn!(%error, "a connection cannot be taken; it stays where it is");
+                    refused.push(item.row.id);
+                }
+                None => refused.push(item.row.id),
+            }
+        }
+        let effects = taking.taker.arrived(batch, refused)?;
+        taking.held.insert(batch, held);
+        Ok(effects)
+    }
+
+    fn perform_taking(&mut self, generation: Generation, effects: Vec<TakerEffect>) {
+        for effect in effects {
+            match effect {
+                TakerEffect::Send(message) => {
+                    if let Some(link) = self.predecessors.get(&generation) {
+                        link.send(&message, Vec::new());
+                    }
+                }
+                TakerEffect::Serve(batch) => {
+                    for Arrival { item, socket, pick_up } in self.release_held(generation, batch) {
+                        pick_up(Connection::arrived(&self.connections, item.row, socket));
+                    }
+                }
+                TakerEffect::Drop(batch) => drop(self.release_held(generation, batch)),
+            }
+        }
+    }
+
+    fn release_held(&mut self, generation: Generation, batch: u32) -> Vec<Arrival> {
+        self.moves
+            .takers
+            .get_mut(&generation)
+            .and_then(|taking| taking.held.remove(&batch))
+            .unwrap_or_default()
+    }
+
+    /// Before the accept loops stop, predecessors finish the moves that are under way: the next version could not.
+    pub(in crate::driver) async fn stop(&mut self) {
+        self.stops += 1;
+        self.reopen_at = None;
+        self.moves.quiet = true;
+        let waits = |generation: &&Generation| {
+            self.predecessors.contains_key(generation) && !self.moves.late.contains(generation)
+        };
+        let awaited: HashSet<_> = self.moves.takers.keys().filter(waits).copied().collect();
+        if awaited.is_empty() {
+            return self.stop_now().await;
+        }
+        for generation in &awaited {
+            if let Some(link) = self.predecessors.get(generation) {
+                link.send(&Message::Takes { kinds: Vec::new() }, Vec::new());
+            }
+        }
+        self.moves.resting = Some(Resting { awaited, until: Instant::now() + self.settings.timing.rest });
+    }
+
+    pub(in crate::driver) fn stop_is_off(&mut self) {
+        self.moves.resting = None;
+        self.moves.quiet = false;
+    }
+
+    /// Going on would lose the connections that are on their way, so this attempt fails. The next does not wait for a process
+    /// that hangs.
+    pub(super) async fn give_up_resting(&mut self) {
+        let Some(Resting { awaited, .. }) = self.moves.resting.take() else { return };
+        let mut generations: Vec<_> = awaited.iter().map(ToString::to_string).collect();
+        generations.sort_unstable();
+        self.moves.late.extend(awaited);
+        let what = format!(
+            "generation {} did not finish its moves in time (deadline `rest`)",
+            generations.join(" and ")
+        );
+        self.events.push_back(incumbent::Event::CannotStop(what));
+        self.perform(Vec::new()).await;
+    }
+
+    async fn rested(&mut self, generation: Generation) {
+        self.moves.late.remove(&generation);
+        let Some(resting) = &mut self.moves.resting else { return };
+        resting.awaited.remove(&generation);
+        if resting.awaited.is_empty() {
+            self.moves.resting = None;
+            self.stop_now().await;
+            self.perform(Vec::new()).await;
+        }
+    }
+}
+
+/// A descriptor has to be the connection that it is said to be.
+pub(crate) fn check(item: &MovingItem, fd: &OwnedFd) -> Result<(), String> {
+    let wrong = |what: &str| format!("moved connection {}, whose descriptor {what}", item.row.id);
+    let kind = sockopt::socket_type(fd).map_err(|error| wrong(&format!("is not a socket: {error}")))?;
+    if kind != rustix::net::SocketType::STREAM || sockopt::socket_acceptconn(fd) != Ok(false) {
+        return Err(wrong("is not a connection"));
+    }
+    if sockopt::socket_cookie(fd).unwrap_or_default() != item.cookie {
+        return Err(wrong("is another socket"));
+    }
+    match SockRef::from(fd).nonblocking() {
+        Ok(true) => Ok(()),
+        _ => Err(wrong("is in blocking mode")),
+    }
+}

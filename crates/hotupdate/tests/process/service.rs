@@ -1,0 +1,81 @@
+//! The process that the tests start: this test program itself, with one of its tests. It answers with its process id.
+//!
+//! Deliberately absent: arguments. A successor that a signal starts has the same, and inherits the environment.
+
+use std::env;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use hotupdate::{Connection, Error, Listener};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::signal::unix::SignalKind;
+
+/// Where its files are. Without it there is nothing to serve.
+pub(crate) const FOLDER: &str = "HOT_TEST_FOLDER";
+
+/// The name of its listener, `echo` if there is none.
+pub(crate) const NAME: &str = "HOT_TEST_NAME";
+
+/// It waits for a command once it is ready.
+pub(crate) const ON_COMMAND: &str = "HOT_TEST_ON_COMMAND";
+
+/// As long as there is a file of this name in its folder, it does not come so far as to serve.
+pub(crate) const BROKEN: &str = "broken";
+
+/// What it says of itself, one line for each event.
+pub(crate) const SAID: &str = "said";
+
+/// The bytes of an answer.
+pub(crate) const ANSWER: usize = 8;
+
+#[tokio::test]
+#[ignore = "the process that other tests start"]
+async fn service() -> Result<(), Error> {
+    let Some(folder) = env::var_os(FOLDER) else { return Ok(()) };
+    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+    serve(Path::new(&folder)).await
+}
+
+async fn serve(folder: &Path) -> Result<(), Error> {
+    let mut starting = hotupdate::builder(folder.join("control.sock"))
+        .version(env!("CARGO_PKG_VERSION"))
+        .probation(Duration::ZERO)
+        .on_command(env::var_os(ON_COMMAND).is_some())
+        .successor_signal(SignalKind::hangup())
+        .join()
+        .await?;
+    assert!(!folder.join(BROKEN).exists(), "this version is broken");
+    let listener = starting.tcp(&env::var(NAME).unwrap_or("echo".to_owned()), "127.0.0.1:0").await?;
+    let address = listener.local_addr().unwrap();
+    let hot = starting.ready().await?;
+    // Where a program goes later is nothing to its successors.
+    env::set_current_dir("/").unwrap();
+    let pid = std::process::id();
+    say(folder, &format!("serving {pid} {address}"));
+    answer(listener, pid).await;
+    hot.drained().await;
+    say(folder, &format!("drained {pid} {}", hot.connections().forced()));
+    Ok(())
+}
+
+fn say(folder: &Path, line: &str) {
+    let mut said = OpenOptions::new().append(true).create(true).open(folder.join(SAID)).unwrap();
+    said.write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
+async fn answer(mut listener: Listener, pid: u32) {
+    while let Some(connection) = listener.accept().await {
+        tokio::spawn(converse(connection, pid));
+    }
+}
+
+async fn converse(mut connection: Connection, pid: u32) {
+    let answer = format!("{pid:>ANSWER$}");
+    while connection.read_exact(&mut [0]).await.is_ok() {
+        if connection.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
