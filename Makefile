@@ -46,15 +46,18 @@ coverage: ## lines of both libraries that tests of crates reach; needs `cargo in
 	LLVM_COV=$(LLVM_COV) LLVM_PROFDATA=$(LLVM_PROFDATA) $(CARGO) llvm-cov --all-features --no-fail-fast \
 		-p hotupdate-proto -p hotupdate -p hotupdate-axum --ignore-filename-regex '/hotupdate-axum/|/testing.rs'
 
+# With debug assertions, but not those of hyper: see the profile of the fuzz crates.
+FUZZ = RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --release --sanitizer none --target-dir $(CURDIR)/target/fuzz --fuzz-dir
+
 .PHONY: fuzz
 fuzz: ## looks for inputs that break something, SECONDS=60 for each kind; what is found is named and fails
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing, it is installed now"; $(CARGO) install --locked cargo-fuzz; }
 	@set -e; for file in $(CURDIR)/crates/*/fuzz/fuzz_targets/*.rs; do \
 		fuzz=$${file%/fuzz_targets/*}; target=$$(basename $$file .rs); gained=$(CURDIR)/target/fuzz/corpus/$$target; \
 		cp Cargo.lock $$fuzz; mkdir -p $$gained; echo "$$target: $(SECONDS) s"; \
-		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir $$fuzz --target-dir $(CURDIR)/target/fuzz --sanitizer none \
-			$$target $$gained $$fuzz/corpus/$$target -- \
-			-max_total_time=$(SECONDS) -max_len=600 -len_control=1 -timeout=20 -print_final_stats=1; \
+		$(FUZZ) $$fuzz $$target $$gained $$fuzz/corpus/$$target -- \
+			-max_total_time=$(SECONDS) -max_len=600 -len_control=1 -timeout=20 -print_final_stats=1 || { \
+			echo "make fuzz: $$target fails, see above; again: $(FUZZ) $$fuzz $$target INPUT" >&2; exit 1; }; \
 	done
 
 .PHONY: model
