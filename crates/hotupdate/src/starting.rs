@@ -26,7 +26,7 @@ use crate::gate::{Gate, Gated};
 use crate::listener::{Acceptor, Listener};
 use crate::offered::{Offered, Origin};
 use crate::serving::Serving;
-use crate::state::{Export, State};
+use crate::state::{Arrived, Export, State};
 
 /// The most bytes that describe all listeners of a process: half a message, because there are other things to say.
 const MAX_DESCRIPTION: usize = frame::MAX_MESSAGE / 2;
@@ -43,7 +43,7 @@ pub struct Starting {
     pub(crate) succeeds: bool,
     pub(crate) release: Release,
     pub(crate) offered: Vec<Offered>,
-    pub(crate) state: HashMap<String, State>,
+    pub(crate) state: HashMap<String, Arrived>,
     pub(crate) connections: Connections,
     pub(crate) outfit: Outfit,
     pub(crate) ready: Ready,
@@ -139,7 +139,7 @@ impl Starting {
     /// [`Serving::import`](crate::Serving::import).
     #[must_use]
     pub fn import(&self, name: &str) -> Option<&State> {
-        self.state.get(name)
+        self.state.get(name)?.get()
     }
 
     /// Passes state to the next version. `export` is called for the inventory and again when the accept loops have
@@ -193,12 +193,15 @@ impl Starting {
             span,
             release,
             offered,
+            state,
             connections,
             mut outfit,
             mut ready,
             failed,
-            ..
+            succeeds: _,
         } = self;
+        // A large one makes room for the final word.
+        drop(state);
         outfit.stale.extend(offered.iter().map(|offered| offered.name.clone()));
         ready.unclaimed = offered.iter().map(|offered| offered.name.clone()).collect();
         for Offered { name, kind, address, .. } in &offered {
