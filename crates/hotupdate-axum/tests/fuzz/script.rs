@@ -146,6 +146,7 @@ impl Script {
 fn ignores(stream: &[u8]) -> bool {
     let head = String::from_utf8_lossy(stream);
     let line = head.rsplit(" HTTP/1.").nth(1).unwrap_or_default();
-    // What is sent back to HEAD is not sent, and so not read.
-    line.ends_with("HEAD /pipe") || !["/echo", "/pipe"].iter().any(|reads| line.ends_with(reads))
+    // What is piped into the answer is read with it, and these have none.
+    let unsent = ["HEAD /pipe", "CONNECT /pipe"].iter().any(|ignores| line.ends_with(ignores));
+    unsent || !["/echo", "/pipe"].iter().any(|reads| line.ends_with(reads))
 }
