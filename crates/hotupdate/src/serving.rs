@@ -81,6 +81,9 @@ impl Serving {
     }
 
     /// The final word of the incumbent's state of this name: said when its accept loops had stopped.
+    ///
+    /// It is read by the first call, which takes one to two milliseconds for each MiB, and kept as long as this value. A large
+    /// one is best read where it blocks nobody (`tokio::task::spawn_blocking`).
     #[must_use]
     pub fn import(&self, name: &str) -> Option<&State> {
         self.inner.state.get(name)?.get()

@@ -16,6 +16,9 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat,
 /// The most bytes of one state. More belongs into a file or a database.
 pub(crate) const MAX_STATE: u64 = 1 << 30;
 
+/// Read at once, in microseconds: less than what a descriptor is worth that stays open.
+const SMALL: u64 = 64 << 10;
+
 const SEALS: SealFlags =
     SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
@@ -89,7 +92,12 @@ pub(crate) struct Arrived {
 impl Arrived {
     /// A state that was checked.
     pub(crate) fn new(item: StateItem, fd: OwnedFd) -> Self {
-        Self { item, fd: Mutex::new(Some(fd)), state: OnceLock::new() }
+        let is_small = item.length <= SMALL;
+        let arrived = Self { item, fd: Mutex::new(Some(fd)), state: OnceLock::new() };
+        if is_small {
+            arrived.get();
+        }
+        arrived
     }
 
     pub(crate) fn get(&self) -> Option<&State> {
