@@ -27,7 +27,7 @@ use crate::link;
 use crate::offered::Offered;
 use crate::spawn;
 use crate::starting::Starting;
-use crate::state::{self, State};
+use crate::state;
 use crate::systemd;
 
 /// How long between two calls to an incumbent that is itself still starting.
@@ -36,7 +36,7 @@ const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
 /// What arrived with the inventory.
 pub(crate) struct Inventory {
     pub(crate) offered: Vec<Offered>,
-    pub(crate) state: HashMap<String, State>,
+    pub(crate) state: HashMap<String, state::Arrived>,
     pub(crate) links: Vec<(LinkItem, OwnedFd)>,
     pub(crate) ownership: Ownership,
 }
@@ -48,7 +48,7 @@ struct Arrived {
     /// The names of sockets by the kernel's number.
     cookies: HashMap<u64, String>,
     offered: Vec<Offered>,
-    state: HashMap<String, State>,
+    state: HashMap<String, state::Arrived>,
     links: Vec<(LinkItem, OwnedFd)>,
     ownership: Option<Ownership>,
 }
@@ -287,7 +287,8 @@ impl Arrived {
             }
             Message::State { items, .. } => {
                 for (item, fd) in items.iter().zip(descriptors) {
-                    self.state.insert(item.name.clone(), state::read(item, fd)?);
+                    state::check(item, &fd)?;
+                    self.state.insert(item.name.clone(), state::Arrived::new(item.clone(), fd));
                 }
             }
             Message::Links { items, .. } => self.links.extend(items.iter().cloned().zip(descriptors)),

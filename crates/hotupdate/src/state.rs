@@ -5,14 +5,19 @@
 //! A seal (fcntl(2), `F_ADD_SEALS`) makes sure that what was checked is what is read, whoever else holds the descriptor.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use hotupdate_proto::StateItem;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
 
 /// The most bytes of one state. More belongs into a file or a database.
 pub(crate) const MAX_STATE: u64 = 1 << 30;
+
+/// Read at once, in microseconds: less than what a descriptor is worth that stays open.
+const SMALL: u64 = 64 << 10;
 
 const SEALS: SealFlags =
     SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
@@ -74,14 +79,41 @@ pub(crate) fn check(item: &StateItem, fd: &OwnedFd) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads a state that arrived.
-pub(crate) fn read(item: &StateItem, fd: OwnedFd) -> Result<State, String> {
-    check(item, &fd)?;
-    let mut file = File::from(fd);
-    // The position is shared with whoever wrote it. The length was checked, and is sealed.
-    let mut bytes = Vec::with_capacity(usize::try_from(item.length).unwrap_or_default());
-    let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
-    read.map_err(|error| format!("the state {:?} cannot be read: {error}", item.name))?;
+/// State that arrived. It is read when somebody asks for it: a large one takes its time, while which nobody should wait who
+/// does not need it, and nobody at all while nobody accepts.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    item: StateItem,
+    /// Until it is read.
+    fd: Mutex<Option<OwnedFd>>,
+    state: OnceLock<Option<State>>,
+}
+
+impl Arrived {
+    /// A state that was checked.
+    pub(crate) fn new(item: StateItem, fd: OwnedFd) -> Self {
+        let is_small = item.length <= SMALL;
+        let arrived = Self { item, fd: Mutex::new(Some(fd)), state: OnceLock::new() };
+        if is_small {
+            arrived.get();
+        }
+        arrived
+    }
+
+    pub(crate) fn get(&self) -> Option<&State> {
+        let read = || {
+            let fd = self.fd.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+            let state = read(&self.item, fd);
+            state.inspect_err(|error| tracing::error!(name = self.item.name, %error, "a state is lost")).ok()
+        };
+        self.state.get_or_init(read).as_ref()
+    }
+}
+
+fn read(item: &StateItem, fd: OwnedFd) -> io::Result<State> {
+    // It was checked, and is sealed.
+    let mut bytes = vec![0; usize::try_from(item.length).map_err(io::Error::other)?];
+    File::from(fd).read_exact_at(&mut bytes, 0)?;
     Ok(State { schema: item.schema.clone(), bytes })
 }
 
@@ -97,7 +129,13 @@ mod tests {
     fn what_was_exported_is_what_is_read() {
         for bytes in [&b""[..], b"12", &[7; 300_000]] {
             let (item, fd) = export(bytes).run().unwrap();
-            assert_eq!(read(&item, fd).unwrap(), State { schema: "u64".into(), bytes: bytes.to_vec() });
+            check(&item, &fd).unwrap();
+            let arrived = Arrived::new(item, fd);
+            for _ in 0..2 {
+                let state = State { schema: "u64".into(), bytes: bytes.to_vec() };
+                assert_eq!(arrived.get(), Some(&state));
+            }
+            assert!(arrived.fd.lock().unwrap().is_none(), "what was read is not kept twice");
         }
     }
 
@@ -105,10 +143,10 @@ mod tests {
     fn an_unsealed_file_and_a_wrong_length_are_refused() {
         let (item, _) = export(b"12").run().unwrap();
         let unsealed = memfd_create("x", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
-        assert!(read(&item, unsealed).unwrap_err().contains("not sealed"));
+        assert!(check(&item, &unsealed).unwrap_err().contains("not sealed"));
         let (_, longer) = export(b"123").run().unwrap();
-        assert!(read(&item, longer).unwrap_err().contains("3 bytes"));
+        assert!(check(&item, &longer).unwrap_err().contains("3 bytes"));
         let file = tempfile::tempfile().unwrap();
-        assert!(read(&item, file.into()).is_err());
+        assert!(check(&item, &file.into()).is_err());
     }
 }

@@ -6,8 +6,11 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use common::peer::status;
 use common::{BRIEF, Folder, SOON, ask, hand_over, serve};
@@ -90,6 +93,7 @@ async fn release_fails(stop: Duration, why: &str, final_word: impl Fn() -> Vec<u
     assert_eq!(ask(address).await, "v1", "it accepts again");
     let failure = &status(&folder.control()).await["last_failure"];
     assert_eq!(failure["stage"], "released", "{failure}");
+    assert!(failure["reason"].as_str().unwrap().contains(why), "operators are told too: {failure}");
     let (third, _) = hand_over(&folder, &first, "v3").await;
     assert_eq!(third.import("hits").unwrap().bytes, b"4", "the late one is not used");
 }
@@ -168,7 +172,7 @@ async fn a_final_word_that_is_too_large() {
 }
 
 #[tokio::test]
-#[ignore = "takes 4 GiB of memory, and up to a minute where memory is slow"]
+#[ignore = "takes 3 GiB of memory and some seconds, up to a minute where memory is slow"]
 async fn a_gibibyte() {
     let folder = Folder::new();
     // More than the defaults: they are for services, in which nobody accepts while the final word is written.
@@ -198,4 +202,54 @@ async fn an_export_that_takes_longer_than_a_successor_waits() {
     assert!(error.to_string().contains("deadline `reply`"), "{error}");
     assert_eq!(ask(address).await, "v1", "an export blocks nobody");
     hand_over(&folder, &first, "v3").await;
+}
+
+/// The longest wait of a client that comes again and again.
+fn longest_wait(address: SocketAddr, over: &AtomicBool) -> Duration {
+    let mut longest = Duration::ZERO;
+    while !over.load(Relaxed) {
+        let begun = Instant::now();
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"?").unwrap();
+        client.read_exact(&mut [0; 2]).unwrap();
+        longest = longest.max(begun.elapsed());
+    }
+    longest
+}
+
+/// The figures in the documentation of `Starting::export`:
+/// `cargo test --release -p hotupdate --test state -- --ignored --nocapture how_long`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes 4 GiB of memory, and says how long; nothing is asserted"]
+#[allow(clippy::print_stdout, reason = "the figures are what one wants to see")]
+async fn how_long_nobody_accepts() {
+    for mebibytes in [1, 10, 100, 500, 1024] {
+        let folder = Folder::new();
+        let mut first = folder.join("v1").await;
+        let table = vec![7; mebibytes << 20];
+        first.export("table", "bytes/1", move || table.clone()).unwrap();
+        let (first, address) = serve(first, "v1").await;
+        let over = Arc::new(AtomicBool::new(false));
+        let client = tokio::task::spawn_blocking({
+            let over = over.clone();
+            move || longest_wait(address, &over)
+        });
+        let begun = Instant::now();
+        let second = folder.join("v2").await;
+        let joined = begun.elapsed();
+        let (second, _) = serve(second, "v2").await;
+        let served = begun.elapsed();
+        let import = tokio::task::block_in_place(|| second.import("table").unwrap().bytes.len());
+        let imported = begun.elapsed();
+        over.store(true, Relaxed);
+        let (ms, waited) = (|time: Duration| time.as_millis(), client.await.unwrap());
+        println!(
+            "{} MiB: joined in {} ms; nobody accepted, and a client waited, for {} ms; imported in {} ms",
+            import >> 20,
+            ms(joined),
+            ms(waited),
+            ms(imported - served),
+        );
+        first.drained().await;
+    }
 }

@@ -26,6 +26,7 @@ use crate::link::{self, Link};
 use crate::serving::{Lifecycle, Served};
 use crate::session::Rules;
 use crate::signal::Signals;
+use crate::state::Arrived;
 use crate::systemd::Manager;
 
 /// How often a predecessor tells how its drain goes, if there is something to tell.
@@ -211,7 +212,7 @@ impl Driver {
     }
 
     /// This process serves; tells the application.
-    pub(super) fn serve(&mut self, state: HashMap<String, crate::state::State>) {
+    pub(super) fn serve(&mut self, state: HashMap<String, Arrived>) {
         self.since = Instant::now();
         self.lifecycle.send_replace(Lifecycle::Serving);
         if let Some(ready) = self.ready.take() {

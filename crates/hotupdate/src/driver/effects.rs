@@ -114,6 +114,10 @@ impl Driver {
         match self.attach(message) {
             Ok(descriptors) => {
                 peer.send(message, descriptors.into_iter().map(|fd| Arc::new(fd) as _).collect());
+                // The other side has it; the final word is sealed anew.
+                if let Message::Complete { .. } = message {
+                    self.sealed.clear();
+                }
             }
             // Out of descriptors, most likely. The attempt fails, and nothing else.
             Err(error) => {

@@ -15,7 +15,7 @@ use tracing::Span;
 use super::effects::monotonic_ns;
 use super::{Driver, Role};
 use crate::error::Error;
-use crate::state;
+use crate::state::Arrived;
 
 impl Driver {
     /// Brings an event to the machine of a successor.
@@ -115,15 +115,9 @@ impl Driver {
         self.perform(greeting).await;
     }
 
-    fn final_state(&mut self) -> HashMap<String, state::State> {
-        let mut states = HashMap::new();
-        for (item, fd) in std::mem::take(&mut self.sealed) {
-            match state::read(&item, fd) {
-                Ok(state) => drop(states.insert(item.name, state)),
-                Err(error) => tracing::error!(error, "the final state is lost"),
-            }
-        }
-        states
+    fn final_state(&mut self) -> HashMap<String, Arrived> {
+        let states = std::mem::take(&mut self.sealed).into_iter();
+        states.map(|(item, fd)| (item.name.clone(), Arrived::new(item, fd))).collect()
     }
 
     async fn fail(&mut self, fault: &Fault) {
