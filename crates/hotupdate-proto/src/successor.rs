@@ -350,13 +350,10 @@ impl Successor {
             Message::Listeners { items, .. } => listeners += items.len(),
             Message::Links { items, .. } => {
                 for item in items {
-                    let known = self.links.iter().any(|link| link.generation == item.generation);
-                    if known || item.generation == joined.incumbent_generation {
-                        let what = format!("offered two processes of generation {}", item.generation);
+                    if let Err(what) = self.link(&joined, item) {
                         give_up(&what, out);
                         return fail(Fault::PeerMisbehaved(what), out);
                     }
-                    self.links.push(item.clone());
                 }
             }
             Message::Control { .. } => control = true,
@@ -370,6 +367,20 @@ impl Successor {
         out.push(Effect::Send(Message::Received { batch: next }));
         let until = after(now, self.local.timing.batch);
         State::Receiving { joined, next: next + 1, listeners, control, until }
+    }
+
+    /// A generation is the name of a process, here and in what operators read: there cannot be two of one.
+    fn link(&mut self, joined: &Joined, item: &LinkItem) -> Result<(), String> {
+        let generation = item.generation;
+        if generation >= joined.generation {
+            return Err(format!("offered a link to generation {generation} and gave {}", joined.generation));
+        }
+        let known = self.links.iter().any(|link| link.generation == generation);
+        if known || generation == joined.incumbent_generation {
+            return Err(format!("offered two processes of generation {generation}"));
+        }
+        self.links.push(item.clone());
+        Ok(())
     }
 
     /// A predecessor in probation does not see that the incumbent is dead, because its link is held here too. It is asked to

@@ -10,7 +10,7 @@ mod common;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use common::lies::{Fault, fails, fails_with, honest, offer};
 use common::peer::{Impostor, Peer, complete, control, listeners};
@@ -309,6 +309,39 @@ fn control_of_another_path() {
         peer.say_with(&control(1), &[other.as_fd(), lock]).await;
         peer
     });
+}
+
+/// Links to predecessors of these generations. The impostor is generation 2, and the successor 3.
+async fn links(impostor: &Impostor, generations: &[u64]) -> Peer {
+    let mut peer = impostor.welcome().await;
+    let item = |generation| {
+        json!({
+            "generation": generation, "process": common::peer::process("old"), "probation": false,
+            "connections": { "idle": 0, "active": 0, "upgraded": 0 },
+        })
+    };
+    let items: Vec<_> = generations.iter().map(item).collect();
+    let pairs: Vec<_> = items.iter().map(|_| UnixStream::pair().unwrap()).collect();
+    for (ours, theirs) in &pairs {
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+    }
+    let fds: Vec<_> = pairs.iter().map(|(_, theirs)| theirs.as_fd()).collect();
+    peer.say_with(&json!({ "type": "links", "batch": 1, "items": items, "fds": items.len() }), &fds).await;
+    peer
+}
+
+#[test]
+fn two_processes_of_one_generation() {
+    for generations in [&[1, 1][..], &[2]] {
+        fails(Fault::Misbehaved, "offered two processes of generation", async |impostor| {
+            links(impostor, generations).await
+        });
+    }
+    for generation in [3, 4] {
+        let what = format!("offered a link to generation {generation} and gave 3");
+        fails(Fault::Misbehaved, &what, async |impostor| links(impostor, &[generation]).await);
+    }
 }
 
 /// A state batch with this descriptor, said to have two bytes.

@@ -191,12 +191,12 @@ impl Impostor {
         self.socket.local_addr().unwrap().as_pathname().unwrap().to_owned()
     }
 
-    /// A successor that was told that it is welcome.
+    /// A successor that was told that it is welcome. An older generation than that of the impostor may drain.
     pub(crate) async fn welcome(&self) -> Peer {
         let mut peer = self.accept().await;
         let joined = json!({
-            "version": 1, "features": [], "generation": 2, "lease_ms": 60_000, "handoff": "h1",
-            "incumbent": process("impostor"), "incumbent_generation": 1,
+            "version": 1, "features": [], "generation": 3, "lease_ms": 60_000, "handoff": "h1",
+            "incumbent": process("impostor"), "incumbent_generation": 2,
         });
         peer.say(&json!({ "parameters": joined })).await;
         peer
