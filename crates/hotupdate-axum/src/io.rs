@@ -5,12 +5,15 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::pulse::Pulse;
+
+/// How much is read of what is held back: to see whether the client leaves, more is not needed.
+const GLANCE: usize = 64;
 
 /// A connection whose first bytes can be given back.
 #[derive(Debug)]
@@ -57,12 +60,32 @@ impl<T> Io<T> {
     }
 }
 
+impl<T: AsyncRead + Unpin> Io<T> {
+    /// Ready when the client leaves. If it says something instead, that waits in `unread`, and who lets it through polls
+    /// again.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() {
+            let mut bytes = [0; GLANCE];
+            let mut glance = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut glance))?;
+            if glance.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.unread = Bytes::copy_from_slice(glance.filled());
+        }
+        Poll::Pending
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.pulse.holds_back() {
+            return self.poll_end(cx);
+        }
         if self.unread.has_remaining() {
             let n = self.unread.len().min(buf.remaining());
             buf.put_slice(&self.unread.split_to(n));
@@ -112,6 +135,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -128,6 +152,27 @@ mod tests {
         let mut all = String::new();
         io.read_to_string(&mut all).await.unwrap();
         assert_eq!(all, "first middle last");
+    }
+
+    #[tokio::test]
+    async fn what_is_held_back_is_kept_and_the_end_is_told() {
+        let (mut client, server) = tokio::io::duplex(256);
+        let pulse = Arc::new(Pulse::default());
+        let _request = pulse.begin();
+        let mut io = Io::new(server, pulse.clone());
+        let message = [7; 2 * GLANCE];
+        client.write_all(&message).await.unwrap();
+        pulse.hold_back(true);
+        let mut bytes = [0; 4 * GLANCE];
+        assert!(io.read(&mut bytes).now_or_never().is_none());
+        assert!(io.read(&mut bytes).now_or_never().is_none(), "and no more of it");
+        pulse.hold_back(false);
+        io.read_exact(&mut bytes[..2 * GLANCE]).await.unwrap();
+        assert_eq!(bytes[..2 * GLANCE], message);
+        pulse.hold_back(true);
+        assert!(io.read(&mut bytes).now_or_never().is_none());
+        drop(client);
+        assert_eq!(io.read(&mut bytes).await.unwrap(), 0);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! request happen in the task of the loop, just before it looks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use futures_util::task::AtomicWaker;
 
@@ -24,6 +24,12 @@ pub(crate) struct Pulse {
     flushed: AtomicBool,
     /// The other process did not take the connection.
     stays: AtomicBool,
+    /// How many requests have begun: the number of the last one.
+    requests: AtomicU64,
+    /// The number of a request of whose body more is wanted.
+    wanted: AtomicU64,
+    /// What the client sends behind the request in flight is left for the next version.
+    holds_back: AtomicBool,
     owner: AtomicWaker,
 }
 
@@ -46,7 +52,24 @@ impl Pulse {
         self.in_flight.fetch_add(1, SeqCst);
         self.head_begun.store(false, SeqCst);
         self.began.store(true, SeqCst);
+        self.requests.fetch_add(1, SeqCst);
         Beat { pulse: self.clone() }
+    }
+
+    /// The body of the request that has just begun.
+    pub(crate) fn body(self: &Arc<Self>) -> Appetite {
+        Appetite { pulse: self.clone(), number: self.requests.load(SeqCst) }
+    }
+
+    /// Whether requests behind the one in flight are for somebody else.
+    pub(crate) fn hold_back(&self, holds: bool) {
+        self.holds_back.store(holds, SeqCst);
+    }
+
+    /// Whether what the client sends now is not for hyper.
+    pub(crate) fn holds_back(&self) -> bool {
+        let wanted = self.wanted.load(SeqCst) == self.requests.load(SeqCst);
+        self.holds_back.load(SeqCst) && !wanted && !self.upgraded.load(SeqCst)
     }
 
     /// Somebody else owns the connection from now on, or a stream of it.
@@ -132,6 +155,43 @@ pub(crate) struct Beat {
     pulse: Arc<Pulse>,
 }
 
+/// Whether more of a request's body is wanted. Its drop says that nobody has read it to its end: hyper reads past the rest.
+#[derive(Debug)]
+pub(crate) struct Appetite {
+    pulse: Arc<Pulse>,
+    number: u64,
+}
+
+impl Appetite {
+    /// Somebody waits for more.
+    pub(crate) fn hungry(&self) {
+        let Self { pulse, number } = self;
+        let held = pulse.holds_back();
+        // Of a request that is over this changes nothing.
+        pulse.wanted.fetch_max(*number, SeqCst);
+        if held {
+            pulse.owner.wake();
+        }
+    }
+
+    /// Nobody waits: it has come, or nothing more will.
+    pub(crate) fn fed(&self) {
+        let _ = self.pulse.wanted.compare_exchange(self.number, 0, SeqCst, SeqCst);
+    }
+
+    /// That was all.
+    pub(crate) fn sated(mut self) {
+        self.fed();
+        self.number = 0;
+    }
+}
+
+impl Drop for Appetite {
+    fn drop(&mut self) {
+        self.hungry();
+    }
+}
+
 impl Drop for Beat {
     fn drop(&mut self) {
         let Self { pulse } = self;
@@ -187,6 +247,31 @@ mod tests {
         assert!(pulse.is_between_messages(turn));
         pulse.upgraded();
         assert!(!pulse.is_between_messages(turn));
+    }
+
+    #[test]
+    fn what_follows_is_held_back_and_bodies_are_not() {
+        let pulse = Arc::new(Pulse::default());
+        assert!(!pulse.holds_back());
+        pulse.hold_back(true);
+        let request = pulse.begin();
+        assert!(pulse.holds_back());
+        let body = pulse.body();
+        body.hungry();
+        assert!(!pulse.holds_back());
+        body.fed();
+        assert!(pulse.holds_back());
+        drop(body);
+        assert!(!pulse.holds_back(), "nobody has read the rest");
+        drop(request);
+        let _request = pulse.begin();
+        assert!(pulse.holds_back());
+        let body = pulse.body();
+        body.hungry();
+        body.sated();
+        assert!(pulse.holds_back());
+        pulse.upgraded();
+        assert!(!pulse.holds_back(), "somebody else reads");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tower::ServiceExt as _;
 
 use crate::drain::Draining;
 use crate::moving::KIND;
-use crate::pulse::{Beat, Pulse};
+use crate::pulse::{Appetite, Beat, Pulse};
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -107,7 +107,8 @@ impl Link {
             if http_body::Body::is_end_stream(&body) {
                 Body::empty()
             } else {
-                Body::new(Tracked::new(body, in_flight.clone()))
+                let appetite = Some(self.pulse.body());
+                Body::new(Tracked { appetite, ..Tracked::new(body, in_flight.clone()) })
             }
         })
     }
@@ -167,11 +168,13 @@ impl Upgrade {
 pub(crate) struct Tracked<B> {
     body: B,
     in_flight: Option<Arc<InFlight>>,
+    /// Of the body of a request that has not been read to its end.
+    appetite: Option<Appetite>,
 }
 
 impl<B> Tracked<B> {
     fn new(body: B, in_flight: Arc<InFlight>) -> Self {
-        Self { body, in_flight: Some(in_flight) }
+        Self { body, in_flight: Some(in_flight), appetite: None }
     }
 }
 
@@ -183,8 +186,14 @@ impl<B: http_body::Body + Unpin> http_body::Body for Tracked<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        let Poll::Ready(frame) = frame else {
+            self.appetite.iter().for_each(Appetite::hungry);
+            return Poll::Pending;
+        };
+        self.appetite.iter().for_each(Appetite::fed);
         if matches!(frame, None | Some(Err(_))) || self.body.is_end_stream() {
+            self.appetite.take().map(Appetite::sated);
             self.in_flight = None;
         }
         Poll::Ready(frame)

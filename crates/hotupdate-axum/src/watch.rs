@@ -36,6 +36,8 @@ struct Ear {
     silence: Silence,
     speaks: Speaks,
     timer: Option<Pin<Box<Sleep>>>,
+    /// It has served a request and may leave after it: what follows is held back until it is known.
+    may_leave: bool,
 }
 
 /// What is driven.
@@ -74,7 +76,7 @@ impl Watch {
             phase: drain.phase(),
             drain,
             activity: connection.activity(),
-            ear: Ear { pulse, silence, speaks: Speaks::Unknown, timer: None },
+            ear: Ear { pulse, silence, speaks: Speaks::Unknown, timer: None, may_leave: false },
             exit: connection.exit(),
         }
     }
@@ -107,20 +109,21 @@ impl Watch {
                     return Poll::Ready(Event::Forced);
                 }
                 ear.pulse.register(cx.waker());
-                let turn = ear.pulse.turn();
                 // Before the connection: a request that has just arrived is not told to leave because of what was.
                 if let Poll::Ready(phase) = changed.as_mut().poll(cx) {
                     return Poll::Ready(Event::Phase(phase));
                 }
+                let moves = ear.moves(*phase, activity);
+                let turn = ear.begin_turn(moves);
                 // Then the connection: what has arrived is served, whatever the phase.
                 if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                     return Poll::Ready(Event::Ended(ended));
                 }
-                let moves = ear.moves(*phase, activity);
                 if moves == Moves::Yes && ear.is_between(turn, cx) {
                     if exit.poll_next(cx).is_ready() {
                         return Poll::Ready(Event::Leaves);
                     }
+                    ear.goes_on(cx);
                 } else {
                     exit.step_out();
                 }
@@ -181,6 +184,23 @@ impl Ear {
         activity.moves(KIND)
     }
 
+    /// Right before the connection is polled. A client that pipelines without a pause would otherwise never be between two
+    /// messages: each poll would begin the next request.
+    fn begin_turn(&mut self, moves: Moves) -> Turn {
+        let turn = self.pulse.turn();
+        self.may_leave = moves == Moves::Yes && (self.may_leave || self.pulse.is_serving());
+        self.pulse.hold_back(self.may_leave);
+        turn
+    }
+
+    /// It is not its turn to leave: the next request is served here.
+    fn goes_on(&mut self, cx: &Context<'_>) {
+        if std::mem::take(&mut self.may_leave) {
+            // Nobody else says that what was held back can be read.
+            cx.waker().wake_by_ref();
+        }
+    }
+
     /// Whether the connection can be taken apart so that nothing is lost and nothing is taken for a request.
     fn is_between(&self, turn: Turn, cx: &Context<'_>) -> bool {
         // Before the protocol is known nothing is taken out of what was read, and HTTP/2 is not taken apart.
@@ -196,7 +216,7 @@ impl Ear {
 
     /// Ready when the silence has lasted too long.
     fn poll_silence(&mut self, phase: Phase, moves: Moves, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { pulse, silence, speaks, timer } = self;
+        let Self { pulse, silence, speaks, timer, may_leave: _ } = self;
         let now = Instant::now();
         let look = if *speaks == Speaks::Http2 {
             let moved = pulse.take_ended() | pulse.take_moved();

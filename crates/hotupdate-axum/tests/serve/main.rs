@@ -11,6 +11,7 @@ mod http1;
 mod http2;
 mod idle;
 mod moves;
+mod pipelines;
 mod server;
 mod streams;
 mod table;
