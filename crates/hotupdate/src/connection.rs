@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hotupdate_proto::ConnectionRow;
 use serde::Serialize;
@@ -25,6 +25,9 @@ use crate::exit::Exit;
 
 /// The most bytes of state that move with one connection.
 pub const MAX_STATE: usize = hotupdate_proto::moving::MAX_BATCH_STATE;
+
+/// How long somebody who hands over a connection waits, without serving it, until it is known whether it can move.
+const UNKNOWN: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the answer, if the next version takes a connection, is overdue.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -161,16 +164,19 @@ impl Connection {
             return Err(NotMoved { connection: self, why });
         }
         let mut drain = self.drain();
-        while self.moves(kind) == Moves::Expected {
+        let begun = Instant::now();
+        while self.moves(kind) == Moves::Expected && begun.elapsed() < UNKNOWN {
             // The answer comes with a change, or the time for it is over.
             let _ = tokio::time::timeout(ASK_AGAIN, drain.changed()).await;
         }
-        if self.moves(kind) == Moves::No {
+        let why = match self.moves(kind) {
+            Moves::Yes => None,
+            Moves::Expected => Some("the other process does not answer".to_owned()),
+            Moves::No => Some(format!("nobody takes connections of kind {kind:?}")),
+        };
+        if let Some(why) = why {
             self.tracker.stays();
-            return Err(NotMoved {
-                connection: self,
-                why: format!("nobody takes connections of kind {kind:?}"),
-            });
+            return Err(NotMoved { connection: self, why });
         }
         let table = self.tracker.connections();
         let (reply, moved) = oneshot::channel();

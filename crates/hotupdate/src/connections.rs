@@ -71,6 +71,8 @@ struct Taken {
     kinds: Vec<Kind>,
     /// Until then more may be named: an application says what it picks up one kind after the other.
     until: Option<Instant>,
+    /// The other process does not answer, and is waited for until then.
+    hangs: Option<Instant>,
 }
 
 impl Connections {
@@ -247,7 +249,10 @@ impl Connections {
 
     /// The next version may say what it takes until then.
     pub(crate) fn expect_moves(&self, until: Instant) {
-        *self.table.taken() = Taken { kinds: Vec::new(), until: Some(until) };
+        {
+            let mut taken = self.table.taken();
+            *taken = Taken { kinds: Vec::new(), until: Some(until), hangs: taken.hangs };
+        }
         self.look_again();
     }
 
@@ -257,6 +262,22 @@ impl Connections {
             Some(kinds) => self.table.taken().kinds = kinds,
             None => *self.table.taken() = Taken::default(),
         }
+        self.look_again();
+    }
+
+    /// The other process does not answer. Nobody is told to leave: who comes again would wait for it too. Half of the time
+    /// that is left has to be enough for the polite end, if it never answers.
+    pub(crate) fn taker_hangs(&self) {
+        if let Phase::Draining(plan) = *self.table.phase.borrow() {
+            let now = Instant::now();
+            self.table.taken().hangs = Some(now + plan.until.saturating_duration_since(now) / 2);
+        }
+        self.look_again();
+    }
+
+    /// It answers again.
+    pub(crate) fn taker_goes_on(&self) {
+        self.table.taken().hangs = None;
         self.look_again();
     }
 

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::SOON;
 
 /// Waits, busily, until the process holds so many descriptors.
-fn wait_for_descriptors(pid: u32, how_many: u64) {
+pub(crate) fn wait_for_descriptors(pid: u32, how_many: u64) {
     // Since Linux 6.2 the size of this folder is the number of open descriptors.
     let open = || std::fs::metadata(format!("/proc/{pid}/fd")).map_or(0, |folder| folder.len());
     let until = Instant::now() + SOON;

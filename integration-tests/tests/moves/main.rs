@@ -5,6 +5,7 @@
 
 mod crowd;
 mod dying;
+mod hanging;
 
 use std::time::{Duration, Instant};
 

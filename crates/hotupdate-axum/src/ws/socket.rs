@@ -195,18 +195,20 @@ impl WebSocket {
             let activity = line.connection.activity();
             let leaves = async { if moves { leave(&activity, exit).await } else { pending().await } };
             tokio::select! {
-                () = leaves => return Event::Draining,
+                // Nobody is told to leave because of what was.
+                biased;
                 phase = drain.changed() => self.reconsider(phase),
+                () = leaves => return Event::Draining,
+                () = turn => {
+                    line.say_goodbye(CloseCode::Restart, Utf8Bytes::from_static("a new version serves")).await;
+                    return Event::Closed(None);
+                }
                 message = line.recv() => match message {
                     Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => return Event::Message(message),
                     Some(Ok(_)) => {}
                     Some(Err(error)) => return Event::Closed(Some(error)),
                     None => return Event::Closed(None),
                 },
-                () = turn => {
-                    line.say_goodbye(CloseCode::Restart, Utf8Bytes::from_static("a new version serves")).await;
-                    return Event::Closed(None);
-                }
             }
         }
     }
@@ -283,7 +285,7 @@ impl WebSocket {
     /// A new phase, or a new successor.
     fn reconsider(&mut self, phase: Phase) {
         if let Reluctance::Stays(kind) = &self.reluctance
-            && (phase == Phase::Serving || self.line.connection.moves(kind) == Moves::Yes)
+            && (phase == Phase::Serving || self.line.connection.moves(kind) != Moves::No)
         {
             self.reluctance = Reluctance::None;
         }

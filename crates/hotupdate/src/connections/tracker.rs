@@ -189,13 +189,12 @@ impl Activity {
                 && taken.listener.as_ref().is_none_or(|listener| *listener == self.row.listener)
         };
         let taken = self.table.taken();
-        if taken.kinds.iter().any(fits) {
-            Moves::Yes
-        } else if taken.until.is_some_and(|until| Instant::now() < until) {
-            Moves::Expected
-        } else {
-            Moves::No
-        }
+        let until = match taken.hangs {
+            None if taken.kinds.iter().any(fits) => return Moves::Yes,
+            Some(until) if taken.kinds.iter().any(fits) => Some(until),
+            _ => taken.until,
+        };
+        if until.is_some_and(|until| Instant::now() < until) { Moves::Expected } else { Moves::No }
     }
 
     /// Whether connections of a kind that begins like this, and of this listener, can move.

@@ -39,14 +39,18 @@ pub(super) struct Moves {
     resting: Option<Resting>,
     /// Somebody else is about to read the links of our predecessors, or does: nothing may be on its way to us.
     quiet: bool,
-    /// Predecessors that did not come to rest in time, for which nobody waits again.
+    /// Predecessors that did not come to rest in time, for which nobody waits again when what is held has expired.
     late: HashSet<Generation>,
+    /// How long an offer is good.
+    patience: Duration,
 }
 
 #[derive(Default)]
 struct Taking {
     taker: Taker,
     held: BTreeMap<u32, Vec<Arrival>>,
+    /// When the last batch arrived.
+    last: Option<Instant>,
 }
 
 /// A connection that is here and not ours yet: nobody reads it, but it is registered, so that nothing can go wrong later.
@@ -76,6 +80,7 @@ impl Moves {
             resting: None,
             quiet: false,
             late: HashSet::new(),
+            patience,
         }
     }
 

@@ -41,17 +41,7 @@ impl Driver {
                 }
                 self.pump();
             }
-            Message::Held { batch, refused } if self.draining => match self.moves.mover.held(batch, &refused)
-            {
-                Ok(effects) => {
-                    self.perform_giving(effects);
-                    self.pump();
-                }
-                Err(fault) => {
-                    self.take_all_back();
-                    tracing::warn!(%fault, "a violation of the protocol; nothing moves any more");
-                }
-            },
+            Message::Held { batch, refused } if self.draining => self.held(batch, &refused),
             other => return Some(other),
         }
         None
@@ -59,7 +49,7 @@ impl Driver {
 
     pub(in crate::driver) fn give(&mut self, parcel: Parcel) {
         // While the other side rests, a batch would reach a process that has stopped reading.
-        if self.draining && self.peer.is_some() && self.moves.open {
+        if self.draining && self.peer.is_some() && self.moves.open && !self.moves.mover.is_stuck() {
             self.moves.queue.push_back(parcel);
             while let Ok(parcel) = self.parcels.try_recv() {
                 self.moves.queue.push_back(parcel);
@@ -67,6 +57,27 @@ impl Driver {
             self.pump();
         } else {
             give_back(parcel);
+        }
+    }
+
+    fn held(&mut self, batch: u32, refused: &[u64]) {
+        // An answer that comes too late is none, even if this process is the one that has slept: the other one has stopped
+        // to count on it.
+        self.take_late_back();
+        let was_stuck = self.moves.mover.is_stuck();
+        match self.moves.mover.held(batch, refused) {
+            Ok(effects) => {
+                self.perform_giving(effects);
+                if was_stuck && !self.moves.mover.is_stuck() {
+                    tracing::info!("the serving process answers again; connections move on");
+                    self.connections.taker_goes_on();
+                }
+                self.pump();
+            }
+            Err(fault) => {
+                self.take_all_back();
+                tracing::warn!(%fault, "a violation of the protocol; nothing moves any more");
+            }
         }
     }
 
@@ -126,17 +137,28 @@ impl Driver {
     }
 
     pub(in crate::driver) async fn tick_moves(&mut self) {
-        let now = Instant::now();
-        let effects = self.moves.mover.tick(now);
-        if !effects.is_empty() {
-            tracing::warn!("the serving process does not answer (deadline `moving`); connections stay");
-            self.perform_giving(effects);
-            // While it hangs nobody should wait for it.
-            std::mem::take(&mut self.moves.queue).into_iter().for_each(give_back);
-        }
-        if self.moves.resting.as_ref().is_some_and(|resting| now >= resting.until) {
+        self.take_late_back();
+        if self.moves.resting.as_ref().is_some_and(|resting| Instant::now() >= resting.until) {
             self.give_up_resting().await;
         }
+    }
+
+    fn take_late_back(&mut self) {
+        let was_stuck = self.moves.mover.is_stuck();
+        let effects = self.moves.mover.tick(Instant::now());
+        if effects.is_empty() {
+            return;
+        }
+        if !was_stuck {
+            tracing::warn!(
+                "the serving process does not answer (deadline `moving`); connections stay until it does"
+            );
+        }
+        // First, so that nobody who stays is told to leave.
+        self.connections.taker_hangs();
+        self.perform_giving(effects);
+        // While it hangs nobody should wait for it.
+        std::mem::take(&mut self.moves.queue).into_iter().for_each(give_back);
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hotupdate_proto::moving::TakerEffect;
 use hotupdate_proto::{FEATURE_MOVE, Fault, Generation, Message, MovingItem, incumbent};
@@ -116,6 +116,7 @@ impl Driver {
         }
         let effects = taking.taker.arrived(batch, refused)?;
         taking.held.insert(batch, held);
+        taking.last = Some(Instant::now());
         Ok(effects)
     }
 
@@ -150,10 +151,12 @@ impl Driver {
         self.stops += 1;
         self.reopen_at = None;
         self.moves.quiet = true;
-        let waits = |generation: &&Generation| {
-            self.predecessors.contains_key(generation) && !self.moves.late.contains(generation)
+        let expired = self.moves.patience + self.settings.timing.rest;
+        let waits = |(generation, taking): &(&Generation, &Taking)| {
+            let late = self.moves.late.contains(generation) && !taking.may_be_given(expired);
+            self.predecessors.contains_key(generation) && !late
         };
-        let awaited: HashSet<_> = self.moves.takers.keys().filter(waits).copied().collect();
+        let awaited: HashSet<_> = self.moves.takers.iter().filter(waits).map(|(g, _)| *g).collect();
         if awaited.is_empty() {
             return self.stop_now().await;
         }
@@ -171,7 +174,7 @@ impl Driver {
     }
 
     /// Going on would lose the connections that are on their way, so this attempt fails. The next does not wait for a process
-    /// that hangs.
+    /// that hangs, once it would take back what it offered as the first thing that it does.
     pub(super) async fn give_up_resting(&mut self) {
         let Some(Resting { awaited, .. }) = self.moves.resting.take() else { return };
         let mut generations: Vec<_> = awaited.iter().map(ToString::to_string).collect();
@@ -194,6 +197,13 @@ impl Driver {
             self.stop_now().await;
             self.perform(Vec::new()).await;
         }
+    }
+}
+
+impl Taking {
+    /// Whether something is held that its mover could still give: if nobody here heard of that, it would be nobody's.
+    fn may_be_given(&self, expired: Duration) -> bool {
+        !self.held.is_empty() && self.last.is_some_and(|last| last.elapsed() < expired)
     }
 }
 
