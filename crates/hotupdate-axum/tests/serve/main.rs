@@ -16,3 +16,4 @@ mod server;
 mod streams;
 mod table;
 mod unix;
+mod websockets;
