@@ -301,17 +301,18 @@ impl Connections {
         std::mem::take(&mut self.table.closed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Shuts down every connection that is left; their owners read end-of-file and let go. Returns how many there were.
-    pub(crate) fn force(&self) -> u64 {
-        self.set_phase(Phase::Forced);
+    /// Shuts down every connection that is left; their owners read end-of-file and let go. Returns which these were.
+    pub(crate) fn force(&self) -> Vec<ConnectionRow> {
         let rows: Vec<_> = self.table.rows().values().cloned().collect();
+        let named = rows.iter().map(|row| row.describe()).collect();
+        self.set_phase(Phase::Forced);
         for row in &rows {
             self.table.end(row, Event::Forced);
             if let Some(socket) = row.socket.upgrade() {
                 socket.shut_down();
             }
         }
-        self.forced()
+        named
     }
 }
 

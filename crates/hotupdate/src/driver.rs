@@ -275,6 +275,7 @@ impl Driver {
             Woken::Drained => {
                 self.drained = true;
                 let forced = self.connections.forced();
+                self.say_drained();
                 self.tell_progress().await;
                 self.incumbent(incumbent::Event::Drained { forced }).await;
             }

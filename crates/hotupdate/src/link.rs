@@ -212,7 +212,12 @@ async fn write_link(stream: Arc<UnixStream>, mut queue: mpsc::Receiver<Outgoing>
                 {
                     // The reader hears of a dead peer by itself. One that lives and does not read is told nothing
                     // more, and the link stays open: its end would mean a death, and each side would serve alone.
-                    tracing::warn!(%error, "a link cannot be written");
+                    if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+                        // A generation that has just drained and gone; the reader says so, or that it died.
+                        tracing::debug!(%error, "not said: the other side is gone");
+                    } else {
+                        tracing::warn!(%error, "a link cannot be written");
+                    }
                     return;
                 }
             }

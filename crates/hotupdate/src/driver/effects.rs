@@ -70,7 +70,7 @@ impl Driver {
                 Effect::LetGo => self.let_go(),
                 Effect::Drain { until } => self.drain(until),
                 Effect::Undrain => self.undrain(),
-                Effect::Force => drop(self.connections.force()),
+                Effect::Force => self.force(),
                 Effect::Demote(generation) => {
                     self.span = Span::none();
                     if let Some(link) = self.peer.take() {

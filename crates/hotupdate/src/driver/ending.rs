@@ -6,7 +6,7 @@ use std::io;
 use std::process::{Child, ExitStatus};
 use std::time::Instant;
 
-use hotupdate_proto::{ConnectionRow, Message, incumbent, operator};
+use hotupdate_proto::{ConnectionRow, Message, Totals, incumbent, operator};
 
 use super::{Done, Driver, Role};
 use crate::config::random_hex;
@@ -84,6 +84,27 @@ impl Driver {
         }
         self.told = Some((connections, totals));
         self.incumbent(incumbent::Event::Progress { connections, closed, totals }).await;
+    }
+
+    /// The deadline of the drain: what is left is closed, and named.
+    pub(super) fn force(&self) {
+        /// Who looks for more finds it before, in `hotctl connections`.
+        const NAMED: usize = 20;
+        let rows = self.connections.force();
+        for ConnectionRow { listener, peer, protocol, requests, state, .. } in rows.iter().take(NAMED) {
+            tracing::warn!(
+                %listener, %peer, %protocol, requests, ?state, "a connection is closed at the deadline of the drain"
+            );
+        }
+        if rows.len() > NAMED {
+            tracing::warn!(more = rows.len() - NAMED, "and so are more connections");
+        }
+    }
+
+    /// Nothing is open any more.
+    pub(super) fn say_drained(&self) {
+        let Totals { migrated, finished, closed, forced, .. } = self.connections.totals();
+        tracing::info!(migrated, finished, closed, forced, "drained");
     }
 
     pub(super) fn send_rows(&self, rows: &[ConnectionRow]) {
