@@ -12,8 +12,9 @@ use crate::SOON;
 use crate::crowd::{talk, talker};
 use crate::dying::wait_for_descriptors;
 
-/// The old process waits this long for an answer (deadline `moving`).
-const MOVING: Duration = Duration::from_secs(5);
+/// Longer than the old process waits for an answer (deadline `moving`, 5 s) and than the grace after which a silent client is
+/// told to leave (5 s); shorter than it waits until what it says is read (deadline `write`, 10 s), after which nothing moves.
+const STANDSTILL: Duration = Duration::from_secs(8);
 
 const ARGUMENTS: [&str; 2] = ["--probation", "0"];
 
@@ -21,6 +22,10 @@ const ARGUMENTS: [&str; 2] = ["--probation", "0"];
 const CONNECTIONS: usize = 3_500;
 
 const TALKERS: usize = 200;
+
+/// Two batches: a process closes its copies and says so then. Whom that word does not reach, because it is frozen in between
+/// and another hot update is made without it, loses them.
+const GIVEN_UNSAID: usize = 500;
 
 /// Each client is answered by this process, on the connection that it has always had, and told nothing.
 fn all_are_served_by(clients: &mut [Steady], pid: u32) {
@@ -49,8 +54,7 @@ fn who_waits_for_a_successor_that_stands_still_is_served_and_moves_when_it_goes_
     successor.freeze();
     let frozen = Instant::now();
     let fds = std::fs::metadata(format!("/proc/{}/fd", successor.pid())).expect("it stands still").len();
-    // Longer than the grace after which a silent client is told to leave.
-    let before = ask_all(&mut clients, 2 * MOVING);
+    let before = ask_all(&mut clients, STANDSTILL);
     let count = |fate| before.iter().filter(|before| **before == fate).count();
     let (answered, wait) = (count(Fate::AnsweredBy(serving.pid)), count(Fate::Waits));
     println!(
@@ -59,7 +63,7 @@ fn who_waits_for_a_successor_that_stands_still_is_served_and_moves_when_it_goes_
     assert_eq!(answered + wait, CONNECTIONS, "{before:?}");
     // Those that were given to the new process before, which alone may serve them.
     assert!(wait as u64 <= fds, "some wait for nobody");
-    assert!(frozen.elapsed() > MOVING);
+    assert!(frozen.elapsed() >= STANDSTILL);
     successor.signal(Signal::CONT);
     for (client, _) in clients.iter_mut().zip(&before).filter(|(_, fate)| **fate == Fate::Waits) {
         assert_eq!(answer_until(client, Instant::now() + SOON), Fate::AnsweredBy(successor.pid()));
@@ -92,8 +96,14 @@ fn an_old_process_that_stands_still_through_another_hot_update_keeps_what_it_off
     });
     first.signal(Signal::CONT);
     let after = ask_all(&mut clients, SOON);
-    let ours = [first.pid(), second.pid(), third.pid()].map(Fate::AnsweredBy);
-    assert!(after.iter().all(|fate| ours.contains(fate)), "{after:?}");
+    let ended = after.iter().filter(|fate| **fate == Fate::Ended).count();
+    println!(
+        "{ended} of {} have ended, which it had given when it was frozen and had not said so",
+        after.len()
+    );
+    assert!(ended <= GIVEN_UNSAID, "{after:?}");
+    let mut fates = after.iter();
+    clients.retain(|_| fates.next() != Some(&Fate::Ended));
     all_are_served_by(&mut clients, third.pid());
     assert_eq!((first.wait_exit(), second.wait_exit()), (Exit::Status(0), Exit::Status(0)));
 }
