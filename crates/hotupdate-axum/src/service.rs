@@ -193,7 +193,9 @@ impl<B: http_body::Body + Unpin> http_body::Body for Tracked<B> {
         };
         self.appetite.iter().for_each(Appetite::fed);
         if matches!(frame, None | Some(Err(_))) || self.body.is_end_stream() {
-            self.appetite.take().map(Appetite::sated);
+            if let Some(appetite) = self.appetite.take() {
+                appetite.sated();
+            }
             self.in_flight = None;
         }
         Poll::Ready(frame)
