@@ -90,6 +90,9 @@ pub struct LinkItem {
     /// The name of the handoff that made a predecessor of it.
     #[serde(default)]
     pub handoff: String,
+    /// For how long it had been a predecessor when this was sent, in milliseconds.
+    #[serde(default)]
+    pub since_ms: u64,
 }
 
 /// What the incumbent had already read from a predecessor's link when it stopped reading it.

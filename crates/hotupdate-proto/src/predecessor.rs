@@ -2,10 +2,11 @@
 //!
 //! Deliberately absent: the predecessor's own side of the conversation, which is [`crate::incumbent`].
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::inventory::{LinkItem, Summary, Totals};
 use crate::message::{Generation, Process};
+use crate::timing::millis;
 
 /// A process that served before, seen over its link.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +66,7 @@ impl Predecessor {
             drained: item.drained,
             totals: item.totals,
             handoff: item.handoff.clone(),
+            since: now.checked_sub(Duration::from_millis(item.since_ms)).unwrap_or(now),
             ..Self::released(now, item.generation, item.process.clone(), item.connections)
         }
     }
@@ -77,7 +79,7 @@ impl Predecessor {
 
     /// As it is passed on to a successor.
     #[must_use]
-    pub fn item(&self) -> LinkItem {
+    pub fn item(&self, now: Instant) -> LinkItem {
         LinkItem {
             generation: self.generation,
             process: self.process.clone(),
@@ -87,6 +89,7 @@ impl Predecessor {
             drained: self.drained,
             totals: self.totals,
             handoff: self.handoff.clone(),
+            since_ms: millis(now.saturating_duration_since(self.since)),
         }
     }
 }

@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use crate::error::Fault;
 use crate::incumbent::Local;
-use crate::inventory::LinkItem;
 use crate::message::{Generation, Join, Message, Release};
 use crate::operator::ProcessState;
+use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, after};
 
 mod vocabulary;
@@ -78,7 +78,7 @@ use transitions::{fail, give_up, misbehaved, refused};
 pub struct Successor {
     local: Local,
     state: State,
-    links: Vec<LinkItem>,
+    links: Vec<Predecessor>,
     /// The predecessor that was asked to serve, because the incumbent is dead.
     asked: Option<Generation>,
 }

@@ -73,7 +73,7 @@ impl Successor {
             Message::Listeners { items, .. } => listeners += items.len(),
             Message::Links { items, .. } => {
                 for item in items {
-                    if let Err(what) = self.link(&joined, item) {
+                    if let Err(what) = self.link(now, &joined, item) {
                         give_up(&what, out);
                         return fail(Fault::PeerMisbehaved(what), out);
                     }
@@ -93,7 +93,7 @@ impl Successor {
     }
 
     /// A generation is the name of a process, here and in what operators read: there cannot be two of one.
-    fn link(&mut self, joined: &Joined, item: &LinkItem) -> Result<(), String> {
+    fn link(&mut self, now: Instant, joined: &Joined, item: &LinkItem) -> Result<(), String> {
         let generation = item.generation;
         if generation >= joined.generation {
             return Err(format!("offered a link to generation {generation} and gave {}", joined.generation));
@@ -102,7 +102,7 @@ impl Successor {
         if known || generation == joined.incumbent_generation {
             return Err(format!("offered two processes of generation {generation}"));
         }
-        self.links.push(item.clone());
+        self.links.push(Predecessor::inherited(now, item));
         Ok(())
     }
 
@@ -134,14 +134,14 @@ impl Successor {
             predecessors.push(Predecessor { features, handoff, ..newest });
         }
         // The incumbent knows which have ended since; their links end when they are read, which is no surprise then.
-        let has_ended = |link: &LinkItem| {
+        let has_ended = |link: &Predecessor| {
             released.as_ref().is_some_and(|r| r.links.iter().all(|rest| rest.generation != link.generation))
         };
         let links = mem::take(&mut self.links);
-        predecessors.extend(links.iter().map(|link| Predecessor {
-            drained: link.drained || has_ended(link),
+        predecessors.extend(links.into_iter().map(|link| Predecessor {
+            drained: link.drained || has_ended(&link),
             told: self.asked == Some(link.generation),
-            ..Predecessor::inherited(now, link)
+            ..link
         }));
         Served { joined, predecessors, gap_ns }
     }

@@ -58,8 +58,8 @@ fn process() -> impl Strategy<Value = Process> {
 }
 
 fn link() -> impl Strategy<Value = LinkItem> {
-    (generation(), process(), summary(), any::<(bool, bool)>(), totals(), text()).prop_map(
-        |(generation, process, connections, (probation, drained), totals, handoff)| LinkItem {
+    (generation(), process(), summary(), any::<(bool, bool)>(), totals(), (text(), any::<u64>())).prop_map(
+        |(generation, process, connections, (probation, drained), totals, (handoff, since_ms))| LinkItem {
             generation,
             process,
             features: Vec::new(),
@@ -68,6 +68,7 @@ fn link() -> impl Strategy<Value = LinkItem> {
             drained,
             totals,
             handoff,
+            since_ms,
         },
     )
 }

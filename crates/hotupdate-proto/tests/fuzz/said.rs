@@ -80,6 +80,7 @@ pub(super) fn link(u: &mut Unstructured<'_>) -> Result<LinkItem> {
         drained,
         totals: Totals::default(),
         handoff: String::new(),
+        since_ms: 0,
     })
 }
 

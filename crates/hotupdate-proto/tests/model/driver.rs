@@ -243,7 +243,7 @@ impl World {
             .into_iter()
             .flat_map(Incumbent::predecessors)
             .filter(|predecessor| process.predecessors.contains_key(&predecessor.generation))
-            .map(Predecessor::item)
+            .map(|predecessor| predecessor.item(now()))
             .collect();
         let mut inventory = Vec::new();
         if !items.is_empty() {

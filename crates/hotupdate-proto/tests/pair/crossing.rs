@@ -103,8 +103,8 @@ fn one_that_takes_us_for_its_predecessor_is_told_that_we_serve() {
 #[test]
 fn one_that_was_told_is_not_passed_on_as_one_that_can_serve() {
     let two = Two::new(2, 1).in_vain();
-    assert!(!two.machine.predecessors()[0].item().probation);
-    assert!(Two::new(2, 1).machine.predecessors()[0].item().probation);
+    assert!(!two.machine.predecessors()[0].item(two.world.now).probation);
+    assert!(Two::new(2, 1).machine.predecessors()[0].item(two.world.now).probation);
 }
 
 #[test]

@@ -128,7 +128,7 @@ impl World {
             .incumbent(owner)
             .into_iter()
             .flat_map(Incumbent::predecessors)
-            .map(hotupdate_proto::Predecessor::item)
+            .map(|predecessor| predecessor.item(self.now))
             .collect();
         if !items.is_empty() {
             inventory.push(Message::Links { batch: 2, items });

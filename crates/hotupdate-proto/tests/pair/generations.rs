@@ -67,6 +67,21 @@ fn the_serving_process_sees_every_generation_that_is_left() {
 }
 
 #[test]
+fn since_when_each_drains_is_known_after_every_handoff() {
+    let mut world = World::new(slow());
+    let begun = world.now;
+    let pause = Duration::from_secs(3);
+    for _ in 0..3 {
+        world.join(slow());
+        world.run();
+        world.advance(pause);
+    }
+    let predecessors = world.incumbent(3).expect("it serves").predecessors();
+    let since: Vec<_> = predecessors.iter().map(|p| p.since - begun).collect();
+    assert_eq!(since, [2 * pause, pause, Duration::ZERO]);
+}
+
+#[test]
 fn one_that_ends_during_a_handoff_is_not_passed_on_as_living() {
     let mut world = pile(2, &slow());
     world.advance(Timing::default().probation);

@@ -37,7 +37,7 @@ fn a_handoff_is_this_sequence_of_messages() {
     assert_eq!((predecessor.connections, predecessor.totals), (connections, totals));
     assert!(!predecessor.handoff.is_empty(), "its end is told under the name of its handoff");
     assert_eq!(
-        Predecessor::inherited(predecessor.since, &predecessor.item()),
+        Predecessor::inherited(world.now, &predecessor.item(world.now)),
         *predecessor,
         "and travels on"
     );

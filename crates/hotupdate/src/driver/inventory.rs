@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use hotupdate_proto::incumbent::Event;
 use hotupdate_proto::message::MAX_DESCRIPTORS;
@@ -67,7 +68,7 @@ impl Driver {
                 .predecessors()
                 .iter()
                 .filter(|predecessor| self.predecessors.contains_key(&predecessor.generation))
-                .map(hotupdate_proto::Predecessor::item)
+                .map(|predecessor| predecessor.item(Instant::now()))
                 .collect();
             for items in links.chunks(MAX_DESCRIPTORS) {
                 messages.push(Message::Links { batch: 0, items: items.to_vec() });
