@@ -59,6 +59,7 @@ mod socket;
 pub use socket::{Event, MAX_APPLICATION_STATE, NotMoved, WebSocket};
 
 mod gate;
+mod line;
 mod wire;
 
 use wire::Wire;

@@ -21,6 +21,12 @@ mod commands;
 #[path = "pair/generations.rs"]
 mod generations;
 
+#[path = "pair/rollback.rs"]
+mod rollback;
+
+#[path = "pair/violations.rs"]
+mod violations;
+
 #[path = "pair/crossing.rs"]
 mod crossing;
 

@@ -1,6 +1,7 @@
-//! The control socket: who owns the path, how it is made, and who may connect.
+//! The control socket: who owns the path, how it is made, and what of it is inherited.
 //!
-//! Deliberately absent: what is said on it, see [`crate::session`].
+//! Deliberately absent: what is said on it, see [`crate::session`]; what the path has to be like, see [`path`]; who may
+//! connect, see [`user`].
 //!
 //! The owner is whoever holds the lock on `<path>.lock` (flock(2)). Lock and listener are open file descriptions and
 //! travel to the next version, so the path always leads to the owner, the lock is never free in between, and nobody ever
@@ -9,22 +10,24 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, fchmod, flock};
 use rustix::io::Errno;
-use rustix::process::geteuid;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
 use crate::error::{Doing, Error, Result};
 
-/// `sun_path` has 108 bytes, one of them for the NUL (unix(7)).
-const MAX_PATH: usize = 107;
+mod path;
+use path::{check_path, check_replaceable, lock_path, temporary};
+
+mod user;
+use user::check_peer;
+pub(crate) use user::{is_known, may};
 
 /// Operators and successors that wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -46,61 +49,6 @@ pub(crate) enum Found {
     Nobody(Ownership),
     /// A process that listens.
     Incumbent(UnixStream),
-}
-
-/// Checks everything that can be checked before anything is made.
-///
-/// Symbolic links are followed on the way to the directory, because `/var/run` is one, and what counts is where they lead
-/// to. The socket and its lock must not be links: a service with two names would have two locks, and so two owners.
-pub(crate) fn check_path(path: &Path) -> Result<()> {
-    let doing = || format!("the control socket {}", path.display());
-    if path.file_name().is_none() {
-        return Err(Error::refused(doing(), "the path does not name a file"));
-    }
-    let length = temporary(path).as_os_str().as_bytes().len().max(path.as_os_str().as_bytes().len());
-    if length > MAX_PATH {
-        let why = format!(
-            "the path is too long: with its temporary name it has {length} bytes, a socket takes {MAX_PATH}"
-        );
-        return Err(Error::refused(doing(), why));
-    }
-    let directory = directory(path);
-    let metadata = match fs::metadata(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let why = format!(
-                "its directory does not exist ({error}); make it with mode 0700, or let systemd do it: RuntimeDirectory="
-            );
-            return Err(Error::refused(doing(), why));
-        }
-        metadata => metadata.doing(|| format!("{}: its directory", doing()))?,
-    };
-    if !metadata.is_dir() {
-        return Err(Error::refused(doing(), format!("{} is not a directory", directory.display())));
-    }
-    let (uid, owner, mode) = (geteuid().as_raw(), metadata.uid(), metadata.mode());
-    if owner != uid && owner != 0 {
-        let why = format!("its directory belongs to uid {owner}, and has to belong to uid {uid} or to root");
-        return Err(Error::refused(doing(), why));
-    }
-    if mode & 0o022 != 0 {
-        let why = format!(
-            "its directory can be written to by others (mode {:04o}): whoever can, could take the service; use a \
-             directory of mode 0700 or 0755",
-            mode & 0o7777
-        );
-        return Err(Error::refused(doing(), why));
-    }
-    [path.to_owned(), lock_path(path), temporary(path)].iter().try_for_each(|path| check_no_link(path, doing))
-}
-
-fn check_no_link(path: &Path, doing: impl FnOnce() -> String) -> Result<()> {
-    let Ok(to) = fs::read_link(path) else { return Ok(()) };
-    let why = format!(
-        "{} is a symbolic link (to {}) and not a socket or a lock of its own; use the path that it leads to",
-        path.display(),
-        to.display()
-    );
-    Err(Error::refused(doing(), why))
 }
 
 /// Becomes the owner of the path, or connects to whoever is.
@@ -139,17 +87,6 @@ pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
     }
 }
 
-/// What is in the way may only be a socket that somebody left: anything else is somebody's data.
-fn check_replaceable(path: &Path) -> Result<()> {
-    let doing = || format!("making the control socket {}", path.display());
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.file_type().is_socket() => Ok(()),
-        Ok(_) => Err(Error::refused(doing(), "something that is not a socket is there; it is left alone")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).doing(doing),
-    }
-}
-
 /// Removes the socket. Only its owner may, and only when nobody follows: later it could be somebody else's.
 pub(crate) fn remove(path: &Path, ownership: &Ownership) {
     let ours = rustix::fs::fstat(&ownership.lock).map(|stat| (stat.st_dev, stat.st_ino));
@@ -158,32 +95,6 @@ pub(crate) fn remove(path: &Path, ownership: &Ownership) {
     if owned && fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
         let _ = fs::remove_file(path);
     }
-}
-
-/// Whether the process at the other end may do what an owner may. Its process id says nothing: it is 0 in another pid
-/// namespace, and somebody else's a moment later.
-pub(crate) fn may(uid: u32, allowed: &[u32]) -> bool {
-    (uid == geteuid().as_raw() || uid == 0 || allowed.contains(&uid)) && is_known(uid)
-}
-
-/// Users that our user namespace does not map all look alike: like the overflow uid (user_namespaces(7)). It names nobody,
-/// unless it is mapped itself.
-pub(crate) fn is_known(uid: u32) -> bool {
-    let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
-    let overflow = overflow.and_then(|text| text.trim().parse().ok()).unwrap_or(65534);
-    if uid != overflow {
-        return true;
-    }
-    // Without /proc nothing can be known of namespaces.
-    fs::read_to_string("/proc/self/uid_map").map_or(true, |map| is_mapped(uid, &map))
-}
-
-/// `map` has lines of: first uid inside, first uid outside, how many.
-fn is_mapped(uid: u32, map: &str) -> bool {
-    map.lines().any(|line| {
-        let numbers: Vec<u64> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
-        matches!(numbers[..], [first, _, count] if (first..first + count).contains(&u64::from(uid)))
-    })
 }
 
 /// Checks a control listener and a lock that arrived: they have to be what they are said to be, and the listener that
@@ -220,26 +131,6 @@ pub(crate) fn check_inherited(ownership: &Ownership, reached: Option<&Path>) -> 
         .map_err(|error| format!("the lock is not held: {error}"))
 }
 
-fn directory(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-fn lock_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    name.into()
-}
-
-/// In the same directory, so that the rename stays in one file system. Only the holder of the lock makes it.
-fn temporary(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    name.into()
-}
-
 fn open_lock(path: &Path) -> Result<File> {
     let path = lock_path(path);
     let mut options = OpenOptions::new();
@@ -265,19 +156,6 @@ fn is_nobody(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound, WouldBlock};
     // Reset: it was closed while we waited to be accepted.
     matches!(error.kind(), ConnectionRefused | ConnectionReset | NotFound | WouldBlock)
-}
-
-fn check_peer(stream: &UnixStream, path: &Path) -> Result<()> {
-    let doing = || format!("connecting to the control socket {}", path.display());
-    let uid = stream.peer_cred().doing(doing)?.uid();
-    if may(uid, &[]) {
-        return Ok(());
-    }
-    let unknown = if is_known(uid) { "" } else { ", or a user that our user namespace does not map" };
-    Err(Error::refused(
-        doing(),
-        format!("it belongs to uid {uid}, which is neither ours nor root's{unknown}"),
-    ))
 }
 
 /// Makes the socket under a temporary name, with its final rights from the first instant, and renames it.
@@ -316,9 +194,9 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    const SOON: Duration = Duration::from_secs(10);
+    pub(super) const SOON: Duration = Duration::from_secs(10);
 
-    fn directory(mode: u32) -> tempfile::TempDir {
+    pub(super) fn directory(mode: u32) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
         directory
@@ -379,29 +257,6 @@ mod tests {
         assert!(try_lock(&lock, &path).unwrap());
         let error = find(&path, Duration::from_millis(50)).await.unwrap_err();
         assert!(error.to_string().contains("deadline `find`"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn unsafe_directories_and_long_paths_are_refused() {
-        for mode in [0o777, 0o1777, 0o770, 0o720] {
-            let directory = directory(mode);
-            let error = find(&directory.path().join("control.sock"), SOON).await.unwrap_err();
-            assert!(error.to_string().contains("written to by others"), "{error}");
-        }
-        let directory = directory(0o700);
-        let long = directory.path().join("x".repeat(107));
-        let error = find(&long, SOON).await.unwrap_err();
-        assert!(error.to_string().contains("too long"), "{error}");
-        let error = find(&directory.path().join("none/control.sock"), SOON).await.unwrap_err();
-        assert!(error.to_string().contains("No such file"), "{error}");
-    }
-
-    #[test]
-    fn the_overflow_uid_is_somebody_only_where_it_is_mapped() {
-        assert!(is_mapped(65534, "         0          0 4294967295"), "where the machine begins");
-        assert!(!is_mapped(65534, "         0       1000          1"), "root only");
-        assert!(is_mapped(65534, "0 1000 1\n1 100000 65536"), "a rootless container");
-        assert!(!is_mapped(65534, ""), "nothing mapped");
     }
 
     #[tokio::test]

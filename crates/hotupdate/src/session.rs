@@ -1,6 +1,7 @@
 //! One connection to the control socket: an operator's calls, or a successor's `Join`.
 //!
-//! Deliberately absent: decisions. Each call becomes a request to the driver. Varlink: <https://varlink.org>.
+//! Deliberately absent: decisions. Each call becomes a request to the driver. The form of the answers is in
+//! [`replies`]. Varlink: <https://varlink.org>.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use hotupdate_proto::operator::{
     self, Call, Changed, Command, Connections, Monitored, OperatorError, Reply, Within,
 };
-use hotupdate_proto::{Fault, INTERFACE, Join, Process, Refusal, Timing, frame};
+use hotupdate_proto::{Fault, INTERFACE, Join, Process, Timing, frame};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::net::UnixStream;
@@ -20,6 +21,10 @@ use crate::channel::{self, Receiver};
 use crate::complaint::Complaint;
 use crate::serving::Lifecycle;
 use crate::silent::Silent;
+
+mod replies;
+use replies::{busy, description, encoded, failed, info, parameters, service_error, unknown};
+pub(crate) use replies::{crowded, joined, monitored, refused, unable};
 
 /// What a session asks the driver.
 pub(crate) enum Request {
@@ -351,92 +356,4 @@ fn command(method: &str, parameters: Map<String, Value>) -> Option<Result<Comman
         "io.hotupdate.Stop" => within().map(|within| Command::Stop { within }),
         _ => return None,
     })
-}
-
-fn info() -> Value {
-    json!({
-        "vendor": "hotupdate",
-        "product": "hotupdate",
-        "version": env!("CARGO_PKG_VERSION"),
-        "url": env!("CARGO_PKG_REPOSITORY"),
-        "interfaces": ["org.varlink.service", INTERFACE],
-    })
-}
-
-fn description(parameters: &Map<String, Value>) -> Reply {
-    let interface = parameters.get("interface").and_then(Value::as_str).unwrap_or_default();
-    let description = match interface {
-        INTERFACE => operator::DESCRIPTION,
-        "org.varlink.service" => operator::SERVICE_DESCRIPTION,
-        _ => return service_error("InterfaceNotFound", json!({ "interface": interface })),
-    };
-    self::parameters(&json!({ "description": description }))
-}
-
-fn unknown(method: &str) -> Reply {
-    match method.rsplit_once('.') {
-        Some((INTERFACE | "org.varlink.service", _)) => {
-            service_error("MethodNotFound", json!({ "method": method }))
-        }
-        Some((interface, _)) => service_error("InterfaceNotFound", json!({ "interface": interface })),
-        None => service_error("MethodNotFound", json!({ "method": method })),
-    }
-}
-
-fn parameters<T: Serialize>(value: &T) -> Reply {
-    let parameters = match serde_json::to_value(value) {
-        Ok(Value::Object(parameters)) => parameters,
-        _ => Map::new(),
-    };
-    Reply { parameters, ..Reply::default() }
-}
-
-/// One of the replies to `Monitor`.
-pub(crate) fn monitored(now: &Monitored) -> Option<Event> {
-    encoded(&Reply { continues: true, ..parameters(now) }).map(Event::from)
-}
-
-fn encoded(reply: &Reply) -> Option<Vec<u8>> {
-    // Silence would say that the service is broken.
-    let too_long = |error| frame::encode(&unable(&format!("the answer cannot be sent: {error}")));
-    frame::encode(reply).or_else(too_long).ok()
-}
-
-fn failed(name: &str, details: Value) -> Reply {
-    Reply { error: Some(format!("{INTERFACE}.{name}")), ..parameters(&details) }
-}
-
-fn service_error(name: &str, details: Value) -> Reply {
-    Reply { error: Some(format!("org.varlink.service.{name}")), ..parameters(&details) }
-}
-
-fn busy(reason: &str) -> Reply {
-    failed("Busy", json!({ "reason": reason }))
-}
-
-/// A caller for whom there is no room.
-pub(crate) fn crowded() -> Reply {
-    busy("too many callers on the control socket, and this one had been silent longest, or came last")
-}
-
-/// A `Join` that was turned down, for people and, in full, for the successor.
-pub(crate) fn refused(refusal: &Refusal) -> Reply {
-    let name = match refusal {
-        Refusal::Starting => "Starting",
-        Refusal::Busy { .. } => "Busy",
-        Refusal::Incompatible { .. } => "Incompatible",
-        Refusal::NotAllowed { .. } => "NotAllowed",
-        _ => "NotServing",
-    };
-    failed(name, json!({ "reason": refusal.to_string(), "refusal": refusal }))
-}
-
-/// A `Join` that cannot be served for a reason of our own. The successor does not ask again.
-pub(crate) fn unable(reason: &str) -> Reply {
-    failed("Failed", json!({ "reason": reason }))
-}
-
-/// A `Join` that was accepted.
-pub(crate) fn joined(joined: &hotupdate_proto::Joined) -> Reply {
-    parameters(joined)
 }

@@ -1,7 +1,7 @@
 //! Whatever a successor does after its `Join`: the incumbent serves on, says whose fault it was, keeps nothing, and the next
 //! handoff works.
 //!
-//! Deliberately absent: callers that do not join (`callers.rs`), and hostile incumbents (`impostor.rs`).
+//! Deliberately absent: callers that do not join (`callers/`), and hostile incumbents (`impostor.rs`).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 

@@ -10,7 +10,7 @@ use std::path::Path;
 /// The text of a test program, or of a part of one.
 fn source(program: &str) -> Option<String> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    ["tests", "tests/skew", "../../integration-tests/tests"]
+    ["tests", "tests/callers", "tests/skew", "../../integration-tests/tests"]
         .iter()
         .find_map(|folder| fs::read_to_string(here.join(folder).join(program).with_extension("rs")).ok())
 }

@@ -1,6 +1,6 @@
 //! Everything that can go wrong, at every point where it can.
 
-use hotupdate_proto::incumbent::Report;
+use hotupdate_proto::incumbent::{Event, Report};
 use hotupdate_proto::inventory::{ListenerKind, Summary, Totals};
 use hotupdate_proto::message::{Generation, Message, Ready, Release, Released};
 use hotupdate_proto::operator::Command;
@@ -271,4 +271,16 @@ fn each_message_is_altered_into_each_other() {
         }
     }
     assert!(runs > 1000, "{runs}");
+}
+
+#[test]
+fn a_handoff_whose_loops_cannot_be_stopped_fails() {
+    let mut world = World::new(App { stops: false, ..App::default() });
+    let new = world.join(App::default());
+    world.run();
+    world.incumbent_event(0, Event::CannotStop("the state cannot be exported".to_owned()));
+    world.settle();
+    assert!(world.procs[new].failed.as_ref().is_some_and(|f| f.to_string().contains("exported")), "{world}");
+    assert_eq!(world.assert_one_serves(), 0);
+    world.assert_next_works();
 }

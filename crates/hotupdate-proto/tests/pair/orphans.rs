@@ -1,9 +1,11 @@
-//! The incumbent dies while its successor warms up, and the generation before it is in probation.
+//! The incumbent dies before it has released its successor. The generation before it may be in its probation.
 
-use hotupdate_proto::Timing;
 use hotupdate_proto::incumbent::Report;
-use hotupdate_proto::message::Generation;
+use hotupdate_proto::message::{Generation, Message};
+use hotupdate_proto::operator::ProcessState;
+use hotupdate_proto::{Fault, Timing, successor};
 
+use crate::generations::{generations, pile, slow};
 use crate::world::{Action, App, World};
 
 /// Generation 1 has handed over to 2, to which a third one has come that is not ready.
@@ -61,4 +63,36 @@ fn the_orphan_is_ready_before_the_answer_comes() {
     assert!(!world.reports.iter().any(|(_, r)| matches!(r, Report::Violation(..))), "{world}");
     world.settle();
     world.assert_next_works();
+}
+
+/// The incumbent dies while another generation is in its probation: the successor, when it is ready, serves.
+#[test]
+fn an_orphan_inherits_the_older_generations() {
+    let mut world = pile(2, &slow());
+    let new = world.join(slow());
+    while world.state(new) != ProcessState::Standby {
+        assert!(world.step());
+    }
+    world.kill(1);
+    world.run();
+    assert_eq!(world.accepting(), [new], "{world}");
+    assert_eq!(generations(&world, new), [1]);
+    world.settle();
+    world.assert_next_works();
+}
+
+/// An orphan is the only one left: nothing that still arrives makes it give up.
+#[test]
+fn an_orphan_cannot_be_talked_out_of_it() {
+    let mut world = World::new(App::default());
+    let new = world.join(App { readies: false, ..App::default() });
+    world.run();
+    world.kill(0);
+    world.run();
+    for message in [Message::Settle, Message::Failed { reason: "late".to_owned() }] {
+        world.successor_event(new, successor::Event::Message(message));
+    }
+    world.successor_event(new, successor::Event::Closed(Fault::PeerMisbehaved("late".to_owned())));
+    world.settle();
+    assert_eq!(world.assert_one_serves(), new);
 }
