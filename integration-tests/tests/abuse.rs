@@ -192,7 +192,6 @@ fn a_thousand_callers_that_say_nothing() {
 
 /// Those that are there and do nothing cost clients nothing; the best of some rounds, because a machine has other work too.
 #[test]
-#[expect(clippy::print_stdout, reason = "the numbers are what one wants to see")]
 fn a_thousand_callers_that_stay() {
     const ROUNDS: usize = 4;
     const WATCH: &[u8] = b"{\"method\":\"io.hotupdate.Monitor\",\"more\":true}\0";
