@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -74,6 +74,12 @@ impl Abuse {
     }
 }
 
+/// Whoever measures wants the machine for itself.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A service under abuse by some threads, each of which runs this until the abuse is over. `enough` calls come before
 /// anything is measured.
 #[expect(clippy::print_stdout, reason = "the numbers are what one wants to see")]
@@ -84,8 +90,7 @@ fn withstands(
     prepare: impl FnOnce(SocketAddr) -> Vec<Steady>,
     abuse: impl Fn(&Path, &Abuse) + Sync,
 ) {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let (begun, sandbox) = (Instant::now(), Sandbox::new());
     let service = Service::start(&sandbox, "v1", &["--probation", "1"]);
     let serving = service.wait_serving();
@@ -183,6 +188,28 @@ fn nothing(_: SocketAddr) -> Vec<Steady> {
 #[test]
 fn a_thousand_callers_that_say_nothing() {
     withstands("silence", 1, 2000, nothing, |socket, abuse| keep(1000, socket, abuse, b""));
+}
+
+/// Those that are there and do nothing cost clients nothing; the best of some rounds, because a machine has other work too.
+#[test]
+fn a_thousand_callers_that_stay() {
+    const ROUNDS: usize = 4;
+    const WATCH: &[u8] = b"{\"method\":\"io.hotupdate.Monitor\",\"more\":true}\0";
+    let (_alone, sandbox) = (alone(), Sandbox::new());
+    let serving = Service::start(&sandbox, "v1", &[]).wait_serving();
+    let (mut without, mut with) = (Duration::MAX, Duration::MAX);
+    for _ in 0..ROUNDS {
+        without = without.min(Pace::measure(serving.http).median);
+        let mut callers: Vec<_> =
+            (0..1000).map(|_| connect(&sandbox.control()).expect("it connects")).collect();
+        for watcher in &mut callers[900..] {
+            let _ = watcher.write_all(WATCH);
+        }
+        let _ = hotctl(&sandbox, &["status"]).expect_success();
+        with = with.min(Pace::measure(serving.http).median);
+    }
+    println!("an answer takes {without:?}, and {with:?} with a thousand callers");
+    assert!(with < without * 2, "the service is slowed down: {without:?} without, {with:?} with them");
 }
 
 #[test]

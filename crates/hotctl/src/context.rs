@@ -26,6 +26,10 @@ const CHANGE: Duration = Duration::from_secs(90);
 /// How long a look beside the main thing may take, such as who serves after an error.
 const GLANCE: Duration = Duration::from_secs(2);
 
+/// How often it is asked who serves, if the connection ends instead of an answer: whoever was asked has died or handed over in
+/// that moment, and the next one answers.
+const QUESTIONS: usize = 3;
+
 /// The rhythm in which hotctl looks up from waiting: for Ctrl-C, for a child that ended.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 
@@ -87,13 +91,23 @@ impl<'a> Context<'a> {
 
     /// Who serves, and everything else that the service knows of itself.
     pub(crate) fn status(&self) -> Result<Status, CallError> {
-        self.call("Status", &NOTHING, self.answer()).map(|StatusReply { status }| status)
+        self.ask(self.answer())
     }
 
     /// The same beside something else, so it may fail and must not take long.
     pub(crate) fn glance(&self) -> Option<Status> {
-        let limit = GLANCE.min(self.answer());
-        self.call("Status", &NOTHING, limit).ok().map(|StatusReply { status }| status)
+        self.ask(GLANCE.min(self.answer())).ok()
+    }
+
+    fn ask(&self, limit: Duration) -> Result<Status, CallError> {
+        let mut asked = 0;
+        loop {
+            asked += 1;
+            match self.call("Status", &NOTHING, limit) {
+                Err(CallError::Closed { .. }) if asked < QUESTIONS => {}
+                answer => return answer.map(|StatusReply { status }| status),
+            }
+        }
     }
 
     /// One question, one answer.

@@ -2,9 +2,12 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 use support::fake::{Answer, Fake, process};
@@ -103,6 +106,32 @@ fn a_stranger_is_no_control_socket() {
     assert!(ran.line().ends_with("closed the connection without an answer"), "{ran:#?}");
     place.fake.on("Status", |_| Answer::Bytes(vec![b'x'; 3 << 20]));
     place.hotctl(&["status"]).code(1);
+}
+
+/// It died, or handed over: the next one to be asked is another.
+#[test]
+fn who_closes_instead_of_answering_is_asked_again() {
+    let place = Place::new();
+    let asked = AtomicUsize::new(0);
+    place.fake.on("Status", move |status| match asked.fetch_add(1, Ordering::Relaxed) {
+        0 => Answer::Close,
+        _ => Answer::Reply(json!({ "status": status })),
+    });
+    let ran = place.hotctl(&["abort"]).code(0);
+    assert_eq!(ran.line(), "aborted; 4100 (v1.2.9) is still serving");
+    assert_eq!((place.fake.called("Status"), place.fake.called("Abort")), (2, 1));
+}
+
+#[test]
+fn a_path_that_is_not_unicode_is_a_path() {
+    let place = Place::new();
+    let path = place.folder.path().join(OsStr::from_bytes(b"n\xff.sock"));
+    let _fake = Fake::serve(path.clone());
+    for command in ["status", "list"] {
+        let ran = start(place.folder.path(), Some(&path), &["--json", command]).end().code(0);
+        let sockets = ran.json().into_iter().map(|record| record["socket"].to_string());
+        assert!(sockets.into_iter().any(|socket| socket.ends_with("n\u{fffd}.sock\"")), "{ran:#?}");
+    }
 }
 
 #[test]

@@ -162,6 +162,11 @@ fn a_program_that_cannot_be_started_is_told_as_such() {
     fs::write(&file, "").unwrap();
     let line = format!("hotctl: handoff: {file} could not be started: Permission denied; {STILL}");
     place.hotctl(&["handoff", "--", &file]).code(1).says(&line);
+    fs::write(&file, "#!/no/such/interpreter\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o700)).unwrap();
+    let why = "No such file or directory: its interpreter or loader is missing";
+    let line = format!("hotctl: handoff: {file} could not be started: {why}; {STILL}");
+    place.hotctl(&["handoff", "--", &file]).code(1).says(&line);
 }
 
 #[test]

@@ -133,6 +133,19 @@ fn three_generations_at_length() {
         .check("three generations, with a rollback");
 }
 
+/// No generation may drain for longer than its successor serves.
+#[test]
+fn three_generations_in_a_hurry() {
+    let mut world = World::serving(3, 1);
+    world.max_draining = 1;
+    Handoffs::new(world)
+        .prompt()
+        .reaches("the first is hurried", |_, w| {
+            w.procs[2].incumbent().is_some_and(|m| m.predecessors().iter().any(|p| p.hurried))
+        })
+        .check("three generations, in a hurry");
+}
+
 #[test]
 #[ignore = "large: make model"]
 fn stops_at_length() {

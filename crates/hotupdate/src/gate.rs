@@ -146,9 +146,13 @@ impl<T: Gated> GateControl for Gate<T> {
 
     fn park(&self) -> io::Result<()> {
         let mut slot = self.slot();
-        if let Slot::Open(open) = std::mem::replace(&mut *slot, Slot::Closed) {
-            *slot = Slot::Parked(open.deregister()?);
-            self.state.send_replace(GateState::Parked);
+        match std::mem::replace(&mut *slot, Slot::Closed) {
+            Slot::Open(open) => {
+                *slot = Slot::Parked(open.deregister()?);
+                self.state.send_replace(GateState::Parked);
+            }
+            // One that could not be opened is parked already.
+            parked_or_closed => *slot = parked_or_closed,
         }
         Ok(())
     }
@@ -166,5 +170,30 @@ impl<T: Gated> GateControl for Gate<T> {
 
     fn describe(&self) -> io::Result<ListenerItem> {
         self.with_fd(|fd| Ok(Offered::describe(&self.name, self.kind, &self.address, fd)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::Acceptor;
+
+    /// A listener that could not be opened, and a process that hands over while it tries again.
+    #[tokio::test]
+    async fn what_is_parked_can_be_parked() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let gate = Gate::<Acceptor>::parked("http", ListenerKind::Tcp, address.into(), listener.into());
+        gate.park().unwrap();
+        assert!(std::net::TcpStream::connect(address).is_ok(), "it is closed");
+        gate.open().unwrap();
+        for _ in 0..2 {
+            gate.park().unwrap();
+            gate.duplicate().unwrap();
+        }
+        gate.close();
+        gate.park().unwrap();
+        assert!(gate.duplicate().is_err(), "closed for ever");
     }
 }

@@ -127,3 +127,20 @@ async fn a_file_in_the_place_of_our_socket_is_left_alone() {
     fs::remove_file(folder.file("away")).unwrap();
     eventually("the lock is free", async || join_at(&folder.control()).await.ok()).await;
 }
+
+/// Somebody moved lock and socket away, and another service took the path: it is that one's now.
+#[tokio::test]
+async fn the_socket_of_another_owner_is_not_removed() {
+    let folder = Folder::new();
+    let (first, _) = folder.serve("v1").await;
+    for name in ["control.sock", "control.sock.lock"] {
+        fs::rename(folder.file(name), folder.file(&format!("{name}.away"))).unwrap();
+    }
+    let (other, address) = folder.serve("v2").await;
+    assert_eq!(other.generation().0, 1, "nothing at the path says that somebody serves");
+    call(&folder.file("control.sock.away"), "io.hotupdate.Stop", json!({})).await;
+    timeout(SOON, first.drained()).await.expect("it stops");
+    assert_eq!(status(&folder.control()).await["serving"]["process"]["version"], "v2");
+    assert_eq!(ask(address).await, "v2");
+    hand_over(&folder, &other, "v3").await;
+}

@@ -241,9 +241,9 @@ impl Tally {
         }
     }
 
-    /// Those in which nothing is wrong.
+    /// Those that met the fault, and in which nothing is wrong.
     #[must_use]
     pub fn survived(&self) -> usize {
-        self.cases - self.failed.len()
+        self.met - self.failed.iter().filter(|verdict| verdict.met.is_some()).count()
     }
 }

@@ -10,26 +10,54 @@ use anyhow::{Context, bail};
 use nix::errno::Errno;
 use syscalls::Sysno;
 
-/// Which process of the handoff.
+/// Which process, of a handoff or of a rollback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// The process that arrives: from its first instruction until its predecessor has nothing left to do.
     Successor,
     /// The process that serves when the successor is started: until its end as a predecessor.
     Incumbent,
+    /// The predecessor that an operator asks to serve again, in its probation.
+    Restored,
+    /// The process that serves when an operator takes the handoff back: until its end as a predecessor.
+    Withdrawn,
 }
 
 impl Side {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Successor, Self::Incumbent];
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Successor, Self::Incumbent, Self::Restored, Self::Withdrawn];
+
+    /// Whether it serves when all goes well, and the other one does not any more.
+    #[must_use]
+    pub fn takes(self) -> bool {
+        matches!(self, Self::Successor | Self::Restored)
+    }
+
+    /// Whether a handoff is taken back.
+    #[must_use]
+    pub fn is_of_rollback(self) -> bool {
+        matches!(self, Self::Restored | Self::Withdrawn)
+    }
+
+    /// The message to the one that takes with which the other one has stopped to accept.
+    #[must_use]
+    pub fn begins_with(self) -> &'static str {
+        if self.is_of_rollback() { "resume" } else { "released" }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Successor => "successor",
+            Self::Incumbent => "incumbent",
+            Self::Restored => "restored",
+            Self::Withdrawn => "withdrawn",
+        }
+    }
 }
 
 impl fmt::Display for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Successor => "successor",
-            Self::Incumbent => "incumbent",
-        })
+        f.pad(self.name())
     }
 }
 
@@ -37,11 +65,9 @@ impl FromStr for Side {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        match text {
-            "successor" => Ok(Self::Successor),
-            "incumbent" => Ok(Self::Incumbent),
-            _ => bail!("{text:?} is neither `successor` nor `incumbent`"),
-        }
+        let names = Self::ALL.map(Self::name);
+        let side = Self::ALL.into_iter().find(|side| side.name() == text);
+        side.with_context(|| format!("{text:?} is none of {}", names.join(", ")))
     }
 }
 
@@ -184,6 +210,8 @@ mod tests {
             "incumbent accept4 1 error=EMFILE",
             "incumbent recvmsg 12 freeze=2.5",
             "successor sendmsg 2 short",
+            "restored sendmsg 1 kill",
+            "withdrawn recvmsg 2 kill",
         ] {
             assert_eq!(text.parse::<Case>()?.to_string(), text);
         }

@@ -1,4 +1,4 @@
-//! One handoff under load, with one fault in it, and the next handoff after it.
+//! One handoff under load, or the rollback of one, with one fault in it, and the next handoff after it.
 //!
 //! Deliberately absent: opinions, see [`super::verdict`].
 
@@ -15,7 +15,7 @@ use super::case::{Case, Fault, Side};
 use super::trace::Trace;
 use super::visitor::{Visit, Visitor};
 use crate::client::who_answers;
-use crate::process::{Operator, Outcome, Sandbox, Service, binary, eventually, hotctl, spawn_hotctl};
+use crate::process::{Exit, Operator, Outcome, Sandbox, Service, binary, eventually, hotctl, spawn_hotctl};
 use crate::status::Status;
 use crate::steady::{self, Fate, Steady};
 
@@ -46,9 +46,9 @@ pub struct Record {
     pub trace: Trace,
     /// From the begin of the fault to its end; `None` if the victim never made that call.
     pub harm: Option<(SystemTime, SystemTime)>,
-    /// The incumbent.
+    /// Who served before: the incumbent, or the new version of the handoff that is taken back.
     pub old: u32,
-    /// The successor.
+    /// Who serves when all goes well.
     pub new: u32,
     /// Who serves afterwards.
     pub owner: u32,
@@ -79,12 +79,20 @@ pub struct Record {
 /// If something is not there that has to be; so does a panic of [`eventually`].
 pub fn run(sandbox: &Sandbox, case: Case) -> anyhow::Result<Record> {
     let mut stage = Stage::set(sandbox, case)?;
-    let operator = stage.start_successor()?;
-    let new = stage.wrapper_pid();
-    let victim = if case.side == Side::Successor { new } else { stage.old };
     let trace = Trace::at(&sandbox.log_path("trace", "log"));
-    let tracer = stage.trace(victim, &trace)?;
-    stage.open_gate()?;
+    let victim = |old, new| if case.side.takes() { new } else { old };
+    let (operator, tracer, new);
+    if case.side.is_of_rollback() {
+        new = stage.hand_over_first()?;
+        tracer = stage.trace(victim(stage.old, new), &trace)?;
+        operator = spawn_hotctl(sandbox, &["--timeout", HOTCTL_TIMEOUT, "rollback"]);
+    } else {
+        operator = stage.start_successor()?;
+        new = stage.wrapper_pid();
+        tracer = stage.trace(victim(stage.old, new), &trace)?;
+        stage.open_gate()?;
+    }
+    let victim = victim(stage.old, new);
 
     let harm = stage.wait_for_harm(&operator, &tracer, &trace, victim);
     if !matches!(case.fault, Fault::Kill) || harm.is_none() {
@@ -148,12 +156,24 @@ impl<'a> Stage<'a> {
             (!visitors[0].visits().is_empty()).then_some(())
         });
         let gate = sandbox.path().join("gate");
-        nix::unistd::mkfifo(&gate, Mode::S_IRUSR | Mode::S_IWUSR).context("make a pipe")?;
         let log = sandbox.log_path("axum-server", "log");
         Ok(Self { sandbox, case, old: old.pid(), address, idle, visitors, gate, log })
     }
 
+    /// A handoff without a fault, to be taken back: everything is in the new version, and the old one is in its probation.
+    fn hand_over_first(&mut self) -> anyhow::Result<u32> {
+        let outcome = self.handoff("v2");
+        ensure!(outcome.exit == Exit::Status(0), "the handoff before the rollback: {}", outcome.stderr);
+        eventually("a predecessor without connections", SOON, || {
+            let status = Status::ask(&self.sandbox.control()).ok()?;
+            matches!(status.draining()[..], [(1, 0)]).then_some(())
+        });
+        let new = who_answers(self.address)?;
+        Ok(std::mem::replace(&mut self.old, new))
+    }
+
     fn start_successor(&self) -> anyhow::Result<Operator<'a>> {
+        nix::unistd::mkfifo(&self.gate, Mode::S_IRUSR | Mode::S_IWUSR).context("make a pipe")?;
         let server = text(&binary("axum-server"));
         let wrapper = ["/bin/sh", "-c", WRAPPER].map(ToOwned::to_owned);
         let mut command = wrapper.to_vec();
@@ -217,9 +237,10 @@ impl<'a> Stage<'a> {
             if length != calm.0 || operator.process().try_exit().is_none() {
                 calm = (length, Instant::now());
             }
-            let drained =
-                trace.received("released").is_some_and(|when| when.elapsed().is_ok_and(|ago| ago > SLOW * 2));
-            (self.case.side == Side::Successor && drained && calm.1.elapsed() > CALM).then_some(None)
+            let drained = trace
+                .received(self.case.side.begins_with())
+                .is_some_and(|when| when.elapsed().is_ok_and(|ago| ago > SLOW * 2));
+            (self.case.side.takes() && drained && calm.1.elapsed() > CALM).then_some(None)
         })
     }
 
@@ -247,10 +268,10 @@ impl<'a> Stage<'a> {
 
     /// The processes that may be left, when all has come to rest.
     fn expected(&self, met: bool, owner: u32, new: u32) -> Vec<u32> {
-        match (self.case.side, self.case.fault) {
+        match (self.case.side.takes(), self.case.fault) {
             // Its probation is long, so that there is somebody to fall back on at each call.
-            (Side::Successor, Fault::Nothing) => vec![self.old, new],
-            (Side::Successor, Fault::Kill) if !met => vec![self.old, new],
+            (true, Fault::Nothing) => vec![self.old, new],
+            (true, Fault::Kill) if !met => vec![self.old, new],
             _ => vec![owner],
         }
     }
@@ -265,8 +286,11 @@ impl<'a> Stage<'a> {
 
 fn server_arguments(sandbox: &Sandbox, case: Case, version: &str, address: SocketAddr) -> Vec<String> {
     let (control, address) = (text(&sandbox.control()), address.to_string());
-    let probation = match (case.side, case.fault) {
-        (Side::Successor, Fault::Kill | Fault::Nothing) => "60",
+    let falls_back = matches!(case.fault, Fault::Kill | Fault::Nothing);
+    let probation = match (version, case.side) {
+        (_, Side::Successor | Side::Restored) | ("v1", Side::Withdrawn) if falls_back => "60",
+        // Until the rollback begins; if it fails, this is waited for.
+        ("v1", Side::Restored | Side::Withdrawn) => "10",
         _ => "0.5",
     };
     let mut arguments = vec!["--listen", &address, "--control", &control, "--app-version", version];

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: an exit code for sockets that do not answer; the list is what was asked for.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 
 #[derive(Serialize)]
 struct Record<'a> {
-    socket: &'a Path,
+    socket: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     serving: Option<&'a ProcessStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,7 +53,8 @@ pub(crate) fn run(report: &Report, named: Option<PathBuf>, timeout: Option<Durat
 fn record(report: &Report, socket: &Path, status: &Result<Status, CallError>) -> Result<(), Failure> {
     let serving = status.as_ref().ok().map(|status| &status.serving);
     let unreachable = status.as_ref().err().map(why);
-    report.data(|out| json_line(out, "service", &Record { socket, serving, unreachable }))
+    let record = Record { socket: socket.to_string_lossy(), serving, unreachable };
+    report.data(|out| json_line(out, "service", &record))
 }
 
 fn table(report: &Report, found: &[(PathBuf, Result<Status, CallError>)]) -> Result<(), Failure> {

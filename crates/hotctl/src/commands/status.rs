@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: single connections, see `connections`.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -22,16 +23,17 @@ const HEAD: [&str; 7] =
 
 #[derive(Serialize)]
 struct Record<'a> {
-    socket: &'a std::path::Path,
+    socket: Cow<'a, str>,
     #[serde(flatten)]
     status: &'a Status,
 }
 
 pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
     let status = context.status()?;
-    let (report, socket) = (context.report, &context.socket);
+    // JSON has no other names than those of Unicode.
+    let (report, socket) = (context.report, context.socket.to_string_lossy());
     report.data(|out| match report.json() {
-        true => json_line(out, "status", &Record { socket, status: &status }),
+        true => json_line(out, "status", &Record { socket: socket.clone(), status: &status }),
         false => write(out, &status, report.color()),
     })
 }

@@ -37,7 +37,7 @@ impl Successor {
             if error.kind() == io::ErrorKind::TimedOut {
                 return Failure::new(Exit::TimedOut, format!("{program} does not start"));
             }
-            Failure::refused(format!("{program} could not be started: {}", text::os_error(&error)))
+            Failure::refused(format!("{program} could not be started: {}", why(&program, &error)))
         };
         let attempt = attempt().map_err(cannot)?;
         let mut command = Inner::Detach.command(&handoff.command);
@@ -97,4 +97,15 @@ fn attempt() -> io::Result<String> {
     let mut bytes = [0_u8; 16];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What execve(2) says of a program is also what it says of the interpreter, or the dynamic loader, that the program names.
+pub(crate) fn why(program: &str, error: &io::Error) -> String {
+    let why = text::os_error(error);
+    match error.kind() {
+        io::ErrorKind::NotFound if program.contains('/') && Path::new(program).exists() => {
+            format!("{why}: its interpreter or loader is missing")
+        }
+        _ => why,
+    }
 }

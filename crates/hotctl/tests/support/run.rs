@@ -95,7 +95,9 @@ pub(crate) fn start(folder: &Path, socket: Option<&Path>, arguments: &[&str]) ->
     let (out, err) = (output.join("stdout"), output.join("stderr"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_hotctl"));
     command.env_remove("HOTUPDATE_SOCKET").env_remove("NO_COLOR").env("XDG_RUNTIME_DIR", folder);
-    command.args(socket.map(|path| format!("--socket={}", path.display())));
+    if let Some(path) = socket {
+        command.arg("--socket").arg(path);
+    }
     command.args(arguments).stdin(Stdio::null());
     command.stdout(File::create(&out).expect("the folder is ours"));
     command.stderr(File::create(&err).expect("the folder is ours"));

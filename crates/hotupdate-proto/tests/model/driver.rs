@@ -195,7 +195,7 @@ impl World {
     fn served(&mut self, p: Id, served: Served) {
         let Served { joined, predecessors, gap_ns: _ } = served;
         let alive: Vec<_> = predecessors.iter().map(|predecessor| predecessor.generation).collect();
-        let local = local(p, self.moves);
+        let local = local(p, self.moves, self.max_draining);
         let mut machine = Incumbent::serving(local, joined.generation, predecessors);
         let greeting = machine.greet();
         let process = self.process(p);

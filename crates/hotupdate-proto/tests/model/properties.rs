@@ -28,6 +28,10 @@ pub(crate) fn always() -> Vec<Property<Handoffs>> {
         always("who accepts owns the control socket", |_, w| {
             w.living().all(|(_, p)| !p.accepting || (p.holds && p.control))
         }),
+        always(
+            "more than one answer at the control socket only while the word that ends it is on its way",
+            |_, w| w.living().filter(|(_, p)| p.control_open && !p.hangs).count() < 2 || is_told(w),
+        ),
         always("where nothing goes on, one serves and nothing else is left", |_, w| {
             goes_on(w) || stands_well(w)
         }),

@@ -26,6 +26,8 @@ pub(crate) struct World {
     pub(crate) path: bool,
     /// Connections move.
     pub(crate) moves: bool,
+    /// So many generations may drain before the oldest is hurried.
+    pub(crate) max_draining: usize,
     /// What is said arrives at once, and what has arrived is heard before calls and deadlines. Otherwise it may be late.
     pub(crate) prompt: bool,
     /// So often a process that meets a dying owner may look again: the deadline `find`.
@@ -61,11 +63,11 @@ pub(crate) fn now() -> Instant {
     *NOW.get_or_init(Instant::now)
 }
 
-pub(crate) fn local(p: Id, moves: bool) -> Local {
+pub(crate) fn local(p: Id, moves: bool, max_draining: usize) -> Local {
     let pid = u32::try_from(p).expect("few processes");
     let process = Name { instance: p.to_string(), pid, version: String::new() };
     let features = if moves { vec![FEATURE_MOVE.to_owned()] } else { Vec::new() };
-    Local { process, versions: VERSIONS, features, timing: timing(), max_draining: 8 }
+    Local { process, versions: VERSIONS, features, timing: timing(), max_draining }
 }
 
 impl World {
@@ -76,6 +78,7 @@ impl World {
             links: Vec::new(),
             path: false,
             moves: false,
+            max_draining: 8,
             prompt: false,
             again: 1,
             orders: 0,
@@ -268,7 +271,7 @@ impl World {
             (process.role, process.control, process.control_open) = (Role::First, true, true);
             return;
         }
-        let (machine, join) = Successor::join(now(), local(p, self.moves), None);
+        let (machine, join) = Successor::join(now(), local(p, self.moves, self.max_draining), None);
         let end = self.connect(join);
         let process = self.process(p);
         process.role = Role::Successor(Box::new(machine));
@@ -276,7 +279,7 @@ impl World {
     }
 
     fn first(&mut self, p: Id) {
-        let machine = Incumbent::first(local(p, self.moves));
+        let machine = Incumbent::first(local(p, self.moves, self.max_draining));
         let process = self.process(p);
         process.role = Role::Incumbent(Box::new(machine));
         (process.accepting, process.holds) = (true, true);
@@ -356,7 +359,7 @@ impl World {
     }
 
     pub(crate) fn first_connection(&mut self) {
-        let machine = Incumbent::first(local(0, self.moves));
+        let machine = Incumbent::first(local(0, self.moves, self.max_draining));
         let process = self.process(0);
         process.role = Role::Incumbent(Box::new(machine));
         process.moves.serves.insert(1);

@@ -132,3 +132,13 @@ fn two_that_drain_may_tell_each_other() {
         assert_eq!(two.machine.handle(two.world.now, Event::Message(message)), []);
     }
 }
+
+/// It was asked after its probation, by one who cannot know that: the answer is not waited for until a deadline.
+#[test]
+fn one_that_has_let_go_says_so_to_whoever_asks() {
+    let mut two = Two::new(2, 1).resuming();
+    two.says(serving());
+    two.machine.handle(two.world.now, Event::Message(Message::Farewell));
+    let effects = two.machine.handle(two.world.now, Event::Message(resume()));
+    assert_eq!(effects, [Effect::Send(Message::LetGo)]);
+}

@@ -17,7 +17,6 @@ use super::{Event, Keeper};
 use crate::commands::detach::{self, Inner};
 use crate::commands::{ordinary, successor};
 use crate::exit::Exit;
-use crate::text;
 
 /// The first descriptor that is passed (sd_listen_fds(3), `SD_LISTEN_FDS_START`).
 const FIRST: i32 = 3;
@@ -85,7 +84,8 @@ impl Keeper<'_> {
     }
 
     pub(super) fn not_started(&self, error: &io::Error) -> String {
-        format!("{} could not be started: {}", self.program(), text::os_error(error))
+        let program = self.program();
+        format!("{program} could not be started: {}", successor::why(&program, error))
     }
 
     pub(super) fn program(&self) -> String {
