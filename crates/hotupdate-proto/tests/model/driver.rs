@@ -10,7 +10,7 @@ use hotupdate_proto::incumbent::{Effect, Event, Report, Stopped};
 use hotupdate_proto::inventory::LinkRest;
 use hotupdate_proto::message::{Generation, Message, Ready, Release};
 use hotupdate_proto::successor::{self, Served};
-use hotupdate_proto::{Fault, Incumbent, LinkItem, Predecessor, Refusal};
+use hotupdate_proto::{Fault, Incumbent, LinkItem, Refusal};
 
 use super::kernel::{End, Id, Riders, Said};
 use super::process::{Held, Process, Role};
