@@ -144,7 +144,7 @@ pub(crate) enum Command {
     /// Hold the listening sockets, and start COMMAND again when nobody serves any more
     #[command(after_long_help = HOLD)]
     Hold(Hold),
-    /// End the handoff that is under way; the running version serves on
+    /// End the handoff that is under way, before its release; the running version serves on
     Abort,
     /// Give the service back to the version that served before
     #[command(after_long_help = examples(ROLLBACK))]

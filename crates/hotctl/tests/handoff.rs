@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use hotupdate_proto::operator::{Changed, ProcessState, Status};
 use rustix::process::{Pid, Signal, kill_process};
@@ -202,6 +203,26 @@ fn a_successor_that_hangs_is_aborted_and_told_to_end() {
     assert_eq!(ran.stderr, format!("err\nhotctl: handoff: {line}; {STILL}\n"));
     assert_eq!(place.fake.called("Abort"), 1);
     eventually("the successor ends", || (!is_alive(pid)).then_some(()));
+}
+
+/// Time is over when the service has just released it.
+#[test]
+fn a_successor_that_is_released_is_waited_for() {
+    let place = Place::new();
+    let running = place.start(&["--timeout", "3", "handoff", "--", "sh", "-c", &place.server()]);
+    let (attempt, pid) = place.started();
+    place.fake.change(|status| join(status, pid, &attempt, ProcessState::Starting));
+    let asked = AtomicUsize::new(0);
+    place.fake.on("Abort", move |status| {
+        if asked.fetch_add(1, Relaxed) == 2 {
+            take_over(status);
+        }
+        Answer::Error("io.hotupdate.Busy", json!({ "reason": "the successor is released" }))
+    });
+    let ran = running.end().code(0);
+    assert!(ran.stderr.starts_with(&format!("err\n{pid} (v1.3.0) serves now")), "{ran:#?}");
+    assert_eq!(place.fake.called("Abort"), 3);
+    place.end_server(pid);
 }
 
 #[test]

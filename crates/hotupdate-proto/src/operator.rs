@@ -219,7 +219,7 @@ pub struct Within {
 pub enum Command {
     /// Release the successor that stands by.
     Handoff,
-    /// End the handoff that is under way.
+    /// End the handoff that is under way; refused once the successor is released, since it may serve already.
     Abort,
     /// Give the service back to the predecessor in probation.
     Rollback,

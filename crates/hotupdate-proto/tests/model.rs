@@ -133,6 +133,20 @@ fn three_generations_at_length() {
         .check("three generations, with a rollback");
 }
 
+/// The third comes while an operator has not decided about the second, and decides otherwise later.
+#[test]
+#[ignore = "large: make model"]
+fn three_generations_on_command() {
+    let orders = [Command::Handoff, Command::Abort, Command::Rollback];
+    Handoffs::new(World::serving(3, 1))
+        .prompt()
+        .on_command()
+        .orders(3, &orders)
+        .reaches("the third serves", |_, w| w.serves(2))
+        .reaches("the second serves again", |_, w| w.serves(1) && w.procs[2].is_in_probation())
+        .check("three generations, on command");
+}
+
 /// No generation may drain for longer than its successor serves.
 #[test]
 fn three_generations_in_a_hurry() {

@@ -27,7 +27,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hotupdate_proto::incumbent::{self, Incumbent};
 use hotupdate_proto::inventory::LinkRest;
@@ -180,6 +180,8 @@ pub(crate) struct Driver {
     sealed: Sealed,
     /// Counts stops and starts of the accept loops, so that a late export is recognised.
     stops: u64,
+    /// After a standstill: no deadline counts before.
+    catches_up: Option<Instant>,
     /// A listener that should be open is not.
     reopen_at: Option<Instant>,
     /// What the incumbent had read of links that are ours now.
@@ -270,6 +272,7 @@ impl Driver {
             Woken::Heard(id, heard) => self.hear(id, heard).await,
             Woken::Done(done) => self.done(done).await,
             Woken::Signal(signal) => self.signal(signal).await,
+            Woken::Deadline if self.has_stood_still() => {}
             Woken::Deadline => self.tick().await,
             Woken::Progress => self.tell_progress().await,
             Woken::Drained => {
@@ -310,13 +313,34 @@ impl Driver {
         }
     }
 
+    /// When to look up, if nothing happens.
     fn deadline(&self) -> Option<Instant> {
+        let due = self.due()?;
+        Some(self.catches_up.map_or(due, |until| due.max(until)))
+    }
+
+    fn due(&self) -> Option<Instant> {
         let machine = match &self.role {
             Role::Successor(succeeding) => succeeding.machine.deadline(),
             Role::Incumbent(machine) => machine.deadline(),
             Role::First | Role::Failed => None,
         };
         machine.into_iter().chain(self.moves.deadline()).chain(self.reopen_at).min()
+    }
+
+    /// A deadline that was missed by so much means that the whole process has stood still (SIGSTOP, a suspended machine).
+    /// Then what has arrived meanwhile comes first, and those who read it have not had their turn yet.
+    fn has_stood_still(&mut self) -> bool {
+        const LATE: Duration = Duration::from_millis(100);
+        const CATCH_UP: Duration = Duration::from_millis(50);
+        let (now, Some(due)) = (Instant::now(), self.due()) else { return false };
+        // Once for each deadline, so that a process that is always late ticks, too.
+        let granted = self.catches_up.is_some_and(|until| until >= due);
+        let late = !granted && now.saturating_duration_since(due) > LATE;
+        if late {
+            self.catches_up = Some(now + CATCH_UP);
+        }
+        late
     }
 
     async fn tick(&mut self) {

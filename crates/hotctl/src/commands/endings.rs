@@ -19,6 +19,10 @@ use crate::text;
 /// service's words after the child ended. They come at once if they come.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// The deadline `serving` is 2 s by default; if a service has a longer one, its successor is told to end nevertheless, which
+/// a service survives at every moment.
+const OVER: Duration = Duration::from_secs(3);
+
 impl Stage {
     /// For the progress line.
     pub(super) fn word(self) -> &'static str {
@@ -79,8 +83,7 @@ impl Attempt<'_> {
     pub(super) fn timed_out(&mut self) -> Result<Changed, Failure> {
         let mut status = self.context.glance();
         if status.as_ref().is_some_and(|status| self.under_way(status).is_some()) {
-            self.abort();
-            status = self.context.glance();
+            status = self.abort();
         }
         if let Some(served) = status.as_ref().filter(|status| self.serves(status)) {
             return Ok(change::changed(served, self.before));
@@ -124,8 +127,7 @@ impl Attempt<'_> {
                 return Some(status);
             }
             if Instant::now() >= until {
-                self.abort();
-                return self.context.glance();
+                return self.abort();
             }
             thread::sleep(TICK);
         }
@@ -139,9 +141,17 @@ impl Attempt<'_> {
         self.successor.ended()
     }
 
-    fn abort(&self) {
-        // It can only fail because there is nothing to abort any more.
-        let _ = ordinary::call(self.context, "Abort", &NOTHING);
+    /// A successor that is released cannot be called back: it serves in a moment, or misses its deadline.
+    fn abort(&self) -> Option<Status> {
+        let until = Instant::now() + OVER;
+        loop {
+            let aborted = ordinary::call(self.context, "Abort", &NOTHING).is_ok();
+            let status = self.context.glance()?;
+            if aborted || self.under_way(&status).is_none() || Instant::now() >= until {
+                return Some(status);
+            }
+            thread::sleep(TICK);
+        }
     }
 
     /// The service itself has just said so.

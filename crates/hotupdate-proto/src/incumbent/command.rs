@@ -51,10 +51,11 @@ impl Incumbent {
     }
 
     fn command_abort(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> Commanded {
-        if state.is_attempt() {
-            (self.fail(now, state, Fault::Aborted, out), Ok(()))
-        } else {
-            (state, Err(OperatorError::NoHandoff))
+        match state {
+            // It may serve already. If this process accepted now and died, it would stand down, for nobody.
+            State::Released { .. } => refuse(state),
+            state if state.is_attempt() => (self.fail(now, state, Fault::Aborted, out), Ok(())),
+            state => (state, Err(OperatorError::NoHandoff)),
         }
     }
 
@@ -150,6 +151,10 @@ fn refuse(state: State) -> Commanded {
             OperatorError::Busy { doing: "a rollback is under way".to_owned() }
         }
         State::Stopping { .. } => OperatorError::Busy { doing: "the service is stopping".to_owned() },
+        State::Released { .. } => {
+            let doing = "the successor is released; it serves in a moment, or this process accepts again";
+            OperatorError::Busy { doing: doing.to_owned() }
+        }
         state => OperatorError::Busy { doing: format!("a successor is {}", state.stage()) },
     };
     (state, Err(error))

@@ -28,7 +28,8 @@ pub(crate) struct World {
     pub(crate) moves: bool,
     /// So many generations may drain before the oldest is hurried.
     pub(crate) max_draining: usize,
-    /// What is said arrives at once, and what has arrived is heard before calls and deadlines. Otherwise it may be late.
+    /// What is said arrives at once, and what has arrived is heard before calls, orders and deadlines, as the driver does it.
+    /// Otherwise it may be late.
     pub(crate) prompt: bool,
     /// So often a process that meets a dying owner may look again: the deadline `find`.
     pub(crate) again: u8,
@@ -111,7 +112,8 @@ impl World {
         actions.extend(absent.map(Action::Start));
         for (p, process) in self.living().filter(|(_, process)| !process.hangs) {
             self.actions_of_the_application(p, process, options, actions);
-            if process.incumbent().is_some() && self.orders > 0 {
+            let waits = self.prompt && self.has_to_hear(process);
+            if process.incumbent().is_some() && self.orders > 0 && !waits {
                 actions.extend(options.commands.iter().map(|command| Action::Command(p, command.clone())));
             }
             if self.mishaps == 0 {
@@ -128,6 +130,11 @@ impl World {
                 |step: &Action| [0, 1, 2].map(|written| Action::DieIn(Box::new(step.clone()), written));
             actions.extend(steps.flat_map(dies).collect::<Vec<_>>());
         }
+    }
+
+    fn has_to_hear(&self, process: &Process) -> bool {
+        self.ends()
+            .any(|end| process.reads(end) && (!self.queue(end).is_empty() || !self.is_held(end.other())))
     }
 
     /// Messages on their way and deadlines.

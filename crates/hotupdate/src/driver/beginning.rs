@@ -139,6 +139,7 @@ impl Driver {
             done: mpsc::channel(16),
             sealed: Vec::new(),
             stops: 0,
+            catches_up: None,
             reopen_at: None,
             rests: Vec::new(),
             lifecycle,
