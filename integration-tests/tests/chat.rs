@@ -10,8 +10,8 @@ use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
@@ -247,6 +247,8 @@ fn has_members(sandbox: &Sandbox, service: &Service<'_>) -> Option<()> {
 
 /// Headless Chromium with one page, spoken to in the DevTools protocol.
 struct Browser {
+    /// It ends when the namespace is empty.
+    process: Child,
     runtime: Runtime,
     socket: WebSocketStream<TcpStream>,
     /// The session with the page.
@@ -257,7 +259,9 @@ struct Browser {
 impl Browser {
     fn open(sandbox: &Sandbox, url: &str) -> anyhow::Result<Self> {
         let profile = sandbox.path().join("chromium");
-        let (mut command, _) = sandbox.command(&chromium()?);
+        // With it end its helpers, which go on writing into its profile for a moment: they are in one namespace.
+        let (mut command, _) = sandbox.command(Path::new("unshare"));
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(chromium()?);
         command.arg(format!("--user-data-dir={}", profile.display())).args([
             "--headless",
             "--no-sandbox",
@@ -273,7 +277,7 @@ impl Browser {
             "--remote-debugging-port=0",
             url,
         ]);
-        command.spawn().context("chromium does not start")?;
+        let process = command.spawn().context("chromium does not start")?;
         let active = profile.join("DevToolsActivePort");
         let (port, path): (u16, String) = eventually("chromium says its port", 3 * SOON, || {
             let active = fs::read_to_string(&active).ok()?;
@@ -282,7 +286,7 @@ impl Browser {
         });
         let runtime = runtime();
         let socket = runtime.block_on(connect(SocketAddr::from(([127, 0, 0, 1], port)), &path))?;
-        let mut browser = Self { runtime, socket, session: Value::Null, calls: 0 };
+        let mut browser = Self { process, runtime, socket, session: Value::Null, calls: 0 };
         let target = eventually("chromium has the page", SOON, || {
             let targets = browser.call("Target.getTargets", &json!({})).ok()?;
             let page = targets["targetInfos"].as_array()?.iter().find(|target| target["url"] == url)?;
@@ -295,7 +299,7 @@ impl Browser {
     }
 
     fn call(&mut self, method: &str, params: &Value) -> anyhow::Result<Value> {
-        let Self { runtime, socket, session, calls } = self;
+        let Self { runtime, socket, session, calls, .. } = self;
         *calls += 1;
         let mut call = json!({ "id": calls, "method": method, "params": params });
         if !session.is_null() {
@@ -348,6 +352,16 @@ impl Browser {
         decode.stdin.take().context("no pipe")?.write_all(data.as_bytes())?;
         ensure!(decode.wait()?.success(), "base64 failed");
         Ok(())
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        self.session = Value::Null;
+        // Otherwise the sandbox ends it.
+        if self.call("Browser.close", &json!({})).is_ok() && !thread::panicking() {
+            eventually("chromium ends", SOON, || self.process.try_wait().ok()?);
+        }
     }
 }
 
