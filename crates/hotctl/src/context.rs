@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::INTERFACE;
@@ -32,6 +33,17 @@ const QUESTIONS: usize = 3;
 
 /// The rhythm in which hotctl looks up from waiting: for Ctrl-C, for a child that ended.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
+
+/// Looks in this rhythm until there is something to say, or the time is over; once at least.
+pub(crate) fn look_until<T>(until: Instant, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    loop {
+        let seen = look();
+        if seen.is_some() || Instant::now() >= until {
+            return seen;
+        }
+        thread::sleep(TICK);
+    }
+}
 
 /// Parameters of the methods that have none.
 #[derive(Serialize)]

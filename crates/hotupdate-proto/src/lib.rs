@@ -11,6 +11,7 @@
 //! 3. [`successor`]: the side that arrives
 //! 4. [`timing`]: every named deadline, and the reason for its default
 
+mod generation;
 pub mod message;
 pub use message::{Generation, Join, Joined, Message, Process, Versions};
 

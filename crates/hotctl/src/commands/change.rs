@@ -2,14 +2,13 @@
 //!
 //! Deliberately absent: starting a successor, see [`super::start`].
 
-use std::thread;
 use std::time::Instant;
 
 use hotupdate_proto::Process;
 use hotupdate_proto::operator::{Changed, ProcessState, Status};
 
 use crate::client::CallError;
-use crate::context::{Context, NOTHING, TICK};
+use crate::context::{Context, NOTHING, look_until};
 use crate::exit::{Exit, Failure};
 use crate::text;
 
@@ -25,18 +24,17 @@ pub(crate) fn call(context: &Context<'_>, method: &str, before: &Status) -> Resu
 
 fn settle(context: &Context<'_>, before: &Status, until: Instant) -> Result<Changed, Failure> {
     let old = &before.serving.process;
-    while Instant::now() < until {
-        match context.glance() {
-            Some(status) if is_another(&status, old) => return Ok(changed(&status, before)),
-            Some(status) if status.serving.process.instance == old.instance => {
-                let line = "the service ended the connection before it answered";
-                return Err(Failure::refused(line).still(old));
-            }
-            _ if context.interrupted() => return Err(CallError::Interrupted.into()),
-            _ => thread::sleep(TICK),
+    let settled = look_until(until, || match context.glance() {
+        Some(status) if is_another(&status, old) => Some(Ok(changed(&status, before))),
+        Some(status) if status.serving.process.instance == old.instance => {
+            let line = "the service ended the connection before it answered";
+            Some(Err(Failure::refused(line).still(old)))
         }
-    }
-    Err(Failure::new(Exit::TimedOut, format!("{old} ended the connection, and nobody serves since")))
+        _ => context.interrupted().then(|| Err(CallError::Interrupted.into())),
+    });
+    settled.unwrap_or_else(|| {
+        Err(Failure::new(Exit::TimedOut, format!("{old} ended the connection, and nobody serves since")))
+    })
 }
 
 /// How things are after the change, `None` if nobody says so in time.

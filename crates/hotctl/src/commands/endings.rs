@@ -3,7 +3,6 @@
 //! Deliberately absent: the good end, see [`super::change::sentence`].
 
 use std::process::ExitStatus;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::Fault;
@@ -11,7 +10,7 @@ use hotupdate_proto::operator::{Changed, LastFailure, Status};
 
 use super::start::{Attempt, Stage};
 use super::{change, ordinary, successor};
-use crate::context::{NOTHING, TICK};
+use crate::context::{NOTHING, look_until};
 use crate::exit::{Exit, Failure};
 use crate::text;
 
@@ -120,38 +119,26 @@ impl Attempt<'_> {
     /// The status once the service has noticed that the child ended. What it left behind is not waited for: exit code 1
     /// promises that the old version still serves.
     fn settled(&self) -> Option<Status> {
-        let until = Instant::now() + SETTLE;
-        loop {
-            let status = self.context.glance()?;
-            if self.under_way(&status).is_none() {
-                return Some(status);
-            }
-            if Instant::now() >= until {
-                return self.abort();
-            }
-            thread::sleep(TICK);
-        }
+        look_until(Instant::now() + SETTLE, || self.unless_under_way()).unwrap_or_else(|| self.abort())
     }
 
     fn last_words(&mut self) -> Option<ExitStatus> {
-        let until = Instant::now() + SETTLE;
-        while self.successor.ended().is_none() && Instant::now() < until {
-            thread::sleep(TICK);
-        }
-        self.successor.ended()
+        look_until(Instant::now() + SETTLE, || self.successor.ended())
     }
 
     /// A successor that is released cannot be called back: it serves in a moment, or misses its deadline.
     fn abort(&self) -> Option<Status> {
-        let until = Instant::now() + OVER;
-        loop {
-            let aborted = ordinary::call(self.context, "Abort", &NOTHING).is_ok();
-            let status = self.context.glance()?;
-            if aborted || self.under_way(&status).is_none() || Instant::now() >= until {
-                return Some(status);
-            }
-            thread::sleep(TICK);
-        }
+        let aborted = || match ordinary::call(self.context, "Abort", &NOTHING) {
+            Ok(()) => Some(self.context.glance()),
+            Err(_) => self.unless_under_way(),
+        };
+        look_until(Instant::now() + OVER, aborted).unwrap_or_else(|| self.context.glance())
+    }
+
+    /// How things are, if anybody says so, once the attempt has come to an end.
+    fn unless_under_way(&self) -> Option<Option<Status>> {
+        let status = self.context.glance();
+        status.as_ref().is_none_or(|status| self.under_way(status).is_none()).then_some(status)
     }
 
     /// The service itself has just said so.

@@ -2,7 +2,6 @@
 //!
 //! Deliberately absent: signals. The process may live in another container, where its pid means nothing here.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::Process;
@@ -10,7 +9,7 @@ use hotupdate_proto::Process;
 use super::ordinary;
 use crate::cli;
 use crate::client::CallError;
-use crate::context::{Context, TICK};
+use crate::context::{Context, look_until};
 use crate::exit::{Exit, Failure};
 use crate::progress::Progress;
 use crate::text;
@@ -40,24 +39,18 @@ pub(crate) fn run(context: &Context<'_>, stop: &cli::Stop) -> Result<(), Failure
 fn until_gone(context: &Context<'_>, stopping: &Process, deadline: Option<Duration>) -> Result<(), Failure> {
     let patience = context.patience().max(deadline.map_or(Duration::ZERO, |deadline| deadline + SLACK));
     let until = Instant::now() + patience;
-    while Instant::now() < until {
-        match context.status() {
-            Err(CallError::Unreachable { .. }) => return Ok(()),
-            Ok(status) if status.serving.process.instance != stopping.instance => {
-                let other = &status.serving.process;
-                return Err(
-                    Failure::refused(format!("{stopping} is gone, but its place was taken")).now(other)
-                );
-            }
-            _ if context.interrupted() => {
-                return Err(Failure::new(
-                    Exit::Interrupted,
-                    format!("interrupted; {stopping} goes on stopping"),
-                ));
-            }
-            _ => thread::sleep(TICK),
+    let gone = look_until(until, || match context.status() {
+        Err(CallError::Unreachable { .. }) => Some(Ok(())),
+        Ok(status) if status.serving.process.instance != stopping.instance => {
+            let line = format!("{stopping} is gone, but its place was taken");
+            Some(Err(Failure::refused(line).now(&status.serving.process)))
         }
-    }
-    let after = text::duration(patience);
-    Err(Failure::new(Exit::TimedOut, format!("{stopping} has not ended in {after}")))
+        _ => context.interrupted().then(|| {
+            Err(Failure::new(Exit::Interrupted, format!("interrupted; {stopping} goes on stopping")))
+        }),
+    });
+    gone.unwrap_or_else(|| {
+        let after = text::duration(patience);
+        Err(Failure::new(Exit::TimedOut, format!("{stopping} has not ended in {after}")))
+    })
 }

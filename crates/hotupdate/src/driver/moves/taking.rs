@@ -77,8 +77,7 @@ impl Driver {
     }
 
     fn taking(&mut self, generation: Generation) -> Result<&mut Taking, Fault> {
-        let nothing = || Fault::PeerMisbehaved("moved connections that nobody asked for".to_owned());
-        self.moves.takers.get_mut(&generation).ok_or_else(nothing)
+        self.moves.takers.get_mut(&generation).ok_or_else(unasked)
     }
 
     fn arrived(
@@ -89,8 +88,7 @@ impl Driver {
         descriptors: Vec<OwnedFd>,
     ) -> Result<Vec<TakerEffect>, Fault> {
         let Moves { takers, adopters, .. } = &mut self.moves;
-        let nothing = || Fault::PeerMisbehaved("moved connections that nobody asked for".to_owned());
-        let taking = takers.get_mut(&generation).ok_or_else(nothing)?;
+        let taking = takers.get_mut(&generation).ok_or_else(unasked)?;
         let (mut held, mut refused) = (Vec::new(), Vec::new());
         let lost = items.get(descriptors.len()..).unwrap_or_default();
         if !lost.is_empty() {
@@ -205,6 +203,10 @@ impl Taking {
     fn may_be_given(&self, expired: Duration) -> bool {
         !self.held.is_empty() && self.last.is_some_and(|last| last.elapsed() < expired)
     }
+}
+
+fn unasked() -> Fault {
+    Fault::PeerMisbehaved("moved connections that nobody asked for".to_owned())
 }
 
 /// A descriptor has to be the connection that it is said to be.
