@@ -12,7 +12,6 @@ mod inventory;
 mod manager;
 mod moves;
 mod report;
-mod reserve;
 mod status;
 mod succeeding;
 
@@ -38,22 +37,22 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Interval, sleep_until};
 use tracing::{Instrument, Span};
 
-use self::callers::Control;
 use self::moves::Moves;
 use crate::accepted::Accepted;
 use crate::adoption::Adopter;
-use crate::channel::Receiver;
-use crate::config::Builder;
 use crate::connection::Parcel;
 use crate::connections::Connections;
+use crate::control::Control;
+use crate::control::session::{self, Outcome, Request, SessionConfig};
 use crate::error::{Error, Result};
-use crate::gate::GateControl;
+use crate::lifecycle::{Lifecycle, Served};
+use crate::link::channel::Receiver;
 use crate::link::{Heard, Link, LinkId};
-use crate::offered::Origin;
-use crate::serving::{Lifecycle, Served};
-use crate::session::{self, Outcome, Request, Rules};
-use crate::signal::{Signal, Signals};
-use crate::spawn::Program;
+use crate::listeners::gate::GateControl;
+use crate::listeners::inherited::Origin;
+use crate::process::signal::{Signal, Signals};
+use crate::process::spawn::Program;
+use crate::settings::Settings;
 use crate::state::Export;
 use crate::systemd::Manager;
 
@@ -139,7 +138,7 @@ struct Waiting {
 }
 
 pub(crate) struct Driver {
-    settings: Builder,
+    settings: Settings,
     local: incumbent::Local,
     generation: Generation,
     attempt: Option<String>,
@@ -160,7 +159,7 @@ pub(crate) struct Driver {
     ready_at: Option<Instant>,
     failed: Option<oneshot::Sender<Error>>,
     requests: mpsc::Receiver<Request>,
-    rules: Rules,
+    sessions: SessionConfig,
     signals: Option<Signals>,
     program: Option<Program>,
     manager: Option<Manager>,

@@ -17,14 +17,14 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
 
 use crate::address::Address;
-use crate::bind;
 use crate::connections::Connections;
-use crate::datagram::{UdpSocket, UnixDatagramSocket};
 use crate::driver::{Application, Outfit};
 use crate::error::{Doing, Error, Result};
-use crate::gate::{Gate, Gated};
-use crate::listener::{Acceptor, Listener};
-use crate::offered::{Offered, Origin};
+use crate::listeners::bind;
+use crate::listeners::datagram::{UdpSocket, UnixDatagramSocket};
+use crate::listeners::gate::{Gate, Gated};
+use crate::listeners::inherited::{Offered, Origin};
+use crate::listeners::stream::{Acceptor, Listener};
 use crate::serving::Serving;
 use crate::state::{Arrived, Export, State};
 

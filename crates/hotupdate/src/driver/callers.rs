@@ -1,55 +1,28 @@
 //! Callers on the control socket: who may, what they ask, and successors that want to join.
 //!
-//! Deliberately absent: the form of what is said, see [`crate::session`].
+//! Deliberately absent: the form of what is said, see [`crate::control::session`].
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::operator::Reply;
-use hotupdate_proto::{Join, ListenerKind, Refusal, incumbent, operator};
-use tokio::net::UnixStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
+use hotupdate_proto::{Join, Refusal, incumbent, operator};
+use tokio::sync::{mpsc, oneshot};
 
 use super::effects::monotonic_ns;
-use super::reserve::Reserve;
 use super::{Done, Driver, Role, Sealed, Waiting};
-use crate::address::Address;
-use crate::channel::{self, Receiver};
-use crate::complaint::Complaint;
-use crate::control::{self, Ownership};
+use crate::control::replies;
+use crate::control::session::{Outcome, Request};
+use crate::control::{Control, Ownership};
 use crate::error::{Doing, Result};
-use crate::gate::{Gate, GateControl};
-use crate::listener::Acceptor;
-use crate::serving::Lifecycle;
-use crate::session::{self, Outcome, Request, Rules};
+use crate::lifecycle::Lifecycle;
+use crate::link::channel::{self, Receiver};
+use crate::listeners::gate::GateControl;
 use crate::state::Export;
-
-/// Callers on the control socket at the same time; they cost a descriptor each. If more come, the one that has been silent
-/// longest has to go, and if none is silent the newest is turned away.
-const MAX_SESSIONS: usize = 256;
-
-/// How long a caller waits for the place of one that is silent.
-const CROWDED_PAUSE: Duration = Duration::from_millis(10);
-
-/// How many of those that are silent are asked for their place.
-const CROWDED_TRIES: u32 = 5;
-
-/// How long accepting callers pauses after an error, such as being out of descriptors, and between two looks for more.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long between two tries to open a listener, which fails when the kernel is short of memory or of watches (epoll_ctl(2)).
 const REOPEN_PAUSE: Duration = Duration::from_millis(50);
-
-/// The path's listener and its lock.
-pub(super) struct Control {
-    pub(super) gate: Arc<Gate<Acceptor>>,
-    lock: OwnedFd,
-}
 
 impl Driver {
     pub(super) async fn request(&mut self, request: Request) {
@@ -93,10 +66,10 @@ impl Driver {
         };
         match admitted {
             Err(refusal) => {
-                if let Some(end) = self.rules.end_of_refusal() {
+                if let Some(end) = self.sessions.end_of_refusal() {
                     tracing::warn!(successor = %join.process, %refusal, "a successor is turned away{end}");
                 }
-                self.turn_away(&receiver, session::refused(&refusal));
+                self.turn_away(&receiver, replies::refused(&refusal));
             }
             Ok(()) => self.export(move |sealed| Done::Exported { join, receiver, sealed }),
         }
@@ -159,12 +132,9 @@ impl Driver {
     }
 
     pub(super) fn own(&mut self, ownership: Ownership) {
-        let Ownership { listener, lock } = ownership;
-        let address = Address::Unix(Some(self.settings.path.clone()));
-        let gate = Gate::parked("control", ListenerKind::Unix, address, listener);
-        let rules = self.rules.clone();
-        tokio::spawn(accept_callers(gate.clone(), rules, self.settings.allowed.clone()));
-        self.control = Some(Control { gate, lock });
+        let Self { settings, sessions, .. } = self;
+        let control = Control::new(ownership, &settings.path, sessions.clone(), settings.allowed.clone());
+        self.control = Some(control);
     }
 
     /// Opens everything that a process serves on. What cannot be opened now is tried again: there is nobody else to do it.
@@ -189,89 +159,4 @@ impl Driver {
         }
         Ok(())
     }
-}
-
-impl Drop for Control {
-    /// The task that accepts callers holds the gate as long as it is not closed.
-    fn drop(&mut self) {
-        self.gate.close();
-    }
-}
-
-impl Control {
-    pub(super) fn ownership(&self) -> io::Result<Ownership> {
-        Ok(Ownership { listener: self.gate.duplicate()?, lock: self.lock.try_clone()? })
-    }
-}
-
-/// The next caller. Meanwhile what is missing of the reserve is taken as soon as there is room.
-async fn next_caller(gate: &Gate<Acceptor>, reserve: &Reserve) -> Option<io::Result<UnixStream>> {
-    loop {
-        tokio::select! {
-            accepted = gate.accept_caller() => return accepted,
-            () = tokio::time::sleep(ACCEPT_PAUSE), if reserve.is_short() => drop(reserve.fill()),
-        }
-    }
-}
-
-async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allowed: Vec<u32>) {
-    let slots = Arc::new(Semaphore::new(MAX_SESSIONS));
-    let reserve = Reserve::default();
-    // What is missing is taken later.
-    let _ = reserve.fill();
-    let (complaint, mut told) = (Complaint::default(), false);
-    while let Some(accepted) = next_caller(&gate, &reserve).await {
-        let stream: UnixStream = match accepted {
-            Ok(stream) => stream,
-            // One that was held back makes room.
-            Err(_) if reserve.spend() => continue,
-            Err(error) => {
-                if !std::mem::replace(&mut told, true)
-                    && let Some(unsaid) = complaint.due()
-                {
-                    tracing::warn!(%error, "callers on the control socket cannot be accepted{unsaid}");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        told = false;
-        let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
-        if !control::may(uid, &allowed) {
-            let refusal = Refusal::NotAllowed { uid };
-            let unknown =
-                if control::is_known(uid) { "" } else { ", or a user that our user namespace does not map" };
-            rules.complain(format!("{refusal}{unknown}"));
-            tokio::spawn(session::refuse(stream, session::refused(&refusal), rules.write));
-            continue;
-        }
-        let slot = match slots.clone().try_acquire_owned() {
-            Ok(slot) => Some(slot),
-            Err(_) => make_room(&slots, &rules).await,
-        };
-        let Some(slot) = slot else {
-            tokio::spawn(session::refuse(stream, session::crowded(), Duration::ZERO));
-            continue;
-        };
-        let (rules, reserve) = (rules.clone(), reserve.clone());
-        tokio::spawn(async move {
-            session::serve(stream, rules).await;
-            drop(slot);
-            let _ = reserve.fill();
-        });
-    }
-}
-
-/// A flood of callers that say nothing must not keep out one that has something to say, so it pushes itself out.
-async fn make_room(slots: &Arc<Semaphore>, rules: &Rules) -> Option<OwnedSemaphorePermit> {
-    rules.complain(format_args!("too many callers on the control socket, at most {MAX_SESSIONS} at a time"));
-    let mut slot = pin!(slots.clone().acquire_owned());
-    // The first may just have said something; then it is the next one's turn.
-    for _ in 0..CROWDED_TRIES {
-        rules.silent.dismiss_one();
-        if let Ok(slot) = timeout(CROWDED_PAUSE, &mut slot).await {
-            return slot.ok();
-        }
-    }
-    None
 }

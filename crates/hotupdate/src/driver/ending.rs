@@ -1,6 +1,6 @@
 //! Signals, the successor that one of them starts, and the progress of the drain.
 //!
-//! Deliberately absent: which signals mean what, see [`crate::signal`].
+//! Deliberately absent: which signals mean what, see [`crate::process::signal`].
 
 use std::io;
 use std::process::{Child, ExitStatus};
@@ -9,11 +9,11 @@ use std::time::Instant;
 use hotupdate_proto::{ConnectionRow, Message, Totals, incumbent, operator};
 
 use super::{Done, Driver, Role};
-use crate::config::random_hex;
 use crate::error::Error;
-use crate::serving::Lifecycle;
-use crate::signal::Signal;
-use crate::spawn;
+use crate::lifecycle::Lifecycle;
+use crate::process::signal::Signal;
+use crate::process::spawn;
+use crate::settings::random_hex;
 
 impl Driver {
     pub(super) async fn signal(&mut self, signal: Signal) {
