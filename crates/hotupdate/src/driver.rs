@@ -41,7 +41,6 @@ use tracing::{Instrument, Span};
 use self::callers::Control;
 use self::moves::Moves;
 use crate::accepted::Accepted;
-use crate::adoption::Adopter;
 use crate::channel::Receiver;
 use crate::config::Builder;
 use crate::connection::Parcel;
@@ -49,6 +48,7 @@ use crate::connections::Connections;
 use crate::error::{Error, Result};
 use crate::gate::GateControl;
 use crate::link::{Heard, Link, LinkId};
+use crate::migration;
 use crate::offered::Origin;
 use crate::serving::{Lifecycle, Served};
 use crate::session::{self, Outcome, Request, Rules};
@@ -65,13 +65,8 @@ const MAX_EARLY: usize = 256;
 
 /// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
 pub(crate) enum Application {
-    /// Connections of this kind are picked up.
-    Adopt(Adopter),
-    Ready {
-        outfit: Outfit,
-        ready: Ready,
-        reply: oneshot::Sender<Result<Served>>,
-    },
+    Adopt(migration::Handler),
+    Ready { outfit: Outfit, ready: Ready, reply: oneshot::Sender<Result<Served>> },
 }
 
 /// Everything a process serves with.
@@ -80,6 +75,8 @@ pub(crate) struct Outfit {
     pub(crate) gates: Vec<(Arc<dyn GateControl>, Origin)>,
     pub(crate) descriptors: Vec<(ListenerItem, OwnedFd, Origin)>,
     pub(crate) exports: Vec<Export>,
+    /// What accepts connections of other versions.
+    pub(crate) handlers: Vec<migration::Handler>,
     /// Names under which the descriptor store may have something that this process does not use.
     pub(crate) stale: Vec<String>,
 }
@@ -257,8 +254,8 @@ impl Driver {
             Woken::Application(Some(Application::Ready { outfit, ready, reply })) => {
                 self.make_ready(outfit, ready, reply).await;
             }
-            Woken::Application(Some(Application::Adopt(adopter))) => {
-                self.moves.adopters.push(adopter);
+            Woken::Application(Some(Application::Adopt(handler))) => {
+                self.moves.handlers.push(handler);
                 self.announce();
             }
             Woken::Application(None) => {

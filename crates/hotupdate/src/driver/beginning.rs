@@ -168,6 +168,7 @@ impl Driver {
     ) {
         self.outfit = outfit;
         self.exports = Arc::new(std::mem::take(&mut self.outfit.exports));
+        self.moves.handlers = std::mem::take(&mut self.outfit.handlers);
         self.ready = Some(reply);
         self.ready_at = Some(Instant::now());
         // Whoever cannot open another descriptor cannot accept either. Nothing has stopped yet.
