@@ -22,7 +22,7 @@ use crate::bind;
 use crate::connection::Connection;
 use crate::connections::Connections;
 use crate::datagram::{UdpSocket, UnixDatagramSocket};
-use crate::driver::{Application, Outfit};
+use crate::driver::{Application, Resources};
 use crate::error::{Doing, Error, Result};
 use crate::gate::{Gate, Gated};
 use crate::listener::{Acceptor, Listener};
@@ -48,7 +48,7 @@ pub struct Starting {
     pub(crate) offered: Vec<Offered>,
     pub(crate) state: HashMap<String, Arrived>,
     pub(crate) connections: Connections,
-    pub(crate) outfit: Outfit,
+    pub(crate) resources: Resources,
     pub(crate) ready: Ready,
     pub(crate) failed: Option<oneshot::Receiver<Error>>,
     /// Told when this process serves; gone when it never will.
@@ -135,7 +135,7 @@ impl Starting {
             address: String::new(),
             cookie: 0,
         };
-        self.outfit.descriptors.push((item, fd, origin));
+        self.resources.descriptors.push((item, fd, origin));
         self.note(name, origin);
         Ok(ours)
     }
@@ -177,7 +177,7 @@ impl Starting {
         schema: &str,
         export: impl Fn() -> Vec<u8> + Send + Sync + 'static,
     ) -> Result<()> {
-        if self.outfit.exports.iter().any(|e| e.name == name) || name.is_empty() || name.len() > MAX_NAME {
+        if self.resources.exports.iter().any(|e| e.name == name) || name.is_empty() || name.len() > MAX_NAME {
             return Err(Error::misuse(
                 format!("exporting the state {name:?}"),
                 "the name is taken, empty, or too long",
@@ -190,14 +190,14 @@ impl Starting {
             ));
         }
         // The final word of all of them rides on one message.
-        if self.outfit.exports.len() == MAX_DESCRIPTORS {
+        if self.resources.exports.len() == MAX_DESCRIPTORS {
             return Err(Error::misuse(
                 format!("exporting the state {name:?}"),
                 format!("a process has at most {MAX_DESCRIPTORS} states"),
             ));
         }
         let (name, schema) = (name.to_owned(), schema.to_owned());
-        self.outfit.exports.push(Export { name, schema, export: Box::new(export) });
+        self.resources.exports.push(Export { name, schema, export: Box::new(export) });
         Ok(())
     }
 
@@ -272,13 +272,13 @@ impl Starting {
         if kind.is_empty() || kind.len() > MAX_NAME {
             return Err(Error::misuse(doing, format!("the name of a kind has 1 to {MAX_NAME} bytes")));
         }
-        if self.outfit.handlers.iter().any(|other| other.overlaps(&handler)) {
+        if self.resources.handlers.iter().any(|other| other.overlaps(&handler)) {
             return Err(Error::misuse(
                 doing,
                 "the kind was registered before, and a connection has one handler",
             ));
         }
-        self.outfit.handlers.push(handler);
+        self.resources.handlers.push(handler);
         Ok(())
     }
 
@@ -317,7 +317,7 @@ impl Starting {
             offered,
             state,
             connections,
-            mut outfit,
+            mut resources,
             mut ready,
             failed,
             serving,
@@ -325,15 +325,15 @@ impl Starting {
         } = self;
         // A large one makes room for the final word.
         drop(state);
-        outfit.stale.extend(offered.iter().map(|offered| offered.name.clone()));
+        resources.stale.extend(offered.iter().map(|offered| offered.name.clone()));
         ready.unclaimed = offered.iter().map(|offered| offered.name.clone()).collect();
         for Offered { name, kind, address, .. } in &offered {
             tracing::warn!(parent: &span, name, %kind, %address, "nobody asked for this listener; it closes with the incumbent");
         }
-        outfit.check()?;
+        resources.check()?;
         ready.release = release;
         let (reply, served) = oneshot::channel();
-        let _ = application.send(Application::Ready { outfit, ready, reply });
+        let _ = application.send(Application::Ready { resources, ready, reply });
         match served.await {
             Ok(served) => {
                 let now = Serving::new(application, generation, connections, served?);
@@ -369,7 +369,7 @@ impl Starting {
         };
         tracing::info!(parent: &self.span, name, %kind, %address, %origin, "listener");
         let gate = Gate::parked(name, kind, address, fd);
-        self.outfit.gates.push((gate.clone(), origin));
+        self.resources.gates.push((gate.clone(), origin));
         self.note(name, origin);
         Ok(gate)
     }
@@ -386,7 +386,7 @@ impl Starting {
         let offered = self.offered.swap_remove(position);
         if offered.name != name {
             tracing::warn!(parent: &self.span, name, before = offered.name, address = %offered.address, "a listener has a new name");
-            self.outfit.stale.push(offered.name.clone());
+            self.resources.stale.push(offered.name.clone());
         }
         Some(offered)
     }
@@ -443,14 +443,14 @@ fn matches(address: &Address, wanted: &[Address]) -> bool {
     })
 }
 
-impl std::fmt::Debug for Outfit {
+impl std::fmt::Debug for Resources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<_> = self.gates.iter().map(|(gate, _)| gate.name().to_string()).collect();
-        f.debug_struct("Outfit").field("listeners", &names).finish_non_exhaustive()
+        f.debug_struct("Resources").field("listeners", &names).finish_non_exhaustive()
     }
 }
 
-impl Outfit {
+impl Resources {
     /// A successor and operators are told of all listeners, and one message holds only so much. That has to be found now and
     /// not when the next version wants to come.
     fn check(&self) -> Result<()> {
