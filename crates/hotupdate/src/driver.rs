@@ -44,7 +44,6 @@ use tracing::{Instrument, Span};
 use self::callers::Control;
 use self::moves::Moves;
 use crate::accepted::Accepted;
-use crate::adoption::Adopter;
 use crate::channel::Receiver;
 use crate::config::Builder;
 use crate::connection::Parcel;
@@ -52,6 +51,7 @@ use crate::connections::Connections;
 use crate::error::{Error, Result};
 use crate::gate::GateControl;
 use crate::link::{Heard, Link, LinkId};
+use crate::migration;
 use crate::offered::Origin;
 use crate::serving::{Lifecycle, Served};
 use crate::session::{self, Outcome, Request, Rules};
@@ -68,13 +68,8 @@ const MAX_DEFERRED: usize = 256;
 
 /// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
 pub(crate) enum Application {
-    /// Connections of this kind are picked up.
-    Adopt(Adopter),
-    Ready {
-        resources: Resources,
-        ready: Ready,
-        reply: oneshot::Sender<Result<Served>>,
-    },
+    Adopt(migration::Handler),
+    Ready { resources: Resources, ready: Ready, reply: oneshot::Sender<Result<Served>> },
 }
 
 /// Everything a process serves with.
@@ -83,6 +78,8 @@ pub(crate) struct Resources {
     pub(crate) gates: Vec<(Arc<dyn GateControl>, Origin)>,
     pub(crate) descriptors: Vec<(ListenerItem, OwnedFd, Origin)>,
     pub(crate) exports: Vec<Export>,
+    /// What accepts connections of other versions.
+    pub(crate) handlers: Vec<migration::Handler>,
     /// Names under which the descriptor store may have something that this process does not use.
     pub(crate) stale: Vec<String>,
 }
@@ -260,8 +257,8 @@ impl Driver {
             Wake::Application(Some(Application::Ready { resources, ready, reply })) => {
                 self.make_ready(resources, ready, reply).await;
             }
-            Wake::Application(Some(Application::Adopt(adopter))) => {
-                self.moves.adopters.push(adopter);
+            Wake::Application(Some(Application::Adopt(handler))) => {
+                self.moves.handlers.push(handler);
                 self.announce();
             }
             Wake::Application(None) => {

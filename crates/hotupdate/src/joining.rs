@@ -108,6 +108,7 @@ fn first(builder: Builder, local: Local, ownership: Ownership) -> Starting {
         resources: Default::default(),
         ready: Default::default(),
         failed: None,
+        serving: Default::default(),
     }
 }
 
@@ -140,6 +141,7 @@ fn succeed(builder: Builder, local: Local, complete: Complete) -> Result<Startin
         resources: Default::default(),
         ready: Default::default(),
         failed: Some(failed),
+        serving: Default::default(),
     })
 }
 

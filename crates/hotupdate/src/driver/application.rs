@@ -173,6 +173,7 @@ impl Driver {
     ) {
         self.resources = resources;
         self.exports = Arc::new(std::mem::take(&mut self.resources.exports));
+        self.moves.handlers = std::mem::take(&mut self.resources.handlers);
         self.ready = Some(reply);
         self.ready_at = Some(Instant::now());
         // Whoever cannot open another descriptor cannot accept either. Nothing has stopped yet.
