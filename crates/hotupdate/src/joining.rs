@@ -105,9 +105,10 @@ fn first(settings: Settings, local: Local, ownership: Ownership) -> Starting {
         offered,
         state: HashMap::new(),
         connections,
-        outfit: Default::default(),
+        resources: Default::default(),
         ready: Default::default(),
         failed: None,
+        serving: Default::default(),
     }
 }
 
@@ -137,9 +138,10 @@ fn succeed(settings: Settings, local: Local, complete: Complete) -> Result<Start
         offered,
         state,
         connections,
-        outfit: Default::default(),
+        resources: Default::default(),
         ready: Default::default(),
         failed: Some(failed),
+        serving: Default::default(),
     })
 }
 

@@ -10,11 +10,12 @@ use hotupdate_proto::operator::Reply;
 use hotupdate_proto::{Join, Refusal, incumbent, operator};
 use tokio::sync::{mpsc, oneshot};
 
-use super::effects::monotonic_ns;
-use super::{Done, Driver, Role, Sealed, Waiting};
+use super::incumbent::monotonic_ns;
+use super::{Driver, PendingCommand, Role, SealedState, TaskResult};
+use crate::control::Control;
+use crate::control::Ownership;
 use crate::control::replies;
 use crate::control::session::{Outcome, Request};
-use crate::control::{Control, Ownership};
 use crate::error::{Doing, Result};
 use crate::lifecycle::Lifecycle;
 use crate::link::channel::{self, Receiver};
@@ -51,7 +52,7 @@ impl Driver {
             Ok(effects) => {
                 self.for_good |= stops;
                 match waits {
-                    Some(rollback) => self.waiting.push(Waiting { rollback, reply }),
+                    Some(rollback) => self.pending_commands.push(PendingCommand { rollback, reply }),
                     None => drop(reply.send(Ok(None))),
                 }
                 self.perform(effects).await;
@@ -71,7 +72,7 @@ impl Driver {
                 }
                 self.turn_away(&receiver, replies::refused(&refusal));
             }
-            Ok(()) => self.export(move |sealed| Done::Exported { join, receiver, sealed }),
+            Ok(()) => self.export(move |sealed| TaskResult::Exported { join, receiver, sealed }),
         }
     }
 
@@ -85,7 +86,7 @@ impl Driver {
     }
 
     /// Asks the application for its state where it can block nobody.
-    pub(super) fn export(&self, done: impl FnOnce(io::Result<Sealed>) -> Done + Send + 'static) {
+    pub(super) fn export(&self, done: impl FnOnce(io::Result<SealedState>) -> TaskResult + Send + 'static) {
         let back = self.done.0.clone();
         if self.exports.is_empty() {
             // The answer is looked at next, and the queue is only that long if the driver is far behind.
@@ -104,12 +105,12 @@ impl Driver {
         });
     }
 
-    pub(super) async fn done(&mut self, done: Done) {
+    pub(super) async fn done(&mut self, done: TaskResult) {
         match done {
-            Done::Exported { join, receiver, sealed } => self.offer(join, *receiver, sealed).await,
+            TaskResult::Exported { join, receiver, sealed } => self.offer(join, *receiver, sealed).await,
             // The attempt that it was for has ended; the accept loops run again.
-            Done::Finished { stop, .. } if stop != self.stops => {}
-            Done::Finished { mut stopped, sealed, .. } => {
+            TaskResult::Finished { stop, .. } if stop != self.stops => {}
+            TaskResult::Finished { mut stopped, sealed, .. } => {
                 let event = match sealed {
                     Ok(sealed) => {
                         stopped.ago = Duration::from_nanos(monotonic_ns().saturating_sub(stopped.at_ns));
@@ -124,10 +125,10 @@ impl Driver {
                 self.incumbent(event).await;
             }
             // After a rollback the link that they were for is another's.
-            Done::Rows(rows) if self.draining => self.send_rows(&rows),
-            Done::Rows(_) => {}
-            Done::Child { child, attempt, status } => self.child_ended(child, &attempt, status),
-            Done::Flushed => drop(self.lifecycle.send_replace(Lifecycle::Drained)),
+            TaskResult::Rows(rows) if self.draining => self.send_rows(&rows),
+            TaskResult::Rows(_) => {}
+            TaskResult::Child { child, attempt, status } => self.child_ended(child, &attempt, status),
+            TaskResult::Flushed => drop(self.lifecycle.send_replace(Lifecycle::Drained)),
         }
     }
 
@@ -139,7 +140,7 @@ impl Driver {
 
     /// Opens everything that a process serves on. What cannot be opened now is tried again: there is nobody else to do it.
     pub(super) fn open_all(&mut self) {
-        let listeners = self.outfit.gates.iter().map(|(gate, _)| gate.as_ref());
+        let listeners = self.resources.gates.iter().map(|(gate, _)| gate.as_ref());
         let control = self.control.iter().map(|control| control.gate.as_ref() as &dyn GateControl);
         let mut failed = None;
         for gate in listeners.chain(control) {
@@ -154,7 +155,7 @@ impl Driver {
     }
 
     pub(super) fn open_gates(&self) -> Result<()> {
-        for (gate, _) in &self.outfit.gates {
+        for (gate, _) in &self.resources.gates {
             gate.open().doing(|| format!("opening the listener {:?}", gate.name()))?;
         }
         Ok(())
