@@ -1,6 +1,6 @@
 //! WebSockets that the next version takes and does not understand.
 //!
-//! Deliberately absent: those that move, see `tests/ws_moves.rs`.
+//! Deliberately absent: those that move, see `tests/ws_moves`.
 
 use axum::routing::any;
 use futures_util::{SinkExt as _, StreamExt as _};
