@@ -1,4 +1,4 @@
-//! The README: its commands are run as they stand, and its program is the example.
+//! The READMEs: the commands of the walk are run as they stand, and the program is the example.
 //!
 //! Deliberately absent: `make demo` and `make test`, which run this.
 //!
@@ -14,8 +14,8 @@ use std::process::{Command, Output};
 
 use integration_tests::process::binary;
 
-fn readme() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap()
+fn readme(folder: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join("README.md")).unwrap()
 }
 
 /// The commands after the comment `<!-- walk: name -->`.
@@ -45,8 +45,8 @@ fn run(script: &str) -> Output {
 }
 
 #[test]
-fn the_walk_does_what_the_readme_says() {
-    let readme = readme();
+fn the_walk_does_what_it_says() {
+    let readme = readme("../examples");
     let [first, second, third, operator, signal, rollback] =
         ["first", "second", "third", "operator", "signal", "rollback"].map(|name| commands(&readme, name));
     // The shell plays the person: the first two terminals run in the background.
@@ -99,7 +99,7 @@ fn the_walk_does_what_the_readme_says() {
 
 #[test]
 fn its_fifteen_lines_are_the_example() {
-    let readme = readme();
+    let readme = readme("..");
     let (_, rest) = readme.split_once("```rust\n").unwrap();
     let program = rest.split_once("```").unwrap().0;
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/axum-hello/src/main.rs");

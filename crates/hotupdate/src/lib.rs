@@ -56,7 +56,7 @@ pub use exit::Exit;
 pub mod drain;
 pub use drain::Drain;
 
-pub mod adoption;
+pub mod migration;
 
 pub mod meters;
 

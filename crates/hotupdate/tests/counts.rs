@@ -47,10 +47,11 @@ async fn serve(builder: Builder) -> (Serving, SocketAddr) {
     let mut starting = builder.join().await.unwrap();
     let mut listener = starting.tcp("line", "127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let hot = starting.ready().await.unwrap();
-    hot.adopt("line", |mut connection, (): ()| async move {
+    let go_on = |mut connection: Connection, (): ()| async move {
         let _ = connection.read(&mut [0]).await;
-    });
+    };
+    starting.on_migrated("line", go_on).unwrap();
+    let hot = starting.ready().await.unwrap();
     tokio::spawn(async move {
         while let Some(connection) = listener.accept().await {
             tokio::spawn(serve_one(connection));

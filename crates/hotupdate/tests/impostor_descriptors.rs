@@ -183,9 +183,9 @@ async fn serves(folder: &Folder, impostor: &Impostor) -> (Serving, Peer) {
         }))
         .await;
     };
+    starting.on_migrated("count", |connection, _: u8| async move { drop(connection) }).unwrap();
     let (serving, ()) = tokio::join!(starting.ready(), release);
     let serving = serving.unwrap();
-    serving.adopt("count", |connection, _: u8| async move { drop(connection) });
     answer(listener, "v2");
     peer.next_of("takes").await;
     (serving, peer)

@@ -51,14 +51,15 @@ async fn count(mut connection: Connection, name: u8, mut counted: u8) {
     }
 }
 
-async fn serve(builder: Builder, name: u8, adopts: bool) -> (Serving, SocketAddr) {
+async fn serve(builder: Builder, name: u8, accepts: bool) -> (Serving, SocketAddr) {
     let mut starting = builder.join().await.unwrap();
     let listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let hot = starting.ready().await.unwrap();
-    if adopts {
-        hot.adopt("count", move |connection, counted: u8| count(connection, name, counted));
+    if accepts {
+        let go_on = move |connection, counted: u8| count(connection, name, counted);
+        starting.on_migrated("count", go_on).unwrap();
     }
+    let hot = starting.ready().await.unwrap();
     tokio::spawn(accept(listener, name));
     (hot, address)
 }
@@ -111,8 +112,8 @@ async fn a_client_sees_the_end_when_the_new_version_closes() {
     let mut client = clients(address, 1).await.remove(0);
     let mut starting = builder(&directory, "v2").join().await.unwrap();
     let _listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
-    let second = starting.ready().await.unwrap();
-    second.adopt("count", |connection, _: u8| async move { drop(connection) });
+    starting.on_migrated("count", |connection, _: u8| async move { drop(connection) }).unwrap();
+    let _second = starting.ready().await.unwrap();
     let mut rest = Vec::new();
     timeout(SOON, client.read_to_end(&mut rest)).await.expect("no copy keeps it open").unwrap();
     timeout(SOON, first.drained()).await.unwrap();
@@ -120,13 +121,13 @@ async fn a_client_sees_the_end_when_the_new_version_closes() {
 
 #[tokio::test]
 async fn what_nobody_takes_stays() {
-    for (old_moves, new_moves, adopts) in [(true, true, false), (true, false, true), (false, true, true)] {
+    for (old_moves, new_moves, accepts) in [(true, true, false), (true, false, true), (false, true, true)] {
         let directory = directory();
         let old = builder(&directory, "v1").move_connections(old_moves);
         let (first, address) = serve(old, b'1', true).await;
         let mut clients = clients(address, 3).await;
         let new = builder(&directory, "v2").move_connections(new_moves);
-        let (second, _) = serve(new, b'2', adopts).await;
+        let (second, _) = serve(new, b'2', accepts).await;
         timeout(SOON, first.retired()).await.unwrap();
         for client in &mut clients {
             assert_eq!(ask(client).await, (b'1', 2));
@@ -144,8 +145,8 @@ async fn a_state_that_the_new_version_cannot_read_stays_in_the_old_one() {
     let mut clients = clients(address, 3).await;
     let mut starting = builder(&directory, "v2").join().await.unwrap();
     let _listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
-    let second = starting.ready().await.unwrap();
-    second.adopt("count", |connection, _: String| async move { drop(connection) });
+    starting.on_migrated("count", |connection, _: String| async move { drop(connection) }).unwrap();
+    let _second = starting.ready().await.unwrap();
     timeout(SOON, first.retired()).await.unwrap();
     for client in &mut clients {
         assert_eq!(ask(client).await, (b'1', 2));
@@ -165,8 +166,8 @@ async fn after_a_move_that_failed_the_turn_comes_again_when_something_changes() 
 
     let mut starting = builder(&directory, "v2").join().await.unwrap();
     let _listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
-    let second = starting.ready().await.unwrap();
-    second.adopt("count", |connection, _: String| async move { drop(connection) });
+    starting.on_migrated("count", |connection, _: String| async move { drop(connection) }).unwrap();
+    let _second = starting.ready().await.unwrap();
 
     let mut exit = connection.exit();
     timeout(SOON, exit.turn("count")).await.expect("the new version takes this kind");
@@ -174,8 +175,8 @@ async fn after_a_move_that_failed_the_turn_comes_again_when_something_changes() 
     let again = exit.turn("count");
     tokio::pin!(again);
     assert!(timeout(Duration::from_millis(200), &mut again).await.is_err(), "nothing has changed");
-    second.adopt("something else", |connection, _: u8| async move { drop(connection) });
-    timeout(SOON, again).await.expect("something has changed");
+    let (_third, _) = serve(builder(&directory, "v3"), b'3', true).await;
+    timeout(SOON, again).await.expect("another version serves");
     drop(connection);
     timeout(SOON, first.drained()).await.unwrap();
 }
@@ -194,11 +195,11 @@ async fn the_turn_comes_only_for_kinds_that_somebody_takes() {
     let a_while = Duration::from_millis(50);
     assert!(timeout(a_while, &mut turn).await.is_err(), "nothing drains");
 
-    let (second, _) = serve(builder(&directory, "v2"), b'2', false).await;
+    let (_second, _) = serve(builder(&directory, "v2"), b'2', false).await;
     timeout(SOON, hot.retired()).await.unwrap();
-    assert!(timeout(a_while, &mut turn).await.is_err(), "nobody takes it");
-    second.adopt("count", |connection, counted: u8| count(connection, b'2', counted));
-    timeout(SOON, turn).await.expect("now somebody does");
+    assert!(timeout(a_while, &mut turn).await.is_err(), "the second version does not accept it");
+    let (_third, _) = serve(builder(&directory, "v3"), b'3', true).await;
+    timeout(SOON, turn).await.expect("the third does");
 }
 
 #[tokio::test]

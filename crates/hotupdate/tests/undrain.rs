@@ -70,9 +70,10 @@ async fn serve(folder: &Folder, name: u8) -> (Serving, SocketAddr, Seen) {
         folder.builder(&format!("v{}", char::from(name))).probation(LONG).join().await.unwrap();
     let listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
     let (address, seen) = (listener.local_addr().unwrap(), Seen::default());
-    let hot = timeout(SOON, starting.ready()).await.expect("it serves").unwrap();
     let taken = seen.clone();
-    hot.adopt("count", move |connection, counted: u8| count(connection, name, counted, taken.clone()));
+    let go_on = move |connection, counted: u8| count(connection, name, counted, taken.clone());
+    starting.on_migrated("count", go_on).unwrap();
+    let hot = timeout(SOON, starting.ready()).await.expect("it serves").unwrap();
     tokio::spawn(accept(listener, name, seen.clone()));
     (hot, address, seen)
 }

@@ -29,8 +29,9 @@ pub(crate) async fn serve(builder: Builder, name: u8) -> Service {
     let address = listener.local_addr().unwrap();
     let hits = starting.import("hits").map(|hits| String::from_utf8(hits.bytes.clone()).unwrap());
     starting.export("hits", "text", move || vec![name]).unwrap();
+    let go_on = move |connection, counted: u8| count(connection, name, b'm', counted);
+    starting.on_migrated(COUNT, go_on).unwrap();
     let hot = timeout(SOON, starting.ready()).await.expect("a start ends").unwrap();
-    hot.adopt(COUNT, move |connection, counted: u8| count(connection, name, b'm', counted));
     tokio::spawn(accept(listener, name));
     Service { hot, address, hits }
 }
