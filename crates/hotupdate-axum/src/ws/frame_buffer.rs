@@ -1,32 +1,34 @@
-//! Holds back what has arrived until a message is whole.
+//! Buffers the frames that have arrived until a message is complete.
 //!
-//! Deliberately absent: payloads. Only the lengths in the headers of frames (RFC 6455, section 5.2) are looked at; what
-//! frames mean, and what is wrong with them, is tungstenite's business. It never holds part of a message, so that
-//! everything that has arrived and was not delivered is in here, and can move.
+//! Only the lengths in the headers of frames (RFC 6455, section 5.2) are parsed here; tungstenite decodes and validates.
+//! Tungstenite is given complete messages only, so that everything that has arrived and was not delivered is in this
+//! buffer, and can migrate.
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Per fragment a little is allowed on top of the largest message, so that fragments without payload have an end too.
+/// The headers of fragments may have this much on top of the largest message, so that fragments without payload have a
+/// limit too.
 const SLACK: usize = 64 * 1024;
 
 /// Bytes between the socket and tungstenite.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct FrameBuffer {
     /// Whole frames of a message whose last frame is not here yet.
     fragments: BytesMut,
     /// What follows them.
     rest: BytesMut,
     max_message: usize,
-    broken: bool,
+    /// An invalid frame was seen: from there on the lengths mean nothing.
+    invalid: bool,
 }
 
-/// What a look into the gate finds.
+/// What [`FrameBuffer::next`] finds.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Passed {
-    /// A whole message with all of its fragments, or a control frame.
-    Whole(Bytes),
-    /// The message is not complete.
-    Nothing,
+pub(super) enum Next {
+    /// A message with all of its fragments, or a control frame.
+    Complete(Bytes),
+    /// The message is not complete yet.
+    Incomplete,
     /// The message is larger than allowed, by its own account.
     TooLarge(usize),
 }
@@ -40,67 +42,68 @@ struct Frame {
     length: usize,
 }
 
-impl Gate {
+impl FrameBuffer {
     /// The bytes that arrived before, and were not delivered, come first.
     pub(super) fn new(arrived: &[u8], max_message: usize) -> Self {
-        Self { fragments: BytesMut::new(), rest: arrived.into(), max_message, broken: false }
+        Self { fragments: BytesMut::new(), rest: arrived.into(), max_message, invalid: false }
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.rest.extend_from_slice(bytes);
     }
 
-    /// How many bytes are held.
+    /// How many bytes are buffered.
     pub(super) fn len(&self) -> usize {
         self.fragments.len() + self.rest.len()
     }
 
-    /// Whether what is held is all there is to know. Not any more after a frame that makes no sense.
-    pub(super) fn is_whole(&self) -> bool {
-        !self.broken
+    /// Whether the buffer holds everything that the next process has to know. Not after an invalid frame, which has
+    /// been given to tungstenite.
+    pub(super) fn is_valid(&self) -> bool {
+        !self.invalid
     }
 
-    /// What is held, as [`Gate::new`] takes it.
+    /// Appends what is buffered, as [`FrameBuffer::new`] takes it.
     pub(super) fn write_to(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.fragments);
         out.extend_from_slice(&self.rest);
     }
 
-    /// Lets the next message pass, if it is whole.
-    pub(super) fn next(&mut self) -> Passed {
+    /// Takes out the next message, if it is complete.
+    pub(super) fn next(&mut self) -> Next {
         loop {
-            if self.broken {
-                return self.pass_everything();
+            if self.invalid {
+                return self.take_everything();
             }
             let frame = match Frame::parse(&self.rest) {
                 Ok(Some(frame)) => frame,
-                Ok(None) => return Passed::Nothing,
-                Err(NonSense) => {
-                    self.broken = true;
+                Ok(None) => return Next::Incomplete,
+                Err(InvalidHeader) => {
+                    self.invalid = true;
                     continue;
                 }
             };
             if frame.is_control() {
                 // It may stand between the fragments of a message, and is not part of it (section 5.4).
-                return self.take(&frame).map_or(Passed::Nothing, |frame| Passed::Whole(frame.freeze()));
+                return self.take(&frame).map_or(Next::Incomplete, |frame| Next::Complete(frame.freeze()));
             }
             let begins = frame.opcode != 0;
             if begins != self.fragments.is_empty() {
-                self.broken = true;
+                self.invalid = true;
                 continue;
             }
             let (limit, so_far) = (self.max_message, self.fragments.len());
             if frame.payload > limit || so_far.saturating_add(frame.length) > limit.saturating_add(SLACK) {
-                return Passed::TooLarge(so_far.saturating_add(frame.payload));
+                return Next::TooLarge(so_far.saturating_add(frame.payload));
             }
             let last = frame.last;
-            let Some(bytes) = self.take(&frame) else { return Passed::Nothing };
+            let Some(bytes) = self.take(&frame) else { return Next::Incomplete };
             if last && self.fragments.is_empty() {
-                return Passed::Whole(bytes.freeze());
+                return Next::Complete(bytes.freeze());
             }
             self.fragments.unsplit(bytes);
             if last {
-                return Passed::Whole(self.fragments.split().freeze());
+                return Next::Complete(self.fragments.split().freeze());
             }
         }
     }
@@ -109,24 +112,24 @@ impl Gate {
         (self.rest.len() >= frame.length).then(|| self.rest.split_to(frame.length))
     }
 
-    /// Tungstenite finds out what is wrong, and says so.
-    fn pass_everything(&mut self) -> Passed {
+    /// Tungstenite finds out what is invalid, and returns the error.
+    fn take_everything(&mut self) -> Next {
         if self.len() == 0 {
-            return Passed::Nothing;
+            return Next::Incomplete;
         }
         let mut all = self.fragments.split();
         all.unsplit(self.rest.split());
-        Passed::Whole(all.freeze())
+        Next::Complete(all.freeze())
     }
 }
 
-/// A header that no frame of ours can have.
+/// A header that is invalid in this protocol, without extensions.
 #[derive(Debug)]
-struct NonSense;
+struct InvalidHeader;
 
 impl Frame {
     /// `None` if the header is not complete.
-    fn parse(mut bytes: &[u8]) -> Result<Option<Self>, NonSense> {
+    fn parse(mut bytes: &[u8]) -> Result<Option<Self>, InvalidHeader> {
         let available = bytes.len();
         let Ok([first, second]) = bytes.try_get_u16().map(u16::to_be_bytes) else { return Ok(None) };
         let (last, opcode) = (first & 0x80 != 0, first & 0x0F);
@@ -138,10 +141,10 @@ impl Frame {
         let extended = matches!(second & 0x7F, 126 | 127);
         let reserved = first & 0x70 != 0 || !matches!(opcode, 0..=2 | 8..=10);
         if reserved || (opcode >= 8 && (extended || !last)) {
-            return Err(NonSense);
+            return Err(InvalidHeader);
         }
         let Ok(payload) = payload else { return Ok(None) };
-        let payload = usize::try_from(payload).map_err(|_| NonSense)?;
+        let payload = usize::try_from(payload).map_err(|_| InvalidHeader)?;
         let mask = if second & 0x80 != 0 { 4 } else { 0 };
         let header = available - bytes.len() + mask;
         Ok(Some(Self { last, opcode, payload, length: header.saturating_add(payload) }))
@@ -174,17 +177,17 @@ mod tests {
         bytes
     }
 
-    fn all(gate: &mut Gate) -> Vec<Bytes> {
-        std::iter::from_fn(|| match gate.next() {
-            Passed::Whole(bytes) => Some(bytes),
-            Passed::Nothing => None,
-            Passed::TooLarge(size) => panic!("{size}"),
+    fn all(buffer: &mut FrameBuffer) -> Vec<Bytes> {
+        std::iter::from_fn(|| match buffer.next() {
+            Next::Complete(bytes) => Some(bytes),
+            Next::Incomplete => None,
+            Next::TooLarge(size) => panic!("{size}"),
         })
         .collect()
     }
 
     #[test]
-    fn whole_messages_pass_wherever_the_bytes_are_cut_and_whenever_they_move() {
+    fn messages_are_complete_wherever_the_bytes_are_cut_by_a_migration() {
         let messages =
             [frame(0x81, b"one"), frame(0x82, &[7; 200]), frame(0x82, &[8; 70_000]), frame(0x81, b"")];
         let (first, ping, second, third) =
@@ -194,33 +197,33 @@ mod tests {
         expected.push(ping.into());
         expected.push([first, second, third].concat().into());
         for cut in (0..300).chain(bytes.len() - 100..=bytes.len()) {
-            let mut gate = Gate::new(&bytes[..cut], 1 << 20);
-            let mut passed = all(&mut gate);
-            let mut moved = Vec::new();
-            gate.write_to(&mut moved);
-            let mut gate = Gate::new(&moved, 1 << 20);
-            gate.push(&bytes[cut..]);
-            passed.extend(all(&mut gate));
-            assert_eq!(passed, expected, "cut at {cut}");
-            assert_eq!((gate.len(), gate.is_whole()), (0, true));
+            let mut buffer = FrameBuffer::new(&bytes[..cut], 1 << 20);
+            let mut messages_out = all(&mut buffer);
+            let mut migrated = Vec::new();
+            buffer.write_to(&mut migrated);
+            let mut buffer = FrameBuffer::new(&migrated, 1 << 20);
+            buffer.push(&bytes[cut..]);
+            messages_out.extend(all(&mut buffer));
+            assert_eq!(messages_out, expected, "cut at {cut}");
+            assert_eq!((buffer.len(), buffer.is_valid()), (0, true));
         }
     }
 
     #[test]
     fn a_message_that_will_be_too_large_is_known_from_its_header() {
-        let mut gate = Gate::new(&frame(0x81, &[0; 101])[..6], 100);
-        assert_eq!(gate.next(), Passed::TooLarge(101));
-        let mut gate = Gate::new(&[], SLACK);
+        let mut buffer = FrameBuffer::new(&frame(0x81, &[0; 101])[..6], 100);
+        assert_eq!(buffer.next(), Next::TooLarge(101));
+        let mut buffer = FrameBuffer::new(&[], SLACK);
         let mut fragments = frame(0x01, &[]);
-        while gate.next() == Passed::Nothing {
-            gate.push(&fragments);
+        while buffer.next() == Next::Incomplete {
+            buffer.push(&fragments);
             fragments = frame(0x00, &[]).repeat(10_000);
-            assert!(gate.len() < 4 * SLACK, "fragments without end");
+            assert!(buffer.len() < 4 * SLACK, "fragments without end");
         }
     }
 
     #[test]
-    fn nonsense_passes_and_does_not_move() {
+    fn invalid_frames_go_to_tungstenite_and_do_not_migrate() {
         let control_in_pieces = frame(0x09, b"");
         let long_control = frame(0x88, &[0; 126]);
         let beginning_twice = [frame(0x01, b"a"), frame(0x81, b"b")].concat();
@@ -228,9 +231,9 @@ mod tests {
         for bytes in
             [vec![0xC1, 0], vec![0x83, 0], control_in_pieces, long_control, beginning_twice, no_beginning]
         {
-            let mut gate = Gate::new(&bytes, 100);
-            assert_eq!(all(&mut gate).concat(), bytes);
-            assert!(!gate.is_whole());
+            let mut buffer = FrameBuffer::new(&bytes, 100);
+            assert_eq!(all(&mut buffer).concat(), bytes);
+            assert!(!buffer.is_valid());
         }
     }
 }
