@@ -100,6 +100,13 @@ struct SuccessorRole {
     since: Instant,
 }
 
+impl SuccessorRole {
+    /// The incumbent, unless it is dead or has released this process.
+    fn serves_on(&self) -> Option<String> {
+        (!self.machine.can_serve_alone()).then(|| format!("process {}", self.joined.incumbent))
+    }
+}
+
 /// Both ends of a queue: tasks that work for the driver get a sender.
 type Both<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
 

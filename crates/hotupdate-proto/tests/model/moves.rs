@@ -365,5 +365,5 @@ impl World {
 
 /// Everything is at its default, but the moment.
 pub(crate) fn timing() -> Timing {
-    Timing { moving: PATIENCE, ..Timing::default() }
+    Timing::default().moving(PATIENCE)
 }

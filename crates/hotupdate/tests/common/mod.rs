@@ -72,7 +72,14 @@ impl Folder {
 pub(crate) fn patient() -> Timing {
     let [reply, batch, stop, serving, resume] = [SOON; 5];
     let (released, probation) = (2 * SOON, Duration::ZERO);
-    Timing { reply, batch, stop, serving, released, resume, probation, ..Timing::default() }
+    Timing::default()
+        .reply(reply)
+        .batch(batch)
+        .stop(stop)
+        .serving(serving)
+        .released(released)
+        .resume(resume)
+        .probation(probation)
 }
 
 /// Serves the listener `echo` with this name for an answer.

@@ -121,10 +121,10 @@ async fn a_client_sees_the_end_when_the_new_version_closes() {
 async fn what_nobody_takes_stays() {
     for (old_moves, new_moves, accepts) in [(true, true, false), (true, false, true), (false, true, true)] {
         let directory = directory();
-        let old = builder(&directory, "v1").move_connections(old_moves);
+        let old = builder(&directory, "v1").migrate_connections(old_moves);
         let (first, address) = serve(old, b'1', true).await;
         let mut clients = clients(address, 3).await;
-        let new = builder(&directory, "v2").move_connections(new_moves);
+        let new = builder(&directory, "v2").migrate_connections(new_moves);
         let (second, _) = serve(new, b'2', accepts).await;
         timeout(SOON, first.retired()).await.unwrap();
         for client in &mut clients {
