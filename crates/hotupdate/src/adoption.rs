@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use hotupdate_proto::Kind;
+use hotupdate_proto::ConnectionKind;
 use hotupdate_proto::text::OneLine;
 use serde::de::DeserializeOwned;
 
@@ -18,7 +18,7 @@ type Look = Box<dyn Fn(Vec<u8>) -> Option<PickUp> + Send + Sync>;
 
 /// Picks up one kind of connection.
 pub(crate) struct Adopter {
-    pub(crate) kind: Kind,
+    pub(crate) kind: ConnectionKind,
     look: Look,
 }
 
@@ -28,7 +28,7 @@ impl Adopter {
         listener: Option<&str>,
         look: impl Fn(Vec<u8>) -> Option<PickUp> + Send + Sync + 'static,
     ) -> Self {
-        let kind = Kind { kind: kind.to_owned(), listener: listener.map(ToOwned::to_owned) };
+        let kind = ConnectionKind { kind: kind.to_owned(), listener: listener.map(ToOwned::to_owned) };
         Self { kind, look: Box::new(look) }
     }
 

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::incumbent::{self, Incumbent};
-use hotupdate_proto::inventory::LinkRest;
+use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::Ready;
 use hotupdate_proto::operator::{LastFailure, LastHandoff};
 use hotupdate_proto::{ConnectionRow, Generation, Joined, ListenerItem, StateItem, Successor, successor};
@@ -40,7 +40,6 @@ use tracing::{Instrument, Span};
 
 use self::callers::Control;
 use self::moves::Moves;
-use crate::accepted::Accepted;
 use crate::adoption::Adopter;
 use crate::channel::Receiver;
 use crate::config::Builder;
@@ -185,12 +184,12 @@ pub(crate) struct Driver {
     /// A listener that should be open is not.
     reopen_at: Option<Instant>,
     /// What the incumbent had read of links that are ours now.
-    rests: Vec<LinkRest>,
+    rests: Vec<UnreadLink>,
 
     lifecycle: watch::Sender<Lifecycle>,
     monitor: broadcast::Sender<session::Event>,
     waiting: Vec<Waiting>,
-    rows: HashMap<Generation, BTreeMap<u64, (Accepted, ConnectionRow)>>,
+    rows: HashMap<Generation, BTreeMap<u64, (tokio::time::Instant, ConnectionRow)>>,
     last_handoff: Option<LastHandoff>,
     last_failure: Option<LastFailure>,
 

@@ -77,7 +77,6 @@ pub use hotupdate_proto::{
 // How it is done: the one task that owns the state, and what it works with.
 mod driver;
 
-mod accepted;
 mod bind;
 mod channel;
 mod complaint;

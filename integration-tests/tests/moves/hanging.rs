@@ -12,7 +12,7 @@ use crate::SOON;
 use crate::crowd::{talk, talker};
 use crate::dying::wait_for_descriptors;
 
-/// Longer than the old process waits for an answer (deadline `moving`, 5 s) and than the grace after which a silent client is
+/// Longer than the old process waits for an answer (deadline `prepared`, 5 s) and than the grace after which a silent client is
 /// told to leave (5 s); shorter than it waits until what it says is read (deadline `write`, 10 s), after which nothing moves.
 const STANDSTILL: Duration = Duration::from_secs(8);
 

@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::Fault;
-use hotupdate_proto::operator::{Changed, LastFailure, Status};
+use hotupdate_proto::operator::{HandoffResult, LastFailure, Status};
 
 use super::start::{Attempt, Stage};
 use super::{change, ordinary, successor};
@@ -79,7 +79,7 @@ impl Attempt<'_> {
     }
 
     /// Ends the attempt, unless it came to a good end in this very moment.
-    pub(super) fn timed_out(&mut self) -> Result<Changed, Failure> {
+    pub(super) fn timed_out(&mut self) -> Result<HandoffResult, Failure> {
         let mut status = self.context.glance();
         if status.as_ref().is_some_and(|status| self.under_way(status).is_some()) {
             status = self.abort();

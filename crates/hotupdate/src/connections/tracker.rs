@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use hotupdate_proto::{ConnectionRow, ConnectionState, Kind};
+use hotupdate_proto::{ConnectionKind, ConnectionRow, ConnectionState};
 use smol_str::{SmolStr, ToSmolStr as _};
 use tokio::time::Instant;
 
 use super::{Connections, MAX_CLOSED, Moves, Table};
-use crate::accepted::Accepted;
 use crate::address::Address;
 use crate::connection::Socket;
 use crate::drain::{Drain, Phase};
@@ -25,7 +24,7 @@ pub(super) struct Row {
     pub(super) listener: SmolStr,
     pub(super) peer: Address,
     pub(super) local: Address,
-    pub(super) accepted: Accepted,
+    pub(super) accepted: Instant,
     pub(super) protocol: Mutex<SmolStr>,
     pub(super) requests: AtomicU64,
     pub(super) activity: AtomicU64,
@@ -70,7 +69,7 @@ impl Row {
             peer: self.peer.to_smolstr(),
             local: self.local.to_smolstr(),
             protocol: self.protocol.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            accepted_ms: self.accepted.ms(),
+            age_ms: super::age_ms(self.accepted),
             requests: self.requests.load(Relaxed),
             state: self.state(),
         }
@@ -184,7 +183,7 @@ impl Activity {
     }
 
     fn moves_if(&self, wanted: impl Fn(&str) -> bool) -> Moves {
-        let fits = |taken: &Kind| {
+        let fits = |taken: &ConnectionKind| {
             wanted(&taken.kind)
                 && taken.listener.as_ref().is_none_or(|listener| *listener == self.row.listener)
         };

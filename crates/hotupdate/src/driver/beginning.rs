@@ -97,7 +97,7 @@ impl Driver {
     ) -> (mpsc::UnboundedSender<Application>, Self) {
         let (application, applications) = mpsc::unbounded_channel();
         let (connections, parcels) = Connections::new(generation);
-        let moves = Moves::new(settings.timing.moving);
+        let moves = Moves::new(settings.timing.prepared);
         let (requests_in, requests) = mpsc::channel(64);
         let lifecycle = watch::Sender::new(Lifecycle::Starting);
         let mut progress = interval(PROGRESS);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hotupdate_proto::incumbent::{Effect, Event, Stopped};
-use hotupdate_proto::inventory::LinkRest;
+use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::{Fault, Message};
 use rustix::time::{ClockId, clock_gettime};
 use tracing::Span;
@@ -145,7 +145,7 @@ impl Driver {
         }
         let mut links = Vec::new();
         for (generation, link) in &mut self.predecessors {
-            links.push(LinkRest { generation: *generation, unread: to_text(&link.pause().await) });
+            links.push(UnreadLink { generation: *generation, unread: to_text(&link.pause().await) });
         }
         let stopped = Stopped { at_ns, connections: self.connections.summary(), links, ..Stopped::default() };
         if self.exports.is_empty() {
@@ -156,7 +156,7 @@ impl Driver {
         }
     }
 
-    fn accept(&mut self, rests: &[LinkRest]) {
+    fn accept(&mut self, rests: &[UnreadLink]) {
         self.stops += 1;
         self.stop_is_off();
         self.open_all();
@@ -165,7 +165,7 @@ impl Driver {
         self.lifecycle.send_replace(Lifecycle::Serving);
     }
 
-    pub(super) fn read_predecessors(&mut self, rests: &[LinkRest]) {
+    pub(super) fn read_predecessors(&mut self, rests: &[UnreadLink]) {
         for (generation, link) in &mut self.predecessors {
             let rest = rests.iter().find(|rest| rest.generation == *generation);
             link.resume(rest.map(|rest| from_text(&rest.unread)));

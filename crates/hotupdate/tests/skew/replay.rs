@@ -199,7 +199,7 @@ impl Hands {
         for descriptor in descriptors {
             match word {
                 "listeners" => self.listener = Some(descriptor.into()),
-                "move" => self.connections.push_back(descriptor.into()),
+                "prepare" => self.connections.push_back(descriptor.into()),
                 _ => self.kept.push(descriptor),
             }
         }
@@ -212,7 +212,7 @@ async fn rest(link: UnixStream) {
     let mut wire = Wire::new(link.clone());
     while let Some((text, _)) = wire.next().await {
         if text.contains("\"takes\"") && text.contains("[]") {
-            say(&link, r#"{"type":"rest"}"#, &[]).await;
+            say(&link, r#"{"type":"quiesced"}"#, &[]).await;
         }
     }
 }

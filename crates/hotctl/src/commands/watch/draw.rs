@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use hotupdate_proto::operator::{Happened, ProcessState, ProcessStatus};
+use hotupdate_proto::operator::{ProcessState, ProcessStatus, ServiceEvent};
 use hotupdate_proto::{Process, Summary, Totals};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -207,8 +207,8 @@ fn draw_events(frame: &mut Frame<'_>, area: Rect, scene: &Scene, now: Instant, p
     frame.render_widget(Paragraph::new(lines).block(palette.title("events")), area);
 }
 
-fn happened(at: Instant, event: &Happened, now: Instant, palette: Palette) -> Line<'static> {
-    let Happened { kind, generation: _, text } = event;
+fn happened(at: Instant, event: &ServiceEvent, now: Instant, palette: Palette) -> Line<'static> {
+    let ServiceEvent { kind, generation: _, text } = event;
     let style = match kind.as_str() {
         "failed" | "lost" | "took_over" | "violation" => palette.paint(Color::Red),
         "served" | "rolled_back" => palette.paint(Color::Green),
@@ -278,8 +278,11 @@ mod tests {
     fn scene(now: Instant) -> Scene {
         let first = process(1, Totals { accepted: 100, requests: 1000, ..Totals::default() });
         let mut scene = Scene::new(Path::new("/run/x.sock"), now, alone(first));
-        let event =
-            Happened { kind: "joined".to_owned(), generation: Generation(2), text: "2 joined".to_owned() };
+        let event = ServiceEvent {
+            kind: "joined".to_owned(),
+            generation: Generation(2),
+            text: "2 joined".to_owned(),
+        };
         let told = alone(process(1, Totals { accepted: 100, requests: 1000, ..Totals::default() }));
         scene.told(now + SECOND, Monitored { event: Some(event), status: told });
         scene.status(now + 2 * SECOND, handed_over());
