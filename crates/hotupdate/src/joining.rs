@@ -105,7 +105,7 @@ fn first(builder: Builder, local: Local, ownership: Ownership) -> Starting {
         offered,
         state: HashMap::new(),
         connections,
-        outfit: Default::default(),
+        resources: Default::default(),
         ready: Default::default(),
         failed: None,
     }
@@ -137,7 +137,7 @@ fn succeed(builder: Builder, local: Local, complete: Complete) -> Result<Startin
         offered,
         state,
         connections,
-        outfit: Default::default(),
+        resources: Default::default(),
         ready: Default::default(),
         failed: Some(failed),
     })

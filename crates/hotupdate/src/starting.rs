@@ -20,7 +20,7 @@ use crate::address::Address;
 use crate::bind;
 use crate::connections::Connections;
 use crate::datagram::{UdpSocket, UnixDatagramSocket};
-use crate::driver::{Application, Outfit};
+use crate::driver::{Application, Resources};
 use crate::error::{Doing, Error, Result};
 use crate::gate::{Gate, Gated};
 use crate::listener::{Acceptor, Listener};
@@ -45,7 +45,7 @@ pub struct Starting {
     pub(crate) offered: Vec<Offered>,
     pub(crate) state: HashMap<String, Arrived>,
     pub(crate) connections: Connections,
-    pub(crate) outfit: Outfit,
+    pub(crate) resources: Resources,
     pub(crate) ready: Ready,
     pub(crate) failed: Option<oneshot::Receiver<Error>>,
 }
@@ -130,7 +130,7 @@ impl Starting {
             address: String::new(),
             cookie: 0,
         };
-        self.outfit.descriptors.push((item, fd, origin));
+        self.resources.descriptors.push((item, fd, origin));
         self.note(name, origin);
         Ok(ours)
     }
@@ -172,7 +172,7 @@ impl Starting {
         schema: &str,
         export: impl Fn() -> Vec<u8> + Send + Sync + 'static,
     ) -> Result<()> {
-        if self.outfit.exports.iter().any(|e| e.name == name) || name.is_empty() || name.len() > MAX_NAME {
+        if self.resources.exports.iter().any(|e| e.name == name) || name.is_empty() || name.len() > MAX_NAME {
             return Err(Error::misuse(
                 format!("exporting the state {name:?}"),
                 "the name is taken, empty, or too long",
@@ -185,14 +185,14 @@ impl Starting {
             ));
         }
         // The final word of all of them rides on one message.
-        if self.outfit.exports.len() == MAX_DESCRIPTORS {
+        if self.resources.exports.len() == MAX_DESCRIPTORS {
             return Err(Error::misuse(
                 format!("exporting the state {name:?}"),
                 format!("a process has at most {MAX_DESCRIPTORS} states"),
             ));
         }
         let (name, schema) = (name.to_owned(), schema.to_owned());
-        self.outfit.exports.push(Export { name, schema, export: Box::new(export) });
+        self.resources.exports.push(Export { name, schema, export: Box::new(export) });
         Ok(())
     }
 
@@ -211,22 +211,22 @@ impl Starting {
             offered,
             state,
             connections,
-            mut outfit,
+            mut resources,
             mut ready,
             failed,
             succeeds: _,
         } = self;
         // A large one makes room for the final word.
         drop(state);
-        outfit.stale.extend(offered.iter().map(|offered| offered.name.clone()));
+        resources.stale.extend(offered.iter().map(|offered| offered.name.clone()));
         ready.unclaimed = offered.iter().map(|offered| offered.name.clone()).collect();
         for Offered { name, kind, address, .. } in &offered {
             tracing::warn!(parent: &span, name, %kind, %address, "nobody asked for this listener; it closes with the incumbent");
         }
-        outfit.check()?;
+        resources.check()?;
         ready.release = release;
         let (reply, served) = oneshot::channel();
-        let _ = application.send(Application::Ready { outfit, ready, reply });
+        let _ = application.send(Application::Ready { resources, ready, reply });
         match served.await {
             Ok(served) => served.map(|served| Serving::new(application, generation, connections, served)),
             Err(_) => Err(match failed.map(|mut failed| failed.try_recv()) {
@@ -258,7 +258,7 @@ impl Starting {
         };
         tracing::info!(parent: &self.span, name, %kind, %address, %origin, "listener");
         let gate = Gate::parked(name, kind, address, fd);
-        self.outfit.gates.push((gate.clone(), origin));
+        self.resources.gates.push((gate.clone(), origin));
         self.note(name, origin);
         Ok(gate)
     }
@@ -275,7 +275,7 @@ impl Starting {
         let offered = self.offered.swap_remove(position);
         if offered.name != name {
             tracing::warn!(parent: &self.span, name, before = offered.name, address = %offered.address, "a listener has a new name");
-            self.outfit.stale.push(offered.name.clone());
+            self.resources.stale.push(offered.name.clone());
         }
         Some(offered)
     }
@@ -332,14 +332,14 @@ fn matches(address: &Address, wanted: &[Address]) -> bool {
     })
 }
 
-impl std::fmt::Debug for Outfit {
+impl std::fmt::Debug for Resources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<_> = self.gates.iter().map(|(gate, _)| gate.name().to_string()).collect();
-        f.debug_struct("Outfit").field("listeners", &names).finish_non_exhaustive()
+        f.debug_struct("Resources").field("listeners", &names).finish_non_exhaustive()
     }
 }
 
-impl Outfit {
+impl Resources {
     /// A successor and operators are told of all listeners, and one message holds only so much. That has to be found now and
     /// not when the next version wants to come.
     fn check(&self) -> Result<()> {

@@ -13,7 +13,7 @@ use socket2::SockRef;
 
 use super::{Arrival, Moves, Resting, Taking};
 use crate::connection::{Connection, Socket};
-use crate::driver::effects::from_text;
+use crate::driver::incumbent::from_text;
 use crate::driver::{Driver, Role};
 
 impl Driver {

@@ -11,7 +11,7 @@ use hotupdate_proto::{Fault, Message};
 use rustix::time::{ClockId, clock_gettime};
 use tracing::Span;
 
-use super::{Done, Driver, Role};
+use super::{Driver, Role, TaskResult};
 use crate::config::AfterDrain;
 use crate::control;
 use crate::drain::{Phase, Plan};
@@ -61,7 +61,7 @@ impl Driver {
                 // The machine does not listen any more; the reader goes on for the end of the link.
                 Effect::Quiet => {}
                 Effect::Stop => self.stop().await,
-                Effect::Accept(rests) => self.accept(&rests),
+                Effect::Accept(unread) => self.accept(&unread),
                 Effect::Read(generation) => {
                     if let Some(link) = self.predecessors.get_mut(&generation) {
                         link.resume(None);
@@ -129,7 +129,7 @@ impl Driver {
 
     /// Parks every listener. When the loop is through, nothing is accepted any more.
     pub(super) async fn stop_now(&mut self) {
-        for (gate, _) in &self.outfit.gates {
+        for (gate, _) in &self.resources.gates {
             if let Err(error) = gate.park() {
                 let what = format!("the listener {:?} cannot be parked: {error}", gate.name());
                 return self.events.push_back(Event::CannotStop(what));
@@ -152,38 +152,38 @@ impl Driver {
             self.events.push_back(Event::Stopped(stopped));
         } else {
             let stop = self.stops;
-            self.export(move |sealed| Done::Finished { stop, stopped, sealed });
+            self.export(move |sealed| TaskResult::Finished { stop, stopped, sealed });
         }
     }
 
-    fn accept(&mut self, rests: &[UnreadLink]) {
+    fn accept(&mut self, unread: &[UnreadLink]) {
         self.stops += 1;
         self.stop_is_off();
         self.open_all();
-        self.read_predecessors(rests);
+        self.read_predecessors(unread);
         self.announce();
         self.lifecycle.send_replace(Lifecycle::Serving);
     }
 
-    pub(super) fn read_predecessors(&mut self, rests: &[UnreadLink]) {
+    pub(super) fn read_predecessors(&mut self, unread: &[UnreadLink]) {
         for (generation, link) in &mut self.predecessors {
-            let rest = rests.iter().find(|rest| rest.generation == *generation);
+            let rest = unread.iter().find(|rest| rest.generation == *generation);
             link.resume(rest.map(|rest| from_text(&rest.unread)));
         }
     }
 
     fn let_go(&mut self) {
         self.reopen_at = None;
-        self.tell_manager_that_we_let_go();
+        self.pass_on_main_process();
         if let (true, Some(control)) = (self.stopping, &self.control)
             && let Ok(ownership) = control.ownership()
         {
             control::remove(&self.settings.path, &ownership);
         }
-        for (gate, _) in &self.outfit.gates {
+        for (gate, _) in &self.resources.gates {
             gate.close();
         }
-        self.outfit.descriptors.clear();
+        self.resources.descriptors.clear();
         if let Some(control) = self.control.take() {
             control.gate.close();
         }
@@ -214,11 +214,11 @@ impl Driver {
     /// To be sent when they are there, outside of the critical path.
     pub(super) fn collect_rows(&self) {
         let (connections, back) = (self.connections.clone(), self.done.0.clone());
-        tokio::task::spawn_blocking(move || drop(back.blocking_send(Done::Rows(connections.rows()))));
+        tokio::task::spawn_blocking(move || drop(back.blocking_send(TaskResult::Rows(connections.rows()))));
     }
 
     fn undrain(&mut self) {
-        (self.draining, self.drained, self.rows_sent, self.told) = (false, false, false, None);
+        (self.draining, self.drained, self.rows_sent, self.last_progress) = (false, false, false, None);
         // First of all, or else answers in between would say `Connection: close`: nothing drains, and nothing moves.
         self.connections.set_phase(Phase::Serving);
         self.take_all_back();
@@ -243,7 +243,7 @@ impl Driver {
             if let Some(flushed) = flushed {
                 let _ = tokio::time::timeout(write, flushed).await;
             }
-            let _ = back.send(Done::Flushed).await;
+            let _ = back.send(TaskResult::Flushed).await;
         });
     }
 }

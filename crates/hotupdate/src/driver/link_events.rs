@@ -1,19 +1,19 @@
 //! What is said on the links: by the other side of a handoff, and by predecessors.
 //!
-//! Deliberately absent: what follows from it, see `driver/effects.rs`.
+//! Deliberately absent: what follows from it, see `driver/incumbent.rs`.
 
 use hotupdate_proto::message::Released;
 use hotupdate_proto::{ConnectionRow, Fault, Generation, Message, incumbent, successor};
 
-use super::{Driver, MAX_EARLY, MAX_ROWS, Role};
+use super::{Driver, MAX_DEFERRED, MAX_ROWS, Role};
 use crate::connections::accepted_at;
 use crate::link::{Heard, LinkId};
 use crate::state;
 
 impl Driver {
-    pub(super) fn next_link(&mut self) -> LinkId {
-        self.last_link += 1;
-        LinkId(self.last_link)
+    pub(super) fn next_link_id(&mut self) -> LinkId {
+        self.last_link_id += 1;
+        LinkId(self.last_link_id)
     }
 
     pub(super) async fn hear(&mut self, id: LinkId, heard: Heard) {
@@ -27,7 +27,7 @@ impl Driver {
             self.predecessors.iter().find(|(_, link)| link.id == id).map(|(generation, _)| *generation);
         let Some(generation) = generation else { return };
         if let Role::Successor(_) = self.role {
-            return self.hear_early(id, generation, heard).await;
+            return self.defer(id, generation, heard).await;
         }
         let event = match heard {
             Heard::Message(message, descriptors) => {
@@ -46,12 +46,12 @@ impl Driver {
     }
 
     /// The incumbent is dead, and a predecessor was asked to serve again. What else it says is heard when this process serves.
-    async fn hear_early(&mut self, id: LinkId, generation: Generation, heard: Heard) {
+    async fn defer(&mut self, id: LinkId, generation: Generation, heard: Heard) {
         if let Heard::Message(Message::Serving { .. } | Message::Failed { .. }, _) = heard {
             return self.successor(successor::Event::Resumed(generation)).await;
         }
-        self.early.push_back((id, heard));
-        if self.early.len() >= MAX_EARLY
+        self.deferred.push_back((id, heard));
+        if self.deferred.len() >= MAX_DEFERRED
             && let Some(link) = self.predecessors.get_mut(&generation)
         {
             link.pause().await;
@@ -92,7 +92,7 @@ impl Driver {
             Heard::Message(message, descriptors) => {
                 let mut wrong = None;
                 if let Message::Released(Released { state, links, .. }) = &message {
-                    self.rests = links.clone();
+                    self.unread_link_bytes = links.clone();
                     self.sealed = state.iter().cloned().zip(descriptors).collect();
                     wrong = self.sealed.iter().find_map(|(item, fd)| state::check(item, fd).err());
                 }

@@ -12,7 +12,7 @@ use hotupdate_proto::{Fault, Generation, Incumbent};
 
 use tracing::Span;
 
-use super::effects::monotonic_ns;
+use super::incumbent::monotonic_ns;
 use super::{Driver, Role};
 use crate::error::Error;
 use crate::state::Arrived;
@@ -21,8 +21,8 @@ impl Driver {
     /// Brings an event to the machine of a successor.
     pub(super) async fn successor(&mut self, event: Event) {
         let mut event = Some(event);
-        while let (Some(now), Role::Successor(succeeding)) = (event.take(), &mut self.role) {
-            for effect in succeeding.machine.handle(Instant::now(), now) {
+        while let (Some(now), Role::Successor(successor)) = (event.take(), &mut self.role) {
+            for effect in successor.machine.handle(Instant::now(), now) {
                 match effect {
                     Effect::Send(message) => {
                         if let Some(peer) = &self.peer {
@@ -65,7 +65,7 @@ impl Driver {
             return Err(Error::refused("taking over", why));
         }
         if let Err(error) = self.open_gates() {
-            self.outfit.gates.iter().for_each(|(gate, _)| drop(gate.park()));
+            self.resources.gates.iter().for_each(|(gate, _)| drop(gate.park()));
             return Err(error);
         }
         let gap = released.and_then(|released| self.gap_since(released));
@@ -80,7 +80,7 @@ impl Driver {
     }
 
     async fn served(&mut self, served: Served) {
-        let Role::Successor(succeeding) = std::mem::replace(&mut self.role, Role::Failed) else { return };
+        let Role::Successor(successor) = std::mem::replace(&mut self.role, Role::Failed) else { return };
         let Served { joined, predecessors, gap_ns } = served;
         let alive: Vec<Generation> = predecessors.iter().map(|p| p.generation).collect();
         let mut machine = Incumbent::serving(self.local.clone(), joined.generation, predecessors);
@@ -99,18 +99,18 @@ impl Driver {
             handoff: joined.handoff.clone(),
             from: joined.incumbent_generation,
             gap_ns,
-            took_ms: u64::try_from(succeeding.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            took_ms: u64::try_from(successor.since.elapsed().as_millis()).unwrap_or(u64::MAX),
         });
         tracing::info!(
             generation = %joined.generation,
-            predecessor = %succeeding.joined.incumbent,
+            predecessor = %successor.joined.incumbent,
             nobody_accepted_us = gap_ns.map(|ns| ns / 1000),
             "serving"
         );
         self.connections.meters().handoff("served", gap_ns);
         self.serve(state);
-        let rests = std::mem::take(&mut self.rests);
-        self.read_predecessors(&rests);
+        let unread = std::mem::take(&mut self.unread_link_bytes);
+        self.read_predecessors(&unread);
         self.announce();
         self.perform(greeting).await;
     }
@@ -125,8 +125,7 @@ impl Driver {
             // The incumbent is told why before the link closes.
             let _ = tokio::time::timeout(self.settings.timing.write, peer.flushed()).await;
         }
-        let error =
-            Error::fault(format!("succeeding the process at {}", self.settings.path.display()), fault);
+        let error = Error::fault(format!("successor the process at {}", self.settings.path.display()), fault);
         tracing::error!(%error, "this process does not serve");
         self.role = Role::Failed;
         match self.ready.take() {

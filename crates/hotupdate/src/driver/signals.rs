@@ -1,4 +1,4 @@
-//! Signals, the successor that one of them starts, and the progress of the drain.
+//! What signals come to, and the successor that one of them starts.
 //!
 //! Deliberately absent: which signals mean what, see [`crate::signal`].
 
@@ -6,9 +6,9 @@ use std::io;
 use std::process::{Child, ExitStatus};
 use std::time::Instant;
 
-use hotupdate_proto::{ConnectionRow, Message, Totals, incumbent, operator};
+use hotupdate_proto::operator;
 
-use super::{Done, Driver, Role};
+use super::{Driver, Role, TaskResult};
 use crate::config::random_hex;
 use crate::error::Error;
 use crate::serving::Lifecycle;
@@ -44,7 +44,7 @@ impl Driver {
                 let back = self.done.0.clone();
                 tokio::spawn(async move {
                     let status = spawn::ended(&child).await;
-                    let _ = back.send(Done::Child { child, attempt, status }).await;
+                    let _ = back.send(TaskResult::Child { child, attempt, status }).await;
                 });
             }
         }
@@ -68,51 +68,6 @@ impl Driver {
             self.last_failure.as_ref().is_some_and(|failure| failure.attempt.as_deref() == Some(attempt));
         if *self.lifecycle.borrow() == Lifecycle::Serving && !joined {
             tracing::error!(pid, how, "the successor ended before it served; this process serves on");
-        }
-    }
-
-    pub(super) async fn tell_progress(&mut self) {
-        // Most connections are gone in a moment, and need no row over there.
-        if !self.rows_sent && self.moves.at_rest() {
-            self.rows_sent = true;
-            self.collect_rows();
-        }
-        let (connections, totals) = self.connections.snapshot();
-        let closed = self.connections.take_closed();
-        if self.told == Some((connections, totals)) && closed.is_empty() {
-            return;
-        }
-        self.told = Some((connections, totals));
-        self.incumbent(incumbent::Event::Progress { connections, closed, totals }).await;
-    }
-
-    /// The deadline of the drain: what is left is closed, and named.
-    pub(super) fn force(&self) {
-        /// Who looks for more finds it before, in `hotctl connections`.
-        const NAMED: usize = 20;
-        let rows = self.connections.force();
-        for ConnectionRow { listener, peer, protocol, requests, state, .. } in rows.iter().take(NAMED) {
-            tracing::warn!(
-                %listener, %peer, %protocol, requests, ?state, "a connection is closed at the deadline of the drain"
-            );
-        }
-        if rows.len() > NAMED {
-            tracing::warn!(more = rows.len() - NAMED, "and so are more connections");
-        }
-    }
-
-    /// Nothing is open any more.
-    pub(super) fn say_drained(&self) {
-        let Totals { migrated, finished, closed, forced, .. } = self.connections.totals();
-        tracing::info!(migrated, finished, closed, forced, "drained");
-    }
-
-    pub(super) fn send_rows(&self, rows: &[ConnectionRow]) {
-        /// About 200 bytes each, so that a message stays far below its limit.
-        const BATCH: usize = 1000;
-        let Some(peer) = &self.peer else { return };
-        for items in rows.chunks(BATCH) {
-            peer.send(&Message::Connections { items: items.to_vec() }, Vec::new());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! From the first line of a process to the moment at which it serves, or fails.
 //!
-//! Deliberately absent: the handoff itself, see `succeeding.rs`.
+//! Deliberately absent: the handoff itself, see `successor.rs`.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -16,7 +16,7 @@ use tracing::Span;
 
 use super::moves::Moves;
 use super::reserve::Reserve;
-use super::{Application, Driver, Outfit, Role, Succeeding};
+use super::{Application, Driver, Resources, Role, SuccessorRole};
 use crate::channel::Receiver;
 use crate::config::Builder;
 use crate::connections::Connections;
@@ -66,19 +66,24 @@ pub(crate) fn start_successor(
     let generation = joined.generation;
     let write = settings.timing.write;
     let span = link::span(&joined.handoff);
-    let role = Role::Successor(Box::new(Succeeding { machine, joined, since: Instant::now() }));
+    let role = Role::Successor(Box::new(SuccessorRole { machine, joined, since: Instant::now() }));
     let (application, mut driver) = Driver::new(settings, local, role, generation);
     driver.own(ownership);
     let (stream, rest) = receiver.into_rest();
     driver.span = span;
     let mut peer =
-        Link::paused(driver.next_link(), driver.span.clone(), stream, rest, driver.heard.0.clone(), write);
+        Link::paused(driver.next_link_id(), driver.span.clone(), stream, rest, driver.heard.0.clone(), write);
     peer.resume(None);
     driver.peer = Some(peer);
     for (item, fd) in links {
-        let link =
-            Link::inherited(driver.next_link(), link::span(&item.handoff), fd, driver.heard.0.clone(), write)
-                .doing(|| format!("the link to generation {}", item.generation))?;
+        let link = Link::inherited(
+            driver.next_link_id(),
+            link::span(&item.handoff),
+            fd,
+            driver.heard.0.clone(),
+            write,
+        )
+        .doing(|| format!("the link to generation {}", item.generation))?;
         driver.predecessors.insert(item.generation, link);
     }
     let (failed, failure) = oneshot::channel();
@@ -108,14 +113,14 @@ impl Driver {
             local,
             program: settings.program(),
             manager: Manager::find(settings.descriptor_store),
-            heir: None,
+            new_main_pid: None,
             settings,
             generation,
             attempt: std::env::var(crate::spawn::ATTEMPT).ok(),
             since: Instant::now(),
             role,
             events: VecDeque::new(),
-            outfit: Outfit::default(),
+            resources: Resources::default(),
             exports: Arc::default(),
             control: None,
             connections,
@@ -132,24 +137,24 @@ impl Driver {
             peer: None,
             span: Span::none(),
             predecessors: HashMap::new(),
-            last_link: 0,
+            last_link_id: 0,
             // Each link holds a place while it waits for its next message.
             heard: mpsc::channel(256),
-            early: VecDeque::new(),
+            deferred: VecDeque::new(),
             done: mpsc::channel(16),
             sealed: Vec::new(),
             stops: 0,
             catches_up: None,
             reopen_at: None,
-            rests: Vec::new(),
+            unread_link_bytes: Vec::new(),
             lifecycle,
             monitor: broadcast::Sender::new(64),
-            waiting: Vec::new(),
+            pending_commands: Vec::new(),
             rows: HashMap::new(),
             last_handoff: None,
             last_failure: None,
             progress,
-            told: None,
+            last_progress: None,
             draining: false,
             drained: false,
             rows_sent: false,
@@ -162,12 +167,12 @@ impl Driver {
 
     pub(super) async fn make_ready(
         &mut self,
-        outfit: Outfit,
+        resources: Resources,
         ready: Ready,
         reply: oneshot::Sender<Result<Served>>,
     ) {
-        self.outfit = outfit;
-        self.exports = Arc::new(std::mem::take(&mut self.outfit.exports));
+        self.resources = resources;
+        self.exports = Arc::new(std::mem::take(&mut self.resources.exports));
         self.ready = Some(reply);
         self.ready_at = Some(Instant::now());
         // Whoever cannot open another descriptor cannot accept either. Nothing has stopped yet.
@@ -222,6 +227,6 @@ impl Driver {
         if let Some(manager) = &self.manager {
             manager.ready();
         }
-        self.settle();
+        self.confirm_main_process();
     }
 }
