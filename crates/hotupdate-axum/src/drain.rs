@@ -139,7 +139,7 @@ impl Draining {
 
 /// The connection's place in the window, without the grace: that is for clients that do not know yet.
 fn turn(plan: &Plan, id: u64) -> Instant {
-    plan.turn(id).checked_sub(plan.grace).map_or(plan.since, |turn| turn.max(plan.since))
+    plan.scheduled_close(id).checked_sub(plan.grace).map_or(plan.since, |turn| turn.max(plan.since))
 }
 
 impl<S: Sync> FromRequestParts<S> for Draining {

@@ -8,7 +8,7 @@ use hotupdate_proto::Kind;
 use hotupdate_proto::text::OneLine;
 use serde::de::DeserializeOwned;
 
-use crate::connection::Connection;
+use crate::connections::Connection;
 
 /// What begins to serve a connection once it is ours.
 pub type PickUp = Box<dyn FnOnce(Connection) + Send>;

@@ -44,8 +44,8 @@ use crate::accepted::Accepted;
 use crate::adoption::Adopter;
 use crate::channel::Receiver;
 use crate::config::Builder;
-use crate::connection::Parcel;
 use crate::connections::Connections;
+use crate::connections::MigrationRequest;
 use crate::error::{Error, Result};
 use crate::gate::GateControl;
 use crate::link::{Heard, Link, LinkId};
@@ -154,7 +154,7 @@ pub(crate) struct Driver {
 
     application: mpsc::UnboundedReceiver<Application>,
     application_is_gone: bool,
-    parcels: mpsc::UnboundedReceiver<Parcel>,
+    migrations: mpsc::UnboundedReceiver<MigrationRequest>,
     moves: Moves,
     ready: Option<oneshot::Sender<Result<Served>>>,
     ready_at: Option<Instant>,
@@ -209,7 +209,7 @@ pub(crate) struct Driver {
 /// What the loop woke up for.
 enum Woken {
     Application(Option<Application>),
-    Parcel(Parcel),
+    MigrationRequest(MigrationRequest),
     Request(Request),
     Heard(LinkId, Heard),
     Done(Done),
@@ -267,7 +267,7 @@ impl Driver {
                     self.application_gave_up().await;
                 }
             }
-            Woken::Parcel(parcel) => self.give(parcel),
+            Woken::MigrationRequest(migration) => self.give(migration),
             Woken::Request(request) => self.request(request).await,
             Woken::Heard(id, heard) => self.hear(id, heard).await,
             Woken::Done(done) => self.done(done).await,
@@ -298,17 +298,18 @@ impl Driver {
         let deadline = self.deadline();
         let there = !self.application_is_gone;
         let draining = self.draining && !self.drained;
-        let Self { application, parcels, requests, heard, done, signals, progress, connections, .. } = self;
+        let Self { application, migrations, requests, heard, done, signals, progress, connections, .. } =
+            self;
         tokio::select! {
             biased;
             Some((id, what)) = heard.1.recv() => Woken::Heard(id, what),
             Some(done) = done.1.recv() => Woken::Done(done),
             application = application.recv(), if there => Woken::Application(application),
-            Some(parcel) = parcels.recv() => Woken::Parcel(parcel),
+            Some(migration) = migrations.recv() => Woken::MigrationRequest(migration),
             Some(request) = requests.recv() => Woken::Request(request),
             signal = Signals::next(signals.as_mut()) => Woken::Signal(signal),
             () = until(deadline) => Woken::Deadline,
-            () = connections.empty(), if draining => Woken::Drained,
+            () = connections.wait_until_empty(), if draining => Woken::Drained,
             _ = progress.tick(), if draining => Woken::Progress,
         }
     }

@@ -44,21 +44,12 @@ pub use listener::Listener;
 mod datagram;
 pub use datagram::{UdpSocket, UnixDatagramSocket};
 
-pub mod connection;
-pub use connection::Connection;
-
 pub mod connections;
-pub use connections::Connections;
-
-mod exit;
-pub use exit::Exit;
-
-pub mod drain;
-pub use drain::Drain;
+pub use connections::{Connection, Connections, Drain, MigrationSlot, drain};
 
 pub mod adoption;
 
-pub mod meters;
+pub mod metrics;
 
 #[cfg(feature = "test-util")]
 pub mod testing;

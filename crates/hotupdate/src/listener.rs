@@ -15,8 +15,8 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::address::Address;
 use crate::complaint::Complaint;
-use crate::connection::{Connection, Socket};
 use crate::connections::Connections;
+use crate::connections::{Connection, Socket};
 use crate::gate::{Gate, Gated};
 
 /// How long accepting pauses when the process has no descriptor left (accept(2), `EMFILE`): the clients wait in the
@@ -186,7 +186,7 @@ impl axum::serve::Listener for Listener {
     async fn accept(&mut self) -> (Connection, Address) {
         match Self::accept(self).await {
             Some(connection) => {
-                let peer = connection.peer().clone();
+                let peer = connection.peer_addr().clone();
                 (connection, peer)
             }
             // `axum::serve` has no word for the end; `Serving::retired` is its signal.

@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
 use crate::adoption::{Adopter, PickUp};
-use crate::connection::Connection;
+use crate::connections::Connection;
 use crate::connections::Connections;
-use crate::drain::Drain;
+use crate::connections::drain::Drain;
 use crate::driver::Application;
 use crate::state::{Arrived, State};
 
@@ -90,7 +90,7 @@ impl Serving {
     }
 
     /// Picks up connections of this kind that other versions hand over with
-    /// [`Connection::hand_over`](crate::Connection::hand_over): for each of them `serve` runs in a task of its own, with the
+    /// [`Connection::migrate`](crate::Connection::migrate): for each of them `serve` runs in a task of its own, with the
     /// state that came along. To be called right after `ready`, before the clients of the old version wait.
     ///
     /// A state that cannot be read as `S` is a version that does not fit: the connection stays where it is.

@@ -8,10 +8,10 @@ use std::future::pending;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use hotupdate::connection::MAX_STATE;
-use hotupdate::connections::{Activity, Moves};
+use hotupdate::connections::MAX_STATE;
+use hotupdate::connections::{ConnectionActivity, Migration};
 use hotupdate::drain::Phase;
-use hotupdate::{Connection, Drain, Exit};
+use hotupdate::{Connection, Drain, MigrationSlot};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -41,7 +41,7 @@ const RELUCTANCE: Duration = Duration::from_secs(1);
 pub struct WebSocket {
     line: Line,
     drain: Drain,
-    exit: Exit,
+    slot: MigrationSlot,
     reluctance: Reluctance,
 }
 
@@ -81,9 +81,9 @@ enum Reluctance {
 impl WebSocket {
     pub(super) fn new(connection: Connection, wire: Wire) -> Self {
         let drain = connection.drain();
-        let exit = connection.exit();
+        let slot = connection.migration_slot();
         let line = Line { connection, wire: Box::new(wire), hung_up: false };
-        Self { line, drain, exit, reluctance: Reluctance::None }
+        Self { line, drain, slot, reluctance: Reluctance::None }
     }
 
     pub(super) fn begin(connection: Connection, about: About, arrived: &[u8]) -> Self {
@@ -155,7 +155,7 @@ impl WebSocket {
     /// }
     /// ```
     ///
-    /// [`Event::Draining`] comes when it is this socket's turn, see [`Exit`], at a point at which the socket can move: between messages, or in the middle of one that is
+    /// [`Event::Draining`] comes when it is this socket's turn, see [`MigrationSlot`], at a point at which the socket can move: between messages, or in the middle of one that is
     /// not too large (of a larger one the rest is awaited). After a move that failed it comes again when there is a new
     /// chance; else the client is told to reconnect (1012, "service restart") when it is its turn in the window over
     /// which a drain is spread, and this is the end.
@@ -163,9 +163,9 @@ impl WebSocket {
     /// Safe to cancel: no message is lost.
     pub async fn recv_or_drain(&mut self) -> Event {
         loop {
-            self.exit.step_out();
+            self.slot.release();
             let (moves, turn) = (self.should_move(), self.turn());
-            let Self { line, drain, exit, .. } = self;
+            let Self { line, drain, slot, .. } = self;
             let turn = async {
                 match turn {
                     Some(turn) => tokio::time::sleep_until(turn).await,
@@ -173,7 +173,7 @@ impl WebSocket {
                 }
             };
             let activity = line.connection.activity();
-            let leaves = async { if moves { leave(&activity, exit).await } else { pending().await } };
+            let leaves = async { if moves { leave(&activity, slot).await } else { pending().await } };
             tokio::select! {
                 // Nobody is told to leave because of what was.
                 biased;
@@ -226,13 +226,13 @@ impl WebSocket {
             return Err(NotMoved { socket: self, why });
         }
         // It has its turn until it is there.
-        let Self { line: Line { connection, wire, hung_up }, drain, exit, .. } = self;
-        match connection.hand_over_bytes(&name(kind), bytes).await {
+        let Self { line: Line { connection, wire, hung_up }, drain, slot, .. } = self;
+        match connection.migrate_bytes(&name(kind), bytes).await {
             Ok(()) => Ok(()),
-            Err(hotupdate::connection::NotMoved { connection, why }) => {
+            Err(hotupdate::connections::NotMigrated { connection, why }) => {
                 let line = Line { connection, wire, hung_up };
                 Err(NotMoved {
-                    socket: Self { line, drain, exit, reluctance: Reluctance::Stays(name(kind)) },
+                    socket: Self { line, drain, slot, reluctance: Reluctance::Stays(name(kind)) },
                     why,
                 })
             }
@@ -254,7 +254,7 @@ impl WebSocket {
     fn turn(&self) -> Option<Instant> {
         match (&self.reluctance, self.drain.phase()) {
             (Reluctance::Stays(_), Phase::Draining(plan)) => {
-                let turn = plan.turn(self.line.connection.id());
+                let turn = plan.scheduled_close(self.line.connection.id());
                 let turn = turn.checked_sub(plan.grace).unwrap_or(plan.since).max(plan.since);
                 Some((turn + RELUCTANCE).min(plan.until))
             }
@@ -265,7 +265,7 @@ impl WebSocket {
     /// A new phase, or a new successor.
     fn reconsider(&mut self, phase: Phase) {
         if let Reluctance::Stays(kind) = &self.reluctance
-            && (phase == Phase::Serving || self.line.connection.moves(kind) != Moves::No)
+            && (phase == Phase::Serving || self.line.connection.migration(kind) != Migration::Unavailable)
         {
             self.reluctance = Reluctance::None;
         }
@@ -273,13 +273,13 @@ impl WebSocket {
 }
 
 /// Until it is the turn of this WebSocket, or nobody takes any.
-async fn leave(activity: &Activity, exit: &mut Exit) {
+async fn leave(activity: &ConnectionActivity, slot: &mut MigrationSlot) {
     loop {
-        match activity.moves_any(KIND) {
-            Moves::Yes => return exit.next().await,
+        match activity.migration_any(KIND) {
+            Migration::Available => return slot.acquire_any().await,
             // A change comes to whoever waits for this; that the time for the answer is over does not.
-            Moves::Expected => tokio::time::sleep(ASK_AGAIN).await,
-            Moves::No => return,
+            Migration::Pending => tokio::time::sleep(ASK_AGAIN).await,
+            Migration::Unavailable => return,
         }
     }
 }
@@ -287,7 +287,7 @@ async fn leave(activity: &Activity, exit: &mut Exit) {
 impl fmt::Debug for WebSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Line { connection, wire, .. } = &self.line;
-        let (id, peer) = (connection.id(), connection.peer());
+        let (id, peer) = (connection.id(), connection.peer_addr());
         // Without the bytes: there may be many, and they are nobody's business.
         f.debug_struct("WebSocket")
             .field("connection", &id)

@@ -13,8 +13,8 @@ use tracing::Span;
 
 use super::{Done, Driver, Role};
 use crate::config::AfterDrain;
+use crate::connections::drain::{Phase, Plan};
 use crate::control;
-use crate::drain::{Phase, Plan};
 use crate::gate::GateControl;
 use crate::serving::Lifecycle;
 use crate::session;
@@ -88,7 +88,7 @@ impl Driver {
                     self.predecessors.remove(&generation);
                     self.moves.forget(generation);
                     self.rows.remove(&generation);
-                    self.connections.meters().forget(generation);
+                    self.connections.metrics().forget(generation);
                 }
                 Effect::Exit => self.exit(),
                 Effect::Report(report) => self.report(report),

@@ -9,7 +9,7 @@ use hotupdate_proto::moving::{Mover, Taker};
 use hotupdate_proto::{Generation, MovingItem};
 
 use crate::adoption::{Adopter, PickUp};
-use crate::connection::{Parcel, Socket};
+use crate::connections::{MigrationRequest, Socket};
 
 mod giving;
 #[cfg(feature = "test-util")]
@@ -22,8 +22,8 @@ pub(crate) use taking::check;
 /// The moves of this process, in both directions.
 pub(super) struct Moves {
     mover: Mover,
-    queue: VecDeque<Parcel>,
-    on_the_way: HashMap<u64, Parcel>,
+    queue: VecDeque<MigrationRequest>,
+    on_the_way: HashMap<u64, MigrationRequest>,
     /// The other side takes connections now.
     open: bool,
     /// The other side wants to know when nothing is on its way.

@@ -12,7 +12,7 @@ use rustix::net::sockopt;
 use socket2::SockRef;
 
 use super::{Arrival, Moves, Resting, Taking};
-use crate::connection::{Connection, Socket};
+use crate::connections::{Connection, Socket};
 use crate::driver::effects::from_text;
 use crate::driver::{Driver, Role};
 
