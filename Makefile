@@ -21,6 +21,10 @@ run: ## the demonstration server, in the foreground
 demo: build ## ten hot updates under load, in all three ways, and a table of what clients saw
 	target/release/demo
 
+.PHONY: picture
+picture: build ## the moving picture of the README, from a real run
+	target/release/picture crates/hotctl/watch.svg
+
 .PHONY: bench
 bench: ## how long 1 to 15,000 live connections take to move, and what that costs
 	$(CARGO) build --release -p example-axum-server

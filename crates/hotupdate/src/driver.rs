@@ -1,24 +1,26 @@
 //! The one task that owns the state of a process: its machine, its links, its listeners.
 //!
 //! Deliberately absent: decisions. The machines of `hotupdate-proto` decide; this task brings them what happened and does
-//! what they say (`driver/effects.rs`).
+//! what they say (`driver/incumbent.rs`).
 
-mod beginning;
+mod application;
 mod callers;
-mod effects;
-mod ending;
-mod hear;
+mod drain;
+mod incumbent;
 mod inventory;
-mod manager;
+mod link_events;
 mod moves;
+mod operators;
 mod report;
 mod reserve;
+mod signals;
 mod status;
-mod succeeding;
+mod successor;
+mod supervisor;
 
-pub(crate) use beginning::{Inherited, start_first, start_successor};
+pub(crate) use application::{Inherited, start_first, start_successor};
 #[cfg(feature = "test-util")]
-pub(crate) use effects::from_text;
+pub(crate) use incumbent::from_text;
 #[cfg(feature = "test-util")]
 pub(crate) use moves::{check, describe};
 
@@ -29,11 +31,12 @@ use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hotupdate_proto::incumbent::{self, Incumbent};
+use hotupdate_proto::incumbent::{Event as IncumbentEvent, Incumbent, Local, Stopped};
 use hotupdate_proto::inventory::LinkRest;
 use hotupdate_proto::message::Ready;
 use hotupdate_proto::operator::{LastFailure, LastHandoff};
-use hotupdate_proto::{ConnectionRow, Generation, Joined, ListenerItem, StateItem, Successor, successor};
+use hotupdate_proto::successor::Event as SuccessorEvent;
+use hotupdate_proto::{ConnectionRow, Generation, Joined, ListenerItem, StateItem, Successor};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Interval, sleep_until};
 use tracing::{Instrument, Span};
@@ -41,7 +44,6 @@ use tracing::{Instrument, Span};
 use self::callers::Control;
 use self::moves::Moves;
 use crate::accepted::Accepted;
-use crate::adoption::Adopter;
 use crate::channel::Receiver;
 use crate::config::Builder;
 use crate::connections::Connections;
@@ -49,6 +51,7 @@ use crate::connections::MigrationRequest;
 use crate::error::{Error, Result};
 use crate::gate::GateControl;
 use crate::link::{Heard, Link, LinkId};
+use crate::migration;
 use crate::offered::Origin;
 use crate::serving::{Lifecycle, Served};
 use crate::session::{self, Outcome, Request, Rules};
@@ -61,25 +64,22 @@ use crate::systemd::Manager;
 const MAX_ROWS: usize = 200_000;
 
 /// What predecessors say before this process serves, after which their links are not read until it does.
-const MAX_EARLY: usize = 256;
+const MAX_DEFERRED: usize = 256;
 
 /// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
 pub(crate) enum Application {
-    /// Connections of this kind are picked up.
-    Adopt(Adopter),
-    Ready {
-        outfit: Outfit,
-        ready: Ready,
-        reply: oneshot::Sender<Result<Served>>,
-    },
+    Adopt(migration::Handler),
+    Ready { resources: Resources, ready: Ready, reply: oneshot::Sender<Result<Served>> },
 }
 
 /// Everything a process serves with.
 #[derive(Default)]
-pub(crate) struct Outfit {
+pub(crate) struct Resources {
     pub(crate) gates: Vec<(Arc<dyn GateControl>, Origin)>,
     pub(crate) descriptors: Vec<(ListenerItem, OwnedFd, Origin)>,
     pub(crate) exports: Vec<Export>,
+    /// What accepts connections of other versions.
+    pub(crate) handlers: Vec<migration::Handler>,
     /// Names under which the descriptor store may have something that this process does not use.
     pub(crate) stale: Vec<String>,
 }
@@ -89,14 +89,14 @@ enum Role {
     /// A first start that is not ready.
     First,
     /// A successor, until it serves.
-    Successor(Box<Succeeding>),
+    Successor(Box<SuccessorRole>),
     /// A process that serves or has served.
     Incumbent(Box<Incumbent>),
     /// A successor that failed.
     Failed,
 }
 
-struct Succeeding {
+struct SuccessorRole {
     machine: Successor,
     joined: Joined,
     since: Instant,
@@ -106,21 +106,21 @@ struct Succeeding {
 type Both<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
 
 /// State that was exported for an attempt.
-type Sealed = Vec<(StateItem, OwnedFd)>;
+type SealedState = Vec<(StateItem, OwnedFd)>;
 
 /// What tasks that work for the driver bring back.
-enum Done {
+enum TaskResult {
     /// State for the inventory of a successor that may join.
     Exported {
         join: hotupdate_proto::Join,
         receiver: Box<Receiver>,
-        sealed: io::Result<Sealed>,
+        sealed: io::Result<SealedState>,
     },
     /// The final state, after the accept loops stopped.
     Finished {
         stop: u64,
-        stopped: incumbent::Stopped,
-        sealed: io::Result<Sealed>,
+        stopped: Stopped,
+        sealed: io::Result<SealedState>,
     },
     Rows(Vec<ConnectionRow>),
     Child {
@@ -133,21 +133,21 @@ enum Done {
 }
 
 /// An operator who waits for the outcome of a command.
-struct Waiting {
+struct PendingCommand {
     rollback: bool,
     reply: oneshot::Sender<Outcome>,
 }
 
 pub(crate) struct Driver {
     settings: Builder,
-    local: incumbent::Local,
+    local: Local,
     generation: Generation,
     attempt: Option<String>,
     since: Instant,
     role: Role,
-    events: VecDeque<incumbent::Event>,
+    events: VecDeque<IncumbentEvent>,
 
-    outfit: Outfit,
+    resources: Resources,
     exports: Arc<Vec<Export>>,
     control: Option<Control>,
     connections: Connections,
@@ -165,19 +165,19 @@ pub(crate) struct Driver {
     program: Option<Program>,
     manager: Option<Manager>,
     /// The process that took over, which is the service's main process as soon as this one cannot serve again.
-    heir: Option<u32>,
+    new_main_pid: Option<u32>,
 
     /// The link to the other side of the handoff: a successor has the incumbent there, and the other way round.
     peer: Option<Link>,
     /// The handoff that is under way, or that this process drains after.
     span: Span,
     predecessors: HashMap<Generation, Link>,
-    last_link: u64,
+    last_link_id: u64,
     heard: Both<(LinkId, Heard)>,
     /// What was heard from predecessors before this process served.
-    early: VecDeque<(LinkId, Heard)>,
-    done: Both<Done>,
-    sealed: Sealed,
+    deferred: VecDeque<(LinkId, Heard)>,
+    done: Both<TaskResult>,
+    sealed: SealedState,
     /// Counts stops and starts of the accept loops, so that a late export is recognised.
     stops: u64,
     /// After a standstill: no deadline counts before.
@@ -185,17 +185,17 @@ pub(crate) struct Driver {
     /// A listener that should be open is not.
     reopen_at: Option<Instant>,
     /// What the incumbent had read of links that are ours now.
-    rests: Vec<LinkRest>,
+    unread_link_bytes: Vec<LinkRest>,
 
     lifecycle: watch::Sender<Lifecycle>,
     monitor: broadcast::Sender<session::Event>,
-    waiting: Vec<Waiting>,
+    pending_commands: Vec<PendingCommand>,
     rows: HashMap<Generation, BTreeMap<u64, (Accepted, ConnectionRow)>>,
     last_handoff: Option<LastHandoff>,
     last_failure: Option<LastFailure>,
 
     progress: Interval,
-    told: Option<(hotupdate_proto::Summary, hotupdate_proto::Totals)>,
+    last_progress: Option<(hotupdate_proto::Summary, hotupdate_proto::Totals)>,
     draining: bool,
     drained: bool,
     rows_sent: bool,
@@ -207,19 +207,19 @@ pub(crate) struct Driver {
 }
 
 /// What the loop woke up for.
-enum Woken {
+enum Wake {
     Application(Option<Application>),
-    MigrationRequest(MigrationRequest),
+    Migration(MigrationRequest),
     Request(Request),
     Heard(LinkId, Heard),
-    Done(Done),
+    Done(TaskResult),
     Signal(Signal),
     Deadline,
     Progress,
     Drained,
 }
 
-impl Drop for Outfit {
+impl Drop for Resources {
     /// Whatever the application still holds leads nowhere: a listener that is forgotten here would keep clients waiting.
     fn drop(&mut self) {
         self.gates.iter().for_each(|(gate, _)| gate.close());
@@ -229,17 +229,17 @@ impl Drop for Outfit {
 impl Driver {
     async fn run(mut self) {
         while !self.is_over() {
-            let woken = self.wait().await;
-            let span = self.span_of(&woken);
-            self.act(woken).instrument(span).await;
+            let wake = self.wait().await;
+            let span = self.span_of(&wake);
+            self.act(wake).instrument(span).await;
         }
         self.lifecycle.send_replace(Lifecycle::Drained);
     }
 
     /// What is said about this carries the name of the handoff that it belongs to.
-    fn span_of(&self, woken: &Woken) -> Span {
-        match woken {
-            Woken::Heard(id, _) => {
+    fn span_of(&self, wake: &Wake) -> Span {
+        match wake {
+            Wake::Heard(id, _) => {
                 let links = self.peer.iter().chain(self.predecessors.values());
                 links
                     .into_iter()
@@ -247,40 +247,40 @@ impl Driver {
                     .map_or_else(Span::none, |link| link.span.clone())
             }
             // Somebody else wants to come, or cannot.
-            Woken::Request(Request::Join(..)) | Woken::Done(Done::Exported { .. }) => Span::none(),
+            Wake::Request(Request::Join(..)) | Wake::Done(TaskResult::Exported { .. }) => Span::none(),
             _ => self.span.clone(),
         }
     }
 
-    async fn act(&mut self, woken: Woken) {
-        match woken {
-            Woken::Application(Some(Application::Ready { outfit, ready, reply })) => {
-                self.make_ready(outfit, ready, reply).await;
+    async fn act(&mut self, wake: Wake) {
+        match wake {
+            Wake::Application(Some(Application::Ready { resources, ready, reply })) => {
+                self.make_ready(resources, ready, reply).await;
             }
-            Woken::Application(Some(Application::Adopt(adopter))) => {
-                self.moves.adopters.push(adopter);
+            Wake::Application(Some(Application::Adopt(handler))) => {
+                self.moves.handlers.push(handler);
                 self.announce();
             }
-            Woken::Application(None) => {
+            Wake::Application(None) => {
                 self.application_is_gone = true;
                 if matches!(self.role, Role::First | Role::Successor(_)) {
                     self.application_gave_up().await;
                 }
             }
-            Woken::MigrationRequest(migration) => self.give(migration),
-            Woken::Request(request) => self.request(request).await,
-            Woken::Heard(id, heard) => self.hear(id, heard).await,
-            Woken::Done(done) => self.done(done).await,
-            Woken::Signal(signal) => self.signal(signal).await,
-            Woken::Deadline if self.has_stood_still() => {}
-            Woken::Deadline => self.tick().await,
-            Woken::Progress => self.tell_progress().await,
-            Woken::Drained => {
+            Wake::Migration(migration) => self.give(migration),
+            Wake::Request(request) => self.request(request).await,
+            Wake::Heard(id, heard) => self.hear(id, heard).await,
+            Wake::Done(done) => self.done(done).await,
+            Wake::Signal(signal) => self.signal(signal).await,
+            Wake::Deadline if self.has_stood_still() => {}
+            Wake::Deadline => self.tick().await,
+            Wake::Progress => self.send_progress().await,
+            Wake::Drained => {
                 self.drained = true;
                 let forced = self.connections.forced();
-                self.say_drained();
-                self.tell_progress().await;
-                self.incumbent(incumbent::Event::Drained { forced }).await;
+                self.log_drained();
+                self.send_progress().await;
+                self.incumbent(IncumbentEvent::Drained { forced }).await;
             }
         }
     }
@@ -289,11 +289,11 @@ impl Driver {
         matches!(self.role, Role::Failed) || *self.lifecycle.borrow() == Lifecycle::Drained
     }
 
-    async fn wait(&mut self) -> Woken {
+    async fn wait(&mut self) -> Wake {
         if let Role::Incumbent(_) = self.role
-            && let Some((id, heard)) = self.early.pop_front()
+            && let Some((id, heard)) = self.deferred.pop_front()
         {
-            return Woken::Heard(id, heard);
+            return Wake::Heard(id, heard);
         }
         let deadline = self.deadline();
         let there = !self.application_is_gone;
@@ -302,15 +302,15 @@ impl Driver {
             self;
         tokio::select! {
             biased;
-            Some((id, what)) = heard.1.recv() => Woken::Heard(id, what),
-            Some(done) = done.1.recv() => Woken::Done(done),
-            application = application.recv(), if there => Woken::Application(application),
-            Some(migration) = migrations.recv() => Woken::MigrationRequest(migration),
-            Some(request) = requests.recv() => Woken::Request(request),
-            signal = Signals::next(signals.as_mut()) => Woken::Signal(signal),
-            () = until(deadline) => Woken::Deadline,
-            () = connections.wait_until_empty(), if draining => Woken::Drained,
-            _ = progress.tick(), if draining => Woken::Progress,
+            Some((id, what)) = heard.1.recv() => Wake::Heard(id, what),
+            Some(done) = done.1.recv() => Wake::Done(done),
+            application = application.recv(), if there => Wake::Application(application),
+            Some(migration) = migrations.recv() => Wake::Migration(migration),
+            Some(request) = requests.recv() => Wake::Request(request),
+            signal = Signals::next(signals.as_mut()) => Wake::Signal(signal),
+            () = until(deadline) => Wake::Deadline,
+            () = connections.wait_until_empty(), if draining => Wake::Drained,
+            _ = progress.tick(), if draining => Wake::Progress,
         }
     }
 
@@ -322,7 +322,7 @@ impl Driver {
 
     fn due(&self) -> Option<Instant> {
         let machine = match &self.role {
-            Role::Successor(succeeding) => succeeding.machine.deadline(),
+            Role::Successor(successor) => successor.machine.deadline(),
             Role::Incumbent(machine) => machine.deadline(),
             Role::First | Role::Failed => None,
         };
@@ -349,10 +349,10 @@ impl Driver {
             self.open_all();
         }
         match &self.role {
-            Role::Successor(_) => self.successor(successor::Event::Tick).await,
+            Role::Successor(_) => self.successor(SuccessorEvent::Tick).await,
             _ => {
                 self.tick_moves().await;
-                self.incumbent(incumbent::Event::Tick).await;
+                self.incumbent(IncumbentEvent::Tick).await;
             }
         }
     }

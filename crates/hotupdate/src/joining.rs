@@ -105,9 +105,10 @@ fn first(builder: Builder, local: Local, ownership: Ownership) -> Starting {
         offered,
         state: HashMap::new(),
         connections,
-        outfit: Default::default(),
+        resources: Default::default(),
         ready: Default::default(),
         failed: None,
+        serving: Default::default(),
     }
 }
 
@@ -137,9 +138,10 @@ fn succeed(builder: Builder, local: Local, complete: Complete) -> Result<Startin
         offered,
         state,
         connections,
-        outfit: Default::default(),
+        resources: Default::default(),
         ready: Default::default(),
         failed: Some(failed),
+        serving: Default::default(),
     })
 }
 

@@ -47,7 +47,7 @@ pub use datagram::{UdpSocket, UnixDatagramSocket};
 pub mod connections;
 pub use connections::{Connection, Connections, Drain, MigrationSlot, drain};
 
-pub mod adoption;
+pub mod migration;
 
 pub mod metrics;
 

@@ -11,19 +11,22 @@ use std::sync::Arc;
 
 use hotupdate_proto::inventory::MAX_NAME;
 use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
-use hotupdate_proto::{Generation, ListenerItem, ListenerKind, frame};
+use hotupdate_proto::{Generation, Kind, ListenerItem, ListenerKind, frame};
+use serde::de::DeserializeOwned;
 use tokio::net::{ToSocketAddrs, lookup_host};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
 use crate::address::Address;
 use crate::bind;
+use crate::connections::Connection;
 use crate::connections::Connections;
 use crate::datagram::{UdpSocket, UnixDatagramSocket};
-use crate::driver::{Application, Outfit};
+use crate::driver::{Application, Resources};
 use crate::error::{Doing, Error, Result};
 use crate::gate::{Gate, Gated};
 use crate::listener::{Acceptor, Listener};
+use crate::migration::{Handler, Resume};
 use crate::offered::{Offered, Origin};
 use crate::serving::Serving;
 use crate::state::{Arrived, Export, State};
@@ -45,9 +48,11 @@ pub struct Starting {
     pub(crate) offered: Vec<Offered>,
     pub(crate) state: HashMap<String, Arrived>,
     pub(crate) connections: Connections,
-    pub(crate) outfit: Outfit,
+    pub(crate) resources: Resources,
     pub(crate) ready: Ready,
     pub(crate) failed: Option<oneshot::Receiver<Error>>,
+    /// Told when this process serves; gone when it never will.
+    pub(crate) serving: watch::Sender<Option<Serving>>,
 }
 
 impl Starting {
@@ -130,7 +135,7 @@ impl Starting {
             address: String::new(),
             cookie: 0,
         };
-        self.outfit.descriptors.push((item, fd, origin));
+        self.resources.descriptors.push((item, fd, origin));
         self.note(name, origin);
         Ok(ours)
     }
@@ -172,7 +177,7 @@ impl Starting {
         schema: &str,
         export: impl Fn() -> Vec<u8> + Send + Sync + 'static,
     ) -> Result<()> {
-        if self.outfit.exports.iter().any(|e| e.name == name) || name.is_empty() || name.len() > MAX_NAME {
+        if self.resources.exports.iter().any(|e| e.name == name) || name.is_empty() || name.len() > MAX_NAME {
             return Err(Error::misuse(
                 format!("exporting the state {name:?}"),
                 "the name is taken, empty, or too long",
@@ -185,15 +190,116 @@ impl Starting {
             ));
         }
         // The final word of all of them rides on one message.
-        if self.outfit.exports.len() == MAX_DESCRIPTORS {
+        if self.resources.exports.len() == MAX_DESCRIPTORS {
             return Err(Error::misuse(
                 format!("exporting the state {name:?}"),
                 format!("a process has at most {MAX_DESCRIPTORS} states"),
             ));
         }
         let (name, schema) = (name.to_owned(), schema.to_owned());
-        self.outfit.exports.push(Export { name, schema, export: Box::new(export) });
+        self.resources.exports.push(Export { name, schema, export: Box::new(export) });
         Ok(())
+    }
+
+    /// Goes on with connections of this kind that other versions migrate here with
+    /// [`Connection::migrate`](crate::Connection::hand_over): for each of them `serve` runs in a task of its own, with
+    /// the state that came along.
+    ///
+    /// The other version hears of it together with [`Starting::ready`], so that its connections know at once whether they
+    /// can migrate. The first of them may arrive before `ready` has returned. A connection whose state cannot be read as
+    /// `S` stays with the other version, and the log says so.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// let mut hot = hotupdate::join("/run/echo/control.sock").await?;
+    /// hot.on_migrated("echo", |mut connection, count: u64| async move {
+    ///     let (mut read, mut write) = tokio::io::split(&mut connection);
+    ///     let _ = tokio::io::copy(&mut read, &mut write).await;
+    /// })?;
+    /// let hot = hot.ready().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::ApiMisuse`] for a kind that was registered before, is empty, or has more than 255 bytes.
+    pub fn on_migrated<S, F, Fut>(&mut self, kind: &str, serve: F) -> Result<()>
+    where
+        S: DeserializeOwned + Send + 'static,
+        F: Fn(Connection, S) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.register(Handler::of_json(kind, serve))
+    }
+
+    /// As [`Starting::on_migrated`], for state in a form of the caller's own, and, if `listener` is given, only for
+    /// connections that were accepted on the listener of that name.
+    ///
+    /// `inspect` is called while the other process still owns the connection. It returns what shall happen once this
+    /// process owns it, or `None` to leave it where it is. Both run in the driver of this process and must not block.
+    ///
+    /// ```no_run
+    /// # async fn echo(connection: hotupdate::Connection, count: u64) {}
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// let mut hot = hotupdate::join("/run/echo/control.sock").await?;
+    /// hot.on_migrated_bytes("echo", Some("public"), |state| {
+    ///     let count = u64::from_le_bytes(state.try_into().ok()?);
+    ///     Some(Box::new(move |connection| drop(tokio::spawn(echo(connection, count)))))
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Starting::on_migrated`]. Two registrations of one kind are fine if they are for different listeners.
+    pub fn on_migrated_bytes(
+        &mut self,
+        kind: &str,
+        listener: Option<&str>,
+        inspect: impl Fn(Vec<u8>) -> Option<Resume> + Send + Sync + 'static,
+    ) -> Result<()> {
+        self.register(Handler::new(kind, listener, inspect))
+    }
+
+    fn register(&mut self, handler: Handler) -> Result<()> {
+        let Kind { kind, listener } = &handler.kind;
+        let doing = match listener {
+            None => format!("registering connections of the kind {kind:?}"),
+            Some(listener) => {
+                format!("registering connections of the kind {kind:?} of the listener {listener:?}")
+            }
+        };
+        if kind.is_empty() || kind.len() > MAX_NAME {
+            return Err(Error::misuse(doing, format!("the name of a kind has 1 to {MAX_NAME} bytes")));
+        }
+        if self.resources.handlers.iter().any(|other| other.overlaps(&handler)) {
+            return Err(Error::misuse(
+                doing,
+                "the kind was registered before, and a connection has one handler",
+            ));
+        }
+        self.resources.handlers.push(handler);
+        Ok(())
+    }
+
+    /// Waits until this process serves: resolves with what [`Starting::ready`] returns, or with `None` if `ready` failed or
+    /// this value was dropped, so that it never will. For servers that are made before `ready` and run in a task of their own.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// let mut hot = hotupdate::join("/run/echo/control.sock").await?;
+    /// let serving = hot.when_serving();
+    /// tokio::spawn(async move {
+    ///     let Some(hot) = serving.await else { return };
+    ///     println!("generation {} serves", hot.generation());
+    /// });
+    /// let hot = hot.ready().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn when_serving(&self) -> impl Future<Output = Option<Serving>> + Send + 'static {
+        let mut serving = self.serving.subscribe();
+        async move { serving.wait_for(Option::is_some).await.ok()?.clone() }
     }
 
     /// This process is warm: the incumbent stops accepting, this one starts. Returns when it serves.
@@ -211,24 +317,29 @@ impl Starting {
             offered,
             state,
             connections,
-            mut outfit,
+            mut resources,
             mut ready,
             failed,
+            serving,
             succeeds: _,
         } = self;
         // A large one makes room for the final word.
         drop(state);
-        outfit.stale.extend(offered.iter().map(|offered| offered.name.clone()));
+        resources.stale.extend(offered.iter().map(|offered| offered.name.clone()));
         ready.unclaimed = offered.iter().map(|offered| offered.name.clone()).collect();
         for Offered { name, kind, address, .. } in &offered {
             tracing::warn!(parent: &span, name, %kind, %address, "nobody asked for this listener; it closes with the incumbent");
         }
-        outfit.check()?;
+        resources.check()?;
         ready.release = release;
         let (reply, served) = oneshot::channel();
-        let _ = application.send(Application::Ready { outfit, ready, reply });
+        let _ = application.send(Application::Ready { resources, ready, reply });
         match served.await {
-            Ok(served) => served.map(|served| Serving::new(application, generation, connections, served)),
+            Ok(served) => {
+                let now = Serving::new(application, generation, connections, served?);
+                serving.send_replace(Some(now.clone()));
+                Ok(now)
+            }
             Err(_) => Err(match failed.map(|mut failed| failed.try_recv()) {
                 Some(Ok(error)) => error,
                 _ => Error::misuse("becoming ready", "the runtime is shutting down"),
@@ -258,7 +369,7 @@ impl Starting {
         };
         tracing::info!(parent: &self.span, name, %kind, %address, %origin, "listener");
         let gate = Gate::parked(name, kind, address, fd);
-        self.outfit.gates.push((gate.clone(), origin));
+        self.resources.gates.push((gate.clone(), origin));
         self.note(name, origin);
         Ok(gate)
     }
@@ -275,7 +386,7 @@ impl Starting {
         let offered = self.offered.swap_remove(position);
         if offered.name != name {
             tracing::warn!(parent: &self.span, name, before = offered.name, address = %offered.address, "a listener has a new name");
-            self.outfit.stale.push(offered.name.clone());
+            self.resources.stale.push(offered.name.clone());
         }
         Some(offered)
     }
@@ -332,14 +443,14 @@ fn matches(address: &Address, wanted: &[Address]) -> bool {
     })
 }
 
-impl std::fmt::Debug for Outfit {
+impl std::fmt::Debug for Resources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<_> = self.gates.iter().map(|(gate, _)| gate.name().to_string()).collect();
-        f.debug_struct("Outfit").field("listeners", &names).finish_non_exhaustive()
+        f.debug_struct("Resources").field("listeners", &names).finish_non_exhaustive()
     }
 }
 
-impl Outfit {
+impl Resources {
     /// A successor and operators are told of all listeners, and one message holds only so much. That has to be found now and
     /// not when the next version wants to come.
     fn check(&self) -> Result<()> {

@@ -47,9 +47,10 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let address = tcp.local_addr().context("a TCP listener has an IP address")?;
     let version: Arc<str> = cli.app_version.into();
 
-    let hot = hot.ready().await?;
     let ours = version.clone();
-    hot.adopt(KIND, move |connection, conversation| converse(connection, conversation, ours.clone()));
+    hot.on_migrated(KIND, move |connection, conversation| converse(connection, conversation, ours.clone()))?;
+
+    let hot = hot.ready().await?;
     let (generation, pid) = (hot.generation(), id());
     say(format_args!("serving generation={generation} pid={pid} tcp={address}"));
 

@@ -24,7 +24,7 @@ async fn nobody_waits_unserved_until_it_is_known_who_moves() {
         client.say("and?").await;
         assert_eq!(client.text().await, format!("1:{count}:and?"));
     }
-    ws::adopt(&new, "numbers", |socket, counts| serve(socket, counts, 2));
+    ws::on_migrated(&new, "numbers", |socket, counts| serve(socket, counts, 2));
     within(old.drained()).await;
     client.say("and now?").await;
     assert_eq!(client.text().await, "2:11:and now?");

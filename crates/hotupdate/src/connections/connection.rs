@@ -124,7 +124,7 @@ impl Connection {
         self.tracker.activity().migration(kind)
     }
 
-    /// Passes this connection to the process that serves now, whose [`Serving::adopt`](crate::Serving::adopt) of the same
+    /// Passes this connection to the process that serves now, whose [`Starting::on_migrated`](crate::Starting::on_migrated) of the same
     /// kind picks it up together with `state` (as JSON). Its client notices nothing: the caller stops reading and writing
     /// at a point from which the other version can go on, and everything else that the other version has to know, such as
     /// bytes that were read and not dealt with, goes into `state`.
@@ -145,7 +145,7 @@ impl Connection {
     }
 
     /// As [`Connection::migrate`], with state in the caller's own form; see
-    /// [`Serving::adopt_bytes`](crate::Serving::adopt_bytes). At most [`MAX_STATE`] bytes.
+    /// [`Starting::on_migrated_bytes`](crate::Starting::on_migrated_bytes). At most [`MAX_STATE`] bytes.
     ///
     /// # Errors
     /// As [`Connection::migrate`].

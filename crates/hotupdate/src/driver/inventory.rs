@@ -13,7 +13,7 @@ use hotupdate_proto::{Generation, Join, Message, Refusal};
 
 use tracing::Instrument;
 
-use super::{Driver, Role, Sealed};
+use super::{Driver, Role, SealedState};
 use crate::channel::Receiver;
 use crate::config::random_hex;
 use crate::link::{self, Link};
@@ -21,7 +21,7 @@ use crate::session;
 
 impl Driver {
     /// The state is exported: puts the inventory together and asks the machine.
-    pub(super) async fn offer(&mut self, join: Join, receiver: Receiver, sealed: io::Result<Sealed>) {
+    pub(super) async fn offer(&mut self, join: Join, receiver: Receiver, sealed: io::Result<SealedState>) {
         let admitted = match &self.role {
             Role::Incumbent(machine) => machine.admits(&join),
             _ => Err(Refusal::NotServing),
@@ -39,14 +39,14 @@ impl Driver {
             Err(error) => {
                 let reason = format!("the inventory cannot be made: {error}");
                 self.turn_away(&receiver, session::unable(&reason));
-                return self.cannot_offer(join, reason);
+                return self.joining_failed(join, reason);
             }
         };
         let (stream, rest) = receiver.into_rest();
         // Short: it stands in every line of both logs.
         let handoff = random_hex()[..8].to_owned();
         self.span = link::span(&handoff);
-        let (id, heard) = (self.next_link(), self.heard.0.clone());
+        let (id, heard) = (self.next_link_id(), self.heard.0.clone());
         let mut link = Link::paused(id, self.span.clone(), stream, rest, heard, self.settings.timing.write);
         link.resume(None);
         self.peer = Some(link);
@@ -56,7 +56,7 @@ impl Driver {
 
     fn inventory(&self) -> io::Result<Vec<Message>> {
         let mut messages = Vec::new();
-        for items in self.outfit.items()?.chunks(MAX_DESCRIPTORS) {
+        for items in self.resources.items()?.chunks(MAX_DESCRIPTORS) {
             messages.push(Message::Listeners { batch: 0, items: items.to_vec() });
         }
         let state: Vec<_> = self.sealed.iter().map(|(item, _)| item.clone()).collect();
@@ -115,10 +115,10 @@ impl Driver {
     }
 
     fn listener(&self, name: &str) -> io::Result<OwnedFd> {
-        if let Some((gate, _)) = self.outfit.gates.iter().find(|(gate, _)| &**gate.name() == name) {
+        if let Some((gate, _)) = self.resources.gates.iter().find(|(gate, _)| &**gate.name() == name) {
             return gate.duplicate();
         }
-        let other = self.outfit.descriptors.iter().find(|(item, _, _)| item.name == name);
+        let other = self.resources.descriptors.iter().find(|(item, _, _)| item.name == name);
         other.ok_or_else(|| io::Error::other(format!("no listener {name:?}")))?.1.try_clone()
     }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use hotupdate_proto::moving::{Mover, Taker};
 use hotupdate_proto::{Generation, MovingItem};
 
-use crate::adoption::{Adopter, PickUp};
 use crate::connections::{MigrationRequest, Socket};
+use crate::migration::{Handler, Resume};
 
 mod giving;
 #[cfg(feature = "test-util")]
@@ -31,7 +31,7 @@ pub(super) struct Moves {
     /// The peer of our drain knows what moves are.
     pub(super) peer_knows: bool,
 
-    pub(super) adopters: Vec<Adopter>,
+    pub(super) handlers: Vec<Handler>,
     /// Predecessors that know what moves are.
     pub(super) knowing: HashSet<Generation>,
     takers: HashMap<Generation, Taking>,
@@ -57,7 +57,7 @@ struct Taking {
 struct Arrival {
     item: MovingItem,
     socket: Socket,
-    pick_up: PickUp,
+    resume: Resume,
 }
 
 struct Resting {
@@ -74,7 +74,7 @@ impl Moves {
             open: false,
             rest_due: false,
             peer_knows: false,
-            adopters: Vec::new(),
+            handlers: Vec::new(),
             knowing: HashSet::new(),
             takers: HashMap::new(),
             resting: None,

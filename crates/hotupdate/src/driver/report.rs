@@ -17,17 +17,17 @@ impl Driver {
         match report {
             Report::Joined(Peer { process, generation, .. }) => {
                 tracing::info!(successor = %process, %generation, "a successor joined");
-                self.happened("joined", generation, format!("successor {process} joined"));
+                self.notify("joined", generation, format!("successor {process} joined"));
             }
             Report::Standby(Peer { process, generation, .. }) => {
                 tracing::info!(successor = %process, %generation, "the successor stands by for a command");
-                self.happened("standby", generation, format!("successor {process} is ready and stands by"));
+                self.notify("standby", generation, format!("successor {process} is ready and stands by"));
             }
             Report::Failed { peer, stage, fault } => self.failed(&peer, stage, &fault),
-            Report::Served { peer, gap_ns } => self.handed_over(peer, gap_ns),
+            Report::Served { peer, gap_ns } => self.served_by_successor(peer, gap_ns),
             Report::Progress(generation) => {
                 self.meter(generation);
-                self.happened("progress", generation, format!("generation {generation} drains"));
+                self.notify("progress", generation, format!("generation {generation} drains"));
             }
             Report::Drained { generation, forced } => {
                 self.rows.remove(&generation);
@@ -38,60 +38,60 @@ impl Driver {
                     "generation {generation} is drained: {migrated} connections migrated, {finished} finished, \
                      {closed} were closed, {forced} forced"
                 );
-                self.happened("drained", generation, text);
+                self.notify("drained", generation, text);
             }
             Report::LetGo(generation) => {
-                self.happened(
+                self.notify(
                     "let_go",
                     generation,
                     format!("generation {generation} cannot take over any more"),
                 );
-                self.settle();
+                self.confirm_main_process();
             }
             Report::Lost { generation, connections } => {
                 tracing::warn!(%generation, %connections, "a predecessor died");
                 let text = format!("generation {generation} died with {connections}");
-                self.happened("lost", generation, text);
-                self.settle();
+                self.notify("lost", generation, text);
+                self.confirm_main_process();
             }
             Report::TookOver { peer, fault } => {
-                self.heir = None;
+                self.new_main_pid = None;
                 let Peer { process, generation, .. } = peer;
                 self.connections.metrics().handoff("took_over", None);
                 tracing::error!(successor = %process, %fault, "the successor died in probation; {us} serves again");
                 let text = format!("{process} died in probation; {us} serves again");
-                self.happened("took_over", generation, text);
+                self.notify("took_over", generation, text);
             }
             Report::Resumed(peer) => {
-                self.heir = None;
+                self.new_main_pid = None;
                 // After `serving`: before it the other side is not one that drains.
                 self.announce();
                 self.connections.metrics().handoff("rolled_back", None);
                 tracing::warn!(former = %peer.process, "rolled back; {us} serves again");
-                self.happened("rolled_back", self.generation, format!("{us} serves again"));
+                self.notify("rolled_back", self.generation, format!("{us} serves again"));
             }
             Report::RolledBack(generation, process) => self.rolled_back(generation, process),
             Report::RollbackFailed(reason) => {
                 tracing::error!(reason, "the rollback failed; {us} is still serving");
                 self.answer(true, &Err(OperatorError::Failed { reason: reason.clone() }));
-                self.happened("failed", self.generation, format!("the rollback failed: {reason}"));
+                self.notify("failed", self.generation, format!("the rollback failed: {reason}"));
             }
             Report::StoodDown(reason) => {
                 let reason = OneLine(&reason).to_string();
                 tracing::error!(reason, "the predecessor serves again; this process drains");
-                self.happened("stopping", self.generation, format!("{us} stands down: {reason}"));
+                self.notify("stopping", self.generation, format!("{us} stands down: {reason}"));
             }
             Report::Violation(generation, what) => {
                 let what = OneLine(&what).to_string();
                 let who =
                     if self.draining { "the successor serves" } else { &format!("{us} is still serving") };
                 tracing::warn!(%generation, what, "a violation of the protocol; the link goes quiet; {who}");
-                self.happened("violation", generation, what);
+                self.notify("violation", generation, what);
             }
             Report::Stopping => {
                 self.stopping = true;
                 tracing::info!("stopping: {us} accepts nothing more and drains");
-                self.happened("stopping", self.generation, format!("{us} stops"));
+                self.notify("stopping", self.generation, format!("{us} stops"));
             }
         }
     }
@@ -118,11 +118,11 @@ impl Driver {
             reason: fault.to_string(),
         });
         self.answer(false, &Err(OperatorError::Failed { reason: reason.clone() }));
-        self.happened("failed", *generation, reason);
+        self.notify("failed", *generation, reason);
     }
 
     /// Nothing has begun, but operators who started this successor have to learn why nothing will.
-    pub(super) fn cannot_offer(&mut self, join: Join, reason: String) {
+    pub(super) fn joining_failed(&mut self, join: Join, reason: String) {
         let Join { process, attempt, .. } = join;
         if let Some(end) = self.rules.end_of_refusal() {
             tracing::error!(successor = %process, reason, "a successor is turned away{end}");
@@ -131,40 +131,40 @@ impl Driver {
         let text = format!("successor {process} was turned away: {reason}");
         let (generation, stage) = (Generation(0), "joining".to_owned());
         self.last_failure = Some(LastFailure { successor: process, generation, attempt, stage, reason });
-        self.happened("failed", generation, text);
+        self.notify("failed", generation, text);
     }
 
-    fn handed_over(&mut self, peer: Peer, gap_ns: Option<u64>) {
+    fn served_by_successor(&mut self, peer: Peer, gap_ns: Option<u64>) {
         let Peer { process, generation, features, .. } = peer;
         let gap_us = gap_ns.map(|ns| ns / 1000);
         self.moves.peer_knows = features.iter().any(|feature| feature == FEATURE_MOVE);
         tracing::info!(successor = %process, %generation, nobody_accepted_us = gap_us, "handed over");
-        self.changed(false, generation, process.clone(), gap_ns);
-        self.happened("served", generation, format!("{process} serves now"));
+        self.service_moved(false, generation, process.clone(), gap_ns);
+        self.notify("served", generation, format!("{process} serves now"));
         self.end_monitors();
     }
 
     fn rolled_back(&mut self, generation: Generation, process: Process) {
         tracing::warn!(predecessor = %process, "rolled back; this process drains");
-        self.changed(true, generation, process.clone(), None);
-        self.happened("rolled_back", generation, format!("{process} serves again"));
+        self.service_moved(true, generation, process.clone(), None);
+        self.notify("rolled_back", generation, format!("{process} serves again"));
         self.end_monitors();
     }
 
-    fn changed(&mut self, rollback: bool, generation: Generation, to: Process, gap_ns: Option<u64>) {
-        self.heir = Some(to.pid);
+    fn service_moved(&mut self, rollback: bool, generation: Generation, to: Process, gap_ns: Option<u64>) {
+        self.new_main_pid = Some(to.pid);
         let changed = Changed { from: self.local.process.clone(), to, generation, gap_ns };
         self.answer(rollback, &Ok(Some(changed)));
     }
 
     /// Answers every operator who waits for this.
     fn answer(&mut self, rollback: bool, outcome: &Outcome) {
-        for waiting in self.waiting.extract_if(.., |waiting| waiting.rollback == rollback) {
+        for waiting in self.pending_commands.extract_if(.., |waiting| waiting.rollback == rollback) {
             let _ = waiting.reply.send(outcome.clone());
         }
     }
 
-    fn happened(&self, kind: &str, generation: Generation, text: String) {
+    fn notify(&self, kind: &str, generation: Generation, text: String) {
         if self.monitor.receiver_count() > 0 {
             let event = Some(Happened { kind: kind.to_owned(), generation, text });
             if let Some(event) = session::monitored(&Monitored { event, status: self.status() }) {

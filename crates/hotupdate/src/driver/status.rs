@@ -50,13 +50,13 @@ impl Driver {
     }
 
     fn listeners(&self) -> Vec<ListenerStatus> {
-        let gates = self.outfit.gates.iter().map(|(gate, origin)| ListenerStatus {
+        let gates = self.resources.gates.iter().map(|(gate, origin)| ListenerStatus {
             name: gate.name().to_string(),
             kind: gate.kind(),
             address: gate.address().to_string(),
             origin: origin.to_string(),
         });
-        let others = self.outfit.descriptors.iter().map(|(item, _, origin)| ListenerStatus {
+        let others = self.resources.descriptors.iter().map(|(item, _, origin)| ListenerStatus {
             name: item.name.clone(),
             kind: item.kind,
             address: item.address.clone(),

@@ -11,7 +11,7 @@ use rustix::net::sockopt;
 use super::Moves;
 use crate::connections::MigrationRequest;
 use crate::driver::Driver;
-use crate::driver::effects::to_text;
+use crate::driver::incumbent::to_text;
 
 /// How long after a handoff the next version may take to say which connections it picks up. Until then no client is told to
 /// leave.
@@ -48,7 +48,7 @@ impl Driver {
     }
 
     pub(in crate::driver) fn give(&mut self, migration: MigrationRequest) {
-        // While the other side rests, a batch would reach a process that has stopped reading.
+        // While the other side unread, a batch would reach a process that has stopped reading.
         if self.draining && self.peer.is_some() && self.moves.open && !self.moves.mover.is_stuck() {
             self.moves.queue.push_back(migration);
             while let Ok(migration) = self.migrations.try_recv() {
