@@ -4,7 +4,6 @@
 //! what they say (`driver/incumbent.rs`).
 
 mod application;
-mod callers;
 mod drain;
 mod incumbent;
 mod inventory;
@@ -12,7 +11,6 @@ mod link_events;
 mod moves;
 mod operators;
 mod report;
-mod reserve;
 mod signals;
 mod status;
 mod successor;
@@ -41,22 +39,22 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Interval, sleep_until};
 use tracing::{Instrument, Span};
 
-use self::callers::Control;
 use self::moves::Moves;
 use crate::accepted::Accepted;
-use crate::channel::Receiver;
-use crate::config::Builder;
 use crate::connections::Connections;
 use crate::connections::MigrationRequest;
+use crate::control::Control;
+use crate::control::session::{self, Outcome, Request, SessionConfig};
 use crate::error::{Error, Result};
-use crate::gate::GateControl;
+use crate::lifecycle::{Lifecycle, Served};
+use crate::link::channel::Receiver;
 use crate::link::{Heard, Link, LinkId};
+use crate::listeners::gate::GateControl;
+use crate::listeners::inherited::Origin;
 use crate::migration;
-use crate::offered::Origin;
-use crate::serving::{Lifecycle, Served};
-use crate::session::{self, Outcome, Request, Rules};
-use crate::signal::{Signal, Signals};
-use crate::spawn::Program;
+use crate::process::signal::{Signal, Signals};
+use crate::process::spawn::Program;
+use crate::settings::Settings;
 use crate::state::Export;
 use crate::systemd::Manager;
 
@@ -139,7 +137,7 @@ struct PendingCommand {
 }
 
 pub(crate) struct Driver {
-    settings: Builder,
+    settings: Settings,
     local: Local,
     generation: Generation,
     attempt: Option<String>,
@@ -160,7 +158,7 @@ pub(crate) struct Driver {
     ready_at: Option<Instant>,
     failed: Option<oneshot::Sender<Error>>,
     requests: mpsc::Receiver<Request>,
-    rules: Rules,
+    sessions: SessionConfig,
     signals: Option<Signals>,
     program: Option<Program>,
     manager: Option<Manager>,

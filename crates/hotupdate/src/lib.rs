@@ -26,7 +26,10 @@ struct Readme;
 
 // In the order of a reader: settings, before ready, after ready.
 mod config;
-pub use config::{AfterDrain, Builder, builder, join};
+pub use config::{Builder, builder, join};
+
+mod settings;
+pub use settings::AfterDrain;
 
 mod starting;
 pub use starting::Starting;
@@ -38,11 +41,8 @@ pub use serving::Serving;
 mod address;
 pub use address::Address;
 
-mod listener;
-pub use listener::Listener;
-
-mod datagram;
-pub use datagram::{UdpSocket, UnixDatagramSocket};
+mod listeners;
+pub use listeners::{Listener, UdpSocket, UnixDatagramSocket};
 
 pub mod connections;
 pub use connections::{Connection, Connections, Drain, MigrationSlot, drain};
@@ -69,16 +69,10 @@ pub use hotupdate_proto::{
 mod driver;
 
 mod accepted;
-mod bind;
-mod channel;
-mod complaint;
 mod control;
-mod gate;
 mod joining;
+mod lifecycle;
 mod link;
-mod offered;
-mod session;
-mod signal;
-mod silent;
-mod spawn;
+mod process;
+mod rate_limited_log;
 mod systemd;

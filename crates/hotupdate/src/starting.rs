@@ -18,16 +18,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
 use crate::address::Address;
-use crate::bind;
 use crate::connections::Connection;
 use crate::connections::Connections;
-use crate::datagram::{UdpSocket, UnixDatagramSocket};
 use crate::driver::{Application, Resources};
 use crate::error::{Doing, Error, Result};
-use crate::gate::{Gate, Gated};
-use crate::listener::{Acceptor, Listener};
+use crate::listeners::bind;
+use crate::listeners::datagram::{UdpSocket, UnixDatagramSocket};
+use crate::listeners::gate::{Gate, Gated};
+use crate::listeners::inherited::{Offered, Origin};
+use crate::listeners::stream::{Acceptor, Listener};
 use crate::migration::{Handler, Resume};
-use crate::offered::{Offered, Origin};
 use crate::serving::Serving;
 use crate::state::{Arrived, Export, State};
 

@@ -9,7 +9,8 @@ use hotupdate_proto::{FEATURE_MOVE, Fault, Generation, Join, Process, Totals};
 use tokio::sync::broadcast;
 
 use super::{Driver, Role};
-use crate::session::{self, Outcome};
+use crate::control::replies;
+use crate::control::session::Outcome;
 
 impl Driver {
     pub(super) fn report(&mut self, report: Report) {
@@ -124,7 +125,7 @@ impl Driver {
     /// Nothing has begun, but operators who started this successor have to learn why nothing will.
     pub(super) fn joining_failed(&mut self, join: Join, reason: String) {
         let Join { process, attempt, .. } = join;
-        if let Some(end) = self.rules.end_of_refusal() {
+        if let Some(end) = self.sessions.end_of_refusal() {
             tracing::error!(successor = %process, reason, "a successor is turned away{end}");
         }
         self.connections.metrics().handoff("failed", None);
@@ -167,7 +168,7 @@ impl Driver {
     fn notify(&self, kind: &str, generation: Generation, text: String) {
         if self.monitor.receiver_count() > 0 {
             let event = Some(Happened { kind: kind.to_owned(), generation, text });
-            if let Some(event) = session::monitored(&Monitored { event, status: self.status() }) {
+            if let Some(event) = replies::monitored(&Monitored { event, status: self.status() }) {
                 let _ = self.monitor.send(event);
             }
         }

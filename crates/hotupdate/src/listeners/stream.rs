@@ -14,10 +14,10 @@ use rustix::io::Errno;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::address::Address;
-use crate::complaint::Complaint;
 use crate::connections::Connections;
 use crate::connections::{Connection, Socket};
-use crate::gate::{Gate, Gated};
+use crate::listeners::gate::{Gate, Gated};
+use crate::rate_limited_log::RateLimitedLog;
 
 /// How long accepting pauses when the process has no descriptor left (accept(2), `EMFILE`): the clients wait in the
 /// backlog meanwhile, and connections that end make room.
@@ -105,12 +105,12 @@ impl Acceptor {
 pub struct Listener {
     gate: Arc<Gate<Acceptor>>,
     connections: Connections,
-    complaint: Complaint,
+    log: RateLimitedLog,
 }
 
 impl Listener {
     pub(crate) fn new(gate: Arc<Gate<Acceptor>>, connections: Connections) -> Self {
-        Self { gate, connections, complaint: Complaint::default() }
+        Self { gate, connections, log: RateLimitedLog::default() }
     }
 
     /// The key under which the next version will ask for it.
@@ -152,10 +152,10 @@ impl Listener {
                 Ok(connection) => return Some(connection),
                 Err(error) if is_out_of_descriptors(&error) => {
                     if !std::mem::replace(&mut told, true)
-                        && let Some(unsaid) = self.complaint.due()
+                        && let Some(suppressed) = self.log.due()
                     {
                         let listener = self.name();
-                        tracing::warn!(listener, %error, "cannot accept; connections wait in the backlog{unsaid}");
+                        tracing::warn!(listener, %error, "cannot accept; connections wait in the backlog{suppressed}");
                     }
                     tokio::time::sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
                 }

@@ -1,6 +1,6 @@
 //! Named descriptors behind a gate: open, parked, or closed for ever.
 //!
-//! Deliberately absent: accepting and receiving, see [`crate::listener`] and [`crate::datagram`]; who opens and parks them, see
+//! Deliberately absent: accepting and receiving, see [`super::stream`] and [`super::datagram`]; who opens and parks them, see
 //! `driver.rs`.
 //!
 //! Accepting is one system call under the lock of the gate. Parking takes the same lock, so when it returns, nothing is
@@ -17,7 +17,7 @@ use smol_str::SmolStr;
 use tokio::sync::watch;
 
 use crate::address::Address;
-use crate::offered::Offered;
+use crate::listeners::inherited::Offered;
 
 /// Whether a listener may be used now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +176,7 @@ impl<T: Gated> GateControl for Gate<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listener::Acceptor;
+    use crate::listeners::stream::Acceptor;
 
     /// A listener that could not be opened, and a process that hands over while it tries again.
     #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::io::ReadBuf;
 use tokio::net::UnixDatagram;
 
 use crate::address::Address;
-use crate::gate::{Gate, Gated};
+use crate::listeners::gate::{Gate, Gated};
 
 impl Gated for tokio::net::UdpSocket {
     fn register(fd: OwnedFd) -> io::Result<Self> {

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 /// Whoever is silent waits here, and is dismissed when somebody else needs the room.
 #[derive(Debug, Default)]
-pub(crate) struct Silent {
+pub(crate) struct IdleCallers {
     queue: Mutex<Queue>,
 }
 
@@ -21,11 +21,11 @@ struct Queue {
 
 /// Leaves the queue when it is dropped.
 struct Place<'a> {
-    silent: &'a Silent,
+    silent: &'a IdleCallers,
     number: u64,
 }
 
-impl Silent {
+impl IdleCallers {
     /// Resolves when this caller has to go; until it is dropped the caller counts as silent.
     pub(crate) async fn dismissed(&self) {
         let (sender, dismissed) = oneshot::channel();
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn the_one_that_has_been_silent_longest_goes_first() {
-        let silent = Silent::default();
+        let silent = IdleCallers::default();
         let mut context = Context::from_waker(Waker::noop());
         let (mut one, mut two) = (pin!(silent.dismissed()), pin!(silent.dismissed()));
         assert!(two.as_mut().poll(&mut context).is_pending() && one.as_mut().poll(&mut context).is_pending());
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn whoever_has_left_is_not_dismissed_and_nobody_goes_in_its_place_later() {
-        let silent = Silent::default();
+        let silent = IdleCallers::default();
         let mut context = Context::from_waker(Waker::noop());
         {
             let mut gone = pin!(silent.dismissed());

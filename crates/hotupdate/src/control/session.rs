@@ -1,7 +1,7 @@
 //! One connection to the control socket: an operator's calls, or a successor's `Join`.
 //!
 //! Deliberately absent: decisions. Each call becomes a request to the driver. The form of the answers is in
-//! [`replies`]. Varlink: <https://varlink.org>.
+//! [`super::replies`]. Varlink: <https://varlink.org>.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +17,13 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::channel::{self, Receiver};
-use crate::complaint::Complaint;
-use crate::serving::Lifecycle;
-use crate::silent::Silent;
-
-mod replies;
-use replies::{busy, description, encoded, failed, info, parameters, service_error, unknown};
-pub(crate) use replies::{crowded, joined, monitored, refused, unable};
+use super::idle_callers::IdleCallers;
+use super::replies::{
+    busy, crowded, description, encoded, failed, info, monitored, parameters, service_error, unknown,
+};
+use crate::lifecycle::Lifecycle;
+use crate::link::channel::{self, Receiver};
+use crate::rate_limited_log::RateLimitedLog;
 
 /// What a session asks the driver.
 pub(crate) enum Request {
@@ -55,22 +54,22 @@ const LISTING_TIME: Duration = Duration::from_millis(250);
 
 /// What a session may and has to do.
 #[derive(Clone)]
-pub(crate) struct Rules {
+pub(crate) struct SessionConfig {
     /// Who we are, for logs.
     pub(crate) us: Arc<str>,
     pub(crate) hello: Duration,
     pub(crate) write: Duration,
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) lifecycle: watch::Receiver<Lifecycle>,
-    pub(crate) silent: Arc<Silent>,
+    pub(crate) idle_callers: Arc<IdleCallers>,
     pub(crate) watchers: Arc<Semaphore>,
     pub(crate) listings: Arc<Semaphore>,
-    complaint: Arc<Complaint>,
+    log: Arc<RateLimitedLog>,
     /// About successors, which others must not hide.
-    refusals: Arc<Complaint>,
+    refusals: Arc<RateLimitedLog>,
 }
 
-impl Rules {
+impl SessionConfig {
     pub(crate) fn new(
         us: Arc<str>,
         timing: &Timing,
@@ -83,17 +82,17 @@ impl Rules {
             write: timing.write,
             requests,
             lifecycle,
-            silent: Arc::default(),
+            idle_callers: Arc::default(),
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             listings: Arc::new(Semaphore::new(MAX_LISTINGS)),
-            complaint: Arc::default(),
+            log: Arc::default(),
             refusals: Arc::default(),
         }
     }
 
     /// Says in the log that a caller is turned away, why, and who serves now; not more often than is of use.
     pub(crate) fn complain(&self, why: impl std::fmt::Display) {
-        if let Some(end) = self.end(&self.complaint) {
+        if let Some(end) = self.end(&self.log) {
             tracing::warn!("a caller on the control socket is turned away: {why}{end}");
         }
     }
@@ -103,21 +102,21 @@ impl Rules {
         self.end(&self.refusals)
     }
 
-    fn end(&self, complaint: &Complaint) -> Option<String> {
-        let unsaid = complaint.due()?;
+    fn end(&self, log: &RateLimitedLog) -> Option<String> {
+        let suppressed = log.due()?;
         let how = match *self.lifecycle.borrow() {
             Lifecycle::Starting => "is still starting",
             Lifecycle::Serving => "is still serving",
             _ => "does not serve any more",
         };
-        Some(format!("{unsaid}; {} {how}", self.us))
+        Some(format!("{suppressed}; {} {how}", self.us))
     }
 }
 
 struct Session {
     receiver: Receiver,
     stream: Arc<UnixStream>,
-    rules: Rules,
+    config: SessionConfig,
 }
 
 /// Turns a caller away that may not be here.
@@ -128,12 +127,12 @@ pub(crate) async fn refuse(stream: UnixStream, reply: Reply, write: Duration) {
 }
 
 /// Serves one caller until it goes, says nonsense, or this process no longer owns the control socket.
-pub(crate) async fn serve(stream: UnixStream, rules: Rules) {
+pub(crate) async fn serve(stream: UnixStream, config: SessionConfig) {
     let stream = Arc::new(stream);
     let receiver = Receiver::new(stream.clone(), b"");
-    let mut session = Session { receiver, stream, rules };
+    let mut session = Session { receiver, stream, config };
     // A connection that says nothing must cost nothing: only the first call has to come soon.
-    let Ok(first) = timeout(session.rules.hello, session.next()).await else { return };
+    let Ok(first) = timeout(session.config.hello, session.next()).await else { return };
     let Some(mut frame) = first else { return session.make_room().await };
     loop {
         let call = match frame.map_err(|fault| fault.to_string()).and_then(|frame| parse(&frame)) {
@@ -149,7 +148,7 @@ pub(crate) async fn serve(stream: UnixStream, rules: Rules) {
         if session.answer(call).await.is_none() {
             return;
         }
-        let mut lifecycle = session.rules.lifecycle.clone();
+        let mut lifecycle = session.config.lifecycle.clone();
         let is_first = *lifecycle.borrow() <= Lifecycle::Serving;
         let next = tokio::select! {
             next = session.next() => next,
@@ -174,7 +173,7 @@ impl Session {
         tokio::select! {
             biased;
             frame = self.receiver.frame() => Some(frame),
-            () = self.rules.silent.dismissed() => None,
+            () = self.config.idle_callers.dismissed() => None,
         }
     }
 
@@ -213,7 +212,7 @@ impl Session {
 
     async fn command(&mut self, command: Command, quiet: bool) -> Gone {
         let (reply, outcome) = oneshot::channel();
-        self.rules.requests.send(Request::Command(command, reply)).await.ok()?;
+        self.config.requests.send(Request::Command(command, reply)).await.ok()?;
         let reply = match outcome.await.unwrap_or(Err(OperatorError::NotServing)) {
             Ok(Some(changed)) => parameters(&changed),
             Ok(None) => Reply::default(),
@@ -226,9 +225,9 @@ impl Session {
         /// Written in one go: about 200 bytes a row, far below the limit of a message and a fraction of a millisecond.
         const ROWS: usize = 100;
         let place = tokio::select! {
-            place = timeout(self.rules.write, self.rules.listings.clone().acquire_owned()) => place.ok(),
+            place = timeout(self.config.write, self.config.listings.clone().acquire_owned()) => place.ok(),
             // Whoever waits here keeps nobody out who only asks who serves.
-            () = self.rules.silent.dismissed() => None,
+            () = self.config.idle_callers.dismissed() => None,
         };
         let Some(Ok(place)) = place else {
             let why = format!("{MAX_LISTINGS} callers read lists of connections and do not come to an end");
@@ -265,7 +264,7 @@ impl Session {
 
     /// Ends when this process stops serving: the next owner of the control socket has the rest of the story.
     async fn monitor(&mut self) -> Gone {
-        let watchers = self.rules.watchers.clone();
+        let watchers = self.config.watchers.clone();
         let Ok(_place) = watchers.try_acquire() else {
             return self.say(&busy(&format!("{MAX_WATCHERS} callers watch already")), false).await;
         };
@@ -295,12 +294,12 @@ impl Session {
         if let Some(field) = overlong(&join) {
             return self.invalid(field).await;
         }
-        let _ = self.rules.requests.send(Request::Join(join, Box::new(self.receiver))).await;
+        let _ = self.config.requests.send(Request::Join(join, Box::new(self.receiver))).await;
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        self.rules.requests.send(request(reply)).await.ok()?;
+        self.config.requests.send(request(reply)).await.ok()?;
         answer.await.ok()
     }
 
@@ -316,7 +315,7 @@ impl Session {
     }
 
     async fn send(&self, bytes: &[u8]) -> Gone {
-        channel::send(&self.stream, bytes, &[], Instant::now() + self.rules.write).await.ok()
+        channel::send(&self.stream, bytes, &[], Instant::now() + self.config.write).await.ok()
     }
 
     async fn invalid(&self, parameter: &str) {
@@ -326,7 +325,7 @@ impl Session {
     /// Says why before it hangs up, in the only form that Varlink has for it.
     async fn nonsense(&self, what: &str) {
         if !what.contains("is gone") {
-            self.rules.complain(what);
+            self.config.complain(what);
             self.invalid(what).await;
         }
     }

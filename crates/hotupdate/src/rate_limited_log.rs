@@ -11,42 +11,42 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Counts what is not said.
 #[derive(Debug)]
-pub(crate) struct Complaint {
+pub(crate) struct RateLimitedLog {
     begun: Instant,
     /// In milliseconds from the beginning.
     not_before: AtomicU64,
-    unsaid: AtomicU64,
+    suppressed: AtomicU64,
 }
 
 /// How many complaints were not made since the last one, for the end of this one.
 #[derive(Debug)]
-pub(crate) struct Unsaid(u64);
+pub(crate) struct Suppressed(u64);
 
-impl fmt::Display for Unsaid {
+impl fmt::Display for Suppressed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             0 => Ok(()),
-            unsaid => write!(f, " (and {unsaid} more)"),
+            suppressed => write!(f, " (and {suppressed} more)"),
         }
     }
 }
 
-impl Default for Complaint {
+impl Default for RateLimitedLog {
     fn default() -> Self {
-        Self { begun: Instant::now(), not_before: AtomicU64::new(0), unsaid: AtomicU64::new(0) }
+        Self { begun: Instant::now(), not_before: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
     }
 }
 
-impl Complaint {
+impl RateLimitedLog {
     /// Whether to complain now.
-    pub(crate) fn due(&self) -> Option<Unsaid> {
+    pub(crate) fn due(&self) -> Option<Suppressed> {
         let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let pause = u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX);
         let next = |not_before| (now >= not_before).then(|| now.saturating_add(pause));
         match self.not_before.fetch_update(Relaxed, Relaxed, next) {
-            Ok(_) => Some(Unsaid(self.unsaid.swap(0, Relaxed))),
+            Ok(_) => Some(Suppressed(self.suppressed.swap(0, Relaxed))),
             Err(_) => {
-                self.unsaid.fetch_add(1, Relaxed);
+                self.suppressed.fetch_add(1, Relaxed);
                 None
             }
         }
@@ -59,10 +59,10 @@ mod tests {
 
     #[test]
     fn one_line_stands_for_many() {
-        let complaint = Complaint::default();
-        let due = || complaint.due().map(|unsaid| unsaid.to_string());
+        let log = RateLimitedLog::default();
+        let due = || log.due().map(|suppressed| suppressed.to_string());
         assert_eq!([due(), due(), due()], [Some(String::new()), None, None]);
-        complaint.not_before.store(0, Relaxed);
+        log.not_before.store(0, Relaxed);
         assert_eq!(due().as_deref(), Some(" (and 2 more)"));
     }
 }

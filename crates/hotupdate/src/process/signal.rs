@@ -6,8 +6,8 @@ use std::future::pending;
 
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-use crate::config::Builder;
 use crate::error::{Doing, Result};
+use crate::settings::Settings;
 
 /// What a signal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    pub(crate) fn install(settings: &Builder) -> Result<Self> {
+    pub(crate) fn install(settings: &Settings) -> Result<Self> {
         let listen =
             |kind: SignalKind| signal(kind).doing(|| format!("listening to signal {}", kind.as_raw_value()));
         let stop = |kind| settings.stop_signals.then(|| listen(kind)).transpose();

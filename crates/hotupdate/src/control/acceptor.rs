@@ -1,24 +1,28 @@
-//! Accepting callers on the control socket.
+//! Accepting callers on the control socket: how many at a time, and which users.
 //!
-//! Deliberately absent: what they say, see [`crate::session`], and what is done about it, see `driver/operators.rs`.
+//! Deliberately absent: what they say, see [`super::session`].
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotupdate_proto::Refusal;
+use hotupdate_proto::{ListenerKind, Refusal};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::ownership::Ownership;
+use super::replies;
 use super::reserve::Reserve;
-use crate::complaint::Complaint;
-use crate::control::{self, Ownership};
-use crate::gate::{Gate, GateControl};
-use crate::listener::Acceptor;
-use crate::session::{self, Rules};
+use super::session::{self, SessionConfig};
+use super::user::{is_known, may};
+use crate::address::Address;
+use crate::listeners::gate::{Gate, GateControl};
+use crate::listeners::stream::Acceptor;
+use crate::rate_limited_log::RateLimitedLog;
 
 /// Callers on the control socket at the same time; they cost a descriptor each. If more come, the one that has been silent
 /// longest has to go, and if none is silent the newest is turned away.
@@ -34,9 +38,9 @@ const CROWDED_TRIES: u32 = 5;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The path's listener and its lock.
-pub(super) struct Control {
-    pub(super) gate: Arc<Gate<Acceptor>>,
-    pub(super) lock: OwnedFd,
+pub(crate) struct Control {
+    pub(crate) gate: Arc<Gate<Acceptor>>,
+    lock: OwnedFd,
 }
 
 impl Drop for Control {
@@ -47,7 +51,16 @@ impl Drop for Control {
 }
 
 impl Control {
-    pub(super) fn ownership(&self) -> io::Result<Ownership> {
+    /// Callers are accepted as soon as the gate is open.
+    pub(crate) fn new(ownership: Ownership, path: &Path, config: SessionConfig, allowed: Vec<u32>) -> Self {
+        let Ownership { listener, lock } = ownership;
+        let address = Address::Unix(Some(path.to_owned()));
+        let gate = Gate::parked("control", ListenerKind::Unix, address, listener);
+        tokio::spawn(accept_callers(gate.clone(), config, allowed));
+        Self { gate, lock }
+    }
+
+    pub(crate) fn ownership(&self) -> io::Result<Ownership> {
         Ok(Ownership { listener: self.gate.duplicate()?, lock: self.lock.try_clone()? })
     }
 }
@@ -62,12 +75,12 @@ async fn next_caller(gate: &Gate<Acceptor>, reserve: &Reserve) -> Option<io::Res
     }
 }
 
-pub(super) async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allowed: Vec<u32>) {
+async fn accept_callers(gate: Arc<Gate<Acceptor>>, config: SessionConfig, allowed: Vec<u32>) {
     let slots = Arc::new(Semaphore::new(MAX_SESSIONS));
     let reserve = Reserve::default();
     // What is missing is taken later.
     let _ = reserve.fill();
-    let (complaint, mut told) = (Complaint::default(), false);
+    let (log, mut told) = (RateLimitedLog::default(), false);
     while let Some(accepted) = next_caller(&gate, &reserve).await {
         let stream: UnixStream = match accepted {
             Ok(stream) => stream,
@@ -75,9 +88,9 @@ pub(super) async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allo
             Err(_) if reserve.spend() => continue,
             Err(error) => {
                 if !std::mem::replace(&mut told, true)
-                    && let Some(unsaid) = complaint.due()
+                    && let Some(suppressed) = log.due()
                 {
-                    tracing::warn!(%error, "callers on the control socket cannot be accepted{unsaid}");
+                    tracing::warn!(%error, "callers on the control socket cannot be accepted{suppressed}");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
@@ -85,25 +98,24 @@ pub(super) async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allo
         };
         told = false;
         let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
-        if !control::may(uid, &allowed) {
+        if !may(uid, &allowed) {
             let refusal = Refusal::NotAllowed { uid };
-            let unknown =
-                if control::is_known(uid) { "" } else { ", or a user that our user namespace does not map" };
-            rules.complain(format!("{refusal}{unknown}"));
-            tokio::spawn(session::refuse(stream, session::refused(&refusal), rules.write));
+            let unknown = if is_known(uid) { "" } else { ", or a user that our user namespace does not map" };
+            config.complain(format!("{refusal}{unknown}"));
+            tokio::spawn(session::refuse(stream, replies::refused(&refusal), config.write));
             continue;
         }
         let slot = match slots.clone().try_acquire_owned() {
             Ok(slot) => Some(slot),
-            Err(_) => make_room(&slots, &rules).await,
+            Err(_) => make_room(&slots, &config).await,
         };
         let Some(slot) = slot else {
-            tokio::spawn(session::refuse(stream, session::crowded(), Duration::ZERO));
+            tokio::spawn(session::refuse(stream, replies::crowded(), Duration::ZERO));
             continue;
         };
-        let (rules, reserve) = (rules.clone(), reserve.clone());
+        let (config, reserve) = (config.clone(), reserve.clone());
         tokio::spawn(async move {
-            session::serve(stream, rules).await;
+            session::serve(stream, config).await;
             drop(slot);
             let _ = reserve.fill();
         });
@@ -111,12 +123,12 @@ pub(super) async fn accept_callers(gate: Arc<Gate<Acceptor>>, rules: Rules, allo
 }
 
 /// A flood of callers that say nothing must not keep out one that has something to say, so it pushes itself out.
-async fn make_room(slots: &Arc<Semaphore>, rules: &Rules) -> Option<OwnedSemaphorePermit> {
-    rules.complain(format_args!("too many callers on the control socket, at most {MAX_SESSIONS} at a time"));
+async fn make_room(slots: &Arc<Semaphore>, config: &SessionConfig) -> Option<OwnedSemaphorePermit> {
+    config.complain(format_args!("too many callers on the control socket, at most {MAX_SESSIONS} at a time"));
     let mut slot = pin!(slots.clone().acquire_owned());
     // The first may just have said something; then it is the next one's turn.
     for _ in 0..CROWDED_TRIES {
-        rules.silent.dismiss_one();
+        config.idle_callers.dismiss_one();
         if let Ok(slot) = timeout(CROWDED_PAUSE, &mut slot).await {
             return slot.ok();
         }

@@ -14,14 +14,14 @@ const SIZE: usize = 4;
 
 /// Some descriptors of nothing in particular.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Reserve(Arc<Mutex<Vec<OwnedFd>>>);
+pub(crate) struct Reserve(Arc<Mutex<Vec<OwnedFd>>>);
 
 impl Reserve {
     /// Takes as many as are missing.
     ///
     /// # Errors
     /// As memfd_create(2); what there was to be had is held.
-    pub(super) fn fill(&self) -> io::Result<()> {
+    pub(crate) fn fill(&self) -> io::Result<()> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while held.len() < SIZE {
             held.push(memfd_create("hotupdate-reserve", MemfdFlags::CLOEXEC)?);
@@ -30,12 +30,12 @@ impl Reserve {
     }
 
     /// Whether some are missing.
-    pub(super) fn is_short(&self) -> bool {
+    pub(crate) fn is_short(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len() < SIZE
     }
 
     /// Closes one; whether there was one.
-    pub(super) fn spend(&self) -> bool {
+    pub(crate) fn spend(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().is_some()
     }
 }

@@ -1,13 +1,13 @@
 //! What is answered on the control socket: replies, errors, and what Varlink says of itself.
 //!
-//! Deliberately absent: which call gets which, see [`super`].
+//! Deliberately absent: which call gets which, see [`super::session`].
 
 use hotupdate_proto::operator::{self, Monitored, Reply};
 use hotupdate_proto::{INTERFACE, Refusal, frame};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::Event;
+use super::session::Event;
 
 pub(super) fn info() -> Value {
     json!({

@@ -1,6 +1,4 @@
-//! `hotctl abort`, `rollback` and `drain`: one question, one answer, one line.
-//!
-//! Deliberately absent: commands that wait for more than an answer.
+//! `hotctl abort`, `rollback` and `drain`: one call, one reply, one line.
 
 use std::time::Duration;
 
@@ -35,15 +33,15 @@ pub(crate) fn drain(context: &Context<'_>, drain: &cli::Drain) -> Result<(), Fai
     let before = context.status()?;
     call(context, "Drain", &within(Some(drain.deadline)))?;
     context.report.record("drain", &before)?;
-    context.report.say(told(&before, drain.deadline));
+    context.report.say(drain_line(&before, drain.deadline));
     Ok(())
 }
 
-fn told(status: &Status, deadline: Duration) -> String {
+fn drain_line(status: &Status, deadline: Duration) -> String {
     let open = status.predecessors.iter().map(|predecessor| predecessor.connections.open()).sum();
     let when = if deadline.is_zero() { "now".to_owned() } else { format!("in {}", text::duration(deadline)) };
     match status.predecessors.as_slice() {
-        [] => format!("nobody drains; {} serves", status.serving.process),
+        [] => format!("no version is draining; {} serves", status.serving.process),
         [one] => format!("{} closes its {} {when} at the latest", one.process, text::connections(open)),
         many => {
             format!("{} versions close their {} {when} at the latest", many.len(), text::connections(open))
@@ -59,6 +57,6 @@ pub(crate) fn within(deadline: Option<Duration>) -> Within {
 
 /// A call whose answer says nothing but that it was done.
 pub(crate) fn call(context: &Context<'_>, method: &str, parameters: &impl Serialize) -> Result<(), Failure> {
-    let answer: Result<Map<String, Value>, _> = context.call(method, parameters, context.answer());
+    let answer: Result<Map<String, Value>, _> = context.call(method, parameters, context.answer_timeout());
     answer.map(|_| ()).map_err(|error| context.failure(error))
 }
