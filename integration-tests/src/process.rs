@@ -3,7 +3,7 @@
 //! Deliberately absent: sleeping. Whoever waits does so in [`eventually`].
 
 mod eventually;
-pub use eventually::eventually;
+pub use eventually::{SOON, eventually};
 
 mod sandbox;
 pub use sandbox::{Sandbox, binary};

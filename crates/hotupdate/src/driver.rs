@@ -4,7 +4,6 @@
 //! what they say (`driver/incumbent.rs`).
 
 mod application;
-mod callers;
 mod drain;
 mod incumbent;
 mod inventory;
@@ -12,7 +11,6 @@ mod link_events;
 mod moves;
 mod operators;
 mod report;
-mod reserve;
 mod signals;
 mod status;
 mod successor;
@@ -41,21 +39,21 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Interval, sleep_until};
 use tracing::{Instrument, Span};
 
-use self::callers::Control;
 use self::moves::Moves;
-use crate::adoption::Adopter;
-use crate::channel::Receiver;
-use crate::config::Builder;
-use crate::connection::Parcel;
 use crate::connections::Connections;
+use crate::connections::MigrationRequest;
+use crate::control::Control;
+use crate::control::session::{self, Outcome, Request, SessionConfig};
 use crate::error::{Error, Result};
-use crate::gate::GateControl;
+use crate::lifecycle::{Lifecycle, Served};
+use crate::link::channel::Receiver;
 use crate::link::{Heard, Link, LinkId};
-use crate::offered::Origin;
-use crate::serving::{Lifecycle, Served};
-use crate::session::{self, Outcome, Request, Rules};
-use crate::signal::{Signal, Signals};
-use crate::spawn::Program;
+use crate::listeners::gate::GateControl;
+use crate::listeners::inherited::Origin;
+use crate::migration;
+use crate::process::signal::{Signal, Signals};
+use crate::process::spawn::Program;
+use crate::settings::Settings;
 use crate::state::Export;
 use crate::systemd::Manager;
 
@@ -67,13 +65,8 @@ const MAX_DEFERRED: usize = 256;
 
 /// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
 pub(crate) enum Application {
-    /// Connections of this kind are picked up.
-    Adopt(Adopter),
-    Ready {
-        resources: Resources,
-        ready: Ready,
-        reply: oneshot::Sender<Result<Served>>,
-    },
+    Adopt(migration::Handler),
+    Ready { resources: Resources, ready: Ready, reply: oneshot::Sender<Result<Served>> },
 }
 
 /// Everything a process serves with.
@@ -82,6 +75,8 @@ pub(crate) struct Resources {
     pub(crate) gates: Vec<(Arc<dyn GateControl>, Origin)>,
     pub(crate) descriptors: Vec<(ListenerItem, OwnedFd, Origin)>,
     pub(crate) exports: Vec<Export>,
+    /// What accepts connections of other versions.
+    pub(crate) handlers: Vec<migration::Handler>,
     /// Names under which the descriptor store may have something that this process does not use.
     pub(crate) stale: Vec<String>,
 }
@@ -141,7 +136,7 @@ struct PendingCommand {
 }
 
 pub(crate) struct Driver {
-    settings: Builder,
+    settings: Settings,
     local: Local,
     generation: Generation,
     attempt: Option<String>,
@@ -156,13 +151,13 @@ pub(crate) struct Driver {
 
     application: mpsc::UnboundedReceiver<Application>,
     application_is_gone: bool,
-    parcels: mpsc::UnboundedReceiver<Parcel>,
+    migrations: mpsc::UnboundedReceiver<MigrationRequest>,
     moves: Moves,
     ready: Option<oneshot::Sender<Result<Served>>>,
     ready_at: Option<Instant>,
     failed: Option<oneshot::Sender<Error>>,
     requests: mpsc::Receiver<Request>,
-    rules: Rules,
+    sessions: SessionConfig,
     signals: Option<Signals>,
     program: Option<Program>,
     manager: Option<Manager>,
@@ -211,7 +206,7 @@ pub(crate) struct Driver {
 /// What the loop woke up for.
 enum Wake {
     Application(Option<Application>),
-    Parcel(Parcel),
+    Migration(MigrationRequest),
     Request(Request),
     Heard(LinkId, Heard),
     Done(TaskResult),
@@ -259,8 +254,8 @@ impl Driver {
             Wake::Application(Some(Application::Ready { resources, ready, reply })) => {
                 self.make_ready(resources, ready, reply).await;
             }
-            Wake::Application(Some(Application::Adopt(adopter))) => {
-                self.moves.adopters.push(adopter);
+            Wake::Application(Some(Application::Adopt(handler))) => {
+                self.moves.handlers.push(handler);
                 self.announce();
             }
             Wake::Application(None) => {
@@ -269,7 +264,7 @@ impl Driver {
                     self.application_gave_up().await;
                 }
             }
-            Wake::Parcel(parcel) => self.give(parcel),
+            Wake::Migration(migration) => self.give(migration),
             Wake::Request(request) => self.request(request).await,
             Wake::Heard(id, heard) => self.hear(id, heard).await,
             Wake::Done(done) => self.done(done).await,
@@ -300,17 +295,18 @@ impl Driver {
         let deadline = self.deadline();
         let there = !self.application_is_gone;
         let draining = self.draining && !self.drained;
-        let Self { application, parcels, requests, heard, done, signals, progress, connections, .. } = self;
+        let Self { application, migrations, requests, heard, done, signals, progress, connections, .. } =
+            self;
         tokio::select! {
             biased;
             Some((id, what)) = heard.1.recv() => Wake::Heard(id, what),
             Some(done) = done.1.recv() => Wake::Done(done),
             application = application.recv(), if there => Wake::Application(application),
-            Some(parcel) = parcels.recv() => Wake::Parcel(parcel),
+            Some(migration) = migrations.recv() => Wake::Migration(migration),
             Some(request) = requests.recv() => Wake::Request(request),
             signal = Signals::next(signals.as_mut()) => Wake::Signal(signal),
             () = until(deadline) => Wake::Deadline,
-            () = connections.empty(), if draining => Wake::Drained,
+            () = connections.wait_until_empty(), if draining => Wake::Drained,
             _ = progress.tick(), if draining => Wake::Progress,
         }
     }

@@ -11,20 +11,23 @@ use std::sync::Arc;
 
 use hotupdate_proto::inventory::MAX_NAME;
 use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
-use hotupdate_proto::{Generation, ListenerItem, ListenerKind, frame};
+use hotupdate_proto::{ConnectionKind, Generation, ListenerItem, ListenerKind, frame};
+use serde::de::DeserializeOwned;
 use tokio::net::{ToSocketAddrs, lookup_host};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
 use crate::address::Address;
-use crate::bind;
+use crate::connections::Connection;
 use crate::connections::Connections;
-use crate::datagram::{UdpSocket, UnixDatagramSocket};
 use crate::driver::{Application, Resources};
 use crate::error::{Doing, Error, Result};
-use crate::gate::{Gate, Gated};
-use crate::listener::{Acceptor, Listener};
-use crate::offered::{Offered, Origin};
+use crate::listeners::bind;
+use crate::listeners::datagram::{UdpSocket, UnixDatagramSocket};
+use crate::listeners::gate::{Gate, Gated};
+use crate::listeners::inherited::{Offered, Origin};
+use crate::listeners::stream::{Acceptor, Listener};
+use crate::migration::{Handler, Resume};
 use crate::serving::Serving;
 use crate::state::{Arrived, Export, State};
 
@@ -48,6 +51,8 @@ pub struct Starting {
     pub(crate) resources: Resources,
     pub(crate) ready: Ready,
     pub(crate) failed: Option<oneshot::Receiver<Error>>,
+    /// Told when this process serves; gone when it never will.
+    pub(crate) serving: watch::Sender<Option<Serving>>,
 }
 
 impl Starting {
@@ -196,6 +201,107 @@ impl Starting {
         Ok(())
     }
 
+    /// Goes on with connections of this kind that other versions migrate here with
+    /// [`Connection::migrate`](crate::Connection::hand_over): for each of them `serve` runs in a task of its own, with
+    /// the state that came along.
+    ///
+    /// The other version hears of it together with [`Starting::ready`], so that its connections know at once whether they
+    /// can migrate. The first of them may arrive before `ready` has returned. A connection whose state cannot be read as
+    /// `S` stays with the other version, and the log says so.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// let mut hot = hotupdate::join("/run/echo/control.sock").await?;
+    /// hot.on_migrated("echo", |mut connection, count: u64| async move {
+    ///     let (mut read, mut write) = tokio::io::split(&mut connection);
+    ///     let _ = tokio::io::copy(&mut read, &mut write).await;
+    /// })?;
+    /// let hot = hot.ready().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::ApiMisuse`] for a kind that was registered before, is empty, or has more than 255 bytes.
+    pub fn on_migrated<S, F, Fut>(&mut self, kind: &str, serve: F) -> Result<()>
+    where
+        S: DeserializeOwned + Send + 'static,
+        F: Fn(Connection, S) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.register(Handler::of_json(kind, serve))
+    }
+
+    /// As [`Starting::on_migrated`], for state in a form of the caller's own, and, if `listener` is given, only for
+    /// connections that were accepted on the listener of that name.
+    ///
+    /// `inspect` is called while the other process still owns the connection. It returns what shall happen once this
+    /// process owns it, or `None` to leave it where it is. Both run in the driver of this process and must not block.
+    ///
+    /// ```no_run
+    /// # async fn echo(connection: hotupdate::Connection, count: u64) {}
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// let mut hot = hotupdate::join("/run/echo/control.sock").await?;
+    /// hot.on_migrated_bytes("echo", Some("public"), |state| {
+    ///     let count = u64::from_le_bytes(state.try_into().ok()?);
+    ///     Some(Box::new(move |connection| drop(tokio::spawn(echo(connection, count)))))
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Starting::on_migrated`]. Two registrations of one kind are fine if they are for different listeners.
+    pub fn on_migrated_bytes(
+        &mut self,
+        kind: &str,
+        listener: Option<&str>,
+        inspect: impl Fn(Vec<u8>) -> Option<Resume> + Send + Sync + 'static,
+    ) -> Result<()> {
+        self.register(Handler::new(kind, listener, inspect))
+    }
+
+    fn register(&mut self, handler: Handler) -> Result<()> {
+        let ConnectionKind { kind, listener } = &handler.kind;
+        let doing = match listener {
+            None => format!("registering connections of the kind {kind:?}"),
+            Some(listener) => {
+                format!("registering connections of the kind {kind:?} of the listener {listener:?}")
+            }
+        };
+        if kind.is_empty() || kind.len() > MAX_NAME {
+            return Err(Error::misuse(doing, format!("the name of a kind has 1 to {MAX_NAME} bytes")));
+        }
+        if self.resources.handlers.iter().any(|other| other.overlaps(&handler)) {
+            return Err(Error::misuse(
+                doing,
+                "the kind was registered before, and a connection has one handler",
+            ));
+        }
+        self.resources.handlers.push(handler);
+        Ok(())
+    }
+
+    /// Waits until this process serves: resolves with what [`Starting::ready`] returns, or with `None` if `ready` failed or
+    /// this value was dropped, so that it never will. For servers that are made before `ready` and run in a task of their own.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// let mut hot = hotupdate::join("/run/echo/control.sock").await?;
+    /// let serving = hot.when_serving();
+    /// tokio::spawn(async move {
+    ///     let Some(hot) = serving.await else { return };
+    ///     println!("generation {} serves", hot.generation());
+    /// });
+    /// let hot = hot.ready().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn when_serving(&self) -> impl Future<Output = Option<Serving>> + Send + 'static {
+        let mut serving = self.serving.subscribe();
+        async move { serving.wait_for(Option::is_some).await.ok()?.clone() }
+    }
+
     /// This process is warm: the incumbent stops accepting, this one starts. Returns when it serves.
     ///
     /// # Errors
@@ -214,6 +320,7 @@ impl Starting {
             mut resources,
             mut ready,
             failed,
+            serving,
             succeeds: _,
         } = self;
         // A large one makes room for the final word.
@@ -228,7 +335,11 @@ impl Starting {
         let (reply, served) = oneshot::channel();
         let _ = application.send(Application::Ready { resources, ready, reply });
         match served.await {
-            Ok(served) => served.map(|served| Serving::new(application, generation, connections, served)),
+            Ok(served) => {
+                let now = Serving::new(application, generation, connections, served?);
+                serving.send_replace(Some(now.clone()));
+                Ok(now)
+            }
             Err(_) => Err(match failed.map(|mut failed| failed.try_recv()) {
                 Some(Ok(error)) => error,
                 _ => Error::misuse("becoming ready", "the runtime is shutting down"),

@@ -63,7 +63,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     room.open(&hot);
     let server = Server { room, version: cli.app_version.into(), generation: generation.to_string().into() };
     let adopting = server.clone();
-    ws::adopt(&hot, member::KIND, move |socket, member| adopting.clone().go_on(socket, member));
+    ws::on_migrated(&hot, member::KIND, move |socket, member| adopting.clone().go_on(socket, member));
     say(format_args!("serving generation={generation} pid={pid} http={address}"));
 
     hotupdate_axum::serve(http, app(server), &hot).await?;

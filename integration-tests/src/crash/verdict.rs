@@ -87,9 +87,9 @@ fn what_hotctl_said(record: &Record) -> Vec<String> {
             }
             if owner == old
                 && case.fault == Fault::Kill
-                && format!("{} {last}", said.stdout).contains(&format!("{old} ({was}) is gone"))
+                && format!("{} {last}", said.stdout).contains(&format!("{old} ({was}) has exited"))
             {
-                wrong.push(format!("hotctl says that {old} is gone, and it serves: {last:?}"));
+                wrong.push(format!("hotctl says that {old} has exited, and it serves: {last:?}"));
             }
             // A lie of the kernel, or a pause, may undo it later.
             let undone = matches!(case.fault, Fault::Error(_) | Fault::Freeze(_)) && *served;

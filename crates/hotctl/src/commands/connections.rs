@@ -1,7 +1,7 @@
-//! `hotctl connections`: a line per open connection, of every generation that is left.
+//! `hotctl connections`: a line per open connection, of every generation that still runs.
 //!
-//! Deliberately absent: a table in memory. There may be 100,000 rows, so columns have a fixed width and lines are
-//! written as replies arrive.
+//! Deliberately absent: a table in memory. There may be 100,000 rows, so columns have a fixed width and lines
+//! are written as replies arrive.
 
 use std::io::{self, Write};
 use std::time::Instant;
@@ -23,13 +23,13 @@ struct Record<'a> {
 }
 
 pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
-    let limit = context.answer();
+    let limit = context.answer_timeout();
     let mut client = context.open("Connections", &NOTHING, true, limit)?;
     if !context.report.json() {
         context.report.data(|out| writeln!(out, "{HEAD}"))?;
     }
     loop {
-        // The limit is for each reply: a long table may take its time as long as it goes on.
+        // The timeout is for each reply: a long table may take longer as long as replies keep coming.
         let (Connections { generation, rows }, more) = context
             .reply(&mut client, Instant::now() + limit, limit)
             .map_err(|error| context.failure(error))?;
@@ -53,12 +53,18 @@ const HEAD: &str =
 fn line(generation: Generation, row: &ConnectionRow) -> String {
     let ConnectionRow { id, listener, peer, local, protocol, age_ms, requests, state } = row;
     let age = text::age(*age_ms);
-    let (listener, protocol) = (text::or_dash(listener), text::or_dash(protocol));
+    let (listener, protocol) = (column(listener, 12), column(protocol, 9));
     let (peer, local, state) = (text::or_dash(peer), text::or_dash(local), word(*state));
     let generation = generation.0;
     format!(
-        "{generation:<10}  {id:<9}  {listener:<12}  {protocol:<9}  {state:<8}  {age:<6}  {requests:<8}  {peer} -> {local}"
+        "{generation:<10}  {id:<9}  {listener}  {protocol}  {state:<8}  {age:<6}  {requests:<8}  \
+         {peer} -> {local}"
     )
+}
+
+/// Escaped first, so that what is padded is what is printed.
+fn column(text: &str, width: usize) -> String {
+    text::pad(&text::plain(&text::or_dash(text)), width)
 }
 
 fn word(state: ConnectionState) -> &'static str {

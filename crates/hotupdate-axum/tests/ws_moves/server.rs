@@ -61,8 +61,8 @@ pub(crate) async fn start(dir: &TempDir, how: How) -> (Serving, SocketAddr) {
         .route("/pour", any(async |upgrade: ws::Upgrade| upgrade.on_upgrade(pour)));
     let hot = starting.ready().await.unwrap();
     if adopts {
-        ws::adopt(&hot, "numbers", move |socket, counts| serve(socket, counts, version));
-        ws::adopt(&hot, "pour", stop_pouring);
+        ws::on_migrated(&hot, "numbers", move |socket, counts| serve(socket, counts, version));
+        ws::on_migrated(&hot, "pour", stop_pouring);
     }
     tokio::spawn(hotupdate_axum::serve(listener, app, &hot).into_future());
     (hot, address)
@@ -85,7 +85,7 @@ pub(crate) async fn serve(mut socket: WebSocket, mut counts: Counts, version: u6
                         return;
                     }
                 }
-                Event::Draining => match socket.hand_over("numbers", &counts).await {
+                Event::Draining => match socket.migrate("numbers", &counts).await {
                     Ok(()) => return,
                     Err(stays) => socket = stays.socket,
                 },
@@ -118,7 +118,7 @@ async fn pour(mut socket: WebSocket) {
     }
     FULL.notify_one();
     while let Event::Draining = socket.recv_or_drain().await {
-        match socket.hand_over("pour", &sent).await {
+        match socket.migrate("pour", &sent).await {
             Ok(()) => return,
             // The next version says one by one what it takes.
             Err(stays) => socket = stays.socket,

@@ -1,6 +1,6 @@
 //! Words that cross: each side says something before it knows what the other one said.
 //!
-//! Found by `tests/model.rs`, and written down here one by one.
+//! Found by `tests/model`, and written down here one by one.
 
 use std::time::Duration;
 

@@ -12,12 +12,12 @@ use rustix::time::{ClockId, clock_gettime};
 use tracing::Span;
 
 use super::{Driver, Role, TaskResult};
-use crate::config::AfterDrain;
+use crate::connections::drain::{Phase, Plan};
 use crate::control;
-use crate::drain::{Phase, Plan};
-use crate::gate::GateControl;
-use crate::serving::Lifecycle;
-use crate::session;
+use crate::control::replies;
+use crate::lifecycle::Lifecycle;
+use crate::listeners::gate::GateControl;
+use crate::settings::AfterDrain;
 use crate::systemd::Manager;
 
 impl Driver {
@@ -88,7 +88,7 @@ impl Driver {
                     self.predecessors.remove(&generation);
                     self.moves.forget(generation);
                     self.rows.remove(&generation);
-                    self.connections.meters().forget(generation);
+                    self.connections.metrics().forget(generation);
                 }
                 Effect::Exit => self.exit(),
                 Effect::Report(report) => self.report(report),
@@ -98,8 +98,8 @@ impl Driver {
 
     fn reply(&mut self, reply: Result<hotupdate_proto::Joined, hotupdate_proto::Refusal>) {
         let (reply, joined) = match reply {
-            Ok(joined) => (session::joined(&joined), true),
-            Err(refusal) => (session::refused(&refusal), false),
+            Ok(joined) => (replies::joined(&joined), true),
+            Err(refusal) => (replies::refused(&refusal), false),
         };
         if let (Some(peer), Ok(bytes)) = (&self.peer, hotupdate_proto::frame::encode(&reply)) {
             peer.send_bytes(bytes);

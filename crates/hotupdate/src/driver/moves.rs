@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use hotupdate_proto::migration::{Inbound, Outbound};
 use hotupdate_proto::{Generation, MigrationItem};
 
-use crate::adoption::{Adopter, PickUp};
-use crate::connection::{Parcel, Socket};
+use crate::connections::{MigrationRequest, Socket};
+use crate::migration::{Handler, Resume};
 
 mod giving;
 #[cfg(feature = "test-util")]
@@ -22,8 +22,8 @@ pub(crate) use taking::check;
 /// The moves of this process, in both directions.
 pub(super) struct Moves {
     mover: Outbound,
-    queue: VecDeque<Parcel>,
-    on_the_way: HashMap<u64, Parcel>,
+    queue: VecDeque<MigrationRequest>,
+    on_the_way: HashMap<u64, MigrationRequest>,
     /// The other side takes connections now.
     open: bool,
     /// The other side wants to know when nothing is on its way.
@@ -31,7 +31,7 @@ pub(super) struct Moves {
     /// The peer of our drain knows what moves are.
     pub(super) peer_knows: bool,
 
-    pub(super) adopters: Vec<Adopter>,
+    pub(super) handlers: Vec<Handler>,
     /// Predecessors that know what moves are.
     pub(super) knowing: HashSet<Generation>,
     takers: HashMap<Generation, Taking>,
@@ -57,7 +57,7 @@ struct Taking {
 struct Arrival {
     item: MigrationItem,
     socket: Socket,
-    pick_up: PickUp,
+    resume: Resume,
 }
 
 struct Resting {
@@ -74,7 +74,7 @@ impl Moves {
             open: false,
             rest_due: false,
             peer_knows: false,
-            adopters: Vec::new(),
+            handlers: Vec::new(),
             knowing: HashSet::new(),
             takers: HashMap::new(),
             resting: None,

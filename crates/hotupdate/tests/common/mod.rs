@@ -11,13 +11,14 @@ pub(crate) mod peer;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use hotupdate::{Builder, Listener, Serving, Starting, Timing};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Longer than anything here takes on a machine under load.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -192,12 +193,21 @@ pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     /// Collects as long as the guard lives. The test has to run on one thread, as `#[tokio::test]` does.
+    ///
+    /// As long as a process has one subscriber, tracing asks the thread that says a line first whether anything wants it,
+    /// and remembers the answer for all threads. A second one, which wants everything and writes nothing, prevents that.
     pub(crate) fn begin() -> (Self, tracing::subscriber::DefaultGuard) {
+        static WANTED: Once = Once::new();
+        WANTED.call_once(|| {
+            let everything =
+                tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(io::sink);
+            everything.try_init().expect("nothing else is the subscriber of all threads");
+        });
         let log = Self::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)
-            .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
+            .with_max_level(LevelFilter::INFO)
             .with_writer(move || writer.clone())
             .finish();
         (log, tracing::subscriber::set_default(subscriber))

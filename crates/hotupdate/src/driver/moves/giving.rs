@@ -9,7 +9,7 @@ use hotupdate_proto::{Message, MigrationItem};
 use rustix::net::sockopt;
 
 use super::Moves;
-use crate::connection::Parcel;
+use crate::connections::MigrationRequest;
 use crate::driver::Driver;
 use crate::driver::incumbent::to_text;
 
@@ -47,16 +47,16 @@ impl Driver {
         None
     }
 
-    pub(in crate::driver) fn give(&mut self, parcel: Parcel) {
+    pub(in crate::driver) fn give(&mut self, migration: MigrationRequest) {
         // While the other side unread, a batch would reach a process that has stopped reading.
         if self.draining && self.peer.is_some() && self.moves.open && !self.moves.mover.is_stuck() {
-            self.moves.queue.push_back(parcel);
-            while let Ok(parcel) = self.parcels.try_recv() {
-                self.moves.queue.push_back(parcel);
+            self.moves.queue.push_back(migration);
+            while let Ok(migration) = self.migrations.try_recv() {
+                self.moves.queue.push_back(migration);
             }
             self.pump();
         } else {
-            give_back(parcel);
+            give_back(migration);
         }
     }
 
@@ -84,19 +84,22 @@ impl Driver {
     /// Offers what fits into the window.
     fn pump(&mut self) {
         while self.moves.mover.has_room() && !self.moves.queue.is_empty() {
-            let parcels = self.moves.next_batch();
+            let migrations = self.moves.next_batch();
             let Some(peer) = &self.peer else {
-                return parcels.into_iter().for_each(give_back);
+                return migrations.into_iter().for_each(give_back);
             };
-            let descriptors = parcels.iter().map(|parcel| parcel.connection.socket().clone() as _).collect();
-            let items = parcels.iter().map(describe).collect();
+            let descriptors =
+                migrations.iter().map(|migration| migration.connection.socket().clone() as _).collect();
+            let items = migrations.iter().map(describe).collect();
             for effect in self.moves.mover.offer(Instant::now(), items) {
                 if let OutboundEffect::Send(message) = effect {
                     peer.send(&message, descriptors);
                     break;
                 }
             }
-            self.moves.on_the_way.extend(parcels.into_iter().map(|parcel| (parcel.connection.id(), parcel)));
+            self.moves
+                .on_the_way
+                .extend(migrations.into_iter().map(|migration| (migration.connection.id(), migration)));
         }
         if self.moves.rest_due && self.moves.mover.is_idle() {
             self.moves.rest_due = false;
@@ -115,7 +118,7 @@ impl Driver {
                     }
                 }
                 OutboundEffect::Moved(ids) => {
-                    for Parcel { connection, reply, .. } in self.moves.take(&ids) {
+                    for MigrationRequest { connection, reply, .. } in self.moves.take(&ids) {
                         connection.tracker().migrated();
                         // Our copy is closed; the kernel's socket lives on in the other process.
                         drop(connection);
@@ -163,33 +166,33 @@ impl Driver {
 }
 
 impl Moves {
-    fn next_batch(&mut self) -> Vec<Parcel> {
-        let (mut parcels, mut bytes) = (Vec::with_capacity(self.queue.len().min(MAX_BATCH)), 0);
+    fn next_batch(&mut self) -> Vec<MigrationRequest> {
+        let (mut migrations, mut bytes) = (Vec::with_capacity(self.queue.len().min(MAX_BATCH)), 0);
         while let Some(next) = self.queue.front() {
             bytes += next.state.len();
-            if parcels.len() == MAX_BATCH || (bytes > MAX_BATCH_STATE && !parcels.is_empty()) {
+            if migrations.len() == MAX_BATCH || (bytes > MAX_BATCH_STATE && !migrations.is_empty()) {
                 break;
             }
-            parcels.extend(self.queue.pop_front());
+            migrations.extend(self.queue.pop_front());
         }
-        parcels
+        migrations
     }
 
-    fn take(&mut self, ids: &[u64]) -> Vec<Parcel> {
-        let mut parcels = Vec::with_capacity(ids.len());
-        parcels.extend(ids.iter().filter_map(|id| self.on_the_way.remove(id)));
-        parcels
+    fn take(&mut self, ids: &[u64]) -> Vec<MigrationRequest> {
+        let mut migrations = Vec::with_capacity(ids.len());
+        migrations.extend(ids.iter().filter_map(|id| self.on_the_way.remove(id)));
+        migrations
     }
 }
 
-fn give_back(parcel: Parcel) {
-    let Parcel { connection, reply, .. } = parcel;
+fn give_back(migration: MigrationRequest) {
+    let MigrationRequest { connection, reply, .. } = migration;
     // If nobody waits for it any more, it is closed.
     let _ = reply.send(Err(Box::new(connection)));
 }
 
-pub(crate) fn describe(parcel: &Parcel) -> MigrationItem {
-    let Parcel { connection, kind, state, .. } = parcel;
+pub(crate) fn describe(migration: &MigrationRequest) -> MigrationItem {
+    let MigrationRequest { connection, kind, state, .. } = migration;
     MigrationItem {
         row: connection.tracker().describe(),
         kind: kind.clone(),

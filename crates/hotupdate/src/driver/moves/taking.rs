@@ -1,6 +1,6 @@
 //! Connections of predecessors, on their way to this process, which serves.
 //!
-//! Deliberately absent: serving them, see [`crate::adoption`].
+//! Deliberately absent: serving them, see [`crate::migration`].
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use rustix::net::sockopt;
 use socket2::SockRef;
 
 use super::{Arrival, Moves, Resting, Taking};
-use crate::connection::{Connection, Socket};
+use crate::connections::{Connection, Socket};
 use crate::driver::incumbent::from_text;
 use crate::driver::{Driver, Role};
 
@@ -22,7 +22,7 @@ impl Driver {
         if self.moves.quiet {
             return;
         }
-        let kinds: Vec<_> = self.moves.adopters.iter().map(|adopter| adopter.kind.clone()).collect();
+        let kinds: Vec<_> = self.moves.handlers.iter().map(|handler| handler.kind.clone()).collect();
         let Role::Incumbent(machine) = &self.role else { return };
         for predecessor in machine.predecessors() {
             if !predecessor.features.iter().any(|feature| feature == FEATURE_MIGRATE) {
@@ -87,7 +87,7 @@ impl Driver {
         items: Vec<MigrationItem>,
         descriptors: Vec<OwnedFd>,
     ) -> Result<Vec<InboundEffect>, Fault> {
-        let Moves { takers, adopters, .. } = &mut self.moves;
+        let Moves { takers, handlers, .. } = &mut self.moves;
         let taking = takers.get_mut(&generation).ok_or_else(unasked)?;
         let (mut held, mut refused) = (Vec::new(), Vec::new());
         let lost = items.get(descriptors.len()..).unwrap_or_default();
@@ -101,10 +101,10 @@ impl Driver {
             if here.any(|there: &Arrival| there.item.cookie == item.cookie) {
                 return Err(Fault::PeerMisbehaved(format!("moved connection {} twice", item.row.id)));
             }
-            let adopter = adopters.iter().find(|adopter| adopter.fits(&item.kind, &item.row.listener));
-            let picked_up = adopter.and_then(|adopter| adopter.look(from_text(&item.state)));
-            match picked_up.map(|pick_up| (pick_up, Socket::register(fd))) {
-                Some((pick_up, Ok(socket))) => held.push(Arrival { item, socket, pick_up }),
+            let handler = handlers.iter().find(|handler| handler.fits(&item.kind, &item.row.listener));
+            let resume = handler.and_then(|handler| handler.inspect(from_text(&item.state)));
+            match resume.map(|resume| (resume, Socket::register(fd))) {
+                Some((resume, Ok(socket))) => held.push(Arrival { item, socket, resume }),
                 Some((_, Err(error))) => {
                     tracing::warn!(%error, "a connection cannot be taken; it stays where it is");
                     refused.push(item.row.id);
@@ -127,8 +127,8 @@ impl Driver {
                     }
                 }
                 InboundEffect::Serve(batch) => {
-                    for Arrival { item, socket, pick_up } in self.release_held(generation, batch) {
-                        pick_up(Connection::arrived(&self.connections, item.row, socket));
+                    for Arrival { item, socket, resume } in self.release_held(generation, batch) {
+                        resume(Connection::arrived(&self.connections, item.row, socket));
                     }
                 }
                 InboundEffect::Drop(batch) => drop(self.release_held(generation, batch)),

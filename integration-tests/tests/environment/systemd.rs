@@ -1,0 +1,104 @@
+//! Listeners from systemd: adopted at the first start, by name, and passed on like any other.
+//!
+//! Deliberately absent: a service manager. Both ways here only pass descriptors as one does (sd_listen_fds(3)).
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+
+use integration_tests::client::who_answers;
+use integration_tests::process::{binary, eventually};
+use integration_tests::{Handover, SOON, Sandbox, Service, Serving, Status, Way};
+
+/// An address that was free a moment ago.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("some port is free");
+    listener.local_addr().expect("a bound socket has an address")
+}
+
+/// Where the listener `http` of the serving process comes from.
+fn origin(sandbox: &Sandbox) -> String {
+    let status = Status::ask(&sandbox.control()).expect("a status");
+    let http = status.listeners.into_iter().find(|listener| listener.name == "http");
+    http.expect("it has this listener").origin
+}
+
+/// It serves there, with systemd's listener, and so does the next version.
+fn is_adopted(sandbox: &Sandbox, serving: Serving, address: SocketAddr) {
+    assert_eq!(serving.http, address, "it bound another one");
+    assert_eq!(origin(sandbox), "systemd");
+    assert_eq!(who_answers(address).expect("the service answers"), serving.pid);
+    let handover = Handover::run(sandbox, Way::ByHand, serving, "v2", &["--probation", "0"]);
+    assert_eq!(handover.to.http, address);
+    assert_eq!(origin(sandbox), "inherited");
+}
+
+#[test]
+fn systemd_socket_activate() {
+    if !Path::new("/usr/bin/systemd-socket-activate").exists() {
+        return println!("skipped: systemd-socket-activate is not installed (Debian package systemd)");
+    }
+    let sandbox = Sandbox::new();
+    let address = free_address();
+    let server = binary("axum-server").to_string_lossy().into_owned();
+    // It passes on only what it is told to.
+    let mut arguments: Vec<String> =
+        ["-l", &address.to_string(), "--fdname=http", "-E", "HOTUPDATE_TEST_SANDBOX", &server]
+            .map(str::to_owned)
+            .to_vec();
+    arguments.extend(Service::arguments(&sandbox, "v1", &["--probation", "0"]));
+    let service = Service::spawn(&sandbox, Path::new("/usr/bin/systemd-socket-activate"), &arguments);
+    // The first client starts the service, and is not forgotten.
+    let first = eventually("a listener before there is a service", SOON, || TcpStream::connect(address).ok());
+    let serving = service.wait_serving();
+    drop(first);
+    is_adopted(&sandbox, serving, address);
+}
+
+/// Starts `axum-server` with a listener as descriptor 3, and the variables that follow.
+fn with_descriptor_3<'a>(sandbox: &'a Sandbox, names: &str, pid: &str) -> (Service<'a>, SocketAddr) {
+    const SCRIPT: &str = "
+import os, socket, sys
+names, pid, address, program = sys.argv[1:5]
+host, port = address.split(':')
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind((host, int(port)))
+listener.listen()
+os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS='1', LISTEN_FDNAMES=names, LISTEN_PID=pid or str(os.getpid()))
+os.execv(program, sys.argv[4:])
+";
+    let address = free_address();
+    let server = binary("axum-server").to_string_lossy().into_owned();
+    let mut arguments: Vec<String> =
+        ["-c", SCRIPT, names, pid, &address.to_string(), &server].map(str::to_owned).to_vec();
+    arguments.extend(Service::arguments(sandbox, "v1", &["--probation", "0"]));
+    (Service::spawn(sandbox, Path::new("python3"), &arguments), address)
+}
+
+#[test]
+fn by_its_name() {
+    let sandbox = Sandbox::new();
+    let (service, address) = with_descriptor_3(&sandbox, "http", "");
+    is_adopted(&sandbox, service.wait_serving(), address);
+}
+
+#[test]
+fn under_another_name_it_is_not_taken() {
+    let sandbox = Sandbox::new();
+    let (service, address) = with_descriptor_3(&sandbox, "metrics", "");
+    let serving = service.wait_serving();
+    assert_ne!(serving.http, address);
+    assert_eq!(origin(&sandbox), "bound");
+    eventually("what nobody asked for is closed", SOON, || TcpStream::connect(address).err());
+}
+
+#[test]
+fn meant_for_another_process_it_is_not_taken() {
+    let sandbox = Sandbox::new();
+    let (service, address) = with_descriptor_3(&sandbox, "http", "1");
+    let serving = service.wait_serving();
+    assert_ne!(serving.http, address);
+    assert_eq!(origin(&sandbox), "bound");
+}
