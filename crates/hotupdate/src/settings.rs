@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{FEATURE_MOVE, Process, Timing, VERSIONS};
+use hotupdate_proto::{FEATURE_MIGRATE, Process, Timing, VERSIONS};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
@@ -70,7 +70,7 @@ impl Settings {
                 version: self.version.clone(),
             },
             versions: VERSIONS,
-            features: self.move_connections.then(|| FEATURE_MOVE.to_owned()).into_iter().collect(),
+            features: self.move_connections.then(|| FEATURE_MIGRATE.to_owned()).into_iter().collect(),
             timing: self.timing.clone(),
             max_draining: self.max_draining,
         }
