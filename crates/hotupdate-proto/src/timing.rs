@@ -45,9 +45,9 @@ pub struct Timing {
     /// Serving process: what the oldest generation still gets when there are too many.
     pub hurry: Duration,
     /// Predecessor: the serving process has to say that it holds connections that were moved to it.
-    pub moving: Duration,
+    pub prepared: Duration,
     /// Serving process: before a handoff, predecessors have to finish the moves that are under way.
-    pub rest: Duration,
+    pub quiesce: Duration,
     /// Both: the other side has to take a message that was sent.
     pub write: Duration,
     /// Predecessor: how long after the beginning of its drain a silent connection is left alone; at most a quarter of the
@@ -75,8 +75,8 @@ impl Default for Timing {
             force: Duration::from_secs(2),
             resume: Duration::from_secs(5),
             hurry: Duration::from_secs(5),
-            moving: Duration::from_secs(5),
-            rest: Duration::from_secs(2),
+            prepared: Duration::from_secs(5),
+            quiesce: Duration::from_secs(2),
             write: Duration::from_secs(5),
             drain_grace: Duration::from_secs(5),
             drain_spread: Duration::from_secs(10),
@@ -113,8 +113,8 @@ impl Timing {
             force: scaled(self.force),
             resume: scaled(self.resume),
             hurry: scaled(self.hurry),
-            moving: scaled(self.moving),
-            rest: scaled(self.rest),
+            prepared: scaled(self.prepared),
+            quiesce: scaled(self.quiesce),
             write: scaled(self.write),
             drain_grace: scaled(self.drain_grace),
             drain_spread: scaled(self.drain_spread),
@@ -139,8 +139,8 @@ macro_rules! setters {
 }
 
 setters! {
-    find hello reply batch lease standby stop serving released probation drain force resume hurry moving rest write
-    drain_grace drain_spread
+    find hello reply batch lease standby stop serving released probation drain force resume hurry prepared quiesce
+    write drain_grace drain_spread
 }
 
 /// Which wait ran out.

@@ -44,21 +44,12 @@ pub use address::Address;
 mod listeners;
 pub use listeners::{Listener, UdpSocket, UnixDatagramSocket};
 
-pub mod connection;
-pub use connection::Connection;
-
 pub mod connections;
-pub use connections::Connections;
-
-mod exit;
-pub use exit::Exit;
-
-pub mod drain;
-pub use drain::Drain;
+pub use connections::{Connection, Connections, Drain, MigrationSlot, drain};
 
 pub mod migration;
 
-pub mod meters;
+pub mod metrics;
 
 #[cfg(feature = "test-util")]
 pub mod testing;
@@ -77,7 +68,6 @@ pub use hotupdate_proto::{
 // How it is done: the one task that owns the state, and what it works with.
 mod driver;
 
-mod accepted;
 mod control;
 mod joining;
 mod lifecycle;

@@ -9,7 +9,7 @@ use hotupdate_proto::Generation;
 use tokio::sync::{mpsc, watch};
 
 use crate::connections::Connections;
-use crate::drain::Drain;
+use crate::connections::drain::Drain;
 use crate::driver::Application;
 use crate::lifecycle::{Lifecycle, Served};
 use crate::migration::{Handler, Resume};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{FEATURE_MOVE, Process, Timing, VERSIONS};
+use hotupdate_proto::{FEATURE_MIGRATE, Process, Timing, VERSIONS};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
@@ -66,7 +66,7 @@ impl Settings {
                 version: self.version.clone(),
             },
             versions: VERSIONS,
-            features: self.migrate_connections.then(|| FEATURE_MOVE.to_owned()).into_iter().collect(),
+            features: self.migrate_connections.then(|| FEATURE_MIGRATE.to_owned()).into_iter().collect(),
             timing: self.timing.clone(),
             max_draining: self.max_draining,
         }

@@ -101,8 +101,8 @@ impl Driver {
         generation: Generation,
     ) -> (mpsc::UnboundedSender<Application>, Self) {
         let (application, applications) = mpsc::unbounded_channel();
-        let (connections, parcels) = Connections::new(generation);
-        let moves = Moves::new(settings.timing.moving);
+        let (connections, migrations) = Connections::new(generation);
+        let moves = Moves::new(settings.timing.prepared);
         let (requests_in, requests) = mpsc::channel(64);
         let lifecycle = watch::Sender::new(Lifecycle::Starting);
         let mut progress = interval(PROGRESS);
@@ -126,7 +126,7 @@ impl Driver {
             connections,
             application: applications,
             application_is_gone: false,
-            parcels,
+            migrations,
             moves,
             ready: None,
             ready_at: None,

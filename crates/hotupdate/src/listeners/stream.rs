@@ -14,8 +14,8 @@ use rustix::io::Errno;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::address::Address;
-use crate::connection::{Connection, Socket};
 use crate::connections::Connections;
+use crate::connections::{Connection, Socket};
 use crate::listeners::gate::{Gate, Gated};
 use crate::rate_limited_log::RateLimitedLog;
 
@@ -186,7 +186,7 @@ impl axum::serve::Listener for Listener {
     async fn accept(&mut self) -> (Connection, Address) {
         match Self::accept(self).await {
             Some(connection) => {
-                let peer = connection.peer().clone();
+                let peer = connection.peer_addr().clone();
                 (connection, peer)
             }
             // `axum::serve` has no word for the end; `Serving::retired` is its signal.

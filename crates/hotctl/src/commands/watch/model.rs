@@ -1,19 +1,19 @@
-//! What is on the screen: the last status, how fast counts grow, drains, and what has happened.
+//! What the screen shows: the last status, rates, drains, and events.
 //!
-//! Deliberately absent: drawing, and the clock.
+//! Deliberately absent: the clock; `now` is an argument.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hotupdate_proto::operator::{Happened, Monitored, ProcessStatus, Status};
+use hotupdate_proto::operator::{Monitored, ProcessStatus, ServiceEvent, Status};
 use hotupdate_proto::{Generation, Process, Totals};
 
-/// Rates are those of the last two seconds: shorter, and they jump; longer, and a handoff does not show.
+/// Rates are averages over the last two seconds: with less they jump, with more a handoff does not show.
 const WINDOW: Duration = Duration::from_secs(2);
 
-/// How long it is shown that a drain has ended. Many take some milliseconds.
-const AFTERGLOW: Duration = Duration::from_secs(10);
+/// How long a drain that has ended is shown. Many take some milliseconds.
+const SHOW_ENDED_FOR: Duration = Duration::from_secs(10);
 
 /// The most events that are kept.
 const MAX_EVENTS: usize = 100;
@@ -21,10 +21,10 @@ const MAX_EVENTS: usize = 100;
 /// How many rates are kept for the curve, one a second.
 const MAX_CURVE: usize = 300;
 
-/// After this much silence nobody serves, or nobody answers.
-const LOST: Duration = Duration::from_secs(3);
+/// After this much silence the screen says that the service does not answer.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
 
-/// How a drain goes.
+/// How far a drain is.
 #[derive(Debug)]
 pub(super) struct Drain {
     pub(super) generation: Generation,
@@ -33,11 +33,11 @@ pub(super) struct Drain {
     pub(super) most: u64,
     pub(super) left: u64,
     pub(super) totals: Totals,
-    /// Since when it is not there any more.
+    /// When it had exited.
     pub(super) gone: Option<Instant>,
 }
 
-/// A second, as it was.
+/// Per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Rates {
     pub(super) requests: f64,
@@ -52,17 +52,17 @@ struct Sample {
     accepted: u64,
 }
 
-/// See the head of this file.
+/// What the screen shows.
 #[derive(Debug)]
-pub(super) struct Scene {
+pub(super) struct Model {
     pub(super) socket: PathBuf,
     pub(super) status: Status,
     pub(super) drains: Vec<Drain>,
-    pub(super) events: VecDeque<(Instant, Happened)>,
+    pub(super) events: VecDeque<(Instant, ServiceEvent)>,
     /// Requests a second, newest last.
     pub(super) curve: VecDeque<u64>,
     heard: Instant,
-    /// What each generation said last: it goes on counting when it is not the one that serves.
+    /// The last counts of each generation: one that is draining still counts.
     known: BTreeMap<Generation, Totals>,
     /// Sums over all generations since the beginning.
     sum: (u64, u64),
@@ -70,9 +70,9 @@ pub(super) struct Scene {
     plotted: Instant,
 }
 
-impl Scene {
+impl Model {
     pub(super) fn new(socket: &Path, now: Instant, status: Status) -> Self {
-        let mut scene = Self {
+        let mut model = Self {
             socket: socket.to_owned(),
             status: status.clone(),
             drains: Vec::new(),
@@ -84,15 +84,15 @@ impl Scene {
             samples: VecDeque::new(),
             plotted: now,
         };
-        scene.status(now, status);
-        scene
+        model.status(now, status);
+        model
     }
 
     /// Something happened.
     pub(super) fn told(&mut self, now: Instant, monitored: Monitored) {
         let Monitored { event, status } = monitored;
         match event {
-            // It comes ten times a second, and there is a gauge for it.
+            // Progress comes ten times a second, and a gauge shows it.
             Some(event) if event.kind != "progress" => self.happened(now, event),
             _ => {}
         }
@@ -108,10 +108,10 @@ impl Scene {
         self.follow_drains(now);
     }
 
-    /// Since when nobody has answered, if that is long ago.
+    /// How long the service has not answered, if that is long.
     pub(super) fn silent(&self, now: Instant) -> Option<Duration> {
         let silent = now.saturating_duration_since(self.heard);
-        (silent > LOST).then_some(silent)
+        (silent > SILENT_AFTER).then_some(silent)
     }
 
     /// Of the last two seconds; `None` until there are two statuses.
@@ -132,7 +132,7 @@ impl Scene {
         successor.iter().chain([serving]).chain(predecessors)
     }
 
-    /// The owner of the socket changed, and its predecessor may not have had the time to say so.
+    /// Another process serves; its predecessor may have had no time to send that event.
     fn note_change(&mut self, now: Instant, status: &Status) {
         let serving = &status.serving;
         let same = serving.process.instance == self.status.serving.process.instance;
@@ -141,11 +141,14 @@ impl Scene {
         });
         if !same && !said {
             let text = format!("{} serves now", serving.process);
-            self.happened(now, Happened { kind: "served".to_owned(), generation: serving.generation, text });
+            self.happened(
+                now,
+                ServiceEvent { kind: "served".to_owned(), generation: serving.generation, text },
+            );
         }
     }
 
-    fn happened(&mut self, now: Instant, event: Happened) {
+    fn happened(&mut self, now: Instant, event: ServiceEvent) {
         self.events.push_front((now, event));
         self.events.truncate(MAX_EVENTS);
     }
@@ -155,11 +158,12 @@ impl Scene {
         let newest = self.known.keys().next_back().copied();
         for process in [serving].into_iter().chain(predecessors) {
             let totals = process.totals;
-            // A predecessor that has not told yet is known from the time when it served.
+            // A predecessor that has not reported yet is known from the time when it served.
             if totals.entered() == 0 && totals.requests == 0 {
                 continue;
             }
-            // A generation that is new here began at zero; of one that was there before us, the past does not count.
+            // A generation that appears later began at zero; of one that was there before, only what it
+            // counts from now on.
             let begins = newest.is_some_and(|newest| process.generation > newest);
             let before = self.known.insert(process.generation, totals);
             let before = before.unwrap_or(if begins { Totals::default() } else { totals });
@@ -173,7 +177,7 @@ impl Scene {
         }
         if now.saturating_duration_since(self.plotted) >= Duration::from_secs(1) {
             self.plotted = now;
-            // Rounded down: not half a request is seen in a curve.
+            // Rounded down; half a request does not show in a curve.
             self.curve.push_back(self.rates().map_or(0, |rates| rates.requests as u64));
             if self.curve.len() > MAX_CURVE {
                 self.curve.pop_front();
@@ -185,7 +189,7 @@ impl Scene {
         let Self { status, drains, .. } = self;
         drains.retain(|drain| {
             let serves = drain.generation == status.serving.generation;
-            !serves && drain.gone.is_none_or(|gone| now.saturating_duration_since(gone) < AFTERGLOW)
+            !serves && drain.gone.is_none_or(|gone| now.saturating_duration_since(gone) < SHOW_ENDED_FOR)
         });
         for drain in drains.iter_mut() {
             let there = status.predecessors.iter().any(|p| p.generation == drain.generation);

@@ -17,7 +17,7 @@ pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 /// The silence of one connection.
 #[derive(Debug)]
-pub(crate) struct Silence {
+pub(crate) struct IdleTimeout {
     id: u64,
     header_timeout: Duration,
     /// Nothing has been in flight since then.
@@ -28,7 +28,7 @@ pub(crate) struct Silence {
 
 /// What the loop sees when it looks at its connection.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Look {
+pub(crate) struct Observation {
     pub(crate) now: Instant,
     /// Something is in flight.
     pub(crate) busy: bool,
@@ -38,14 +38,14 @@ pub(crate) struct Look {
     pub(crate) head: bool,
 }
 
-impl Silence {
+impl IdleTimeout {
     pub(crate) fn new(id: u64, header_timeout: Duration) -> Self {
         Self { id, header_timeout, idle_since: None, head_since: None }
     }
 
     /// When this connection is closed if it goes on like this; `None` if it is not.
-    pub(crate) fn ends(&mut self, phase: Phase, look: Look) -> Option<Instant> {
-        let Look { now, busy, moved, head } = look;
+    pub(crate) fn ends(&mut self, phase: Phase, look: Observation) -> Option<Instant> {
+        let Observation { now, busy, moved, head } = look;
         if busy {
             (self.idle_since, self.head_since) = (None, None);
             return None;
@@ -71,7 +71,7 @@ impl Silence {
 
     fn turn(&self, plan: &Plan, idle_since: Instant) -> Instant {
         // A client that got an answer without `Connection: close` believes that it may go on: a grace for it too.
-        let turn = plan.turn(self.id).max(idle_since + plan.grace);
+        let turn = plan.scheduled_close(self.id).max(idle_since + plan.grace);
         let turn = self.head_since.map_or(turn, |since| turn.max(since + HALF_HEAD));
         turn.min(plan.until - 2 * margin(plan))
     }
@@ -102,26 +102,26 @@ mod tests {
         Plan { since, until: since + 60 * SECOND, grace: 5 * SECOND, spread: Duration::ZERO }
     }
 
-    fn silent(now: Instant) -> Look {
-        Look { now, busy: false, moved: false, head: false }
+    fn silent(now: Instant) -> Observation {
+        Observation { now, busy: false, moved: false, head: false }
     }
 
     #[test]
     fn silence_may_last_while_the_process_serves() {
         let now = Instant::now();
-        assert_eq!(Silence::new(1, SECOND).ends(Phase::Serving, silent(now)), None);
+        assert_eq!(IdleTimeout::new(1, SECOND).ends(Phase::Serving, silent(now)), None);
     }
 
     #[test]
     fn half_a_head_may_not() {
         let now = Instant::now();
-        let mut silence = Silence::new(1, 30 * SECOND);
-        let head = Look { head: true, ..silent(now) };
+        let mut silence = IdleTimeout::new(1, 30 * SECOND);
+        let head = Observation { head: true, ..silent(now) };
         assert_eq!(silence.ends(Phase::Serving, head), Some(now + 30 * SECOND));
         // One more byte of it changes nothing.
-        let later = Look { now: now + SECOND, ..head };
+        let later = Observation { now: now + SECOND, ..head };
         assert_eq!(silence.ends(Phase::Serving, later), Some(now + 30 * SECOND));
-        assert_eq!(silence.ends(Phase::Serving, Look { busy: true, ..later }), None);
+        assert_eq!(silence.ends(Phase::Serving, Observation { busy: true, ..later }), None);
         assert_eq!(silence.ends(Phase::Serving, silent(now)), None);
     }
 
@@ -129,27 +129,27 @@ mod tests {
     fn a_drain_leaves_a_grace_from_its_beginning_and_from_the_last_answer() {
         let now = Instant::now();
         let drain = Phase::Draining(plan(now));
-        let mut silence = Silence::new(1, SECOND);
+        let mut silence = IdleTimeout::new(1, SECOND);
         assert_eq!(silence.ends(drain, silent(now)), Some(now + 5 * SECOND));
-        let answered = Look { moved: true, ..silent(now + 4 * SECOND) };
+        let answered = Observation { moved: true, ..silent(now + 4 * SECOND) };
         assert_eq!(silence.ends(drain, answered), Some(now + 9 * SECOND));
-        assert_eq!(silence.ends(drain, Look { busy: true, ..answered }), None);
+        assert_eq!(silence.ends(drain, Observation { busy: true, ..answered }), None);
     }
 
     #[test]
     fn a_head_that_begins_at_the_last_moment_gets_a_second() {
         let now = Instant::now();
         let drain = Phase::Draining(plan(now));
-        let mut silence = Silence::new(1, SECOND);
+        let mut silence = IdleTimeout::new(1, SECOND);
         silence.ends(drain, silent(now));
-        let head = Look { head: true, ..silent(now + 5 * SECOND) };
+        let head = Observation { head: true, ..silent(now + 5 * SECOND) };
         assert_eq!(silence.ends(drain, head), Some(now + 6 * SECOND));
     }
 
     #[test]
     fn a_drain_that_ended_is_forgotten() {
         let now = Instant::now();
-        let mut silence = Silence::new(1, SECOND);
+        let mut silence = IdleTimeout::new(1, SECOND);
         assert!(silence.ends(Phase::Draining(plan(now)), silent(now)).is_some());
         assert_eq!(silence.ends(Phase::Serving, silent(now)), None);
     }
@@ -160,7 +160,7 @@ mod tests {
         for millis in [0, 1, 100, 1_000, 60_000] {
             let until = since + Duration::from_millis(millis);
             let drain = Phase::Draining(Plan { until, ..plan(since) });
-            let turn = Silence::new(1, SECOND).ends(drain, silent(since)).unwrap();
+            let turn = IdleTimeout::new(1, SECOND).ends(drain, silent(since)).unwrap();
             assert!(since <= turn && turn <= linger(drain, turn) && linger(drain, turn) <= until);
         }
     }

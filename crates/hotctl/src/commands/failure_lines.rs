@@ -1,26 +1,24 @@
-//! How a handoff that was started here ends badly, in one line each.
-//!
-//! Deliberately absent: the good end, see [`super::change::sentence`].
+//! Why a handoff that was started here failed, in one line each.
 
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::Fault;
-use hotupdate_proto::operator::{Changed, LastFailure, Status};
+use hotupdate_proto::operator::{HandoffResult, LastFailure, Status};
 
 use super::start::{Attempt, Stage};
-use super::{change, ordinary, successor};
+use super::{change, simple, successor};
 use crate::context::{NOTHING, look_until};
 use crate::exit::{Exit, Failure};
 use crate::text;
 
-/// How long the second half of a story is waited for: the child's exit after the service gave the attempt up, the
-/// service's words after the child ended. They come at once if they come.
+/// A failure is seen from two sides: the child exits, and the service gives the attempt up and says why. So
+/// long hotctl waits for the second one; it comes at once if it comes.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// The deadline `serving` is 2 s by default; if a service has a longer one, its successor is told to end nevertheless, which
-/// a service survives at every moment.
-const OVER: Duration = Duration::from_secs(3);
+/// How long hotctl waits for the end of an attempt that it aborts. The deadline `serving` is 2 s by default;
+/// where it is longer, the successor gets SIGTERM nevertheless, which a service survives at any time.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Stage {
     /// For the progress line.
@@ -28,7 +26,7 @@ impl Stage {
         match self {
             Self::Starting => "starting",
             Self::WarmingUp => "warming up",
-            Self::Standby => "ready",
+            Self::Standby => "in standby",
             Self::Released => "released",
         }
     }
@@ -42,7 +40,7 @@ impl Stage {
 }
 
 impl Attempt<'_> {
-    /// The child ended with an error. It may have served for a moment, or have left something behind.
+    /// The child exited with an error. It may have served for a moment, or have left a process behind.
     pub(super) fn ended(&mut self, ended: ExitStatus) -> Result<Option<Status>, Failure> {
         let status = self.settled();
         if let Some(served) = status.as_ref().filter(|status| self.serves(status)) {
@@ -53,7 +51,8 @@ impl Attempt<'_> {
         Err(self.as_seen(Failure::refused(line), status.as_ref()))
     }
 
-    /// The service gave the attempt up; its words are the better ones unless all it saw is that the process is gone.
+    /// The service gave the attempt up. Its reason is printed, unless that is only that the process has
+    /// exited.
     pub(super) fn failed(&mut self, failure: &LastFailure) -> Failure {
         let LastFailure { successor, reason, .. } = failure;
         let line = match self.last_words() {
@@ -75,12 +74,12 @@ impl Attempt<'_> {
 
     pub(super) fn interrupted(&self) -> Failure {
         let who = self.joined.as_ref().map_or_else(|| self.successor.pid().to_string(), ToString::to_string);
-        self.still(Failure::new(Exit::Interrupted, format!("interrupted; successor {who} goes on")))
+        self.still(Failure::new(Exit::Interrupted, format!("interrupted; successor {who} keeps running")))
     }
 
-    /// Ends the attempt, unless it came to a good end in this very moment.
-    pub(super) fn timed_out(&mut self) -> Result<Changed, Failure> {
-        let mut status = self.context.glance();
+    /// Aborts the attempt, unless the successor serves by now.
+    pub(super) fn timed_out(&mut self) -> Result<HandoffResult, Failure> {
+        let mut status = self.context.try_status();
         if status.as_ref().is_some_and(|status| self.under_way(status).is_some()) {
             status = self.abort();
         }
@@ -92,14 +91,14 @@ impl Attempt<'_> {
     }
 
     fn late_line(&mut self) -> String {
-        let (pid, after) = (self.successor.pid(), text::duration(self.context.patience()));
+        let (pid, after) = (self.successor.pid(), text::duration(self.context.change_timeout()));
         let stage = self.stage.word();
         match self.successor.terminate() {
-            true => format!("successor {pid} does not serve after {after} ({stage}); it was told to end"),
+            true => format!("timed out after {after}: successor {pid} is {stage}, and was sent SIGTERM"),
             false if self.joined.is_none() => {
-                format!("{pid} exited (status 0), and nobody joined in {after}")
+                format!("timed out after {after}: {pid} exited (status 0), and no successor joined")
             }
-            false => format!("the successor that {pid} left behind does not serve after {after} ({stage})"),
+            false => format!("timed out after {after}: the successor that {pid} left behind is {stage}"),
         }
     }
 
@@ -109,15 +108,15 @@ impl Attempt<'_> {
         format!("successor {pid} {how} {missed}{why}")
     }
 
-    /// What the service knows of a child that ended: its own words, or who was there first.
+    /// What the service knows of a child that exited: its reason, or the successor that was there first.
     fn why(&self, status: &Status) -> Option<String> {
         let words = self.given_up(status).and_then(|failure| telling(&failure.reason));
         let other = status.successor.as_ref().filter(|_| self.under_way(status).is_none());
         words.or_else(|| other.map(|other| format!("{} is already there ({})", other.process, other.state)))
     }
 
-    /// The status once the service has noticed that the child ended. What it left behind is not waited for: exit code 1
-    /// promises that the old version still serves.
+    /// The status once the service has noticed that the child exited. A process that the child left behind is
+    /// aborted: exit code 1 promises that the old version still serves.
     fn settled(&self) -> Option<Status> {
         look_until(Instant::now() + SETTLE, || self.unless_under_way()).unwrap_or_else(|| self.abort())
     }
@@ -126,22 +125,22 @@ impl Attempt<'_> {
         look_until(Instant::now() + SETTLE, || self.successor.ended())
     }
 
-    /// A successor that is released cannot be called back: it serves in a moment, or misses its deadline.
+    /// A successor that has been released cannot be aborted: it serves in a moment, or misses its deadline.
     fn abort(&self) -> Option<Status> {
-        let aborted = || match ordinary::call(self.context, "Abort", &NOTHING) {
-            Ok(()) => Some(self.context.glance()),
+        let aborted = || match simple::call(self.context, "Abort", &NOTHING) {
+            Ok(()) => Some(self.context.try_status()),
             Err(_) => self.unless_under_way(),
         };
-        look_until(Instant::now() + OVER, aborted).unwrap_or_else(|| self.context.glance())
+        look_until(Instant::now() + ABORT_TIMEOUT, aborted).unwrap_or_else(|| self.context.try_status())
     }
 
-    /// How things are, if anybody says so, once the attempt has come to an end.
+    /// The status, if the service answers, once the attempt has ended.
     fn unless_under_way(&self) -> Option<Option<Status>> {
-        let status = self.context.glance();
+        let status = self.context.try_status();
         status.as_ref().is_none_or(|status| self.under_way(status).is_none()).then_some(status)
     }
 
-    /// The service itself has just said so.
+    /// The service itself has just said that it serves.
     fn still(&self, failure: Failure) -> Failure {
         failure.still(&self.before.serving.process)
     }
@@ -154,7 +153,7 @@ impl Attempt<'_> {
     }
 }
 
-/// The words of the service, unless they say no more than that the process is gone.
+/// The reason that the service gives, unless it is only that the process has exited.
 fn telling(reason: &str) -> Option<String> {
     (!reason.contains(&Fault::PeerGone.to_string())).then(|| reason.to_owned())
 }

@@ -1,10 +1,8 @@
-//! `hotctl abort`, `rollback` and `drain`: one question, one answer, one line.
-//!
-//! Deliberately absent: commands that wait for more than an answer.
+//! `hotctl abort`, `rollback` and `drain`: one call, one reply, one line.
 
 use std::time::Duration;
 
-use hotupdate_proto::operator::{Status, Within};
+use hotupdate_proto::operator::{DeadlineParams, Status};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -35,15 +33,15 @@ pub(crate) fn drain(context: &Context<'_>, drain: &cli::Drain) -> Result<(), Fai
     let before = context.status()?;
     call(context, "Drain", &within(Some(drain.deadline)))?;
     context.report.record("drain", &before)?;
-    context.report.say(told(&before, drain.deadline));
+    context.report.say(drain_line(&before, drain.deadline));
     Ok(())
 }
 
-fn told(status: &Status, deadline: Duration) -> String {
+fn drain_line(status: &Status, deadline: Duration) -> String {
     let open = status.predecessors.iter().map(|predecessor| predecessor.connections.open()).sum();
     let when = if deadline.is_zero() { "now".to_owned() } else { format!("in {}", text::duration(deadline)) };
     match status.predecessors.as_slice() {
-        [] => format!("nobody drains; {} serves", status.serving.process),
+        [] => format!("no version is draining; {} serves", status.serving.process),
         [one] => format!("{} closes its {} {when} at the latest", one.process, text::connections(open)),
         many => {
             format!("{} versions close their {} {when} at the latest", many.len(), text::connections(open))
@@ -52,13 +50,13 @@ fn told(status: &Status, deadline: Duration) -> String {
 }
 
 /// The parameters of `Drain` and `Stop`.
-pub(crate) fn within(deadline: Option<Duration>) -> Within {
+pub(crate) fn within(deadline: Option<Duration>) -> DeadlineParams {
     let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    Within { deadline_ms: deadline.map(milliseconds) }
+    DeadlineParams { deadline_ms: deadline.map(milliseconds) }
 }
 
 /// A call whose answer says nothing but that it was done.
 pub(crate) fn call(context: &Context<'_>, method: &str, parameters: &impl Serialize) -> Result<(), Failure> {
-    let answer: Result<Map<String, Value>, _> = context.call(method, parameters, context.answer());
+    let answer: Result<Map<String, Value>, _> = context.call(method, parameters, context.answer_timeout());
     answer.map(|_| ()).map_err(|error| context.failure(error))
 }

@@ -1,6 +1,4 @@
 //! How often a service that crashes is started again, and after which pause.
-//!
-//! Deliberately absent: waiting.
 
 use std::time::{Duration, Instant};
 
@@ -10,30 +8,30 @@ const SHORTEST: Duration = Duration::from_millis(100);
 /// Pauses double up to here.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Who served this long was well: what happens then is a new story.
-const WELL: Duration = Duration::from_secs(10);
+/// A service that ran this long is stable; the restart count resets.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// See the head of this file.
+/// Counts restarts in a row.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct RestartBackoff {
     limit: u32,
     used: u32,
     since: Option<Instant>,
 }
 
-impl Patience {
+impl RestartBackoff {
     pub(super) fn new(limit: u32) -> Self {
         Self { limit, used: 0, since: None }
     }
 
-    /// Somebody serves from now on.
+    /// The service runs from now on.
     pub(super) fn served(&mut self) {
         self.since = Some(Instant::now());
     }
 
-    /// The pause before the next restart; `None` when there have been enough.
+    /// The pause before the next restart; `None` when the limit is reached.
     pub(super) fn next(&mut self) -> Option<Duration> {
-        if self.since.take().is_some_and(|since| since.elapsed() >= WELL) {
+        if self.since.take().is_some_and(|since| since.elapsed() >= STABLE_AFTER) {
             self.used = 0;
         }
         if self.used == self.limit {
@@ -58,18 +56,19 @@ mod tests {
 
     #[test]
     fn pauses_grow_and_end() {
-        let mut patience = Patience::new(9);
-        let pauses: Vec<_> = std::iter::from_fn(|| patience.next()).map(|pause| pause.as_millis()).collect();
+        let mut backoff = RestartBackoff::new(9);
+        let pauses: Vec<_> = std::iter::from_fn(|| backoff.next()).map(|pause| pause.as_millis()).collect();
         assert_eq!(pauses, [0, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
-        assert_eq!(Patience::new(0).next(), None);
+        assert_eq!(RestartBackoff::new(0).next(), None);
     }
 
     #[test]
-    fn who_was_well_begins_anew() {
-        let mut patience = Patience { limit: 2, used: 2, since: Instant::now().checked_sub(WELL) };
-        assert_eq!(patience.next(), Some(Duration::ZERO));
-        patience.served();
-        assert_eq!(patience.next(), Some(SHORTEST));
-        assert_eq!(patience.next(), None);
+    fn a_stable_service_resets_the_count() {
+        let mut backoff =
+            RestartBackoff { limit: 2, used: 2, since: Instant::now().checked_sub(STABLE_AFTER) };
+        assert_eq!(backoff.next(), Some(Duration::ZERO));
+        backoff.served();
+        assert_eq!(backoff.next(), Some(SHORTEST));
+        assert_eq!(backoff.next(), None);
     }
 }

@@ -4,10 +4,9 @@
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::ConnectionRow;
@@ -15,16 +14,18 @@ use serde::Serialize;
 use smol_str::SmolStr;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
 
+use super::activity::{ConnectionActivity, Migration};
+use super::drain::Drain;
+use super::queue::MigrationSlot;
+use super::socket::Socket;
+use super::table::Connections;
+use super::tracker::Tracker;
 use crate::address::Address;
-use crate::connections::{Activity, Connections, Moves, Tracker};
-use crate::drain::Drain;
-use crate::exit::Exit;
 
 /// The most bytes of state that move with one connection.
-pub const MAX_STATE: usize = hotupdate_proto::moving::MAX_BATCH_STATE;
+pub const MAX_STATE: usize = hotupdate_proto::migration::MAX_BATCH_STATE;
 
 /// How long somebody who hands over a connection waits, without serving it, until it is known whether it can move.
 const UNKNOWN: Duration = Duration::from_secs(1);
@@ -34,7 +35,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A connection on its way to the driver.
 #[derive(Debug)]
-pub(crate) struct Parcel {
+pub(crate) struct MigrationRequest {
     pub(crate) connection: Connection,
     pub(crate) kind: SmolStr,
     pub(crate) state: Vec<u8>,
@@ -44,20 +45,11 @@ pub(crate) struct Parcel {
 /// A connection that stays where it is.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection does not move: {why}")]
-pub struct NotMoved {
+pub struct NotMigrated {
     /// The connection, untouched.
     pub connection: Connection,
     /// One line for a person.
     pub why: String,
-}
-
-/// The kernel's side of a connection. Shared with the live table, which shuts it down at the deadline of a drain.
-#[derive(Debug)]
-pub(crate) enum Socket {
-    /// TCP.
-    Tcp(TcpStream),
-    /// Unix stream.
-    Unix(UnixStream),
 }
 
 /// One accepted connection.
@@ -90,19 +82,19 @@ impl Connection {
 
     /// The client's address.
     #[must_use]
-    pub fn peer(&self) -> &Address {
-        self.tracker.peer()
+    pub fn peer_addr(&self) -> &Address {
+        self.tracker.peer_addr()
     }
 
     /// The address that the client connected to.
     #[must_use]
-    pub fn local(&self) -> &Address {
-        self.tracker.local()
+    pub fn local_addr(&self) -> &Address {
+        self.tracker.local_addr()
     }
 
     /// Records what the connection does.
     #[must_use]
-    pub fn activity(&self) -> Activity {
+    pub fn activity(&self) -> ConnectionActivity {
         self.tracker.activity()
     }
 
@@ -114,22 +106,22 @@ impl Connection {
 
     /// The connection's place in the queue of those that move.
     #[must_use]
-    pub fn exit(&self) -> Exit {
-        self.tracker.activity().exit()
+    pub fn migration_slot(&self) -> MigrationSlot {
+        self.tracker.activity().migration_slot()
     }
 
     /// Whether the process that serves now picks up connections of this kind.
     ///
     /// ```no_run
     /// # async fn example(connection: hotupdate::Connection) {
-    /// if connection.moves("echo") == hotupdate::connections::Moves::Yes {
-    ///     let _ = connection.hand_over("echo", &()).await;
+    /// if connection.migration("echo") == hotupdate::connections::Migration::Available {
+    ///     let _ = connection.migrate("echo", &()).await;
     /// }
     /// # }
     /// ```
     #[must_use]
-    pub fn moves(&self, kind: &str) -> Moves {
-        self.tracker.activity().moves(kind)
+    pub fn migration(&self, kind: &str) -> Migration {
+        self.tracker.activity().migration(kind)
     }
 
     /// Passes this connection to the process that serves now, whose [`Starting::on_migrated`](crate::Starting::on_migrated) of the same
@@ -137,58 +129,61 @@ impl Connection {
     /// at a point from which the other version can go on, and everything else that the other version has to know, such as
     /// bytes that were read and not dealt with, goes into `state`.
     ///
-    /// At once; [`Exit::turn`] tells when it is a good moment. Waits until it is known whether the connection can move. Not safe to cancel: a connection whose move is cancelled
+    /// At once; [`MigrationSlot::acquire`] tells when it is a good moment. Waits until it is known whether the connection can move. Not safe to cancel: a connection whose move is cancelled
     /// is closed if it did not arrive.
     ///
     /// # Errors
-    /// [`NotMoved`] with the connection: the process does not drain, the next version does not take this kind or knows
+    /// [`NotMigrated`] with the connection: the process does not drain, the next version does not take this kind or knows
     /// nothing of moves, or it died before it had the connection. Serve on.
-    pub async fn hand_over(self, kind: &str, state: &(impl Serialize + Sync)) -> Result<(), NotMoved> {
+    pub async fn migrate(self, kind: &str, state: &(impl Serialize + Sync)) -> Result<(), NotMigrated> {
         match serde_json::to_vec(state) {
-            Ok(state) => self.hand_over_bytes(kind, state).await,
+            Ok(state) => self.migrate_bytes(kind, state).await,
             Err(error) => {
-                Err(NotMoved { connection: self, why: format!("its state cannot be JSON: {error}") })
+                Err(NotMigrated { connection: self, why: format!("its state cannot be JSON: {error}") })
             }
         }
     }
 
-    /// As [`Connection::hand_over`], with state in the caller's own form; see
+    /// As [`Connection::migrate`], with state in the caller's own form; see
     /// [`Starting::on_migrated_bytes`](crate::Starting::on_migrated_bytes). At most [`MAX_STATE`] bytes.
     ///
     /// # Errors
-    /// As [`Connection::hand_over`].
-    pub async fn hand_over_bytes(self, kind: &str, state: Vec<u8>) -> Result<(), NotMoved> {
+    /// As [`Connection::migrate`].
+    pub async fn migrate_bytes(self, kind: &str, state: Vec<u8>) -> Result<(), NotMigrated> {
         if state.len() > MAX_STATE {
             self.tracker.stays();
             let why = format!("its state has {} bytes, at most {MAX_STATE} move", state.len());
-            return Err(NotMoved { connection: self, why });
+            return Err(NotMigrated { connection: self, why });
         }
         let mut drain = self.drain();
         let begun = Instant::now();
-        while self.moves(kind) == Moves::Expected && begun.elapsed() < UNKNOWN {
+        while self.migration(kind) == Migration::Pending && begun.elapsed() < UNKNOWN {
             // The answer comes with a change, or the time for it is over.
             let _ = tokio::time::timeout(ASK_AGAIN, drain.changed()).await;
         }
-        let why = match self.moves(kind) {
-            Moves::Yes => None,
-            Moves::Expected => Some("the other process does not answer".to_owned()),
-            Moves::No => Some(format!("nobody takes connections of kind {kind:?}")),
+        let why = match self.migration(kind) {
+            Migration::Available => None,
+            Migration::Pending => Some("the other process does not answer".to_owned()),
+            Migration::Unavailable => Some(format!("nobody takes connections of kind {kind:?}")),
         };
         if let Some(why) = why {
             self.tracker.stays();
-            return Err(NotMoved { connection: self, why });
+            return Err(NotMigrated { connection: self, why });
         }
         let table = self.tracker.connections();
         let (reply, moved) = oneshot::channel();
-        let parcel = Parcel { connection: self, kind: kind.into(), state, reply };
-        if let Err(parcel) = table.send(parcel) {
+        let migration = MigrationRequest { connection: self, kind: kind.into(), state, reply };
+        if let Err(migration) = table.send(migration) {
             let why = "the runtime is shutting down".to_owned();
-            return Err(NotMoved { connection: parcel.connection, why });
+            return Err(NotMigrated { connection: migration.connection, why });
         }
         match moved.await {
             Ok(Err(connection)) => {
                 connection.tracker.stays();
-                Err(NotMoved { connection: *connection, why: "the other process did not take it".to_owned() })
+                Err(NotMigrated {
+                    connection: *connection,
+                    why: "the other process did not take it".to_owned(),
+                })
             }
             // Without an answer the driver is gone, and the connection with it.
             Ok(Ok(())) | Err(_) => Ok(()),
@@ -210,74 +205,6 @@ impl Connection {
         match &*self.socket {
             Socket::Tcp(stream) => SockRef::from(stream).peek(&mut byte).is_ok(),
             Socket::Unix(stream) => SockRef::from(stream).peek(&mut byte).is_ok(),
-        }
-    }
-}
-
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        }
-    }
-}
-
-impl Socket {
-    /// A connected socket that arrived, registered with the runtime.
-    pub(crate) fn register(fd: OwnedFd) -> io::Result<Self> {
-        use rustix::net::{AddressFamily, sockopt::socket_domain};
-        if socket_domain(&fd)? == AddressFamily::UNIX {
-            Ok(Self::Unix(UnixStream::from_std(fd.into())?))
-        } else {
-            Ok(Self::Tcp(TcpStream::from_std(fd.into())?))
-        }
-    }
-
-    pub(crate) fn shut_down(&self) {
-        // An error means that the client was faster.
-        let _ = match self {
-            Self::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Both),
-            Self::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Both),
-        };
-    }
-
-    fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let read = match self {
-                Self::Tcp(stream) => {
-                    ready!(stream.poll_read_ready(cx))?;
-                    stream.try_read_buf(buf)
-                }
-                Self::Unix(stream) => {
-                    ready!(stream.poll_read_ready(cx))?;
-                    stream.try_read_buf(buf)
-                }
-            };
-            match read {
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-
-    fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        loop {
-            let written = match self {
-                Self::Tcp(stream) => {
-                    ready!(stream.poll_write_ready(cx))?;
-                    stream.try_write_vectored(bufs)
-                }
-                Self::Unix(stream) => {
-                    ready!(stream.poll_write_ready(cx))?;
-                    stream.try_write_vectored(bufs)
-                }
-            };
-            match written {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
-            }
         }
     }
 }

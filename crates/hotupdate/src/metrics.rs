@@ -85,13 +85,13 @@ mod facade {
     }
 
     /// What a process tells.
-    pub(crate) struct Meters {
+    pub(crate) struct Metrics {
         generation: Generation,
         ours: Handles,
         predecessors: Mutex<HashMap<Generation, Handles>>,
     }
 
-    impl Meters {
+    impl Metrics {
         pub(crate) fn new(generation: Generation) -> Self {
             describe_gauge!(CONNECTIONS, "connections that are open");
             describe_counter!(CONNECTIONS_TOTAL, "what became of connections");
@@ -141,24 +141,24 @@ mod facade {
         }
     }
 
-    impl std::fmt::Debug for Meters {
+    impl std::fmt::Debug for Metrics {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.debug_tuple("Meters").field(&self.generation).finish()
+            f.debug_tuple("Metrics").field(&self.generation).finish()
         }
     }
 }
 
 #[cfg(feature = "metrics")]
-pub(crate) use facade::Meters;
+pub(crate) use facade::Metrics;
 
 /// Without the feature nothing is told.
 #[cfg(not(feature = "metrics"))]
 #[derive(Debug)]
-pub(crate) struct Meters;
+pub(crate) struct Metrics;
 
 #[cfg(not(feature = "metrics"))]
 #[allow(clippy::unused_self, reason = "the same face as with the feature")]
-impl Meters {
+impl Metrics {
     pub(crate) fn new(_: Generation) -> Self {
         Self
     }

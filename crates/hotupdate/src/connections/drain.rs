@@ -37,7 +37,7 @@ impl Plan {
     /// When a silent connection with this id is closed: after the grace, at its own place in the window, and before the
     /// deadline.
     #[must_use]
-    pub fn turn(&self, id: u64) -> Instant {
+    pub fn scheduled_close(&self, id: u64) -> Instant {
         // Ids count up; multiplying by 2^64 divided by the golden ratio spreads neighbours evenly (Knuth, 6.4).
         let place = (id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f64 / f64::from(1 << 24);
         (self.since + self.grace + self.spread.mul_f64(place)).min(self.until)
@@ -130,7 +130,7 @@ mod tests {
         let plan = plan();
         let mut tenths = [0u32; 10];
         for id in 1..=1000 {
-            let place = plan.turn(id) - plan.since - plan.grace;
+            let place = plan.scheduled_close(id) - plan.since - plan.grace;
             assert!(place < plan.spread, "{place:?} is outside of the window");
             tenths[usize::try_from(place.as_millis() / 1000).unwrap()] += 1;
         }
@@ -141,6 +141,6 @@ mod tests {
     fn a_turn_never_comes_after_the_deadline() {
         let mut plan = plan();
         plan.until = plan.since + Duration::from_secs(1);
-        assert!((0..100).all(|id| plan.turn(id) == plan.until));
+        assert!((0..100).all(|id| plan.scheduled_close(id) == plan.until));
     }
 }

@@ -1,7 +1,7 @@
-//! The status of a service as it changes, across the change of the process that owns the control socket.
+//! The status of a service as it changes, also when another process takes over the control socket.
 //!
-//! Deliberately absent: trust in one stream. The process that is replaced may end its `Monitor`, or go silent on it, so
-//! that the owner of the socket is asked afresh whenever nothing is heard.
+//! A process that is replaced may end its `Monitor` stream or stop sending on it, so the owner of the socket
+//! is asked again whenever the stream is silent.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,50 +11,50 @@ use hotupdate_proto::operator::{Monitored, Status};
 use crate::client::Client;
 use crate::context::{Context, NOTHING, TICK};
 
-/// After this much silence, the status is asked for afresh.
+/// After this much silence, the status is asked for again.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// How the service is, and how that is known.
-pub(crate) enum Seen {
-    /// It was told, because something happened or because the stream began.
-    Told(Box<Monitored>),
-    /// It was asked for.
-    Asked(Box<Status>),
+/// A status, and how hotctl learned of it.
+pub(crate) enum Update {
+    /// From the `Monitor` stream: something happened, or the stream began.
+    Event(Box<Monitored>),
+    /// From a call of `Status`.
+    Status(Box<Status>),
 }
 
-impl Seen {
+impl Update {
     pub(crate) fn into_status(self) -> Status {
         match self {
-            Self::Told(monitored) => monitored.status,
-            Self::Asked(status) => *status,
+            Self::Event(monitored) => monitored.status,
+            Self::Status(status) => *status,
         }
     }
 }
 
 /// Follows a service.
-pub(crate) struct Watch<'a> {
+pub(crate) struct StatusStream<'a> {
     context: &'a Context<'a>,
     monitor: Option<Client>,
-    /// The instance that was last seen to serve: whoever follows it needs a new stream.
+    /// The instance that served last: when another one serves, a new stream is needed.
     instance: String,
     heard: Instant,
 }
 
-impl<'a> Watch<'a> {
-    /// Opens the stream. That it cannot be opened is no error yet: it is tried again.
+impl<'a> StatusStream<'a> {
+    /// Opens the stream. If it cannot be opened, it is tried again later.
     pub(crate) fn new(context: &'a Context<'a>) -> Self {
-        let mut watch = Self { context, monitor: None, instance: String::new(), heard: Instant::now() };
-        watch.open();
-        watch
+        let mut stream = Self { context, monitor: None, instance: String::new(), heard: Instant::now() };
+        stream.open();
+        stream
     }
 
     /// The next status, or `None` after a moment in which nothing happened.
     pub(crate) fn next(&mut self) -> Option<Status> {
-        self.look().map(Seen::into_status)
+        self.next_update().map(Update::into_status)
     }
 
-    /// As [`Watch::next`], with what happened.
-    pub(crate) fn look(&mut self) -> Option<Seen> {
+    /// As [`StatusStream::next`], with what happened.
+    pub(crate) fn next_update(&mut self) -> Option<Update> {
         let heard = match &mut self.monitor {
             Some(monitor) => monitor.receive::<Monitored>(Instant::now() + TICK),
             None => {
@@ -66,10 +66,10 @@ impl<'a> Watch<'a> {
         match heard {
             Ok(Some((monitored, more))) => {
                 self.heard(&monitored.status, more);
-                Some(Seen::Told(Box::new(monitored)))
+                Some(Update::Event(Box::new(monitored)))
             }
             Ok(None) => self.ask(),
-            // At once: the new owner may have more to tell in this moment than in the next hour.
+            // At once, because the first events of the new owner are the important ones.
             Err(_) => {
                 self.open();
                 None
@@ -85,16 +85,16 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn ask(&mut self) -> Option<Seen> {
+    fn ask(&mut self) -> Option<Update> {
         if self.heard.elapsed() < SILENCE {
             return None;
         }
         self.heard = Instant::now();
-        let status = self.context.glance()?;
+        let status = self.context.try_status()?;
         if status.serving.process.instance != self.instance {
             self.monitor = None;
         }
-        Some(Seen::Asked(Box::new(status)))
+        Some(Update::Status(Box::new(status)))
     }
 
     fn open(&mut self) {

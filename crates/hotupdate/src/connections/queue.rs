@@ -1,6 +1,6 @@
 //! The way out to the next version: so many connections at a time, the others are served here until it is their turn.
 //!
-//! Deliberately absent: moving, see [`Connection::hand_over`](crate::Connection::hand_over).
+//! Deliberately absent: moving, see [`Connection::migrate`](crate::Connection::migrate).
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -8,17 +8,17 @@ use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::connections::{Activity, Moves};
+use super::activity::{ConnectionActivity, Migration};
 
-/// Half as many again as can be on their way (1,000, `hotupdate_proto::moving`), so that the next ones are ready. One that has
-/// its turn is not served until it has arrived, which with so many before it takes some 60 ms: no matter for the quiet ones.
+/// Half as many again as can be on their way (1,000, `hotupdate_proto::migration`), so that the next ones are ready. One that has
+/// its turn is not served until it has arrived, which with so many before it takes some 60 ms: no matter for the idle ones.
 const AT_A_TIME: usize = 1_500;
 
-/// Those who would notice go when the quiet ones have gone, and with few before them.
-const LIVELY_AT_A_TIME: usize = 200;
+/// Those who would notice go when the idle ones have gone, and with few before them.
+const ACTIVE_AT_A_TIME: usize = 200;
 
-/// Whose client has said nothing for so long is quiet.
-const QUIET: Duration = Duration::from_secs(1);
+/// Whose client has said nothing for so long is idle.
+const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// A connection's place in the queue of those that move to the next version.
 ///
@@ -28,10 +28,10 @@ const QUIET: Duration = Duration::from_secs(1);
 /// ```no_run
 /// # async fn step(_: &mut hotupdate::Connection) {}
 /// async fn converse(mut connection: hotupdate::Connection) {
-///     let mut exit = connection.exit();
+///     let mut slot = connection.migration_slot();
 ///     loop {
 ///         tokio::select! {
-///             () = exit.turn("echo") => match connection.hand_over("echo", &()).await {
+///             () = slot.acquire("echo") => match connection.migrate("echo", &()).await {
 ///                 Ok(()) => return,                          // the next version goes on
 ///                 Err(stays) => connection = stays.connection, // so do we, and are asked again when something changes
 ///             },
@@ -41,8 +41,8 @@ const QUIET: Duration = Duration::from_secs(1);
 /// }
 /// ```
 #[derive(Debug)]
-pub struct Exit {
-    activity: Activity,
+pub struct MigrationSlot {
+    activity: ConnectionActivity,
     place: Place,
 }
 
@@ -58,11 +58,11 @@ enum Place {
 #[derive(Clone, Copy, Debug)]
 struct Ticket {
     number: u64,
-    lively: bool,
+    active: bool,
 }
 
-impl Exit {
-    pub(crate) fn new(activity: Activity) -> Self {
+impl MigrationSlot {
+    pub(crate) fn new(activity: ConnectionActivity) -> Self {
         Self { activity, place: Place::None }
     }
 
@@ -71,15 +71,18 @@ impl Exit {
     /// been silent for a second.
     ///
     /// The turn lasts until this value is dropped, or something else is asked of it. Safe to cancel: then others come first.
-    pub async fn turn(&mut self, kind: &str) {
+    pub async fn acquire(&mut self, kind: &str) {
         let mut drain = self.activity.drain();
         loop {
-            self.step_out();
+            self.release();
             // Before the look, so that no change is missed.
             drain.seen();
-            if drain.is_draining() && !self.activity.stays() && self.activity.moves(kind) == Moves::Yes {
+            if drain.is_draining()
+                && !self.activity.stays()
+                && self.activity.migration(kind) == Migration::Available
+            {
                 tokio::select! {
-                    () = self.next() => return,
+                    () = self.acquire_any() => return,
                     _ = drain.changed() => {}
                 }
             } else {
@@ -90,40 +93,40 @@ impl Exit {
 
     /// Resolves when it is this connection's turn, whatever the process wants.
     ///
-    /// As [`Exit::turn`] is it safe to cancel.
-    pub async fn next(&mut self) {
+    /// As [`MigrationSlot::acquire`] is it safe to cancel.
+    pub async fn acquire_any(&mut self) {
         let waiting = Waiting(self);
-        poll_fn(|cx| waiting.0.poll_next(cx)).await;
+        poll_fn(|cx| waiting.0.poll_acquire(cx)).await;
     }
 
-    /// As [`Exit::next`]. Its place is kept between two calls, and its turn, until [`Exit::step_out`]: who does not come
+    /// As [`MigrationSlot::acquire_any`]. Its place is kept between two calls, and its turn, until [`MigrationSlot::release`]: who does not come
     /// back holds up others.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let lively = self.activity.silence() < QUIET;
-        self.activity.queue().poll(&mut self.place, lively, cx)
+    pub fn poll_acquire(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let active = self.activity.silence() < IDLE_AFTER;
+        self.activity.queue().poll(&mut self.place, active, cx)
     }
 
     /// Has something else to do, or stays.
-    pub fn step_out(&mut self) {
+    pub fn release(&mut self) {
         if !matches!(self.place, Place::None) {
             self.activity.queue().leave(&mut self.place);
         }
     }
 }
 
-impl Drop for Exit {
+impl Drop for MigrationSlot {
     fn drop(&mut self) {
-        self.step_out();
+        self.release();
     }
 }
 
 /// Steps out if nobody waits any more. Who has a turn keeps it.
-struct Waiting<'a>(&'a mut Exit);
+struct Waiting<'a>(&'a mut MigrationSlot);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if matches!(self.0.place, Place::Waits(_)) {
-            self.0.step_out();
+            self.0.release();
         }
     }
 }
@@ -139,25 +142,25 @@ struct Inner {
     last: u64,
     /// How many have their turn.
     out: usize,
-    quiet: BTreeMap<u64, Waker>,
-    lively: BTreeMap<u64, Waker>,
+    idle: BTreeMap<u64, Waker>,
+    active: BTreeMap<u64, Waker>,
 }
 
 impl Queue {
-    fn poll(&self, place: &mut Place, lively: bool, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&self, place: &mut Place, active: bool, cx: &mut Context<'_>) -> Poll<()> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         match place {
             Place::Turn => return Poll::Ready(()),
-            Place::None if inner.has_room(lively) => inner.out += 1,
+            Place::None if inner.has_room(active) => inner.out += 1,
             Place::None => {
                 inner.last += 1;
                 let number = inner.last;
-                inner.waiting(lively).insert(number, cx.waker().clone());
-                *place = Place::Waits(Ticket { number, lively });
+                inner.waiting(active).insert(number, cx.waker().clone());
+                *place = Place::Waits(Ticket { number, active });
                 return Poll::Pending;
             }
             Place::Waits(ticket) => {
-                if let Some(waker) = inner.waiting(ticket.lively).get_mut(&ticket.number) {
+                if let Some(waker) = inner.waiting(ticket.active).get_mut(&ticket.number) {
                     waker.clone_from(cx.waker());
                     return Poll::Pending;
                 }
@@ -172,7 +175,7 @@ impl Queue {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             match std::mem::take(place) {
                 Place::None => {}
-                Place::Waits(ticket) if inner.waiting(ticket.lively).remove(&ticket.number).is_some() => {}
+                Place::Waits(ticket) if inner.waiting(ticket.active).remove(&ticket.number).is_some() => {}
                 Place::Waits(_) | Place::Turn => inner.out -= 1,
             }
             inner.call()
@@ -182,15 +185,15 @@ impl Queue {
 }
 
 impl Inner {
-    fn waiting(&mut self, lively: bool) -> &mut BTreeMap<u64, Waker> {
-        if lively { &mut self.lively } else { &mut self.quiet }
+    fn waiting(&mut self, active: bool) -> &mut BTreeMap<u64, Waker> {
+        if active { &mut self.active } else { &mut self.idle }
     }
 
     /// For somebody who comes last.
-    fn has_room(&self, lively: bool) -> bool {
-        let nobody = self.quiet.is_empty();
-        if lively {
-            nobody && self.lively.is_empty() && self.out < LIVELY_AT_A_TIME
+    fn has_room(&self, active: bool) -> bool {
+        let nobody = self.idle.is_empty();
+        if active {
+            nobody && self.active.is_empty() && self.out < ACTIVE_AT_A_TIME
         } else {
             nobody && self.out < AT_A_TIME
         }
@@ -200,11 +203,11 @@ impl Inner {
     fn call(&mut self) -> Vec<Waker> {
         let mut called = Vec::new();
         loop {
-            let limit = if self.quiet.is_empty() { LIVELY_AT_A_TIME } else { AT_A_TIME };
+            let limit = if self.idle.is_empty() { ACTIVE_AT_A_TIME } else { AT_A_TIME };
             if self.out >= limit {
                 return called;
             }
-            let next = self.quiet.pop_first().or_else(|| self.lively.pop_first());
+            let next = self.idle.pop_first().or_else(|| self.active.pop_first());
             let Some((_, waker)) = next else { return called };
             self.out += 1;
             called.push(waker);
@@ -216,17 +219,17 @@ impl Inner {
 mod tests {
     use super::*;
 
-    const QUIET_ONE: bool = false;
-    const LIVELY_ONE: bool = true;
+    const IDLE: bool = false;
+    const ACTIVE: bool = true;
 
-    fn has_turn(queue: &Queue, place: &mut Place, lively: bool) -> bool {
-        queue.poll(place, lively, &mut Context::from_waker(Waker::noop())).is_ready()
+    fn has_turn(queue: &Queue, place: &mut Place, active: bool) -> bool {
+        queue.poll(place, active, &mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// So many that have their turn.
     fn out(queue: &Queue, how_many: usize) -> Vec<Place> {
         let mut places: Vec<_> = std::iter::repeat_with(Place::default).take(how_many).collect();
-        assert!(places.iter_mut().all(|place| has_turn(queue, place, QUIET_ONE)));
+        assert!(places.iter_mut().all(|place| has_turn(queue, place, IDLE)));
         places
     }
 
@@ -236,29 +239,29 @@ mod tests {
         let mut out = out(&queue, AT_A_TIME);
         let [mut first, mut second, mut third] = [(); 3].map(|()| Place::None);
         for place in [&mut first, &mut second, &mut third] {
-            assert!(!has_turn(&queue, place, QUIET_ONE));
+            assert!(!has_turn(&queue, place, IDLE));
         }
         queue.leave(&mut out[0]);
-        assert!(!has_turn(&queue, &mut out[0], QUIET_ONE), "behind those who waited before");
-        assert!(!has_turn(&queue, &mut second, QUIET_ONE) && has_turn(&queue, &mut first, QUIET_ONE));
+        assert!(!has_turn(&queue, &mut out[0], IDLE), "behind those who waited before");
+        assert!(!has_turn(&queue, &mut second, IDLE) && has_turn(&queue, &mut first, IDLE));
         queue.leave(&mut second);
         queue.leave(&mut first);
-        assert!(has_turn(&queue, &mut third, QUIET_ONE), "nobody else waited before");
-        assert!(!has_turn(&queue, &mut out[0], QUIET_ONE));
+        assert!(has_turn(&queue, &mut third, IDLE), "nobody else waited before");
+        assert!(!has_turn(&queue, &mut out[0], IDLE));
     }
 
     #[test]
-    fn the_lively_go_when_the_quiet_have_gone() {
+    fn active_connections_go_when_the_idle_ones_have_gone() {
         let queue = Queue::default();
         let mut out = out(&queue, AT_A_TIME);
-        let [mut quiet, mut lively] = [(); 2].map(|()| Place::None);
-        assert!(!has_turn(&queue, &mut lively, LIVELY_ONE) && !has_turn(&queue, &mut quiet, QUIET_ONE));
+        let [mut idle, mut active] = [(); 2].map(|()| Place::None);
+        assert!(!has_turn(&queue, &mut active, ACTIVE) && !has_turn(&queue, &mut idle, IDLE));
         queue.leave(&mut out[0]);
-        assert!(has_turn(&queue, &mut quiet, QUIET_ONE), "it is called first");
-        out[1..=AT_A_TIME - LIVELY_AT_A_TIME].iter_mut().for_each(|place| queue.leave(place));
-        assert!(!has_turn(&queue, &mut lively, LIVELY_ONE), "too many are before it");
-        queue.leave(&mut quiet);
-        assert!(has_turn(&queue, &mut lively, LIVELY_ONE));
+        assert!(has_turn(&queue, &mut idle, IDLE), "it is called first");
+        out[1..=AT_A_TIME - ACTIVE_AT_A_TIME].iter_mut().for_each(|place| queue.leave(place));
+        assert!(!has_turn(&queue, &mut active, ACTIVE), "too many are before it");
+        queue.leave(&mut idle);
+        assert!(has_turn(&queue, &mut active, ACTIVE));
     }
 
     #[test]
@@ -266,9 +269,9 @@ mod tests {
         let queue = Queue::default();
         let mut out = out(&queue, AT_A_TIME);
         let [mut called, mut waits] = [(); 2].map(|()| Place::None);
-        assert!(!has_turn(&queue, &mut called, QUIET_ONE) && !has_turn(&queue, &mut waits, QUIET_ONE));
+        assert!(!has_turn(&queue, &mut called, IDLE) && !has_turn(&queue, &mut waits, IDLE));
         queue.leave(&mut out[0]);
         queue.leave(&mut called);
-        assert!(has_turn(&queue, &mut waits, QUIET_ONE));
+        assert!(has_turn(&queue, &mut waits, IDLE));
     }
 }
