@@ -139,7 +139,7 @@ impl Draining {
 
 /// The connection's place in the window. Without the grace, which is for clients that have not been told yet.
 fn scheduled_close(plan: &Plan, id: u64) -> Instant {
-    plan.turn(id).checked_sub(plan.grace).map_or(plan.since, |turn| turn.max(plan.since))
+    plan.scheduled_close(id).checked_sub(plan.grace).map_or(plan.since, |turn| turn.max(plan.since))
 }
 
 impl<S: Sync> FromRequestParts<S> for Draining {

@@ -101,7 +101,7 @@ where
         };
         let serve = serve.clone();
         Some(Box::new(move |connection| {
-            connection.activity().upgraded("websocket");
+            connection.activity().set_upgraded("websocket");
             tokio::spawn(serve(WebSocket::new(connection, codec), state));
         }))
     });

@@ -37,9 +37,9 @@ pub struct Timing {
     /// Serving process: what the oldest generation still gets when there are too many.
     pub hurry: Duration,
     /// Predecessor: the serving process has to say that it holds connections that were moved to it.
-    pub moving: Duration,
+    pub prepared: Duration,
     /// Serving process: before a handoff, predecessors have to finish the moves that are under way.
-    pub rest: Duration,
+    pub quiesce: Duration,
     /// Both: the other side has to take a message that was sent.
     pub write: Duration,
 }
@@ -61,8 +61,8 @@ impl Default for Timing {
             force: Duration::from_secs(2),
             resume: Duration::from_secs(5),
             hurry: Duration::from_secs(5),
-            moving: Duration::from_secs(5),
-            rest: Duration::from_secs(2),
+            prepared: Duration::from_secs(5),
+            quiesce: Duration::from_secs(2),
             write: Duration::from_secs(5),
         }
     }
@@ -97,8 +97,8 @@ impl Timing {
             force: scaled(self.force),
             resume: scaled(self.resume),
             hurry: scaled(self.hurry),
-            moving: scaled(self.moving),
-            rest: scaled(self.rest),
+            prepared: scaled(self.prepared),
+            quiesce: scaled(self.quiesce),
             write: scaled(self.write),
         }
     }

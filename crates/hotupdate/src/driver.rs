@@ -4,7 +4,6 @@
 //! what they say (`driver/incumbent.rs`).
 
 mod application;
-mod callers;
 mod drain;
 mod incumbent;
 mod inventory;
@@ -12,7 +11,6 @@ mod link_events;
 mod moves;
 mod operators;
 mod report;
-mod reserve;
 mod signals;
 mod status;
 mod successor;
@@ -32,7 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::incumbent::{Event as IncumbentEvent, Incumbent, Local, Stopped};
-use hotupdate_proto::inventory::LinkRest;
+use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::Ready;
 use hotupdate_proto::operator::{LastFailure, LastHandoff};
 use hotupdate_proto::successor::Event as SuccessorEvent;
@@ -41,22 +39,21 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Interval, sleep_until};
 use tracing::{Instrument, Span};
 
-use self::callers::Control;
 use self::moves::Moves;
-use crate::accepted::Accepted;
-use crate::channel::Receiver;
-use crate::config::Builder;
-use crate::connection::Parcel;
 use crate::connections::Connections;
+use crate::connections::MigrationRequest;
+use crate::control::Control;
+use crate::control::session::{self, Outcome, Request, SessionConfig};
 use crate::error::{Error, Result};
-use crate::gate::GateControl;
+use crate::lifecycle::{Lifecycle, Served};
+use crate::link::channel::Receiver;
 use crate::link::{Heard, Link, LinkId};
+use crate::listeners::gate::GateControl;
+use crate::listeners::inherited::Origin;
 use crate::migration;
-use crate::offered::Origin;
-use crate::serving::{Lifecycle, Served};
-use crate::session::{self, Outcome, Request, Rules};
-use crate::signal::{Signal, Signals};
-use crate::spawn::Program;
+use crate::process::signal::{Signal, Signals};
+use crate::process::spawn::Program;
+use crate::settings::Settings;
 use crate::state::Export;
 use crate::systemd::Manager;
 
@@ -139,7 +136,7 @@ struct PendingCommand {
 }
 
 pub(crate) struct Driver {
-    settings: Builder,
+    settings: Settings,
     local: Local,
     generation: Generation,
     attempt: Option<String>,
@@ -154,13 +151,13 @@ pub(crate) struct Driver {
 
     application: mpsc::UnboundedReceiver<Application>,
     application_is_gone: bool,
-    parcels: mpsc::UnboundedReceiver<Parcel>,
+    migrations: mpsc::UnboundedReceiver<MigrationRequest>,
     moves: Moves,
     ready: Option<oneshot::Sender<Result<Served>>>,
     ready_at: Option<Instant>,
     failed: Option<oneshot::Sender<Error>>,
     requests: mpsc::Receiver<Request>,
-    rules: Rules,
+    sessions: SessionConfig,
     signals: Option<Signals>,
     program: Option<Program>,
     manager: Option<Manager>,
@@ -185,12 +182,12 @@ pub(crate) struct Driver {
     /// A listener that should be open is not.
     reopen_at: Option<Instant>,
     /// What the incumbent had read of links that are ours now.
-    unread_link_bytes: Vec<LinkRest>,
+    unread_link_bytes: Vec<UnreadLink>,
 
     lifecycle: watch::Sender<Lifecycle>,
     monitor: broadcast::Sender<session::Event>,
     pending_commands: Vec<PendingCommand>,
-    rows: HashMap<Generation, BTreeMap<u64, (Accepted, ConnectionRow)>>,
+    rows: HashMap<Generation, BTreeMap<u64, (tokio::time::Instant, ConnectionRow)>>,
     last_handoff: Option<LastHandoff>,
     last_failure: Option<LastFailure>,
 
@@ -209,7 +206,7 @@ pub(crate) struct Driver {
 /// What the loop woke up for.
 enum Wake {
     Application(Option<Application>),
-    Parcel(Parcel),
+    Migration(MigrationRequest),
     Request(Request),
     Heard(LinkId, Heard),
     Done(TaskResult),
@@ -267,7 +264,7 @@ impl Driver {
                     self.application_gave_up().await;
                 }
             }
-            Wake::Parcel(parcel) => self.give(parcel),
+            Wake::Migration(migration) => self.give(migration),
             Wake::Request(request) => self.request(request).await,
             Wake::Heard(id, heard) => self.hear(id, heard).await,
             Wake::Done(done) => self.done(done).await,
@@ -298,17 +295,18 @@ impl Driver {
         let deadline = self.deadline();
         let there = !self.application_is_gone;
         let draining = self.draining && !self.drained;
-        let Self { application, parcels, requests, heard, done, signals, progress, connections, .. } = self;
+        let Self { application, migrations, requests, heard, done, signals, progress, connections, .. } =
+            self;
         tokio::select! {
             biased;
             Some((id, what)) = heard.1.recv() => Wake::Heard(id, what),
             Some(done) = done.1.recv() => Wake::Done(done),
             application = application.recv(), if there => Wake::Application(application),
-            Some(parcel) = parcels.recv() => Wake::Parcel(parcel),
+            Some(migration) = migrations.recv() => Wake::Migration(migration),
             Some(request) = requests.recv() => Wake::Request(request),
             signal = Signals::next(signals.as_mut()) => Wake::Signal(signal),
             () = until(deadline) => Wake::Deadline,
-            () = connections.empty(), if draining => Wake::Drained,
+            () = connections.wait_until_empty(), if draining => Wake::Drained,
             _ = progress.tick(), if draining => Wake::Progress,
         }
     }

@@ -9,30 +9,11 @@ use hotupdate_proto::Generation;
 use tokio::sync::{mpsc, watch};
 
 use crate::connections::Connections;
-use crate::drain::Drain;
+use crate::connections::drain::Drain;
 use crate::driver::Application;
+use crate::lifecycle::{Lifecycle, Served};
 use crate::migration::{Handler, Resume};
 use crate::state::{Arrived, State};
-
-/// How far the life of this process has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Lifecycle {
-    Starting,
-    Serving,
-    /// Another process serves; this one can still take over again.
-    Draining,
-    /// It will never accept again.
-    Retired,
-    /// Nothing is left.
-    Drained,
-}
-
-/// What the driver says when this process serves.
-#[derive(Debug)]
-pub(crate) struct Served {
-    pub(crate) lifecycle: watch::Receiver<Lifecycle>,
-    pub(crate) state: HashMap<String, Arrived>,
-}
 
 /// A process that serves, until the next version takes over. Cheap to clone.
 #[derive(Clone, Debug)]

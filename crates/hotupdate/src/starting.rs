@@ -11,23 +11,23 @@ use std::sync::Arc;
 
 use hotupdate_proto::inventory::MAX_NAME;
 use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
-use hotupdate_proto::{Generation, Kind, ListenerItem, ListenerKind, frame};
+use hotupdate_proto::{ConnectionKind, Generation, ListenerItem, ListenerKind, frame};
 use serde::de::DeserializeOwned;
 use tokio::net::{ToSocketAddrs, lookup_host};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
 use crate::address::Address;
-use crate::bind;
-use crate::connection::Connection;
+use crate::connections::Connection;
 use crate::connections::Connections;
-use crate::datagram::{UdpSocket, UnixDatagramSocket};
 use crate::driver::{Application, Resources};
 use crate::error::{Doing, Error, Result};
-use crate::gate::{Gate, Gated};
-use crate::listener::{Acceptor, Listener};
+use crate::listeners::bind;
+use crate::listeners::datagram::{UdpSocket, UnixDatagramSocket};
+use crate::listeners::gate::{Gate, Gated};
+use crate::listeners::inherited::{Offered, Origin};
+use crate::listeners::stream::{Acceptor, Listener};
 use crate::migration::{Handler, Resume};
-use crate::offered::{Offered, Origin};
 use crate::serving::Serving;
 use crate::state::{Arrived, Export, State};
 
@@ -202,7 +202,7 @@ impl Starting {
     }
 
     /// Goes on with connections of this kind that other versions migrate here with
-    /// [`Connection::hand_over`](crate::Connection::hand_over): for each of them `serve` runs in a task of its own, with
+    /// [`Connection::migrate`](crate::Connection::hand_over): for each of them `serve` runs in a task of its own, with
     /// the state that came along.
     ///
     /// The other version hears of it together with [`Starting::ready`], so that its connections know at once whether they
@@ -262,7 +262,7 @@ impl Starting {
     }
 
     fn register(&mut self, handler: Handler) -> Result<()> {
-        let Kind { kind, listener } = &handler.kind;
+        let ConnectionKind { kind, listener } = &handler.kind;
         let doing = match listener {
             None => format!("registering connections of the kind {kind:?}"),
             Some(listener) => {

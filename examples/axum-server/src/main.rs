@@ -38,7 +38,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    // First of all: what counts asks for its meters when it begins.
+    // First of all: what counts asks for its metrics when it begins.
     let metrics = metrics::install()?;
     let mut hot = join(&cli).await?;
     let http = hot.tcp("http", cli.listen.as_str()).await?;

@@ -158,7 +158,7 @@ fn a_service_that_always_crashes_is_given_up() {
     for (line, when) in said[1..4].iter().zip(["now (1 of 3)", "in 100 ms (2 of 3)", "in 200 ms (3 of 3)"]) {
         assert!(line.contains("exited (status 101); starting ") && line.ends_with(when), "{line}");
     }
-    let last = "exited (status 101); nobody serves, and it was started again 3 times: giving up";
+    let last = "exited (status 101); the service is down after 3 restarts in a row: giving up";
     assert!(outcome.error_line().ends_with(last), "{}", outcome.stderr);
     assert!(outcome.took >= Duration::from_millis(300), "it did not pause: {:?}", outcome.took);
     assert!(sandbox.processes().is_empty(), "{:?}", sandbox.processes());

@@ -46,10 +46,29 @@ fn errors_of_varlink_itself_become_words() {
 #[test]
 fn usage_is_2() {
     let place = Place::new();
-    place.hotctl(&["launch"]).code(2);
     place.hotctl(&[]).code(2);
-    place.hotctl(&["handoff", "--log", "x"]).code(2);
-    place.hotctl(&["status", "--timeout", "-1"]).code(2);
+    let see = "see `hotctl --help`";
+    let bad = [
+        (&["xyz"][..], "unrecognized subcommand 'xyz'"),
+        (&["stauts"], "unrecognized subcommand 'stauts'; a similar subcommand exists: 'status'"),
+        (
+            &["status", "--timeout=-1"],
+            "invalid value '-1' for '--timeout <SECONDS>': not between 0 and a year",
+        ),
+        (&["handoff", "--log", "x"], "the following required arguments were not provided: <COMMAND>..."),
+        (&["handoff", "--"], "COMMAND is empty"),
+        (&["handoff", "--", ""], "COMMAND is empty"),
+        (&["hold", "--listen", "http=127.0.0.1:0", "--", ""], "COMMAND is empty"),
+        (
+            &["hold", "--listen", "http=80", "--", "true"],
+            "invalid value 'http=80' for '--listen <NAME=ADDRESS>': an address is HOST:PORT, or a path with \
+             a slash in it",
+        ),
+    ];
+    for (arguments, why) in bad {
+        place.hotctl(arguments).code(2).says(&format!("hotctl: {why}; {see}"));
+    }
+    assert_eq!(place.fake.called("Handoff"), 0, "an empty COMMAND releases no successor");
     place.hotctl(&["man", "launch"]).code(2).says("hotctl: man: there is no command `launch`");
 }
 
@@ -58,22 +77,36 @@ fn a_path_that_cannot_be_a_socket_is_usage() {
     let place = Place::new();
     let long = format!("/tmp/{}", "x".repeat(200));
     let ran = start(place.folder.path(), Some(Path::new(&long)), &["status"]).end().code(2);
-    assert_eq!(ran.line(), format!("hotctl: status: {long} cannot be a socket: File name too long"));
+    assert_eq!(ran.line(), format!("hotctl: status: {long} is no control socket: File name too long"));
+}
+
+/// connect(2) says "Connection refused" of them, as if a service had crashed.
+#[test]
+fn a_directory_and_a_file_are_no_sockets() {
+    let place = Place::new();
+    let file = place.file("keep");
+    for (path, what) in [(place.folder.path(), "a directory"), (&file, "a file")] {
+        let line = format!("{} is no control socket: it is {what}", path.display());
+        for command in [&["status"][..], &["hold", "--listen", "http=127.0.0.1:0", "--", "true"]] {
+            let ran = start(place.folder.path(), Some(path), command).end().code(2);
+            assert_eq!(ran.line(), format!("hotctl: {}: {line}", command[0]));
+        }
+    }
 }
 
 #[test]
-fn nobody_is_3_and_nothing_is_started() {
+fn not_running_is_3_and_nothing_is_started() {
     let mut place = Place::new();
     place.fake.stop();
     let path = place.fake.path.display().to_string();
-    let rest = "start the service, or find others with `hotctl list`";
-    let line = format!("nobody listens on {path} (Connection refused); {rest}");
+    let rest = "start it, or find running ones with `hotctl list`";
+    let line = format!("no service listens on {path} (Connection refused); {rest}");
     place.hotctl(&["status"]).code(3).says(&format!("hotctl: status: {line}"));
     let touched = place.file("touched").display().to_string();
     place.hotctl(&["handoff", "--", "touch", &touched]).code(3).says(&format!("hotctl: handoff: {line}"));
     assert!(!place.file("touched").exists());
     std::fs::remove_file(&place.fake.path).unwrap();
-    let line = format!("hotctl: status: nobody listens on {path} (No such file or directory); {rest}");
+    let line = format!("hotctl: status: no service listens on {path} (No such file or directory); {rest}");
     place.hotctl(&["status"]).code(3).says(&line);
 }
 
@@ -82,7 +115,8 @@ fn timed_out_is_4() {
     let place = Place::new();
     place.fake.on("Status", |_| Answer::Silence);
     let ran = place.hotctl(&["--timeout", "0.2", "status"]).code(4);
-    let line = format!("hotctl: status: no answer from {} in 200 ms", place.fake.path.display());
+    let line =
+        format!("hotctl: status: timed out after 200 ms: no answer from {}", place.fake.path.display());
     assert_eq!(ran.line(), line);
 }
 
@@ -91,11 +125,15 @@ fn a_change_that_does_not_come_times_out_with_who_serves() {
     let place = Place::new();
     place.fake.on("Handoff", |_| Answer::Silence);
     let ran = place.hotctl(&["--timeout", "1", "handoff"]).code(4);
-    assert!(ran.line().ends_with(" in 1 s; 4100 (v1.2.9) is still serving"), "{ran:#?}");
+    assert!(
+        ran.line().contains(": timed out after 1 s: ")
+            && ran.line().ends_with("; 4100 (v1.2.9) is still serving"),
+        "{ran:#?}"
+    );
 }
 
 #[test]
-fn a_stranger_is_no_control_socket() {
+fn another_service_is_no_control_socket() {
     let place = Place::new();
     place.fake.on("Status", |_| Answer::Bytes(b"HTTP/1.1 400 Bad Request\r\n\r\n\0".to_vec()));
     let ran = place.hotctl(&["status"]).code(1);
@@ -107,9 +145,9 @@ fn a_stranger_is_no_control_socket() {
     place.hotctl(&["status"]).code(1);
 }
 
-/// It died, or handed over: the next one to be asked is another.
+/// It crashed, or handed off: the next call reaches another process.
 #[test]
-fn who_closes_instead_of_answering_is_asked_again() {
+fn a_process_that_closes_instead_of_answering_is_followed_by_the_next() {
     let place = Place::new();
     let asked = AtomicUsize::new(0);
     place.fake.on("Status", move |status| match asked.fetch_add(1, Ordering::Relaxed) {
@@ -146,7 +184,7 @@ fn an_error_is_a_record_too() {
 }
 
 #[test]
-fn a_reader_that_had_enough_is_no_failure() {
+fn a_reader_that_closes_stdout_is_no_failure() {
     let place = Place::new();
     let reply = json!({ "generation": 2, "rows": [row(1), row(2), row(3)] });
     // A table without end, in small pieces: what hotctl waits for is there at once on any machine.
@@ -165,11 +203,11 @@ fn a_reader_that_had_enough_is_no_failure() {
 
 fn row(id: u64) -> serde_json::Value {
     json!({ "id": id, "listener": "http", "peer": "192.0.2.1:5000", "local": "192.0.2.2:80",
-            "protocol": "http/1.1", "accepted_ms": 1, "requests": 3, "state": "idle" })
+            "protocol": "http/1.1", "age_ms": 1, "requests": 3, "state": "idle" })
 }
 
 #[test]
-fn what_others_say_stays_on_one_line() {
+fn what_a_service_says_stays_on_one_line() {
     let place = Place::new();
     place.fake.change(|status| status.serving.process.version = "v1\n\u{1b}[2J".to_owned());
     place.fake.on("Abort", |_| Answer::Error("io.hotupdate.NoHandoff", json!({ "reason": "a\nb" })));
@@ -193,33 +231,33 @@ fn the_only_socket_is_found_and_two_are_a_question() {
 }
 
 #[test]
-fn stop_waits_until_nobody_listens() {
+fn stop_waits_until_the_service_has_stopped() {
     let mut place = Place::new();
-    place.hotctl(&["stop"]).code(0).says("4100 (v1.2.9) stops");
+    place.hotctl(&["stop"]).code(0).says("4100 (v1.2.9) is stopping");
     let running = place.start(&["stop", "--wait", "--deadline", "1.5"]);
     eventually("hotctl asks to stop", || (place.fake.called("Stop") == 2).then_some(()));
     assert_eq!(place.fake.parameters("Stop").unwrap()["deadline_ms"], 1500);
     place.fake.stop();
-    let line = format!("4100 (v1.2.9) is gone, nobody listens on {}", place.fake.path.display());
+    let line = format!("4100 (v1.2.9) has stopped; no process listens on {}", place.fake.path.display());
     running.end().code(0).says(&line);
 }
 
 #[test]
-fn stop_says_when_somebody_took_the_place() {
+fn stop_says_when_the_service_was_started_again() {
     let place = Place::new();
     let running = place.start(&["stop", "--wait"]);
     eventually("hotctl asks to stop", || (place.fake.called("Stop") == 1).then_some(()));
     place.fake.change(|status| status.serving = process(1, 5000, "v1.2.9", ProcessState::Serving));
-    running
-        .end()
-        .code(1)
-        .says("hotctl: stop: 4100 (v1.2.9) is gone, but its place was taken; 5000 (v1.2.9) serves now");
+    running.end().code(1).says(
+        "hotctl: stop: 4100 (v1.2.9) has stopped, but the service was started again; \
+         5000 (v1.2.9) serves now",
+    );
 }
 
 #[test]
 fn drain_sends_its_deadline() {
     let place = Place::new();
-    place.hotctl(&["drain"]).code(0).says("nobody drains; 4100 (v1.2.9) serves");
+    place.hotctl(&["drain"]).code(0).says("no version is draining; 4100 (v1.2.9) serves");
     assert_eq!(place.fake.parameters("Drain").unwrap()["deadline_ms"], 0);
     place.hotctl(&["drain", "--deadline", "10"]).code(0);
     assert_eq!(place.fake.parameters("Drain").unwrap()["deadline_ms"], 10_000);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::support::eventually;
 use crate::support::fake::{Answer, fail, join, process, take_over};
 use crate::support::run::{Place, is_alive, stat};
-use hotupdate_proto::operator::{Changed, ProcessState, Status};
+use hotupdate_proto::operator::{HandoffResult, ProcessState, Status};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -18,22 +18,23 @@ fn release(status: &mut Status) -> Answer {
     let from = status.serving.process.clone();
     take_over(status);
     let (to, generation) = (status.serving.process.clone(), status.serving.generation);
-    let changed = Changed { from, to, generation, gap_ns: Some(180_000) };
+    let changed = HandoffResult { from, to, generation, gap_ns: Some(180_000) };
     Answer::Reply(serde_json::to_value(changed).expect("it is JSON"))
 }
 
 #[test]
-fn the_successor_that_stands_by_is_released() {
+fn the_successor_in_standby_is_released() {
     let place = Place::new();
-    place.fake.change(|status| join(status, 4242, "somebody", ProcessState::Standby));
+    place.fake.change(|status| join(status, 4242, "another", ProcessState::Standby));
     place.fake.on("Handoff", release);
     place.hotctl(&["handoff"]).code(0).says(
-        "4242 (v1.3.0) serves now, generation 3; 4100 (v1.2.9) drains 17 connections; nobody accepted for 180 µs",
+        "4242 (v1.3.0) serves now, generation 3; 4100 (v1.2.9) is draining 17 connections; \
+         new connections waited up to 180 µs",
     );
 }
 
 #[test]
-fn nobody_stands_by() {
+fn no_successor_is_in_standby() {
     let place = Place::new();
     let reason = json!({ "reason": "no successor is waiting" });
     place.fake.on("Handoff", move |_| Answer::Error("io.hotupdate.NoSuccessor", reason.clone()));
@@ -44,7 +45,7 @@ fn nobody_stands_by() {
 #[test]
 fn an_answer_that_is_lost_in_the_change_is_read_from_the_status() {
     let place = Place::new();
-    place.fake.change(|status| join(status, 4242, "somebody", ProcessState::Standby));
+    place.fake.change(|status| join(status, 4242, "another", ProcessState::Standby));
     place.fake.on("Handoff", |status| {
         take_over(status);
         Answer::Close
@@ -65,7 +66,7 @@ fn rollback_gives_the_service_back() {
     });
     let ran = place.hotctl(&["rollback"]).code(0);
     assert!(
-        ran.line().starts_with("4000 (v1.2.8) serves again, generation 1; 4100 (v1.2.9) drains"),
+        ran.line().starts_with("4000 (v1.2.8) serves again, generation 1; 4100 (v1.2.9) is draining"),
         "{ran:#?}"
     );
 }
@@ -83,8 +84,8 @@ fn a_command_is_started_in_its_own_session_and_stays() {
     place.fake.change(take_over);
     let ran = running.end().code(0);
     let line = format!(
-        "{pid} (v1.3.0) serves now, generation 3; 4100 (v1.2.9) drains 17 connections; \
-                        nobody accepted for 180 µs"
+        "{pid} (v1.3.0) serves now, generation 3; 4100 (v1.2.9) is draining 17 connections; \
+         new connections waited up to 180 µs"
     );
     assert_eq!((ran.stdout.as_str(), ran.stderr), ("out\n", format!("err\n{line}\n")));
     assert_eq!(place.fake.called("Handoff"), 0, "it took over by itself");
@@ -93,7 +94,7 @@ fn a_command_is_started_in_its_own_session_and_stays() {
 }
 
 #[test]
-fn a_started_successor_that_stands_by_is_released_and_its_drain_awaited() {
+fn a_started_successor_in_standby_is_released_and_the_drain_awaited() {
     let place = Place::new();
     place.fake.on("Handoff", release);
     let log = place.file("log");
@@ -184,8 +185,10 @@ fn a_wrapper_may_fork_and_exit_0() {
 fn a_command_that_exits_0_and_never_joins_times_out() {
     let place = Place::new();
     let ran = place.hotctl(&["--timeout", "1", "handoff", "--", "true"]).code(4);
-    let pid = first_number(ran.line());
-    let line = format!("hotctl: handoff: {pid} exited (status 0), and nobody joined in 1 s; {STILL}");
+    let pid = first_number(ran.line().trim_start_matches("hotctl: handoff: timed out after 1 s: "));
+    let line = format!(
+        "hotctl: handoff: timed out after 1 s: {pid} exited (status 0), and no successor joined; {STILL}"
+    );
     assert_eq!(ran.line(), line);
     assert_eq!(place.fake.called("Abort"), 0, "there was nothing of ours to abort");
 }
@@ -197,7 +200,7 @@ fn a_successor_that_hangs_is_aborted_and_told_to_end() {
     let (attempt, pid) = place.started();
     place.fake.change(|status| join(status, pid, &attempt, ProcessState::Starting));
     let ran = running.end().code(4);
-    let line = format!("successor {pid} does not serve after 3 s (warming up); it was told to end");
+    let line = format!("timed out after 3 s: successor {pid} is warming up, and was sent SIGTERM");
     assert_eq!(ran.stderr, format!("err\nhotctl: handoff: {line}; {STILL}\n"));
     assert_eq!(place.fake.called("Abort"), 1);
     eventually("the successor ends", || (!is_alive(pid)).then_some(()));
@@ -255,7 +258,7 @@ fn an_exit_is_told_instead_of_the_end_of_file_that_the_service_saw() {
 }
 
 #[test]
-fn nobody_is_said_to_serve_who_does_not_answer() {
+fn a_process_that_does_not_answer_is_not_said_to_serve() {
     let place = Place::new();
     let dies = format!("{}; exit 3", place.server());
     let running = place.start(&["handoff", "--", "sh", "-c", &dies]);
@@ -283,16 +286,16 @@ fn a_release_that_failed_is_told_with_its_reason() {
 }
 
 #[test]
-fn who_was_there_first_is_named() {
+fn the_successor_that_was_there_first_is_named() {
     let place = Place::new();
-    place.fake.change(|status| join(status, 4300, "somebody", ProcessState::Starting));
+    place.fake.change(|status| join(status, 4300, "another", ProcessState::Starting));
     let ran = place.hotctl(&["handoff", "--", "sh", "-c", "exit 1"]).code(1);
     let pid = first_number(ran.line());
     let line = format!(
         "successor {pid} exited (status 1) before it was ready: 4300 (v1.3.0) is already there (starting)"
     );
     assert_eq!(ran.line(), format!("hotctl: handoff: {line}; {STILL}"));
-    assert_eq!(place.fake.called("Abort"), 0, "the attempt of somebody else goes on");
+    assert_eq!(place.fake.called("Abort"), 0, "the attempt of the other one goes on");
 }
 
 #[test]
@@ -304,7 +307,7 @@ fn ctrl_c_leaves_the_successor_alone() {
     interrupt(running.pid());
     let ran = running.end().code(130);
     // It may have been pressed before hotctl knew the version.
-    let ends = format!(" goes on; {STILL}\n");
+    let ends = format!(" keeps running; {STILL}\n");
     let begins = format!("err\nhotctl: handoff: interrupted; successor {pid}");
     assert!(ran.stderr.starts_with(&begins) && ran.stderr.ends_with(&ends), "{ran:#?}");
     assert!(is_alive(pid));
@@ -315,12 +318,12 @@ fn ctrl_c_leaves_the_successor_alone() {
 #[test]
 fn ctrl_c_while_the_old_version_drains() {
     let place = Place::new();
-    place.fake.change(|status| join(status, 4242, "somebody", ProcessState::Standby));
+    place.fake.change(|status| join(status, 4242, "another", ProcessState::Standby));
     place.fake.on("Handoff", release);
     let running = place.start(&["handoff", "--until", "drained"]);
     eventually("hotctl waits for the drain", || (place.fake.called("Monitor") == 1).then_some(()));
     interrupt(running.pid());
-    let line = "hotctl: handoff: interrupted; 4100 (v1.2.9) drains on; 4242 (v1.3.0) serves now";
+    let line = "hotctl: handoff: interrupted; 4100 (v1.2.9) is still draining; 4242 (v1.3.0) serves now";
     running.end().code(130).says(line);
 }
 
@@ -332,34 +335,35 @@ fn interrupt(pid: u32) {
 #[test]
 fn a_drain_that_takes_too_long_says_that_the_new_version_serves() {
     let place = Place::new();
-    place.fake.change(|status| join(status, 4242, "somebody", ProcessState::Standby));
+    place.fake.change(|status| join(status, 4242, "another", ProcessState::Standby));
     place.fake.on("Handoff", release);
     place.hotctl(&["--timeout", "1", "handoff", "--until", "drained"]).code(4).says(
-        "hotctl: handoff: 4100 (v1.2.9) has not drained in time (17 connections left); 4242 (v1.3.0) serves now",
+        "hotctl: handoff: timed out after 1 s: 4100 (v1.2.9) is still draining 17 connections; \
+         4242 (v1.3.0) serves now",
     );
 }
 
 #[test]
 fn a_version_that_is_taken_back_while_the_old_one_drains_is_a_failure() {
     let place = Place::new();
-    place.fake.change(|status| join(status, 4242, "somebody", ProcessState::Standby));
+    place.fake.change(|status| join(status, 4242, "another", ProcessState::Standby));
     place.fake.on("Handoff", release);
     let running = place.start(&["handoff", "--until", "drained"]);
     eventually("hotctl waits for the drain", || (place.fake.called("Monitor") == 1).then_some(()));
     place.fake.change(|status| status.serving = status.predecessors.remove(0));
-    let line = format!("hotctl: handoff: 4242 (v1.3.0) served, and does not any more; {STILL}");
+    let line = format!("hotctl: handoff: 4242 (v1.3.0) served, but does not any more; {STILL}");
     running.end().code(1).says(&line);
 }
 
 #[test]
 fn a_version_that_dies_as_soon_as_it_serves_is_a_failure() {
     let place = Place::new();
-    place.fake.change(|status| join(status, 4242, "somebody", ProcessState::Standby));
+    place.fake.change(|status| join(status, 4242, "another", ProcessState::Standby));
     place.fake.on("Handoff", |status| {
         let answer = release(status);
         status.serving = status.predecessors.remove(0);
         answer
     });
-    let line = format!("hotctl: handoff: 4242 (v1.3.0) served, and does not any more; {STILL}");
+    let line = format!("hotctl: handoff: 4242 (v1.3.0) served, but does not any more; {STILL}");
     place.hotctl(&["handoff"]).code(1).says(&line);
 }

@@ -1,7 +1,7 @@
 //! A service that is not one: it speaks Varlink on a control socket, and a test decides what it says.
 //!
-//! Deliberately absent: the state machines. A real service is in `integration-tests`; here hotctl meets whatever a test
-//! can think of.
+//! Deliberately absent: the state machines. A real service is in `integration-tests`; here hotctl meets
+//! whatever a test can think of.
 
 pub(crate) mod fake;
 pub(crate) mod run;

@@ -35,7 +35,7 @@ GENERATION  STATE     PID   VERSION  SINCE  CONNECTIONS(active/idle/upgraded)  N
 LISTENER  KIND  ADDRESS       ORIGIN
 http      tcp   0.0.0.0:3000  inherited
 
-last handoff: generation 2 to 3 in 1.2 s; nobody accepted for 180 µs
+last handoff: generation 2 to 3 in 1.2 s; new connections waited up to 180 µs
 
 last failure: 4300 (v1.3.0), generation 3, warming up: it was not ready when its lease ended (deadline `lease`)
 ";
@@ -67,7 +67,7 @@ fn colour_is_for_those_who_want_it() {
 
 fn row(id: u64) -> Value {
     json!({ "id": id, "listener": "http", "peer": format!("192.0.2.1:{id}"), "local": "192.0.2.2:80",
-            "protocol": "http/1.1", "accepted_ms": 1, "requests": 3, "state": "idle" })
+            "protocol": "http/1.1", "age_ms": 1, "requests": 3, "state": "idle" })
 }
 
 #[test]
@@ -107,7 +107,9 @@ fn a_table_that_breaks_off_is_a_failure() {
         Answer::Bytes(b"{\"parameters\":{\"generation\":2,\"rows\":[]},\"continues\":true}\0{".to_vec())
     });
     let ran = place.hotctl(&["--timeout", "1", "connections"]).code(4);
-    assert!(ran.line().ends_with("in 1 s; 4100 (v1.2.9) is still serving"), "{ran:#?}");
+    let path = place.fake.path.display();
+    let line = format!("timed out after 1 s: no answer from {path}; 4100 (v1.2.9) is still serving");
+    assert_eq!(ran.line(), format!("hotctl: connections: {line}"));
 }
 
 #[test]

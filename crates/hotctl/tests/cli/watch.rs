@@ -62,7 +62,8 @@ impl Terminal {
         String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
     }
 
-    /// Only cells that change are written, so that a word that stands somewhere new is in the output and a sentence is not.
+    /// Only cells that change are written, so that a word that stands somewhere new is in the output and a
+    /// sentence is not.
     fn shows(&self, word: &str) {
         eventually(word, || self.text().contains(word).then_some(()));
     }
@@ -113,12 +114,12 @@ fn control_c_and_signals_leave_too() {
 }
 
 #[test]
-fn a_service_that_is_gone_is_something_to_see() {
+fn a_service_that_has_crashed_is_shown() {
     let mut place = Place::new();
     let mut terminal = Terminal::watch(&place);
     terminal.shows("v1.2.9");
     place.fake.stop();
-    terminal.shows("nobody");
+    terminal.shows("answer");
     terminal.keyboard.write_all(b"q").unwrap();
     terminal.ends_well();
 }

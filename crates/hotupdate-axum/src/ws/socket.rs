@@ -8,10 +8,10 @@ use std::future::pending;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use hotupdate::connection::MAX_STATE;
-use hotupdate::connections::{Activity, Moves};
+use hotupdate::connections::MAX_STATE;
+use hotupdate::connections::{ConnectionActivity, Migration};
 use hotupdate::drain::Phase;
-use hotupdate::{Connection, Drain, Exit};
+use hotupdate::{Connection, Drain, MigrationSlot};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -41,7 +41,7 @@ const ACCEPT_WINDOW: Duration = Duration::from_secs(1);
 pub struct WebSocket {
     transport: Transport,
     drain: Drain,
-    exit: Exit,
+    slot: MigrationSlot,
     block: MigrationBlock,
 }
 
@@ -81,9 +81,9 @@ enum MigrationBlock {
 impl WebSocket {
     pub(super) fn new(connection: Connection, codec: Codec) -> Self {
         let drain = connection.drain();
-        let exit = connection.exit();
+        let slot = connection.migration_slot();
         let transport = Transport { connection, codec: Box::new(codec), hung_up: false };
-        Self { transport, drain, exit, block: MigrationBlock::None }
+        Self { transport, drain, slot, block: MigrationBlock::None }
     }
 
     pub(super) fn begin(connection: Connection, negotiated: Negotiated, arrived: &[u8]) -> Self {
@@ -155,7 +155,7 @@ impl WebSocket {
     /// }
     /// ```
     ///
-    /// [`Event::Draining`] comes when this socket has a slot to migrate in (see [`Exit`]), at a point at which it can
+    /// [`Event::Draining`] comes when this socket has a slot to migrate in (see [`MigrationSlot`]), at a point at which it can
     /// migrate: between messages, or within one that is not too large (of a larger one the rest is awaited). After a
     /// migration that failed it comes again when the next version changes; else the client is told to reconnect (1012,
     /// "service restart") at its place in the window over which a drain is spread, and this is the end.
@@ -163,9 +163,9 @@ impl WebSocket {
     /// Safe to cancel: no message is lost.
     pub async fn recv_or_drain(&mut self) -> Event {
         loop {
-            self.exit.step_out();
+            self.slot.release();
             let (migrates, close) = (self.should_migrate(), self.scheduled_close());
-            let Self { transport, drain, exit, .. } = self;
+            let Self { transport, drain, slot, .. } = self;
             let close = async {
                 match close {
                     Some(close) => tokio::time::sleep_until(close).await,
@@ -173,7 +173,7 @@ impl WebSocket {
                 }
             };
             let activity = transport.connection.activity();
-            let slot = async { if migrates { acquire(&activity, exit).await } else { pending().await } };
+            let slot = async { if migrates { acquire(&activity, slot).await } else { pending().await } };
             tokio::select! {
                 // A change of phase comes first, so that a stale phase never closes a connection.
                 biased;
@@ -229,13 +229,13 @@ impl WebSocket {
             return Err(NotMigrated { socket: self, why });
         }
         // It keeps its slot until it has arrived.
-        let Self { transport: Transport { connection, codec, hung_up }, drain, exit, .. } = self;
-        match connection.hand_over_bytes(&name(kind), bytes).await {
+        let Self { transport: Transport { connection, codec, hung_up }, drain, slot, .. } = self;
+        match connection.migrate_bytes(&name(kind), bytes).await {
             Ok(()) => Ok(()),
-            Err(hotupdate::connection::NotMoved { connection, why }) => {
+            Err(hotupdate::connections::NotMigrated { connection, why }) => {
                 let transport = Transport { connection, codec, hung_up };
                 let block = MigrationBlock::Refused(name(kind));
-                Err(NotMigrated { socket: Self { transport, drain, exit, block }, why })
+                Err(NotMigrated { socket: Self { transport, drain, slot, block }, why })
             }
         }
     }
@@ -256,7 +256,7 @@ impl WebSocket {
     fn scheduled_close(&self) -> Option<Instant> {
         match (&self.block, self.drain.phase()) {
             (MigrationBlock::Refused(_), Phase::Draining(plan)) => {
-                let close = plan.turn(self.transport.connection.id());
+                let close = plan.scheduled_close(self.transport.connection.id());
                 let close = close.checked_sub(plan.grace).unwrap_or(plan.since).max(plan.since);
                 Some((close + ACCEPT_WINDOW).min(plan.until))
             }
@@ -267,7 +267,8 @@ impl WebSocket {
     /// There is a new phase, or a new successor.
     fn update_block(&mut self, phase: Phase) {
         if let MigrationBlock::Refused(kind) = &self.block
-            && (phase == Phase::Serving || self.transport.connection.moves(kind) != Moves::No)
+            && (phase == Phase::Serving
+                || self.transport.connection.migration(kind) != Migration::Unavailable)
         {
             self.block = MigrationBlock::None;
         }
@@ -275,13 +276,13 @@ impl WebSocket {
 }
 
 /// Ready when this WebSocket has a slot to migrate in, or when no other process accepts any.
-async fn acquire(activity: &Activity, exit: &mut Exit) {
+async fn acquire(activity: &ConnectionActivity, slot: &mut MigrationSlot) {
     loop {
-        match activity.moves_any(KIND) {
-            Moves::Yes => return exit.next().await,
+        match activity.migration_any(KIND) {
+            Migration::Available => return slot.acquire_any().await,
             // A change wakes the caller; that the time for the answer is over does not.
-            Moves::Expected => tokio::time::sleep(ASK_AGAIN).await,
-            Moves::No => return,
+            Migration::Pending => tokio::time::sleep(ASK_AGAIN).await,
+            Migration::Unavailable => return,
         }
     }
 }
@@ -289,7 +290,7 @@ async fn acquire(activity: &Activity, exit: &mut Exit) {
 impl fmt::Debug for WebSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Transport { connection, codec, .. } = &self.transport;
-        let (id, peer) = (connection.id(), connection.peer());
+        let (id, peer) = (connection.id(), connection.peer_addr());
         // Without the bytes: there may be many, and they are private.
         f.debug_struct("WebSocket")
             .field("connection", &id)

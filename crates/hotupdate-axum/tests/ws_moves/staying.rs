@@ -57,7 +57,7 @@ async fn whom_the_next_version_does_not_take_is_told_to_come_back_within_the_win
     }
     times.sort_unstable();
     within(old.drained()).await;
-    assert_eq!((old.connections().forced(), old.connections().moved()), (0, 0));
+    assert_eq!((old.connections().forced(), old.connections().migrated()), (0, 0));
     // A second more, in which the next version could still have said that it takes them.
     assert!(times[19] < SPREAD + Duration::from_secs(2), "{times:?}");
     assert!(times[19] - times[0] > SPREAD / 2, "all at once: {times:?}");

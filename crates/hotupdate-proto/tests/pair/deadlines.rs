@@ -290,8 +290,8 @@ fn the_longest_duration_is_no_panic() {
         force: ever,
         resume: ever,
         hurry: ever,
-        moving: ever,
-        rest: ever,
+        prepared: ever,
+        quiesce: ever,
         write: ever,
     };
     let mut world = World::new(App { timing: timing.clone(), ..App::default() });

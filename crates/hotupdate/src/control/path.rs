@@ -1,6 +1,6 @@
 //! The path of the control socket: its names, and what may be there.
 //!
-//! Deliberately absent: who owns it, see [`super`].
+//! Deliberately absent: who owns it, see [`super::ownership`].
 
 use std::fs;
 use std::io;
@@ -103,8 +103,8 @@ pub(super) fn temporary(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use crate::control::find;
-    use crate::control::tests::{SOON, directory};
+    use super::super::ownership::tests::{SOON, directory};
+    use crate::control::ownership::find;
 
     #[tokio::test]
     async fn unsafe_directories_and_long_paths_are_refused() {

@@ -14,10 +14,10 @@ use hotupdate_proto::{Generation, Join, Message, Refusal};
 use tracing::Instrument;
 
 use super::{Driver, Role, SealedState};
-use crate::channel::Receiver;
-use crate::config::random_hex;
+use crate::control::replies;
+use crate::link::channel::Receiver;
 use crate::link::{self, Link};
-use crate::session;
+use crate::settings::random_hex;
 
 impl Driver {
     /// The state is exported: puts the inventory together and asks the machine.
@@ -28,7 +28,7 @@ impl Driver {
         };
         // Somebody else came while the state was exported, or the inventory cannot be made: nothing has begun.
         if let Err(refusal) = admitted {
-            return self.turn_away(&receiver, session::refused(&refusal));
+            return self.turn_away(&receiver, replies::refused(&refusal));
         }
         let inventory = sealed.and_then(|sealed| {
             self.sealed = sealed;
@@ -38,7 +38,7 @@ impl Driver {
             Ok(inventory) => inventory,
             Err(error) => {
                 let reason = format!("the inventory cannot be made: {error}");
-                self.turn_away(&receiver, session::unable(&reason));
+                self.turn_away(&receiver, replies::unable(&reason));
                 return self.joining_failed(join, reason);
             }
         };

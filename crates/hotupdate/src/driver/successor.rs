@@ -107,7 +107,7 @@ impl Driver {
             nobody_accepted_us = gap_ns.map(|ns| ns / 1000),
             "serving"
         );
-        self.connections.meters().handoff("served", gap_ns);
+        self.connections.metrics().handoff("served", gap_ns);
         self.serve(state);
         let unread = std::mem::take(&mut self.unread_link_bytes);
         self.read_predecessors(&unread);

@@ -7,7 +7,7 @@ use std::mem;
 use hotupdate_proto::Generation;
 
 use super::{Driver, Role};
-use crate::serving::Lifecycle;
+use crate::lifecycle::Lifecycle;
 
 impl Driver {
     /// Nobody can take this process's place back: it is the service's main process, and its listeners are the ones to keep.

@@ -22,19 +22,19 @@ async fn serve_one(mut connection: Connection) {
         return;
     }
     match how[0] {
-        b'u' => connection.activity().upgraded("raw"),
+        b'u' => connection.activity().set_upgraded("raw"),
         b'm' => {
             drain.started().await;
-            connection.hand_over("line", &()).await.unwrap();
+            connection.migrate("line", &()).await.unwrap();
             return;
         }
         b'c' => {
             drain.started().await;
-            return connection.activity().closing();
+            return connection.activity().set_closing();
         }
         _ => {}
     }
-    let request = (how[0] == b'a').then(|| connection.activity().request());
+    let request = (how[0] == b'a').then(|| connection.activity().begin_request());
     let _ = connection.read(&mut how).await;
     drop(request);
 }
@@ -126,7 +126,7 @@ async fn a_connection_that_was_forced_is_not_open() {
     let first = starting.ready().await.unwrap();
     let mut client = TcpStream::connect(address).await.unwrap();
     let kept = listener.accept().await.unwrap();
-    let request = kept.activity().request();
+    let request = kept.activity().begin_request();
     let _second = serve(folder.builder("v2")).await;
     assert_eq!(timeout(SOON, client.read(&mut [0])).await.expect("an end").unwrap(), 0);
     let counts = first.connections();

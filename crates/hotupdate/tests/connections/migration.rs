@@ -26,12 +26,12 @@ fn builder(directory: &tempfile::TempDir, version: &str) -> Builder {
 
 /// Counts bytes: each one is answered with the name of the version, and their number so far; moves when it is its turn.
 async fn count(mut connection: Connection, name: u8, mut counted: u8) {
-    let mut exit = connection.exit();
+    let mut slot = connection.migration_slot();
     loop {
         let mut byte = [0];
         let read = tokio::select! {
             read = connection.read(&mut byte) => read,
-            () = exit.turn("count") => match connection.hand_over("count", &counted).await {
+            () = slot.acquire("count") => match connection.migrate("count", &counted).await {
                 Ok(()) => return,
                 Err(stays) => {
                     connection = stays.connection;
@@ -95,9 +95,9 @@ async fn connections_move_with_their_state_and_the_old_version_is_gone() {
     for client in &mut clients {
         assert_eq!(ask(client).await, (b'2', 2), "the count goes on in the new version");
     }
-    assert_eq!((first.connections().moved(), second.connections().adopted()), (300, 300));
+    assert_eq!((first.connections().migrated(), second.connections().adopted()), (300, 300));
     let rows = second.connections().rows();
-    assert!(rows.iter().all(|row| row.listener == "count" && row.accepted_ms > 0), "{rows:?}");
+    assert!(rows.iter().all(|row| row.listener == "count" && row.age_ms < 60_000), "{rows:?}");
     let peers: Vec<hotupdate::SmolStr> =
         clients.iter().map(|client| client.local_addr().unwrap().to_string().into()).collect();
     assert!(rows.iter().all(|row| peers.contains(&row.peer)), "{rows:?}");
@@ -167,10 +167,10 @@ async fn after_a_move_that_failed_the_turn_comes_again_when_something_changes() 
     starting.on_migrated("count", |connection, _: String| async move { drop(connection) }).unwrap();
     let _second = starting.ready().await.unwrap();
 
-    let mut exit = connection.exit();
-    timeout(SOON, exit.turn("count")).await.expect("the new version takes this kind");
-    connection = connection.hand_over("count", &1).await.expect_err("and cannot read the state").connection;
-    let again = exit.turn("count");
+    let mut slot = connection.migration_slot();
+    timeout(SOON, slot.acquire("count")).await.expect("the new version takes this kind");
+    connection = connection.migrate("count", &1).await.expect_err("and cannot read the state").connection;
+    let again = slot.acquire("count");
     tokio::pin!(again);
     assert!(timeout(Duration::from_millis(200), &mut again).await.is_err(), "nothing has changed");
     let (_third, _) = serve(builder(&directory, "v3"), b'3', true).await;
@@ -187,8 +187,8 @@ async fn the_turn_comes_only_for_kinds_that_somebody_takes() {
     let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let hot = starting.ready().await.unwrap();
     let connection = listener.accept().await.unwrap();
-    let mut exit = connection.exit();
-    let turn = exit.turn("count");
+    let mut slot = connection.migration_slot();
+    let turn = slot.acquire("count");
     tokio::pin!(turn);
     let a_while = Duration::from_millis(50);
     assert!(timeout(a_while, &mut turn).await.is_err(), "nothing drains");

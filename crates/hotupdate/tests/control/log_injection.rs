@@ -114,7 +114,7 @@ fn what_an_incumbent_calls_itself_its_handoff_and_its_error() {
         peer.say(&error).await;
         peer
     });
-    fails(Fault::Misbehaved, "said `settle` in the middle", async |impostor| {
+    fails(Fault::Misbehaved, "said `end_probation` in the middle", async |impostor| {
         let mut peer = impostor.accept().await;
         let incumbent = json!({ "instance": FORGED, "pid": 1, "version": FORGED });
         let joined = json!({
@@ -122,7 +122,7 @@ fn what_an_incumbent_calls_itself_its_handoff_and_its_error() {
             "incumbent": incumbent, "incumbent_generation": 1,
         });
         peer.say(&json!({ "parameters": joined })).await;
-        peer.say(&json!({ "type": "settle" })).await;
+        peer.say(&json!({ "type": "end_probation" })).await;
         peer
     });
     is_clean(&log.text());

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use crate::common::peer::{Peer, call, join};
 use crate::common::{Folder, SOON, eventually};
-use hotupdate::connections::Moves;
+use hotupdate::connections::Migration;
 use hotupdate::{Connection, Listener, Serving};
-use hotupdate_proto::moving::WINDOW;
+use hotupdate_proto::migration::WINDOW;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -39,12 +39,12 @@ async fn count(mut connection: Connection, name: u8, mut counted: u8, seen: Seen
     loop {
         let read = tokio::select! {
             read = connection.read(&mut byte) => read,
-            () = drain.started(), if !busy => match connection.hand_over("count", &counted).await {
+            () = drain.started(), if !busy => match connection.migrate("count", &counted).await {
                 Ok(()) => return,
                 Err(stays) => {
                     connection = stays.connection;
                     seen.returned.fetch_add(1, Relaxed);
-                    let stranded = connection.moves("count") == Moves::No && drain.is_draining();
+                    let stranded = connection.migration("count") == Migration::Unavailable && drain.is_draining();
                     seen.unwanted.fetch_add(stranded.into(), Relaxed);
                     tokio::select! {
                         read = connection.read(&mut byte) => read,
@@ -101,7 +101,7 @@ async fn clients(address: SocketAddr, how_many: usize) -> Vec<TcpStream> {
 /// way as may be.
 async fn silent_taker(folder: &Folder) -> Peer {
     let mut call = join("silent");
-    call["parameters"]["features"] = json!(["move"]);
+    call["parameters"]["features"] = json!(["migrate"]);
     let mut peer = Peer::connect(&folder.control()).await;
     peer.say(&call).await;
     assert_eq!(peer.next().await.expect("a reply")["error"], Value::Null);
@@ -111,10 +111,10 @@ async fn silent_taker(folder: &Folder) -> Peer {
     peer.say(&ready).await;
     peer.next_of("released").await;
     peer.say(&json!({ "type": "serving" })).await;
-    peer.say(&json!({ "type": "takes", "kinds": [{ "kind": "count" }] })).await;
+    peer.say(&json!({ "type": "accepts", "kinds": [{ "kind": "count" }] })).await;
     let (mut batches, mut moving) = (0, 0);
     while batches < WINDOW && moving < MANY {
-        moving += peer.next_of("move").await["items"].as_array().unwrap().len();
+        moving += peer.next_of("prepare").await["items"].as_array().unwrap().len();
         batches += 1;
     }
     peer
@@ -128,7 +128,7 @@ async fn all_is_as_before(folder: &Folder, first: &Serving, seen: &Seen, mut cli
     let returned = seen.returned.load(Relaxed);
     assert!(returned > 0, "nothing was on its way");
     assert_eq!(seen.unwanted.load(Relaxed), 0, "of {returned} that came back were told to leave");
-    assert_eq!(first.connections().moved(), 0);
+    assert_eq!(first.connections().migrated(), 0);
     let (second, _, _) = serve(folder, b'2').await;
     let moved = async || (second.connections().adopted() as usize == MANY).then_some(());
     eventually("all move to the next version", moved).await;
@@ -202,8 +202,8 @@ async fn a_rollback_right_after_a_handoff() {
     for client in &mut clients {
         assert_eq!(ask(client, b"?").await, (b'1', 2));
     }
-    assert_eq!(first.connections().moved(), second.connections().adopted());
-    assert_eq!(second.connections().moved(), first.connections().adopted());
+    assert_eq!(first.connections().migrated(), second.connections().adopted());
+    assert_eq!(second.connections().migrated(), first.connections().adopted());
     for seen in [seen, others] {
         assert_eq!(seen.unwanted.load(Relaxed), 0, "of {} that came back", seen.returned.load(Relaxed));
     }

@@ -159,7 +159,7 @@ async fn serves(folder: &Folder, impostor: &Impostor) -> (Serving, Peer) {
     let talk = async {
         let mut peer = impostor.accept().await;
         let joined = json!({
-            "version": 1, "features": ["move"], "generation": 2, "lease_ms": 60_000, "handoff": "h1",
+            "version": 1, "features": ["migrate"], "generation": 2, "lease_ms": 60_000, "handoff": "h1",
             "incumbent": common::peer::process("impostor"), "incumbent_generation": 1,
         });
         peer.say(&json!({ "parameters": joined })).await;
@@ -183,7 +183,7 @@ async fn serves(folder: &Folder, impostor: &Impostor) -> (Serving, Peer) {
     let (serving, ()) = tokio::join!(starting.ready(), release);
     let serving = serving.unwrap();
     answer(listener, "v2");
-    peer.next_of("takes").await;
+    peer.next_of("accepts").await;
     (serving, peer)
 }
 
@@ -191,7 +191,7 @@ fn moving(id: u64, fd: BorrowedFd<'_>) -> Value {
     let cookie = rustix::net::sockopt::socket_cookie(fd).unwrap_or(1);
     json!({
         "row": {
-            "id": id, "listener": "http", "peer": "", "local": "", "protocol": "raw", "accepted_ms": 0,
+            "id": id, "listener": "http", "peer": "", "local": "", "protocol": "raw", "age_ms": 0,
             "requests": 0, "state": "idle",
         },
         "kind": "count", "cookie": cookie, "state": "1",
@@ -209,7 +209,7 @@ fn moves(fds: impl FnOnce(&mut Vec<TcpStream>) -> Vec<OwnedFd>, change: impl FnO
         let before = descriptors();
         let mut items: Vec<_> = fds.iter().zip(1..).map(|(fd, id)| moving(id, fd.as_fd())).collect();
         change(&mut items[0]);
-        let message = json!({ "type": "move", "batch": 1, "items": items, "fds": fds.len() });
+        let message = json!({ "type": "prepare", "batch": 1, "items": items, "fds": fds.len() });
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         peer.say_with(&message, &borrowed).await;
         eventually("a line in the log", async || log.text().contains("a violation").then_some(())).await;

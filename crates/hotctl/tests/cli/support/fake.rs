@@ -86,7 +86,7 @@ impl Fake {
         self.shared.state().methods.insert(full(method), Arc::new(answer));
     }
 
-    /// Changes the status; whoever monitors sees it.
+    /// Changes the status; every `Monitor` stream reports it.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Status)) {
         let mut state = self.shared.state();
         change(&mut state.status);
@@ -111,7 +111,7 @@ impl Fake {
         state.calls.iter().rev().find(|call| call.method == full(method)).map(|call| call.parameters.clone())
     }
 
-    /// The process dies: the socket's file stays, and nobody listens.
+    /// The process crashes: the file of the socket stays.
     pub(crate) fn stop(&mut self) {
         self.shared.state().over = true;
         self.shared.changed.notify_all();
@@ -150,7 +150,7 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
     }
 }
 
-/// `None` when the conversation is over, whoever ended it.
+/// `None` when either side has ended the conversation.
 fn converse(mut stream: UnixStream, shared: &Shared) -> Option<()> {
     stream.set_read_timeout(Some(LOOK)).ok()?;
     let mut decoder = Decoder::default();
@@ -286,7 +286,7 @@ pub(crate) fn join(status: &mut Status, pid: u32, attempt: &str, state: ProcessS
 
 /// The successor serves, the incumbent drains 17 connections.
 pub(crate) fn take_over(status: &mut Status) {
-    let successor = status.successor.take().expect("somebody joined");
+    let successor = status.successor.take().expect("a successor has joined");
     let old = std::mem::replace(&mut status.serving, successor);
     status.serving.state = ProcessState::Serving;
     let gap_ns = Some(180_000);
@@ -299,7 +299,7 @@ pub(crate) fn take_over(status: &mut Status) {
 
 /// The service gives the attempt up.
 pub(crate) fn fail(status: &mut Status, reason: &str) {
-    let successor = status.successor.take().expect("somebody joined");
+    let successor = status.successor.take().expect("a successor has joined");
     status.last_failure = Some(LastFailure {
         successor: successor.process,
         generation: successor.generation,

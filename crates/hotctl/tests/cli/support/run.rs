@@ -1,5 +1,5 @@
-//! Runs the built binary in a folder of its own, with its output in files: a successor that inherits them must not keep
-//! the test waiting.
+//! Runs the built binary in a folder of its own, with its output in files: a successor that inherits them
+//! must not keep the test waiting.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ impl Place {
     }
 }
 
-/// Alive, and not a zombie that nobody waited for yet.
+/// Alive, and not a zombie.
 pub(crate) fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| stat.state != 'Z')
 }

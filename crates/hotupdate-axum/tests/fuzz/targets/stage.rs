@@ -88,7 +88,7 @@ impl<'a> Stage<'a> {
 
     fn arrive(&mut self) {
         let next = Table::new();
-        for (connection, state) in self.serving().hand_over(&next).expect("it can be handed over") {
+        for (connection, state) in self.serving().migrate_to(&next).expect("it can be handed over") {
             serve(connection, Some(state), &self.app);
         }
         self.processes.push(next);
@@ -133,7 +133,7 @@ impl<'a> Stage<'a> {
             }
         }
         let left = self.processes.iter().map(|process| process.connections().rows().len()).sum();
-        let moved = self.processes.iter().map(|process| process.connections().moved()).sum();
+        let moved = self.processes.iter().map(|process| process.connections().migrated()).sum();
         (comparable(&self.answers), moved, left)
     }
 }

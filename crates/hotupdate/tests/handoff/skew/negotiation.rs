@@ -38,7 +38,7 @@ async fn fields_that_nobody_knows_are_ignored_in_an_incumbent() {
 fn speaks_later_versions(message: &mut Value) {
     if let Some(parameters) = message.get_mut("parameters") {
         parameters["versions"] = json!({ "min": 1, "max": 2 });
-        parameters["features"] = json!(["teleport", "move", "x"]);
+        parameters["features"] = json!(["teleport", "migrate", "x"]);
     }
 }
 
@@ -63,7 +63,7 @@ async fn of_versions_and_features_those_that_both_have_are_chosen() {
     peer.say(&call).await;
     let joined = peer.next().await.expect("a reply");
     let (version, features) = (&joined["parameters"]["version"], &joined["parameters"]["features"]);
-    assert_eq!((version, features), (&json!(1), &json!(["move"])), "{joined}");
+    assert_eq!((version, features), (&json!(1), &json!(["migrate"])), "{joined}");
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ async fn count(mut connection: Connection, name: u8, kind: u8, mut counted: u8) 
         let mut byte = [0];
         let read = tokio::select! {
             read = connection.read(&mut byte) => read,
-            () = drain.started(), if kind == b'm' => match connection.hand_over(COUNT, &counted).await {
+            () = drain.started(), if kind == b'm' => match connection.migrate(COUNT, &counted).await {
                 Ok(()) => return,
                 Err(stays) => {
                     connection = stays.connection;
