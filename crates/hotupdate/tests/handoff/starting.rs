@@ -1,10 +1,6 @@
 //! Before ready: what is registered, what is refused because the program that calls is wrong, and who hears of ready.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
-
-mod common;
-
-use common::{Folder, SOON};
+use crate::common::{self, Folder, SOON};
 use hotupdate::{Connection, Error};
 use tokio::time::timeout;
 
