@@ -98,6 +98,63 @@ fn the_walk_does_what_it_says() {
 }
 
 #[test]
+fn the_readme_of_hotctl_does_what_it_says() {
+    let readme = readme("../crates/hotctl");
+    let [deploy, failure, hold] = ["deploy", "failure", "hold"].map(|name| commands(&readme, name));
+    let script = format!(
+        r#"
+        ip link set lo up
+        export PATH="$PWD/target/release:$PATH"
+        for version in v1 v2 v3; do
+            printf '#!/bin/sh\nexec axum-server --app-version %s "$@"\n' $version >server-$version
+            chmod +x server-$version
+        done
+        ./server-v1 >v1.log 2>&1 &
+        until grep -q ^serving v1.log; do sleep 0.05; done
+        echo "--- failure"
+        code=0; {{ {failure} }} 2>failure.out || code=$?
+        grep ^hotctl: failure.out; echo "exit code $code"
+        echo "--- deploy"
+        {{ {deploy} }} 2>&1
+        echo "--- hold"
+        {{ {hold} }} 2>hold.out &
+        hold=$!
+        until grep -q ' serves$' hold.out; do sleep 0.05; done
+        kill -9 $(hotctl --socket ./shop.sock --json status | grep -o '"pid":[0-9]*' | head -1 | cut -d: -f2)
+        until [ $(grep -c ' serves$' hold.out) = 2 ]; do sleep 0.05; done
+        hotctl --socket ./shop.sock stop --wait 2>&1
+        wait $hold; cat hold.out
+        "#
+    );
+    let output = run(&script);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let shown = format!("{}\n{stdout}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{shown}");
+    let part =
+        |name: &str| stdout.split("--- ").find_map(|part| part.strip_prefix(name)).expect(name).to_owned();
+
+    let (_, said) = readme.split_once("<!-- said: failure -->\n```\n").unwrap();
+    // Between the two, the service may have been quick enough to say what it heard.
+    let (begins, ends) = said.lines().next().unwrap().split_once(';').unwrap();
+    let without_digits = |text: &str| text.replace(|character: char| character.is_ascii_digit(), "");
+    let failure = part("failure");
+    let line = without_digits(failure.trim().lines().next().unwrap());
+    assert!(line.starts_with(&without_digits(begins)) && line.ends_with(&without_digits(ends)), "{shown}");
+    assert!(failure.contains("exited (status 1)") && failure.contains("exit code 1"), "{shown}");
+
+    let deploy = part("deploy");
+    for line in [" (v2) serves now, ", " (v1) serves again, ", " (v3) serves now, ", " (v3) has stopped; "] {
+        assert!(deploy.contains(line), "no {line:?}: {shown}");
+    }
+    assert!(deploy.contains(" (v1) has exited"), "--until drained: {shown}");
+    let hold = part("hold");
+    for line in ["holding http=127.0.0.1:8081", "was killed by signal 9; starting", "the service has stopped"]
+    {
+        assert!(hold.contains(line), "no {line:?}: {shown}");
+    }
+}
+
+#[test]
 fn its_fifteen_lines_are_the_example() {
     let readme = readme("..");
     let (_, rest) = readme.split_once("```rust\n").unwrap();
