@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::peer::{Impostor, status};
-use crate::common::{BRIEF, Folder, Log, SOON, ask, eventually, hand_over, serve};
+use crate::common::{BRIEF, Folder, Log, SOON, ask, eventually, hand_over, is_root, serve};
 use hotupdate::{Error, ErrorKind, Starting, Timing};
 use tokio::time::timeout;
 
@@ -238,10 +238,8 @@ fn child_that_asks() {
 }
 
 /// A folder that others may enter, and a way to ask from it as another user; `None` without the right to become one.
-#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 async fn ask_as_nobody(folder: &Folder) -> Option<String> {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: only root can become another user");
+    if !is_root() {
         return None;
     }
     fs::set_permissions(folder.control(), fs::Permissions::from_mode(0o666)).unwrap();
