@@ -6,13 +6,16 @@
 //!
 //! The protocol is one `match (state, event)`, in `Incumbent::step`. Beside it: `state` (what each state waits for),
 //! `transitions` (what the arms do), `predecessors` (what older generations say), `command` (what operators want) and
-//! `events` (events, effects, reports).
+//! `events` (events, effects, reports). Connections that migrate are counted by two machines of their own, which this one
+//! owns: [`crate::migration::outbound`] and, one for each predecessor, [`crate::migration::inbound`].
 
 use std::mem;
 use std::time::{Duration, Instant};
 
 use crate::error::{Fault, Refusal};
-use crate::message::{Generation, Join, Message, Released};
+use crate::identity::Generation;
+use crate::message::{Join, Message, Released};
+use crate::migration::{ConnectionKind, Outbound, OutboundEffect};
 use crate::operator::ProcessState;
 use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, after, millis};
@@ -69,13 +72,15 @@ mod command;
 ///
 /// // They have stopped: it is told, and serves.
 /// incumbent.handle(now, Event::Stopped(Stopped::default()));
-/// let effects = incumbent.handle(now, Event::Message(Message::Serving { gap_ns: Some(90_000) }));
+/// let serving = Message::Serving { gap_ns: Some(90_000), accepts: Vec::new() };
+/// let effects = incumbent.handle(now, Event::Message(serving));
 /// assert!(effects.iter().any(|effect| matches!(effect, Effect::Drain { .. })));
 ///
 /// // The probation passes, the listeners go; the last connection ends, and so does the process.
 /// let later = now + Duration::from_secs(5);
 /// assert_eq!(incumbent.deadline(), Some(later));
-/// assert!(incumbent.handle(later, Event::Tick).contains(&Effect::LetGo));
+/// let effects = incumbent.handle(later, Event::Tick);
+/// assert!(effects.contains(&Effect::LetGo(Some(process(2)))));
 /// assert!(incumbent.handle(later, Event::Drained { forced: 0 }).contains(&Effect::Exit));
 /// assert!(incumbent.is_gone());
 /// ```
@@ -89,6 +94,10 @@ pub struct Incumbent {
     predecessors: Vec<Predecessor>,
     /// Stop as soon as the handoff that is under way has ended, one way or the other. Never taken back.
     terminating: bool,
+    /// The kinds of connections that come here.
+    accepts: Vec<ConnectionKind>,
+    /// Connections that leave.
+    outbound: Outbound,
 }
 
 impl Incumbent {
@@ -101,8 +110,23 @@ impl Incumbent {
     /// A process that serves, with the generations that are left of those before it, newest first.
     #[must_use]
     pub fn serving(local: Local, generation: Generation, predecessors: Vec<Predecessor>) -> Self {
-        let state = State::Serving;
-        Self { local, generation, issued: generation, state, predecessors, terminating: false }
+        let outbound = Outbound::new(local.timing.prepared);
+        Self {
+            local,
+            generation,
+            issued: generation,
+            state: State::Serving,
+            predecessors,
+            terminating: false,
+            accepts: Vec::new(),
+            outbound,
+        }
+    }
+
+    /// Live connections of these kinds come here, if a predecessor has them. A successor says the same with `ready`.
+    #[must_use]
+    pub fn accepting(self, kinds: Vec<ConnectionKind>) -> Self {
+        Self { accepts: kinds, ..self }
     }
 
     /// Our own generation.
@@ -127,9 +151,8 @@ impl Incumbent {
     #[must_use]
     pub fn process_state(&self) -> ProcessState {
         match self.state {
-            State::Probation { .. } | State::Retired { .. } | State::Stopping { .. } => {
-                ProcessState::Draining
-            }
+            State::Probation { .. } | State::Retired { .. } => ProcessState::Draining,
+            ref state if state.stops() => ProcessState::Draining,
             State::Gone => ProcessState::Gone,
             _ => ProcessState::Serving,
         }
@@ -142,6 +165,12 @@ impl Incumbent {
             self.state,
             State::Serving | State::Offering { .. } | State::Warming { .. } | State::Standby { .. }
         )
+    }
+
+    /// Connections of this process that leave.
+    #[must_use]
+    pub fn outbound(&self) -> &Outbound {
+        &self.outbound
     }
 
     /// Whether nothing is left to do.
@@ -159,7 +188,9 @@ impl Incumbent {
     /// Which wait is under way, and when it ends; `None` if nothing is expected of anybody.
     #[must_use]
     pub fn waits_for(&self) -> Option<(Deadline, Instant)> {
-        self.state.wait()
+        let prepared = self.outbound.deadline().map(|until| (Deadline::Prepared, until));
+        let waits = self.state.wait().into_iter().chain(prepared.filter(|_| !self.is_gone()));
+        waits.min_by_key(|(_, until)| *until)
     }
 
     /// Whether this successor would be taken.
@@ -174,7 +205,8 @@ impl Incumbent {
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Effect> {
         let mut out = Vec::new();
         let state = mem::replace(&mut self.state, State::Gone);
-        self.state = self.step(now, state, event, &mut out);
+        let state = self.step(now, state, event, &mut out);
+        self.state = self.when_quiesced(now, state, &mut out);
         out
     }
 
@@ -198,7 +230,7 @@ impl Incumbent {
                 offer_next(now, &self.local.timing, peer, queue, awaiting, lease, out)
             }
             (State::Warming { peer, .. }, Event::Message(M::Ready(ready))) => {
-                self.ready(now, peer, &ready, out)
+                self.ready(now, peer, ready, out)
             }
             (State::Releasing { peer, .. }, Event::Stopped(stopped)) => {
                 let Stopped { at_ns, ago, connections, state, links } = stopped;
@@ -208,7 +240,7 @@ impl Incumbent {
                 out.push(Effect::Send(M::Released(released)));
                 State::Released { peer, until: after(now, self.local.timing.serving) }
             }
-            (State::Released { peer, .. }, Event::Message(M::Serving { gap_ns })) => {
+            (State::Released { peer, .. }, Event::Message(M::Serving { gap_ns, accepts: _ })) => {
                 self.hand_over(now, peer, gap_ns, out)
             }
 
@@ -231,8 +263,8 @@ impl Incumbent {
                 state @ State::Probation { quiet: true, .. },
                 Event::Message(_) | Event::Closed(Fault::PeerMisbehaved(_)),
             ) => state,
-            (State::Probation { drain, .. }, Event::Message(M::Farewell | M::EndProbation)) => {
-                self.let_go(drain, out)
+            (State::Probation { peer, drain, .. }, Event::Message(M::Farewell | M::EndProbation)) => {
+                self.let_go(peer, drain, out)
             }
             (State::Probation { peer, .. }, Event::Message(M::Resume { stopped_at_ns: _, links })) => {
                 self.resume(now, peer, links, out)
@@ -249,7 +281,38 @@ impl Incumbent {
                 out.push(Effect::Send(M::LetGo));
                 state
             }
-            (State::Retired { drain, .. }, Event::Closed(_)) => State::Retired { drain, quiet: true },
+            (State::Retired { drain, .. }, Event::Closed(_)) => {
+                leave_effects(self.outbound.end(), out);
+                State::Retired { drain, quiet: true }
+            }
+            // ---- after it: our connections leave -----------------------------------------------------------
+            (
+                state @ (State::Probation { .. } | State::Retired { .. }),
+                Event::Message(M::Accepts { kinds }),
+            ) => {
+                leave_effects(self.outbound.accepts(now, kinds), out);
+                state
+            }
+            (
+                state @ (State::Probation { .. } | State::Retired { .. }),
+                Event::Message(M::Prepared { batch, refused }),
+            ) => match self.outbound.prepared(now, batch, &refused) {
+                Ok(effects) => {
+                    leave_effects(effects, out);
+                    state
+                }
+                Err(what) => self.violation(state, what, out),
+            },
+            (state @ (State::Probation { .. } | State::Retired { .. }), Event::Message(M::Quiesce)) => {
+                leave_effects(self.outbound.quiesce(now), out);
+                state
+            }
+            (state, Event::Leave(leaving)) => {
+                leave_effects(self.outbound.leave(now, leaving), out);
+                state
+            }
+
+            // ---- after it: the other side of the drain -----------------------------------------------------
             // It cannot serve any more. The other side may have stopped meanwhile, and drain too.
             (
                 state @ State::Retired { .. },
@@ -306,23 +369,20 @@ impl Incumbent {
                 State::Resuming { to, until: after(now, self.local.timing.resume) }
             }
             (State::RollingBack { .. }, Event::CannotStop(why)) => self.roll_on(now, None, why, out),
-            (State::Resuming { to, .. }, Event::Predecessor(from, M::Serving { .. })) if from == to => {
-                self.step_back(now, to, out)
+            (State::Resuming { to, .. }, Event::Predecessor(from, M::Serving { gap_ns: _, accepts }))
+                if from == to =>
+            {
+                self.step_back(now, to, accepts, out)
             }
-            (
-                state @ (State::RollingBack { to, .. } | State::Resuming { to, .. }),
-                Event::Predecessor(from, M::LetGo),
-            ) if from == to => {
+            (state, Event::Predecessor(from, M::LetGo)) if state.rolls_back_to() == Some(from) => {
                 self.hear(now, state, from, M::LetGo, out);
-                self.roll_on(now, Some(to), "its listeners are let go, it cannot serve again".to_owned(), out)
+                let why = "its listeners are let go, it cannot serve again".to_owned();
+                self.roll_on(now, Some(from), why, out)
             }
-            (State::RollingBack { to, .. }, Event::PredecessorClosed(from, fault)) if from == to => {
-                self.lose(from, &fault, out);
-                self.roll_on(now, None, fault.to_string(), out)
-            }
-            (State::Resuming { to, .. }, Event::PredecessorClosed(from, fault)) if from == to => {
-                self.lose(from, &fault, out);
-                self.roll_on(now, Some(to), fault.to_string(), out)
+            (state, Event::PredecessorClosed(from, fault)) if state.rolls_back_to() == Some(from) => {
+                self.lose(&state, from, &fault, out);
+                let asked = matches!(state, State::Resuming { .. }).then_some(from);
+                self.roll_on(now, asked, fault.to_string(), out)
             }
 
             // ---- what predecessors say ---------------------------------------------------------------------
@@ -330,7 +390,11 @@ impl Incumbent {
                 self.hear(now, state, generation, message, out)
             }
             (state, Event::PredecessorClosed(generation, fault)) => {
-                self.lose(generation, &fault, out);
+                self.lose(&state, generation, &fault, out);
+                state
+            }
+            (state, Event::Inspected { from, batch, refused }) => {
+                self.inspected(from, batch, refused, out);
                 state
             }
 
@@ -353,4 +417,8 @@ impl Incumbent {
             ) => state,
         }
     }
+}
+
+fn leave_effects(effects: Vec<OutboundEffect>, out: &mut Vec<Effect>) {
+    out.extend(effects.into_iter().map(Effect::Outbound));
 }

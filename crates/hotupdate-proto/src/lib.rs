@@ -26,7 +26,7 @@ pub use inventory::{
 pub use smol_str::SmolStr;
 
 pub mod migration;
-pub use migration::{ConnectionKind, Inbound, MigrationItem, Outbound};
+pub use migration::{ConnectionKind, Inbound, Leaving, MigrationItem, Outbound};
 
 pub mod frame;
 

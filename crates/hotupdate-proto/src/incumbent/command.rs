@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Incumbent;
 use super::events::Effect;
-use super::state::State;
+use super::state::{Purpose, State};
 use crate::error::Fault;
 use crate::message::Message;
 use crate::operator::{Command, OperatorError};
@@ -32,7 +32,7 @@ impl Incumbent {
             Command::Stop { within } => self.command_stop(now, state, within, &mut out),
             Command::Terminate => self.command_terminate(now, state, &mut out),
         };
-        self.state = state;
+        self.state = self.when_quiesced(now, state, &mut out);
         result.map(|()| out)
     }
 
@@ -40,7 +40,9 @@ impl Incumbent {
         match state {
             State::Standby { peer, .. } => (self.release(now, peer, out), Ok(())),
             // It takes over by itself; whoever asked waits for the same outcome.
-            state @ (State::Releasing { .. } | State::Released { .. }) => (state, Ok(())),
+            state @ (State::Quiescing { purpose: Purpose::Release(_), .. }
+            | State::Releasing { .. }
+            | State::Released { .. }) => (state, Ok(())),
             state @ (State::Offering { .. } | State::Warming { .. }) => {
                 let doing = state.stage().to_owned();
                 (state, Err(OperatorError::NotReady { doing }))
@@ -63,8 +65,7 @@ impl Incumbent {
         match (state, self.predecessors.first()) {
             (State::Serving, Some(newest)) if newest.can_resume() => {
                 let to = newest.generation;
-                out.push(Effect::Stop);
-                (State::RollingBack { to, until: after(now, self.local.timing.stop) }, Ok(()))
+                (self.quiesce(now, Purpose::RollBack(to), out), Ok(()))
             }
             (State::Serving, _) => (State::Serving, Err(OperatorError::NoPredecessor)),
             (state, _) => refuse(state),
@@ -113,14 +114,19 @@ impl Incumbent {
             return (self.stop(now, drain, out), Ok(()));
         }
         match state {
-            State::Serving | State::RollingBack { .. } => (self.stop(now, drain, out), Ok(())),
+            State::Serving
+            | State::Quiescing { purpose: Purpose::RollBack(_), .. }
+            | State::RollingBack { .. } => (self.stop(now, drain, out), Ok(())),
+            State::Quiescing { purpose: Purpose::Stop(_), until } => {
+                (State::Quiescing { purpose: Purpose::Stop(drain), until }, Ok(()))
+            }
             State::Stopping { until, .. } => (State::Stopping { until, within: drain }, Ok(())),
             State::Probation { .. } | State::Retired { .. } => {
                 if within.is_some() {
                     state.hurry(after(now, drain), out);
                 }
                 match state {
-                    State::Probation { drain, .. } => (self.let_go(drain, out), Ok(())),
+                    State::Probation { peer, drain, .. } => (self.let_go(peer, drain, out), Ok(())),
                     state => (state, Ok(())),
                 }
             }
@@ -137,7 +143,7 @@ impl Incumbent {
             State::Resuming { to, .. } if again => (self.step_aside(now, to, Duration::ZERO, out), Ok(())),
             state if again => self.command_stop(now, state, Some(Duration::ZERO), out),
             State::Standby { peer, .. } => (self.release(now, peer, out), Ok(())),
-            state @ (State::RollingBack { .. } | State::Resuming { .. }) => (state, Ok(())),
+            state if state.rolls_back_to().is_some() => (state, Ok(())),
             state if state.is_attempt() => (state, Ok(())),
             state => self.command_stop(now, state, None, out),
         }
@@ -147,10 +153,10 @@ impl Incumbent {
 fn refuse(state: State) -> Commanded {
     let error = match &state {
         State::Probation { .. } | State::Retired { .. } | State::Gone => OperatorError::NotServing,
-        State::RollingBack { .. } | State::Resuming { .. } => {
+        state if state.rolls_back_to().is_some() => {
             OperatorError::Busy { doing: "a rollback is under way".to_owned() }
         }
-        State::Stopping { .. } => OperatorError::Busy { doing: "the service is stopping".to_owned() },
+        state if state.stops() => OperatorError::Busy { doing: "the service is stopping".to_owned() },
         State::Released { .. } => {
             let doing = "the successor is released; it serves in a moment, or this process accepts again";
             OperatorError::Busy { doing: doing.to_owned() }

@@ -21,6 +21,8 @@ pub(super) enum State {
     Warming { peer: Peer, until: Instant },
     /// The successor is warm and waits for an operator.
     Standby { peer: Peer, until: Instant },
+    /// Predecessors finish the migrations that are under way, before our accept loops stop for this purpose.
+    Quiescing { purpose: Purpose, until: Instant },
     /// Our accept loops are stopping.
     Releasing { peer: Peer, until: Instant },
     /// Our accept loops have stopped, the successor's have to start.
@@ -37,6 +39,17 @@ pub(super) enum State {
     Stopping { until: Instant, within: Duration },
     /// Nothing is left to do.
     Gone,
+}
+
+/// Why the accept loops are going to stop.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Purpose {
+    /// The successor is warm.
+    Release(Peer),
+    /// This predecessor serves again.
+    RollBack(Generation),
+    /// The service stops, and then there is a drain of this length.
+    Stop(Duration),
 }
 
 /// How the drain of this process goes.
@@ -65,6 +78,7 @@ impl State {
             Self::Offering { until, .. } => Some((Deadline::Batch, *until)),
             Self::Warming { until, .. } => Some((Deadline::Lease, *until)),
             Self::Standby { until, .. } => Some((Deadline::Standby, *until)),
+            Self::Quiescing { until, .. } => Some((Deadline::Quiesce, *until)),
             Self::Releasing { until, .. }
             | Self::RollingBack { until, .. }
             | Self::Stopping { until, .. } => Some((Deadline::Stop, *until)),
@@ -84,6 +98,7 @@ impl State {
             Self::Offering { peer, .. }
             | Self::Warming { peer, .. }
             | Self::Standby { peer, .. }
+            | Self::Quiescing { purpose: Purpose::Release(peer), .. }
             | Self::Releasing { peer, .. }
             | Self::Released { peer, .. }
             | Self::Probation { peer, .. } => Some(peer),
@@ -98,7 +113,23 @@ impl State {
 
     /// The accept loops of the process in this state run, or will if the other side does not do its part.
     pub(super) fn owns(&self) -> bool {
-        matches!(self, Self::Serving | Self::RollingBack { .. } | Self::Resuming { .. }) || self.is_attempt()
+        let rolls_back = matches!(self.rolls_back_to(), Some(_));
+        matches!(self, Self::Serving) || rolls_back || self.is_attempt()
+    }
+
+    /// The predecessor that is asked to serve again, or is going to be.
+    pub(super) fn rolls_back_to(&self) -> Option<Generation> {
+        match self {
+            Self::Quiescing { purpose: Purpose::RollBack(to), .. }
+            | Self::RollingBack { to, .. }
+            | Self::Resuming { to, .. } => Some(*to),
+            _ => None,
+        }
+    }
+
+    /// The service is stopping, and nothing changes that.
+    pub(super) fn stops(&self) -> bool {
+        matches!(self, Self::Quiescing { purpose: Purpose::Stop(_), .. } | Self::Stopping { .. })
     }
 
     pub(super) fn has_stopped(&self) -> bool {
@@ -111,11 +142,17 @@ impl State {
             Self::Offering { .. } => "receiving the inventory",
             Self::Warming { .. } => "warming up",
             Self::Standby { .. } => "in standby",
+            Self::Quiescing { purpose: Purpose::Release(_), .. } => "about to be released",
             Self::Releasing { .. } | Self::Released { .. } => "released",
             Self::Probation { .. } => "serving",
             Self::Serving => "alone",
-            Self::RollingBack { .. } | Self::Resuming { .. } => "rolling back",
-            Self::Retired { .. } | Self::Stopping { .. } | Self::Gone => "stopping",
+            Self::Quiescing { purpose: Purpose::RollBack(_), .. }
+            | Self::RollingBack { .. }
+            | Self::Resuming { .. } => "rolling back",
+            Self::Quiescing { purpose: Purpose::Stop(_), .. }
+            | Self::Retired { .. }
+            | Self::Stopping { .. }
+            | Self::Gone => "stopping",
         }
     }
 
@@ -123,7 +160,10 @@ impl State {
     pub(super) fn successor_state(&self) -> ProcessState {
         match self {
             Self::Offering { .. } | Self::Warming { .. } => ProcessState::Starting,
-            Self::Standby { .. } | Self::Releasing { .. } | Self::Released { .. } => ProcessState::Standby,
+            Self::Standby { .. }
+            | Self::Quiescing { .. }
+            | Self::Releasing { .. }
+            | Self::Released { .. } => ProcessState::Standby,
             _ => ProcessState::Serving,
         }
     }

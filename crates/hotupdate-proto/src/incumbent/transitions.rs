@@ -5,12 +5,15 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::Incumbent;
 use super::events::{Effect, Peer, Report};
-use super::state::{Drain, State};
+use super::state::{Drain, Purpose, State};
+use super::{Incumbent, leave_effects};
+use crate::FEATURE_MIGRATE;
 use crate::error::{Fault, Refusal};
+use crate::identity::Generation;
 use crate::inventory::{Summary, UnreadLink};
-use crate::message::{Generation, Join, Joined, Message, Ready, Release};
+use crate::message::{Join, Joined, Message, Ready, Release};
+use crate::migration::ConnectionKind;
 use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, Timing, after, millis};
 
@@ -55,12 +58,14 @@ impl Incumbent {
         for predecessor in &self.predecessors {
             out.push(Effect::SendTo(predecessor.generation, Message::Issued { generation }));
         }
-        let peer = Peer { process, generation, attempt, version, features, handoff, since: now };
+        let accepts = Vec::new();
+        let peer = Peer { process, generation, attempt, version, features, accepts, handoff, since: now };
         out.push(Effect::Report(Report::Joined(peer.clone())));
         offer_next(now, timing, peer, inventory.into(), 0, after(now, timing.lease), out)
     }
 
-    pub(super) fn ready(&mut self, now: Instant, peer: Peer, ready: &Ready, out: &mut Vec<Effect>) -> State {
+    pub(super) fn ready(&mut self, now: Instant, peer: Peer, ready: Ready, out: &mut Vec<Effect>) -> State {
+        let peer = Peer { accepts: ready.accepts, ..peer };
         if ready.release == Release::OnCommand && !self.terminating {
             out.push(Effect::Report(Report::Standby(peer.clone())));
             return State::Standby { peer, until: after(now, self.local.timing.standby) };
@@ -69,8 +74,57 @@ impl Incumbent {
     }
 
     pub(super) fn release(&mut self, now: Instant, peer: Peer, out: &mut Vec<Effect>) -> State {
-        out.push(Effect::Stop);
-        State::Releasing { peer, until: after(now, self.local.timing.stop) }
+        self.quiesce(now, Purpose::Release(peer), out)
+    }
+
+    /// Before the accept loops stop, predecessors finish the migrations that are under way: the next process could not.
+    pub(super) fn quiesce(&mut self, now: Instant, purpose: Purpose, out: &mut Vec<Effect>) -> State {
+        let Timing { prepared, quiesce, .. } = self.local.timing;
+        // Where nothing is accepted nothing is under way.
+        let migrating = self.predecessors.iter_mut().filter(|_| !self.accepts.is_empty());
+        for predecessor in migrating {
+            let effects = predecessor.inbound.quiesce(now, prepared.saturating_add(quiesce));
+            predecessor.comes(effects, out);
+        }
+        State::Quiescing { purpose, until: after(now, quiesce) }
+    }
+
+    /// As soon as no predecessor is awaited, the accept loops stop.
+    pub(super) fn when_quiesced(&self, now: Instant, state: State, out: &mut Vec<Effect>) -> State {
+        match state {
+            State::Quiescing { purpose, .. } if !self.predecessors.iter().any(|p| p.inbound.is_awaited()) => {
+                out.push(Effect::Stop);
+                let until = after(now, self.local.timing.stop);
+                match purpose {
+                    Purpose::Release(peer) => State::Releasing { peer, until },
+                    Purpose::RollBack(to) => State::RollingBack { to, until },
+                    Purpose::Stop(within) => State::Stopping { within, until },
+                }
+            }
+            state => state,
+        }
+    }
+
+    /// Going on would lose the connections that are on their way, so what was to come does not. The next attempt does not
+    /// wait for a predecessor that hangs, once what it offered has expired.
+    fn not_quiesced(&mut self, now: Instant, purpose: Purpose, out: &mut Vec<Effect>) -> State {
+        let late = self.predecessors.iter_mut().filter(|p| p.inbound.is_awaited());
+        let mut generations = Vec::new();
+        for predecessor in late {
+            predecessor.inbound.is_late();
+            generations.push(predecessor.generation.to_string());
+        }
+        let why = format!(
+            "generation {} did not finish its migrations in time (deadline `quiesce`)",
+            generations.join(" and ")
+        );
+        match purpose {
+            Purpose::Release(_) => {
+                self.fail(now, State::Quiescing { purpose, until: now }, Fault::Local(why), out)
+            }
+            Purpose::RollBack(_) => self.roll_on(now, None, why, out),
+            Purpose::Stop(within) => self.retire(now, within, out),
+        }
     }
 
     /// The attempt is over; this process serves on, or stops if that is what it was waiting for.
@@ -92,7 +146,11 @@ impl Incumbent {
     }
 
     fn serve_on(&mut self, now: Instant, out: &mut Vec<Effect>) -> State {
-        if self.terminating { self.stop(now, self.local.timing.drain, out) } else { State::Serving }
+        if self.terminating {
+            return self.stop(now, self.local.timing.drain, out);
+        }
+        self.announce(out);
+        State::Serving
     }
 
     // ---- after it ------------------------------------------------------------------------------------------
@@ -105,24 +163,34 @@ impl Incumbent {
         out: &mut Vec<Effect>,
     ) -> State {
         out.push(Effect::Report(Report::Served { peer: peer.clone(), gap_ns }));
-        self.park(now, peer, out)
+        let accepts = peer.accepts.clone();
+        self.park(now, peer, accepts, out)
     }
 
     /// Somebody else serves: drain, and be ready to take over for a while.
-    fn park(&mut self, now: Instant, peer: Peer, out: &mut Vec<Effect>) -> State {
+    fn park(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        accepts: Vec<ConnectionKind>,
+        out: &mut Vec<Effect>,
+    ) -> State {
         let timing = &self.local.timing;
         let (until, probation) = (after(now, timing.drain), timing.probation);
+        // First, so that no connection that can leave is told to close.
+        let migrates = peer.features.iter().any(|feature| feature == FEATURE_MIGRATE);
+        leave_effects(self.outbound.begin(Some(if migrates { accepts } else { Vec::new() })), out);
         out.push(Effect::Drain { until });
         let drain = Drain::Running { until };
         if self.terminating || probation.is_zero() {
-            return self.let_go(drain, out);
+            return self.let_go(peer, drain, out);
         }
         State::Probation { peer, until: after(now, probation), drain, quiet: false }
     }
 
-    pub(super) fn let_go(&mut self, drain: Drain, out: &mut Vec<Effect>) -> State {
-        self.predecessors.clear();
-        out.extend([Effect::LetGo, Effect::Send(Message::LetGo)]);
+    pub(super) fn let_go(&mut self, peer: Peer, drain: Drain, out: &mut Vec<Effect>) -> State {
+        self.forget_predecessors(out);
+        out.extend([Effect::LetGo(Some(peer.process)), Effect::Send(Message::LetGo)]);
         match drain {
             Drain::Done => {
                 out.push(Effect::Exit);
@@ -133,14 +201,29 @@ impl Incumbent {
     }
 
     pub(super) fn take_over(&mut self, peer: Peer, fault: Fault, out: &mut Vec<Effect>) -> State {
-        out.extend([Effect::Close, Effect::Undrain, Effect::Accept(Vec::new())]);
+        out.push(Effect::Close);
+        self.undrain(out);
+        out.push(Effect::Accept(Vec::new()));
+        self.announce(out);
         out.push(Effect::Report(Report::TookOver { peer, fault }));
         State::Serving
     }
 
+    /// First of all nothing drains: or else answers in between would say `Connection: close`.
+    fn undrain(&mut self, out: &mut Vec<Effect>) {
+        out.push(Effect::Undrain);
+        leave_effects(self.outbound.end(), out);
+        // Another process has read their links meanwhile.
+        for older in &mut self.predecessors {
+            let effects = older.inbound.forget();
+            older.comes(effects, out);
+        }
+    }
+
     /// The successor broke the protocol where it does no harm: it serves, and only its death changes that.
-    pub(super) fn violation(&self, state: State, what: String, out: &mut Vec<Effect>) -> State {
+    pub(super) fn violation(&mut self, state: State, what: String, out: &mut Vec<Effect>) -> State {
         let generation = state.successor().map_or(self.issued, |peer| peer.generation);
+        leave_effects(self.outbound.withdraw(), out);
         out.extend([Effect::Quiet, Effect::Report(Report::Violation(generation, what))]);
         match state {
             State::Probation { peer, until, drain, .. } => {
@@ -153,16 +236,10 @@ impl Incumbent {
 
     /// Listeners, control socket and lock go; connections are drained.
     pub(super) fn retire(&mut self, now: Instant, within: Duration, out: &mut Vec<Effect>) -> State {
-        let until = self.leave(now, within, out);
-        State::Retired { drain: Drain::Running { until }, quiet: false }
-    }
-
-    /// Returns when the drain has to end.
-    fn leave(&mut self, now: Instant, within: Duration, out: &mut Vec<Effect>) -> Instant {
         let until = after(now, within);
-        self.predecessors.clear();
-        out.extend([Effect::LetGo, Effect::Drain { until }]);
-        until
+        self.forget_predecessors(out);
+        out.extend([Effect::LetGo(None), Effect::Drain { until }]);
+        State::Retired { drain: Drain::Running { until }, quiet: false }
     }
 
     // ---- rollback ------------------------------------------------------------------------------------------
@@ -180,30 +257,57 @@ impl Incumbent {
         for older in &mut self.predecessors {
             older.drained |= !links.iter().any(|rest| rest.generation == older.generation);
         }
-        out.extend([Effect::Undrain, Effect::Accept(links), Effect::Demote(generation)]);
-        out.push(Effect::SendTo(generation, Message::Serving { gap_ns: None }));
+        self.undrain(out);
+        out.extend([Effect::Accept(links), Effect::Demote(generation)]);
+        let accepts = self.accepts.clone();
+        out.push(Effect::SendTo(generation, Message::Serving { gap_ns: None, accepts }));
+        self.announce(out);
         // It may take over again, as any predecessor.
         let former = Predecessor::released(now, generation, peer.process.clone(), Summary::default());
-        self.predecessors.insert(
-            0,
-            Predecessor { features: peer.features.clone(), handoff: peer.handoff.clone(), ..former },
-        );
+        let (features, handoff) = (peer.features.clone(), peer.handoff.clone());
+        self.predecessors.insert(0, Predecessor { features, handoff, ..former }.knowing());
         out.push(Effect::Report(Report::Resumed(peer)));
         State::Serving
     }
 
     /// Serving process: the predecessor serves again, and this process is its predecessor, in probation like any other.
-    pub(super) fn step_back(&mut self, now: Instant, to: Generation, out: &mut Vec<Effect>) -> State {
-        out.push(Effect::Promote(to));
-        let Some(position) = self.predecessors.iter().position(|p| p.generation == to) else {
+    pub(super) fn step_back(
+        &mut self,
+        now: Instant,
+        to: Generation,
+        accepts: Vec<ConnectionKind>,
+        out: &mut Vec<Effect>,
+    ) -> State {
+        let Some(predecessor) = self.promote(to, out) else {
             return self.retire(now, self.local.timing.drain, out);
         };
         // It goes on under the name of the handoff that it takes back.
-        let Predecessor { process, features, handoff, .. } = self.predecessors.remove(position);
+        let Predecessor { process, features, handoff, .. } = predecessor;
         out.push(Effect::Report(Report::RolledBack(to, process.clone())));
         let version = self.local.versions.max;
-        let peer = Peer { process, generation: to, attempt: None, version, features, handoff, since: now };
-        self.park(now, peer, out)
+        let peer = Peer {
+            process,
+            generation: to,
+            attempt: None,
+            version,
+            features,
+            accepts: Vec::new(),
+            handoff,
+            since: now,
+        };
+        self.park(now, peer, accepts, out)
+    }
+
+    /// The link to this predecessor is the one to the process that serves. What it was about to migrate here stays there.
+    fn promote(&mut self, to: Generation, out: &mut Vec<Effect>) -> Option<Predecessor> {
+        let position = self.predecessors.iter().position(|p| p.generation == to);
+        let mut predecessor = position.map(|position| self.predecessors.remove(position));
+        if let Some(predecessor) = &mut predecessor {
+            let effects = predecessor.inbound.forget();
+            predecessor.comes(effects, out);
+        }
+        out.push(Effect::Promote(to));
+        predecessor
     }
 
     /// Serving process: the predecessor does not serve again. If it was asked, it may only be late.
@@ -249,8 +353,12 @@ impl Incumbent {
         for other in self.predecessors.iter().filter(|p| p.probation && p.generation != to) {
             out.push(Effect::SendTo(other.generation, Message::Farewell));
         }
-        out.push(Effect::Promote(to));
-        let until = self.leave(now, within, out);
+        let until = after(now, within);
+        let to = self.promote(to, out);
+        self.forget_predecessors(out);
+        // What it accepts it says in a moment.
+        leave_effects(self.outbound.begin(None), out);
+        out.extend([Effect::LetGo(to.map(|to| to.process)), Effect::Drain { until }]);
         out.push(Effect::Send(Message::LetGo));
         // What it said as a predecessor may still be on its way.
         State::Retired { drain: Drain::Running { until }, quiet: true }
@@ -262,17 +370,21 @@ impl Incumbent {
         for predecessor in self.predecessors.iter().filter(|p| p.probation) {
             out.push(Effect::SendTo(predecessor.generation, Message::Farewell));
         }
-        out.extend([Effect::Report(Report::Stopping), Effect::Stop]);
-        State::Stopping { until: after(now, self.local.timing.stop), within }
+        out.push(Effect::Report(Report::Stopping));
+        self.quiesce(now, Purpose::Stop(within), out)
     }
 
     // ---- time ----------------------------------------------------------------------------------------------
 
     /// Every deadline of this side.
     pub(super) fn tick(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> State {
+        leave_effects(self.outbound.tick(now), out);
         let Some((deadline, _)) = state.wait().filter(|(_, until)| now >= *until) else { return state };
         match state {
-            State::Probation { drain, .. } if deadline == Deadline::Probation => self.let_go(drain, out),
+            State::Probation { peer, drain, .. } if deadline == Deadline::Probation => {
+                self.let_go(peer, drain, out)
+            }
+            State::Quiescing { purpose, .. } => self.not_quiesced(now, purpose, out),
             State::Probation { peer, until, drain, quiet } => {
                 State::Probation { peer, until, drain: self.tick_drain(now, drain, out), quiet }
             }

@@ -179,7 +179,7 @@ fn an_answer_that_nobody_waits_for_changes_nothing() {
         incumbent::Event::Stopped(incumbent::Stopped::default()),
         incumbent::Event::CannotStop("late".to_owned()),
         incumbent::Event::Drained { forced: 1 },
-        incumbent::Event::Message(Message::Serving { gap_ns: None }),
+        incumbent::Event::Message(Message::Serving { gap_ns: None, accepts: Vec::new() }),
         incumbent::Event::Message(Message::Failed { reason: "late".to_owned() }),
         incumbent::Event::Closed(hotupdate_proto::Fault::PeerGone),
         incumbent::Event::Progress {

@@ -217,7 +217,7 @@ impl Life {
                 assert!(self.stopping || !self.accepting, "accepts already");
                 (self.stopping, self.accepting) = (false, true);
             }
-            Effect::LetGo => {
+            Effect::LetGo(_) => {
                 assert!(self.holds, "lets go twice");
                 (self.stopping, self.accepting, self.holds) = (false, false, false);
                 self.predecessors.clear();
@@ -286,7 +286,7 @@ impl Life {
         self.handle(Event::Message(Message::Ready(Ready::default())));
         assert!(self.stopping, "{:?}", self.machine);
         self.stopped(Event::Stopped(Stopped::default()));
-        self.handle(Event::Message(Message::Serving { gap_ns: None }));
+        self.handle(Event::Message(Message::Serving { gap_ns: None, accepts: Vec::new() }));
         assert_eq!(self.machine.process_state(), ProcessState::Draining);
         assert!(self.draining.is_some());
         self.comes_to_rest();

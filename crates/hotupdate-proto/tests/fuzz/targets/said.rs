@@ -119,7 +119,7 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
         5 => Message::Received { batch: number(u)? },
         6 => Message::Ready(ready(u)?),
         7 => Message::Released(Released { links: rests(u)?, ..Released::default() }),
-        8 => Message::Serving { gap_ns: None },
+        8 => Message::Serving { gap_ns: None, accepts: Vec::new() },
         9 => Message::Connections { items: Vec::new() },
         10 => Message::Accepts { kinds: Vec::new() },
         11 => Message::Prepare { batch: number(u)?, items: Vec::new() },

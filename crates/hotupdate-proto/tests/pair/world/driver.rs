@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use hotupdate_proto::message::{Generation, Message};
+use hotupdate_proto::migration::{InboundEffect, OutboundEffect};
 use hotupdate_proto::{Incumbent, LinkItem, incumbent, successor};
 
 use super::{End, Machine, Packet, Pending, Side, World, local};
@@ -76,7 +77,7 @@ impl World {
                 process.reads_one = None;
             }
             E::Read(generation) => process.reads_one = Some(generation),
-            E::LetGo => {
+            E::LetGo(_) => {
                 process.pending.retain(|pending| *pending != Pending::Stopped);
                 process.accepting = false;
                 process.holds = false;
@@ -100,6 +101,13 @@ impl World {
                 process.link = process.predecessors.remove(&generation);
             }
             E::Forget(generation) => self.forget(index, generation),
+            E::Outbound(OutboundEffect::Send(message)) => self.send(index, link, message),
+            E::Inbound(generation, InboundEffect::Send(message)) => {
+                let end = process.predecessors.get(&generation).copied();
+                self.send(index, end, message);
+            }
+            // Which connections there are is a matter of the model and of `migration.rs`.
+            E::Outbound(_) | E::Inbound(..) | E::Establish => {}
             E::Exit => self.kill(index),
             E::Report(report) => self.reports.push((index, report)),
         }
