@@ -1,7 +1,7 @@
 //! Before ready: what is registered, what is refused because the program that calls is wrong, and who hears of ready.
 
 use crate::common::peer::call;
-use crate::common::{self, Folder, SOON, ask, eventually};
+use crate::common::{Folder, SOON, ask, eventually};
 use hotupdate::{Connection, Error, ErrorKind};
 use serde_json::json;
 use tokio::time::timeout;
