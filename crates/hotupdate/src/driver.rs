@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::incumbent::{Event as IncumbentEvent, Incumbent, Local, Stopped};
-use hotupdate_proto::inventory::LinkRest;
+use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::Ready;
 use hotupdate_proto::operator::{LastFailure, LastHandoff};
 use hotupdate_proto::successor::Event as SuccessorEvent;
@@ -40,7 +40,6 @@ use tokio::time::{Interval, sleep_until};
 use tracing::{Instrument, Span};
 
 use self::moves::Moves;
-use crate::accepted::Accepted;
 use crate::connections::Connections;
 use crate::connections::MigrationRequest;
 use crate::control::Control;
@@ -100,6 +99,13 @@ struct SuccessorRole {
     machine: Successor,
     joined: Joined,
     since: Instant,
+}
+
+impl SuccessorRole {
+    /// The incumbent, unless it is dead or has released this process.
+    fn serves_on(&self) -> Option<String> {
+        (!self.machine.can_serve_alone()).then(|| format!("process {}", self.joined.incumbent))
+    }
 }
 
 /// Both ends of a queue: tasks that work for the driver get a sender.
@@ -185,12 +191,12 @@ pub(crate) struct Driver {
     /// A listener that should be open is not.
     reopen_at: Option<Instant>,
     /// What the incumbent had read of links that are ours now.
-    unread_link_bytes: Vec<LinkRest>,
+    unread_link_bytes: Vec<UnreadLink>,
 
     lifecycle: watch::Sender<Lifecycle>,
     monitor: broadcast::Sender<session::Event>,
     pending_commands: Vec<PendingCommand>,
-    rows: HashMap<Generation, BTreeMap<u64, (Accepted, ConnectionRow)>>,
+    rows: HashMap<Generation, BTreeMap<u64, (tokio::time::Instant, ConnectionRow)>>,
     last_handoff: Option<LastHandoff>,
     last_failure: Option<LastFailure>,
 

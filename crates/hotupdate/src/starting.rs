@@ -10,7 +10,7 @@ use std::path::Path;
 
 use hotupdate_proto::inventory::MAX_NAME;
 use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
-use hotupdate_proto::{Generation, Kind, ListenerItem, ListenerKind, frame};
+use hotupdate_proto::{ConnectionKind, Generation, ListenerItem, ListenerKind, frame};
 use serde::de::DeserializeOwned;
 use tokio::net::{ToSocketAddrs, lookup_host};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -20,7 +20,7 @@ use crate::address::Address;
 use crate::connections::Connection;
 use crate::connections::Connections;
 use crate::driver::{Application, Resources};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::listeners::bind;
 use crate::listeners::datagram::{UdpSocket, UnixDatagramSocket};
 use crate::listeners::gate::{Claim, Gate, Gated};
@@ -72,7 +72,7 @@ impl Starting {
     /// Port 0 accepts whatever port the incumbent has.
     ///
     /// # Errors
-    /// [`Error::ApiMisuse`] for a name that was used before, is empty, or has more than 255 bytes; [`Error::Io`] if the
+    /// [`ErrorKind::ApiMisuse`] for a name that was used before, is empty, or has more than 255 bytes; [`ErrorKind::Local`] if the
     /// address cannot be resolved or bound.
     pub async fn tcp(&mut self, name: &str, address: impl ToSocketAddrs) -> Result<Listener> {
         let wanted = self.resolve(name, address).await?;
@@ -167,7 +167,7 @@ impl Starting {
     /// and operators are told so, and which deadline it was. For the inventory that deadline is `reply` (5 s).
     ///
     /// # Errors
-    /// [`Error::ApiMisuse`] for a name that was exported before, is empty, or has more than 255 bytes, for a schema of more
+    /// [`ErrorKind::ApiMisuse`] for a name that was exported before, is empty, or has more than 255 bytes, for a schema of more
     /// than 255 bytes, and for more than 250 states. A state of more than 1 GiB is found when it is exported: the successor
     /// is turned away and told why, and this process serves on.
     pub fn export(
@@ -221,7 +221,7 @@ impl Starting {
     /// ```
     ///
     /// # Errors
-    /// [`Error::ApiMisuse`] for a kind that was registered before, is empty, or has more than 255 bytes.
+    /// [`ErrorKind::ApiMisuse`] for a kind that was registered before, is empty, or has more than 255 bytes.
     pub fn on_migrated<S, F, Fut>(&mut self, kind: &str, serve: F) -> Result<()>
     where
         S: DeserializeOwned + Send + 'static,
@@ -261,7 +261,7 @@ impl Starting {
     }
 
     fn register(&mut self, handler: Handler) -> Result<()> {
-        let Kind { kind, listener } = &handler.kind;
+        let ConnectionKind { kind, listener } = &handler.kind;
         let doing = match listener {
             None => format!("registering connections of the kind {kind:?}"),
             Some(listener) => {
@@ -304,8 +304,8 @@ impl Starting {
     /// This process is warm: the incumbent stops accepting, this one starts. Returns when it serves.
     ///
     /// # Errors
-    /// [`Error::Refused`] and others if the handoff failed: the incumbent serves on, this process should exit non-zero.
-    /// [`Error::ApiMisuse`] if there are more listeners than a successor or an operator could be told of: some 6,000 of
+    /// [`ErrorKind::Refused`] and others if the handoff failed: the incumbent serves on, this process should exit non-zero.
+    /// [`ErrorKind::ApiMisuse`] if there are more listeners than a successor or an operator could be told of: some 6,000 of
     /// them, fewer if their names are long.
     pub async fn ready(self) -> Result<Serving> {
         let Self {
@@ -349,7 +349,7 @@ impl Starting {
             }
             Err(_) => Err(match failed.map(|mut failed| failed.try_recv()) {
                 Some(Ok(error)) => error,
-                _ => Error::misuse("becoming ready", "the runtime is shutting down"),
+                _ => Error::new(ErrorKind::Local, "becoming ready", "the runtime is shutting down"),
             }),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::any;
-use hotupdate::Serving;
+use hotupdate::{Serving, Timing};
 use hotupdate_axum::ws::{self, CloseCode, Event, Message, WebSocket};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -41,7 +41,7 @@ pub(crate) async fn start(dir: &TempDir, how: How) -> (Serving, SocketAddr) {
     let mut starting = hotupdate::builder(dir.path().join("control.sock"))
         .version(version.to_string())
         .stop_signals(false)
-        .drain_spread(SPREAD)
+        .timing(Timing::default().drain_spread(SPREAD))
         .probation(probation)
         .join()
         .await
