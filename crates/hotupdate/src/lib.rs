@@ -58,7 +58,7 @@ mod state;
 pub use state::State;
 
 mod error;
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 
 #[doc(no_inline)]
 pub use hotupdate_proto::{

@@ -72,13 +72,20 @@ impl Folder {
 pub(crate) fn patient() -> Timing {
     let [reply, batch, stop, serving, resume] = [SOON; 5];
     let (released, probation) = (2 * SOON, Duration::ZERO);
-    Timing { reply, batch, stop, serving, released, resume, probation, ..Timing::default() }
+    Timing::default()
+        .reply(reply)
+        .batch(batch)
+        .stop(stop)
+        .serving(serving)
+        .released(released)
+        .resume(resume)
+        .probation(probation)
 }
 
 /// Serves the listener `echo` with this name for an answer.
 pub(crate) async fn serve(mut starting: Starting, name: &'static str) -> (Serving, SocketAddr) {
     let listener = starting.tcp("echo", "127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().ip().unwrap();
     let hot = starting.ready().await.unwrap();
     answer(listener, name);
     (hot, address)
