@@ -201,7 +201,7 @@ impl Starting {
     }
 
     /// Goes on with connections of this kind that other versions migrate here with
-    /// [`Connection::migrate`](crate::Connection::hand_over): for each of them `serve` runs in a task of its own, with
+    /// [`Connection::migrate`](crate::Connection::migrate): for each of them `serve` runs in a task of its own, with
     /// the state that came along.
     ///
     /// The other version hears of it together with [`Starting::ready`], so that its connections know at once whether they
