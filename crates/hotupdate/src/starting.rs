@@ -7,7 +7,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 
 use hotupdate_proto::inventory::MAX_NAME;
 use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
@@ -24,7 +23,7 @@ use crate::driver::{Application, Resources};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::listeners::bind;
 use crate::listeners::datagram::{UdpSocket, UnixDatagramSocket};
-use crate::listeners::gate::{Gate, Gated};
+use crate::listeners::gate::{Claim, Gate, Gated};
 use crate::listeners::inherited::{Offered, Origin};
 use crate::listeners::stream::{Acceptor, Listener};
 use crate::migration::{Handler, Resume};
@@ -77,7 +76,7 @@ impl Starting {
     /// address cannot be resolved or bound.
     pub async fn tcp(&mut self, name: &str, address: impl ToSocketAddrs) -> Result<Listener> {
         let wanted = self.resolve(name, address).await?;
-        let gate: Arc<Gate<Acceptor>> = self.claim(name, ListenerKind::Tcp, &wanted, bind::tcp)?;
+        let gate: Claim<Acceptor> = self.claim(name, ListenerKind::Tcp, &wanted, bind::tcp)?;
         Ok(Listener::new(gate, self.connections.clone()))
     }
 
@@ -88,7 +87,7 @@ impl Starting {
     /// As [`Starting::tcp`].
     pub async fn unix(&mut self, name: &str, path: impl AsRef<Path>) -> Result<Listener> {
         let wanted = [Address::Unix(Some(path.as_ref().to_owned()))];
-        let gate: Arc<Gate<Acceptor>> = self.claim(name, ListenerKind::Unix, &wanted, bind::unix)?;
+        let gate: Claim<Acceptor> = self.claim(name, ListenerKind::Unix, &wanted, bind::unix)?;
         Ok(Listener::new(gate, self.connections.clone()))
     }
 
@@ -325,8 +324,16 @@ impl Starting {
         } = self;
         // A large one makes room for the final word.
         drop(state);
+        for (name, address) in resources.take_dropped() {
+            tracing::warn!(parent: &span, %name, %address, "the application dropped this listener before it was ready; it is closed");
+            ready.bound.retain(|bound| *bound != name);
+            if ready.adopted.contains(&name) {
+                ready.adopted.retain(|adopted| *adopted != name);
+                ready.unclaimed.push(name);
+            }
+        }
         resources.stale.extend(offered.iter().map(|offered| offered.name.clone()));
-        ready.unclaimed = offered.iter().map(|offered| offered.name.clone()).collect();
+        ready.unclaimed.extend(offered.iter().map(|offered| offered.name.clone()));
         for Offered { name, kind, address, .. } in &offered {
             tracing::warn!(parent: &span, name, %kind, %address, "nobody asked for this listener; it closes with the incumbent");
         }
@@ -361,7 +368,7 @@ impl Starting {
         kind: ListenerKind,
         wanted: &[Address],
         make: impl Fn(&Address) -> io::Result<OwnedFd>,
-    ) -> Result<Arc<Gate<T>>> {
+    ) -> Result<Claim<T>> {
         self.check_name(name)?;
         let Offered { address, fd, origin, .. } = match self.take(name, kind, wanted) {
             Some(offered) => offered,
@@ -371,7 +378,7 @@ impl Starting {
         let gate = Gate::parked(name, kind, address, fd);
         self.resources.gates.push((gate.clone(), origin));
         self.note(name, origin);
-        Ok(gate)
+        Ok(Claim::new(gate, self.resources.dropped.clone()))
     }
 
     /// By name and address; else, for a listener that was renamed, by address: binding it again would fail.
@@ -467,11 +474,25 @@ impl Resources {
         }
     }
 
+    /// Listeners that the application dropped: their names and addresses. They are not among the resources any more.
+    pub(crate) fn take_dropped(&mut self) -> Vec<(String, Address)> {
+        let dropped = self.gates.extract_if(.., |(gate, _)| gate.is_closed());
+        let dropped: Vec<_> =
+            dropped.map(|(gate, _)| (gate.name().to_string(), gate.address().clone())).collect();
+        // What the descriptor store has of them would keep clients waiting.
+        self.stale.extend(dropped.iter().map(|(name, _)| name.clone()));
+        dropped
+    }
+
     /// What a successor is told about the listeners of this process.
     pub(crate) fn items(&self) -> io::Result<Vec<ListenerItem>> {
         let mut items = Vec::with_capacity(self.gates.len() + self.descriptors.len());
         for (gate, _) in &self.gates {
-            items.push(gate.describe()?);
+            match gate.describe() {
+                // Its turn comes, see `take_dropped`.
+                Err(_) if gate.is_closed() => {}
+                item => items.push(item?),
+            }
         }
         items.extend(self.descriptors.iter().map(|(item, _, _)| item.clone()));
         Ok(items)

@@ -124,7 +124,7 @@ impl Server {
     ) -> Self {
         let mut hot = builder(&dir, times).join().await.unwrap();
         let listener = hot.tcp("http", address).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = listener.local_addr().ip().unwrap();
         let release = Arc::new(Semaphore::new(0));
         let app = more(app(version)).with_state(release.clone());
         let hot = hot.ready().await.unwrap();

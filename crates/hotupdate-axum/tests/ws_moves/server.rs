@@ -47,7 +47,7 @@ pub(crate) async fn start(dir: &TempDir, how: How) -> (Serving, SocketAddr) {
         .await
         .unwrap();
     let listener = starting.tcp("http", "127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().ip().unwrap();
     let route = |ticks| {
         any(move |upgrade: ws::Upgrade| async move {
             let counts = Counts { ticks, ..Counts::default() };
