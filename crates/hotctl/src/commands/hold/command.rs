@@ -14,7 +14,7 @@ use socket2::Socket;
 
 use super::{Keeper, KeeperEvent};
 use crate::commands::detach::{self, Inner};
-use crate::commands::simple;
+use crate::commands::{simple, successor};
 use crate::exit::Exit;
 
 /// The first descriptor that is passed (sd_listen_fds(3), `SD_LISTEN_FDS_START`).
