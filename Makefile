@@ -77,6 +77,8 @@ crash: ## a fault at each system call of a handoff, one run for each: minutes, a
 check: ## format, lints, documentation and dependencies, all without a warning
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	@set -e; for features in "" http2 ws; do echo "hotupdate-axum --no-default-features --features '$$features'"; \
+		$(CARGO) clippy -q -p hotupdate-axum --no-default-features --features "$$features" -- -D warnings; done
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
 	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "make check: cargo-deny is missing; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
 	$(CARGO) deny --locked check licenses bans sources
