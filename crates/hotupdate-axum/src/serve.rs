@@ -115,7 +115,7 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
 ///
 /// # Errors
 /// What the `await` returns:
-/// [`Error::ApiMisuse`](hotupdate::Error::ApiMisuse) if the process will never serve, because `ready` has failed or was
+/// [`ErrorKind::ApiMisuse`](hotupdate::ErrorKind::ApiMisuse) if the process will never serve, because `ready` has failed or was
 /// never called, or if its connections already have another handler. Errors of accept(2) are waited out by the listener.
 #[must_use = "nothing is served until it is awaited"]
 pub struct Serve {
@@ -208,9 +208,12 @@ async fn wait_until_ready(listener: &Listener, mut serving: WhenServing) -> hotu
             serving.await
         }
     };
-    serving.ok_or_else(|| hotupdate::Error::ApiMisuse {
-        doing: format!("serving HTTP on the listener {:?}", listener.name()),
-        what: "this process will never serve: `ready` has failed, or was not called".to_owned(),
+    serving.ok_or_else(|| {
+        let doing = format!("serving HTTP on the listener {:?}", listener.name());
+        hotupdate::Error::misuse(
+            doing,
+            "this process will never serve: `ready` has failed, or was not called",
+        )
     })
 }
 

@@ -83,7 +83,7 @@ use codec::Codec;
 /// ```
 ///
 /// # Errors
-/// [`Error::ApiMisuse`](hotupdate::Error::ApiMisuse) for a kind that was registered before, or has more than 245 bytes.
+/// [`ErrorKind::ApiMisuse`](hotupdate::ErrorKind::ApiMisuse) for a kind that was registered before, or has more than 245 bytes.
 pub fn on_migrated<S, F, Fut>(hot: &mut Starting, kind: &str, serve: F) -> hotupdate::Result<()>
 where
     S: DeserializeOwned + Send + 'static,

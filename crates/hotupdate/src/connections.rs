@@ -16,6 +16,7 @@ pub use queue::MigrationSlot;
 
 mod table;
 pub use table::Connections;
+pub(crate) use table::{accepted_at, age_ms};
 
 mod ledger;
 mod tracker;

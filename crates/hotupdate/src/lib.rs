@@ -58,7 +58,7 @@ mod state;
 pub use state::State;
 
 mod error;
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 
 #[doc(no_inline)]
 pub use hotupdate_proto::{
@@ -68,7 +68,6 @@ pub use hotupdate_proto::{
 // How it is done: the one task that owns the state, and what it works with.
 mod driver;
 
-mod accepted;
 mod control;
 mod joining;
 mod lifecycle;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use hotupdate_proto::Kind;
+use hotupdate_proto::ConnectionKind;
 use hotupdate_proto::text::OneLine;
 use serde::de::DeserializeOwned;
 
@@ -19,7 +19,7 @@ type Inspect = Box<dyn Fn(Vec<u8>) -> Option<Resume> + Send + Sync>;
 
 /// Accepts one kind of connection.
 pub(crate) struct Handler {
-    pub(crate) kind: Kind,
+    pub(crate) kind: ConnectionKind,
     inspect: Inspect,
 }
 
@@ -29,7 +29,7 @@ impl Handler {
         listener: Option<&str>,
         inspect: impl Fn(Vec<u8>) -> Option<Resume> + Send + Sync + 'static,
     ) -> Self {
-        let kind = Kind { kind: kind.to_owned(), listener: listener.map(ToOwned::to_owned) };
+        let kind = ConnectionKind { kind: kind.to_owned(), listener: listener.map(ToOwned::to_owned) };
         Self { kind, inspect: Box::new(inspect) }
     }
 

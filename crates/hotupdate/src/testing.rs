@@ -8,7 +8,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotupdate_proto::{Generation, Kind, Message, frame};
+use hotupdate_proto::{ConnectionKind, Generation, Message, frame};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -61,7 +61,7 @@ impl Table {
 
     /// The other process takes connections of this kind.
     pub fn takes(&self, kind: &str) {
-        self.connections.set_taken(Some(vec![Kind { kind: kind.to_owned(), listener: None }]));
+        self.connections.set_taken(Some(vec![ConnectionKind { kind: kind.to_owned(), listener: None }]));
     }
 
     /// The other process is dead: this one serves again, and whatever wanted to leave stays.
@@ -88,7 +88,7 @@ impl Table {
         let mut arrived = Vec::new();
         while let Ok(migration) = self.migrations.try_recv() {
             let fd = migration.connection.socket().as_fd().try_clone_to_owned()?;
-            let item = over_the_wire(Message::Move { batch: 1, items: vec![describe(&migration)] })?;
+            let item = over_the_wire(Message::Prepare { batch: 1, items: vec![describe(&migration)] })?;
             check(&item, &fd).map_err(io::Error::other)?;
             let MigrationRequest { connection, reply, .. } = migration;
             connection.tracker().migrated();
@@ -102,11 +102,11 @@ impl Table {
     }
 }
 
-fn over_the_wire(message: Message) -> io::Result<hotupdate_proto::MovingItem> {
+fn over_the_wire(message: Message) -> io::Result<hotupdate_proto::MigrationItem> {
     let mut bytes = frame::encode_message(&message).map_err(io::Error::other)?;
     bytes.pop();
     match frame::decode_message(&bytes).map_err(io::Error::other)? {
-        Message::Move { mut items, .. } if items.len() == 1 => Ok(items.remove(0)),
+        Message::Prepare { mut items, .. } if items.len() == 1 => Ok(items.remove(0)),
         other => Err(io::Error::other(format!("it has become {other:?}"))),
     }
 }

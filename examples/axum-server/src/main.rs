@@ -42,7 +42,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let metrics = metrics::install()?;
     let mut hot = join(&cli).await?;
     let http = hot.tcp("http", cli.listen.as_str()).await?;
-    let address = http.local_addr().context("a TCP listener has an IP address")?;
+    let address = http.local_addr().ip().context("a TCP listener has an IP address")?;
     let app = routes::app(cli.app_version, metrics);
 
     tokio::time::sleep(cli.warm_up).await;

@@ -53,7 +53,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     }
     let mut starting = builder.join().await?;
     let http = starting.tcp("http", cli.listen.as_str()).await?;
-    let address = http.local_addr().context("a TCP listener has an IP address")?;
+    let address = http.local_addr().ip().context("a TCP listener has an IP address")?;
     let room = Arc::new(Room::default());
     let exported = room.clone();
     starting.export("room", room::SCHEMA, move || exported.export())?;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use hotupdate_proto::Process;
-use hotupdate_proto::operator::{Changed, ProcessState, Status};
+use hotupdate_proto::operator::{HandoffResult, ProcessState, Status};
 
 use crate::client::CallError;
 use crate::context::{Context, NOTHING, look_until};
@@ -11,7 +11,7 @@ use crate::exit::{Exit, Failure};
 use crate::text;
 
 /// Calls `method` and waits until another process serves than before.
-pub(crate) fn call(context: &Context<'_>, method: &str, before: &Status) -> Result<Changed, Failure> {
+pub(crate) fn call(context: &Context<'_>, method: &str, before: &Status) -> Result<HandoffResult, Failure> {
     let until = Instant::now() + context.change_timeout();
     match context.call(method, &NOTHING, context.change_timeout()) {
         // The process that was asked may exit before its reply is read: what counts is which one serves.
@@ -20,7 +20,7 @@ pub(crate) fn call(context: &Context<'_>, method: &str, before: &Status) -> Resu
     }
 }
 
-fn settle(context: &Context<'_>, before: &Status, until: Instant) -> Result<Changed, Failure> {
+fn settle(context: &Context<'_>, before: &Status, until: Instant) -> Result<HandoffResult, Failure> {
     let old = &before.serving.process;
     let settled = look_until(until, || match context.try_status() {
         Some(status) if is_another(&status, old) => Some(Ok(changed(&status, before))),
@@ -43,7 +43,7 @@ fn settle(context: &Context<'_>, before: &Status, until: Instant) -> Result<Chan
 /// # Errors
 ///
 /// If the process that served before serves again: the new one crashed, or was rolled back, in the meantime.
-pub(crate) fn look(context: &Context<'_>, changed: &Changed) -> Result<Option<Status>, Failure> {
+pub(crate) fn look(context: &Context<'_>, changed: &HandoffResult) -> Result<Option<Status>, Failure> {
     let after = context.try_status();
     if let Some(status) = &after {
         still_stands(changed, status)?;
@@ -52,8 +52,8 @@ pub(crate) fn look(context: &Context<'_>, changed: &Changed) -> Result<Option<St
 }
 
 /// Whether the change has not been undone.
-pub(crate) fn still_stands(changed: &Changed, status: &Status) -> Result<(), Failure> {
-    let Changed { from, to, .. } = changed;
+pub(crate) fn still_stands(changed: &HandoffResult, status: &Status) -> Result<(), Failure> {
+    let HandoffResult { from, to, .. } = changed;
     match status.serving.process.instance == from.instance {
         true => Err(Failure::refused(format!("{to} served, but does not any more")).still(from)),
         false => Ok(()),
@@ -66,10 +66,10 @@ fn is_another(status: &Status, old: &Process) -> bool {
 }
 
 /// The change from `before` to `status`, as the service itself would put it.
-pub(crate) fn changed(status: &Status, before: &Status) -> Changed {
+pub(crate) fn changed(status: &Status, before: &Status) -> HandoffResult {
     let from = before.serving.generation;
     let handoff = status.last_handoff.as_ref().filter(|handoff| handoff.from == from);
-    Changed {
+    HandoffResult {
         from: before.serving.process.clone(),
         to: status.serving.process.clone(),
         generation: status.serving.generation,
@@ -79,8 +79,8 @@ pub(crate) fn changed(status: &Status, before: &Status) -> Changed {
 
 /// `4242 (v1.3.0) serves now, generation 3; 4100 (v1.2.9) is draining 17 connections; new connections waited
 /// up to 180 µs`
-pub(crate) fn sentence(changed: &Changed, status: Option<&Status>, verb: &str) -> String {
-    let Changed { from, to, generation, gap_ns } = changed;
+pub(crate) fn sentence(changed: &HandoffResult, status: Option<&Status>, verb: &str) -> String {
+    let HandoffResult { from, to, generation, gap_ns } = changed;
     let rest = status.map_or_else(String::new, |status| format!("; {}", what_is_left(status, from)));
     format!("{to} {verb}, generation {generation}{rest}{}", text::gap(*gap_ns))
 }

@@ -4,7 +4,7 @@
 //! are written as replies arrive.
 
 use std::io::{self, Write};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use hotupdate_proto::operator::Connections;
 use hotupdate_proto::{ConnectionRow, ConnectionState, Generation};
@@ -43,16 +43,16 @@ pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
 fn write(out: &mut impl Write, json: bool, generation: Generation, rows: &[ConnectionRow]) -> io::Result<()> {
     rows.iter().try_for_each(|row| match json {
         true => json_line(out, "connection", &Record { generation, row }),
-        false => writeln!(out, "{}", text::plain(&line(generation, row, now_ms()))),
+        false => writeln!(out, "{}", text::plain(&line(generation, row))),
     })
 }
 
 const HEAD: &str =
     "GENERATION  ID         LISTENER      PROTOCOL   STATE     AGE     REQUESTS  PEER -> LOCAL";
 
-fn line(generation: Generation, row: &ConnectionRow, now_ms: u64) -> String {
-    let ConnectionRow { id, listener, peer, local, protocol, accepted_ms, requests, state } = row;
-    let age = text::age(now_ms.saturating_sub(*accepted_ms));
+fn line(generation: Generation, row: &ConnectionRow) -> String {
+    let ConnectionRow { id, listener, peer, local, protocol, age_ms, requests, state } = row;
+    let age = text::age(*age_ms);
     let (listener, protocol) = (column(listener, 12), column(protocol, 9));
     let (peer, local, state) = (text::or_dash(peer), text::or_dash(local), word(*state));
     let generation = generation.0;
@@ -73,9 +73,4 @@ fn word(state: ConnectionState) -> &'static str {
         ConnectionState::Active => "active",
         ConnectionState::Upgraded => "upgraded",
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use hotupdate_proto::operator::{Changed, Status};
+use hotupdate_proto::operator::{HandoffResult, Status};
 
 use super::change;
 use crate::context::Context;
@@ -13,11 +13,11 @@ use crate::text;
 
 pub(crate) fn wait(
     context: &Context<'_>,
-    changed: &Changed,
+    changed: &HandoffResult,
     progress: &Progress,
     until: Instant,
 ) -> Result<Status, Failure> {
-    let Changed { from, to, generation, gap_ns: _ } = changed;
+    let HandoffResult { from, to, generation, gap_ns: _ } = changed;
     let mut stream = StatusStream::new(context);
     let mut open = None;
     loop {

@@ -4,7 +4,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::Fault;
-use hotupdate_proto::operator::{Changed, LastFailure, Status};
+use hotupdate_proto::operator::{HandoffResult, LastFailure, Status};
 
 use super::start::{Attempt, Stage};
 use super::{change, simple, successor};
@@ -78,7 +78,7 @@ impl Attempt<'_> {
     }
 
     /// Aborts the attempt, unless the successor serves by now.
-    pub(super) fn timed_out(&mut self) -> Result<Changed, Failure> {
+    pub(super) fn timed_out(&mut self) -> Result<HandoffResult, Failure> {
         let mut status = self.context.try_status();
         if status.as_ref().is_some_and(|status| self.under_way(status).is_some()) {
             status = self.abort();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hotupdate_proto::operator::{Status, Within};
+use hotupdate_proto::operator::{DeadlineParams, Status};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -50,9 +50,9 @@ fn drain_line(status: &Status, deadline: Duration) -> String {
 }
 
 /// The parameters of `Drain` and `Stop`.
-pub(crate) fn within(deadline: Option<Duration>) -> Within {
+pub(crate) fn within(deadline: Option<Duration>) -> DeadlineParams {
     let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    Within { deadline_ms: deadline.map(milliseconds) }
+    DeadlineParams { deadline_ms: deadline.map(milliseconds) }
 }
 
 /// A call whose answer says nothing but that it was done.

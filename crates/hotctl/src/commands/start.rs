@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use hotupdate_proto::Process;
-use hotupdate_proto::operator::{Changed, LastFailure, ProcessState, ProcessStatus, Status};
+use hotupdate_proto::operator::{HandoffResult, LastFailure, ProcessState, ProcessStatus, Status};
 
 use super::change;
 use super::successor::Successor;
@@ -54,7 +54,7 @@ pub(super) fn run(
     before: &Status,
     progress: &Progress,
     until: Instant,
-) -> Result<Changed, Failure> {
+) -> Result<HandoffResult, Failure> {
     // The stream is opened first, so that nothing is missed.
     let stream = StatusStream::new(context);
     progress.at(Stage::Starting.word());
@@ -66,7 +66,7 @@ pub(super) fn run(
 }
 
 impl Attempt<'_> {
-    fn follow(mut self, mut stream: StatusStream<'_>, until: Instant) -> Result<Changed, Failure> {
+    fn follow(mut self, mut stream: StatusStream<'_>, until: Instant) -> Result<HandoffResult, Failure> {
         loop {
             if let Some(status) = stream.next() {
                 if self.serves(&status) {
@@ -136,7 +136,7 @@ impl Attempt<'_> {
 
     fn look_at_release(&mut self) -> Result<(), Failure> {
         let Release::Asked(client) = &mut self.release else { return Ok(()) };
-        match client.receive::<Changed>(Instant::now() + TICK / 10) {
+        match client.receive::<HandoffResult>(Instant::now() + TICK / 10) {
             Ok(None) => {}
             // Which process serves is read from the status, as in every other case.
             Ok(Some(_)) => self.release = Release::Answered,

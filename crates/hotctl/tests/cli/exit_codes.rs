@@ -203,7 +203,7 @@ fn a_reader_that_closes_stdout_is_no_failure() {
 
 fn row(id: u64) -> serde_json::Value {
     json!({ "id": id, "listener": "http", "peer": "192.0.2.1:5000", "local": "192.0.2.2:80",
-            "protocol": "http/1.1", "accepted_ms": 1, "requests": 3, "state": "idle" })
+            "protocol": "http/1.1", "age_ms": 1, "requests": 3, "state": "idle" })
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::support::eventually;
 use crate::support::fake::{Answer, fail, join, process, take_over};
 use crate::support::run::{Place, is_alive, stat};
-use hotupdate_proto::operator::{Changed, ProcessState, Status};
+use hotupdate_proto::operator::{HandoffResult, ProcessState, Status};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -18,7 +18,7 @@ fn release(status: &mut Status) -> Answer {
     let from = status.serving.process.clone();
     take_over(status);
     let (to, generation) = (status.serving.process.clone(), status.serving.generation);
-    let changed = Changed { from, to, generation, gap_ns: Some(180_000) };
+    let changed = HandoffResult { from, to, generation, gap_ns: Some(180_000) };
     Answer::Reply(serde_json::to_value(changed).expect("it is JSON"))
 }
 

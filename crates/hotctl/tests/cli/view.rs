@@ -67,7 +67,7 @@ fn colour_is_for_those_who_want_it() {
 
 fn row(id: u64) -> Value {
     json!({ "id": id, "listener": "http", "peer": format!("192.0.2.1:{id}"), "local": "192.0.2.2:80",
-            "protocol": "http/1.1", "accepted_ms": 1, "requests": 3, "state": "idle" })
+            "protocol": "http/1.1", "age_ms": 1, "requests": 3, "state": "idle" })
 }
 
 #[test]

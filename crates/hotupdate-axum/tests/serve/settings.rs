@@ -18,7 +18,7 @@ use crate::server::{PATIENT, builder, within};
 async fn start(dir: &TempDir, set: impl FnOnce(Serve) -> Serve) -> (Serving, SocketAddr) {
     let mut hot = builder(dir, PATIENT).join().await.unwrap();
     let listener = hot.tcp("http", "127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().ip().unwrap();
     let app = Router::new().route("/", get(|| async { "answer" }));
     tokio::spawn(set(hotupdate_axum::serve(listener, app, &mut hot)).into_future());
     (hot.ready().await.unwrap(), address)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::any;
-use hotupdate::Serving;
+use hotupdate::{Serving, Timing};
 use hotupdate_axum::ws::{self, Event, Message, WebSocket, close_code};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -41,13 +41,13 @@ pub(crate) async fn start(dir: &TempDir, how: How) -> (Serving, SocketAddr) {
     let mut starting = hotupdate::builder(dir.path().join("control.sock"))
         .version(version.to_string())
         .stop_signals(false)
-        .drain_spread(SPREAD)
+        .timing(Timing::default().drain_spread(SPREAD))
         .probation(probation)
         .join()
         .await
         .unwrap();
     let listener = starting.tcp("http", "127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().ip().unwrap();
     let route = |ticks| {
         any(move |upgrade: ws::Upgrade| async move {
             let counts = Counts { ticks, ..Counts::default() };

@@ -6,10 +6,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Incumbent;
+use super::events::{Effect, Peer, Report};
 use super::state::{Drain, State};
-use super::vocabulary::{Effect, Peer, Report};
 use crate::error::{Fault, Refusal};
-use crate::inventory::{LinkRest, Summary};
+use crate::inventory::{Summary, UnreadLink};
 use crate::message::{Generation, Join, Joined, Message, Ready, Release};
 use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, Timing, after, millis};
@@ -172,7 +172,7 @@ impl Incumbent {
         &mut self,
         now: Instant,
         peer: Peer,
-        links: Vec<LinkRest>,
+        links: Vec<UnreadLink>,
         out: &mut Vec<Effect>,
     ) -> State {
         let generation = peer.generation;

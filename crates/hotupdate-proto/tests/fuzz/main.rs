@@ -46,6 +46,6 @@ targets! {
     frame: 100, up to 500;
     incumbent: 2_000, up to 400;
     message: 256, up to 500;
-    moving: 2_000, up to 400;
+    migration: 2_000, up to 400;
     successor: 2_000, up to 400;
 }

@@ -93,7 +93,7 @@ fn the_answer_to_an_old_rollback_is_not_taken_for_that_to_a_new_one() {
 #[test]
 fn one_that_takes_us_for_its_predecessor_is_told_that_we_serve() {
     let mut two = Two::new(2, 1).in_vain();
-    for message in [serving(), Message::Settle, resume()] {
+    for message in [serving(), Message::EndProbation, resume()] {
         let effects = two.says(message);
         assert!(!effects.iter().any(is_violation), "{effects:?}");
     }

@@ -1,9 +1,10 @@
 //! Any message there may be.
 
-use hotupdate_proto::inventory::{ConnectionState, LinkRest};
+use hotupdate_proto::inventory::{ConnectionState, UnreadLink};
 use hotupdate_proto::message::{Generation, Message, Process, Ready, Release, Released};
 use hotupdate_proto::{
-    ConnectionRow, Kind, LinkItem, ListenerItem, ListenerKind, MovingItem, StateItem, Summary, Totals,
+    ConnectionKind, ConnectionRow, LinkItem, ListenerItem, ListenerKind, MigrationItem, StateItem, Summary,
+    Totals,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -73,33 +74,33 @@ fn link() -> impl Strategy<Value = LinkItem> {
     )
 }
 
-fn rest() -> impl Strategy<Value = LinkRest> {
-    (generation(), text()).prop_map(|(generation, unread)| LinkRest { generation, unread })
+fn rest() -> impl Strategy<Value = UnreadLink> {
+    (generation(), text()).prop_map(|(generation, unread)| UnreadLink { generation, unread })
 }
 
 fn row() -> impl Strategy<Value = ConnectionRow> {
     let state =
         prop::sample::select(vec![ConnectionState::Idle, ConnectionState::Active, ConnectionState::Upgraded]);
     (any::<u64>(), text(), text(), text(), text(), any::<(u64, u64)>(), state).prop_map(
-        |(id, listener, peer, local, protocol, (accepted_ms, requests), state)| ConnectionRow {
+        |(id, listener, peer, local, protocol, (age_ms, requests), state)| ConnectionRow {
             id,
             listener: listener.into(),
             peer: peer.into(),
             local: local.into(),
             protocol: protocol.into(),
-            accepted_ms,
+            age_ms,
             requests,
             state,
         },
     )
 }
 
-fn kind() -> impl Strategy<Value = Kind> {
-    (text(), prop::option::of(text())).prop_map(|(kind, listener)| Kind { kind, listener })
+fn kind() -> impl Strategy<Value = ConnectionKind> {
+    (text(), prop::option::of(text())).prop_map(|(kind, listener)| ConnectionKind { kind, listener })
 }
 
-fn moving() -> impl Strategy<Value = MovingItem> {
-    (row(), text(), any::<u64>(), text()).prop_map(|(row, kind, cookie, state)| MovingItem {
+fn moving() -> impl Strategy<Value = MigrationItem> {
+    (row(), text(), any::<u64>(), text()).prop_map(|(row, kind, cookie, state)| MigrationItem {
         row,
         kind: kind.into(),
         cookie,
@@ -147,16 +148,16 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         Just(Message::LetGo),
         any::<u64>().prop_map(|deadline_ms| Message::Hurry { deadline_ms }),
         generation().prop_map(|generation| Message::Issued { generation }),
-        Just(Message::Settle),
+        Just(Message::EndProbation),
         (any::<u64>(), vec(rest(), 0..3))
             .prop_map(|(stopped_at_ns, links)| Message::Resume { stopped_at_ns, links }),
         Just(Message::Farewell),
         text().prop_map(|reason| Message::Failed { reason }),
-        vec(kind(), 0..3).prop_map(|kinds| Message::Takes { kinds }),
-        (batch(), vec(moving(), 0..4)).prop_map(|(batch, items)| Message::Move { batch, items }),
-        (batch(), vec(any::<u64>(), 0..4)).prop_map(|(batch, refused)| Message::Held { batch, refused }),
-        batch().prop_map(|batch| Message::Yours { batch }),
-        batch().prop_map(|batch| Message::Back { batch }),
-        Just(Message::Rest),
+        vec(kind(), 0..3).prop_map(|kinds| Message::Accepts { kinds }),
+        (batch(), vec(moving(), 0..4)).prop_map(|(batch, items)| Message::Prepare { batch, items }),
+        (batch(), vec(any::<u64>(), 0..4)).prop_map(|(batch, refused)| Message::Prepared { batch, refused }),
+        batch().prop_map(|batch| Message::Commit { batch }),
+        batch().prop_map(|batch| Message::Abort { batch }),
+        Just(Message::Quiesced),
     ]
 }

@@ -52,13 +52,13 @@ fn a_message_that_is_cut_anywhere_arrives_whole() {
 
 #[test]
 fn two_in_one_push_are_two() {
-    let mut bytes = encode_message(&Message::Settle).unwrap();
+    let mut bytes = encode_message(&Message::EndProbation).unwrap();
     bytes.extend(encode_message(&Message::LetGo).unwrap());
     bytes.extend(b"{\"ty");
     let mut decoder = Decoder::default();
     decoder.push(&bytes);
     let mut next = || decode_message(&decoder.next_frame().unwrap().unwrap());
-    assert_eq!((next(), next()), (Ok(Message::Settle), Ok(Message::LetGo)));
+    assert_eq!((next(), next()), (Ok(Message::EndProbation), Ok(Message::LetGo)));
     assert_eq!(decoder.next_frame(), None);
     assert_eq!(decoder.unread(), b"{\"ty");
 }
@@ -90,7 +90,7 @@ fn the_longest_message_and_one_byte_more() {
 #[test]
 fn what_came_before_a_message_that_is_too_long_is_still_there() {
     let mut decoder = Decoder::default();
-    decoder.push(&encode_message(&Message::Settle).unwrap());
+    decoder.push(&encode_message(&Message::EndProbation).unwrap());
     decoder.push(&vec![b'x'; MAX_MESSAGE + 1]);
     assert!(matches!(decoder.next_frame(), Some(Ok(_))));
     assert_eq!(decoder.next_frame(), Some(Err(FrameError::TooLong)));
@@ -142,8 +142,11 @@ fn the_descriptors_it_says_are_those_it_owns() {
     let count = |owns, says| Err(FrameError::Descriptors { name: "listeners", owns, says });
     assert_eq!(decode_message(&with(&listeners(3), r#""fds":3"#, r#""fds":2"#)), count(3, 2));
     assert_eq!(decode_message(&with(&listeners(3), r#""fds":3,"#, "")), count(3, 0));
-    let none = br#"{"fds":1,"type":"settle"}"#;
-    assert_eq!(decode_message(none), Err(FrameError::Descriptors { name: "settle", owns: 0, says: 1 }));
+    let none = br#"{"fds":1,"type":"end_probation"}"#;
+    assert_eq!(
+        decode_message(none),
+        Err(FrameError::Descriptors { name: "end_probation", owns: 0, says: 1 })
+    );
     for wrong in [r#""fds":-1"#, r#""fds":1.5"#, r#""fds":"3""#, r#""fds":99999999999999999999999"#] {
         let bytes = with(&listeners(3), r#""fds":3"#, wrong);
         assert!(matches!(decode_message(&bytes), Err(FrameError::Invalid(_))), "{wrong}");
@@ -194,7 +197,7 @@ fn deep_nesting_is_an_error() {
     let deep = 100_000;
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         let nested = open.repeat(deep) + "1" + &close.repeat(deep);
-        let unknown = format!(r#"{{"type":"settle","later":{nested}}}"#);
+        let unknown = format!(r#"{{"type":"end_probation","later":{nested}}}"#);
         assert!(unknown.len() < MAX_MESSAGE);
         assert!(matches!(decode_message(unknown.as_bytes()), Err(FrameError::Invalid(_))));
         assert!(matches!(decode::<serde_json::Value>(nested.as_bytes()), Err(FrameError::Invalid(_))));

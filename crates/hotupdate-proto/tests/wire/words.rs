@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hotupdate_proto::message::{Generation, Join, Joined, Message, Process, Ready, Released, Versions};
 use hotupdate_proto::operator::{
-    Changed, Connections, DESCRIPTION, Happened, LastFailure, LastHandoff, ListenerStatus, Monitored,
-    OperatorError, ProcessState, ProcessStatus, Status, Within,
+    Connections, DESCRIPTION, DeadlineParams, HandoffResult, LastFailure, LastHandoff, ListenerStatus,
+    Monitored, OperatorError, ProcessState, ProcessStatus, ServiceEvent, Status,
 };
 use hotupdate_proto::{ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Summary, Totals};
 use serde::Serialize;
@@ -120,7 +120,7 @@ fn row() -> ConnectionRow {
         peer: "".into(),
         local: "".into(),
         protocol: "h2".into(),
-        accepted_ms: 1,
+        age_ms: 1,
         requests: 1,
         state: ConnectionState::Upgraded,
     }
@@ -131,10 +131,15 @@ fn the_interface_declares_what_serde_writes() {
     let declared = declared();
     for whole in [true, false] {
         let says = |value: Value, kind: &str| check(&declared, &value, kind, whole);
-        let happened = Happened { kind: "served".to_owned(), generation: Generation(1), text: String::new() };
+        let happened =
+            ServiceEvent { kind: "served".to_owned(), generation: Generation(1), text: String::new() };
         let (event, text) = (whole.then_some(happened), whole.then(String::new));
-        let changed =
-            Changed { from: process(), to: process(), generation: Generation(1), gap_ns: whole.then_some(1) };
+        let changed = HandoffResult {
+            from: process(),
+            to: process(),
+            generation: Generation(1),
+            gap_ns: whole.then_some(1),
+        };
         let versions = Versions { min: 1, max: 1 };
         let join = Join { versions, features: vec![String::new()], process: process(), attempt: text };
         let joined = Joined {
@@ -151,8 +156,8 @@ fn the_interface_declares_what_serde_writes() {
         says(json(&Connections { generation: Generation(1), rows: vec![row()] }), "Connections ->");
         says(json(&changed), "Handoff ->");
         says(json(&changed), "Rollback ->");
-        says(json(&Within { deadline_ms: whole.then_some(1) }), "Drain");
-        says(json(&Within { deadline_ms: whole.then_some(1) }), "Stop");
+        says(json(&DeadlineParams { deadline_ms: whole.then_some(1) }), "Drain");
+        says(json(&DeadlineParams { deadline_ms: whole.then_some(1) }), "Stop");
         says(json(&join), "Join");
         says(json(&joined), "Join ->");
     }
@@ -203,18 +208,18 @@ fn every_message() -> Vec<Message> {
         Message::Released(Released::default()),
         Message::Serving { gap_ns: Some(1) },
         Message::Connections { items: Vec::new() },
-        Message::Takes { kinds: Vec::new() },
-        Message::Move { batch: 1, items: Vec::new() },
-        Message::Held { batch: 1, refused: Vec::new() },
-        Message::Yours { batch: 1 },
-        Message::Back { batch: 1 },
-        Message::Rest,
+        Message::Accepts { kinds: Vec::new() },
+        Message::Prepare { batch: 1, items: Vec::new() },
+        Message::Prepared { batch: 1, refused: Vec::new() },
+        Message::Commit { batch: 1 },
+        Message::Abort { batch: 1 },
+        Message::Quiesced,
         Message::Progress { connections: summary(), closed: Vec::new(), totals: Totals::default() },
         Message::Drained { forced: 0 },
         Message::LetGo,
         Message::Hurry { deadline_ms: 1 },
         Message::Issued { generation: Generation(3) },
-        Message::Settle,
+        Message::EndProbation,
         Message::Resume { stopped_at_ns: 1, links: Vec::new() },
         Message::Farewell,
         Message::Failed { reason: String::new() },
@@ -231,18 +236,18 @@ fn every_message() -> Vec<Message> {
             | Message::Released(_)
             | Message::Serving { .. }
             | Message::Connections { .. }
-            | Message::Takes { .. }
-            | Message::Move { .. }
-            | Message::Held { .. }
-            | Message::Yours { .. }
-            | Message::Back { .. }
-            | Message::Rest
+            | Message::Accepts { .. }
+            | Message::Prepare { .. }
+            | Message::Prepared { .. }
+            | Message::Commit { .. }
+            | Message::Abort { .. }
+            | Message::Quiesced
             | Message::Progress { .. }
             | Message::Drained { .. }
             | Message::LetGo
             | Message::Hurry { .. }
             | Message::Issued { .. }
-            | Message::Settle
+            | Message::EndProbation
             | Message::Resume { .. }
             | Message::Farewell
             | Message::Failed { .. } => {}

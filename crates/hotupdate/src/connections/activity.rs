@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use hotupdate_proto::Kind;
+use hotupdate_proto::ConnectionKind;
 use smol_str::SmolStr;
 use tokio::time::Instant;
 
@@ -55,7 +55,7 @@ impl ConnectionActivity {
     }
 
     fn migration_if(&self, wanted: impl Fn(&str) -> bool) -> Migration {
-        let fits = |taken: &Kind| {
+        let fits = |taken: &ConnectionKind| {
             wanted(&taken.kind)
                 && taken.listener.as_ref().is_none_or(|listener| *listener == self.row.listener)
         };

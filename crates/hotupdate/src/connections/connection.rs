@@ -25,7 +25,7 @@ use super::tracker::Tracker;
 use crate::address::Address;
 
 /// The most bytes of state that move with one connection.
-pub const MAX_STATE: usize = hotupdate_proto::moving::MAX_BATCH_STATE;
+pub const MAX_STATE: usize = hotupdate_proto::migration::MAX_BATCH_STATE;
 
 /// How long somebody who hands over a connection waits, without serving it, until it is known whether it can move.
 const UNKNOWN: Duration = Duration::from_secs(1);

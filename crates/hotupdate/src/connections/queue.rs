@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::activity::{ConnectionActivity, Migration};
 
-/// Half as many again as can be on their way (1,000, `hotupdate_proto::moving`), so that the next ones are ready. One that has
+/// Half as many again as can be on their way (1,000, `hotupdate_proto::migration`), so that the next ones are ready. One that has
 /// its turn is not served until it has arrived, which with so many before it takes some 60 ms: no matter for the idle ones.
 const AT_A_TIME: usize = 1_500;
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hotupdate_proto::{ConnectionRow, Generation, Kind, Summary, Totals};
+use hotupdate_proto::{ConnectionKind, ConnectionRow, Generation, Summary, Totals};
 use smol_str::SmolStr;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -18,7 +18,6 @@ use super::ledger::Ledger;
 use super::queue::Queue;
 use super::socket::Socket;
 use super::tracker::{Row, Tracker};
-use crate::accepted::Accepted;
 use crate::address::Address;
 use crate::metrics::{Event, Metrics};
 
@@ -53,7 +52,7 @@ pub(super) struct Table {
 /// Nothing, and nothing expected: no drain, or a peer that knows nothing of moves.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    pub(super) kinds: Vec<Kind>,
+    pub(super) kinds: Vec<ConnectionKind>,
     /// Until then more may be named: an application says what it picks up one kind after the other.
     pub(super) until: Option<Instant>,
     /// The other process does not answer, and is waited for until then.
@@ -172,7 +171,7 @@ impl Connections {
         socket: &Arc<Socket>,
     ) -> Tracker {
         let row =
-            self.row(listener.clone(), peer, local, Accepted::now(), 0, SmolStr::new_static("raw"), socket);
+            self.row(listener.clone(), peer, local, Instant::now(), 0, SmolStr::new_static("raw"), socket);
         let tracker = self.enter(row, Event::Accepted);
         // That it connects says that it is about to say more.
         tracker.heard();
@@ -185,7 +184,7 @@ impl Connections {
         listener: SmolStr,
         peer: Address,
         local: Address,
-        accepted: Accepted,
+        accepted: Instant,
         requests: u64,
         protocol: SmolStr,
         socket: &Arc<Socket>,
@@ -221,8 +220,8 @@ impl Connections {
             Err(_) => Address::Unix(Some(text.into())),
         };
         let (peer, local) = (address(&row.peer), address(&row.local));
-        let ConnectionRow { listener, protocol, accepted_ms, requests, .. } = row;
-        let accepted = Accepted::at(accepted_ms);
+        let ConnectionRow { listener, protocol, age_ms, requests, .. } = row;
+        let accepted = accepted_at(age_ms);
         let row = self.row(listener, peer, local, accepted, requests, protocol, socket);
         self.enter(row, Event::Adopted)
     }
@@ -242,7 +241,7 @@ impl Connections {
     }
 
     /// The other process takes these kinds; `None` if nothing moves any more.
-    pub(crate) fn set_taken(&self, kinds: Option<Vec<Kind>>) {
+    pub(crate) fn set_taken(&self, kinds: Option<Vec<ConnectionKind>>) {
         match kinds {
             Some(kinds) => self.table.taken().kinds = kinds,
             None => *self.table.taken() = Taken::default(),
@@ -323,4 +322,14 @@ impl Table {
             self.ledger.leave(state, how);
         }
     }
+}
+/// The moment at which a connection of this age was accepted: another process said so, just now.
+pub(crate) fn accepted_at(age_ms: u64) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(std::time::Duration::from_millis(age_ms)).unwrap_or(now)
+}
+
+/// How long ago that was.
+pub(crate) fn age_ms(accepted: Instant) -> u64 {
+    u64::try_from(accepted.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hotupdate_proto::{ConnectionRow, ConnectionState};
 use smol_str::{SmolStr, ToSmolStr as _};
+use tokio::time::Instant;
 
 use super::activity::ConnectionActivity;
 use super::drain::Phase;
 use super::socket::Socket;
 use super::table::{Connections, MAX_CLOSED, Table};
-use crate::accepted::Accepted;
 use crate::address::Address;
 use crate::metrics::Event;
 
@@ -23,7 +23,7 @@ pub(super) struct Row {
     pub(super) listener: SmolStr,
     pub(super) peer: Address,
     pub(super) local: Address,
-    pub(super) accepted: Accepted,
+    pub(super) accepted: Instant,
     pub(super) protocol: Mutex<SmolStr>,
     pub(super) requests: AtomicU64,
     pub(super) activity: AtomicU64,
@@ -68,7 +68,7 @@ impl Row {
             peer: self.peer.to_smolstr(),
             local: self.local.to_smolstr(),
             protocol: self.protocol.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            accepted_ms: self.accepted.ms(),
+            age_ms: super::table::age_ms(self.accepted),
             requests: self.requests.load(Relaxed),
             state: self.state(),
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hotupdate_proto::operator::{
-    self, Call, Changed, Command, Connections, Monitored, OperatorError, Reply, Within,
+    self, Call, Command, Connections, DeadlineParams, HandoffResult, Monitored, OperatorError, Reply,
 };
 use hotupdate_proto::{Fault, INTERFACE, Join, Process, Timing, frame};
 use serde::Serialize;
@@ -38,7 +38,7 @@ pub(crate) enum Request {
 pub(crate) type Event = Arc<[u8]>;
 
 /// How a command ended; who serves now, if that changed.
-pub(crate) type Outcome = Result<Option<Changed>, OperatorError>;
+pub(crate) type Outcome = Result<Option<HandoffResult>, OperatorError>;
 
 /// Callers that watch (`Monitor`) at the same time. They may stay as long as they like, so there are fewer of them than
 /// callers: whoever only asks finds a place.
@@ -343,7 +343,7 @@ fn overlong(join: &Join) -> Option<&'static str> {
 
 fn command(method: &str, parameters: Map<String, Value>) -> Option<Result<Command, Reply>> {
     let within = || {
-        serde_json::from_value::<Within>(Value::Object(parameters))
+        serde_json::from_value::<DeadlineParams>(Value::Object(parameters))
             .map(|within| within.deadline_ms.map(Duration::from_millis))
             .map_err(|error| service_error("InvalidParameter", json!({ "parameter": error.to_string() })))
     };

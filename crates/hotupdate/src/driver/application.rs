@@ -102,7 +102,7 @@ impl Driver {
     ) -> (mpsc::UnboundedSender<Application>, Self) {
         let (application, applications) = mpsc::unbounded_channel();
         let (connections, migrations) = Connections::new(generation);
-        let moves = Moves::new(settings.timing.moving);
+        let moves = Moves::new(settings.timing.prepared);
         let (requests_in, requests) = mpsc::channel(64);
         let lifecycle = watch::Sender::new(Lifecycle::Starting);
         let mut progress = interval(PROGRESS);
@@ -197,7 +197,12 @@ impl Driver {
     }
 
     pub(super) async fn give_up(&mut self, error: Error) {
-        let reason = error.to_string();
+        let reason = error.reason();
+        let serves_on = match &self.role {
+            Role::Successor(successor) => successor.serves_on(),
+            _ => None,
+        };
+        let error = error.while_served_by(serves_on);
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(Err(error));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hotupdate_proto::incumbent::{Effect, Event, Stopped};
-use hotupdate_proto::inventory::LinkRest;
+use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::{Fault, Message};
 use rustix::time::{ClockId, clock_gettime};
 use tracing::Span;
@@ -145,7 +145,7 @@ impl Driver {
         }
         let mut links = Vec::new();
         for (generation, link) in &mut self.predecessors {
-            links.push(LinkRest { generation: *generation, unread: to_text(&link.pause().await) });
+            links.push(UnreadLink { generation: *generation, unread: to_text(&link.pause().await) });
         }
         let stopped = Stopped { at_ns, connections: self.connections.summary(), links, ..Stopped::default() };
         if self.exports.is_empty() {
@@ -156,7 +156,7 @@ impl Driver {
         }
     }
 
-    fn accept(&mut self, unread: &[LinkRest]) {
+    fn accept(&mut self, unread: &[UnreadLink]) {
         self.stops += 1;
         self.stop_is_off();
         self.open_all();
@@ -165,7 +165,7 @@ impl Driver {
         self.lifecycle.send_replace(Lifecycle::Serving);
     }
 
-    pub(super) fn read_predecessors(&mut self, unread: &[LinkRest]) {
+    pub(super) fn read_predecessors(&mut self, unread: &[UnreadLink]) {
         for (generation, link) in &mut self.predecessors {
             let rest = unread.iter().find(|rest| rest.generation == *generation);
             link.resume(rest.map(|rest| from_text(&rest.unread)));
@@ -197,7 +197,8 @@ impl Driver {
         let since = tokio::time::Instant::now();
         let until = tokio::time::Instant::from(until);
         let whole = until.saturating_duration_since(since);
-        let (grace, spread) = (self.settings.grace.min(whole / 4), self.settings.spread.min(whole / 2));
+        let timing = &self.settings.timing;
+        let (grace, spread) = (timing.drain_grace.min(whole / 4), timing.drain_spread.min(whole / 2));
         if !self.draining {
             self.expect_moves();
             self.progress.reset();

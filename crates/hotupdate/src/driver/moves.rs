@@ -1,12 +1,12 @@
 //! Live connections that move: to the process that serves when we drain, and from predecessors when we serve.
 //!
-//! Deliberately absent: who has a connection when; `hotupdate_proto::moving` decides that.
+//! Deliberately absent: who has a connection when; `hotupdate_proto::migration` decides that.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use hotupdate_proto::moving::{Mover, Taker};
-use hotupdate_proto::{Generation, MovingItem};
+use hotupdate_proto::migration::{Inbound, Outbound};
+use hotupdate_proto::{Generation, MigrationItem};
 
 use crate::connections::{MigrationRequest, Socket};
 use crate::migration::{Handler, Resume};
@@ -21,7 +21,7 @@ pub(crate) use taking::check;
 
 /// The moves of this process, in both directions.
 pub(super) struct Moves {
-    mover: Mover,
+    mover: Outbound,
     queue: VecDeque<MigrationRequest>,
     on_the_way: HashMap<u64, MigrationRequest>,
     /// The other side takes connections now.
@@ -47,7 +47,7 @@ pub(super) struct Moves {
 
 #[derive(Default)]
 struct Taking {
-    taker: Taker,
+    taker: Inbound,
     held: BTreeMap<u32, Vec<Arrival>>,
     /// When the last batch arrived.
     last: Option<Instant>,
@@ -55,7 +55,7 @@ struct Taking {
 
 /// A connection that is here and not ours yet: nobody reads it, but it is registered, so that nothing can go wrong later.
 struct Arrival {
-    item: MovingItem,
+    item: MigrationItem,
     socket: Socket,
     resume: Resume,
 }
@@ -68,7 +68,7 @@ struct Resting {
 impl Moves {
     pub(super) fn new(patience: Duration) -> Self {
         Self {
-            mover: Mover::new(patience),
+            mover: Outbound::new(patience),
             queue: VecDeque::new(),
             on_the_way: HashMap::new(),
             open: false,

@@ -3,9 +3,9 @@
 //! Deliberately absent: anything that changes what happens.
 
 use hotupdate_proto::incumbent::{Peer, Report};
-use hotupdate_proto::operator::{Changed, Happened, LastFailure, Monitored, OperatorError};
+use hotupdate_proto::operator::{HandoffResult, LastFailure, Monitored, OperatorError, ServiceEvent};
 use hotupdate_proto::text::OneLine;
-use hotupdate_proto::{FEATURE_MOVE, Fault, Generation, Join, Process, Totals};
+use hotupdate_proto::{FEATURE_MIGRATE, Fault, Generation, Join, Process, Totals};
 use tokio::sync::broadcast;
 
 use super::{Driver, Role};
@@ -138,7 +138,7 @@ impl Driver {
     fn served_by_successor(&mut self, peer: Peer, gap_ns: Option<u64>) {
         let Peer { process, generation, features, .. } = peer;
         let gap_us = gap_ns.map(|ns| ns / 1000);
-        self.moves.peer_knows = features.iter().any(|feature| feature == FEATURE_MOVE);
+        self.moves.peer_knows = features.iter().any(|feature| feature == FEATURE_MIGRATE);
         tracing::info!(successor = %process, %generation, nobody_accepted_us = gap_us, "handed over");
         self.service_moved(false, generation, process.clone(), gap_ns);
         self.notify("served", generation, format!("{process} serves now"));
@@ -154,7 +154,7 @@ impl Driver {
 
     fn service_moved(&mut self, rollback: bool, generation: Generation, to: Process, gap_ns: Option<u64>) {
         self.new_main_pid = Some(to.pid);
-        let changed = Changed { from: self.local.process.clone(), to, generation, gap_ns };
+        let changed = HandoffResult { from: self.local.process.clone(), to, generation, gap_ns };
         self.answer(rollback, &Ok(Some(changed)));
     }
 
@@ -167,7 +167,7 @@ impl Driver {
 
     fn notify(&self, kind: &str, generation: Generation, text: String) {
         if self.monitor.receiver_count() > 0 {
-            let event = Some(Happened { kind: kind.to_owned(), generation, text });
+            let event = Some(ServiceEvent { kind: kind.to_owned(), generation, text });
             if let Some(event) = replies::monitored(&Monitored { event, status: self.status() }) {
                 let _ = self.monitor.send(event);
             }

@@ -82,7 +82,7 @@ impl Receiver {
         let owned = message.descriptors();
         let set = if owned == 0 { None } else { self.sets.pop_front() };
         let Set { descriptors, truncated } = set.unwrap_or(Set { descriptors: Vec::new(), truncated: false });
-        if descriptors.len() != owned && !(truncated && matches!(message, Message::Move { .. })) {
+        if descriptors.len() != owned && !(truncated && matches!(message, Message::Prepare { .. })) {
             return Err(wrong_number(&message, owned, descriptors.len(), truncated));
         }
         self.check_stray()?;

@@ -12,7 +12,7 @@ use crate::common::peer::{Peer, call, join};
 use crate::common::{Folder, SOON, eventually};
 use hotupdate::connections::Migration;
 use hotupdate::{Connection, Listener, Serving};
-use hotupdate_proto::moving::WINDOW;
+use hotupdate_proto::migration::WINDOW;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -65,7 +65,7 @@ async fn serve(folder: &Folder, name: u8) -> (Serving, SocketAddr, Seen) {
     let mut starting =
         folder.builder(&format!("v{}", char::from(name))).probation(LONG).join().await.unwrap();
     let listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
-    let (address, seen) = (listener.local_addr().unwrap(), Seen::default());
+    let (address, seen) = (listener.local_addr().ip().unwrap(), Seen::default());
     let taken = seen.clone();
     let go_on = move |connection, counted: u8| count(connection, name, counted, taken.clone());
     starting.on_migrated("count", go_on).unwrap();
@@ -101,7 +101,7 @@ async fn clients(address: SocketAddr, how_many: usize) -> Vec<TcpStream> {
 /// way as may be.
 async fn silent_taker(folder: &Folder) -> Peer {
     let mut call = join("silent");
-    call["parameters"]["features"] = json!(["move"]);
+    call["parameters"]["features"] = json!(["migrate"]);
     let mut peer = Peer::connect(&folder.control()).await;
     peer.say(&call).await;
     assert_eq!(peer.next().await.expect("a reply")["error"], Value::Null);
@@ -111,10 +111,10 @@ async fn silent_taker(folder: &Folder) -> Peer {
     peer.say(&ready).await;
     peer.next_of("released").await;
     peer.say(&json!({ "type": "serving" })).await;
-    peer.say(&json!({ "type": "takes", "kinds": [{ "kind": "count" }] })).await;
+    peer.say(&json!({ "type": "accepts", "kinds": [{ "kind": "count" }] })).await;
     let (mut batches, mut moving) = (0, 0);
     while batches < WINDOW && moving < MANY {
-        moving += peer.next_of("move").await["items"].as_array().unwrap().len();
+        moving += peer.next_of("prepare").await["items"].as_array().unwrap().len();
         batches += 1;
     }
     peer

@@ -66,7 +66,7 @@ fn frozen_in_the_middle_of_a_move() {
     let successor = Service::start(&sandbox, "v2", &["--probation", "60"]);
     wait_for_descriptors(successor.pid(), 300);
     successor.signal(Signal::STOP);
-    // The old process takes back what is on its way (deadline `moving`, 5 s), and serves it.
+    // The old process takes back what is on its way (deadline `prepared`, 5 s), and serves it.
     let before = ask_all(&mut clients, Duration::from_secs(8));
     successor.signal(Signal::CONT);
     let until = Instant::now() + SOON;

@@ -12,7 +12,7 @@ use super::crowd::{talk, talker};
 use super::dying::wait_for_descriptors;
 use integration_tests::SOON;
 
-/// Longer than the old process waits for an answer (deadline `moving`, 5 s) and than the grace after which a silent client is
+/// Longer than the old process waits for an answer (deadline `prepared`, 5 s) and than the grace after which a silent client is
 /// told to leave (5 s); shorter than it waits until what it says is read (deadline `write`, 10 s), after which nothing moves.
 const STANDSTILL: Duration = Duration::from_secs(8);
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hotupdate_proto::operator::{Happened, Monitored, ProcessStatus, Status};
+use hotupdate_proto::operator::{Monitored, ProcessStatus, ServiceEvent, Status};
 use hotupdate_proto::{Generation, Process, Totals};
 
 /// Rates are averages over the last two seconds: with less they jump, with more a handoff does not show.
@@ -58,7 +58,7 @@ pub(super) struct Model {
     pub(super) socket: PathBuf,
     pub(super) status: Status,
     pub(super) drains: Vec<Drain>,
-    pub(super) events: VecDeque<(Instant, Happened)>,
+    pub(super) events: VecDeque<(Instant, ServiceEvent)>,
     /// Requests a second, newest last.
     pub(super) curve: VecDeque<u64>,
     heard: Instant,
@@ -141,11 +141,14 @@ impl Model {
         });
         if !same && !said {
             let text = format!("{} serves now", serving.process);
-            self.happened(now, Happened { kind: "served".to_owned(), generation: serving.generation, text });
+            self.happened(
+                now,
+                ServiceEvent { kind: "served".to_owned(), generation: serving.generation, text },
+            );
         }
     }
 
-    fn happened(&mut self, now: Instant, event: Happened) {
+    fn happened(&mut self, now: Instant, event: ServiceEvent) {
         self.events.push_front((now, event));
         self.events.truncate(MAX_EVENTS);
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hotupdate_proto::operator::{Happened, ProcessState, ProcessStatus};
+use hotupdate_proto::operator::{ProcessState, ProcessStatus, ServiceEvent};
 use hotupdate_proto::{Process, Summary, Totals};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -205,8 +205,8 @@ fn draw_events(frame: &mut Frame<'_>, area: Rect, model: &Model, now: Instant, p
     frame.render_widget(Paragraph::new(lines).block(palette.title("events")), area);
 }
 
-fn happened(at: Instant, event: &Happened, now: Instant, palette: Palette) -> Line<'static> {
-    let Happened { kind, generation: _, text } = event;
+fn happened(at: Instant, event: &ServiceEvent, now: Instant, palette: Palette) -> Line<'static> {
+    let ServiceEvent { kind, generation: _, text } = event;
     let style = match kind.as_str() {
         "failed" | "lost" | "took_over" | "violation" => palette.paint(Color::Red),
         "served" | "rolled_back" => palette.paint(Color::Green),
@@ -276,8 +276,11 @@ mod tests {
     fn model(now: Instant) -> Model {
         let first = process(1, Totals { accepted: 100, requests: 1000, ..Totals::default() });
         let mut model = Model::new(Path::new("/run/x.sock"), now, alone(first));
-        let event =
-            Happened { kind: "joined".to_owned(), generation: Generation(2), text: "2 joined".to_owned() };
+        let event = ServiceEvent {
+            kind: "joined".to_owned(),
+            generation: Generation(2),
+            text: "2 joined".to_owned(),
+        };
         let told = alone(process(1, Totals { accepted: 100, requests: 1000, ..Totals::default() }));
         model.told(now + SECOND, Monitored { event: Some(event), status: told });
         model.status(now + 2 * SECOND, handed_over());

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use hotupdate_proto::frame::{FrameError, decode, decode_message, encode, encode_message};
 use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Released};
-use hotupdate_proto::operator::{Call, Changed, Connections, Monitored, Reply, Status, Within};
+use hotupdate_proto::operator::{Call, Connections, DeadlineParams, HandoffResult, Monitored, Reply, Status};
 use hotupdate_proto::{Join, Joined, Message, Refusal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,11 +18,11 @@ pub(crate) fn check(bytes: &[u8]) {
     round::<Released>(bytes);
     round::<Call>(bytes);
     round::<Reply>(bytes);
-    round::<Within>(bytes);
+    round::<DeadlineParams>(bytes);
     round::<Status>(bytes);
     round::<Monitored>(bytes);
     round::<Connections>(bytes);
-    round::<Changed>(bytes);
+    round::<HandoffResult>(bytes);
 }
 
 fn link(bytes: &[u8]) {

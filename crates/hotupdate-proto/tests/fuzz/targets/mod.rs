@@ -6,7 +6,7 @@
 pub(crate) mod frame;
 pub(crate) mod incumbent;
 pub(crate) mod message;
-pub(crate) mod moving;
+pub(crate) mod migration;
 pub(crate) mod successor;
 
 mod said;

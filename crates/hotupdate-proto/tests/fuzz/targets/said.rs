@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
 use hotupdate_proto::incumbent::Local;
-use hotupdate_proto::inventory::LinkRest;
+use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::{Generation, Process, Ready, Release, Released, Versions};
 use hotupdate_proto::{Fault, LinkItem, ListenerItem, ListenerKind, Message, Summary, Timing, Totals};
 
@@ -47,26 +47,24 @@ pub(super) fn local(u: &mut Unstructured<'_>) -> Result<Local> {
     let timing = if u.arbitrary()? {
         Timing::default()
     } else {
-        Timing {
-            reply: wait(u)?,
-            batch: wait(u)?,
-            lease: wait(u)?,
-            standby: wait(u)?,
-            stop: wait(u)?,
-            serving: wait(u)?,
-            released: wait(u)?,
-            probation: wait(u)?,
-            drain: wait(u)?,
-            force: wait(u)?,
-            resume: wait(u)?,
-            hurry: wait(u)?,
-            ..Timing::default()
-        }
+        Timing::default()
+            .reply(wait(u)?)
+            .batch(wait(u)?)
+            .lease(wait(u)?)
+            .standby(wait(u)?)
+            .stop(wait(u)?)
+            .serving(wait(u)?)
+            .released(wait(u)?)
+            .probation(wait(u)?)
+            .drain(wait(u)?)
+            .force(wait(u)?)
+            .resume(wait(u)?)
+            .hurry(wait(u)?)
     };
     let versions = Versions { min: 2, max: 3 };
     let max_draining = u.int_in_range(0..=3)?;
     let process = Process { instance: "0".repeat(32), pid: 1, version: "v1".to_owned() };
-    Ok(Local { process, versions, features: vec!["move".to_owned()], timing, max_draining })
+    Ok(Local { process, versions, features: vec!["migrate".to_owned()], timing, max_draining })
 }
 
 pub(super) fn link(u: &mut Unstructured<'_>) -> Result<LinkItem> {
@@ -88,8 +86,8 @@ fn summary(u: &mut Unstructured<'_>) -> Result<Summary> {
     Ok(Summary { idle: number(u)?.into(), active: 0, upgraded: u64::MAX })
 }
 
-fn rests(u: &mut Unstructured<'_>) -> Result<Vec<LinkRest>> {
-    several(u, 3, |u| Ok(LinkRest { generation: generation(u)?, unread: String::new() }))
+fn rests(u: &mut Unstructured<'_>) -> Result<Vec<UnreadLink>> {
+    several(u, 3, |u| Ok(UnreadLink { generation: generation(u)?, unread: String::new() }))
 }
 
 fn several<'a, T>(
@@ -123,18 +121,18 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
         7 => Message::Released(Released { links: rests(u)?, ..Released::default() }),
         8 => Message::Serving { gap_ns: None },
         9 => Message::Connections { items: Vec::new() },
-        10 => Message::Takes { kinds: Vec::new() },
-        11 => Message::Move { batch: number(u)?, items: Vec::new() },
-        12 => Message::Held { batch: number(u)?, refused: Vec::new() },
-        13 => Message::Yours { batch: number(u)? },
-        14 => Message::Back { batch: number(u)? },
-        15 => Message::Rest,
+        10 => Message::Accepts { kinds: Vec::new() },
+        11 => Message::Prepare { batch: number(u)?, items: Vec::new() },
+        12 => Message::Prepared { batch: number(u)?, refused: Vec::new() },
+        13 => Message::Commit { batch: number(u)? },
+        14 => Message::Abort { batch: number(u)? },
+        15 => Message::Quiesced,
         16 => Message::Progress { connections: summary(u)?, closed: Vec::new(), totals: Totals::default() },
         17 => Message::Drained { forced: number(u)?.into() },
         18 => Message::LetGo,
         19 => Message::Hurry { deadline_ms: if u.arbitrary()? { u64::MAX } else { number(u)?.into() } },
         20 => Message::Issued { generation: generation(u)? },
-        21 => Message::Settle,
+        21 => Message::EndProbation,
         22 => Message::Resume { stopped_at_ns: 0, links: rests(u)? },
         23 => Message::Farewell,
         _ => Message::Failed { reason: "because".to_owned() },

@@ -172,7 +172,7 @@ fn joined(u: &mut Unstructured<'_>) -> Result<Joined> {
     Ok(Joined {
         version: u.int_in_range(min..=max)?,
         features: u
-            .choose(&["", "move", "move", "teleport"])?
+            .choose(&["", "migrate", "migrate", "teleport"])?
             .split_terminator(' ')
             .map(str::to_owned)
             .collect(),

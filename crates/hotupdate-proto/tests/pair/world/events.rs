@@ -3,7 +3,7 @@
 //! Deliberately absent: what follows from it, which is what the machines say.
 
 use hotupdate_proto::incumbent::Stopped;
-use hotupdate_proto::inventory::LinkRest;
+use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::{Generation, Join, Message, Ready};
 use hotupdate_proto::operator::{Command, OperatorError};
 use hotupdate_proto::{Fault, Incumbent, ListenerItem, ListenerKind, Refusal, Summary, incumbent, successor};
@@ -153,7 +153,7 @@ impl World {
                 self.procs[index].accepting = false;
                 self.procs[index].reads_predecessors = false;
                 let left = self.procs[index].predecessors.keys();
-                let links = left.map(|g| LinkRest { generation: *g, unread: String::new() }).collect();
+                let links = left.map(|g| UnreadLink { generation: *g, unread: String::new() }).collect();
                 let connections = Summary { idle: 2, active: 1, upgraded: 0 };
                 let stopped = Stopped { at_ns: 1, connections, links, ..Stopped::default() };
                 self.incumbent_event(index, incumbent::Event::Stopped(stopped));

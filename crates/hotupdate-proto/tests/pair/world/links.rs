@@ -99,7 +99,10 @@ impl World {
     /// It is on its way to this process that another accepts, or that it should let go.
     pub(crate) fn is_dismissed(&self, index: usize) -> bool {
         let dismisses = |packet: &Packet| {
-            matches!(packet, Packet::Message(Message::Failed { .. } | Message::Farewell | Message::Settle, _))
+            matches!(
+                packet,
+                Packet::Message(Message::Failed { .. } | Message::Farewell | Message::EndProbation, _)
+            )
         };
         let sides = self.links.iter().flatten().filter(|side| side.holders.contains(&index));
         sides.flat_map(|side| &side.queue).any(dismisses)

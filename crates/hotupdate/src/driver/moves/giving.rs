@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use hotupdate_proto::moving::{MAX_BATCH, MAX_BATCH_STATE, MoverEffect};
-use hotupdate_proto::{Message, MovingItem};
+use hotupdate_proto::migration::{MAX_BATCH, MAX_BATCH_STATE, OutboundEffect};
+use hotupdate_proto::{Message, MigrationItem};
 use rustix::net::sockopt;
 
 use super::Moves;
@@ -28,7 +28,7 @@ impl Driver {
     /// What the process that serves says about moves; gives back what is not about them.
     pub(in crate::driver) fn hear_taker(&mut self, message: Message) -> Option<Message> {
         match message {
-            Message::Takes { kinds } if self.draining => {
+            Message::Accepts { kinds } if self.draining => {
                 self.moves.open = !kinds.is_empty();
                 self.moves.rest_due = kinds.is_empty();
                 if self.moves.open {
@@ -41,7 +41,7 @@ impl Driver {
                 }
                 self.pump();
             }
-            Message::Held { batch, refused } if self.draining => self.held(batch, &refused),
+            Message::Prepared { batch, refused } if self.draining => self.held(batch, &refused),
             other => return Some(other),
         }
         None
@@ -92,7 +92,7 @@ impl Driver {
                 migrations.iter().map(|migration| migration.connection.socket().clone() as _).collect();
             let items = migrations.iter().map(describe).collect();
             for effect in self.moves.mover.offer(Instant::now(), items) {
-                if let MoverEffect::Send(message) = effect {
+                if let OutboundEffect::Send(message) = effect {
                     peer.send(&message, descriptors);
                     break;
                 }
@@ -104,20 +104,20 @@ impl Driver {
         if self.moves.rest_due && self.moves.mover.is_idle() {
             self.moves.rest_due = false;
             if let Some(peer) = &self.peer {
-                peer.send(&Message::Rest, Vec::new());
+                peer.send(&Message::Quiesced, Vec::new());
             }
         }
     }
 
-    fn perform_giving(&mut self, effects: Vec<MoverEffect>) {
+    fn perform_giving(&mut self, effects: Vec<OutboundEffect>) {
         for effect in effects {
             match effect {
-                MoverEffect::Send(message) => {
+                OutboundEffect::Send(message) => {
                     if let Some(peer) = &self.peer {
                         peer.send(&message, Vec::new());
                     }
                 }
-                MoverEffect::Moved(ids) => {
+                OutboundEffect::Moved(ids) => {
                     for MigrationRequest { connection, reply, .. } in self.moves.take(&ids) {
                         connection.tracker().migrated();
                         // Our copy is closed; the kernel's socket lives on in the other process.
@@ -125,7 +125,7 @@ impl Driver {
                         let _ = reply.send(Ok(()));
                     }
                 }
-                MoverEffect::Return(ids) => self.moves.take(&ids).into_iter().for_each(give_back),
+                OutboundEffect::Return(ids) => self.moves.take(&ids).into_iter().for_each(give_back),
             }
         }
     }
@@ -154,7 +154,7 @@ impl Driver {
         }
         if !was_stuck {
             tracing::warn!(
-                "the serving process does not answer (deadline `moving`); connections stay until it does"
+                "the serving process does not answer (deadline `prepared`); connections stay until it does"
             );
         }
         // First, so that nobody who stays is told to leave.
@@ -191,9 +191,9 @@ fn give_back(migration: MigrationRequest) {
     let _ = reply.send(Err(Box::new(connection)));
 }
 
-pub(crate) fn describe(migration: &MigrationRequest) -> MovingItem {
+pub(crate) fn describe(migration: &MigrationRequest) -> MigrationItem {
     let MigrationRequest { connection, kind, state, .. } = migration;
-    MovingItem {
+    MigrationItem {
         row: connection.tracker().describe(),
         kind: kind.clone(),
         cookie: sockopt::socket_cookie(connection.socket()).unwrap_or_default(),

@@ -2,12 +2,12 @@
 //!
 //! Deliberately absent: a second protocol version; what it would say is made up here.
 
-use hotupdate::Error;
+use hotupdate::ErrorKind;
 use serde_json::{Value, json};
 
 use super::replay::Replay;
 use super::{HANDOFF, hand_over_from, hand_over_to};
-use crate::common::lies::{Fault, fails};
+use crate::common::lies::fails;
 use crate::common::peer::{Peer, join, process, status};
 use crate::common::{Folder, Log, ask_on, hand_over};
 
@@ -38,7 +38,7 @@ async fn fields_that_nobody_knows_are_ignored_in_an_incumbent() {
 fn speaks_later_versions(message: &mut Value) {
     if let Some(parameters) = message.get_mut("parameters") {
         parameters["versions"] = json!({ "min": 1, "max": 2 });
-        parameters["features"] = json!(["teleport", "move", "x"]);
+        parameters["features"] = json!(["teleport", "migrate", "x"]);
     }
 }
 
@@ -63,7 +63,7 @@ async fn of_versions_and_features_those_that_both_have_are_chosen() {
     peer.say(&call).await;
     let joined = peer.next().await.expect("a reply");
     let (version, features) = (&joined["parameters"]["version"], &joined["parameters"]["features"]);
-    assert_eq!((version, features), (&json!(1), &json!(["move"])), "{joined}");
+    assert_eq!((version, features), (&json!(1), &json!(["migrate"])), "{joined}");
 }
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn a_successor_that_speaks_only_a_later_version_is_refused_and_nothing_sto
 #[test]
 fn an_incumbent_that_speaks_only_a_later_version_is_named() {
     fails(
-        Fault::Incompatible,
+        ErrorKind::PeerIncompatible,
         "the incumbent speaks protocol version 2 to 3, the successor 1",
         async |impostor| {
             let mut peer = impostor.accept().await;
@@ -113,7 +113,7 @@ fn an_incumbent_that_speaks_only_a_later_version_is_named() {
 /// The same from one that words its refusals in another way: the name of the error is enough.
 #[test]
 fn an_error_by_the_name_of_incompatible_is_understood_whatever_it_holds() {
-    fails(Fault::Incompatible, "come back with version 3", async |impostor| {
+    fails(ErrorKind::PeerIncompatible, "come back with version 3", async |impostor| {
         let mut peer = impostor.accept().await;
         let parameters = json!({ "reason": "come back with version 3", "refusal": { "TooOld": 1 } });
         peer.say(&json!({ "error": "io.hotupdate.Incompatible", "parameters": parameters })).await;
@@ -123,7 +123,7 @@ fn an_error_by_the_name_of_incompatible_is_understood_whatever_it_holds() {
 
 #[test]
 fn a_feature_that_was_not_offered() {
-    fails(Fault::Misbehaved, "the feature \"teleport\", which was not offered", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "the feature \"teleport\", which was not offered", async |impostor| {
         let mut peer = impostor.accept().await;
         peer.say(&json!({ "parameters": {
             "version": 1, "features": ["teleport"], "generation": 2, "lease_ms": 60_000, "handoff": "h",
@@ -146,5 +146,5 @@ async fn the_user_of_the_library_is_told_by_name() {
         peer
     };
     let (joined, _peer) = tokio::join!(folder.builder("v2").join(), refuse);
-    assert!(matches!(joined.unwrap_err(), Error::PeerIncompatible { .. }));
+    assert_eq!(joined.unwrap_err().kind(), ErrorKind::PeerIncompatible);
 }

@@ -36,7 +36,7 @@ async fn record_a_handoff() {
 
     let recorder = Recorder::at(&folder);
     let _new = patient(&folder, "v2", b'2').await;
-    said(&recorder, "yours").await;
+    said(&recorder, "commit").await;
     assert_eq!(ask(&mut moves).await.0, '2');
     call(&folder.control(), "io.hotupdate.Drain", json!({ "deadline_ms": 50_000 })).await;
     said(&recorder, "hurry").await;

@@ -199,7 +199,7 @@ impl Hands {
         for descriptor in descriptors {
             match word {
                 "listeners" => self.listener = Some(descriptor.into()),
-                "move" => self.connections.push_back(descriptor.into()),
+                "prepare" => self.connections.push_back(descriptor.into()),
                 _ => self.kept.push(descriptor),
             }
         }
@@ -211,8 +211,8 @@ async fn rest(link: UnixStream) {
     let link = Arc::new(link);
     let mut wire = Wire::new(link.clone());
     while let Some((text, _)) = wire.next().await {
-        if text.contains("\"takes\"") && text.contains("[]") {
-            say(&link, r#"{"type":"rest"}"#, &[]).await;
+        if text.contains("\"accepts\"") && text.contains("[]") {
+            say(&link, r#"{"type":"quiesced"}"#, &[]).await;
         }
     }
 }

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use arbitrary::{Result, Unstructured};
-use hotupdate_proto::moving::{MoverEffect, TakerEffect, WINDOW};
-use hotupdate_proto::{ConnectionRow, ConnectionState, Fault, Message, Mover, MovingItem, SmolStr, Taker};
+use hotupdate_proto::migration::{InboundEffect, OutboundEffect, WINDOW};
+use hotupdate_proto::{
+    ConnectionRow, ConnectionState, Fault, Inbound, Message, MigrationItem, Outbound, SmolStr,
+};
 
 use super::said;
 
@@ -28,18 +30,18 @@ fn play(u: &mut Unstructured<'_>) -> Result<()> {
 /// Who serves a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Server {
-    Mover,
+    Outbound,
     /// It was sent: nobody touches it, or the taker does.
     OnTheWay,
     /// The taker did not want it; the mover has not heard that yet, and nobody else has it.
     Refused,
-    Taker,
+    Inbound,
 }
 
 struct Pair {
     now: Instant,
-    mover: Mover,
-    taker: Taker,
+    mover: Outbound,
+    taker: Inbound,
     to_taker: VecDeque<Message>,
     to_mover: VecDeque<Message>,
     servers: BTreeMap<u64, Server>,
@@ -57,8 +59,8 @@ impl Pair {
     fn new(patience: Duration) -> Self {
         Self {
             now: super::successor::origin(),
-            mover: Mover::new(patience),
-            taker: Taker::default(),
+            mover: Outbound::new(patience),
+            taker: Inbound::default(),
             to_taker: VecDeque::new(),
             to_mover: VecDeque::new(),
             servers: BTreeMap::new(),
@@ -82,15 +84,15 @@ impl Pair {
             14 => {
                 let batch = said::number(u)?;
                 self.lies(match u.int_in_range(0..=2)? {
-                    0 => Message::Move { batch, items: Vec::new() },
-                    1 => Message::Yours { batch },
-                    _ => Message::Back { batch },
+                    0 => Message::Prepare { batch, items: Vec::new() },
+                    1 => Message::Commit { batch },
+                    _ => Message::Abort { batch },
                 });
             }
             _ => {
                 let refused = vec![u.int_in_range(0..=self.last_id)?, u64::MAX];
                 self.lied = true;
-                self.to_mover.push_front(Message::Held { batch: said::number(u)?, refused });
+                self.to_mover.push_front(Message::Prepared { batch: said::number(u)?, refused });
             }
         }
         assert!(self.held.len() <= WINDOW, "more than the window is on its way");
@@ -109,7 +111,7 @@ impl Pair {
         if !self.mover.has_room() {
             return;
         }
-        let back = self.servers.iter().find(|(_, server)| **server == Server::Mover).map(|(id, _)| *id);
+        let back = self.servers.iter().find(|(_, server)| **server == Server::Outbound).map(|(id, _)| *id);
         let ids: Vec<u64> = back.into_iter().chain(self.last_id + 1..=self.last_id + new).collect();
         self.last_id += new;
         self.sent.extend(&ids);
@@ -119,7 +121,7 @@ impl Pair {
     }
 
     fn mover_hears(&mut self) {
-        let Some(Message::Held { batch, refused }) = self.to_mover.pop_front() else { return };
+        let Some(Message::Prepared { batch, refused }) = self.to_mover.pop_front() else { return };
         match self.mover.held(batch, &refused) {
             Ok(effects) => self.mover_does(effects),
             Err(Fault::PeerMisbehaved(_)) if self.lied => {
@@ -139,21 +141,21 @@ impl Pair {
         assert_eq!(self.mover.deadline().is_none(), self.mover.is_idle());
     }
 
-    fn mover_does(&mut self, effects: Vec<MoverEffect>) {
+    fn mover_does(&mut self, effects: Vec<OutboundEffect>) {
         for effect in effects {
             match effect {
-                MoverEffect::Send(message) => self.to_taker.push_back(message),
-                MoverEffect::Moved(ids) => {
+                OutboundEffect::Send(message) => self.to_taker.push_back(message),
+                OutboundEffect::Moved(ids) => {
                     for id in ids {
                         assert!(self.sent.remove(&id), "{id} was not on its way");
                         let server = self.servers.get(&id);
                         assert!(self.lied || server == Some(&Server::OnTheWay), "{id}: {server:?}");
                     }
                 }
-                MoverEffect::Return(ids) => {
+                OutboundEffect::Return(ids) => {
                     for id in ids {
                         assert!(self.sent.remove(&id), "{id} was not on its way");
-                        let server = self.servers.insert(id, Server::Mover);
+                        let server = self.servers.insert(id, Server::Outbound);
                         let free = matches!(server, Some(Server::OnTheWay | Server::Refused));
                         assert!(self.lied || free, "{id} has two servers, the other is {server:?}");
                     }
@@ -167,7 +169,7 @@ impl Pair {
         while !self.to_taker.is_empty() {
             self.taker_hears(0);
         }
-        self.servers.retain(|_, server| !matches!(server, Server::Mover | Server::Refused));
+        self.servers.retain(|_, server| !matches!(server, Server::Outbound | Server::Refused));
         let effects = self.taker.closed();
         self.taker_does(effects);
         assert!(self.held.is_empty(), "held for ever: {:?}", self.held);
@@ -181,7 +183,7 @@ impl Pair {
     /// The next message; of a batch those are refused whose bit is set.
     fn taker_hears(&mut self, refuse: u8) {
         let heard = match self.to_taker.pop_front() {
-            Some(Message::Move { batch, items }) => {
+            Some(Message::Prepare { batch, items }) => {
                 let ids = items.iter().enumerate().map(|(n, item)| (refuse >> (n % 8) & 1 == 1, item.row.id));
                 let (refused, held): (Vec<_>, Vec<_>) = ids.partition(|(refused, _)| *refused);
                 let ids = |ids: Vec<(bool, u64)>| ids.into_iter().map(|(_, id)| id).collect::<Vec<_>>();
@@ -198,8 +200,8 @@ impl Pair {
                     }
                 })
             }
-            Some(Message::Yours { batch }) => self.taker.given(batch),
-            Some(Message::Back { batch }) => self.taker.taken_back(batch),
+            Some(Message::Commit { batch }) => self.taker.given(batch),
+            Some(Message::Abort { batch }) => self.taker.taken_back(batch),
             _ => return,
         };
         match heard {
@@ -209,20 +211,20 @@ impl Pair {
         }
     }
 
-    fn taker_does(&mut self, effects: Vec<TakerEffect>) {
+    fn taker_does(&mut self, effects: Vec<InboundEffect>) {
         for effect in effects {
             match effect {
-                TakerEffect::Send(message) => self.to_mover.push_back(message),
-                TakerEffect::Serve(batch) => {
+                InboundEffect::Send(message) => self.to_mover.push_back(message),
+                InboundEffect::Serve(batch) => {
                     for id in self.held.remove(&batch).expect("it is held") {
-                        let before = self.servers.insert(id, Server::Taker);
+                        let before = self.servers.insert(id, Server::Inbound);
                         assert!(
                             self.lied || before == Some(Server::OnTheWay),
                             "{id} has two servers, the other is {before:?}"
                         );
                     }
                 }
-                TakerEffect::Drop(batch) => drop(self.held.remove(&batch).expect("it is held")),
+                InboundEffect::Drop(batch) => drop(self.held.remove(&batch).expect("it is held")),
             }
         }
     }
@@ -237,8 +239,8 @@ impl Pair {
         assert!(self.mover.is_idle() && self.mover.has_room() && self.mover.deadline().is_none());
         assert!(self.sent.is_empty(), "never heard of again: {:?}", self.sent);
         // What it was given is gone with it.
-        self.servers.retain(|_, server| *server == Server::Mover);
-        (self.taker, self.lied) = (Taker::default(), false);
+        self.servers.retain(|_, server| *server == Server::Outbound);
+        (self.taker, self.lied) = (Inbound::default(), false);
         self.to_taker.clear();
         self.to_mover.clear();
         self.held.clear();
@@ -274,16 +276,16 @@ impl Pair {
     }
 }
 
-fn item(id: u64) -> MovingItem {
+fn item(id: u64) -> MigrationItem {
     let row = ConnectionRow {
         id,
         listener: SmolStr::default(),
         peer: SmolStr::default(),
         local: SmolStr::default(),
         protocol: SmolStr::default(),
-        accepted_ms: 0,
+        age_ms: 0,
         requests: 0,
         state: ConnectionState::Idle,
     };
-    MovingItem { row, kind: SmolStr::default(), cookie: id, state: String::new() }
+    MigrationItem { row, kind: SmolStr::default(), cookie: id, state: String::new() }
 }

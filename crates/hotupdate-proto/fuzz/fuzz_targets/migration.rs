@@ -4,4 +4,4 @@
 #[allow(dead_code, reason = "the other targets")]
 mod targets;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::moving::check(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::migration::check(bytes));

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Fault, Refusal};
-use crate::inventory::{LinkRest, StateItem, Summary, Totals};
+use crate::inventory::{StateItem, Summary, Totals, UnreadLink};
 use crate::message::{Generation, Join, Joined, Message, Process, Versions};
 use crate::timing::Timing;
 
@@ -82,7 +82,7 @@ pub struct Stopped {
     /// The final word of the application's state.
     pub state: Vec<StateItem>,
     /// The links to predecessors, which nobody reads now.
-    pub links: Vec<LinkRest>,
+    pub links: Vec<UnreadLink>,
 }
 
 /// What is to be done, in this order.
@@ -103,7 +103,7 @@ pub enum Effect {
     Stop,
     /// Run the accept loops (again), read the predecessors' links (again, after these bytes). Ends a [`Effect::Stop`]
     /// that is not done: its [`Event::Stopped`] does not come any more.
-    Accept(Vec<LinkRest>),
+    Accept(Vec<UnreadLink>),
     /// Read this predecessor's link again, though the accept loops are stopped: its answer is due.
     Read(Generation),
     /// Stop the accept loops if they run; close the listeners, the control socket and the lock; forget the

@@ -40,7 +40,7 @@ pub const WINDOW: usize = 4;
 
 /// A kind of connection that the serving process takes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Kind {
+pub struct ConnectionKind {
     /// What the connection carries: `http/1.1`, or a word of the application.
     pub kind: String,
     /// Only from the listener of this name; from any if absent.
@@ -50,7 +50,7 @@ pub struct Kind {
 
 /// A connection that moves.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct MovingItem {
+pub struct MigrationItem {
     /// What is known of it; its history continues.
     pub row: ConnectionRow,
     /// Who picks it up.
@@ -63,7 +63,7 @@ pub struct MovingItem {
 
 /// What is to be done by the mover, in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum MoverEffect {
+pub enum OutboundEffect {
     /// Say this to the taker.
     Send(Message),
     /// These are the taker's now: close our copies, without `shutdown(2)`.
@@ -80,10 +80,10 @@ struct InFlight {
 
 /// The side that gives connections away.
 ///
-/// Call [`Mover::offer`] while [`Mover::has_room`], [`Mover::held`] with what the taker says, [`Mover::tick`] when
-/// [`Mover::deadline`] has passed, and [`Mover::closed`] when the taker is dead.
+/// Call [`Outbound::offer`] while [`Outbound::has_room`], [`Outbound::held`] with what the taker says, [`Outbound::tick`] when
+/// [`Outbound::deadline`] has passed, and [`Outbound::closed`] when the taker is dead.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Mover {
+pub struct Outbound {
     patience: Duration,
     last: u32,
     in_flight: BTreeMap<u32, InFlight>,
@@ -92,7 +92,7 @@ pub struct Mover {
     abandoned: BTreeMap<u32, bool>,
 }
 
-impl Mover {
+impl Outbound {
     /// A mover that waits this long for each `held`.
     #[must_use]
     pub fn new(patience: Duration) -> Self {
@@ -125,25 +125,25 @@ impl Mover {
     }
 
     /// Sends these connections; nobody touches them until they are moved or returned.
-    pub fn offer(&mut self, now: Instant, items: Vec<MovingItem>) -> Vec<MoverEffect> {
+    pub fn offer(&mut self, now: Instant, items: Vec<MigrationItem>) -> Vec<OutboundEffect> {
         self.last += 1;
         let batch = self.last;
         let ids = items.iter().map(|item| item.row.id).collect();
         self.in_flight.insert(batch, InFlight { ids, until: after(now, self.patience) });
-        vec![MoverEffect::Send(Message::Move { batch, items })]
+        vec![OutboundEffect::Send(Message::Prepare { batch, items })]
     }
 
     /// The taker holds a batch, except for these.
     ///
     /// # Errors
     /// [`Fault::PeerMisbehaved`] if it cannot hold that.
-    pub fn held(&mut self, batch: u32, refused: &[u64]) -> Result<Vec<MoverEffect>, Fault> {
+    pub fn held(&mut self, batch: u32, refused: &[u64]) -> Result<Vec<OutboundEffect>, Fault> {
         if self.taken_back.remove(&batch) {
             return Ok(Vec::new());
         }
         // Whoever reads the link now holds what another was to have.
         if let Some(told) = self.abandoned.remove(&batch) {
-            let back = (!told).then_some(MoverEffect::Send(Message::Back { batch }));
+            let back = (!told).then_some(OutboundEffect::Send(Message::Abort { batch }));
             return Ok(back.into_iter().collect());
         }
         let Some(InFlight { ids, .. }) = self.in_flight.remove(&batch) else {
@@ -154,22 +154,22 @@ impl Mover {
         let (refused, moved) = ids.into_iter().partition(|id| refused.contains(id));
         Ok(vec![
             // First our copies, then the word: the taker never shares a connection.
-            MoverEffect::Moved(moved),
-            MoverEffect::Send(Message::Yours { batch }),
-            MoverEffect::Return(refused),
+            OutboundEffect::Moved(moved),
+            OutboundEffect::Send(Message::Commit { batch }),
+            OutboundEffect::Return(refused),
         ])
     }
 
     /// Time has passed. The word that a batch is taken back goes out before its connections are touched, so that the
     /// taker reads it even if we die then.
-    pub fn tick(&mut self, now: Instant) -> Vec<MoverEffect> {
+    pub fn tick(&mut self, now: Instant) -> Vec<OutboundEffect> {
         let late: Vec<u32> =
             self.in_flight.iter().filter(|(_, b)| now >= b.until).map(|(batch, _)| *batch).collect();
         let mut effects = Vec::new();
         for batch in late {
             if let Some(InFlight { ids, .. }) = self.in_flight.remove(&batch) {
                 self.taken_back.insert(batch);
-                effects.extend([MoverEffect::Send(Message::Back { batch }), MoverEffect::Return(ids)]);
+                effects.extend([OutboundEffect::Send(Message::Abort { batch }), OutboundEffect::Return(ids)]);
             }
         }
         effects
@@ -177,19 +177,19 @@ impl Mover {
 
     /// The taker is dead, or nothing it says is believed any more, or this process serves again. Batches that are offered
     /// later go on with the next number.
-    pub fn closed(&mut self) -> Vec<MoverEffect> {
+    pub fn closed(&mut self) -> Vec<OutboundEffect> {
         self.abandoned.extend(std::mem::take(&mut self.taken_back).into_iter().map(|batch| (batch, true)));
         self.abandoned.extend(self.in_flight.keys().map(|batch| (*batch, false)));
         std::mem::take(&mut self.in_flight)
             .into_values()
-            .map(|batch| MoverEffect::Return(batch.ids))
+            .map(|batch| OutboundEffect::Return(batch.ids))
             .collect()
     }
 }
 
 /// What is to be done by the taker, in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum TakerEffect {
+pub enum InboundEffect {
     /// Say this to the mover.
     Send(Message),
     /// Serve the connections of this batch.
@@ -200,19 +200,19 @@ pub enum TakerEffect {
 
 /// The side that receives connections, one for each mover.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Taker {
+pub struct Inbound {
     /// The first batch may have any number: the mover may have moved others, to the process that served before.
     first: Option<u32>,
     last: Option<u32>,
     held: BTreeSet<u32>,
 }
 
-impl Taker {
+impl Inbound {
     /// A batch arrived and was looked at; these are not taken.
     ///
     /// # Errors
     /// [`Fault::PeerMisbehaved`] for a batch out of order, or more of them than the window allows.
-    pub fn arrived(&mut self, batch: u32, refused: Vec<u64>) -> Result<Vec<TakerEffect>, Fault> {
+    pub fn arrived(&mut self, batch: u32, refused: Vec<u64>) -> Result<Vec<InboundEffect>, Fault> {
         if let Some(last) = self.last
             && last.checked_add(1) != Some(batch)
         {
@@ -224,28 +224,28 @@ impl Taker {
         self.first.get_or_insert(batch);
         self.last = Some(batch);
         self.held.insert(batch);
-        Ok(vec![TakerEffect::Send(Message::Held { batch, refused })])
+        Ok(vec![InboundEffect::Send(Message::Prepared { batch, refused })])
     }
 
     /// The mover has let go of a batch.
     ///
     /// # Errors
     /// [`Fault::PeerMisbehaved`] if it is not held.
-    pub fn given(&mut self, batch: u32) -> Result<Vec<TakerEffect>, Fault> {
-        Ok(self.settle(batch)?.then_some(TakerEffect::Serve(batch)).into_iter().collect())
+    pub fn given(&mut self, batch: u32) -> Result<Vec<InboundEffect>, Fault> {
+        Ok(self.settle(batch)?.then_some(InboundEffect::Serve(batch)).into_iter().collect())
     }
 
     /// The mover has taken a batch back.
     ///
     /// # Errors
     /// [`Fault::PeerMisbehaved`] if it is not held.
-    pub fn taken_back(&mut self, batch: u32) -> Result<Vec<TakerEffect>, Fault> {
-        Ok(self.settle(batch)?.then_some(TakerEffect::Drop(batch)).into_iter().collect())
+    pub fn taken_back(&mut self, batch: u32) -> Result<Vec<InboundEffect>, Fault> {
+        Ok(self.settle(batch)?.then_some(InboundEffect::Drop(batch)).into_iter().collect())
     }
 
     /// The mover is dead: what is held here has no other server.
-    pub fn closed(&mut self) -> Vec<TakerEffect> {
-        std::mem::take(&mut self.held).into_iter().map(TakerEffect::Serve).collect()
+    pub fn closed(&mut self) -> Vec<InboundEffect> {
+        std::mem::take(&mut self.held).into_iter().map(InboundEffect::Serve).collect()
     }
 
     /// Whether it was held. What went to the process that served before, and died, was held there.
@@ -272,37 +272,42 @@ mod tests {
         Instant::now()
     }
 
-    fn items(ids: std::ops::Range<u64>) -> Vec<MovingItem> {
+    fn items(ids: std::ops::Range<u64>) -> Vec<MigrationItem> {
         let row = |id| ConnectionRow {
             id,
             listener: "http".into(),
             peer: "127.0.0.1:1".into(),
             local: "127.0.0.1:2".into(),
             protocol: "http/1.1".into(),
-            accepted_ms: 0,
+            age_ms: 0,
             requests: 0,
             state: ConnectionState::Idle,
         };
-        ids.map(|id| MovingItem { row: row(id), kind: "http/1.1".into(), cookie: id, state: String::new() })
-            .collect()
+        ids.map(|id| MigrationItem {
+            row: row(id),
+            kind: "http/1.1".into(),
+            cookie: id,
+            state: String::new(),
+        })
+        .collect()
     }
 
     #[test]
     fn the_mover_lets_go_before_it_says_so() {
-        let mut mover = Mover::new(PATIENCE);
+        let mut mover = Outbound::new(PATIENCE);
         mover.offer(origin(), items(1..4));
         let effects = mover.held(1, &[2]).unwrap();
-        let yours = MoverEffect::Send(Message::Yours { batch: 1 });
-        assert_eq!(effects, [MoverEffect::Moved(vec![1, 3]), yours, MoverEffect::Return(vec![2])]);
+        let yours = OutboundEffect::Send(Message::Commit { batch: 1 });
+        assert_eq!(effects, [OutboundEffect::Moved(vec![1, 3]), yours, OutboundEffect::Return(vec![2])]);
         assert!(mover.is_idle());
     }
 
     #[test]
     fn a_taker_that_hangs_loses_the_batch_and_is_told() {
-        let (now, mut mover) = (origin(), Mover::new(PATIENCE));
+        let (now, mut mover) = (origin(), Outbound::new(PATIENCE));
         mover.offer(now, items(1..3));
-        let back = MoverEffect::Send(Message::Back { batch: 1 });
-        assert_eq!(mover.tick(now + PATIENCE), [back, MoverEffect::Return(vec![1, 2])]);
+        let back = OutboundEffect::Send(Message::Abort { batch: 1 });
+        assert_eq!(mover.tick(now + PATIENCE), [back, OutboundEffect::Return(vec![1, 2])]);
         assert!(!mover.has_room() && mover.is_stuck());
         assert_eq!(mover.held(1, &[]).unwrap(), []);
         assert!(mover.has_room());
@@ -310,27 +315,27 @@ mod tests {
 
     #[test]
     fn patience_without_end() {
-        let mut mover = Mover::new(Duration::MAX);
+        let mut mover = Outbound::new(Duration::MAX);
         mover.offer(origin(), items(1..2));
         assert!(mover.deadline().is_some_and(|deadline| mover.tick(deadline - PATIENCE).is_empty()));
     }
 
     #[test]
     fn a_dead_taker_has_what_was_given_and_nothing_else() {
-        let (now, mut mover) = (origin(), Mover::new(PATIENCE));
+        let (now, mut mover) = (origin(), Outbound::new(PATIENCE));
         mover.offer(now, items(1..3));
         mover.offer(now, items(3..5));
         mover.held(1, &[]).unwrap();
-        assert_eq!(mover.closed(), [MoverEffect::Return(vec![3, 4])]);
+        assert_eq!(mover.closed(), [OutboundEffect::Return(vec![3, 4])]);
     }
 
     /// The process that serves died, and another one reads what was on its way to it.
     #[test]
     fn what_was_taken_back_from_the_dead_is_taken_back_from_its_heir() {
-        let (now, mut mover) = (origin(), Mover::new(PATIENCE));
+        let (now, mut mover) = (origin(), Outbound::new(PATIENCE));
         mover.offer(now, items(1..3));
-        assert_eq!(mover.closed(), [MoverEffect::Return(vec![1, 2])]);
-        let back = MoverEffect::Send(Message::Back { batch: 1 });
+        assert_eq!(mover.closed(), [OutboundEffect::Return(vec![1, 2])]);
+        let back = OutboundEffect::Send(Message::Abort { batch: 1 });
         assert_eq!(mover.held(1, &[]).unwrap(), [back]);
         assert!(mover.held(1, &[]).is_err(), "twice");
     }
@@ -338,21 +343,23 @@ mod tests {
     /// Its end of the link was passed on, and with it what was said to a process that died.
     #[test]
     fn what_another_taker_held_is_not_ours() {
-        let mut taker = Taker::default();
+        let mut taker = Inbound::default();
         assert_eq!(taker.given(1).unwrap(), []);
         taker.arrived(3, vec![]).unwrap();
         assert_eq!(taker.taken_back(2).unwrap(), []);
-        assert_eq!(taker.given(3).unwrap(), [TakerEffect::Serve(3)]);
+        assert_eq!(taker.given(3).unwrap(), [InboundEffect::Serve(3)]);
         assert!(taker.given(3).is_err(), "twice");
     }
 
     /// The taker may be the same one afterwards: a rollback that failed.
     #[test]
     fn the_numbers_go_on_after_everything_was_taken_back() {
-        let (now, mut mover, mut taker) = (origin(), Mover::new(PATIENCE), Taker::default());
-        let mut move_one = |mover: &mut Mover| {
+        let (now, mut mover, mut taker) = (origin(), Outbound::new(PATIENCE), Inbound::default());
+        let mut move_one = |mover: &mut Outbound| {
             let effects = mover.offer(now, items(1..2));
-            let [MoverEffect::Send(Message::Move { batch, .. })] = effects[..] else { panic!("{effects:?}") };
+            let [OutboundEffect::Send(Message::Prepare { batch, .. })] = effects[..] else {
+                panic!("{effects:?}")
+            };
             taker.arrived(batch, vec![]).unwrap();
             taker.given(batch).unwrap();
             batch
@@ -365,18 +372,18 @@ mod tests {
 
     #[test]
     fn a_dead_mover_leaves_what_is_held() {
-        let mut taker = Taker::default();
+        let mut taker = Inbound::default();
         taker.arrived(1, vec![]).unwrap();
         taker.arrived(2, vec![]).unwrap();
-        assert_eq!(taker.given(1).unwrap(), [TakerEffect::Serve(1)]);
-        assert_eq!(taker.closed(), [TakerEffect::Serve(2)]);
+        assert_eq!(taker.given(1).unwrap(), [InboundEffect::Serve(1)]);
+        assert_eq!(taker.closed(), [InboundEffect::Serve(2)]);
     }
 
     #[test]
     fn nonsense_is_misbehaviour() {
-        let mut mover = Mover::new(PATIENCE);
+        let mut mover = Outbound::new(PATIENCE);
         assert!(mover.held(1, &[]).is_err());
-        let mut taker = Taker::default();
+        let mut taker = Inbound::default();
         for batch in 7..=10 {
             taker.arrived(batch, vec![]).unwrap();
         }
@@ -389,7 +396,7 @@ mod tests {
 
     #[test]
     fn the_window_bounds_what_is_on_its_way() {
-        let (now, mut mover) = (origin(), Mover::new(PATIENCE));
+        let (now, mut mover) = (origin(), Outbound::new(PATIENCE));
         for batch in 0..u64::try_from(WINDOW).unwrap() {
             assert!(mover.has_room());
             mover.offer(now, items(batch..batch + 1));
