@@ -54,6 +54,8 @@ pub mod metrics;
 #[cfg(feature = "test-util")]
 pub mod testing;
 
+pub mod guides;
+
 mod state;
 pub use state::State;
 
