@@ -43,6 +43,9 @@ pub use starting::Starting;
 mod serving;
 pub use serving::Serving;
 
+mod tasks;
+pub use tasks::TaskGuard;
+
 // What an application holds.
 mod address;
 pub use address::Address;
