@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
+use crate::detect::Protocol;
 use crate::io::Io;
 use crate::service::{BoxError, Tracked};
 use crate::watch::{Event, Watch};
@@ -28,7 +29,7 @@ where
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError>,
     S::Future: Send + 'static,
 {
-    watch.speaks_http2();
+    watch.set_protocol(Protocol::Http2);
     let (home, mut returned) = oneshot::channel();
     let mut builder = http2::Builder::new(TokioExecutor::new());
     // WebSockets over HTTP/2 (RFC 8441), as with `axum::serve`.
@@ -50,7 +51,7 @@ where
                     break;
                 }
                 // It has no stream and does not answer GOAWAY.
-                Event::Silent | Event::Leaves => break,
+                Event::TimedOut | Event::Migrates => break,
                 Event::Forced => return,
                 Event::Phase(now) => phase = now,
             }

@@ -6,7 +6,7 @@
 use std::future::IntoFuture;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -17,7 +17,6 @@ use http::{Request, Response};
 use crate::detect::{Protocol, detect, wait_for_more};
 use crate::io::Io;
 use crate::moving::{self, Http1State, KIND};
-use crate::pulse::Pulse;
 use crate::service::{BoxError, ConnectionContext};
 use crate::watch::{Event, Watch};
 use crate::{http1, http2};
@@ -181,22 +180,21 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let pulse = Arc::new(Pulse::default());
-    let mut watch = Watch::new(&connection, pulse.clone(), header_read_timeout);
+    let mut watch = Watch::new(&connection, header_read_timeout);
     let activity = connection.activity();
-    let link = ConnectionContext::new(&connection, pulse.clone());
-    let mut io = Io::new(connection, pulse);
+    let context = ConnectionContext::new(&connection);
+    let mut io = Io::new(connection, activity.clone());
     io.give_back(begun.unread);
     let Some((protocol, io)) = listen(io, begun.protocol, &mut watch).await else { return };
     match protocol {
         Protocol::Http1 => {
-            watch.speaks_http1();
+            watch.set_protocol(Protocol::Http1);
             activity.set_protocol("http/1.1");
-            http1::serve(io, link.service(app), &mut watch).await;
+            http1::serve(io, context.service(app), &mut watch).await;
         }
         Protocol::Http2 => {
             activity.set_protocol("h2");
-            http2::serve(io, link.service(app), &mut watch).await;
+            http2::serve(io, context.service(app), &mut watch).await;
         }
     }
 }
@@ -226,16 +224,16 @@ async fn listen(
                 return Some((protocol, io));
             }
             Event::Ended(_) | Event::Forced => return None,
-            Event::Leaves => {
+            Event::Migrates => {
                 io.give_back(seen.split().freeze());
-                io = moving::hand_over(io, known, watch).await?;
+                io = moving::migrate(io, known, watch).await?;
             }
-            Event::Silent if !watch.speaks(io.get()) => {
+            Event::TimedOut if !watch.is_readable(io.get()) => {
                 watch.closing();
                 watch.close(io.into_inner()).await;
                 return None;
             }
-            Event::Silent | Event::Phase(_) => {}
+            Event::TimedOut | Event::Phase(_) => {}
         }
     }
 }

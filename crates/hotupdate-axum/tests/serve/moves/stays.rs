@@ -44,25 +44,6 @@ async fn a_successor_that_does_not_know_of_moves() {
     assert_eq!(new.hot.connections().adopted(), 0);
 }
 
-/// The next version picks up connections of another listener first, and of this one a moment later.
-#[tokio::test]
-async fn nobody_is_told_to_leave_before_the_new_version_has_said_everything() {
-    let server = Server::start(MOVING).await;
-    let mut client = server.client().await;
-    client.is_answered_by("old").await;
-    let new = server.starting_successor(MOVING).await;
-    let (listener, hot) = new;
-    hot.adopt_bytes("http/1.1", Some("another"), |_| None);
-    within(server.hot.drain().started()).await;
-    client.is_answered_by("old").await;
-    let app = Router::new().route("/", get(|| async { "new" }));
-    let _served =
-        tokio::spawn(std::future::IntoFuture::into_future(hotupdate_axum::serve(listener, app, &hot)));
-    until(|| hot.connections().adopted() == 1).await;
-    assert_eq!(server.drained().await, 0);
-    client.is_answered_by("new").await;
-}
-
 #[tokio::test]
 async fn a_head_that_is_too_long_to_move_stays() {
     let server = Server::start(MOVING).await;
