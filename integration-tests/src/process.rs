@@ -23,3 +23,5 @@ pub use operator::{Operator, Outcome, hotctl, spawn_hotctl};
 
 mod facts;
 pub use facts::Facts;
+
+pub mod needs;

@@ -75,6 +75,7 @@ impl Watch {
         self.monitor.protocol = Some(protocol);
     }
 
+    #[cfg(feature = "http2")]
     pub(crate) fn phase(&self) -> Phase {
         self.phase
     }

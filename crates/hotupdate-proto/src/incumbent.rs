@@ -309,12 +309,14 @@ impl Incumbent {
             (State::Resuming { to, .. }, Event::Predecessor(from, M::Serving { .. })) if from == to => {
                 self.step_back(now, to, out)
             }
-            (
-                state @ (State::RollingBack { to, .. } | State::Resuming { to, .. }),
-                Event::Predecessor(from, M::LetGo),
-            ) if from == to => {
+            (state, Event::Predecessor(from, M::LetGo)) if state.rolls_back_to(from) => {
                 self.hear(now, state, from, M::LetGo, out);
-                self.roll_on(now, Some(to), "its listeners are let go, it cannot serve again".to_owned(), out)
+                self.roll_on(
+                    now,
+                    Some(from),
+                    "its listeners are let go, it cannot serve again".to_owned(),
+                    out,
+                )
             }
             (State::RollingBack { to, .. }, Event::PredecessorClosed(from, fault)) if from == to => {
                 self.lose(from, &fault, out);

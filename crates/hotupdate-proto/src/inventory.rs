@@ -18,6 +18,7 @@ pub const MAX_NAME: usize = 255;
 /// What kind of descriptor stands behind a listener's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ListenerKind {
     /// A TCP socket that listens.
     Tcp,

@@ -9,6 +9,8 @@ use hotupdate_proto::Timing;
 use hotupdate_proto::message::Release;
 use tokio::signal::unix::SignalKind;
 
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::settings::{AfterDrain, Settings};
 use crate::starting::Starting;
@@ -31,13 +33,17 @@ use crate::starting::Starting;
 #[must_use = "nothing happens before `join`"]
 pub struct Builder {
     settings: Settings,
+    /// Those that were set one by one, which come after all of [`Builder::timing`].
+    deadlines: Vec<(Setter, Duration)>,
 }
+
+type Setter = fn(Timing, Duration) -> Timing;
 
 /// Settings for a service whose control socket is at this path.
 ///
 /// The directory has to exist, and nobody but its owner (this user, or root) may be able to write to it.
 pub fn builder(path: impl AsRef<Path>) -> Builder {
-    Builder { settings: Settings::new(path.as_ref().to_owned()) }
+    Builder { settings: Settings::new(path.as_ref().to_owned()), deadlines: Vec::new() }
 }
 
 /// First start, or meets the process that it replaces: [`builder`] with all defaults, and [`Builder::join`].
@@ -63,41 +69,41 @@ impl Builder {
     }
 
     /// How long a successor may take from joining to being ready. Default: 60 s.
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.settings.timing.lease = lease;
-        self
+    pub fn lease(self, lease: Duration) -> Self {
+        self.deadline(Timing::lease, lease)
     }
 
-    /// How long open connections may take to end after a handoff. Default: 60 s.
-    pub fn drain_deadline(mut self, deadline: Duration) -> Self {
-        self.settings.timing.drain = deadline;
-        self
-    }
-
-    /// How long, after a drain began, a silent connection is left alone. Default: 5 s, and at most a quarter of the
-    /// deadline.
-    pub fn drain_grace(mut self, grace: Duration) -> Self {
-        self.settings.grace = grace;
-        self
-    }
-
-    /// The window after the grace over which silent connections are closed, so that not all clients come back at once.
-    /// Default: 10 s, and at most half of the deadline.
-    pub fn drain_spread(mut self, spread: Duration) -> Self {
-        self.settings.spread = spread;
-        self
+    /// How long open connections may take to end after a handoff. Default: 60 s. How it is spent is up to
+    /// [`Timing::drain_grace`] and [`Timing::drain_spread`].
+    pub fn drain_deadline(self, deadline: Duration) -> Self {
+        self.deadline(Timing::drain, deadline)
     }
 
     /// How long, after a handoff, this process holds its parked listeners and takes over again if the successor dies.
     /// Zero lets go at once. Default: 5 s.
-    pub fn probation(mut self, probation: Duration) -> Self {
-        self.settings.timing.probation = probation;
+    pub fn probation(self, probation: Duration) -> Self {
+        self.deadline(Timing::probation, probation)
+    }
+
+    /// Every deadline at once, for those that have no method of their own. What has been set by such a method stays,
+    /// whichever is called first.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// use hotupdate::Timing;
+    ///
+    /// let builder = hotupdate::builder("/run/hello/control.sock")
+    ///     .drain_deadline(Duration::from_secs(30))
+    ///     .timing(Timing::default().scaled(2.0).drain_grace(Duration::ZERO));
+    /// ```
+    pub fn timing(mut self, timing: Timing) -> Self {
+        self.settings.timing = timing;
         self
     }
 
-    /// Every deadline at once, for those that have no method of their own.
-    pub fn timing(mut self, timing: Timing) -> Self {
-        self.settings.timing = timing;
+    fn deadline(mut self, set: Setter, wait: Duration) -> Self {
+        self.deadlines.push((set, wait));
         self
     }
 
@@ -139,8 +145,8 @@ impl Builder {
     }
 
     /// Whether live connections move from and to this process, if both sides can. Default: yes.
-    pub fn move_connections(mut self, move_connections: bool) -> Self {
-        self.settings.move_connections = move_connections;
+    pub fn migrate_connections(mut self, migrate_connections: bool) -> Self {
+        self.settings.migrate_connections = migrate_connections;
         self
     }
 
@@ -183,11 +189,38 @@ impl Builder {
     /// Makes the control socket, or joins the process that owns it and receives what it has.
     ///
     /// # Errors
-    /// [`crate::Error::Refused`] if the path or its directory is not safe, if another successor is there already, or if
-    /// the incumbent gave up; [`crate::Error::PeerIncompatible`] if no common protocol version exists;
-    /// [`crate::Error::PeerMisbehaved`] if what arrived is not what was announced; [`crate::Error::Io`] if the kernel
-    /// said no. The incumbent serves on in all of these cases.
+    /// Of the kind [`ErrorKind::UnusablePath`] if a control socket cannot be there; [`ErrorKind::Refused`] if
+    /// another successor is there already, or the incumbent gives up; [`ErrorKind::TimedOut`] if it does not answer in
+    /// time; [`ErrorKind::PeerIncompatible`] if no common protocol version exists; [`ErrorKind::PeerMisbehaved`] if what
+    /// arrives is not what was announced; [`ErrorKind::Local`] if the kernel refuses something. The incumbent, if there is
+    /// one, serves on in all of these cases.
     pub async fn join(self) -> Result<Starting> {
-        crate::joining::join(self.settings).await
+        crate::joining::join(self.settings()).await
+    }
+
+    fn settings(self) -> Settings {
+        let Self { mut settings, deadlines } = self;
+        for (set, wait) in deadlines {
+            settings.timing = set(settings.timing, wait);
+        }
+        settings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_calls_does_not_matter() {
+        let second = Duration::from_secs(1);
+        let timing = Timing::default().stop(7 * second).drain(8 * second);
+        let before = builder("/x/y").timing(timing.clone()).lease(2 * second).drain_deadline(9 * second);
+        let after = builder("/x/y").drain_deadline(9 * second).lease(2 * second).timing(timing.clone());
+        for builder in [before, after] {
+            assert_eq!(builder.settings().timing, timing.clone().lease(2 * second).drain(9 * second));
+        }
+        let twice = builder("/x/y").probation(second).probation(3 * second);
+        assert_eq!(twice.settings().timing.probation, 3 * second, "the last word counts");
     }
 }

@@ -35,7 +35,7 @@ use hotupdate_proto::message::Ready;
 use hotupdate_proto::operator::{LastFailure, LastHandoff};
 use hotupdate_proto::successor::Event as SuccessorEvent;
 use hotupdate_proto::{ConnectionRow, Generation, Joined, ListenerItem, StateItem, Successor};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::time::{Interval, sleep_until};
 use tracing::{Instrument, Span};
 
@@ -79,6 +79,8 @@ pub(crate) struct Resources {
     pub(crate) handlers: Vec<migration::Handler>,
     /// Names under which the descriptor store may have something that this process does not use.
     pub(crate) stale: Vec<String>,
+    /// The application dropped a listener.
+    pub(crate) dropped: Arc<Notify>,
 }
 
 /// What this process is at the moment.
@@ -97,6 +99,13 @@ struct SuccessorRole {
     machine: Successor,
     joined: Joined,
     since: Instant,
+}
+
+impl SuccessorRole {
+    /// The incumbent, unless it is dead or has released this process.
+    fn serves_on(&self) -> Option<String> {
+        (!self.machine.can_serve_alone()).then(|| format!("process {}", self.joined.incumbent))
+    }
 }
 
 /// Both ends of a queue: tasks that work for the driver get a sender.
@@ -207,6 +216,7 @@ pub(crate) struct Driver {
 enum Wake {
     Application(Option<Application>),
     Migration(MigrationRequest),
+    ListenerDropped,
     Request(Request),
     Heard(LinkId, Heard),
     Done(TaskResult),
@@ -265,6 +275,7 @@ impl Driver {
                 }
             }
             Wake::Migration(migration) => self.give(migration),
+            Wake::ListenerDropped => self.forget_dropped_listeners(),
             Wake::Request(request) => self.request(request).await,
             Wake::Heard(id, heard) => self.hear(id, heard).await,
             Wake::Done(done) => self.done(done).await,
@@ -295,14 +306,25 @@ impl Driver {
         let deadline = self.deadline();
         let there = !self.application_is_gone;
         let draining = self.draining && !self.drained;
-        let Self { application, migrations, requests, heard, done, signals, progress, connections, .. } =
-            self;
+        let Self {
+            resources,
+            application,
+            migrations,
+            requests,
+            heard,
+            done,
+            signals,
+            progress,
+            connections,
+            ..
+        } = self;
         tokio::select! {
             biased;
             Some((id, what)) = heard.1.recv() => Wake::Heard(id, what),
             Some(done) = done.1.recv() => Wake::Done(done),
             application = application.recv(), if there => Wake::Application(application),
             Some(migration) = migrations.recv() => Wake::Migration(migration),
+            () = resources.dropped.notified() => Wake::ListenerDropped,
             Some(request) = requests.recv() => Wake::Request(request),
             signal = Signals::next(signals.as_mut()) => Wake::Signal(signal),
             () = until(deadline) => Wake::Deadline,

@@ -80,7 +80,7 @@ pub(crate) async fn join(settings: Settings) -> Result<Starting> {
                 Tried::Again if Instant::now() < deadline => sleep(ASK_AGAIN).await,
                 Tried::Again => {
                     let why = "the process there is still starting (deadline `find`)";
-                    return Err(Error::refused(doing(&settings.path), why));
+                    return Err(Error::timed_out(doing(&settings.path), why));
                 }
             },
         }
@@ -157,20 +157,29 @@ async fn try_join(settings: &Settings, local: &Local, stream: UnixStream) -> Res
         Ok(()) | Err(Fault::PeerGone) => answer(&mut receiver, machine.deadline()).await,
         Err(fault) => Event::Closed(fault),
     };
+    let mut serves_on = None;
     let mut arrived = Arrived { reached: peer_path(&stream), ..Arrived::default() };
     loop {
-        if matches!(event, Event::Replied(Err(Refusal::Starting | Refusal::NotServing))) {
-            return Ok(Tried::Again);
+        match &event {
+            Event::Replied(Err(Refusal::Starting | Refusal::NotServing)) => return Ok(Tried::Again),
+            Event::Replied(Ok(joined)) => serves_on = Some(format!("process {}", joined.incumbent)),
+            Event::Replied(Err(_)) => serves_on = Some("the process there".to_owned()),
+            _ => {}
         }
         for effect in machine.handle(std::time::Instant::now(), event) {
             match effect {
                 Effect::Send(message) => say(&stream, &message, write).await,
                 Effect::Complete(joined) => {
-                    let inventory = arrived.complete().map_err(|what| misbehaved(settings, what))?;
+                    let inventory = arrived.complete().map_err(|what| {
+                        let fault = Fault::PeerMisbehaved(what);
+                        Error::fault(doing(&settings.path), &fault).while_served_by(serves_on)
+                    })?;
                     return Ok(Tried::Complete(Box::new(Complete { machine, joined, receiver, inventory })));
                 }
                 Effect::StartOver => return Ok(Tried::Again),
-                Effect::Fail(fault) => return Err(Error::fault(doing(&settings.path), &fault)),
+                Effect::Fail(fault) => {
+                    return Err(Error::fault(doing(&settings.path), &fault).while_served_by(serves_on));
+                }
                 Effect::Close | Effect::Open(_) | Effect::Serve(_) => {}
                 Effect::SendTo(..) | Effect::Read(_) => {}
             }
@@ -187,10 +196,6 @@ async fn try_join(settings: &Settings, local: &Local, stream: UnixStream) -> Res
 
 fn peer_path(stream: &UnixStream) -> Option<PathBuf> {
     stream.peer_addr().ok()?.as_pathname().map(Path::to_owned)
-}
-
-fn misbehaved(settings: &Settings, what: String) -> Error {
-    Error::fault(doing(&settings.path), &Fault::PeerMisbehaved(what))
 }
 
 async fn call(stream: &UnixStream, join: &Join, write: std::time::Duration) -> Result<(), Fault> {

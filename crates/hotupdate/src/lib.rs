@@ -54,11 +54,13 @@ pub mod metrics;
 #[cfg(feature = "test-util")]
 pub mod testing;
 
+pub mod guides;
+
 mod state;
 pub use state::State;
 
 mod error;
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 
 #[doc(no_inline)]
 pub use hotupdate_proto::{

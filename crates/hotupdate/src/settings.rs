@@ -3,7 +3,6 @@
 //! Deliberately absent: how it is set, see [`crate::Builder`].
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
@@ -15,6 +14,7 @@ use crate::process::spawn::Program;
 
 /// What a process does when its drain is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AfterDrain {
     /// [`crate::Serving::drained`] resolves and `main` returns.
     #[default]
@@ -31,14 +31,12 @@ pub(crate) struct Settings {
     pub(crate) version: String,
     pub(crate) release: Release,
     pub(crate) timing: Timing,
-    pub(crate) grace: Duration,
-    pub(crate) spread: Duration,
     pub(crate) allowed: Vec<u32>,
     pub(crate) successor_signal: Option<SignalKind>,
     pub(crate) stop_signals: bool,
     pub(crate) after_drain: AfterDrain,
     pub(crate) max_draining: usize,
-    pub(crate) move_connections: bool,
+    pub(crate) migrate_connections: bool,
     pub(crate) descriptor_store: Option<bool>,
 }
 
@@ -50,14 +48,12 @@ impl Settings {
             version: String::new(),
             release: Release::Now,
             timing: Timing::default(),
-            grace: Duration::from_secs(5),
-            spread: Duration::from_secs(10),
             allowed: Vec::new(),
             successor_signal: None,
             stop_signals: true,
             after_drain: AfterDrain::Exit,
             max_draining: 8,
-            move_connections: true,
+            migrate_connections: true,
             descriptor_store: None,
         }
     }
@@ -70,7 +66,7 @@ impl Settings {
                 version: self.version.clone(),
             },
             versions: VERSIONS,
-            features: self.move_connections.then(|| FEATURE_MIGRATE.to_owned()).into_iter().collect(),
+            features: self.migrate_connections.then(|| FEATURE_MIGRATE.to_owned()).into_iter().collect(),
             timing: self.timing.clone(),
             max_draining: self.max_draining,
         }

@@ -7,7 +7,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 
 use hotupdate_proto::inventory::MAX_NAME;
 use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
@@ -21,10 +20,10 @@ use crate::address::Address;
 use crate::connections::Connection;
 use crate::connections::Connections;
 use crate::driver::{Application, Resources};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::listeners::bind;
 use crate::listeners::datagram::{UdpSocket, UnixDatagramSocket};
-use crate::listeners::gate::{Gate, Gated};
+use crate::listeners::gate::{Claim, Gate, Gated};
 use crate::listeners::inherited::{Offered, Origin};
 use crate::listeners::stream::{Acceptor, Listener};
 use crate::migration::{Handler, Resume};
@@ -73,11 +72,11 @@ impl Starting {
     /// Port 0 accepts whatever port the incumbent has.
     ///
     /// # Errors
-    /// [`Error::ApiMisuse`] for a name that was used before, is empty, or has more than 255 bytes; [`Error::Io`] if the
+    /// [`ErrorKind::ApiMisuse`] for a name that was used before, is empty, or has more than 255 bytes; [`ErrorKind::Local`] if the
     /// address cannot be resolved or bound.
     pub async fn tcp(&mut self, name: &str, address: impl ToSocketAddrs) -> Result<Listener> {
         let wanted = self.resolve(name, address).await?;
-        let gate: Arc<Gate<Acceptor>> = self.claim(name, ListenerKind::Tcp, &wanted, bind::tcp)?;
+        let gate: Claim<Acceptor> = self.claim(name, ListenerKind::Tcp, &wanted, bind::tcp)?;
         Ok(Listener::new(gate, self.connections.clone()))
     }
 
@@ -88,7 +87,7 @@ impl Starting {
     /// As [`Starting::tcp`].
     pub async fn unix(&mut self, name: &str, path: impl AsRef<Path>) -> Result<Listener> {
         let wanted = [Address::Unix(Some(path.as_ref().to_owned()))];
-        let gate: Arc<Gate<Acceptor>> = self.claim(name, ListenerKind::Unix, &wanted, bind::unix)?;
+        let gate: Claim<Acceptor> = self.claim(name, ListenerKind::Unix, &wanted, bind::unix)?;
         Ok(Listener::new(gate, self.connections.clone()))
     }
 
@@ -168,7 +167,7 @@ impl Starting {
     /// and operators are told so, and which deadline it was. For the inventory that deadline is `reply` (5 s).
     ///
     /// # Errors
-    /// [`Error::ApiMisuse`] for a name that was exported before, is empty, or has more than 255 bytes, for a schema of more
+    /// [`ErrorKind::ApiMisuse`] for a name that was exported before, is empty, or has more than 255 bytes, for a schema of more
     /// than 255 bytes, and for more than 250 states. A state of more than 1 GiB is found when it is exported: the successor
     /// is turned away and told why, and this process serves on.
     pub fn export(
@@ -222,7 +221,7 @@ impl Starting {
     /// ```
     ///
     /// # Errors
-    /// [`Error::ApiMisuse`] for a kind that was registered before, is empty, or has more than 255 bytes.
+    /// [`ErrorKind::ApiMisuse`] for a kind that was registered before, is empty, or has more than 255 bytes.
     pub fn on_migrated<S, F, Fut>(&mut self, kind: &str, serve: F) -> Result<()>
     where
         S: DeserializeOwned + Send + 'static,
@@ -305,8 +304,8 @@ impl Starting {
     /// This process is warm: the incumbent stops accepting, this one starts. Returns when it serves.
     ///
     /// # Errors
-    /// [`Error::Refused`] and others if the handoff failed: the incumbent serves on, this process should exit non-zero.
-    /// [`Error::ApiMisuse`] if there are more listeners than a successor or an operator could be told of: some 6,000 of
+    /// [`ErrorKind::Refused`] and others if the handoff failed: the incumbent serves on, this process should exit non-zero.
+    /// [`ErrorKind::ApiMisuse`] if there are more listeners than a successor or an operator could be told of: some 6,000 of
     /// them, fewer if their names are long.
     pub async fn ready(self) -> Result<Serving> {
         let Self {
@@ -325,8 +324,16 @@ impl Starting {
         } = self;
         // A large one makes room for the final word.
         drop(state);
+        for (name, address) in resources.take_dropped() {
+            tracing::warn!(parent: &span, %name, %address, "the application dropped this listener before it was ready; it is closed");
+            ready.bound.retain(|bound| *bound != name);
+            if ready.adopted.contains(&name) {
+                ready.adopted.retain(|adopted| *adopted != name);
+                ready.unclaimed.push(name);
+            }
+        }
         resources.stale.extend(offered.iter().map(|offered| offered.name.clone()));
-        ready.unclaimed = offered.iter().map(|offered| offered.name.clone()).collect();
+        ready.unclaimed.extend(offered.iter().map(|offered| offered.name.clone()));
         for Offered { name, kind, address, .. } in &offered {
             tracing::warn!(parent: &span, name, %kind, %address, "nobody asked for this listener; it closes with the incumbent");
         }
@@ -342,7 +349,7 @@ impl Starting {
             }
             Err(_) => Err(match failed.map(|mut failed| failed.try_recv()) {
                 Some(Ok(error)) => error,
-                _ => Error::misuse("becoming ready", "the runtime is shutting down"),
+                _ => Error::new(ErrorKind::Local, "becoming ready", "the runtime is shutting down"),
             }),
         }
     }
@@ -361,7 +368,7 @@ impl Starting {
         kind: ListenerKind,
         wanted: &[Address],
         make: impl Fn(&Address) -> io::Result<OwnedFd>,
-    ) -> Result<Arc<Gate<T>>> {
+    ) -> Result<Claim<T>> {
         self.check_name(name)?;
         let Offered { address, fd, origin, .. } = match self.take(name, kind, wanted) {
             Some(offered) => offered,
@@ -371,7 +378,7 @@ impl Starting {
         let gate = Gate::parked(name, kind, address, fd);
         self.resources.gates.push((gate.clone(), origin));
         self.note(name, origin);
-        Ok(gate)
+        Ok(Claim::new(gate, self.resources.dropped.clone()))
     }
 
     /// By name and address; else, for a listener that was renamed, by address: binding it again would fail.
@@ -467,11 +474,25 @@ impl Resources {
         }
     }
 
+    /// Listeners that the application dropped: their names and addresses. They are not among the resources any more.
+    pub(crate) fn take_dropped(&mut self) -> Vec<(String, Address)> {
+        let dropped = self.gates.extract_if(.., |(gate, _)| gate.is_closed());
+        let dropped: Vec<_> =
+            dropped.map(|(gate, _)| (gate.name().to_string(), gate.address().clone())).collect();
+        // What the descriptor store has of them would keep clients waiting.
+        self.stale.extend(dropped.iter().map(|(name, _)| name.clone()));
+        dropped
+    }
+
     /// What a successor is told about the listeners of this process.
     pub(crate) fn items(&self) -> io::Result<Vec<ListenerItem>> {
         let mut items = Vec::with_capacity(self.gates.len() + self.descriptors.len());
         for (gate, _) in &self.gates {
-            items.push(gate.describe()?);
+            match gate.describe() {
+                // Its turn comes, see `take_dropped`.
+                Err(_) if gate.is_closed() => {}
+                item => items.push(item?),
+            }
         }
         items.extend(self.descriptors.iter().map(|(item, _, _)| item.clone()));
         Ok(items)

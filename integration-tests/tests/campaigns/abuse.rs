@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use integration_tests::process::Facts;
+use integration_tests::process::needs::{ROOT, have};
 use integration_tests::steady::{Steady, idle};
 use integration_tests::{Handover, SOON, Sandbox, Service, Way, eventually, hotctl};
 
@@ -290,6 +291,9 @@ fn child_that_calls() {
 
 #[test]
 fn another_user_that_does_not_give_up() {
+    if !have(&[ROOT]) {
+        return;
+    }
     withstands("another user", 1, 500, nothing, |socket, abuse| {
         let folder = socket.parent().expect("a socket is in a folder");
         let set =

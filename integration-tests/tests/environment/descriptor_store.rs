@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use integration_tests::client::{InFlight, who_answers};
+use integration_tests::process::needs::{CGROUPS, NAMESPACES, SYSTEMD, cgroup2, have};
 use integration_tests::process::{binary, eventually};
 use integration_tests::{SOON, Sandbox, Service, Serving, Status, hotctl};
 
@@ -56,18 +57,14 @@ struct Systemd<'a> {
 impl<'a> Systemd<'a> {
     #[track_caller]
     fn boot(sandbox: &'a Sandbox, probation: &str) -> Self {
-        for program in ["/lib/systemd/systemd", "/usr/bin/unshare", "/usr/bin/nsenter", "/bin/kill"] {
-            assert!(Path::new(program).exists(), "this test needs {program} (and root)");
-        }
         let folder = sandbox.path().display().to_string();
         let programs =
             binary("axum-server").parent().expect("a program lies in a folder").display().to_string();
         fs::create_dir(sandbox.path().join("units")).expect("a fresh folder takes another");
         write_unit(&sandbox.path().join("units"), sandbox, "127.0.0.1:0", probation);
         let name = sandbox.path().file_name().expect("a sandbox has a name");
-        let cgroup = cgroup_root().join(name);
-        fs::create_dir(&cgroup)
-            .expect("this test needs to be root, with a cgroup2 hierarchy it can write to");
+        let cgroup = cgroup2().expect("cgroups are mounted").join(name);
+        fs::create_dir(&cgroup).expect("a cgroup can be made");
         let cgroup_path = cgroup.display().to_string();
         let arguments = ["-eu", "-c", BOOT, "sh", &folder, &cgroup_path, &programs].map(str::to_owned);
         let unshare = Service::spawn(sandbox, Path::new("/bin/sh"), &arguments);
@@ -160,13 +157,6 @@ fn remove(cgroup: &Path) {
     let _later = fs::remove_dir(cgroup);
 }
 
-fn cgroup_root() -> PathBuf {
-    let mounts = fs::read_to_string("/proc/mounts").expect("there is /proc");
-    let cgroup2 =
-        mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2");
-    PathBuf::from(cgroup2.expect("this test needs a cgroup2 hierarchy")[1])
-}
-
 /// The restart takes long enough to see that nobody serves meanwhile.
 fn write_unit(folder: &Path, sandbox: &Sandbox, address: &str, probation: &str) {
     let (server, hotctl, dir) = (binary("axum-server"), binary("hotctl"), sandbox.path().display());
@@ -223,6 +213,9 @@ fn survives_a_kill(systemd: &Systemd<'_>, before: Serving, count: usize) -> Serv
 
 #[test]
 fn a_crash_after_the_first_start_and_after_a_hot_update() {
+    if !have(&[SYSTEMD, NAMESPACES, CGROUPS]) {
+        return;
+    }
     let sandbox = Sandbox::new();
     let systemd = Systemd::boot(&sandbox, "0");
     let first = systemd.main_serves(1);
@@ -243,6 +236,9 @@ fn a_crash_after_the_first_start_and_after_a_hot_update() {
 
 #[test]
 fn a_restart_keeps_them_and_a_stop_does_not() {
+    if !have(&[SYSTEMD, NAMESPACES, CGROUPS]) {
+        return;
+    }
     let sandbox = Sandbox::new();
     let systemd = Systemd::boot(&sandbox, "0");
     let first = systemd.main_serves(1);
@@ -258,6 +254,9 @@ fn a_restart_keeps_them_and_a_stop_does_not() {
 
 #[test]
 fn another_address_is_bound_afresh_and_the_old_one_is_let_go() {
+    if !have(&[SYSTEMD, NAMESPACES, CGROUPS]) {
+        return;
+    }
     let sandbox = Sandbox::new();
     let systemd = Systemd::boot(&sandbox, "0");
     let first = systemd.main_serves(1);
@@ -275,6 +274,9 @@ fn another_address_is_bound_afresh_and_the_old_one_is_let_go() {
 
 #[test]
 fn a_new_version_that_crashes_in_probation_is_no_business_of_systemd() {
+    if !have(&[SYSTEMD, NAMESPACES, CGROUPS]) {
+        return;
+    }
     let sandbox = Sandbox::new();
     let systemd = Systemd::boot(&sandbox, "30");
     let first = systemd.main_serves(1);
@@ -294,6 +296,9 @@ fn a_new_version_that_crashes_in_probation_is_no_business_of_systemd() {
 
 #[test]
 fn an_operator_who_stops_the_service_lets_the_listeners_go_while_it_drains() {
+    if !have(&[SYSTEMD, NAMESPACES, CGROUPS]) {
+        return;
+    }
     let sandbox = Sandbox::new();
     let systemd = Systemd::boot(&sandbox, "0");
     let first = systemd.main_serves(1);
@@ -332,6 +337,9 @@ fn a_crash_while_the_old_version_still_drains(hot_update: impl FnOnce(&Systemd<'
 
 #[test]
 fn a_crash_while_the_old_version_still_drains_after_a_reload() {
+    if !have(&[SYSTEMD, NAMESPACES, CGROUPS]) {
+        return;
+    }
     a_crash_while_the_old_version_still_drains(|systemd| {
         systemd.systemctl(&["reload", "hot.service"]);
     });
@@ -340,6 +348,9 @@ fn a_crash_while_the_old_version_still_drains_after_a_reload() {
 /// The new version is a child of the old one then, and systemd hears of its end from nobody else.
 #[test]
 fn a_crash_while_the_old_version_still_drains_after_sighup() {
+    if !have(&[SYSTEMD, NAMESPACES, CGROUPS]) {
+        return;
+    }
     a_crash_while_the_old_version_still_drains(|systemd| {
         systemd.systemctl(&["kill", "--kill-who=main", "--signal=HUP", "hot.service"]);
     });

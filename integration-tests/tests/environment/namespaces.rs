@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use integration_tests::client::who_answers;
+use integration_tests::process::needs::{NAMESPACES, ROOT, USER_NAMESPACES, have};
 use integration_tests::process::{Exit, binary};
 use integration_tests::{SOON, Sandbox, Service, Serving, Status, eventually, hotctl};
 
@@ -75,23 +76,35 @@ fn hands_over_in(before: &[&str]) {
 
 #[test]
 fn in_another_pid_namespace() {
+    if !have(&[NAMESPACES]) {
+        return;
+    }
     hands_over_in(&["unshare", "--pid", "--fork", "--kill-child"]);
 }
 
 /// A listener stays in the network namespace that it was made in, wherever its owner lives.
 #[test]
 fn in_another_network_namespace() {
+    if !have(&[NAMESPACES]) {
+        return;
+    }
     hands_over_in(&["unshare", "--net"]);
 }
 
 /// The user of the service, seen from a namespace in which it has another number.
 #[test]
 fn in_another_user_namespace_that_maps_the_user() {
+    if !have(&[USER_NAMESPACES]) {
+        return;
+    }
     hands_over_in(&["unshare", "--user", "--map-root-user"]);
 }
 
 #[test]
 fn in_all_other_namespaces_as_in_a_container() {
+    if !have(&[USER_NAMESPACES]) {
+        return;
+    }
     hands_over_in(&[
         "unshare",
         "--user",
@@ -109,6 +122,9 @@ fn in_all_other_namespaces_as_in_a_container() {
 /// It cannot know whom it would take over from.
 #[test]
 fn a_successor_whose_user_namespace_does_not_map_the_user_does_not_join() {
+    if !have(&[USER_NAMESPACES]) {
+        return;
+    }
     let sandbox = Sandbox::new();
     let first = Service::start(&sandbox, "v1", &[]);
     let at = first.wait_serving().http;
@@ -124,6 +140,9 @@ fn a_successor_whose_user_namespace_does_not_map_the_user_does_not_join() {
 /// To the service every user that its namespace does not map has the same number, so none of them may.
 #[test]
 fn a_caller_that_the_user_namespace_of_the_service_does_not_map_is_refused() {
+    if !have(&[ROOT, USER_NAMESPACES]) {
+        return;
+    }
     let sandbox = Sandbox::new();
     let before = ["unshare", "--user", "--map-root-user"];
     let first = start(&sandbox, &before, "v1");
@@ -155,6 +174,9 @@ fn refused(text: &str, why: &str, more: &str) {
 
 #[test]
 fn another_user_is_refused_even_where_the_files_would_let_it() {
+    if !have(&[ROOT]) {
+        return;
+    }
     let sandbox = Sandbox::new();
     let first = Service::start(&sandbox, "v1", &[]);
     let at = first.wait_serving().http;
@@ -169,6 +191,9 @@ fn another_user_is_refused_even_where_the_files_would_let_it() {
 /// What the kernel does where nobody opened the files to it.
 #[test]
 fn another_user_does_not_even_reach_the_socket() {
+    if !have(&[ROOT]) {
+        return;
+    }
     let sandbox = Sandbox::new();
     let first = Service::start(&sandbox, "v1", &[]);
     first.wait_serving();
@@ -181,6 +206,9 @@ fn another_user_does_not_even_reach_the_socket() {
 /// Whoever is listed may operate. The lock is its owner's alone, so it cannot succeed.
 #[test]
 fn another_user_cannot_succeed() {
+    if !have(&[ROOT]) {
+        return;
+    }
     let sandbox = Sandbox::new();
     let first = Service::start(&sandbox, "v1", &[]);
     let at = first.wait_serving().http;

@@ -3,9 +3,11 @@
 //! Deliberately absent: a service manager. Both ways here only pass descriptors as one does (sd_listen_fds(3)).
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use integration_tests::client::who_answers;
+use integration_tests::process::needs::{SOCKET_ACTIVATE, have};
 use integration_tests::process::{binary, eventually};
 use integration_tests::{Handover, SOON, Sandbox, Service, Serving, Status, Way};
 
@@ -34,8 +36,8 @@ fn is_adopted(sandbox: &Sandbox, serving: Serving, address: SocketAddr) {
 
 #[test]
 fn systemd_socket_activate() {
-    if !Path::new("/usr/bin/systemd-socket-activate").exists() {
-        return println!("skipped: systemd-socket-activate is not installed (Debian package systemd)");
+    if !have(&[SOCKET_ACTIVATE]) {
+        return;
     }
     let sandbox = Sandbox::new();
     let address = free_address();
@@ -46,7 +48,7 @@ fn systemd_socket_activate() {
             .map(str::to_owned)
             .to_vec();
     arguments.extend(Service::arguments(&sandbox, "v1", &["--probation", "0"]));
-    let service = Service::spawn(&sandbox, Path::new("/usr/bin/systemd-socket-activate"), &arguments);
+    let service = Service::spawn(&sandbox, Path::new("systemd-socket-activate"), &arguments);
     // The first client starts the service, and is not forgotten.
     let first = eventually("a listener before there is a service", SOON, || TcpStream::connect(address).ok());
     let serving = service.wait_serving();
@@ -54,27 +56,18 @@ fn systemd_socket_activate() {
     is_adopted(&sandbox, serving, address);
 }
 
-/// Starts `axum-server` with a listener as descriptor 3, and the variables that follow.
+/// Starts `axum-server` with a listener as descriptor 3, and the variables that follow. Without a process id they are for the
+/// process itself.
 fn with_descriptor_3<'a>(sandbox: &'a Sandbox, names: &str, pid: &str) -> (Service<'a>, SocketAddr) {
-    const SCRIPT: &str = "
-import os, socket, sys
-names, pid, address, program = sys.argv[1:5]
-host, port = address.split(':')
-listener = socket.socket()
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-listener.bind((host, int(port)))
-listener.listen()
-os.dup2(listener.fileno(), 3)
-os.set_inheritable(3, True)
-os.environ.update(LISTEN_FDS='1', LISTEN_FDNAMES=names, LISTEN_PID=pid or str(os.getpid()))
-os.execv(program, sys.argv[4:])
-";
-    let address = free_address();
-    let server = binary("axum-server").to_string_lossy().into_owned();
-    let mut arguments: Vec<String> =
-        ["-c", SCRIPT, names, pid, &address.to_string(), &server].map(str::to_owned).to_vec();
-    arguments.extend(Service::arguments(sandbox, "v1", &["--probation", "0"]));
-    (Service::spawn(sandbox, Path::new("python3"), &arguments), address)
+    const SCRIPT: &str =
+        r#"export LISTEN_FDS=1 LISTEN_FDNAMES=$1 LISTEN_PID=${2:-$$}; shift 2; exec "$@" 3<&0 </dev/null"#;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("some port is free");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    let (mut command, _) = sandbox.command(Path::new("sh"));
+    command.args(["-euc", SCRIPT, "sh", names, pid]).arg(binary("axum-server"));
+    command.args(Service::arguments(sandbox, "v1", &["--probation", "0"])).stdin(OwnedFd::from(listener));
+    let child = command.spawn().expect("sh is everywhere");
+    (Service::of(sandbox, child.id()), address)
 }
 
 #[test]

@@ -1,53 +1,18 @@
 //! A Varlink client that this project did not write: PyPI's `varlink`, by its command line.
-//!
-//! Deliberately absent: skipping. If the client is not installed, it is installed into a folder of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::process::Command;
 
-use integration_tests::process::{binary, eventually};
+use integration_tests::process::eventually;
+use integration_tests::process::needs::{VARLINK, have};
 use integration_tests::{Handover, SOON, Sandbox, Service, Serving, Way};
 use serde_json::Value;
 
-/// Where Python finds the client: nowhere in particular, or a folder beside the programs under test.
-fn client() -> &'static Option<PathBuf> {
-    static CLIENT: OnceLock<Option<PathBuf>> = OnceLock::new();
-    CLIENT.get_or_init(|| {
-        let folder = binary("axum-server").with_file_name("python-varlink");
-        if folder.exists() {
-            return Some(folder);
-        }
-        let import = Command::new("python3").args(["-c", "import varlink"]).stderr(Stdio::null()).status();
-        if import.expect("python3 runs").success() {
-            return None;
-        }
-        install(&folder);
-        Some(folder)
-    })
-}
-
-/// Under another name first, so that half an installation is none.
-fn install(folder: &Path) {
-    let half = folder.with_extension(std::process::id().to_string());
-    let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]).arg(&half);
-    let output = pip.arg("varlink").output().expect("python3 runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "pip could not install varlink:\n{said}");
-    if fs::rename(&half, folder).is_err() {
-        fs::remove_dir_all(&half).expect("another test run was faster, this one cleans up");
-    }
-}
-
-/// Python with the client in the sandbox, and the files that it writes to.
+/// Python in the sandbox, and the files that it writes to.
 fn python(sandbox: &Sandbox, arguments: &[&str]) -> (Command, PathBuf, PathBuf) {
     let (mut command, output) = sandbox.command(Path::new("python3"));
     command.args(arguments).env("PYTHONUNBUFFERED", "1");
-    if let Some(folder) = client() {
-        command.env("PYTHONPATH", folder);
-    }
     (command, output.stdout, output.stderr)
 }
 
@@ -82,6 +47,9 @@ fn replies(path: &Path) -> Vec<Value> {
 
 #[test]
 fn it_reads_the_status() {
+    if !have(&[VARLINK]) {
+        return;
+    }
     let sandbox = Sandbox::new();
     let serving = service(&sandbox);
     let (stdout, stderr) = run(&sandbox, &["call", &address(&sandbox, "Status")]);
@@ -95,6 +63,9 @@ fn it_reads_the_status() {
 
 #[test]
 fn it_follows_a_handoff() {
+    if !have(&[VARLINK]) {
+        return;
+    }
     let sandbox = Sandbox::new();
     let serving = service(&sandbox);
     let monitor = address(&sandbox, "Monitor");
@@ -124,6 +95,9 @@ fn it_follows_a_handoff() {
 
 #[test]
 fn it_understands_the_interface() {
+    if !have(&[VARLINK]) {
+        return;
+    }
     let sandbox = Sandbox::new();
     let _serving = service(&sandbox);
     let control = format!("unix:{}", sandbox.control().display());
@@ -140,6 +114,9 @@ fn it_understands_the_interface() {
 /// Its client object has a method for each method that its parser found in our description.
 #[test]
 fn it_makes_methods_of_the_interface() {
+    if !have(&[VARLINK]) {
+        return;
+    }
     const SCRIPT: &str = "
 import sys, varlink
 with varlink.Client.new_with_address(sys.argv[1]) as client:
@@ -162,6 +139,9 @@ with varlink.Client.new_with_address(sys.argv[1]) as client:
 
 #[test]
 fn it_is_told_what_cannot_be() {
+    if !have(&[VARLINK]) {
+        return;
+    }
     let sandbox = Sandbox::new();
     let serving = service(&sandbox);
     let (_, stderr) = run(&sandbox, &["call", &address(&sandbox, "Rollback")]);

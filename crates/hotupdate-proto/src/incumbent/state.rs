@@ -79,6 +79,11 @@ impl State {
         }
     }
 
+    /// Whether a rollback to this predecessor is under way.
+    pub(super) fn rolls_back_to(&self, predecessor: Generation) -> bool {
+        matches!(self, Self::RollingBack { to, .. } | Self::Resuming { to, .. } if *to == predecessor)
+    }
+
     pub(super) fn successor(&self) -> Option<&Peer> {
         match self {
             Self::Offering { peer, .. }

@@ -368,5 +368,5 @@ impl World {
 
 /// Everything is at its default, but the moment.
 pub(crate) fn timing() -> Timing {
-    Timing { prepared: PATIENCE, ..Timing::default() }
+    Timing::default().prepared(PATIENCE)
 }

@@ -72,13 +72,10 @@ pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
                     "its lock is held, and nobody answers ({error}; deadline `find`); if the holder hangs, or its \
                      socket file was removed, stop it: see `lsof` for who has the lock file open"
                 );
-                return Err(Error::refused(format!("the control socket {}", path.display()), why));
+                return Err(Error::timed_out(format!("the control socket {}", path.display()), why));
             }
             (_, Err(error)) => {
-                return Err(Error::Io {
-                    doing: format!("connecting to the control socket {}", path.display()),
-                    error,
-                });
+                return Err(error).doing(|| format!("connecting to the control socket {}", path.display()));
             }
         }
     }

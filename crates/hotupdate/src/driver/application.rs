@@ -197,7 +197,12 @@ impl Driver {
     }
 
     pub(super) async fn give_up(&mut self, error: Error) {
-        let reason = error.to_string();
+        let reason = error.reason();
+        let serves_on = match &self.role {
+            Role::Successor(successor) => successor.serves_on(),
+            _ => None,
+        };
+        let error = error.while_served_by(serves_on);
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(Err(error));
         }

@@ -197,7 +197,8 @@ impl Driver {
         let since = tokio::time::Instant::now();
         let until = tokio::time::Instant::from(until);
         let whole = until.saturating_duration_since(since);
-        let (grace, spread) = (self.settings.grace.min(whole / 4), self.settings.spread.min(whole / 2));
+        let timing = &self.settings.timing;
+        let (grace, spread) = (timing.drain_grace.min(whole / 4), timing.drain_spread.min(whole / 2));
         if !self.draining {
             self.expect_moves();
             self.progress.reset();

@@ -9,7 +9,7 @@ use std::time::Instant;
 use hotupdate_proto::operator;
 
 use super::{Driver, Role, TaskResult};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::lifecycle::Lifecycle;
 use crate::process::signal::Signal;
 use crate::process::spawn;
@@ -26,7 +26,10 @@ impl Driver {
                         self.perform(effects).await;
                     }
                 }
-                _ => self.give_up(Error::refused("becoming ready", "stopped by a signal")).await,
+                _ => {
+                    self.give_up(Error::new(ErrorKind::Cancelled, "becoming ready", "stopped by a signal"))
+                        .await
+                }
             },
         }
     }

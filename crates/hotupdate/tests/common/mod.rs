@@ -72,13 +72,20 @@ impl Folder {
 pub(crate) fn patient() -> Timing {
     let [reply, batch, stop, serving, resume] = [SOON; 5];
     let (released, probation) = (2 * SOON, Duration::ZERO);
-    Timing { reply, batch, stop, serving, released, resume, probation, ..Timing::default() }
+    Timing::default()
+        .reply(reply)
+        .batch(batch)
+        .stop(stop)
+        .serving(serving)
+        .released(released)
+        .resume(resume)
+        .probation(probation)
 }
 
 /// Serves the listener `echo` with this name for an answer.
 pub(crate) async fn serve(mut starting: Starting, name: &'static str) -> (Serving, SocketAddr) {
     let listener = starting.tcp("echo", "127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().ip().unwrap();
     let hot = starting.ready().await.unwrap();
     answer(listener, name);
     (hot, address)
@@ -177,6 +184,21 @@ pub(crate) async fn nothing_leaked(before: usize) {
         assert!(begun.elapsed() < SOON, "{before} descriptors before, {now} now: {what:#?}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// Whether this is root. If not, the calling test is skipped: it has to return, and the list has it that `make test` shows.
+#[allow(clippy::print_stdout, reason = "a test that is skipped says so, with and without a list")]
+pub(crate) fn is_root() -> bool {
+    if rustix::process::geteuid().is_root() {
+        return true;
+    }
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    println!("skipped, since it takes root: {test}");
+    if let Some(list) = std::env::var_os("HOTUPDATE_SKIPPED") {
+        let mut list = std::fs::File::options().append(true).open(list).unwrap();
+        list.write_all(format!("{test}\troot\tas root\n").as_bytes()).unwrap();
+    }
+    false
 }
 
 /// Runs a test that counts what the process has: alone, down to the descriptors of the runtime.

@@ -3,9 +3,10 @@
 //!
 //! Deliberately absent: hotctl, which escapes whatever it prints (`crates/hotctl/src/text.rs`).
 
-use crate::common::lies::{Fault, fails};
+use crate::common::lies::fails;
 use crate::common::peer::{Peer, join, status};
 use crate::common::{Folder, Log, eventually};
+use hotupdate::ErrorKind;
 use serde_json::{Value, json};
 
 /// Ends the line, begins one that looks like another, clears the screen, turns the direction of writing.
@@ -100,13 +101,13 @@ async fn a_caller_that_talks_nonsense() {
 #[test]
 fn what_an_incumbent_calls_itself_its_handoff_and_its_error() {
     let (log, _guard) = Log::begin();
-    fails(Fault::Refused, r"gave up: v2\r\n", async |impostor| {
+    fails(ErrorKind::Refused, r"gave up: v2\r\n", async |impostor| {
         let mut peer = impostor.accept().await;
         let error = json!({ "error": "io.hotupdate.X", "parameters": { "reason": FORGED } });
         peer.say(&error).await;
         peer
     });
-    fails(Fault::Refused, r"busy: successor 1 (v2\r\n", async |impostor| {
+    fails(ErrorKind::Refused, r"busy: successor 1 (v2\r\n", async |impostor| {
         let mut peer = impostor.accept().await;
         let successor = json!({ "instance": FORGED, "pid": 1, "version": FORGED });
         let refusal = json!({ "Busy": { "successor": successor, "doing": FORGED } });
@@ -114,7 +115,7 @@ fn what_an_incumbent_calls_itself_its_handoff_and_its_error() {
         peer.say(&error).await;
         peer
     });
-    fails(Fault::Misbehaved, "said `end_probation` in the middle", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "said `end_probation` in the middle", async |impostor| {
         let mut peer = impostor.accept().await;
         let incumbent = json!({ "instance": FORGED, "pid": 1, "version": FORGED });
         let joined = json!({

@@ -295,7 +295,7 @@ async fn the_oldest_is_hurried_when_there_are_too_many() {
     let mut one = client(address, "v1").await;
     let (_second, _) = folder.serve("v2").await;
     let mut two = client(address, "v2").await;
-    let timing = Timing { hurry: BRIEF, probation: Duration::ZERO, ..Timing::default() };
+    let timing = Timing::default().hurry(BRIEF).probation(Duration::ZERO);
     let builder = folder.builder("v3").timing(timing).max_draining(1);
     let (_third, _) = serve(builder.join().await.unwrap(), "v3").await;
     ends(&first).await;

@@ -11,5 +11,6 @@ mod life;
 mod log;
 mod skew;
 mod standstill;
+mod starting;
 mod state;
 mod undrain;

@@ -34,7 +34,7 @@ fn the_answer_of_a_predecessor_comes_before_the_deadline_that_has_passed() {
     let others = Builder::new_current_thread().enable_all().build().unwrap();
     others.block_on(async {
         let impostor = Impostor::at(&folder);
-        let timing = Timing { resume: RESUME, ..Timing::default() };
+        let timing = Timing::default().resume(RESUME);
         let builder = folder.builder("v2").timing(timing);
         let serves = service.spawn(async move {
             let mut starting = builder.join().await.unwrap();

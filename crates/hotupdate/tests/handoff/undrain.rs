@@ -64,7 +64,7 @@ async fn serve(folder: &Folder, name: u8) -> (Serving, SocketAddr, Seen) {
     let mut starting =
         folder.builder(&format!("v{}", char::from(name))).probation(LONG).join().await.unwrap();
     let listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
-    let (address, seen) = (listener.local_addr().unwrap(), Seen::default());
+    let (address, seen) = (listener.local_addr().ip().unwrap(), Seen::default());
     let taken = seen.clone();
     let go_on = move |connection, counted: u8| count(connection, name, counted, taken.clone());
     starting.on_migrated("count", go_on).unwrap();

@@ -40,9 +40,9 @@ pub(crate) fn survives(attack: impl AsyncFnOnce(&Folder)) {
 }
 
 pub(crate) fn impatient(builder: Builder) -> Builder {
-    builder.timing(Timing { hello: BRIEF, ..timing() })
+    builder.timing(timing().hello(BRIEF))
 }
 
 pub(crate) fn timing() -> Timing {
-    Timing { probation: Duration::ZERO, ..Timing::default() }
+    Timing::default().probation(Duration::ZERO)
 }

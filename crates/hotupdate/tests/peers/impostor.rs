@@ -8,9 +8,10 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use crate::common::lies::{Fault, fails, fails_with, honest, offer};
+use crate::common::lies::{fails, fails_with, honest, offer};
 use crate::common::peer::{Impostor, Peer, complete, control, listeners};
 use crate::common::{self, BRIEF, Folder, alone};
+use hotupdate::ErrorKind;
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::{Value, json};
 
@@ -30,7 +31,7 @@ fn without_a_lie_it_joins() {
         let impostor = Impostor::at(&folder);
         let (joined, _peer) = tokio::join!(folder.builder("v2").join(), honest(&impostor));
         let listener = joined.unwrap().tcp("http", "127.0.0.1:0").await.unwrap();
-        assert_eq!(listener.local_addr(), impostor.listener.local_addr().ok());
+        assert_eq!(listener.local_addr().ip(), impostor.listener.local_addr().ok());
     });
 }
 
@@ -38,7 +39,7 @@ fn without_a_lie_it_joins() {
 
 #[test]
 fn a_garbage_reply() {
-    fails(Fault::Misbehaved, "its reply to `Join`", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "its reply to `Join`", async |impostor| {
         let mut peer = impostor.accept().await;
         peer.send(b"220 mail.example.org ESMTP\0", &[]).await.unwrap();
         peer
@@ -47,7 +48,7 @@ fn a_garbage_reply() {
 
 #[test]
 fn a_reply_that_is_no_welcome() {
-    fails(Fault::Misbehaved, "its reply to `Join`", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "its reply to `Join`", async |impostor| {
         let mut peer = impostor.accept().await;
         peer.say(&json!({ "parameters": { "version": 1 } })).await;
         peer
@@ -56,7 +57,7 @@ fn a_reply_that_is_no_welcome() {
 
 #[test]
 fn a_reply_without_end() {
-    fails(Fault::Misbehaved, "more than 1048576 bytes", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "more than 1048576 bytes", async |impostor| {
         let mut peer = impostor.accept().await;
         let _ = peer.send(&vec![b' '; 10 << 20], &[]).await;
         peer
@@ -65,7 +66,7 @@ fn a_reply_without_end() {
 
 #[test]
 fn an_error_in_words() {
-    fails(Fault::Refused, "not on a Sunday", async |impostor| {
+    fails(ErrorKind::Refused, "not on a Sunday", async |impostor| {
         let mut peer = impostor.accept().await;
         let error = json!({ "error": "io.hotupdate.Sunday", "parameters": { "reason": "not on a Sunday" } });
         peer.say(&error).await;
@@ -86,14 +87,14 @@ async fn reply(impostor: &Impostor, version: u16, generation: u64) -> Peer {
 
 #[test]
 fn a_version_that_we_do_not_speak() {
-    fails(Fault::Incompatible, "it chose protocol version 7, we speak 1", async |impostor| {
+    fails(ErrorKind::PeerIncompatible, "it chose protocol version 7, we speak 1", async |impostor| {
         reply(impostor, 7, 2).await
     });
 }
 
 #[test]
 fn a_generation_that_nobody_can_follow() {
-    fails(Fault::Misbehaved, "gave the generation 18446744073709551615", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "gave the generation 18446744073709551615", async |impostor| {
         reply(impostor, 1, u64::MAX).await
     });
 }
@@ -102,7 +103,7 @@ fn a_generation_that_nobody_can_follow() {
 fn silence_instead_of_a_reply() {
     fails_with(
         |timing| timing.reply = BRIEF,
-        Fault::Refused,
+        ErrorKind::TimedOut,
         "deadline `reply`",
         async |impostor| impostor.accept().await,
     );
@@ -112,7 +113,7 @@ fn silence_instead_of_a_reply() {
 fn it_hangs_up_whenever_it_is_asked() {
     fails_with(
         |timing| timing.find = BRIEF,
-        Fault::Refused,
+        ErrorKind::TimedOut,
         "deadline `find`",
         async |impostor| {
             // Each drops the one before. It asks every 50 ms, so nobody comes for that long only when it has given up.
@@ -127,7 +128,7 @@ fn it_hangs_up_whenever_it_is_asked() {
 fn silence_instead_of_an_inventory() {
     fails_with(
         |timing| timing.batch = BRIEF,
-        Fault::Refused,
+        ErrorKind::TimedOut,
         "deadline `batch`",
         async |impostor| impostor.welcome().await,
     );
@@ -137,7 +138,7 @@ fn silence_instead_of_an_inventory() {
 fn silence_in_the_middle_of_an_inventory() {
     fails_with(
         |timing| timing.batch = BRIEF,
-        Fault::Refused,
+        ErrorKind::TimedOut,
         "deadline `batch`",
         async |impostor| offer(impostor, &impostor.listener).await,
     );
@@ -146,7 +147,7 @@ fn silence_in_the_middle_of_an_inventory() {
 #[test]
 fn a_connected_socket() {
     fails(
-        Fault::Misbehaved,
+        ErrorKind::PeerMisbehaved,
         "\"http\" is not a usable socket: a stream socket that does not listen",
         async |impostor| {
             let connected = TcpStream::connect(impostor.listener.local_addr().unwrap()).unwrap();
@@ -157,42 +158,42 @@ fn a_connected_socket() {
 
 #[test]
 fn a_file() {
-    fails(Fault::Misbehaved, "\"http\" is not a usable socket", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "\"http\" is not a usable socket", async |impostor| {
         offer(impostor, &tempfile::tempfile().unwrap()).await
     });
 }
 
 #[test]
 fn another_listener() {
-    fails(Fault::Misbehaved, "\"http\" is bound to 127.0.0.1:", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "\"http\" is bound to 127.0.0.1:", async |impostor| {
         offer(impostor, &TcpListener::bind("127.0.0.1:0").unwrap()).await
     });
 }
 
 #[test]
 fn a_udp_socket() {
-    fails(Fault::Misbehaved, "\"http\" is a udp and was announced as tcp", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "\"http\" is a udp and was announced as tcp", async |impostor| {
         offer(impostor, &UdpSocket::bind("127.0.0.1:0").unwrap()).await
     });
 }
 
 #[test]
 fn a_wrong_cookie() {
-    fails(Fault::Misbehaved, "and was announced as 7", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "and was announced as 7", async |impostor| {
         describe(impostor, |item| item["cookie"] = json!(7)).await
     });
 }
 
 #[test]
 fn a_wrong_address() {
-    fails(Fault::Misbehaved, "and was announced with 192.0.2.1:80", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "and was announced with 192.0.2.1:80", async |impostor| {
         describe(impostor, |item| item["address"] = json!("192.0.2.1:80")).await
     });
 }
 
 #[test]
 fn a_wrong_kind() {
-    fails(Fault::Misbehaved, "is a tcp and was announced as unix", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "is a tcp and was announced as unix", async |impostor| {
         describe(impostor, |item| item["kind"] = json!("unix")).await
     });
 }
@@ -200,7 +201,7 @@ fn a_wrong_kind() {
 #[test]
 fn an_impossible_name() {
     for name in [String::new(), "x".repeat(256)] {
-        fails(Fault::Misbehaved, "has an impossible name", async |impostor| {
+        fails(ErrorKind::PeerMisbehaved, "has an impossible name", async |impostor| {
             describe(impostor, |item| item["name"] = json!(name)).await
         });
     }
@@ -208,7 +209,7 @@ fn an_impossible_name() {
 
 #[test]
 fn the_same_name_twice() {
-    fails(Fault::Misbehaved, "the listener \"http\" is offered twice", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "the listener \"http\" is offered twice", async |impostor| {
         let mut peer = impostor.welcome().await;
         let fd = impostor.listener.as_fd();
         peer.say_with(&listeners(1, &[impostor.item("http"), impostor.item("http")]), &[fd, fd]).await;
@@ -218,17 +219,21 @@ fn the_same_name_twice() {
 
 #[test]
 fn too_few_descriptors() {
-    fails(Fault::Misbehaved, "a `listeners` message of 2 descriptors came with 1", async |impostor| {
-        let mut peer = impostor.welcome().await;
-        let items = [impostor.item("a"), impostor.item("b")];
-        peer.say_with(&listeners(1, &items), &[impostor.listener.as_fd()]).await;
-        peer
-    });
+    fails(
+        ErrorKind::PeerMisbehaved,
+        "a `listeners` message of 2 descriptors came with 1",
+        async |impostor| {
+            let mut peer = impostor.welcome().await;
+            let items = [impostor.item("a"), impostor.item("b")];
+            peer.say_with(&listeners(1, &items), &[impostor.listener.as_fd()]).await;
+            peer
+        },
+    );
 }
 
 #[test]
 fn too_many_descriptors() {
-    fails(Fault::Misbehaved, "1 descriptors came with 3", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "1 descriptors came with 3", async |impostor| {
         let mut peer = impostor.welcome().await;
         peer.say_with(&listeners(1, &[impostor.item("a")]), &[impostor.listener.as_fd(); 3]).await;
         peer
@@ -237,7 +242,7 @@ fn too_many_descriptors() {
 
 #[test]
 fn a_count_that_does_not_fit_the_items() {
-    fails(Fault::Misbehaved, "owns 1 descriptors and says 2", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "owns 1 descriptors and says 2", async |impostor| {
         let mut peer = impostor.welcome().await;
         let mut message = listeners(1, &[impostor.item("a")]);
         message["fds"] = json!(2);
@@ -248,7 +253,7 @@ fn a_count_that_does_not_fit_the_items() {
 
 #[test]
 fn more_items_than_a_message_may_have() {
-    fails(Fault::Misbehaved, "with 251 descriptors; the limit is 250", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "with 251 descriptors; the limit is 250", async |impostor| {
         let mut peer = impostor.welcome().await;
         let items: Vec<_> = (0..251).map(|n| impostor.item(&n.to_string())).collect();
         peer.say_with(&listeners(1, &items), &[impostor.listener.as_fd(); 251]).await;
@@ -258,7 +263,7 @@ fn more_items_than_a_message_may_have() {
 
 #[test]
 fn a_batch_out_of_turn() {
-    fails(Fault::Misbehaved, "said `listeners` in the middle of the inventory", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "said `listeners` in the middle of the inventory", async |impostor| {
         let mut peer = impostor.welcome().await;
         peer.say_with(&listeners(2, &[impostor.item("a")]), &[impostor.listener.as_fd()]).await;
         peer
@@ -267,7 +272,7 @@ fn a_batch_out_of_turn() {
 
 #[test]
 fn complete_without_the_control_socket() {
-    fails(Fault::Misbehaved, "said `complete`", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "said `complete`", async |impostor| {
         let mut peer = offer(impostor, &impostor.listener).await;
         peer.say(&complete(1)).await;
         peer
@@ -276,7 +281,7 @@ fn complete_without_the_control_socket() {
 
 #[test]
 fn control_without_a_lock() {
-    fails(Fault::Misbehaved, "the lock is not held", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "the lock is not held", async |impostor| {
         let mut peer = impostor.welcome().await;
         let [socket, _] = impostor.control();
         let other = std::fs::File::open(impostor.path().with_extension("sock.lock")).unwrap();
@@ -287,7 +292,7 @@ fn control_without_a_lock() {
 
 #[test]
 fn control_with_something_else() {
-    fails(Fault::Misbehaved, "the control listener is not a", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "the control listener is not a", async |impostor| {
         let mut peer = impostor.welcome().await;
         let [_, lock] = impostor.control();
         peer.say_with(&control(1), &[impostor.listener.as_fd(), lock]).await;
@@ -297,7 +302,7 @@ fn control_with_something_else() {
 
 #[test]
 fn control_of_another_path() {
-    fails(Fault::Misbehaved, "the control listener is bound to", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "the control listener is bound to", async |impostor| {
         let mut peer = impostor.welcome().await;
         let [_, lock] = impostor.control();
         let other = UnixListener::bind(impostor.path().with_extension("other")).unwrap();
@@ -330,13 +335,13 @@ async fn links(impostor: &Impostor, generations: &[u64]) -> Peer {
 #[test]
 fn two_processes_of_one_generation() {
     for generations in [&[1, 1][..], &[2]] {
-        fails(Fault::Misbehaved, "offered two processes of generation", async |impostor| {
+        fails(ErrorKind::PeerMisbehaved, "offered two processes of generation", async |impostor| {
             links(impostor, generations).await
         });
     }
     for generation in [3, 4] {
         let what = format!("offered a link to generation {generation} and gave 3");
-        fails(Fault::Misbehaved, &what, async |impostor| links(impostor, &[generation]).await);
+        fails(ErrorKind::PeerMisbehaved, &what, async |impostor| links(impostor, &[generation]).await);
     }
 }
 
@@ -350,7 +355,7 @@ async fn state(impostor: &Impostor, fd: OwnedFd) -> Peer {
 
 #[test]
 fn state_that_is_not_sealed() {
-    fails(Fault::Misbehaved, "the state \"hits\" is not sealed", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "the state \"hits\" is not sealed", async |impostor| {
         let fd = memfd_create("x", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
         std::fs::File::from(fd.try_clone().unwrap()).write_all(b"12").unwrap();
         state(impostor, fd).await
@@ -359,7 +364,7 @@ fn state_that_is_not_sealed() {
 
 #[test]
 fn state_that_is_a_socket() {
-    fails(Fault::Misbehaved, "the state \"hits\" is not a memfd", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "the state \"hits\" is not a memfd", async |impostor| {
         state(impostor, impostor.listener.try_clone().unwrap().into()).await
     });
 }

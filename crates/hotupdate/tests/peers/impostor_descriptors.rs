@@ -6,10 +6,10 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use crate::common::lies::{Fault, fails, honest, offer, recovers};
+use crate::common::lies::{fails, honest, offer, recovers};
 use crate::common::peer::{Impostor, Peer, complete, control, listeners, status};
 use crate::common::{self, Folder, Log, alone, answer, ask, descriptors, eventually};
-use hotupdate::Serving;
+use hotupdate::{ErrorKind, Serving};
 use serde_json::{Value, json};
 
 fn directory() -> OwnedFd {
@@ -24,21 +24,21 @@ fn pipe() -> OwnedFd {
 
 #[test]
 fn a_directory() {
-    fails(Fault::Misbehaved, "\"http\" is not a usable socket", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "\"http\" is not a usable socket", async |impostor| {
         offer(impostor, directory()).await
     });
 }
 
 #[test]
 fn a_pipe() {
-    fails(Fault::Misbehaved, "\"http\" is not a usable socket", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "\"http\" is not a usable socket", async |impostor| {
         offer(impostor, pipe()).await
     });
 }
 
 #[test]
 fn the_same_socket_under_two_names() {
-    fails(Fault::Misbehaved, "the listeners \"a\" and \"b\" are the same socket", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "the listeners \"a\" and \"b\" are the same socket", async |impostor| {
         let (mut peer, fd) = (impostor.welcome().await, impostor.listener.as_fd());
         peer.say_with(&listeners(1, &[impostor.item("a"), impostor.item("b")]), &[fd, fd]).await;
         peer
@@ -72,7 +72,7 @@ async fn owns(impostor: &Impostor, fds: [BorrowedFd<'_>; 2]) -> Peer {
 
 #[test]
 fn a_control_socket_in_blocking_mode() {
-    fails(Fault::Misbehaved, "the control listener is not a non-blocking", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "the control listener is not a non-blocking", async |impostor| {
         let [socket, lock] = impostor.control();
         rustix::io::ioctl_fionbio(socket, false).unwrap();
         owns(impostor, [socket, lock]).await
@@ -81,7 +81,7 @@ fn a_control_socket_in_blocking_mode() {
 
 #[test]
 fn the_control_socket_twice() {
-    fails(Fault::Misbehaved, "the lock is not a file", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "the lock is not a file", async |impostor| {
         let [socket, _] = impostor.control();
         owns(impostor, [socket, socket]).await
     });
@@ -89,7 +89,7 @@ fn the_control_socket_twice() {
 
 #[test]
 fn the_lock_twice() {
-    fails(Fault::Misbehaved, "the control listener is not a", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "the control listener is not a", async |impostor| {
         let [_, lock] = impostor.control();
         owns(impostor, [lock, lock]).await
     });
@@ -97,7 +97,7 @@ fn the_lock_twice() {
 
 #[test]
 fn a_lock_that_is_a_directory() {
-    fails(Fault::Misbehaved, "the lock is not a file", async |impostor| {
+    fails(ErrorKind::PeerMisbehaved, "the lock is not a file", async |impostor| {
         let ([socket, _], directory) = (impostor.control(), directory());
         owns(impostor, [socket, directory.as_fd()]).await
     });
@@ -106,7 +106,7 @@ fn a_lock_that_is_a_directory() {
 #[test]
 fn state_that_is_a_directory_or_a_pipe() {
     for fd in [directory, pipe] {
-        fails(Fault::Misbehaved, "the state \"hits\" is not a memfd", async |impostor| {
+        fails(ErrorKind::PeerMisbehaved, "the state \"hits\" is not a memfd", async |impostor| {
             let mut peer = impostor.welcome().await;
             let item = json!({ "name": "hits", "schema": "text", "length": 2 });
             let message = json!({ "type": "state", "batch": 1, "items": [item], "fds": 1 });

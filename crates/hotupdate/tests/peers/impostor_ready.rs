@@ -6,14 +6,14 @@
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use crate::common::lies::{Fault, honest, is_clear, recovers};
+use crate::common::lies::{honest, is_clear, recovers};
 use crate::common::peer::{Impostor, Peer};
 use crate::common::{BRIEF, Folder, alone, descriptors, eventually};
-use hotupdate::Timing;
+use hotupdate::{ErrorKind, Timing};
 use serde_json::json;
 
 /// Joins in earnest, says that it is ready, and is told this.
-fn ready_fails(whose: Fault, what: &str, timing: Timing, word: impl AsyncFnOnce(&mut Peer)) {
+fn ready_fails(whose: ErrorKind, what: &str, timing: Timing, word: impl AsyncFnOnce(&mut Peer)) {
     alone(async {
         let folder = Folder::new();
         let before = descriptors();
@@ -42,8 +42,10 @@ fn released_without_its_state() {
         "type": "released", "connections": {"idle": 0, "active": 0, "upgraded": 0}, "stopped_at_ns": 1, "links": [],
         "state": [{ "name": "hits", "schema": "text", "length": 2 }], "fds": 1,
     });
-    ready_fails(Fault::Misbehaved, "came with 0", Timing::default(), async |peer| peer.say(&released).await);
-    ready_fails(Fault::Misbehaved, "the state \"hits\" is not a", Timing::default(), async |peer| {
+    ready_fails(ErrorKind::PeerMisbehaved, "came with 0", Timing::default(), async |peer| {
+        peer.say(&released).await
+    });
+    ready_fails(ErrorKind::PeerMisbehaved, "the state \"hits\" is not a", Timing::default(), async |peer| {
         peer.say_with(&released, &[tempfile::tempfile().unwrap().as_fd()]).await;
     });
 }
@@ -51,14 +53,14 @@ fn released_without_its_state() {
 #[test]
 fn nonsense_instead_of_released() {
     ready_fails(
-        Fault::Misbehaved,
+        ErrorKind::PeerMisbehaved,
         "said `drained` where `released` was due",
         Timing::default(),
         async |peer| {
             peer.say(&json!({ "type": "drained", "forced": 0 })).await;
         },
     );
-    ready_fails(Fault::Misbehaved, "not a message", Timing::default(), async |peer| {
+    ready_fails(ErrorKind::PeerMisbehaved, "not a message", Timing::default(), async |peer| {
         peer.send(b"???\0", &[]).await.unwrap();
     });
 }
@@ -67,7 +69,7 @@ fn nonsense_instead_of_released() {
 #[test]
 fn released_too_late() {
     let why = " ago, and the incumbent serves again after 1 ms";
-    ready_fails(Fault::Refused, why, Timing::default(), async |peer| {
+    ready_fails(ErrorKind::Local, why, Timing::default(), async |peer| {
         let stopped = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let stopped_at_ns = stopped.tv_sec * 1_000_000_000 + stopped.tv_nsec;
         let begun = Instant::now();
@@ -82,6 +84,6 @@ fn released_too_late() {
 
 #[test]
 fn silence_instead_of_released() {
-    let timing = Timing { released: BRIEF, ..Timing::default() };
-    ready_fails(Fault::Refused, "deadline `released`", timing, async |_| {});
+    let timing = Timing::default().released(BRIEF);
+    ready_fails(ErrorKind::TimedOut, "deadline `released`", timing, async |_| {});
 }

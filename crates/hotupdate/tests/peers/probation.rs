@@ -32,7 +32,7 @@ async fn scene(probation: Duration) -> Scene {
 /// The first one has so many connections that all stay open.
 async fn crowded_scene(probation: Duration, clients: usize) -> Scene {
     let folder = Folder::new();
-    let timing = Timing { probation, write: BRIEF, ..Timing::default() };
+    let timing = Timing::default().probation(probation).write(BRIEF);
     let starting = folder.builder("v1").timing(timing).join().await.unwrap();
     let (first, address) = serve(starting, "v1").await;
     assert_eq!(ask(address).await, "v1");

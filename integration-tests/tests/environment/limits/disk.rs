@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::{env, io};
 
 use integration_tests::client::who_answers;
+use integration_tests::process::needs::{NAMESPACES, ROOT, have};
 use integration_tests::process::{Exit, binary, eventually};
 use integration_tests::steady::Steady;
 use integration_tests::{Sandbox, Service, Status, hotctl};
@@ -87,7 +88,7 @@ fn address(status: &Status) -> SocketAddr {
 
 #[test]
 fn under_the_log() {
-    if !is_inside("limits::disk::under_the_log") {
+    if !have(&[ROOT, NAMESPACES]) || !is_inside("limits::disk::under_the_log") {
         return;
     }
     let sandbox = Sandbox::new();
@@ -122,7 +123,7 @@ fn under_the_log() {
 
 #[test]
 fn under_the_control_socket() {
-    if !is_inside("limits::disk::under_the_control_socket") {
+    if !have(&[ROOT, NAMESPACES]) || !is_inside("limits::disk::under_the_control_socket") {
         return;
     }
     let sandbox = Sandbox::new();

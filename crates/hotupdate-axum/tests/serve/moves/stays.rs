@@ -2,9 +2,6 @@
 //!
 //! Deliberately absent: those that a body holds back, see [`super::bodies`].
 
-use axum::Router;
-use axum::routing::get;
-
 use super::HEAD;
 use crate::server::{MOVING, PATIENT, Server, until, within};
 
@@ -42,6 +39,22 @@ async fn a_successor_that_does_not_know_of_moves() {
     drop(client);
     assert_eq!(server.drained().await, 0);
     assert_eq!(new.hot.connections().adopted(), 0);
+}
+
+#[tokio::test]
+async fn a_successor_that_accepts_those_of_another_listener() {
+    let server = Server::start(MOVING).await;
+    let mut client = server.client().await;
+    client.is_answered_by("old").await;
+    let (_listener, mut starting) = server.successor(MOVING).await;
+    starting.on_migrated_bytes("http/1.1", Some("another"), |_| None).unwrap();
+    let new = starting.ready().await.unwrap();
+    within(server.hot.drain().started()).await;
+    while !client.get("/").await.says_close() {}
+    client.ends().await;
+    drop(client);
+    assert_eq!(server.drained().await, 0);
+    assert_eq!(new.connections().adopted(), 0);
 }
 
 #[tokio::test]

@@ -47,21 +47,19 @@ pub(super) fn local(u: &mut Unstructured<'_>) -> Result<Local> {
     let timing = if u.arbitrary()? {
         Timing::default()
     } else {
-        Timing {
-            reply: wait(u)?,
-            batch: wait(u)?,
-            lease: wait(u)?,
-            standby: wait(u)?,
-            stop: wait(u)?,
-            serving: wait(u)?,
-            released: wait(u)?,
-            probation: wait(u)?,
-            drain: wait(u)?,
-            force: wait(u)?,
-            resume: wait(u)?,
-            hurry: wait(u)?,
-            ..Timing::default()
-        }
+        Timing::default()
+            .reply(wait(u)?)
+            .batch(wait(u)?)
+            .lease(wait(u)?)
+            .standby(wait(u)?)
+            .stop(wait(u)?)
+            .serving(wait(u)?)
+            .released(wait(u)?)
+            .probation(wait(u)?)
+            .drain(wait(u)?)
+            .force(wait(u)?)
+            .resume(wait(u)?)
+            .hurry(wait(u)?)
     };
     let versions = Versions { min: 2, max: 3 };
     let max_draining = u.int_in_range(0..=3)?;

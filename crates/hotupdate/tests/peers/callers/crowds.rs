@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: thousands, see `integration-tests/tests/campaigns/abuse.rs`.
 
-use hotupdate::{Builder, Timing};
+use hotupdate::Builder;
 use serde_json::{Value, json};
 
 use super::{impatient, survives, survives_with, timing};
@@ -40,7 +40,7 @@ fn more_watchers_than_there_are_places_for() {
 #[test]
 fn lists_of_connections_without_end() {
     survives_with(
-        |builder| builder.timing(Timing { write: std::time::Duration::from_millis(1), ..timing() }),
+        |builder| builder.timing(timing().write(std::time::Duration::from_millis(1))),
         async |folder| {
             let list = async || {
                 let mut peer = Peer::connect(&folder.control()).await;
@@ -65,7 +65,7 @@ fn lists_of_connections_without_end() {
 #[test]
 fn a_watcher_that_does_not_read() {
     survives_with(
-        |builder| builder.timing(Timing { write: BRIEF, ..timing() }),
+        |builder| builder.timing(timing().write(BRIEF)),
         async |folder| {
             let mut watcher = Peer::connect(&folder.control()).await;
             watcher.say(&json!({ "method": "io.hotupdate.Monitor", "more": true })).await;
@@ -90,7 +90,7 @@ async fn ask_status(folder: &Folder) -> Value {
 #[test]
 fn three_hundred_silent_callers() {
     // None of them runs out of time before the last has come, however slow the machine is.
-    let patient = |builder: Builder| builder.timing(Timing { hello: SOON, ..timing() });
+    let patient = |builder: Builder| builder.timing(timing().hello(SOON));
     survives_with(patient, async |folder| {
         let (log, _guard) = Log::begin();
         let mut silent = Vec::new();
