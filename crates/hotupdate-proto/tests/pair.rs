@@ -15,6 +15,9 @@ mod refusals;
 #[path = "pair/deadlines.rs"]
 mod deadlines;
 
+#[path = "pair/hook.rs"]
+mod hook;
+
 #[path = "pair/commands.rs"]
 mod commands;
 
