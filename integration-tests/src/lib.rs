@@ -15,7 +15,7 @@
 //! 8. [`crash`]: a fault at each system call of a handoff
 
 pub mod process;
-pub use process::{Outcome, Sandbox, Service, Serving, eventually, hotctl};
+pub use process::{Outcome, SOON, Sandbox, Service, Serving, eventually, hotctl};
 
 pub mod status;
 pub use status::Status;

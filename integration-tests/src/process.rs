@@ -3,7 +3,7 @@
 //! Deliberately absent: sleeping. Whoever waits does so in [`eventually`].
 
 mod eventually;
-pub use eventually::eventually;
+pub use eventually::{SOON, eventually};
 
 mod sandbox;
 pub use sandbox::{Sandbox, binary};
@@ -23,3 +23,5 @@ pub use operator::{Operator, Outcome, hotctl, spawn_hotctl};
 
 mod facts;
 pub use facts::Facts;
+
+pub mod needs;

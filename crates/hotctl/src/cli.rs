@@ -1,84 +1,88 @@
-//! What can be asked on the command line: one definition for parsing, help, completions and the man page.
+//! The command line: one definition for parsing, help, completions and the man page.
 //!
-//! Deliberately absent: the inner half of `handoff -- COMMAND`, see [`crate::commands::detach`].
+//! Deliberately absent: the hidden arguments with which hotctl starts itself, see
+//! [`crate::commands::detach`].
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::commands::hold::Place;
+use crate::listen_spec::ListenSpec;
+use crate::report::Color;
 
 const ABOUT: &str = "\
 See and steer hot updates of running services.
 
-A service that was built with hotupdate listens on a control socket. hotctl asks it who serves, replaces it by a new \
-version while no client notices, and takes that back.";
+A service that was built with hotupdate listens on a control socket. hotctl shows which process serves, \
+replaces it by a new version while no client notices, and rolls that back.";
 
 const EXAMPLES: &str = "\
 Examples:
-  # What is there?
+  # Find running services
   hotctl list
-  # Who serves, who drains, what went wrong last?
+  # Which process serves, which are draining, why the last handoff failed
   hotctl status
-  # See it live
+  # The same, live
   hotctl watch
-  # Replace the running version; if this fails, it serves on
+  # Replace the running version; if this fails, the running version keeps serving
   hotctl handoff -- ./server-v2 --port 80
   # Clients wait instead of being refused, even if the last process crashes
   hotctl hold --socket ./control.sock --listen http=0.0.0.0:80 -- ./server
-  # The new version is bad: the old one serves again
+  # The new version is bad: return to the old one
   hotctl rollback
-  # Do not wait longer for the old version's connections
+  # Close what the old version still has open, in 10 s at the latest
   hotctl drain --deadline 10";
 
 const EXIT_CODES: &str = "\
 Exit codes:
     0  done
     1  refused, failed or rolled back: the old version still serves
-    2  usage
-    3  nobody listens there
+    2  usage error
+    3  no service listens on the control socket
     4  timed out
   130  interrupted
 
-Data goes to stdout, talk to stderr. An error is one line that says who serves now.";
+Data goes to stdout, messages go to stderr. An error is one line that also says which process serves now.";
 
 const HANDOFF: &str = "\
 Examples:
-  # Start a new version, wait until it serves
+  # Start a new version and wait until it serves
   hotctl handoff -- ./server-v2 --port 80
-  # The same with its output in a file
+  # The same, with its output in a file
   hotctl handoff --log v2.log -- ./server-v2
-  # Wait until the old version is gone, too
+  # Wait until the old version has drained, too
   hotctl handoff --until drained -- ./server-v2
-  # Release the successor that stands by
+  # Release the successor that is in standby
   hotctl handoff
-  # For how many nanoseconds did nobody accept?
+  # How many nanoseconds did new connections wait, at most?
   hotctl --json handoff --log v2.log -- ./server-v2 | jq .gap_ns
 
-COMMAND runs in a session of its own and outlives hotctl. It may be a wrapper script: hotctl recognises the new \
-version by the environment variable HOTUPDATE_ATTEMPT, which the library passes on.";
+COMMAND runs in a session of its own and outlives hotctl. It may be a wrapper script: hotctl recognises \
+the new version by the environment variable HOTUPDATE_ATTEMPT, which the library passes on.";
 
 const HOLD: &str = "\
-What it does, and it does nothing else:
-  * It opens the listening sockets and never accepts from them. As long as it runs, a client that connects waits in the \
-queue of the socket instead of being refused, whatever becomes of the service.
-  * It starts COMMAND, which gets the sockets as a socket unit of systemd passes them (LISTEN_FDS, LISTEN_FDNAMES, \
-LISTEN_PID): a service built with hotupdate that asks for a listener of that name has it, and every later version, \
-whoever starts it, gets the same socket from the version before.
-  * It watches the lock of the control socket (--socket, required). When the lock is free nobody serves, whichever \
-process it was. If the control socket is still there, the service crashed: COMMAND is started again, the first time at \
-once, then after 0.1 s and twice as long each time, up to 5 s. Who serves for 10 s makes that start anew. After \
---restarts it gives up.
-  * If the control socket is gone, the service was stopped on purpose (`hotctl stop`, SIGTERM): the sockets are closed, \
-and hold ends as COMMAND did. That COMMAND ends after a hot update is no reason for anything: the new version serves.
-  * A COMMAND that ends with status 0 before it served is finished, and so is hold: it has to stay in the foreground.
-  * SIGTERM and SIGINT are passed on to COMMAND; if another process serves by now, it is told to stop, as by `hotctl \
-stop`. Then hold waits for both. A second signal does not wait for what COMMAND did not start.
+What it does:
+  * It opens the listening sockets and never accepts from them. As long as it runs, a client that connects \
+while the service is down waits in the queue of the socket instead of being refused.
+  * It starts COMMAND, which gets the sockets as a socket unit of systemd passes them (LISTEN_FDS, \
+LISTEN_FDNAMES, LISTEN_PID): a service built with hotupdate that opens a listener of that name gets this \
+socket, and every later version gets the same socket from the version before it, however it is started.
+  * It watches the lock of the control socket (--socket, required), which the serving process holds. When \
+the lock is free but the control socket still exists, the service has crashed: COMMAND is started again, \
+the first time at once, then after 0.1 s and twice as long each time, up to 5 s. A service that ran for 10 \
+s is stable; the restart count resets. After --restarts restarts in a row hold gives up.
+  * When the control socket has been removed, the service was stopped on purpose (`hotctl stop`, SIGTERM): \
+hold closes the sockets and exits as COMMAND did. That COMMAND exits after a hot update changes nothing: \
+the new version serves.
+  * A COMMAND that exits with status 0 before it served ends hold, too: it has to stay in the foreground.
+  * SIGTERM and SIGINT are passed on to COMMAND; if a later version serves by now, it is told to stop, as \
+by `hotctl stop`. Then hold waits for both. After a second signal it waits only for COMMAND.
 
-COMMAND runs in a session of its own. If hold itself is killed, the service goes on, without a keeper. COMMAND should be \
-a path that a deploy replaces: after a crash it is what is started.
+COMMAND runs in a session of its own. If hold itself is killed, the service keeps running, without a \
+keeper. COMMAND should be a path that a deploy replaces, because it is started again after a crash.
 
 Examples:
   hotctl hold --socket /run/shop/control.sock --listen http=0.0.0.0:80 -- /opt/shop/server
@@ -86,14 +90,14 @@ Examples:
 
 Exit codes:
   those of COMMAND (128 + N if signal N killed it), and
-    1  it could not begin: somebody serves already, an address is taken, COMMAND cannot be run
-    2  usage
-    3  it gave up: nobody serves";
+    1  it could not begin: a service is running already, an address is in use, COMMAND cannot be run
+    2  usage error
+    3  it gave up: the service is down";
 
 const ROLLBACK: &str = "\
-For some seconds after a handoff (its probation) the old version keeps the listening sockets and takes over again \
-when asked. `hotctl status` says whether it still can. After that, hand off to the old version: \
-hotctl handoff -- ./server-v1";
+For some seconds after a handoff (its probation) the old version keeps the listening sockets and can take \
+over again. `hotctl status` says whether it still can. After that, hand off to the old version: hotctl \
+handoff -- ./server-v1";
 
 fn examples(examples: &str) -> String {
     format!("{examples}\n\n{EXIT_CODES}")
@@ -101,9 +105,10 @@ fn examples(examples: &str) -> String {
 
 /// See and steer hot updates of running services.
 #[derive(Debug, Parser)]
-#[command(name = "hotctl", version, long_about = ABOUT, after_long_help = examples(EXAMPLES), max_term_width = 100)]
+#[command(name = "hotctl", version, max_term_width = 100)]
+#[command(long_about = ABOUT, after_long_help = examples(EXAMPLES))]
 pub(crate) struct Cli {
-    /// The control socket [default: the only one in $XDG_RUNTIME_DIR or /run, or one level below]
+    /// The control socket [default: the only one in $XDG_RUNTIME_DIR or /run, or one directory below]
     #[arg(long, global = true, env = "HOTUPDATE_SOCKET", hide_env_values = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 
@@ -123,39 +128,51 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// When to use colour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Color {
-    /// On a terminal, unless NO_COLOR is set
-    Auto,
-    Always,
-    Never,
+impl Cli {
+    /// Parses the command line.
+    pub(crate) fn of(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let arguments: Vec<_> = arguments.into_iter().collect();
+        let ends_with_dashes = arguments.last().is_some_and(|last| last == "--");
+        let cli = Self::try_parse_from(arguments)?;
+        let command = match &cli.command {
+            Command::Handoff(Handoff { command, .. }) | Command::Hold(Hold { command, .. }) => {
+                command.as_slice()
+            }
+            _ => &[],
+        };
+        // A variable of a script that is empty: without COMMAND, `handoff` would release a successor.
+        let is_missing = matches!(cli.command, Command::Handoff(_)) && command.is_empty() && ends_with_dashes;
+        match is_missing || command.first().is_some_and(|program| program.is_empty()) {
+            true => Err(Self::command().error(ErrorKind::InvalidValue, "COMMAND is empty")),
+            false => Ok(cli),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Who serves, who waits, who drains, and how the last handoff went
+    /// Every generation of the service with its connections, the listeners, and how the last handoff went
     Status,
-    /// Every open connection, of every generation that is left
+    /// Every open connection, of every generation that still runs
     Connections,
-    /// Replace the running version, by COMMAND or by the successor that stands by
+    /// Replace the running version by COMMAND, or by the successor that is in standby
     #[command(after_long_help = examples(HANDOFF))]
     Handoff(Handoff),
-    /// Hold the listening sockets, and start COMMAND again when nobody serves any more
+    /// Hold the listening sockets, and start COMMAND again when the service crashes
     #[command(after_long_help = HOLD)]
     Hold(Hold),
-    /// End the handoff that is under way, before its release; the running version serves on
+    /// Abort the handoff that is under way, before its release; the running version keeps serving
     Abort,
-    /// Give the service back to the version that served before
+    /// Return to the version that served before
     #[command(after_long_help = examples(ROLLBACK))]
     Rollback,
-    /// Make the versions that drain finish in time; what is open then is closed
+    /// Give the versions that are draining a deadline; what is open then is closed
     Drain(Drain),
-    /// Stop the service: no more connections, drain, exit
+    /// Stop the service: stop accepting, drain, exit
     Stop(Stop),
     /// The service as it changes: generations, rates, drains, events; `q` quits
     Watch,
-    /// Every control socket in $XDG_RUNTIME_DIR and /run, and who serves there
+    /// Every control socket in $XDG_RUNTIME_DIR and /run, and the process that serves there
     List,
     /// Shell completions on stdout
     Completions {
@@ -199,7 +216,7 @@ pub(crate) struct Handoff {
     #[arg(long, value_name = "FILE", requires = "command")]
     pub(crate) log: Option<PathBuf>,
 
-    /// The new version and its arguments; without it, the successor that stands by is released
+    /// The new version and its arguments; without it, the successor that is in standby is released
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
@@ -207,8 +224,8 @@ pub(crate) struct Handoff {
 #[derive(Debug, Args)]
 pub(crate) struct Hold {
     /// A listening socket: its name, and HOST:PORT or the path of a Unix socket; may be given several times
-    #[arg(long, value_name = "NAME=ADDRESS", required = true, value_parser = Place::parse)]
-    pub(crate) listen: Vec<Place>,
+    #[arg(long, value_name = "NAME=ADDRESS", required = true, value_parser = ListenSpec::parser())]
+    pub(crate) listen: Vec<ListenSpec>,
 
     /// How often in a row COMMAND is started again
     #[arg(long, value_name = "NUMBER", default_value_t = 10)]
@@ -219,12 +236,12 @@ pub(crate) struct Hold {
     pub(crate) command: Vec<OsString>,
 }
 
-/// How far a handoff is waited for.
+/// Which state of a handoff `handoff` waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Until {
     /// The new version serves
     Serving,
-    /// The old version has nothing left and is gone
+    /// The old version has drained and exited
     Drained,
 }
 
@@ -241,7 +258,7 @@ pub(crate) struct Stop {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) deadline: Option<Duration>,
 
-    /// Wait until nobody listens on the control socket any more
+    /// Wait until the service has stopped
     #[arg(long)]
     pub(crate) wait: bool,
 }
@@ -257,8 +274,6 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -1,8 +1,10 @@
-//! Varlink calls over the control socket: one JSON object and a NUL byte each way, and a deadline for everything.
+//! Varlink calls over the control socket: one JSON object and a NUL byte each way, and a deadline for
+//! everything.
 //!
-//! Deliberately absent: retries and meaning. Who asks knows whether asking twice is harmless.
+//! Deliberately absent: retries. Only the caller knows whether a second call is harmless.
 
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,7 +22,7 @@ use crate::exit::{Exit, Failure};
 /// The shortest timeout that the kernel takes for one; zero would mean "for ever" (socket(7)).
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// Why a call has no answer.
+/// Why a call failed.
 #[derive(Debug)]
 pub(crate) enum CallError {
     /// No connection to the control socket.
@@ -50,29 +52,35 @@ impl From<CallError> for Failure {
             }
             CallError::TimedOut { path, after } => {
                 let after = crate::text::duration(after);
-                Self::new(Exit::TimedOut, format!("no answer from {} in {after}", path.display()))
+                Self::new(
+                    Exit::TimedOut,
+                    format!("timed out after {after}: no answer from {}", path.display()),
+                )
             }
             CallError::Interrupted => Self::new(Exit::Interrupted, "interrupted"),
         }
     }
 }
 
-fn unreachable_socket(path: &Path, source: &io::Error) -> Failure {
+pub(crate) fn unreachable_socket(path: &Path, source: &io::Error) -> Failure {
     let path = path.display();
     let why = crate::text::os_error(source);
     match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::new(
-            Exit::Nobody,
-            format!("nobody listens on {path} ({why}); start the service, or find others with `hotctl list`"),
+            Exit::NotRunning,
+            format!(
+                "no service listens on {path} ({why}); start it, or find running ones with `hotctl list`"
+            ),
         ),
         io::ErrorKind::PermissionDenied => Failure::refused(format!(
             "not allowed to connect to {path} ({why}); be the user that owns the service, or root"
         )),
-        io::ErrorKind::WouldBlock => {
-            Failure::new(Exit::TimedOut, format!("nobody takes connections on {path}: its queue is full"))
-        }
+        io::ErrorKind::WouldBlock => Failure::new(
+            Exit::TimedOut,
+            format!("timed out: {path} accepts no connections (its queue is full)"),
+        ),
         io::ErrorKind::InvalidInput | io::ErrorKind::InvalidFilename => {
-            Failure::new(Exit::Usage, format!("{path} cannot be a socket: {why}"))
+            Failure::new(Exit::Usage, format!("{path} is no control socket: {why}"))
         }
         _ => Failure::refused(format!("cannot connect to {path}: {why}")),
     }
@@ -86,11 +94,14 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects within `limit`. The standard library would wait for ever where the backlog is full, which is what a
-    /// stopped process looks like.
+    /// Connects within `limit`. The standard library would wait for ever where the backlog is full, which is
+    /// what a stopped process looks like.
     pub(crate) fn connect(path: &Path, limit: Duration) -> Result<Self, CallError> {
-        let stream = open(path, limit)
-            .map_err(|source| CallError::Unreachable { path: path.to_owned(), source: source.into() })?;
+        let stream = open(path, limit).map_err(|source| {
+            // connect(2) says "Connection refused" of everything that is no socket.
+            let source = check_kind(path).err().unwrap_or_else(|| source.into());
+            CallError::Unreachable { path: path.to_owned(), source }
+        })?;
         Ok(Self { path: path.to_owned(), stream, decoder: Decoder::default() })
     }
 
@@ -108,7 +119,8 @@ impl Client {
         let call = Call { method: method.to_owned(), parameters, oneway: false, more, upgrade: false };
         let bytes = frame::encode(&call).map_err(|error| self.garbled(error.to_string()))?;
         match self.stream.write_all(&bytes) {
-            // Whoever is not allowed is told so before it has said anything: what the other side said last comes next.
+            // A caller that is not permitted is told so before it has sent anything; the reply is still to be
+            // read.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             sent => sent.map_err(|_| CallError::Closed { path: self.path.clone() }),
         }
@@ -158,6 +170,18 @@ impl Client {
     }
 }
 
+/// An error if something else than a socket is at the path.
+pub(crate) fn check_kind(path: &Path) -> io::Result<()> {
+    let what = match std::fs::metadata(path).map(|metadata| metadata.file_type()) {
+        Err(_) => return Ok(()),
+        Ok(kind) if kind.is_socket() => return Ok(()),
+        Ok(kind) if kind.is_dir() => "it is a directory",
+        Ok(kind) if kind.is_file() => "it is a file",
+        Ok(_) => "it is something else",
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+}
+
 fn open(path: &Path, limit: Duration) -> rustix::io::Result<UnixStream> {
     let address = SocketAddrUnix::new(path)?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -200,7 +224,7 @@ mod tests {
 
     /// Root may connect to everything, and tests may run as root, so this one has to be told.
     #[test]
-    fn not_allowed_is_not_nobody() {
+    fn not_permitted_is_not_absent() {
         let failure = unreachable_socket(Path::new("/run/x.sock"), &io::Error::from_raw_os_error(13));
         assert_eq!(failure.exit, Exit::Refused);
         assert!(

@@ -1,17 +1,15 @@
-//! The commands: from the command line to what is done.
-//!
-//! Deliberately absent: the words for failures, which belong to each command.
+//! The commands: one module each, and the dispatch from the command line.
 
 mod change;
 mod connections;
 pub(crate) mod detach;
 mod drained;
-mod endings;
+mod failure_lines;
 mod generate;
 mod handoff;
-pub(crate) mod hold;
+mod hold;
 mod list;
-mod ordinary;
+mod simple;
 mod start;
 mod status;
 mod stop;
@@ -26,7 +24,7 @@ use crate::exit::{Exit, Failure};
 use crate::find;
 use crate::report::Report;
 
-/// Does what was asked.
+/// Runs the command.
 pub(crate) fn run(cli: Cli, report: &Report) -> Result<Exit, Failure> {
     let Cli { socket, json: _, color: _, timeout, command } = cli;
     let context = |socket: Option<PathBuf>| {
@@ -34,7 +32,7 @@ pub(crate) fn run(cli: Cli, report: &Report) -> Result<Exit, Failure> {
         Context::new(socket, report, timeout)
     };
     let done = match command {
-        // It ends as its command does.
+        // It exits as its COMMAND does.
         Command::Hold(hold) => return hold::run(socket, report, timeout, &hold),
         Command::Completions { shell } => generate::completions(report, shell),
         Command::Man { command } => generate::man(report, command.as_deref()),
@@ -42,9 +40,9 @@ pub(crate) fn run(cli: Cli, report: &Report) -> Result<Exit, Failure> {
         Command::Status => status::run(&context(socket)?),
         Command::Connections => connections::run(&context(socket)?),
         Command::Handoff(handoff) => handoff::run(&context(socket)?, &handoff),
-        Command::Abort => ordinary::abort(&context(socket)?),
-        Command::Rollback => ordinary::rollback(&context(socket)?),
-        Command::Drain(drain) => ordinary::drain(&context(socket)?, &drain),
+        Command::Abort => simple::abort(&context(socket)?),
+        Command::Rollback => simple::rollback(&context(socket)?),
+        Command::Drain(drain) => simple::drain(&context(socket)?, &drain),
         Command::Stop(stop) => stop::run(&context(socket)?, &stop),
         Command::Watch => watch::run(&context(socket)?),
     };

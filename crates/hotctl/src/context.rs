@@ -1,6 +1,4 @@
-//! What every command has at hand: the socket, how long it may wait, whether Ctrl-C was pressed, how to report.
-//!
-//! Deliberately absent: anything that changes; a command keeps its own state.
+//! What every command needs: the control socket, the timeouts, whether Ctrl-C was pressed, and the report.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,24 +15,24 @@ use crate::client::{CallError, Client};
 use crate::exit::{Exit, Failure};
 use crate::report::Report;
 
-/// How long an answer may take that only needs a look. A service that needs longer is in trouble, and so is its caller.
+/// The timeout of a call that changes nothing, such as `Status`.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// How long a change may take: longer than the default lease of a successor (60 s), so that the service gives up first
-/// and says why.
+/// The timeout of a change: longer than the default lease of a successor (60 s), so that the service gives up
+/// first and says why.
 const CHANGE: Duration = Duration::from_secs(90);
 
-/// How long a look beside the main thing may take, such as who serves after an error.
-const GLANCE: Duration = Duration::from_secs(2);
+/// The timeout of [`Context::try_status`].
+const TRY_STATUS: Duration = Duration::from_secs(2);
 
-/// How often it is asked who serves, if the connection ends instead of an answer: whoever was asked has died or handed over in
-/// that moment, and the next one answers.
-const QUESTIONS: usize = 3;
+/// How often `Status` is called when the connection ends instead of an answer: the process that was asked has
+/// crashed or handed off in that moment, and the next one answers.
+const ATTEMPTS: usize = 3;
 
-/// The rhythm in which hotctl looks up from waiting: for Ctrl-C, for a child that ended.
+/// How often hotctl checks for Ctrl-C and for the exit of a child while it waits.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 
-/// Looks in this rhythm until there is something to say, or the time is over; once at least.
+/// Polls until `look` returns something or `until` has passed; at least once.
 pub(crate) fn look_until<T>(until: Instant, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     loop {
         let seen = look();
@@ -52,7 +50,7 @@ pub(crate) struct Nothing {}
 /// See [`Nothing`].
 pub(crate) const NOTHING: Nothing = Nothing {};
 
-/// See the head of this file.
+/// What every command needs.
 pub(crate) struct Context<'a> {
     pub(crate) socket: PathBuf,
     pub(crate) report: &'a Report,
@@ -66,7 +64,7 @@ struct StatusReply {
 }
 
 impl<'a> Context<'a> {
-    /// The first Ctrl-C asks the waits to end, the second one ends hotctl where it stands.
+    /// The first Ctrl-C ends the current wait, the second one ends hotctl at once.
     pub(crate) fn new(
         socket: PathBuf,
         report: &'a Report,
@@ -77,11 +75,11 @@ impl<'a> Context<'a> {
         let (signal, code) = (signal_hook::consts::SIGINT, Exit::Interrupted.code());
         signal_hook::flag::register_conditional_shutdown(signal, code.into(), Arc::clone(interrupt))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(interrupt)))
-            .map_err(|error| Failure::refused(format!("cannot listen to SIGINT: {error}")))?;
+            .map_err(|error| Failure::refused(format!("cannot handle SIGINT: {error}")))?;
         Ok(context)
     }
 
-    /// For a command that deals with signals itself.
+    /// For a command that handles signals itself.
     pub(crate) fn without_interrupt(socket: PathBuf, report: &'a Report, timeout: Option<Duration>) -> Self {
         Self { socket, report, timeout, interrupt: Arc::new(AtomicBool::new(false)) }
     }
@@ -91,24 +89,25 @@ impl<'a> Context<'a> {
         self.interrupt.load(Ordering::Relaxed)
     }
 
-    /// How long a change may take.
-    pub(crate) fn patience(&self) -> Duration {
+    /// The timeout of a change.
+    pub(crate) fn change_timeout(&self) -> Duration {
         self.timeout.unwrap_or(CHANGE)
     }
 
-    /// How long an answer may take.
-    pub(crate) fn answer(&self) -> Duration {
+    /// The timeout of a call that changes nothing.
+    pub(crate) fn answer_timeout(&self) -> Duration {
         self.timeout.unwrap_or(ANSWER)
     }
 
-    /// Who serves, and everything else that the service knows of itself.
+    /// The status of the service.
     pub(crate) fn status(&self) -> Result<Status, CallError> {
-        self.ask(self.answer())
+        self.ask(self.answer_timeout())
     }
 
-    /// The same beside something else, so it may fail and must not take long.
-    pub(crate) fn glance(&self) -> Option<Status> {
-        self.ask(GLANCE.min(self.answer())).ok()
+    /// The status if the service answers soon; for use beside something else, which must not fail or wait
+    /// because of it.
+    pub(crate) fn try_status(&self) -> Option<Status> {
+        self.ask(TRY_STATUS.min(self.answer_timeout())).ok()
     }
 
     fn ask(&self, limit: Duration) -> Result<Status, CallError> {
@@ -116,13 +115,13 @@ impl<'a> Context<'a> {
         loop {
             asked += 1;
             match self.call("Status", &NOTHING, limit) {
-                Err(CallError::Closed { .. }) if asked < QUESTIONS => {}
+                Err(CallError::Closed { .. }) if asked < ATTEMPTS => {}
                 answer => return answer.map(|StatusReply { status }| status),
             }
         }
     }
 
-    /// One question, one answer.
+    /// One call, one reply.
     pub(crate) fn call<P: Serialize, T: DeserializeOwned>(
         &self,
         method: &str,
@@ -134,7 +133,7 @@ impl<'a> Context<'a> {
         self.reply(&mut client, until, limit).map(|(value, _)| value)
     }
 
-    /// Connects and asks; the replies are for the caller to take.
+    /// Connects and sends a call; the caller receives the replies.
     pub(crate) fn open<P: Serialize>(
         &self,
         method: &str,
@@ -147,7 +146,7 @@ impl<'a> Context<'a> {
         Ok(client)
     }
 
-    /// The next reply by `until`, looking up for Ctrl-C.
+    /// The next reply by `until`, or an error on Ctrl-C.
     pub(crate) fn reply<T: DeserializeOwned>(
         &self,
         client: &mut Client,
@@ -167,11 +166,11 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The failure that an error of a call comes to; where the service still answers, with who serves.
+    /// The failure for an error of a call; with the process that serves, if the service still answers.
     pub(crate) fn failure(&self, error: CallError) -> Failure {
-        let worth_a_look = !matches!(error, CallError::Unreachable { .. });
+        let reachable = !matches!(error, CallError::Unreachable { .. });
         let failure = Failure::from(error);
-        match worth_a_look.then(|| self.glance()).flatten() {
+        match reachable.then(|| self.try_status()).flatten() {
             Some(status) => failure.still(&status.serving.process),
             None => failure,
         }

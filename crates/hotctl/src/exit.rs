@@ -1,6 +1,5 @@
-//! What a script learns from hotctl: six exit codes (and those of a command that it held), and one line that says what is the matter and who serves now.
-//!
-//! Deliberately absent: printing, see [`crate::report`].
+//! What a script learns from hotctl: six exit codes (and those of a COMMAND under `hold`), and one line that
+//! says what went wrong and which process serves now.
 
 use std::fmt;
 use std::io;
@@ -11,19 +10,19 @@ use hotupdate_proto::Process;
 /// The exit codes, the same for every command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// What was asked is done.
+    /// Done.
     Done,
     /// Refused, failed or rolled back: the old version still serves.
     Refused,
-    /// The command line makes no sense.
+    /// The command line is wrong.
     Usage,
-    /// Nobody listens on the control socket.
-    Nobody,
+    /// No service listens on the control socket.
+    NotRunning,
     /// It did not happen in time.
     TimedOut,
     /// Ctrl-C.
     Interrupted,
-    /// `hotctl hold` ends as its command did.
+    /// `hotctl hold` exits as its COMMAND did.
     Command(u8),
 }
 
@@ -33,7 +32,7 @@ impl Exit {
             Self::Done => 0,
             Self::Refused => 1,
             Self::Usage => 2,
-            Self::Nobody => 3,
+            Self::NotRunning => 3,
             Self::TimedOut => 4,
             // 128 + SIGINT, as a shell reports it.
             Self::Interrupted => 130,
@@ -48,18 +47,18 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Who serves after something went wrong: the first thing to know at three in the morning.
+/// Which process serves after something went wrong: the first thing that an operator needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Serves {
     /// The same process as before.
     Still(Process),
     /// The new one, and what failed came after that.
     Now(Process),
-    /// Nobody can say: it served before, and does not answer.
+    /// It is not known: this process served before, and does not answer.
     Silent(Process),
 }
 
-/// Why a command ends with something else than 0.
+/// Why a command exits with something else than 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
@@ -76,24 +75,24 @@ impl Failure {
         Self::new(Exit::Refused, reason)
     }
 
-    /// The old version is still there.
+    /// The old version still serves.
     pub(crate) fn still(mut self, process: &Process) -> Self {
         self.serves = Some(Serves::Still(process.clone()));
         self
     }
 
-    /// The new version is there.
+    /// The new version serves.
     pub(crate) fn now(mut self, process: &Process) -> Self {
         self.serves = Some(Serves::Now(process.clone()));
         self
     }
 
-    /// Exit code 1 would promise that the old version serves.
+    /// The exit code is 4, because 1 would promise that the old version serves.
     pub(crate) fn silent(self, process: &Process) -> Self {
         Self { exit: Exit::TimedOut, serves: Some(Serves::Silent(process.clone())), ..self }
     }
 
-    /// Writing to stdout failed. A reader that had enough is no failure.
+    /// Writing to stdout failed. A reader that has closed it is no failure.
     pub(crate) fn output(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::new(Exit::Done, ""),

@@ -1,7 +1,8 @@
-//! Finds control sockets: `*.sock` with a lock beside it, in `$XDG_RUNTIME_DIR` or `/run`, or one level below.
+//! Finds control sockets: `*.sock` with a lock beside it, in `$XDG_RUNTIME_DIR` or `/run`, or one level
+//! below.
 //!
-//! Deliberately absent: connecting to sockets without a lock. A control socket always has one, and merely connecting to
-//! a stranger can start something (systemd starts a whole service for it).
+//! Deliberately absent: connecting to sockets without a lock. A control socket always has one, and merely
+//! connecting to another socket can start a service (socket activation of systemd).
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -17,10 +18,10 @@ use crate::client::{CallError, Client};
 use crate::context::NOTHING;
 use crate::exit::{Exit, Failure};
 
-/// How long a socket may take to say what it is.
+/// The timeout of the call that asks a socket what it is.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// The most entries of a directory that are looked at.
+/// The most entries of a directory that are read.
 const MAX_ENTRIES: usize = 4096;
 
 #[derive(Deserialize)]
@@ -28,7 +29,7 @@ struct Info {
     interfaces: Vec<String>,
 }
 
-/// Where to look.
+/// The directories in which control sockets are looked for.
 pub(crate) fn places() -> Vec<PathBuf> {
     let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
     own.into_iter().chain([PathBuf::from("/run")]).collect()
@@ -37,17 +38,19 @@ pub(crate) fn places() -> Vec<PathBuf> {
 /// The only control socket in these places.
 pub(crate) fn only(places: &[PathBuf]) -> Result<PathBuf, Failure> {
     let candidates = candidates(places);
-    let (answering, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|path| probe(path).is_ok());
-    match (answering.as_slice(), others.as_slice()) {
+    let (answering, silent): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|path| probe(path).is_ok());
+    match (answering.as_slice(), silent.as_slice()) {
         ([path], _) => Ok(path.clone()),
-        // Talking to it again says what is the matter with it.
+        // The command's own call says what is wrong with it.
         ([], [path]) => Ok(path.clone()),
-        ([], []) => {
-            Err(Failure::new(Exit::Nobody, format!("no control socket in {}; {NAME_ONE}", listed(places))))
-        }
-        ([], others) => {
-            Err(Failure::new(Exit::Nobody, format!("nobody listens on {}; {NAME_ONE}", listed(others))))
-        }
+        ([], []) => Err(Failure::new(
+            Exit::NotRunning,
+            format!("no control socket in {}; {NAME_ONE}", listed(places)),
+        )),
+        ([], silent) => Err(Failure::new(
+            Exit::NotRunning,
+            format!("no service listens on {}; {NAME_ONE}", listed(silent)),
+        )),
         (several, _) => Err(Failure::new(
             Exit::Usage,
             format!("there is more than one control socket: {}; {NAME_ONE}", listed(several)),
@@ -61,7 +64,7 @@ fn listed(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Sockets that look like control sockets, whether or not somebody listens.
+/// Sockets that look like control sockets, whether or not a process listens there.
 pub(crate) fn candidates(places: &[PathBuf]) -> BTreeSet<PathBuf> {
     let below = |place: &PathBuf| {
         let folders = entries(place).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
@@ -132,10 +135,10 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_an_error_with_a_way_out() {
+    fn no_socket_is_an_error_with_a_way_out() {
         let folder = tempfile::tempdir().unwrap();
         let failure = only(&[folder.path().to_owned()]).unwrap_err();
-        assert_eq!(failure.exit, Exit::Nobody);
+        assert_eq!(failure.exit, Exit::NotRunning);
         assert!(failure.reason.ends_with("; name one with --socket"), "{failure}");
     }
 }

@@ -1,9 +1,8 @@
 //! `hotctl`: see and steer hot updates of running services.
 //!
-//! Deliberately absent: everything but the way in and the way out; `main` only matches on what a command came to.
-//!
-//! Reading order: [`cli`] what can be asked · [`commands`] what is done about it · [`client`] how a service is
-//! talked to · [`report`] how the answer looks · [`exit`] what a script learns from it.
+//! Reading order: [`cli`] the command line · [`commands`] what each command does · [`client`] calls to a
+//! service ·
+//! [`report`] output · [`exit`] exit codes and error lines.
 
 mod cli;
 mod client;
@@ -11,15 +10,16 @@ mod commands;
 mod context;
 mod exit;
 mod find;
+mod listen_spec;
 mod progress;
 mod report;
+mod status_stream;
 mod table;
 mod text;
-mod watch;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::error::ErrorKind;
 
 use crate::cli::Cli;
 use crate::commands::detach::Inner;
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     if let Some(inner) = arguments.next().as_deref().and_then(Inner::named) {
         return inner.run(arguments);
     }
-    match Cli::try_parse() {
+    match Cli::of(std::env::args_os()) {
         Ok(cli) => finish(cli),
         Err(error) => usage(&error),
     }
@@ -42,7 +42,7 @@ fn finish(cli: Cli) -> ExitCode {
     let report = Report::new(cli.command.name(), cli.json, cli.color);
     match commands::run(cli, &report) {
         Ok(exit) => exit.into(),
-        // Nobody reads the output any more (`| head`): that is no failure, and there is nobody to tell.
+        // The reader of stdout has closed it (`| head`): not a failure, and no line for it.
         Err(Failure { exit: Exit::Done, .. }) => Exit::Done.into(),
         Err(failure) => {
             report.failure(&failure);
@@ -51,8 +51,20 @@ fn finish(cli: Cli) -> ExitCode {
     }
 }
 
-/// Help and version are data and go to stdout with 0; clap knows.
+/// Help and version are data and go to stdout with 0; an error is one line, as all errors are.
 fn usage(error: &clap::Error) -> ExitCode {
-    let _ = error.print();
-    if error.exit_code() == 0 { Exit::Done.into() } else { Exit::Usage.into() }
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            Exit::Done.into()
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            Exit::Usage.into()
+        }
+        _ => {
+            report::message(&format!("hotctl: {}", text::usage_line(&error.to_string())));
+            Exit::Usage.into()
+        }
+    }
 }

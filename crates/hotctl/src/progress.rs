@@ -1,6 +1,4 @@
-//! A spinner on stderr that says how far a handoff is.
-//!
-//! Deliberately absent: anything where stderr is no terminal, or where JSON lines were asked for.
+//! A spinner on stderr that says how far a handoff is; none where stderr is no terminal, or with `--json`.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -9,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::report::Report;
 
-/// Turns while hotctl waits; vanishes when dropped.
+/// The spinner; cleared when dropped.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
 }
@@ -20,7 +18,7 @@ impl Progress {
         Self { bar: wanted.then(spinner) }
     }
 
-    /// Shows where things are.
+    /// Shows how far the handoff is.
     pub(crate) fn at(&self, text: impl Into<String>) {
         if let Some(bar) = &self.bar {
             bar.set_message(crate::text::plain(&text.into()).into_owned());

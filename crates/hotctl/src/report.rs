@@ -1,10 +1,9 @@
-//! How the answer looks: text or JSON lines on stdout, talk on stderr.
-//!
-//! Deliberately absent: what is said; the commands choose their words.
+//! Output: text or JSON lines on stdout, messages on stderr.
 
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
+use clap::ValueEnum;
 use hotupdate_proto::Process;
 use hotupdate_proto::operator::ProcessState;
 use hotupdate_proto::text::is_unfit;
@@ -12,11 +11,19 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
-use crate::cli::Color;
 use crate::exit::{Exit, Failure, Serves};
 use crate::text;
 
-/// What a line of text is painted with.
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    Always,
+    Never,
+}
+
+/// The colour of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Paint {
     None,
@@ -27,7 +34,7 @@ pub(crate) enum Paint {
 }
 
 impl Paint {
-    /// Serving is green, what is on its way is cyan, what leaves is yellow.
+    /// Green serves, cyan is starting, yellow is draining.
     pub(crate) fn of(state: ProcessState) -> Self {
         match state {
             ProcessState::Starting | ProcessState::Standby => Self::Cyan,
@@ -50,14 +57,14 @@ impl Paint {
     }
 }
 
-/// Where a command says what it has to say.
+/// The output of a command.
 pub(crate) struct Report {
     command: &'static str,
     json: bool,
     color: bool,
 }
 
-/// One JSON line. `type` comes first, so that people can read it too.
+/// One JSON line. `type` comes first, for human readers.
 #[derive(Serialize)]
 struct Line<'a, T> {
     r#type: &'a str,
@@ -86,7 +93,7 @@ impl Report {
         Self { command, json, color }
     }
 
-    /// JSON lines were asked for.
+    /// With `--json`.
     pub(crate) fn json(&self) -> bool {
         self.json
     }
@@ -96,7 +103,7 @@ impl Report {
         self.color
     }
 
-    /// Data: what `write` puts on stdout, in one go.
+    /// Data: writes to stdout, and flushes.
     pub(crate) fn data(
         &self,
         write: impl FnOnce(&mut BufWriter<StdoutLock<'static>>) -> io::Result<()>,
@@ -105,24 +112,25 @@ impl Report {
         write(&mut out).and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
     }
 
-    /// Data as one JSON line; nothing where text was asked for.
+    /// Data as one JSON line; nothing without `--json`.
     pub(crate) fn record(&self, kind: &str, value: &impl Serialize) -> Result<(), Failure> {
         if self.json { self.data(|out| json_line(out, kind, value)) } else { Ok(()) }
     }
 
-    /// Talk: a line on stderr; nothing where JSON was asked for, since the record says the same.
+    /// A message on stderr; nothing with `--json`, since the record says the same.
     pub(crate) fn say(&self, line: impl fmt::Display) {
         if !self.json {
-            talk(&line.to_string());
+            message(&line.to_string());
         }
     }
 
-    /// The record of what cannot be undone because stdout is full: an exit code of 1 would say that the old version serves.
+    /// The record of a change that has happened. If stdout is full it only warns: an exit code of 1 would say
+    /// that the old version serves.
     pub(crate) fn outcome(&self, kind: &str, value: &impl Serialize, serves: &Process) {
         match self.record(kind, value) {
-            // A reader that had enough is told nothing.
+            // The reader has closed stdout: no line for it.
             Ok(()) | Err(Failure { exit: Exit::Done, .. }) => {}
-            Err(failure) => talk(&format!("hotctl: {}: {}", self.command, failure.now(serves))),
+            Err(failure) => message(&format!("hotctl: {}: {}", self.command, failure.now(serves))),
         }
     }
 
@@ -134,9 +142,9 @@ impl Report {
             Serves::Silent(_) => None,
         });
         let record = Failed { command: self.command, exit: exit.code(), reason, serving };
-        // Nobody is left to tell if this fails too; the exit code still says it.
+        // If this fails too, the exit code still says it.
         let _ = self.record("error", &record);
-        talk(&format!("hotctl: {}: {failure}", self.command));
+        message(&format!("hotctl: {}: {failure}", self.command));
     }
 }
 
@@ -146,8 +154,8 @@ pub(crate) fn json_line(out: &mut impl Write, kind: &str, value: &impl Serialize
     writeln!(out)
 }
 
-/// JSON demands that the C0 controls are escaped, and permits it for every other character (RFC 8259, section 7): here for
-/// all those that steer a terminal or hide what is said.
+/// JSON demands that the C0 controls are escaped, and permits it for every other character (RFC 8259, section
+/// 7): here for all those that steer a terminal or hide what is said.
 struct Plain;
 
 impl Formatter for Plain {
@@ -163,8 +171,8 @@ impl Formatter for Plain {
     }
 }
 
-/// A closed stderr is no reason to fail.
-fn talk(line: &str) {
+/// A line on stderr. A closed stderr is no reason to fail.
+pub(crate) fn message(line: &str) {
     let _ = writeln!(io::stderr(), "{}", text::plain(line));
 }
 

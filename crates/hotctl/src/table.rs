@@ -1,8 +1,10 @@
 //! Aligned columns for small tables.
 //!
-//! Deliberately absent: tables too long to hold in memory; `connections` writes its own fixed columns.
+//! Deliberately absent: tables that are too long for memory; `connections` writes columns of a fixed width.
 
 use std::io::{self, Write};
+
+use unicode_width::UnicodeWidthStr;
 
 use crate::report::Paint;
 use crate::text;
@@ -24,7 +26,7 @@ impl Cell {
     }
 
     fn width(&self) -> usize {
-        self.text.chars().count()
+        self.text.width()
     }
 }
 
@@ -63,6 +65,18 @@ fn write_row(out: &mut impl Write, row: &[Cell], widths: &[usize], color: bool) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A wide character takes two columns, a combining one none (UAX #11).
+    #[test]
+    fn columns_are_aligned_on_the_screen() {
+        let mut table = Table::new(&["VERSION", "NOTE"]);
+        table.row(vec![Cell::new("版本二号"), Cell::new("x")]);
+        table.row(vec![Cell::new("e\u{301}te\u{301}"), Cell::new("x")]);
+        let mut out = Vec::new();
+        table.write(&mut out, false).unwrap();
+        let expected = "VERSION   NOTE\n版本二号  x\ne\u{301}te\u{301}       x\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
 
     #[test]
     fn columns_are_aligned_and_nothing_trails() {

@@ -1,6 +1,5 @@
-//! Words for people: durations, numbers of connections, errors of the system, and text that others chose.
-//!
-//! Deliberately absent: where it is printed.
+//! Text for operators: durations, numbers of connections, errors of the system, and strings that a service
+//! chose.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,8 +7,9 @@ use std::io;
 use std::time::Duration;
 
 use hotupdate_proto::text::{is_unfit, write_plain};
+use unicode_width::UnicodeWidthStr;
 
-/// A time span with the precision that a person cares about: `180 µs`, `1.2 ms`, `12 s`, `2 h 5 min`.
+/// A duration with two or three significant digits: `180 µs`, `1.2 ms`, `12 s`, `2 h 5 min`.
 pub(crate) fn duration(span: Duration) -> String {
     let (nanos, seconds) = (span.as_nanos(), span.as_secs());
     match seconds {
@@ -40,11 +40,22 @@ pub(crate) fn connections(count: u64) -> String {
     if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
 }
 
-/// `; nobody accepted for 180 µs`, or nothing where the clocks did not compare.
+/// `; new connections waited up to 180 µs`: the time in which no process accepted. Nothing where the clocks
+/// did not compare.
 pub(crate) fn gap(nanos: Option<u64>) -> String {
     nanos.map_or_else(String::new, |nanos| {
-        format!("; nobody accepted for {}", duration(Duration::from_nanos(nanos)))
+        format!("; new connections waited up to {}", duration(Duration::from_nanos(nanos)))
     })
+}
+
+/// One line of what clap prints for a wrong command line: the error and its tip, without the usage.
+pub(crate) fn usage_line(error: &str) -> String {
+    let parts = error.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
+    let told = parts.filter_map(|part| {
+        let tip = part.strip_prefix("tip: ").map(ToOwned::to_owned);
+        tip.or_else(|| part.strip_prefix("error: ").map(ToOwned::to_owned))
+    });
+    told.chain(["see `hotctl --help`".to_owned()]).collect::<Vec<_>>().join("; ")
 }
 
 /// An error of the system without Rust's ` (os error 2)`.
@@ -53,17 +64,22 @@ pub(crate) fn os_error(error: &io::Error) -> String {
     text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
-/// A string that somebody else chose, fit for one line of a terminal: no line breaks, no escape sequences.
+/// A string that a service chose, fit for one line of a terminal: no line breaks, no escape sequences.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unfit) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 8);
     for character in text.chars() {
-        // A string takes everything.
+        // Writing to a string does not fail.
         let _ = write_plain(&mut escaped, character);
     }
     Cow::Owned(escaped)
+}
+
+/// Left-aligned in a column of this width.
+pub(crate) fn pad(text: &str, width: usize) -> String {
+    format!("{text}{:blanks$}", "", blanks = width.saturating_sub(text.width()))
 }
 
 /// `-` where there is nothing to show, so that columns can be cut with awk.

@@ -1,6 +1,6 @@
-//! The extractor that tells a handler to come to an end.
+//! The extractor that tells a handler that its process drains.
 //!
-//! Deliberately absent: ending it. A handler that does not listen is closed at the deadline of the drain.
+//! Deliberately absent: stopping the handler. A handler that does not listen is cut off at the deadline of the drain.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -12,7 +12,7 @@ use hotupdate::{Connection, Drain};
 use http::request::Parts;
 use tokio::time::Instant;
 
-/// Tells a handler that its process drains: the next version serves already, and this request should come to an end.
+/// Tells a handler that its process drains: the next version serves already, and this request should end soon.
 ///
 /// For handlers that would otherwise go on for long: server-sent events, long polls, WebSockets. It never fails; outside
 /// of [`serve`](crate::serve()) it never drains, so tests of handlers need nothing. Services without extractors find it in
@@ -80,11 +80,11 @@ impl Draining {
         }
     }
 
-    /// Resolves when the process drains and it is the turn of this connection, in the window over which the drain is
-    /// spread (`drain_spread`).
+    /// Resolves when the process drains and the moment has come at which this connection should be closed: each
+    /// connection has its own place in the window over which a drain is spread (`drain_spread`).
     ///
-    /// For connections whose clients come back at once, such as WebSockets: if all of them were closed in the same
-    /// instant, all of them would arrive in the same instant.
+    /// For connections whose clients reconnect at once, such as WebSockets: if all of them were closed in the same
+    /// instant, all of them would reconnect in the same instant.
     ///
     /// ```
     /// use axum::extract::ws::{CloseFrame, Message, WebSocket};
@@ -96,7 +96,7 @@ impl Draining {
     ///                 Some(Ok(message)) => drop(socket.send(message).await),
     ///                 _ => return,
     ///             },
-    ///             () = draining.turn() => {
+    ///             () = draining.scheduled_close() => {
     ///                 let restart = CloseFrame { code: 1012, reason: "service restart".into() };
     ///                 drop(socket.send(Message::Close(Some(restart))).await);
     ///                 return;
@@ -105,7 +105,7 @@ impl Draining {
     ///     }
     /// }
     /// ```
-    pub async fn turn(&self) {
+    pub async fn scheduled_close(&self) {
         let Some((drain, id)) = &self.connection else { return pending().await };
         let mut drain = drain.clone();
         let mut phase = drain.phase();
@@ -114,14 +114,14 @@ impl Draining {
                 Phase::Serving => drain.changed().await,
                 Phase::Forced => return,
                 Phase::Draining(plan) => tokio::select! {
-                    () = tokio::time::sleep_until(turn(&plan, *id)) => return,
+                    () = tokio::time::sleep_until(scheduled_close(&plan, *id)) => return,
                     phase = drain.changed() => phase,
                 },
             }
         }
     }
 
-    /// Ends `stream` when the process drains.
+    /// Ends `stream` when the process drains, between two of its items.
     ///
     /// ```
     /// use axum::response::sse::{Event, Sse};
@@ -129,17 +129,17 @@ impl Draining {
     /// # use hotupdate_axum::Draining;
     /// # fn news() -> impl Stream<Item = Result<Event, std::convert::Infallible>> { futures_util::stream::empty() }
     /// async fn events(draining: Draining) -> Sse<impl Stream<Item = Result<Event, std::convert::Infallible>>> {
-    ///     Sse::new(draining.end(news()))
+    ///     Sse::new(draining.take_until_draining(news()))
     /// }
     /// ```
-    pub fn end<S: Stream>(self, stream: S) -> impl Stream<Item = S::Item> + use<S> {
+    pub fn take_until_draining<S: Stream>(self, stream: S) -> impl Stream<Item = S::Item> + use<S> {
         stream.take_until(async move { self.started().await })
     }
 }
 
-/// The connection's place in the window, without the grace: that is for clients that do not know yet.
-fn turn(plan: &Plan, id: u64) -> Instant {
-    plan.turn(id).checked_sub(plan.grace).map_or(plan.since, |turn| turn.max(plan.since))
+/// The connection's place in the window. Without the grace, which is for clients that have not been told yet.
+fn scheduled_close(plan: &Plan, id: u64) -> Instant {
+    plan.scheduled_close(id).checked_sub(plan.grace).map_or(plan.since, |turn| turn.max(plan.since))
 }
 
 impl<S: Sync> FromRequestParts<S> for Draining {
@@ -163,20 +163,20 @@ mod tests {
         let Ok(draining) = Draining::from_request_parts(&mut parts, &()).await;
         assert!(!draining.is_draining());
         assert_eq!(draining.started().now_or_never(), None);
-        assert_eq!(draining.turn().now_or_never(), None);
-        let all: Vec<_> = draining.end(futures_util::stream::iter([1, 2])).collect().await;
+        assert_eq!(draining.scheduled_close().now_or_never(), None);
+        let all: Vec<_> = draining.take_until_draining(futures_util::stream::iter([1, 2])).collect().await;
         assert_eq!(all, [1, 2]);
     }
 
     #[test]
-    fn a_turn_has_no_grace_and_stays_in_the_window() {
+    fn a_scheduled_close_has_no_grace_and_stays_in_the_window() {
         let (since, second) = (Instant::now(), Duration::from_secs(1));
         let plan = Plan { since, until: since + 60 * second, grace: 5 * second, spread: 10 * second };
         for id in 0..100 {
-            let turn = turn(&plan, id);
-            assert!(since <= turn && turn < since + 10 * second);
+            let close = scheduled_close(&plan, id);
+            assert!(since <= close && close < since + 10 * second);
         }
         let short = Plan { until: since + second, ..plan };
-        assert_eq!(turn(&short, 1), since);
+        assert_eq!(scheduled_close(&short, 1), since);
     }
 }

@@ -32,7 +32,7 @@ pub(crate) async fn serve<S>(mut io: Io<Connection>, mut service: S, watch: &mut
 where
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError> + Unpin,
 {
-    // hyper's own timeout for heads would also close idle connections, which races with their next request; `Silence`
+    // hyper's own timeout for heads would also close idle connections, which races with their next request; `IdleTimeout`
     // knows the difference. Without a timer hyper has none.
     let builder = http1::Builder::new();
     loop {

@@ -34,7 +34,7 @@ where
     // WebSockets over HTTP/2 (RFC 8441), as with `axum::serve`.
     builder.timer(TokioTimer::new()).enable_connect_protocol();
     {
-        let io = io.map(|connection| Lent { connection: Some(connection), home: Some(home) });
+        let io = io.map(|connection| ReturnOnDrop { connection: Some(connection), home: Some(home) });
         let mut hyper = pin!(builder.serve_connection(TokioIo::new(io), service));
         let mut phase = watch.phase();
         loop {
@@ -63,19 +63,19 @@ where
 
 /// A connection that comes home when it is dropped: hyper does not give it back, and it has to be closed gently.
 #[derive(Debug)]
-struct Lent {
+struct ReturnOnDrop {
     connection: Option<Connection>,
     home: Option<oneshot::Sender<Connection>>,
 }
 
-impl Lent {
+impl ReturnOnDrop {
     fn get(self: Pin<&mut Self>) -> Pin<&mut Connection> {
         let connection = self.get_mut().connection.as_mut();
         Pin::new(connection.expect("it is taken in `drop` only"))
     }
 }
 
-impl Drop for Lent {
+impl Drop for ReturnOnDrop {
     fn drop(&mut self) {
         if let (Some(connection), Some(home)) = (self.connection.take(), self.home.take()) {
             // Nobody waits for it: it was forced, and closes here.
@@ -84,13 +84,13 @@ impl Drop for Lent {
     }
 }
 
-impl AsyncRead for Lent {
+impl AsyncRead for ReturnOnDrop {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.get().poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Lent {
+impl AsyncWrite for ReturnOnDrop {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.get().poll_write(cx, buf)
     }

@@ -14,18 +14,18 @@ use crate::watch::Watch;
 pub(crate) const KIND: &str = "http/1.1";
 
 /// The first byte of the state. A version that does not know it leaves the connection where it is.
-const FORM: u8 = 1;
+const STATE_VERSION: u8 = 1;
 
 /// Where a connection stands that came from another process: between two messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Begun {
+pub(crate) struct Http1State {
     /// What the client speaks, if that is known: a first request looks like HTTP/2 or not, any other is HTTP/1.1.
     pub(crate) protocol: Option<Protocol>,
     /// Bytes that were read and belong to the next request.
     pub(crate) unread: Bytes,
 }
 
-impl Begun {
+impl Http1State {
     /// The form, the protocol, the bytes.
     fn to_bytes(&self) -> Vec<u8> {
         let protocol = match self.protocol {
@@ -34,7 +34,7 @@ impl Begun {
             Some(Protocol::Http2) => 2,
         };
         let mut bytes = Vec::with_capacity(2 + self.unread.len());
-        bytes.put_u8(FORM);
+        bytes.put_u8(STATE_VERSION);
         bytes.put_u8(protocol);
         bytes.extend_from_slice(&self.unread);
         bytes
@@ -44,8 +44,8 @@ impl Begun {
     pub(crate) fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
         let mut unread = Bytes::from(bytes);
         let protocol = match *unread.first_chunk()? {
-            [FORM, 0] => None,
-            [FORM, 1] => Some(Protocol::Http1),
+            [STATE_VERSION, 0] => None,
+            [STATE_VERSION, 1] => Some(Protocol::Http1),
             _ => return None,
         };
         Some(Self { protocol, unread: unread.split_off(2) })
@@ -59,8 +59,8 @@ pub(crate) async fn hand_over(
     watch: &mut Watch,
 ) -> Option<Io<Connection>> {
     let (connection, unread, pulse) = io.into_parts();
-    let begun = Begun { protocol, unread };
-    match connection.hand_over_bytes(KIND, begun.to_bytes()).await {
+    let begun = Http1State { protocol, unread };
+    match connection.migrate_bytes(KIND, begun.to_bytes()).await {
         Ok(()) => None,
         Err(stays) => {
             tracing::debug!(why = stays.why, "an HTTP/1 connection stays");
@@ -80,8 +80,8 @@ mod tests {
     fn what_was_said_is_understood() {
         for protocol in [None, Some(Protocol::Http1)] {
             for unread in ["", "GET / HT", "\0\u{1}"] {
-                let begun = Begun { protocol, unread: unread.into() };
-                assert_eq!(Begun::from_bytes(begun.to_bytes()), Some(begun));
+                let begun = Http1State { protocol, unread: unread.into() };
+                assert_eq!(Http1State::from_bytes(begun.to_bytes()), Some(begun));
             }
         }
     }
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn what_another_version_means_is_left_to_it() {
         for bytes in [&b""[..], b"\x01", b"\x02\x01GET", b"\x01\x02PRI", b"\x01\x03"] {
-            assert_eq!(Begun::from_bytes(bytes.to_vec()), None);
+            assert_eq!(Http1State::from_bytes(bytes.to_vec()), None);
         }
     }
 }

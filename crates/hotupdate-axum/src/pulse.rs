@@ -1,6 +1,6 @@
 //! What moves on one connection: set by its I/O and its service, read by the loop that owns it.
 //!
-//! Deliberately absent: clocks, see [`crate::silence`]. The flags are plain atomics, because all but the end of a
+//! Deliberately absent: clocks, see [`crate::idle`]. The flags are plain atomics, because all but the end of a
 //! request happen in the task of the loop, just before it looks.
 
 use std::sync::Arc;
@@ -57,8 +57,8 @@ impl Pulse {
     }
 
     /// The body of the request that has just begun.
-    pub(crate) fn body(self: &Arc<Self>) -> Appetite {
-        Appetite { pulse: self.clone(), number: self.requests.load(SeqCst) }
+    pub(crate) fn body(self: &Arc<Self>) -> BodyDemand {
+        BodyDemand { pulse: self.clone(), number: self.requests.load(SeqCst) }
     }
 
     /// Whether requests behind the one in flight are for somebody else.
@@ -88,10 +88,10 @@ impl Pulse {
     }
 
     /// To be called right before hyper is polled; the answer is for [`Pulse::is_between_messages`].
-    pub(crate) fn turn(&self) -> Turn {
+    pub(crate) fn turn(&self) -> PollSnapshot {
         self.began.store(false, SeqCst);
         self.flushed.store(false, SeqCst);
-        Turn { quiet: !self.is_serving() }
+        PollSnapshot { quiet: !self.is_serving() }
     }
 
     /// Whether hyper is between two messages, so that what it has read and not parsed is the beginning of a head. To be
@@ -103,7 +103,7 @@ impl Pulse {
     /// receiver gone and skips the rest of the body, if it is there, or gives the connection up. And the poll has to end
     /// with a flush that went through and no new request: then `Conn::try_keep_alive` has been passed with both sides
     /// done, and reading and writing are `Init` (hyper 1.12, `proto/h1/dispatch.rs` and `conn.rs`).
-    pub(crate) fn is_between_messages(&self, turn: Turn) -> bool {
+    pub(crate) fn is_between_messages(&self, turn: PollSnapshot) -> bool {
         turn.quiet && self.flushed.load(SeqCst) && !self.began.load(SeqCst) && !self.is_serving()
     }
 
@@ -145,7 +145,7 @@ impl Pulse {
 
 /// What was known before a poll.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Turn {
+pub(crate) struct PollSnapshot {
     quiet: bool,
 }
 
@@ -157,14 +157,14 @@ pub(crate) struct Beat {
 
 /// Whether more of a request's body is wanted. Its drop says that nobody has read it to its end: hyper reads past the rest.
 #[derive(Debug)]
-pub(crate) struct Appetite {
+pub(crate) struct BodyDemand {
     pulse: Arc<Pulse>,
     number: u64,
 }
 
-impl Appetite {
+impl BodyDemand {
     /// Somebody waits for more.
-    pub(crate) fn hungry(&self) {
+    pub(crate) fn wanted(&self) {
         let Self { pulse, number } = self;
         let held = pulse.holds_back();
         // Of a request that is over this changes nothing.
@@ -175,20 +175,20 @@ impl Appetite {
     }
 
     /// Nobody waits: it has come, or nothing more will.
-    pub(crate) fn fed(&self) {
+    pub(crate) fn satisfied(&self) {
         let _ = self.pulse.wanted.compare_exchange(self.number, 0, SeqCst, SeqCst);
     }
 
     /// That was all.
-    pub(crate) fn sated(mut self) {
-        self.fed();
+    pub(crate) fn finished(mut self) {
+        self.satisfied();
         self.number = 0;
     }
 }
 
-impl Drop for Appetite {
+impl Drop for BodyDemand {
     fn drop(&mut self) {
-        self.hungry();
+        self.wanted();
     }
 }
 
@@ -257,9 +257,9 @@ mod tests {
         let request = pulse.begin();
         assert!(pulse.holds_back());
         let body = pulse.body();
-        body.hungry();
+        body.wanted();
         assert!(!pulse.holds_back());
-        body.fed();
+        body.satisfied();
         assert!(pulse.holds_back());
         drop(body);
         assert!(!pulse.holds_back(), "nobody has read the rest");
@@ -267,8 +267,8 @@ mod tests {
         let _request = pulse.begin();
         assert!(pulse.holds_back());
         let body = pulse.body();
-        body.hungry();
-        body.sated();
+        body.wanted();
+        body.finished();
         assert!(pulse.holds_back());
         pulse.upgraded();
         assert!(!pulse.holds_back(), "somebody else reads");

@@ -16,9 +16,9 @@ use http::{Request, Response};
 
 use crate::detect::{Protocol, detect, wait_for_more};
 use crate::io::Io;
-use crate::moving::{self, Begun, KIND};
+use crate::moving::{self, Http1State, KIND};
 use crate::pulse::Pulse;
-use crate::service::{BoxError, Link};
+use crate::service::{BoxError, ConnectionContext};
 use crate::watch::{Event, Watch};
 use crate::{http1, http2};
 
@@ -39,7 +39,7 @@ const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// application keeps per connection does not move; the client's address and the row in the live table do.
 ///
 /// Connections that cannot move (the other version knows nothing of it, or the half head is longer than
-/// [`MAX_STATE`](hotupdate::connection::MAX_STATE)) are told with `Connection: close`, and who is silent for a grace is
+/// [`MAX_STATE`](hotupdate::connections::MAX_STATE)) are told with `Connection: close`, and who is silent for a grace is
 /// disconnected, one after the other. HTTP/2 does not move, it gets GOAWAY. What is left at the deadline is closed and
 /// counted as forced. If the drain ends early, because the next version failed, everything goes on as before.
 ///
@@ -111,7 +111,7 @@ where
         // First of all: clients of the version before may be waiting.
         adopt(&hot, listener.name(), app.clone(), header_read_timeout);
         while let Some(connection) = listener.accept().await {
-            tokio::spawn(converse(connection, Begun::default(), app.clone(), header_read_timeout));
+            tokio::spawn(converse(connection, Http1State::default(), app.clone(), header_read_timeout));
         }
         // Returning from here often means returning from `main`, which would kill what is still open.
         hot.drained().await;
@@ -147,7 +147,7 @@ where
     // An application need not be `Sync`.
     let app = Mutex::new(app);
     hot.adopt_bytes(KIND, Some(listener), move |state| {
-        let begun = Begun::from_bytes(state)?;
+        let begun = Http1State::from_bytes(state)?;
         let app = app.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Some(Box::new(move |connection| {
             tokio::spawn(converse(connection, begun, app, header_read_timeout));
@@ -168,12 +168,12 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let begun = state.map(|state| Begun::from_bytes(state).expect("it was said here"));
+    let begun = state.map(|state| Http1State::from_bytes(state).expect("it was said here"));
     converse(connection, begun.unwrap_or_default(), app, HEADER_READ_TIMEOUT).await;
 }
 
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next process.
-async fn converse<S, B>(connection: Connection, begun: Begun, app: S, header_read_timeout: Duration)
+async fn converse<S, B>(connection: Connection, begun: Http1State, app: S, header_read_timeout: Duration)
 where
     S: tower::Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
@@ -184,18 +184,18 @@ where
     let pulse = Arc::new(Pulse::default());
     let mut watch = Watch::new(&connection, pulse.clone(), header_read_timeout);
     let activity = connection.activity();
-    let link = Link::new(&connection, pulse.clone());
+    let link = ConnectionContext::new(&connection, pulse.clone());
     let mut io = Io::new(connection, pulse);
     io.give_back(begun.unread);
     let Some((protocol, io)) = listen(io, begun.protocol, &mut watch).await else { return };
     match protocol {
         Protocol::Http1 => {
             watch.speaks_http1();
-            activity.protocol("http/1.1");
+            activity.set_protocol("http/1.1");
             http1::serve(io, link.service(app), &mut watch).await;
         }
         Protocol::Http2 => {
-            activity.protocol("h2");
+            activity.set_protocol("h2");
             http2::serve(io, link.service(app), &mut watch).await;
         }
     }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
-use hotupdate::connections::{self, Activity, Moves};
+use hotupdate::connections::{self, ConnectionActivity, Migration};
 use hotupdate::{Address, Connection};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -21,16 +21,16 @@ use tower::ServiceExt as _;
 
 use crate::drain::Draining;
 use crate::moving::KIND;
-use crate::pulse::{Appetite, Beat, Pulse};
+use crate::pulse::{Beat, BodyDemand, Pulse};
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// What the service of one connection knows about it.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct ConnectionContext {
     peer: Address,
     draining: Draining,
-    activity: Activity,
+    activity: ConnectionActivity,
     pulse: Arc<Pulse>,
 }
 
@@ -38,14 +38,14 @@ pub(crate) struct Link {
 /// if it was answered.
 #[derive(Debug)]
 struct InFlight {
-    _request: connections::Request,
+    _request: connections::RequestGuard,
     _beat: Beat,
 }
 
-impl Link {
+impl ConnectionContext {
     pub(crate) fn new(connection: &Connection, pulse: Arc<Pulse>) -> Self {
         Self {
-            peer: connection.peer().clone(),
+            peer: connection.peer_addr().clone(),
             draining: Draining::of(connection),
             activity: connection.activity(),
             pulse,
@@ -89,11 +89,11 @@ impl Link {
 
     /// Whether the client can stay: the connection will be served by the next version, or it may yet say so.
     fn moves(&self) -> bool {
-        !self.pulse.stays() && self.activity.moves(KIND) != Moves::No
+        !self.pulse.stays() && self.activity.migration(KIND) != Migration::Unavailable
     }
 
     fn begin(&self) -> Arc<InFlight> {
-        Arc::new(InFlight { _request: self.activity.request(), _beat: self.pulse.begin() })
+        Arc::new(InFlight { _request: self.activity.begin_request(), _beat: self.pulse.begin() })
     }
 
     fn prepare(&self, mut request: Request<Incoming>, in_flight: &Arc<InFlight>) -> Request<Body> {
@@ -107,8 +107,8 @@ impl Link {
             if http_body::Body::is_end_stream(&body) {
                 Body::empty()
             } else {
-                let appetite = Some(self.pulse.body());
-                Body::new(Tracked { appetite, ..Tracked::new(body, in_flight.clone()) })
+                let demand = Some(self.pulse.body());
+                Body::new(Tracked { demand, ..Tracked::new(body, in_flight.clone()) })
             }
         })
     }
@@ -117,11 +117,11 @@ impl Link {
         match upgrade {
             Some(upgrade) if upgrade.is_granted_by(response.status()) => {
                 self.pulse.upgraded();
-                self.activity.upgraded(upgrade.protocol(version));
+                self.activity.set_upgraded(upgrade.protocol(version));
             }
             // hyper closes after this response (RFC 9112, section 9.6). HTTP/2 has GOAWAY instead.
             _ if version < Version::HTTP_2 && self.draining.is_draining() && !self.moves() => {
-                self.activity.closing();
+                self.activity.set_closing();
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}
@@ -169,12 +169,12 @@ pub(crate) struct Tracked<B> {
     body: B,
     in_flight: Option<Arc<InFlight>>,
     /// Of the body of a request that has not been read to its end.
-    appetite: Option<Appetite>,
+    demand: Option<BodyDemand>,
 }
 
 impl<B> Tracked<B> {
     fn new(body: B, in_flight: Arc<InFlight>) -> Self {
-        Self { body, in_flight: Some(in_flight), appetite: None }
+        Self { body, in_flight: Some(in_flight), demand: None }
     }
 }
 
@@ -188,13 +188,13 @@ impl<B: http_body::Body + Unpin> http_body::Body for Tracked<B> {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         let Poll::Ready(frame) = frame else {
-            self.appetite.iter().for_each(Appetite::hungry);
+            self.demand.iter().for_each(BodyDemand::wanted);
             return Poll::Pending;
         };
-        self.appetite.iter().for_each(Appetite::fed);
+        self.demand.iter().for_each(BodyDemand::satisfied);
         if matches!(frame, None | Some(Err(_))) || self.body.is_end_stream() {
-            if let Some(appetite) = self.appetite.take() {
-                appetite.sated();
+            if let Some(demand) = self.demand.take() {
+                demand.finished();
             }
             self.in_flight = None;
         }

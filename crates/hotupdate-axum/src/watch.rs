@@ -9,45 +9,37 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hotupdate::connections::{Activity, Moves};
+use hotupdate::connections::{ConnectionActivity, Migration};
 use hotupdate::drain::Phase;
-use hotupdate::{Connection, Drain, Exit};
+use hotupdate::{Connection, Drain, MigrationSlot};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep};
 
+use crate::detect::Protocol;
+use crate::idle::{IdleTimeout, Observation, linger};
 use crate::moving::KIND;
-use crate::pulse::{Pulse, Turn};
-use crate::silence::{Look, Silence, linger};
+use crate::pulse::{PollSnapshot, Pulse};
 
 /// One connection's view of its process.
 #[derive(Debug)]
 pub(crate) struct Watch {
     drain: Drain,
     phase: Phase,
-    activity: Activity,
-    ear: Ear,
-    exit: Exit,
+    activity: ConnectionActivity,
+    monitor: IdleMonitor,
+    slot: MigrationSlot,
 }
 
 /// Listens to the silence of one connection.
 #[derive(Debug)]
-struct Ear {
+struct IdleMonitor {
     pulse: Arc<Pulse>,
-    silence: Silence,
-    speaks: Speaks,
+    silence: IdleTimeout,
+    /// What the client speaks, once that is known.
+    speaks: Option<Protocol>,
     timer: Option<Pin<Box<Sleep>>>,
     /// It has served a request and may leave after it: what follows is held back until it is known.
     may_leave: bool,
-}
-
-/// What is driven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Speaks {
-    /// Nobody knows yet.
-    Unknown,
-    Http1,
-    /// Bytes belong to many requests at once, so there is no half head, and all of them break silence.
-    Http2,
 }
 
 /// How long it may take to see that the other process has not said in time what it takes.
@@ -70,29 +62,29 @@ pub(crate) enum Event<T> {
 
 impl Watch {
     pub(crate) fn new(connection: &Connection, pulse: Arc<Pulse>, header_timeout: Duration) -> Self {
-        let silence = Silence::new(connection.id(), header_timeout);
+        let silence = IdleTimeout::new(connection.id(), header_timeout);
         let drain = connection.drain();
         Self {
             phase: drain.phase(),
             drain,
             activity: connection.activity(),
-            ear: Ear { pulse, silence, speaks: Speaks::Unknown, timer: None, may_leave: false },
-            exit: connection.exit(),
+            monitor: IdleMonitor { pulse, silence, speaks: None, timer: None, may_leave: false },
+            slot: connection.migration_slot(),
         }
     }
 
     pub(crate) fn speaks_http1(&mut self) {
-        self.ear.speaks = Speaks::Http1;
+        self.monitor.speaks = Some(Protocol::Http1);
     }
 
     pub(crate) fn speaks_http2(&mut self) {
-        self.ear.speaks = Speaks::Http2;
+        self.monitor.speaks = Some(Protocol::Http2);
     }
 
     /// The other process did not take the connection. It is not offered again until something changes.
     pub(crate) fn stays(&mut self) {
-        self.ear.pulse.set_stays(true);
-        self.exit.step_out();
+        self.monitor.pulse.set_stays(true);
+        self.slot.release();
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -101,43 +93,43 @@ impl Watch {
 
     /// Polls `connection` until something has to be done. Safe to call again after every event but `Ended`.
     pub(crate) async fn next<F: Future>(&mut self, mut connection: Pin<&mut F>) -> Event<F::Output> {
-        let Self { drain, phase, activity, ear, exit } = self;
+        let Self { drain, phase, activity, monitor, slot } = self;
         let event = {
             let mut changed = pin!(drain.changed());
             poll_fn(|cx| {
                 if *phase == Phase::Forced {
                     return Poll::Ready(Event::Forced);
                 }
-                ear.pulse.register(cx.waker());
+                monitor.pulse.register(cx.waker());
                 // Before the connection: a request that has just arrived is not told to leave because of what was.
                 if let Poll::Ready(phase) = changed.as_mut().poll(cx) {
                     return Poll::Ready(Event::Phase(phase));
                 }
-                let moves = ear.moves(*phase, activity);
-                let turn = ear.begin_turn(moves);
+                let moves = monitor.moves(*phase, activity);
+                let turn = monitor.begin_turn(moves);
                 // Then the connection: what has arrived is served, whatever the phase.
                 if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                     return Poll::Ready(Event::Ended(ended));
                 }
-                if moves == Moves::Yes && ear.is_between(turn, cx) {
-                    if exit.poll_next(cx).is_ready() {
+                if moves == Migration::Available && monitor.is_between(turn, cx) {
+                    if slot.poll_acquire(cx).is_ready() {
                         return Poll::Ready(Event::Leaves);
                     }
-                    ear.goes_on(cx);
+                    monitor.goes_on(cx);
                 } else {
-                    exit.step_out();
+                    slot.release();
                 }
-                ready!(ear.poll_silence(*phase, moves, cx));
-                if ear.is_between(turn, cx) { Poll::Ready(Event::Silent) } else { Poll::Pending }
+                ready!(monitor.poll_silence(*phase, moves, cx));
+                if monitor.is_between(turn, cx) { Poll::Ready(Event::Silent) } else { Poll::Pending }
             })
             .await
         };
         match event {
             Event::Phase(now) => {
                 *phase = now;
-                ear.pulse.set_stays(false);
+                monitor.pulse.set_stays(false);
             }
-            Event::Forced => activity.forced(),
+            Event::Forced => activity.set_forced(),
             Event::Ended(_) | Event::Leaves | Event::Silent => {}
         }
         event
@@ -148,8 +140,8 @@ impl Watch {
     pub(crate) fn speaks(&mut self, connection: &Connection) -> bool {
         let speaks = self.phase != Phase::Serving && connection.is_readable();
         if speaks {
-            self.ear.pulse.bytes_read();
-            self.ear.silence.speaks(Instant::now());
+            self.monitor.pulse.bytes_read();
+            self.monitor.silence.speaks(Instant::now());
         }
         speaks
     }
@@ -157,7 +149,7 @@ impl Watch {
     /// The end of the connection that comes now is our wish, if the process drains.
     pub(crate) fn closing(&self) {
         if self.phase != Phase::Serving {
-            self.activity.closing();
+            self.activity.set_closing();
         }
     }
 
@@ -176,19 +168,20 @@ impl Watch {
     }
 }
 
-impl Ear {
-    fn moves(&self, phase: Phase, activity: &Activity) -> Moves {
-        if !matches!(phase, Phase::Draining(_)) || self.speaks == Speaks::Http2 || self.pulse.stays() {
-            return Moves::No;
+impl IdleMonitor {
+    fn moves(&self, phase: Phase, activity: &ConnectionActivity) -> Migration {
+        if !matches!(phase, Phase::Draining(_)) || self.speaks == Some(Protocol::Http2) || self.pulse.stays()
+        {
+            return Migration::Unavailable;
         }
-        activity.moves(KIND)
+        activity.migration(KIND)
     }
 
     /// Right before the connection is polled. A client that pipelines without a pause would otherwise never be between two
     /// messages: each poll would begin the next request.
-    fn begin_turn(&mut self, moves: Moves) -> Turn {
+    fn begin_turn(&mut self, moves: Migration) -> PollSnapshot {
         let turn = self.pulse.turn();
-        self.may_leave = moves == Moves::Yes && (self.may_leave || self.pulse.is_serving());
+        self.may_leave = moves == Migration::Available && (self.may_leave || self.pulse.is_serving());
         self.pulse.hold_back(self.may_leave);
         turn
     }
@@ -202,9 +195,9 @@ impl Ear {
     }
 
     /// Whether the connection can be taken apart so that nothing is lost and nothing is taken for a request.
-    fn is_between(&self, turn: Turn, cx: &Context<'_>) -> bool {
+    fn is_between(&self, turn: PollSnapshot, cx: &Context<'_>) -> bool {
         // Before the protocol is known nothing is taken out of what was read, and HTTP/2 is not taken apart.
-        if self.speaks != Speaks::Http1 || self.pulse.is_between_messages(turn) {
+        if self.speaks != Some(Protocol::Http1) || self.pulse.is_between_messages(turn) {
             return true;
         }
         if self.pulse.comes_to_rest() {
@@ -215,20 +208,25 @@ impl Ear {
     }
 
     /// Ready when the silence has lasted too long.
-    fn poll_silence(&mut self, phase: Phase, moves: Moves, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_silence(&mut self, phase: Phase, moves: Migration, cx: &mut Context<'_>) -> Poll<()> {
         let Self { pulse, silence, speaks, timer, may_leave: _ } = self;
         let now = Instant::now();
-        let look = if *speaks == Speaks::Http2 {
+        let look = if *speaks == Some(Protocol::Http2) {
             let moved = pulse.take_ended() | pulse.take_moved();
-            Look { now, busy: pulse.is_serving(), moved, head: false }
+            Observation { now, busy: pulse.is_serving(), moved, head: false }
         } else {
-            Look { now, busy: pulse.is_busy(), moved: pulse.take_ended(), head: pulse.has_begun_head() }
+            Observation {
+                now,
+                busy: pulse.is_busy(),
+                moved: pulse.take_ended(),
+                head: pulse.has_begun_head(),
+            }
         };
         let Some(mut end) = silence.ends(phase, look) else {
             // The timer stays for the next time; an old wake-up does no harm.
             return Poll::Pending;
         };
-        if moves != Moves::No {
+        if moves != Migration::Unavailable {
             // Nobody who can move is told to leave.
             end = end.max(now + ASK_AGAIN);
         }

@@ -1,9 +1,9 @@
-//! WebSockets that outlive the process: at a deploy they move to the next version, and their clients see nothing of it.
+//! WebSockets that outlive the process: at a deploy they migrate to the next version, and their clients notice nothing.
 //!
-//! A handler takes the extractor [`Upgrade`] and gets a [`WebSocket`]. When the process drains, it hands the socket over,
-//! together with what it knows about the client; the next version goes on with both in what it gave to [`adopt`]. Half a
-//! message that has arrived, a ping that is not answered, bytes that a slow client has not taken: they move along. There
-//! is no close frame, no reconnect, and no message is lost or doubled.
+//! A handler takes the extractor [`Upgrade`] and gets a [`WebSocket`]. When the process drains, the handler migrates the
+//! socket, together with what it knows about the client; the next version goes on with both in the function that it gave
+//! to [`on_migrated`]. Half a message that has arrived, a ping that is not answered, bytes that a slow client has not
+//! read: they migrate along. There is no close frame, no reconnect, and no message is lost or doubled.
 //!
 //! ```no_run
 //! use axum::{Router, routing::any};
@@ -18,7 +18,7 @@
 //!                     return;
 //!                 }
 //!             }
-//!             ws::Event::Draining => match socket.hand_over("echo", &count).await {
+//!             ws::Event::Draining => match socket.migrate("echo", &count).await {
 //!                 Ok(()) => return,
 //!                 Err(stays) => socket = stays.socket,
 //!             },
@@ -32,17 +32,17 @@
 //! let app = Router::new().route("/echo", any(upgrade));
 //!
 //! let hot = starting.ready().await?;
-//! ws::adopt(&hot, "echo", echo);
+//! ws::on_migrated(&hot, "echo", echo);
 //! hotupdate_axum::serve(listener, app, &hot).await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Where a socket cannot move, because the next version does not take it or there is none,
-//! [`recv_or_drain`](WebSocket::recv_or_drain) tells the client to reconnect (1012), each at its
-//! own turn in the window over which a drain is spread.
+//! Where a socket cannot migrate, because the next version does not accept it or there is none,
+//! [`recv_or_drain`](WebSocket::recv_or_drain) tells the client to reconnect (1012), each at its own place in the window
+//! over which a drain is spread.
 //!
-//! Deliberately absent: framing, which is tungstenite's; HTTP/2; compression.
+//! Deliberately absent: framing, which is tungstenite's; WebSockets over HTTP/2; compression, whose state cannot migrate.
 
 use hotupdate::Serving;
 use serde::de::DeserializeOwned;
@@ -56,29 +56,29 @@ mod upgrade;
 pub use upgrade::{Rejection, Upgrade};
 
 mod socket;
-pub use socket::{Event, MAX_APPLICATION_STATE, NotMoved, WebSocket};
+pub use socket::{Event, MAX_APPLICATION_STATE, NotMigrated, WebSocket};
 
-mod gate;
-mod line;
-mod wire;
+mod codec;
+mod frame_buffer;
+mod transport;
 
-use wire::Wire;
+use codec::Codec;
 
-/// Goes on with WebSockets of this kind that other versions hand over with [`WebSocket::hand_over`]: for each of them
+/// Goes on with WebSockets of this kind that other versions migrate with [`WebSocket::migrate`]: for each of them
 /// `serve` runs in a task of its own, with the state that came along. To be called right after `ready`.
 ///
-/// A state that cannot be read as `S` is a version that does not fit: the WebSocket stays where it is.
+/// A state that cannot be read as `S` comes from a version that does not fit: the WebSocket stays where it is.
 ///
 /// ```no_run
 /// # async fn example(hot: hotupdate::Serving) {
-/// hotupdate_axum::ws::adopt(&hot, "echo", |mut socket, count: u64| async move {
+/// hotupdate_axum::ws::on_migrated(&hot, "echo", |mut socket, count: u64| async move {
 ///     while let Some(Ok(message)) = socket.recv().await {
 ///         let _ = socket.send(message).await;
 ///     }
 /// });
 /// # }
 /// ```
-pub fn adopt<S, F, Fut>(hot: &Serving, kind: &str, serve: F)
+pub fn on_migrated<S, F, Fut>(hot: &Serving, kind: &str, serve: F)
 where
     S: DeserializeOwned + Send + 'static,
     F: Fn(WebSocket, S) -> Fut + Clone + Send + Sync + 'static,
@@ -86,8 +86,8 @@ where
 {
     let kind = name(kind);
     hot.adopt_bytes(&kind.clone(), None, move |bytes| {
-        let Some((wire, state)) = Wire::from_bytes(&bytes) else {
-            tracing::warn!(kind, "a WebSocket is not taken: it comes from a version that is not understood");
+        let Some((codec, state)) = Codec::from_bytes(&bytes) else {
+            tracing::warn!(kind, "a WebSocket is refused: its state has a format of another version");
             return None;
         };
         let state = match serde_json::from_slice(state) {
@@ -95,19 +95,19 @@ where
             Err(error) => {
                 // The text quotes what another process has sent: escaped, it stays on its line.
                 let error = error.to_string();
-                tracing::warn!(kind, ?error, "a WebSocket is not taken: its state makes no sense here");
+                tracing::warn!(kind, ?error, "a WebSocket is refused: its state cannot be read here");
                 return None;
             }
         };
         let serve = serve.clone();
         Some(Box::new(move |connection| {
-            connection.activity().upgraded("websocket");
-            tokio::spawn(serve(WebSocket::new(connection, wire), state));
+            connection.activity().set_upgraded("websocket");
+            tokio::spawn(serve(WebSocket::new(connection, codec), state));
         }))
     });
 }
 
-/// What the kinds of WebSockets begin with, apart from connections that an application moves by itself.
+/// The prefix of the kinds of WebSockets, so that they never collide with kinds that an application migrates itself.
 const KIND: &str = "websocket/";
 
 fn name(kind: &str) -> String {

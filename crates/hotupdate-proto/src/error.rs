@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::{Process, Versions};
+use crate::identity::{Process, Versions};
 use crate::text::OneLine;
 use crate::timing::Deadline;
 

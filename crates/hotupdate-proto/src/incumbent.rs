@@ -6,7 +6,7 @@
 //!
 //! The protocol is one `match (state, event)`, in `Incumbent::step`. Beside it: `state` (what each state waits for),
 //! `transitions` (what the arms do), `predecessors` (what older generations say), `command` (what operators want) and
-//! `vocabulary` (events, effects, reports).
+//! `events` (events, effects, reports).
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ use crate::operator::ProcessState;
 use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, after, millis};
 
-mod vocabulary;
-pub use vocabulary::{Afterwards, Effect, Event, Local, Peer, Report, Stopped};
+mod events;
+pub use events::{Afterwards, Effect, Event, Local, Peer, Report, Stopped};
 
 mod state;
 use state::{Drain, Goal, State};
@@ -261,7 +261,7 @@ impl Incumbent {
                 state @ State::Probation { quiet: true, .. },
                 Event::Message(_) | Event::Closed(Fault::PeerMisbehaved(_)),
             ) => state,
-            (State::Probation { peer, drain, .. }, Event::Message(M::Farewell | M::Settle)) => {
+            (State::Probation { peer, drain, .. }, Event::Message(M::Farewell | M::EndProbation)) => {
                 self.let_go(&peer, drain, out)
             }
             (State::Probation { peer, .. }, Event::Message(M::Resume { stopped_at_ns: _, links })) => {
@@ -283,7 +283,9 @@ impl Incumbent {
             // It cannot serve any more. The other side may have stopped meanwhile, and drain too.
             (
                 state @ State::Retired { .. },
-                Event::Message(M::Settle | M::Farewell | M::Failed { .. } | M::LetGo | M::Issued { .. }),
+                Event::Message(
+                    M::EndProbation | M::Farewell | M::Failed { .. } | M::LetGo | M::Issued { .. },
+                ),
             )
             | (
                 state @ State::Retired { .. },

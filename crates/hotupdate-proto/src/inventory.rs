@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-use crate::message::{Generation, Process};
+use crate::identity::{Generation, Process};
 
 /// The most listeners that one process may own.
 pub const MAX_LISTENERS: usize = 16_384;
@@ -18,6 +18,7 @@ pub const MAX_NAME: usize = 255;
 /// What kind of descriptor stands behind a listener's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ListenerKind {
     /// A TCP socket that listens.
     Tcp,
@@ -100,7 +101,7 @@ pub struct LinkItem {
 
 /// What the incumbent had already read from a predecessor's link when it stopped reading it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct LinkRest {
+pub struct UnreadLink {
     /// The predecessor's generation.
     pub generation: Generation,
     /// The beginning of a message whose rest is still to come.
@@ -212,8 +213,8 @@ pub struct ConnectionRow {
     pub local: SmolStr,
     /// `http/1.1`, `h2`, `websocket`, `raw`, or what the application calls it.
     pub protocol: SmolStr,
-    /// When it was accepted, in milliseconds since the Unix epoch.
-    pub accepted_ms: u64,
+    /// How long ago it was accepted, in milliseconds: an age does not change with a clock that is set.
+    pub age_ms: u64,
     /// Requests served so far.
     pub requests: u64,
     /// What it does at the moment.

@@ -11,9 +11,11 @@
 //! 3. [`successor`]: the side that arrives
 //! 4. [`timing`]: every named deadline, and the reason for its default
 
-mod generation;
+pub mod identity;
+pub use identity::{Generation, Process, Versions};
+
 pub mod message;
-pub use message::{Generation, Join, Joined, Message, Process, Versions};
+pub use message::{Join, Joined, Message};
 
 pub mod inventory;
 pub use inventory::{
@@ -23,8 +25,8 @@ pub use inventory::{
 #[doc(no_inline)]
 pub use smol_str::SmolStr;
 
-pub mod moving;
-pub use moving::{Kind, Mover, MovingItem, Taker};
+pub mod migration;
+pub use migration::{ConnectionKind, Inbound, MigrationItem, Outbound};
 
 pub mod frame;
 
@@ -50,8 +52,8 @@ pub mod text;
 /// The name of the Varlink interface that every process offers on its control socket.
 pub const INTERFACE: &str = "io.hotupdate";
 
-/// The feature of processes that move live connections ([`moving`]). Between others nothing of it is said.
-pub const FEATURE_MOVE: &str = "move";
+/// The feature of processes that migrate live connections ([`migration`]). Between others nothing of it is said.
+pub const FEATURE_MIGRATE: &str = "migrate";
 
 /// The protocol versions that this crate speaks.
 pub const VERSIONS: Versions = Versions { min: 1, max: 1 };

@@ -14,78 +14,26 @@
 //!    | ready ------------------------------------>|
 //!    |<---------------------------- released+fds  |  the accept loops have stopped
 //!    | serving ---------------------------------->|  parks its listeners, drains
-//!    | takes ------------------------------------>|
-//!    |<---- move+fds · yours or back · rest       |
-//!    | held (one for each move) ----------------->|
+//!    | accepts --------------------------------->|
+//!    |<- prepare+fds · commit or abort · quiesced |
+//!    | prepared (one for each prepare) ---------->|
 //!    |<- connections · progress · drained · let_go|
-//!    | hurry · issued · settle ------------------>|
+//!    | hurry · issued · end_probation ----------->|
 //!    | resume · farewell ------------------------>|
 //!    |<-- failed (either side, until `serving`) ->|
 //! ```
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
-pub use crate::generation::Generation;
-use crate::inventory::{ConnectionRow, LinkItem, LinkRest, ListenerItem, StateItem, Summary, Totals};
-use crate::moving::{Kind, MovingItem};
-use crate::text::OneLine;
+pub use crate::identity::{Generation, Process, Versions};
+use crate::inventory::{ConnectionRow, LinkItem, ListenerItem, StateItem, Summary, Totals, UnreadLink};
+use crate::migration::{ConnectionKind, MigrationItem};
 
 /// The most descriptors that one message may own. The kernel takes 253 (`SCM_MAX_FD`, `include/net/scm.h`).
 pub const MAX_DESCRIPTORS: usize = 250;
 
 /// The most batches of an inventory, which bounds what a peer can make us hold: 256 × 250 descriptors.
 pub const MAX_BATCHES: u32 = 256;
-
-/// Who a process is, shown on one line whatever its version string holds. `instance` is the identity; the process id is for
-/// people, since it means nothing across containers.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Process {
-    /// 128 random bits in hexadecimal, new at every start.
-    pub instance: String,
-    /// The process id in the namespace of the process itself.
-    pub pid: u32,
-    /// The version string that the application gave, possibly empty.
-    pub version: String,
-}
-
-impl fmt::Display for Process {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.version.as_str() {
-            "" => write!(f, "{}", self.pid),
-            version => write!(f, "{} ({})", self.pid, OneLine(version)),
-        }
-    }
-}
-
-/// An inclusive range of protocol versions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Versions {
-    /// The oldest version spoken.
-    pub min: u16,
-    /// The newest version spoken.
-    pub max: u16,
-}
-
-impl Versions {
-    /// The newest version that both sides speak.
-    #[must_use]
-    pub fn overlap(self, other: Self) -> Option<u16> {
-        let newest = self.max.min(other.max);
-        (newest >= self.min.max(other.min)).then_some(newest)
-    }
-}
-
-impl fmt::Display for Versions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.min == self.max {
-            write!(f, "{}", self.max)
-        } else {
-            write!(f, "{} to {}", self.min, self.max)
-        }
-    }
-}
 
 /// The parameters of the call `io.hotupdate.Join`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -159,7 +107,7 @@ pub struct Released {
     /// The final word of the application's state; one descriptor each.
     pub state: Vec<StateItem>,
     /// The predecessors whose links were passed and still live, with the bytes already read from them.
-    pub links: Vec<LinkRest>,
+    pub links: Vec<UnreadLink>,
 }
 
 fn forever() -> u64 {
@@ -225,25 +173,25 @@ pub enum Message {
         /// The rows.
         items: Vec<ConnectionRow>,
     },
-    /// Live connections that move, see [`crate::moving`]; one descriptor each.
-    Move {
+    /// Live connections that migrate, see [`crate::migration`]; one descriptor each.
+    Prepare {
         /// The number of this batch, from 1.
         batch: u32,
         /// The connections.
-        items: Vec<MovingItem>,
+        items: Vec<MigrationItem>,
     },
-    /// The sender has let go of a batch that is held.
-    Yours {
+    /// The sender has let go of a batch that is prepared: the receiver serves it from here on.
+    Commit {
         /// Its number.
         batch: u32,
     },
-    /// The sender has taken a batch back, because `held` did not come in time.
-    Back {
+    /// The sender serves a batch again, because `prepared` did not come in time.
+    Abort {
         /// Its number.
         batch: u32,
     },
-    /// No batch is on its way, and none comes until the next `takes`.
-    Rest,
+    /// No batch is on its way, and none comes until the next `accepts`.
+    Quiesced,
     /// The drain as it goes.
     Progress {
         /// What is left.
@@ -266,13 +214,13 @@ pub enum Message {
     /// The predecessor's probation is over: it cannot take over again.
     LetGo,
     // ---- serving process → predecessor ----------------------------------------------------------------------
-    /// The kinds of connections that the sender picks up.
-    Takes {
-        /// All of them; replaces what was said before. With none of them the predecessor says `rest`.
-        kinds: Vec<Kind>,
+    /// The kinds of connections that the sender accepts.
+    Accepts {
+        /// All of them; replaces what was said before. With none of them the predecessor says `quiesced`.
+        kinds: Vec<ConnectionKind>,
     },
     /// A batch of connections arrived and is held, untouched.
-    Held {
+    Prepared {
         /// Its number.
         batch: u32,
         /// Ids of connections that are not taken.
@@ -289,14 +237,14 @@ pub enum Message {
         generation: Generation,
     },
     /// A later version serves well: end your probation.
-    Settle,
+    EndProbation,
     /// Rollback: serve again. Sent when the sender's accept loops have stopped.
     Resume {
         /// When they stopped, in nanoseconds of `CLOCK_MONOTONIC`.
         stopped_at_ns: u64,
         /// The links to older generations that the receiver reads from now on, with the bytes already read from them.
         #[serde(default)]
-        links: Vec<LinkRest>,
+        links: Vec<UnreadLink>,
     },
     /// The serving process stops on purpose: let the listeners go.
     Farewell,
@@ -317,7 +265,7 @@ impl Message {
             Self::State { items, .. } => items.len(),
             Self::Links { items, .. } => items.len(),
             Self::Control { .. } => 2,
-            Self::Move { items, .. } => items.len(),
+            Self::Prepare { items, .. } => items.len(),
             Self::Released(released) => released.state.len(),
             _ => 0,
         }
@@ -349,18 +297,18 @@ impl Message {
             Self::Released(_) => "released",
             Self::Serving { .. } => "serving",
             Self::Connections { .. } => "connections",
-            Self::Move { .. } => "move",
-            Self::Yours { .. } => "yours",
-            Self::Back { .. } => "back",
-            Self::Rest => "rest",
-            Self::Takes { .. } => "takes",
-            Self::Held { .. } => "held",
+            Self::Prepare { .. } => "prepare",
+            Self::Commit { .. } => "commit",
+            Self::Abort { .. } => "abort",
+            Self::Quiesced => "quiesced",
+            Self::Accepts { .. } => "accepts",
+            Self::Prepared { .. } => "prepared",
             Self::Progress { .. } => "progress",
             Self::Drained { .. } => "drained",
             Self::LetGo => "let_go",
             Self::Hurry { .. } => "hurry",
             Self::Issued { .. } => "issued",
-            Self::Settle => "settle",
+            Self::EndProbation => "end_probation",
             Self::Resume { .. } => "resume",
             Self::Farewell => "farewell",
             Self::Failed { .. } => "failed",

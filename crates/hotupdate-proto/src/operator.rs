@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::identity::{Generation, Process};
 use crate::inventory::{ConnectionRow, ListenerKind, Summary, Totals};
-use crate::message::{Generation, Process};
 
 /// A Varlink call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -166,7 +166,7 @@ pub struct Status {
 
 /// Something that happened; a reply of `Monitor` carries it next to the status after it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Happened {
+pub struct ServiceEvent {
     /// A word for programs: `joined`, `standby`, `failed`, `served`, `progress`, `drained`, `let_go`, `took_over`,
     /// `rolled_back`, `violation`, `stopping`.
     pub kind: String,
@@ -181,7 +181,7 @@ pub struct Happened {
 pub struct Monitored {
     /// What happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub event: Option<Happened>,
+    pub event: Option<ServiceEvent>,
     /// How things are after it.
     pub status: Status,
 }
@@ -197,7 +197,7 @@ pub struct Connections {
 
 /// The reply of `Handoff` and `Rollback`: who served, who serves now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Changed {
+pub struct HandoffResult {
     /// Who served before.
     pub from: Process,
     /// Who serves now.
@@ -211,7 +211,7 @@ pub struct Changed {
 
 /// The parameters of `Drain` and `Stop`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Within {
+pub struct DeadlineParams {
     /// Be drained in this time, in milliseconds; the service's own deadline if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,

@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::identity::{Generation, Process};
 use crate::inventory::{LinkItem, Summary, Totals};
-use crate::message::{Generation, Process};
 use crate::timing::millis;
 
 /// A process that served before, seen over its link.

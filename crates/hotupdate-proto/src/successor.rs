@@ -4,7 +4,7 @@
 //! hands the message to [`Successor::handle`]; afterwards the process goes on as an [`crate::Incumbent`].
 //!
 //! The protocol is one `match (state, event)`, in `Successor::step`. Beside it: `state` (what each state waits for),
-//! `transitions` (what the arms do) and `vocabulary` (events, effects).
+//! `transitions` (what the arms do) and `events` (events, effects).
 
 use std::mem;
 use std::time::Instant;
@@ -16,8 +16,8 @@ use crate::operator::ProcessState;
 use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, after};
 
-mod vocabulary;
-pub use vocabulary::{Effect, Event, Served};
+mod events;
+pub use events::{Effect, Event, Served};
 
 mod state;
 use state::State;

@@ -6,7 +6,15 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 /// How long each wait may take. All of them can be set; the defaults fit a service on one machine.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use hotupdate_proto::Timing;
+/// let timing = Timing::default().stop(Duration::from_secs(10)).released(Duration::from_secs(20));
+/// assert_eq!(timing.stop, Duration::from_secs(10));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Timing {
     /// Successor: finding an owner of the control socket that answers. Long enough for a first start that warms up.
     pub find: Duration,
@@ -41,11 +49,17 @@ pub struct Timing {
     /// Serving process: what the oldest generation still gets when there are too many.
     pub hurry: Duration,
     /// Predecessor: the serving process has to say that it holds connections that were moved to it.
-    pub moving: Duration,
+    pub prepared: Duration,
     /// Serving process: before a handoff, predecessors have to finish the moves that are under way.
-    pub rest: Duration,
+    pub quiesce: Duration,
     /// Both: the other side has to take a message that was sent.
     pub write: Duration,
+    /// Predecessor: how long after the beginning of its drain a silent connection is left alone; at most a quarter of the
+    /// drain. Most clients end by themselves what they have begun.
+    pub drain_grace: Duration,
+    /// Predecessor: the time after the grace over which silent connections are closed, so that not all of their clients come
+    /// back in the same instant; at most half of the drain.
+    pub drain_spread: Duration,
 }
 
 impl Default for Timing {
@@ -66,9 +80,11 @@ impl Default for Timing {
             force: Duration::from_secs(2),
             resume: Duration::from_secs(5),
             hurry: Duration::from_secs(5),
-            moving: Duration::from_secs(5),
-            rest: Duration::from_secs(2),
+            prepared: Duration::from_secs(5),
+            quiesce: Duration::from_secs(2),
             write: Duration::from_secs(5),
+            drain_grace: Duration::from_secs(5),
+            drain_spread: Duration::from_secs(10),
         }
     }
 }
@@ -103,11 +119,34 @@ impl Timing {
             force: scaled(self.force),
             resume: scaled(self.resume),
             hurry: scaled(self.hurry),
-            moving: scaled(self.moving),
-            rest: scaled(self.rest),
+            prepared: scaled(self.prepared),
+            quiesce: scaled(self.quiesce),
             write: scaled(self.write),
+            drain_grace: scaled(self.drain_grace),
+            drain_spread: scaled(self.drain_spread),
         }
     }
+}
+
+/// One method for each field: a program that sets one of them goes on to compile when another is added.
+macro_rules! setters {
+    ($($name:ident)*) => {
+        impl Timing {
+            $(
+                #[doc = concat!("Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ").")]
+                #[must_use]
+                pub fn $name(mut self, wait: Duration) -> Self {
+                    self.$name = wait;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+setters! {
+    find hello reply batch lease standby stop serving released probation drain force resume hurry prepared quiesce
+    write drain_grace drain_spread
 }
 
 /// Which wait ran out.

@@ -2,29 +2,18 @@
 //!
 //! Deliberately absent: anything that may differ between two calls on the same process; that is on [`crate::Starting`].
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use hotupdate_proto::incumbent::Local;
+use hotupdate_proto::Timing;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{FEATURE_MOVE, Process, Timing, VERSIONS};
-use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
-use crate::spawn::Program;
+use crate::settings::{AfterDrain, Settings};
 use crate::starting::Starting;
-
-/// What a process does when its drain is over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AfterDrain {
-    /// [`crate::Serving::drained`] resolves and `main` returns.
-    #[default]
-    Exit,
-    /// The process stays, idle, until SIGTERM: for supervisors that would restart it and so take the service back, such
-    /// as a container runtime.
-    StayUntilTerm,
-}
 
 /// Settings of a process that takes part in hot updates.
 ///
@@ -43,40 +32,18 @@ pub enum AfterDrain {
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens before `join`"]
 pub struct Builder {
-    pub(crate) path: PathBuf,
-    pub(crate) version: String,
-    pub(crate) release: Release,
-    pub(crate) timing: Timing,
-    pub(crate) grace: Duration,
-    pub(crate) spread: Duration,
-    pub(crate) allowed: Vec<u32>,
-    pub(crate) successor_signal: Option<SignalKind>,
-    pub(crate) stop_signals: bool,
-    pub(crate) after_drain: AfterDrain,
-    pub(crate) max_draining: usize,
-    pub(crate) move_connections: bool,
-    pub(crate) descriptor_store: Option<bool>,
+    settings: Settings,
+    /// Those that were set one by one, which come after all of [`Builder::timing`].
+    deadlines: Vec<(Setter, Duration)>,
 }
+
+type Setter = fn(Timing, Duration) -> Timing;
 
 /// Settings for a service whose control socket is at this path.
 ///
 /// The directory has to exist, and nobody but its owner (this user, or root) may be able to write to it.
 pub fn builder(path: impl AsRef<Path>) -> Builder {
-    Builder {
-        path: path.as_ref().to_owned(),
-        version: String::new(),
-        release: Release::Now,
-        timing: Timing::default(),
-        grace: Duration::from_secs(5),
-        spread: Duration::from_secs(10),
-        allowed: Vec::new(),
-        successor_signal: None,
-        stop_signals: true,
-        after_drain: AfterDrain::Exit,
-        max_draining: 8,
-        move_connections: true,
-        descriptor_store: None,
-    }
+    Builder { settings: Settings::new(path.as_ref().to_owned()), deadlines: Vec::new() }
 }
 
 /// First start, or meets the process that it replaces: [`builder`] with all defaults, and [`Builder::join`].
@@ -90,60 +57,60 @@ pub async fn join(path: impl AsRef<Path>) -> Result<Starting> {
 impl Builder {
     /// The version string that operators see. Default: empty.
     pub fn version(mut self, version: impl Into<String>) -> Self {
-        self.version = version.into();
+        self.settings.version = version.into();
         self
     }
 
     /// Whether this process, once it is ready, stands by until an operator says `hotctl handoff`. Default: it takes over
     /// as soon as it is ready.
     pub fn on_command(mut self, on_command: bool) -> Self {
-        self.release = if on_command { Release::OnCommand } else { Release::Now };
+        self.settings.release = if on_command { Release::OnCommand } else { Release::Now };
         self
     }
 
     /// How long a successor may take from joining to being ready. Default: 60 s.
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.timing.lease = lease;
-        self
+    pub fn lease(self, lease: Duration) -> Self {
+        self.deadline(Timing::lease, lease)
     }
 
-    /// How long open connections may take to end after a handoff. Default: 60 s.
-    pub fn drain_deadline(mut self, deadline: Duration) -> Self {
-        self.timing.drain = deadline;
-        self
-    }
-
-    /// How long, after a drain began, a silent connection is left alone. Default: 5 s, and at most a quarter of the
-    /// deadline.
-    pub fn drain_grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
-        self
-    }
-
-    /// The window after the grace over which silent connections are closed, so that not all clients come back at once.
-    /// Default: 10 s, and at most half of the deadline.
-    pub fn drain_spread(mut self, spread: Duration) -> Self {
-        self.spread = spread;
-        self
+    /// How long open connections may take to end after a handoff. Default: 60 s. How it is spent is up to
+    /// [`Timing::drain_grace`] and [`Timing::drain_spread`].
+    pub fn drain_deadline(self, deadline: Duration) -> Self {
+        self.deadline(Timing::drain, deadline)
     }
 
     /// How long, after a handoff, this process holds its parked listeners and takes over again if the successor dies.
     /// Zero lets go at once. Default: 5 s.
-    pub fn probation(mut self, probation: Duration) -> Self {
-        self.timing.probation = probation;
+    pub fn probation(self, probation: Duration) -> Self {
+        self.deadline(Timing::probation, probation)
+    }
+
+    /// Every deadline at once, for those that have no method of their own. What has been set by such a method stays,
+    /// whichever is called first.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// use hotupdate::Timing;
+    ///
+    /// let builder = hotupdate::builder("/run/hello/control.sock")
+    ///     .drain_deadline(Duration::from_secs(30))
+    ///     .timing(Timing::default().scaled(2.0).drain_grace(Duration::ZERO));
+    /// ```
+    pub fn timing(mut self, timing: Timing) -> Self {
+        self.settings.timing = timing;
         self
     }
 
-    /// Every deadline at once, for those that have no method of their own.
-    pub fn timing(mut self, timing: Timing) -> Self {
-        self.timing = timing;
+    fn deadline(mut self, set: Setter, wait: Duration) -> Self {
+        self.deadlines.push((set, wait));
         self
     }
 
     /// Another user that may use the control socket, next to the own one and root. That user also needs the right to
     /// write to the socket file, which is made with mode 0600.
     pub fn allow_uid(mut self, uid: u32) -> Self {
-        self.allowed.push(uid);
+        self.settings.allowed.push(uid);
         self
     }
 
@@ -153,7 +120,7 @@ impl Builder {
     /// The new process stays a child of this one as long as this one lives. A service manager that is no parent of it hears
     /// of its end later than others: see [`Builder::descriptor_store`].
     pub fn successor_signal(mut self, signal: SignalKind) -> Self {
-        self.successor_signal = Some(signal);
+        self.settings.successor_signal = Some(signal);
         self
     }
 
@@ -161,25 +128,25 @@ impl Builder {
     /// what is left. If a successor is on its way, it takes over first. Default: yes. Before [`Starting::ready`] they
     /// end the process, as always.
     pub fn stop_signals(mut self, stop_signals: bool) -> Self {
-        self.stop_signals = stop_signals;
+        self.settings.stop_signals = stop_signals;
         self
     }
 
     /// What happens when the drain is over. Default: [`AfterDrain::Exit`].
     pub fn after_drain(mut self, after_drain: AfterDrain) -> Self {
-        self.after_drain = after_drain;
+        self.settings.after_drain = after_drain;
         self
     }
 
     /// How many predecessors may drain at once; beyond it the oldest is told to be quick. Default: 8.
     pub fn max_draining(mut self, max_draining: usize) -> Self {
-        self.max_draining = max_draining;
+        self.settings.max_draining = max_draining;
         self
     }
 
     /// Whether live connections move from and to this process, if both sides can. Default: yes.
-    pub fn move_connections(mut self, move_connections: bool) -> Self {
-        self.move_connections = move_connections;
+    pub fn migrate_connections(mut self, migrate_connections: bool) -> Self {
+        self.settings.migrate_connections = migrate_connections;
         self
     }
 
@@ -215,48 +182,45 @@ impl Builder {
     ///
     /// See systemd.service(5), `FileDescriptorStoreMax=`, and sd_notify(3), `FDSTORE=1`.
     pub fn descriptor_store(mut self, descriptor_store: bool) -> Self {
-        self.descriptor_store = Some(descriptor_store);
+        self.settings.descriptor_store = Some(descriptor_store);
         self
     }
 
     /// Makes the control socket, or joins the process that owns it and receives what it has.
     ///
     /// # Errors
-    /// [`crate::Error::Refused`] if the path or its directory is not safe, if another successor is there already, or if
-    /// the incumbent gave up; [`crate::Error::PeerIncompatible`] if no common protocol version exists;
-    /// [`crate::Error::PeerMisbehaved`] if what arrived is not what was announced; [`crate::Error::Io`] if the kernel
-    /// said no. The incumbent serves on in all of these cases.
+    /// Of the kind [`ErrorKind::UnusablePath`] if a control socket cannot be there; [`ErrorKind::Refused`] if
+    /// another successor is there already, or the incumbent gives up; [`ErrorKind::TimedOut`] if it does not answer in
+    /// time; [`ErrorKind::PeerIncompatible`] if no common protocol version exists; [`ErrorKind::PeerMisbehaved`] if what
+    /// arrives is not what was announced; [`ErrorKind::Local`] if the kernel refuses something. The incumbent, if there is
+    /// one, serves on in all of these cases.
     pub async fn join(self) -> Result<Starting> {
-        crate::joining::join(self).await
+        crate::joining::join(self.settings()).await
     }
 
-    pub(crate) fn local(&self) -> Local {
-        Local {
-            process: Process {
-                instance: random_hex(),
-                pid: std::process::id(),
-                version: self.version.clone(),
-            },
-            versions: VERSIONS,
-            features: self.move_connections.then(|| FEATURE_MOVE.to_owned()).into_iter().collect(),
-            timing: self.timing.clone(),
-            max_draining: self.max_draining,
+    fn settings(self) -> Settings {
+        let Self { mut settings, deadlines } = self;
+        for (set, wait) in deadlines {
+            settings.timing = set(settings.timing, wait);
         }
-    }
-
-    pub(crate) fn program(&self) -> Option<Program> {
-        self.successor_signal.and_then(|_| Program::of_this_process())
+        settings
     }
 }
 
-/// 128 random bits in hexadecimal.
-pub(crate) fn random_hex() -> String {
-    let mut bytes = [0u8; 16];
-    // Without randomness the pid and the time still tell processes apart well enough for a label.
-    if getrandom(&mut bytes, GetRandomFlags::empty()).is_err() {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let label = now.as_nanos() ^ (u128::from(std::process::id()) << 96);
-        bytes = label.to_be_bytes();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_calls_does_not_matter() {
+        let second = Duration::from_secs(1);
+        let timing = Timing::default().stop(7 * second).drain(8 * second);
+        let before = builder("/x/y").timing(timing.clone()).lease(2 * second).drain_deadline(9 * second);
+        let after = builder("/x/y").drain_deadline(9 * second).lease(2 * second).timing(timing.clone());
+        for builder in [before, after] {
+            assert_eq!(builder.settings().timing, timing.clone().lease(2 * second).drain(9 * second));
+        }
+        let twice = builder("/x/y").probation(second).probation(3 * second);
+        assert_eq!(twice.settings().timing.probation, 3 * second, "the last word counts");
     }
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

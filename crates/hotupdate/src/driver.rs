@@ -4,7 +4,6 @@
 //! what they say (`driver/incumbent.rs`).
 
 mod application;
-mod callers;
 mod drain;
 mod incumbent;
 mod inventory;
@@ -12,7 +11,6 @@ mod link_events;
 mod moves;
 mod operators;
 mod report;
-mod reserve;
 mod signals;
 mod status;
 mod successor;
@@ -32,31 +30,30 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::incumbent::{Event as IncumbentEvent, Incumbent, Local, Stopped};
-use hotupdate_proto::inventory::LinkRest;
+use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::Ready;
 use hotupdate_proto::operator::{LastFailure, LastHandoff};
 use hotupdate_proto::successor::Event as SuccessorEvent;
 use hotupdate_proto::{ConnectionRow, Generation, Joined, ListenerItem, StateItem, Successor};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::time::{Interval, sleep_until};
 use tracing::{Instrument, Span};
 
-use self::callers::Control;
 use self::moves::Moves;
-use crate::accepted::Accepted;
-use crate::adoption::Adopter;
-use crate::channel::Receiver;
-use crate::config::Builder;
-use crate::connection::Parcel;
 use crate::connections::Connections;
+use crate::connections::MigrationRequest;
+use crate::control::Control;
+use crate::control::session::{self, Outcome, Request, SessionConfig};
 use crate::error::{Error, Result};
-use crate::gate::GateControl;
+use crate::lifecycle::{Lifecycle, Served};
+use crate::link::channel::Receiver;
 use crate::link::{Heard, Link, LinkId};
-use crate::offered::Origin;
-use crate::serving::{Lifecycle, Served};
-use crate::session::{self, Outcome, Request, Rules};
-use crate::signal::{Signal, Signals};
-use crate::spawn::Program;
+use crate::listeners::gate::GateControl;
+use crate::listeners::inherited::Origin;
+use crate::migration;
+use crate::process::signal::{Signal, Signals};
+use crate::process::spawn::Program;
+use crate::settings::Settings;
 use crate::state::Export;
 use crate::systemd::Manager;
 
@@ -68,13 +65,8 @@ const MAX_DEFERRED: usize = 256;
 
 /// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
 pub(crate) enum Application {
-    /// Connections of this kind are picked up.
-    Adopt(Adopter),
-    Ready {
-        resources: Resources,
-        ready: Ready,
-        reply: oneshot::Sender<Result<Served>>,
-    },
+    Adopt(migration::Handler),
+    Ready { resources: Resources, ready: Ready, reply: oneshot::Sender<Result<Served>> },
 }
 
 /// Everything a process serves with.
@@ -83,8 +75,12 @@ pub(crate) struct Resources {
     pub(crate) gates: Vec<(Arc<dyn GateControl>, Origin)>,
     pub(crate) descriptors: Vec<(ListenerItem, OwnedFd, Origin)>,
     pub(crate) exports: Vec<Export>,
+    /// What accepts connections of other versions.
+    pub(crate) handlers: Vec<migration::Handler>,
     /// Names under which the descriptor store may have something that this process does not use.
     pub(crate) stale: Vec<String>,
+    /// The application dropped a listener.
+    pub(crate) dropped: Arc<Notify>,
 }
 
 /// What this process is at the moment.
@@ -103,6 +99,13 @@ struct SuccessorRole {
     machine: Successor,
     joined: Joined,
     since: Instant,
+}
+
+impl SuccessorRole {
+    /// The incumbent, unless it is dead or has released this process.
+    fn serves_on(&self) -> Option<String> {
+        (!self.machine.can_serve_alone()).then(|| format!("process {}", self.joined.incumbent))
+    }
 }
 
 /// Both ends of a queue: tasks that work for the driver get a sender.
@@ -142,7 +145,7 @@ struct PendingCommand {
 }
 
 pub(crate) struct Driver {
-    settings: Builder,
+    settings: Settings,
     local: Local,
     generation: Generation,
     attempt: Option<String>,
@@ -157,13 +160,13 @@ pub(crate) struct Driver {
 
     application: mpsc::UnboundedReceiver<Application>,
     application_is_gone: bool,
-    parcels: mpsc::UnboundedReceiver<Parcel>,
+    migrations: mpsc::UnboundedReceiver<MigrationRequest>,
     moves: Moves,
     ready: Option<oneshot::Sender<Result<Served>>>,
     ready_at: Option<Instant>,
     failed: Option<oneshot::Sender<Error>>,
     requests: mpsc::Receiver<Request>,
-    rules: Rules,
+    sessions: SessionConfig,
     signals: Option<Signals>,
     program: Option<Program>,
     manager: Option<Manager>,
@@ -188,12 +191,12 @@ pub(crate) struct Driver {
     /// A listener that should be open is not.
     reopen_at: Option<Instant>,
     /// What the incumbent had read of links that are ours now.
-    unread_link_bytes: Vec<LinkRest>,
+    unread_link_bytes: Vec<UnreadLink>,
 
     lifecycle: watch::Sender<Lifecycle>,
     monitor: broadcast::Sender<session::Event>,
     pending_commands: Vec<PendingCommand>,
-    rows: HashMap<Generation, BTreeMap<u64, (Accepted, ConnectionRow)>>,
+    rows: HashMap<Generation, BTreeMap<u64, (tokio::time::Instant, ConnectionRow)>>,
     last_handoff: Option<LastHandoff>,
     last_failure: Option<LastFailure>,
 
@@ -210,7 +213,8 @@ pub(crate) struct Driver {
 /// What the loop woke up for.
 enum Wake {
     Application(Option<Application>),
-    Parcel(Parcel),
+    Migration(MigrationRequest),
+    ListenerDropped,
     Request(Request),
     Heard(LinkId, Heard),
     Done(TaskResult),
@@ -258,8 +262,8 @@ impl Driver {
             Wake::Application(Some(Application::Ready { resources, ready, reply })) => {
                 self.make_ready(resources, ready, reply).await;
             }
-            Wake::Application(Some(Application::Adopt(adopter))) => {
-                self.moves.adopters.push(adopter);
+            Wake::Application(Some(Application::Adopt(handler))) => {
+                self.moves.handlers.push(handler);
                 self.announce();
             }
             Wake::Application(None) => {
@@ -268,7 +272,8 @@ impl Driver {
                     self.application_gave_up().await;
                 }
             }
-            Wake::Parcel(parcel) => self.give(parcel),
+            Wake::Migration(migration) => self.give(migration),
+            Wake::ListenerDropped => self.forget_dropped_listeners(),
             Wake::Request(request) => self.request(request).await,
             Wake::Heard(id, heard) => self.hear(id, heard).await,
             Wake::Done(done) => self.done(done).await,
@@ -299,17 +304,29 @@ impl Driver {
         let deadline = self.deadline();
         let there = !self.application_is_gone;
         let draining = self.draining && !self.drained;
-        let Self { application, parcels, requests, heard, done, signals, progress, connections, .. } = self;
+        let Self {
+            resources,
+            application,
+            migrations,
+            requests,
+            heard,
+            done,
+            signals,
+            progress,
+            connections,
+            ..
+        } = self;
         tokio::select! {
             biased;
             Some((id, what)) = heard.1.recv() => Wake::Heard(id, what),
             Some(done) = done.1.recv() => Wake::Done(done),
             application = application.recv(), if there => Wake::Application(application),
-            Some(parcel) = parcels.recv() => Wake::Parcel(parcel),
+            Some(migration) = migrations.recv() => Wake::Migration(migration),
+            () = resources.dropped.notified() => Wake::ListenerDropped,
             Some(request) = requests.recv() => Wake::Request(request),
             signal = Signals::next(signals.as_mut()) => Wake::Signal(signal),
             () = until(deadline) => Wake::Deadline,
-            () = connections.empty(), if draining => Wake::Drained,
+            () = connections.wait_until_empty(), if draining => Wake::Drained,
             _ = progress.tick(), if draining => Wake::Progress,
         }
     }

@@ -1,60 +1,133 @@
-//! What can go wrong: what was being done, and whose fault it is.
+//! What can go wrong: what was being done, whose fault it is, and which process serves now.
 //!
-//! Deliberately absent: errors of single connections; those are the business of whoever reads and writes them.
+//! Deliberately absent: errors of single connections, which reading and writing return.
 
+use std::error;
 use std::fmt;
 use std::io;
 
 use hotupdate_proto::Fault;
 
-/// Why something could not be done. `Debug` prints like `Display`, so that a `main` that returns it reads well.
-#[derive(thiserror::Error)]
+/// Why a process cannot join, become ready, or use a listener.
+///
+/// It shows as one line: what was being done, what went wrong, and which process serves in spite of it, as far as that is
+/// known. `Debug` prints the same, so that a `main` that returns it reads well.
+///
+/// ```no_run
+/// use hotupdate::ErrorKind;
+///
+/// # async fn example() {
+/// if let Err(error) = hotupdate::join("/run/hello/control.sock").await {
+///     eprintln!("hello: {error}");
+///     if error.kind() == ErrorKind::Refused {
+///         // Nothing has changed, for example because another version is being started; try again later.
+///     }
+/// }
+/// # }
+/// ```
+pub struct Error {
+    kind: ErrorKind,
+    doing: String,
+    what: String,
+    source: Option<io::Error>,
+    serves: Option<String>,
+}
+
+/// Whose fault an [`Error`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Error {
-    /// The kernel said no.
-    #[error("{doing}: {error}")]
-    Io {
-        /// What was being done.
-        doing: String,
-        /// What the kernel said.
-        error: io::Error,
-    },
+pub enum ErrorKind {
+    /// The incumbent said no, or gave the attempt up, and says why. Nothing has changed.
+    Refused,
+    /// The other process did not do something before a named deadline of [`Timing`](crate::Timing).
+    TimedOut,
+    /// The other process died.
+    PeerGone,
     /// The other process broke the protocol.
-    #[error("{doing}: {what}")]
-    PeerMisbehaved {
-        /// What was being done.
-        doing: String,
-        /// What it did.
-        what: String,
-    },
+    PeerMisbehaved,
     /// The other process speaks another version of the protocol.
-    #[error("{doing}: {what}")]
-    PeerIncompatible {
-        /// What was being done.
-        doing: String,
-        /// What does not fit.
-        what: String,
-    },
-    /// The other process, or this machine's configuration, does not allow it. Nothing has changed; try again.
-    #[error("{doing}: {why}")]
-    Refused {
-        /// What was being done.
-        doing: String,
-        /// Why not.
-        why: String,
-    },
+    PeerIncompatible,
+    /// The path cannot be that of a control socket: it is too long, its directory is missing or not safe, something else is
+    /// there, or what listens there belongs to a user that is not trusted. Nothing was changed there.
+    UnusablePath,
+    /// An operator or a signal ended the attempt.
+    Cancelled,
+    /// Something failed in this process, most often because the kernel refused it: then [`std::error::Error::source`] is the
+    /// [`io::Error`].
+    Local,
     /// A mistake in the program that calls this library.
-    #[error("{doing}: {what}")]
-    ApiMisuse {
-        /// What was being done.
-        doing: String,
-        /// What is wrong.
-        what: String,
-    },
+    ApiMisuse,
 }
 
 /// What functions of this crate return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Whose fault it is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The process that serves in spite of this error, such as `process 4711 (1.2.0)`. `None` if it is not known that another
+    /// process serves.
+    #[must_use]
+    pub fn served_by(&self) -> Option<&str> {
+        self.serves.as_deref()
+    }
+
+    pub(crate) fn new(kind: ErrorKind, doing: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { kind, doing: doing.into(), what: what.into(), source: None, serves: None }
+    }
+
+    pub(crate) fn timed_out(doing: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::new(ErrorKind::TimedOut, doing, what)
+    }
+
+    pub(crate) fn unusable_path(doing: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::new(ErrorKind::UnusablePath, doing, why)
+    }
+
+    pub(crate) fn misuse(doing: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::new(ErrorKind::ApiMisuse, doing, what)
+    }
+
+    pub(crate) fn fault(doing: impl Into<String>, fault: &Fault) -> Self {
+        let kind = match fault {
+            Fault::PeerMisbehaved(_) => ErrorKind::PeerMisbehaved,
+            Fault::PeerIncompatible(_) => ErrorKind::PeerIncompatible,
+            Fault::PeerGone => ErrorKind::PeerGone,
+            Fault::TimedOut(_) => ErrorKind::TimedOut,
+            Fault::Aborted | Fault::Stopping => ErrorKind::Cancelled,
+            Fault::Local(_) => ErrorKind::Local,
+            // What the other side says in its own words.
+            _ => ErrorKind::Refused,
+        };
+        Self::new(kind, doing, fault.to_string())
+    }
+
+    /// The process that serves in spite of the error, if one is known.
+    pub(crate) fn while_served_by(mut self, process: Option<String>) -> Self {
+        self.serves = process;
+        self
+    }
+
+    /// Without the process that serves, to which this is told.
+    pub(crate) fn reason(&self) -> String {
+        format!("{}: {}", self.doing, self.what)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind: _, doing, what, source: _, serves } = self;
+        write!(f, "{doing}: {what}")?;
+        match serves {
+            Some(process) => write!(f, "; {process} serves on"),
+            None => Ok(()),
+        }
+    }
+}
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,23 +135,9 @@ impl fmt::Debug for Error {
     }
 }
 
-impl Error {
-    pub(crate) fn refused(doing: impl Into<String>, why: impl fmt::Display) -> Self {
-        Self::Refused { doing: doing.into(), why: why.to_string() }
-    }
-
-    pub(crate) fn misuse(doing: impl Into<String>, what: impl Into<String>) -> Self {
-        Self::ApiMisuse { doing: doing.into(), what: what.into() }
-    }
-
-    pub(crate) fn fault(doing: impl Into<String>, fault: &Fault) -> Self {
-        let doing = doing.into();
-        let what = fault.to_string();
-        match fault {
-            Fault::PeerMisbehaved(_) => Self::PeerMisbehaved { doing, what },
-            Fault::PeerIncompatible(_) => Self::PeerIncompatible { doing, what },
-            _ => Self::Refused { doing, why: what },
-        }
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        self.source.as_ref().map(|error| error as _)
     }
 }
 
@@ -89,7 +148,10 @@ pub(crate) trait Doing<T> {
 
 impl<T> Doing<T> for io::Result<T> {
     fn doing(self, doing: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|error| Error::Io { doing: doing(), error })
+        self.map_err(|error| {
+            let local = Error::new(ErrorKind::Local, doing(), error.to_string());
+            Error { source: Some(error), ..local }
+        })
     }
 }
 

@@ -18,14 +18,14 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Span;
 
-use crate::channel::{self, Receiver};
-use crate::config::Builder;
 use crate::control::{self, Found, Ownership};
 use crate::driver::{self, Inherited};
 use crate::error::{Error, Result};
 use crate::link;
-use crate::offered::Offered;
-use crate::spawn;
+use crate::link::channel::{self, Receiver};
+use crate::listeners::inherited::Offered;
+use crate::process::spawn;
+use crate::settings::Settings;
 use crate::starting::Starting;
 use crate::state;
 use crate::systemd;
@@ -67,20 +67,20 @@ enum Tried {
     Again,
 }
 
-pub(crate) async fn join(builder: Builder) -> Result<Starting> {
+pub(crate) async fn join(settings: Settings) -> Result<Starting> {
     spawn::detach_if_asked();
-    let local = builder.local();
-    let deadline = Instant::now() + builder.timing.find;
+    let local = settings.local();
+    let deadline = Instant::now() + settings.timing.find;
     loop {
         let within = deadline.saturating_duration_since(Instant::now());
-        match control::find(&builder.path, within).await? {
-            Found::Nobody(ownership) => return Ok(first(builder, local, ownership)),
-            Found::Incumbent(stream) => match try_join(&builder, &local, stream).await? {
-                Tried::Complete(complete) => return succeed(builder, local, *complete),
+        match control::find(&settings.path, within).await? {
+            Found::Nobody(ownership) => return Ok(first(settings, local, ownership)),
+            Found::Incumbent(stream) => match try_join(&settings, &local, stream).await? {
+                Tried::Complete(complete) => return succeed(settings, local, *complete),
                 Tried::Again if Instant::now() < deadline => sleep(ASK_AGAIN).await,
                 Tried::Again => {
                     let why = "the process there is still starting (deadline `find`)";
-                    return Err(Error::refused(doing(&builder.path), why));
+                    return Err(Error::timed_out(doing(&settings.path), why));
                 }
             },
         }
@@ -91,11 +91,11 @@ fn doing(path: &Path) -> String {
     format!("joining at {}", path.display())
 }
 
-fn first(builder: Builder, local: Local, ownership: Ownership) -> Starting {
+fn first(settings: Settings, local: Local, ownership: Ownership) -> Starting {
     let offered = systemd::listeners();
-    let release = builder.release;
-    tracing::info!(path = %builder.path.display(), "first start: nobody to take over from");
-    let (application, connections) = driver::start_first(builder, local, ownership);
+    let release = settings.release;
+    tracing::info!(path = %settings.path.display(), "first start: nobody to take over from");
+    let (application, connections) = driver::start_first(settings, local, ownership);
     Starting {
         application,
         generation: Generation::FIRST,
@@ -108,15 +108,16 @@ fn first(builder: Builder, local: Local, ownership: Ownership) -> Starting {
         resources: Default::default(),
         ready: Default::default(),
         failed: None,
+        serving: Default::default(),
     }
 }
 
-fn succeed(builder: Builder, local: Local, complete: Complete) -> Result<Starting> {
+fn succeed(settings: Settings, local: Local, complete: Complete) -> Result<Starting> {
     // The incumbent has the sockets that count. Others must not stay open here: their clients would wait for ever.
     drop(systemd::listeners());
     let Complete { machine, joined, receiver, inventory } = complete;
     let Inventory { offered, state, links, ownership } = inventory;
-    let release = builder.release;
+    let release = settings.release;
     let span = link::span(&joined.handoff);
     tracing::info!(
         parent: &span,
@@ -127,7 +128,7 @@ fn succeed(builder: Builder, local: Local, complete: Complete) -> Result<Startin
     );
     let generation = joined.generation;
     let inherited = Inherited { machine, joined, receiver, links, ownership };
-    let (application, connections, failed) = driver::start_successor(builder, local, inherited)?;
+    let (application, connections, failed) = driver::start_successor(settings, local, inherited)?;
     Ok(Starting {
         application,
         generation,
@@ -140,35 +141,45 @@ fn succeed(builder: Builder, local: Local, complete: Complete) -> Result<Startin
         resources: Default::default(),
         ready: Default::default(),
         failed: Some(failed),
+        serving: Default::default(),
     })
 }
 
-async fn try_join(builder: &Builder, local: &Local, stream: UnixStream) -> Result<Tried> {
+async fn try_join(settings: &Settings, local: &Local, stream: UnixStream) -> Result<Tried> {
     let attempt = std::env::var(spawn::ATTEMPT).ok().filter(|attempt| !attempt.is_empty());
     let (mut machine, join) = Successor::join(std::time::Instant::now(), local.clone(), attempt);
     let stream = Arc::new(stream);
     let mut receiver = Receiver::new(stream.clone(), b"");
-    let write = builder.timing.write;
+    let write = settings.timing.write;
 
     let mut event = match call(&stream, &join, write).await {
         // Whoever hangs up without listening has said why: it can still be read.
         Ok(()) | Err(Fault::PeerGone) => answer(&mut receiver, machine.deadline()).await,
         Err(fault) => Event::Closed(fault),
     };
+    let mut serves_on = None;
     let mut arrived = Arrived { reached: peer_path(&stream), ..Arrived::default() };
     loop {
-        if matches!(event, Event::Replied(Err(Refusal::Starting | Refusal::NotServing))) {
-            return Ok(Tried::Again);
+        match &event {
+            Event::Replied(Err(Refusal::Starting | Refusal::NotServing)) => return Ok(Tried::Again),
+            Event::Replied(Ok(joined)) => serves_on = Some(format!("process {}", joined.incumbent)),
+            Event::Replied(Err(_)) => serves_on = Some("the process there".to_owned()),
+            _ => {}
         }
         for effect in machine.handle(std::time::Instant::now(), event) {
             match effect {
                 Effect::Send(message) => say(&stream, &message, write).await,
                 Effect::Complete(joined) => {
-                    let inventory = arrived.complete().map_err(|what| misbehaved(builder, what))?;
+                    let inventory = arrived.complete().map_err(|what| {
+                        let fault = Fault::PeerMisbehaved(what);
+                        Error::fault(doing(&settings.path), &fault).while_served_by(serves_on)
+                    })?;
                     return Ok(Tried::Complete(Box::new(Complete { machine, joined, receiver, inventory })));
                 }
                 Effect::StartOver => return Ok(Tried::Again),
-                Effect::Fail(fault) => return Err(Error::fault(doing(&builder.path), &fault)),
+                Effect::Fail(fault) => {
+                    return Err(Error::fault(doing(&settings.path), &fault).while_served_by(serves_on));
+                }
                 Effect::Close | Effect::Open(_) | Effect::Serve(_) => {}
                 Effect::SendTo(..) | Effect::Read(_) => {}
             }
@@ -185,10 +196,6 @@ async fn try_join(builder: &Builder, local: &Local, stream: UnixStream) -> Resul
 
 fn peer_path(stream: &UnixStream) -> Option<PathBuf> {
     stream.peer_addr().ok()?.as_pathname().map(Path::to_owned)
-}
-
-fn misbehaved(builder: &Builder, what: String) -> Error {
-    Error::fault(doing(&builder.path), &Fault::PeerMisbehaved(what))
 }
 
 async fn call(stream: &UnixStream, join: &Join, write: std::time::Duration) -> Result<(), Fault> {

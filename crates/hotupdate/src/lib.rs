@@ -26,7 +26,10 @@ struct Readme;
 
 // In the order of a reader: settings, before ready, after ready.
 mod config;
-pub use config::{AfterDrain, Builder, builder, join};
+pub use config::{Builder, builder, join};
+
+mod settings;
+pub use settings::AfterDrain;
 
 mod starting;
 pub use starting::Starting;
@@ -38,27 +41,15 @@ pub use serving::Serving;
 mod address;
 pub use address::Address;
 
-mod listener;
-pub use listener::Listener;
-
-mod datagram;
-pub use datagram::{UdpSocket, UnixDatagramSocket};
-
-pub mod connection;
-pub use connection::Connection;
+mod listeners;
+pub use listeners::{Listener, UdpSocket, UnixDatagramSocket};
 
 pub mod connections;
-pub use connections::Connections;
+pub use connections::{Connection, Connections, Drain, MigrationSlot, drain};
 
-mod exit;
-pub use exit::Exit;
+pub mod migration;
 
-pub mod drain;
-pub use drain::Drain;
-
-pub mod adoption;
-
-pub mod meters;
+pub mod metrics;
 
 #[cfg(feature = "test-util")]
 pub mod testing;
@@ -67,7 +58,7 @@ mod state;
 pub use state::State;
 
 mod error;
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 
 #[doc(no_inline)]
 pub use hotupdate_proto::{
@@ -77,17 +68,10 @@ pub use hotupdate_proto::{
 // How it is done: the one task that owns the state, and what it works with.
 mod driver;
 
-mod accepted;
-mod bind;
-mod channel;
-mod complaint;
 mod control;
-mod gate;
 mod joining;
+mod lifecycle;
 mod link;
-mod offered;
-mod session;
-mod signal;
-mod silent;
-mod spawn;
+mod process;
+mod rate_limited_log;
 mod systemd;

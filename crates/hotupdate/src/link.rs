@@ -3,6 +3,8 @@
 //! Deliberately absent: the protocol. Reading can be paused, because a link to an older generation travels to the next
 //! version, which goes on exactly where this process stopped.
 
+pub(crate) mod channel;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
-use crate::channel::{self, Receiver, Sent};
+use self::channel::{Receiver, Sent};
 
 /// Which link it is, for the driver. Never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

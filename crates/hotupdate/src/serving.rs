@@ -6,35 +6,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hotupdate_proto::Generation;
-use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
-use crate::adoption::{Adopter, PickUp};
-use crate::connection::Connection;
 use crate::connections::Connections;
-use crate::drain::Drain;
+use crate::connections::drain::Drain;
 use crate::driver::Application;
+use crate::lifecycle::{Lifecycle, Served};
+use crate::migration::{Handler, Resume};
 use crate::state::{Arrived, State};
-
-/// How far the life of this process has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Lifecycle {
-    Starting,
-    Serving,
-    /// Another process serves; this one can still take over again.
-    Draining,
-    /// It will never accept again.
-    Retired,
-    /// Nothing is left.
-    Drained,
-}
-
-/// What the driver says when this process serves.
-#[derive(Debug)]
-pub(crate) struct Served {
-    pub(crate) lifecycle: watch::Receiver<Lifecycle>,
-    pub(crate) state: HashMap<String, Arrived>,
-}
 
 /// A process that serves, until the next version takes over. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -89,46 +68,16 @@ impl Serving {
         self.inner.state.get(name)?.get()
     }
 
-    /// Picks up connections of this kind that other versions hand over with
-    /// [`Connection::hand_over`](crate::Connection::hand_over): for each of them `serve` runs in a task of its own, with the
-    /// state that came along. To be called right after `ready`, before the clients of the old version wait.
-    ///
-    /// A state that cannot be read as `S` is a version that does not fit: the connection stays where it is.
-    ///
-    /// ```no_run
-    /// # async fn example(hot: hotupdate::Serving) {
-    /// hot.adopt("echo", |mut connection, count: u64| async move {
-    ///     let (mut read, mut write) = tokio::io::split(&mut connection);
-    ///     let _ = tokio::io::copy(&mut read, &mut write).await;
-    /// });
-    /// # }
-    /// ```
-    pub fn adopt<S, F, Fut>(&self, kind: &str, serve: F)
-    where
-        S: DeserializeOwned + Send + 'static,
-        F: Fn(Connection, S) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
-    {
-        self.pick_up(Adopter::of_json(kind, serve));
-    }
-
-    /// As [`Serving::adopt`], for state in the caller's own form, and, if `listener` is given, only for connections that
-    /// came in through the listener of that name.
-    ///
-    /// `look` is called while the connection is not ours yet: it returns what to do with it once it is, or `None` to leave
-    /// it with the other process. Both run in the driver of this process and must not block.
+    /// In the crate `hotupdate-axum`, until it registers before ready.
+    #[doc(hidden)]
     pub fn adopt_bytes(
         &self,
         kind: &str,
         listener: Option<&str>,
-        look: impl Fn(Vec<u8>) -> Option<PickUp> + Send + Sync + 'static,
+        inspect: impl Fn(Vec<u8>) -> Option<Resume> + Send + Sync + 'static,
     ) {
-        self.pick_up(Adopter::new(kind, listener, look));
-    }
-
-    fn pick_up(&self, adopter: Adopter) {
         // Without a driver nothing arrives.
-        let _ = self.inner.application.send(Application::Adopt(adopter));
+        let _ = self.inner.application.send(Application::Adopt(Handler::new(kind, listener, inspect)));
     }
 
     /// Resolves when this process will never accept again: another one serves and its probation is over, or it was

@@ -7,24 +7,26 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 
 use hotupdate_proto::inventory::MAX_NAME;
 use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
-use hotupdate_proto::{Generation, ListenerItem, ListenerKind, frame};
+use hotupdate_proto::{ConnectionKind, Generation, ListenerItem, ListenerKind, frame};
+use serde::de::DeserializeOwned;
 use tokio::net::{ToSocketAddrs, lookup_host};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
 use crate::address::Address;
-use crate::bind;
+use crate::connections::Connection;
 use crate::connections::Connections;
-use crate::datagram::{UdpSocket, UnixDatagramSocket};
 use crate::driver::{Application, Resources};
-use crate::error::{Doing, Error, Result};
-use crate::gate::{Gate, Gated};
-use crate::listener::{Acceptor, Listener};
-use crate::offered::{Offered, Origin};
+use crate::error::{Doing, Error, ErrorKind, Result};
+use crate::listeners::bind;
+use crate::listeners::datagram::{UdpSocket, UnixDatagramSocket};
+use crate::listeners::gate::{Claim, Gate, Gated};
+use crate::listeners::inherited::{Offered, Origin};
+use crate::listeners::stream::{Acceptor, Listener};
+use crate::migration::{Handler, Resume};
 use crate::serving::Serving;
 use crate::state::{Arrived, Export, State};
 
@@ -48,6 +50,8 @@ pub struct Starting {
     pub(crate) resources: Resources,
     pub(crate) ready: Ready,
     pub(crate) failed: Option<oneshot::Receiver<Error>>,
+    /// Told when this process serves; gone when it never will.
+    pub(crate) serving: watch::Sender<Option<Serving>>,
 }
 
 impl Starting {
@@ -68,11 +72,11 @@ impl Starting {
     /// Port 0 accepts whatever port the incumbent has.
     ///
     /// # Errors
-    /// [`Error::ApiMisuse`] for a name that was used before, is empty, or has more than 255 bytes; [`Error::Io`] if the
+    /// [`ErrorKind::ApiMisuse`] for a name that was used before, is empty, or has more than 255 bytes; [`ErrorKind::Local`] if the
     /// address cannot be resolved or bound.
     pub async fn tcp(&mut self, name: &str, address: impl ToSocketAddrs) -> Result<Listener> {
         let wanted = self.resolve(name, address).await?;
-        let gate: Arc<Gate<Acceptor>> = self.claim(name, ListenerKind::Tcp, &wanted, bind::tcp)?;
+        let gate: Claim<Acceptor> = self.claim(name, ListenerKind::Tcp, &wanted, bind::tcp)?;
         Ok(Listener::new(gate, self.connections.clone()))
     }
 
@@ -83,7 +87,7 @@ impl Starting {
     /// As [`Starting::tcp`].
     pub async fn unix(&mut self, name: &str, path: impl AsRef<Path>) -> Result<Listener> {
         let wanted = [Address::Unix(Some(path.as_ref().to_owned()))];
-        let gate: Arc<Gate<Acceptor>> = self.claim(name, ListenerKind::Unix, &wanted, bind::unix)?;
+        let gate: Claim<Acceptor> = self.claim(name, ListenerKind::Unix, &wanted, bind::unix)?;
         Ok(Listener::new(gate, self.connections.clone()))
     }
 
@@ -163,7 +167,7 @@ impl Starting {
     /// and operators are told so, and which deadline it was. For the inventory that deadline is `reply` (5 s).
     ///
     /// # Errors
-    /// [`Error::ApiMisuse`] for a name that was exported before, is empty, or has more than 255 bytes, for a schema of more
+    /// [`ErrorKind::ApiMisuse`] for a name that was exported before, is empty, or has more than 255 bytes, for a schema of more
     /// than 255 bytes, and for more than 250 states. A state of more than 1 GiB is found when it is exported: the successor
     /// is turned away and told why, and this process serves on.
     pub fn export(
@@ -196,11 +200,112 @@ impl Starting {
         Ok(())
     }
 
+    /// Goes on with connections of this kind that other versions migrate here with
+    /// [`Connection::migrate`](crate::Connection::hand_over): for each of them `serve` runs in a task of its own, with
+    /// the state that came along.
+    ///
+    /// The other version hears of it together with [`Starting::ready`], so that its connections know at once whether they
+    /// can migrate. The first of them may arrive before `ready` has returned. A connection whose state cannot be read as
+    /// `S` stays with the other version, and the log says so.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// let mut hot = hotupdate::join("/run/echo/control.sock").await?;
+    /// hot.on_migrated("echo", |mut connection, count: u64| async move {
+    ///     let (mut read, mut write) = tokio::io::split(&mut connection);
+    ///     let _ = tokio::io::copy(&mut read, &mut write).await;
+    /// })?;
+    /// let hot = hot.ready().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::ApiMisuse`] for a kind that was registered before, is empty, or has more than 255 bytes.
+    pub fn on_migrated<S, F, Fut>(&mut self, kind: &str, serve: F) -> Result<()>
+    where
+        S: DeserializeOwned + Send + 'static,
+        F: Fn(Connection, S) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.register(Handler::of_json(kind, serve))
+    }
+
+    /// As [`Starting::on_migrated`], for state in a form of the caller's own, and, if `listener` is given, only for
+    /// connections that were accepted on the listener of that name.
+    ///
+    /// `inspect` is called while the other process still owns the connection. It returns what shall happen once this
+    /// process owns it, or `None` to leave it where it is. Both run in the driver of this process and must not block.
+    ///
+    /// ```no_run
+    /// # async fn echo(connection: hotupdate::Connection, count: u64) {}
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// let mut hot = hotupdate::join("/run/echo/control.sock").await?;
+    /// hot.on_migrated_bytes("echo", Some("public"), |state| {
+    ///     let count = u64::from_le_bytes(state.try_into().ok()?);
+    ///     Some(Box::new(move |connection| drop(tokio::spawn(echo(connection, count)))))
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Starting::on_migrated`]. Two registrations of one kind are fine if they are for different listeners.
+    pub fn on_migrated_bytes(
+        &mut self,
+        kind: &str,
+        listener: Option<&str>,
+        inspect: impl Fn(Vec<u8>) -> Option<Resume> + Send + Sync + 'static,
+    ) -> Result<()> {
+        self.register(Handler::new(kind, listener, inspect))
+    }
+
+    fn register(&mut self, handler: Handler) -> Result<()> {
+        let ConnectionKind { kind, listener } = &handler.kind;
+        let doing = match listener {
+            None => format!("registering connections of the kind {kind:?}"),
+            Some(listener) => {
+                format!("registering connections of the kind {kind:?} of the listener {listener:?}")
+            }
+        };
+        if kind.is_empty() || kind.len() > MAX_NAME {
+            return Err(Error::misuse(doing, format!("the name of a kind has 1 to {MAX_NAME} bytes")));
+        }
+        if self.resources.handlers.iter().any(|other| other.overlaps(&handler)) {
+            return Err(Error::misuse(
+                doing,
+                "the kind was registered before, and a connection has one handler",
+            ));
+        }
+        self.resources.handlers.push(handler);
+        Ok(())
+    }
+
+    /// Waits until this process serves: resolves with what [`Starting::ready`] returns, or with `None` if `ready` failed or
+    /// this value was dropped, so that it never will. For servers that are made before `ready` and run in a task of their own.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// let mut hot = hotupdate::join("/run/echo/control.sock").await?;
+    /// let serving = hot.when_serving();
+    /// tokio::spawn(async move {
+    ///     let Some(hot) = serving.await else { return };
+    ///     println!("generation {} serves", hot.generation());
+    /// });
+    /// let hot = hot.ready().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn when_serving(&self) -> impl Future<Output = Option<Serving>> + Send + 'static {
+        let mut serving = self.serving.subscribe();
+        async move { serving.wait_for(Option::is_some).await.ok()?.clone() }
+    }
+
     /// This process is warm: the incumbent stops accepting, this one starts. Returns when it serves.
     ///
     /// # Errors
-    /// [`Error::Refused`] and others if the handoff failed: the incumbent serves on, this process should exit non-zero.
-    /// [`Error::ApiMisuse`] if there are more listeners than a successor or an operator could be told of: some 6,000 of
+    /// [`ErrorKind::Refused`] and others if the handoff failed: the incumbent serves on, this process should exit non-zero.
+    /// [`ErrorKind::ApiMisuse`] if there are more listeners than a successor or an operator could be told of: some 6,000 of
     /// them, fewer if their names are long.
     pub async fn ready(self) -> Result<Serving> {
         let Self {
@@ -214,12 +319,21 @@ impl Starting {
             mut resources,
             mut ready,
             failed,
+            serving,
             succeeds: _,
         } = self;
         // A large one makes room for the final word.
         drop(state);
+        for (name, address) in resources.take_dropped() {
+            tracing::warn!(parent: &span, %name, %address, "the application dropped this listener before it was ready; it is closed");
+            ready.bound.retain(|bound| *bound != name);
+            if ready.adopted.contains(&name) {
+                ready.adopted.retain(|adopted| *adopted != name);
+                ready.unclaimed.push(name);
+            }
+        }
         resources.stale.extend(offered.iter().map(|offered| offered.name.clone()));
-        ready.unclaimed = offered.iter().map(|offered| offered.name.clone()).collect();
+        ready.unclaimed.extend(offered.iter().map(|offered| offered.name.clone()));
         for Offered { name, kind, address, .. } in &offered {
             tracing::warn!(parent: &span, name, %kind, %address, "nobody asked for this listener; it closes with the incumbent");
         }
@@ -228,10 +342,14 @@ impl Starting {
         let (reply, served) = oneshot::channel();
         let _ = application.send(Application::Ready { resources, ready, reply });
         match served.await {
-            Ok(served) => served.map(|served| Serving::new(application, generation, connections, served)),
+            Ok(served) => {
+                let now = Serving::new(application, generation, connections, served?);
+                serving.send_replace(Some(now.clone()));
+                Ok(now)
+            }
             Err(_) => Err(match failed.map(|mut failed| failed.try_recv()) {
                 Some(Ok(error)) => error,
-                _ => Error::misuse("becoming ready", "the runtime is shutting down"),
+                _ => Error::new(ErrorKind::Local, "becoming ready", "the runtime is shutting down"),
             }),
         }
     }
@@ -250,7 +368,7 @@ impl Starting {
         kind: ListenerKind,
         wanted: &[Address],
         make: impl Fn(&Address) -> io::Result<OwnedFd>,
-    ) -> Result<Arc<Gate<T>>> {
+    ) -> Result<Claim<T>> {
         self.check_name(name)?;
         let Offered { address, fd, origin, .. } = match self.take(name, kind, wanted) {
             Some(offered) => offered,
@@ -260,7 +378,7 @@ impl Starting {
         let gate = Gate::parked(name, kind, address, fd);
         self.resources.gates.push((gate.clone(), origin));
         self.note(name, origin);
-        Ok(gate)
+        Ok(Claim::new(gate, self.resources.dropped.clone()))
     }
 
     /// By name and address; else, for a listener that was renamed, by address: binding it again would fail.
@@ -356,11 +474,25 @@ impl Resources {
         }
     }
 
+    /// Listeners that the application dropped: their names and addresses. They are not among the resources any more.
+    pub(crate) fn take_dropped(&mut self) -> Vec<(String, Address)> {
+        let dropped = self.gates.extract_if(.., |(gate, _)| gate.is_closed());
+        let dropped: Vec<_> =
+            dropped.map(|(gate, _)| (gate.name().to_string(), gate.address().clone())).collect();
+        // What the descriptor store has of them would keep clients waiting.
+        self.stale.extend(dropped.iter().map(|(name, _)| name.clone()));
+        dropped
+    }
+
     /// What a successor is told about the listeners of this process.
     pub(crate) fn items(&self) -> io::Result<Vec<ListenerItem>> {
         let mut items = Vec::with_capacity(self.gates.len() + self.descriptors.len());
         for (gate, _) in &self.gates {
-            items.push(gate.describe()?);
+            match gate.describe() {
+                // Its turn comes, see `take_dropped`.
+                Err(_) if gate.is_closed() => {}
+                item => items.push(item?),
+            }
         }
         items.extend(self.descriptors.iter().map(|(item, _, _)| item.clone()));
         Ok(items)

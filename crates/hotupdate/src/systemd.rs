@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 
 use listenfd::ListenFd;
 
-use crate::offered::{Offered, Origin};
+use crate::listeners::inherited::{Offered, Origin};
 
 /// The name that systemd gives a descriptor without `FileDescriptorName=`, if it gives any (sd_listen_fds_with_names(3)).
 const UNNAMED: &str = "unknown";

@@ -8,22 +8,22 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotupdate_proto::{Generation, Kind, Message, frame};
+use hotupdate_proto::{ConnectionKind, Generation, Message, frame};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::address::Address;
-use crate::connection::{Connection, Parcel, Socket};
 use crate::connections::Connections;
-use crate::drain::{Phase, Plan};
+use crate::connections::drain::{Phase, Plan};
+use crate::connections::{Connection, MigrationRequest, Socket};
 use crate::driver::{check, describe, from_text};
 
 /// The connections of one process that is not there.
 #[derive(Debug)]
 pub struct Table {
     connections: Connections,
-    parcels: mpsc::UnboundedReceiver<Parcel>,
+    migrations: mpsc::UnboundedReceiver<MigrationRequest>,
 }
 
 impl Table {
@@ -31,8 +31,8 @@ impl Table {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "it is a process that starts")]
     pub fn new() -> Self {
-        let (connections, parcels) = Connections::new(Generation::FIRST);
-        Self { connections, parcels }
+        let (connections, migrations) = Connections::new(Generation::FIRST);
+        Self { connections, migrations }
     }
 
     /// What is open, and what became of the rest.
@@ -61,14 +61,14 @@ impl Table {
 
     /// The other process takes connections of this kind.
     pub fn takes(&self, kind: &str) {
-        self.connections.set_taken(Some(vec![Kind { kind: kind.to_owned(), listener: None }]));
+        self.connections.set_taken(Some(vec![ConnectionKind { kind: kind.to_owned(), listener: None }]));
     }
 
     /// The other process is dead: this one serves again, and whatever wanted to leave stays.
     pub fn serve_again(&mut self) {
         self.connections.set_phase(Phase::Serving);
         self.connections.set_taken(None);
-        while let Ok(Parcel { connection, reply, .. }) = self.parcels.try_recv() {
+        while let Ok(MigrationRequest { connection, reply, .. }) = self.migrations.try_recv() {
             // Nobody waits for it if its task has ended.
             let _ = reply.send(Err(Box::new(connection)));
         }
@@ -77,20 +77,20 @@ impl Table {
     /// Whether a connection wants to leave.
     #[must_use]
     pub fn has_leaving(&self) -> bool {
-        !self.parcels.is_empty()
+        !self.migrations.is_empty()
     }
 
     /// Everything that wants to leave arrives in another process, with its state.
     ///
     /// # Errors
     /// What the kernel has to say, or what the other process has against a connection.
-    pub fn hand_over(&mut self, next: &Self) -> io::Result<Vec<(Connection, Vec<u8>)>> {
+    pub fn migrate_to(&mut self, next: &Self) -> io::Result<Vec<(Connection, Vec<u8>)>> {
         let mut arrived = Vec::new();
-        while let Ok(parcel) = self.parcels.try_recv() {
-            let fd = parcel.connection.socket().as_fd().try_clone_to_owned()?;
-            let item = over_the_wire(Message::Move { batch: 1, items: vec![describe(&parcel)] })?;
+        while let Ok(migration) = self.migrations.try_recv() {
+            let fd = migration.connection.socket().as_fd().try_clone_to_owned()?;
+            let item = over_the_wire(Message::Prepare { batch: 1, items: vec![describe(&migration)] })?;
             check(&item, &fd).map_err(io::Error::other)?;
-            let Parcel { connection, reply, .. } = parcel;
+            let MigrationRequest { connection, reply, .. } = migration;
             connection.tracker().migrated();
             drop(connection);
             let _ = reply.send(Ok(()));
@@ -102,11 +102,11 @@ impl Table {
     }
 }
 
-fn over_the_wire(message: Message) -> io::Result<hotupdate_proto::MovingItem> {
+fn over_the_wire(message: Message) -> io::Result<hotupdate_proto::MigrationItem> {
     let mut bytes = frame::encode_message(&message).map_err(io::Error::other)?;
     bytes.pop();
     match frame::decode_message(&bytes).map_err(io::Error::other)? {
-        Message::Move { mut items, .. } if items.len() == 1 => Ok(items.remove(0)),
+        Message::Prepare { mut items, .. } if items.len() == 1 => Ok(items.remove(0)),
         other => Err(io::Error::other(format!("it has become {other:?}"))),
     }
 }

@@ -38,11 +38,11 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    // First of all: what counts asks for its meters when it begins.
+    // First of all: what counts asks for its metrics when it begins.
     let metrics = metrics::install()?;
     let mut hot = join(&cli).await?;
     let http = hot.tcp("http", cli.listen.as_str()).await?;
-    let address = http.local_addr().context("a TCP listener has an IP address")?;
+    let address = http.local_addr().ip().context("a TCP listener has an IP address")?;
     let app = routes::app(cli.app_version, metrics);
 
     tokio::time::sleep(cli.warm_up).await;

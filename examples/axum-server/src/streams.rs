@@ -23,7 +23,7 @@ pub(crate) async fn events(draining: Draining) -> Sse<impl Stream<Item = Result<
         ticks.tick().await;
         Some((Ok(Event::default().data(n.to_string())), (n + 1, ticks)))
     });
-    Sse::new(draining.end(counter))
+    Sse::new(draining.take_until_draining(counter))
 }
 
 /// What the WebSockets below are called when they move.
@@ -36,7 +36,7 @@ pub(crate) async fn upgrade(upgrade: ws::Upgrade) -> Response {
 
 /// Goes on with those of the version before.
 pub(crate) fn adopt(hot: &Serving) {
-    ws::adopt(hot, ECHO, echo);
+    ws::on_migrated(hot, ECHO, echo);
 }
 
 async fn echo(mut socket: ws::WebSocket, (): ()) {
@@ -51,7 +51,7 @@ async fn echo(mut socket: ws::WebSocket, (): ()) {
                     return;
                 }
             }
-            ws::Event::Draining => match socket.hand_over(ECHO, &()).await {
+            ws::Event::Draining => match socket.migrate(ECHO, &()).await {
                 Ok(()) => return,
                 Err(stays) => socket = stays.socket,
             },

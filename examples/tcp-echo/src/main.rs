@@ -44,12 +44,13 @@ async fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<()> {
     let mut hot = join(&cli).await?;
     let tcp = hot.tcp("echo", cli.listen.as_str()).await?;
-    let address = tcp.local_addr().context("a TCP listener has an IP address")?;
+    let address = tcp.local_addr().ip().context("a TCP listener has an IP address")?;
     let version: Arc<str> = cli.app_version.into();
 
-    let hot = hot.ready().await?;
     let ours = version.clone();
-    hot.adopt(KIND, move |connection, conversation| converse(connection, conversation, ours.clone()));
+    hot.on_migrated(KIND, move |connection, conversation| converse(connection, conversation, ours.clone()))?;
+
+    let hot = hot.ready().await?;
     let (generation, pid) = (hot.generation(), id());
     say(format_args!("serving generation={generation} pid={pid} tcp={address}"));
 
@@ -81,10 +82,10 @@ async fn accept(mut listener: Listener, version: Arc<str>) {
 
 /// Until the client leaves, or the next version goes on with the conversation.
 async fn converse(mut connection: Connection, mut conversation: Conversation, version: Arc<str>) {
-    let mut exit = connection.exit();
+    let mut slot = connection.migration_slot();
     loop {
         tokio::select! {
-            () = exit.turn(KIND) => match connection.hand_over(KIND, &conversation).await {
+            () = slot.acquire(KIND) => match connection.migrate(KIND, &conversation).await {
                 Ok(()) => return,
                 // Nothing is lost: it stays, and its turn comes again when something changes.
                 Err(stays) => connection = stays.connection,
@@ -103,7 +104,7 @@ async fn step(connection: &mut Connection, conversation: &mut Conversation, vers
             Ok(read @ 1..) => {
                 // A line is a request: operators see how many.
                 let lines = bytes[..read].iter().filter(|byte| **byte == b'\n').count();
-                (0..lines).for_each(|_| drop(connection.activity().request()));
+                (0..lines).for_each(|_| drop(connection.activity().begin_request()));
                 conversation.heard(&bytes[..read], version).is_ok()
             }
             _ => false,

@@ -53,7 +53,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     }
     let mut starting = builder.join().await?;
     let http = starting.tcp("http", cli.listen.as_str()).await?;
-    let address = http.local_addr().context("a TCP listener has an IP address")?;
+    let address = http.local_addr().ip().context("a TCP listener has an IP address")?;
     let room = Arc::new(Room::default());
     let exported = room.clone();
     starting.export("room", room::SCHEMA, move || exported.export())?;
@@ -63,7 +63,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     room.open(&hot);
     let server = Server { room, version: cli.app_version.into(), generation: generation.to_string().into() };
     let adopting = server.clone();
-    ws::adopt(&hot, member::KIND, move |socket, member| adopting.clone().go_on(socket, member));
+    ws::on_migrated(&hot, member::KIND, move |socket, member| adopting.clone().go_on(socket, member));
     say(format_args!("serving generation={generation} pid={pid} http={address}"));
 
     hotupdate_axum::serve(http, app(server), &hot).await?;

@@ -104,7 +104,7 @@ impl Server {
                     Event::Message(message) => member.pending.extend(message.to_text().map(ToOwned::to_owned)),
                     Event::Draining => {
                         member.late = room.late();
-                        match socket.hand_over(KIND, &member).await {
+                        match socket.migrate(KIND, &member).await {
                             Ok(()) => return drop(presence),
                             Err(stays) => {
                                 tracing::warn!(name = member.name, why = stays.why, "a member stays");

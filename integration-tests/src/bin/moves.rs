@@ -1,6 +1,6 @@
 //! How long live connections take to move to the next version, and what that costs: a table.
 //!
-//! Deliberately absent: clients that speak meanwhile. Whether they notice is a test, `tests/moves.rs`.
+//! Deliberately absent: clients that speak meanwhile. Whether they notice is a test, `tests/connections/migration.rs`.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -9,15 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use integration_tests::process::eventually;
 use integration_tests::steady::{Steady, idle};
-use integration_tests::{Sandbox, Service, status};
+use integration_tests::{SOON, Sandbox, Service, status};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const CONNECTIONS: [usize; 5] = [1, 100, 1_000, 10_000, 15_000];
 
 /// Times that each number is measured; the median is told.
 const ROUNDS: usize = 3;
-
-const SOON: Duration = Duration::from_secs(60);
 
 /// Descriptors that this program and a server need besides one for each connection.
 const SPARE: u64 = 600;

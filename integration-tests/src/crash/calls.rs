@@ -203,7 +203,7 @@ pub fn messages(bytes: &[u8]) -> Vec<String> {
         };
         let method = value("method").map(|method| method.rsplit('.').next().unwrap_or_default().to_owned());
         match value("type") {
-            Some(name) if name == "move" => format!("move {}", text.matches("\"cookie\":").count()),
+            Some(name) if name == "prepare" => format!("prepare {}", text.matches("\"cookie\":").count()),
             name => name.or(method).unwrap_or_else(|| "reply".to_owned()),
         }
     };
@@ -219,8 +219,8 @@ mod tests {
         let bytes =
             b"{\"type\":\"ready\",\"x\":1}\0{\"method\":\"io.hotupdate.Join\"}\0{\"parameters\":{}}\0";
         assert_eq!(messages(bytes), ["ready", "Join", "reply"]);
-        let bytes = b"{\"type\":\"move\",\"items\":[{\"cookie\":1},{\"cookie\":2}]}\0";
-        assert_eq!(messages(bytes), ["move 2"]);
+        let bytes = b"{\"type\":\"prepare\",\"items\":[{\"cookie\":1},{\"cookie\":2}]}\0";
+        assert_eq!(messages(bytes), ["prepare 2"]);
         assert_eq!(messages(b"half\"type\":\"x\""), [""; 0]);
     }
 }

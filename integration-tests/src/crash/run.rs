@@ -15,12 +15,11 @@ use super::case::{Case, Fault, Side};
 use super::trace::Trace;
 use super::visitor::{Visit, Visitor};
 use crate::client::who_answers;
-use crate::process::{Exit, Operator, Outcome, Sandbox, Service, binary, eventually, hotctl, spawn_hotctl};
+use crate::process::{
+    Exit, Operator, Outcome, SOON, Sandbox, Service, binary, eventually, hotctl, spawn_hotctl,
+};
 use crate::status::Status;
 use crate::steady::{self, Fate, Steady};
-
-/// For everything that takes milliseconds on an idle machine.
-const SOON: Duration = Duration::from_secs(30);
 
 /// Long enough that every wait of an operator has an end that is not hotctl's.
 const HOTCTL_TIMEOUT: &str = "50";

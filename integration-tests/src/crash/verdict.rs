@@ -87,9 +87,9 @@ fn what_hotctl_said(record: &Record) -> Vec<String> {
             }
             if owner == old
                 && case.fault == Fault::Kill
-                && format!("{} {last}", said.stdout).contains(&format!("{old} ({was}) is gone"))
+                && format!("{} {last}", said.stdout).contains(&format!("{old} ({was}) has exited"))
             {
-                wrong.push(format!("hotctl says that {old} is gone, and it serves: {last:?}"));
+                wrong.push(format!("hotctl says that {old} has exited, and it serves: {last:?}"));
             }
             // A lie of the kernel, or a pause, may undo it later.
             let undone = matches!(case.fault, Fault::Error(_) | Fault::Freeze(_)) && *served;
@@ -211,7 +211,7 @@ fn idle_connections(record: &Record) -> Vec<String> {
     let silent = idle.iter().filter(|fate| matches!(fate, Fate::Waits)).count();
     let may_be_lost = match (case.side.takes(), case.fault, harm) {
         // What it holds and has confirmed, it takes along.
-        (true, Fault::Kill, Some(_)) if trace.sent("held").is_some() => idle.len(),
+        (true, Fault::Kill, Some(_)) if trace.sent("prepared").is_some() => idle.len(),
         // What it has not sent, it takes along.
         (false, Fault::Kill, Some(_)) => idle.len().saturating_sub(trace.moved()),
         (_, Fault::Freeze(_), Some(_)) if too_late_to_drain(record) => idle.len(),

@@ -11,10 +11,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{FailureClass, Kind, Load, LoadPlan, Tally};
+use crate::process::SOON;
 use crate::process::eventually;
-
-/// Long for a test server on the loopback device.
-const SOON: Duration = Duration::from_secs(20);
 
 fn plan_of(kind: Kind) -> LoadPlan {
     let mut plan = LoadPlan { pace: Duration::from_millis(2), ..LoadPlan::none() };

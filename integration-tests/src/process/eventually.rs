@@ -1,12 +1,13 @@
 //! Waiting, in one place.
-//!
-//! Deliberately absent: a default deadline. Every wait says how long it is reasonable.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often a condition is looked at: short beside anything that a person notices, long beside a system call.
 const INTERVAL: Duration = Duration::from_millis(2);
+
+/// Longer than anything takes that is not waited for on purpose, also on a machine that has much else to do.
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// Asks `condition` until it answers, and returns what it answered.
 ///

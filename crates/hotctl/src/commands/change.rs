@@ -1,30 +1,28 @@
-//! `Handoff` and `Rollback`: calls that reply when somebody else serves, and the words for who serves then.
-//!
-//! Deliberately absent: starting a successor, see [`super::start`].
+//! `Handoff` and `Rollback`: calls that reply when another process serves, and the line that says which.
 
 use std::time::Instant;
 
 use hotupdate_proto::Process;
-use hotupdate_proto::operator::{Changed, ProcessState, Status};
+use hotupdate_proto::operator::{HandoffResult, ProcessState, Status};
 
 use crate::client::CallError;
 use crate::context::{Context, NOTHING, look_until};
 use crate::exit::{Exit, Failure};
 use crate::text;
 
-/// Calls `method` and waits until somebody else than `before` serves.
-pub(crate) fn call(context: &Context<'_>, method: &str, before: &Status) -> Result<Changed, Failure> {
-    let until = Instant::now() + context.patience();
-    match context.call(method, &NOTHING, context.patience()) {
-        // The process that was asked may be gone before its answer is: what counts is who serves.
+/// Calls `method` and waits until another process serves than before.
+pub(crate) fn call(context: &Context<'_>, method: &str, before: &Status) -> Result<HandoffResult, Failure> {
+    let until = Instant::now() + context.change_timeout();
+    match context.call(method, &NOTHING, context.change_timeout()) {
+        // The process that was asked may exit before its reply is read: what counts is which one serves.
         Err(CallError::Closed { .. }) => settle(context, before, until),
         result => result.map_err(|error| context.failure(error)),
     }
 }
 
-fn settle(context: &Context<'_>, before: &Status, until: Instant) -> Result<Changed, Failure> {
+fn settle(context: &Context<'_>, before: &Status, until: Instant) -> Result<HandoffResult, Failure> {
     let old = &before.serving.process;
-    let settled = look_until(until, || match context.glance() {
+    let settled = look_until(until, || match context.try_status() {
         Some(status) if is_another(&status, old) => Some(Ok(changed(&status, before))),
         Some(status) if status.serving.process.instance == old.instance => {
             let line = "the service ended the connection before it answered";
@@ -33,17 +31,20 @@ fn settle(context: &Context<'_>, before: &Status, until: Instant) -> Result<Chan
         _ => context.interrupted().then(|| Err(CallError::Interrupted.into())),
     });
     settled.unwrap_or_else(|| {
-        Err(Failure::new(Exit::TimedOut, format!("{old} ended the connection, and nobody serves since")))
+        Err(Failure::new(
+            Exit::TimedOut,
+            format!("{old} ended the connection, and no process has served since"),
+        ))
     })
 }
 
-/// How things are after the change, `None` if nobody says so in time.
+/// The status after the change, `None` if the service does not answer in time.
 ///
 /// # Errors
 ///
-/// If the process that served before serves again: the new one died, or was taken back, in the meantime.
-pub(crate) fn look(context: &Context<'_>, changed: &Changed) -> Result<Option<Status>, Failure> {
-    let after = context.glance();
+/// If the process that served before serves again: the new one crashed, or was rolled back, in the meantime.
+pub(crate) fn look(context: &Context<'_>, changed: &HandoffResult) -> Result<Option<Status>, Failure> {
+    let after = context.try_status();
     if let Some(status) = &after {
         still_stands(changed, status)?;
     }
@@ -51,24 +52,24 @@ pub(crate) fn look(context: &Context<'_>, changed: &Changed) -> Result<Option<St
 }
 
 /// Whether the change has not been undone.
-pub(crate) fn still_stands(changed: &Changed, status: &Status) -> Result<(), Failure> {
-    let Changed { from, to, .. } = changed;
+pub(crate) fn still_stands(changed: &HandoffResult, status: &Status) -> Result<(), Failure> {
+    let HandoffResult { from, to, .. } = changed;
     match status.serving.process.instance == from.instance {
-        true => Err(Failure::refused(format!("{to} served, and does not any more")).still(from)),
+        true => Err(Failure::refused(format!("{to} served, but does not any more")).still(from)),
         false => Ok(()),
     }
 }
 
-/// Somebody else serves, and does not only own the control socket already.
+/// Another process serves; that it owns the control socket is not enough.
 fn is_another(status: &Status, old: &Process) -> bool {
     status.serving.process.instance != old.instance && status.serving.state == ProcessState::Serving
 }
 
 /// The change from `before` to `status`, as the service itself would put it.
-pub(crate) fn changed(status: &Status, before: &Status) -> Changed {
+pub(crate) fn changed(status: &Status, before: &Status) -> HandoffResult {
     let from = before.serving.generation;
     let handoff = status.last_handoff.as_ref().filter(|handoff| handoff.from == from);
-    Changed {
+    HandoffResult {
         from: before.serving.process.clone(),
         to: status.serving.process.clone(),
         generation: status.serving.generation,
@@ -76,9 +77,10 @@ pub(crate) fn changed(status: &Status, before: &Status) -> Changed {
     }
 }
 
-/// `4242 (v1.3.0) serves now, generation 3; 4100 (v1.2.9) drains 17 connections; nobody accepted for 180 µs`
-pub(crate) fn sentence(changed: &Changed, status: Option<&Status>, verb: &str) -> String {
-    let Changed { from, to, generation, gap_ns } = changed;
+/// `4242 (v1.3.0) serves now, generation 3; 4100 (v1.2.9) is draining 17 connections; new connections waited
+/// up to 180 µs`
+pub(crate) fn sentence(changed: &HandoffResult, status: Option<&Status>, verb: &str) -> String {
+    let HandoffResult { from, to, generation, gap_ns } = changed;
     let rest = status.map_or_else(String::new, |status| format!("; {}", what_is_left(status, from)));
     format!("{to} {verb}, generation {generation}{rest}{}", text::gap(*gap_ns))
 }
@@ -86,22 +88,21 @@ pub(crate) fn sentence(changed: &Changed, status: Option<&Status>, verb: &str) -
 fn what_is_left(status: &Status, old: &Process) -> String {
     match connections_of(status, old) {
         Some(0) => format!("{old} has no connections left"),
-        Some(open) => format!("{old} drains {}", text::connections(open)),
-        None => format!("{old} is gone"),
+        Some(open) => format!("{old} is draining {}", text::connections(open)),
+        None => format!("{old} has exited"),
     }
 }
 
-/// `; moved 117 connections`: everything that a new version has not accepted itself came from those before it. Not for one
-/// that served before, which may have got connections at another time, too.
-pub(crate) fn what_has_moved(status: Option<&Status>, to: &Process) -> String {
+/// `; migrated 117 connections`: those that the new version has taken from the ones before it.
+pub(crate) fn what_has_migrated(status: Option<&Status>, to: &Process) -> String {
     let serving = status.map(|status| &status.serving).filter(|it| it.process.instance == to.instance);
     match serving.map_or(0, |serving| serving.totals.adopted) {
         0 => String::new(),
-        moved => format!("; moved {}", text::connections(moved)),
+        migrated => format!("; migrated {}", text::connections(migrated)),
     }
 }
 
-/// How many connections are open in a predecessor, `None` if it is not there any more.
+/// How many connections are open in a predecessor, `None` if it has exited.
 pub(crate) fn connections_of(status: &Status, old: &Process) -> Option<u64> {
     let left = status.predecessors.iter().find(|predecessor| predecessor.process.instance == old.instance);
     left.map(|predecessor| predecessor.connections.open())

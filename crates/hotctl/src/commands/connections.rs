@@ -1,10 +1,10 @@
-//! `hotctl connections`: a line per open connection, of every generation that is left.
+//! `hotctl connections`: a line per open connection, of every generation that still runs.
 //!
-//! Deliberately absent: a table in memory. There may be 100,000 rows, so columns have a fixed width and lines are
-//! written as replies arrive.
+//! Deliberately absent: a table in memory. There may be 100,000 rows, so columns have a fixed width and lines
+//! are written as replies arrive.
 
 use std::io::{self, Write};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use hotupdate_proto::operator::Connections;
 use hotupdate_proto::{ConnectionRow, ConnectionState, Generation};
@@ -23,13 +23,13 @@ struct Record<'a> {
 }
 
 pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
-    let limit = context.answer();
+    let limit = context.answer_timeout();
     let mut client = context.open("Connections", &NOTHING, true, limit)?;
     if !context.report.json() {
         context.report.data(|out| writeln!(out, "{HEAD}"))?;
     }
     loop {
-        // The limit is for each reply: a long table may take its time as long as it goes on.
+        // The timeout is for each reply: a long table may take longer as long as replies keep coming.
         let (Connections { generation, rows }, more) = context
             .reply(&mut client, Instant::now() + limit, limit)
             .map_err(|error| context.failure(error))?;
@@ -43,22 +43,28 @@ pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
 fn write(out: &mut impl Write, json: bool, generation: Generation, rows: &[ConnectionRow]) -> io::Result<()> {
     rows.iter().try_for_each(|row| match json {
         true => json_line(out, "connection", &Record { generation, row }),
-        false => writeln!(out, "{}", text::plain(&line(generation, row, now_ms()))),
+        false => writeln!(out, "{}", text::plain(&line(generation, row))),
     })
 }
 
 const HEAD: &str =
     "GENERATION  ID         LISTENER      PROTOCOL   STATE     AGE     REQUESTS  PEER -> LOCAL";
 
-fn line(generation: Generation, row: &ConnectionRow, now_ms: u64) -> String {
-    let ConnectionRow { id, listener, peer, local, protocol, accepted_ms, requests, state } = row;
-    let age = text::age(now_ms.saturating_sub(*accepted_ms));
-    let (listener, protocol) = (text::or_dash(listener), text::or_dash(protocol));
+fn line(generation: Generation, row: &ConnectionRow) -> String {
+    let ConnectionRow { id, listener, peer, local, protocol, age_ms, requests, state } = row;
+    let age = text::age(*age_ms);
+    let (listener, protocol) = (column(listener, 12), column(protocol, 9));
     let (peer, local, state) = (text::or_dash(peer), text::or_dash(local), word(*state));
     let generation = generation.0;
     format!(
-        "{generation:<10}  {id:<9}  {listener:<12}  {protocol:<9}  {state:<8}  {age:<6}  {requests:<8}  {peer} -> {local}"
+        "{generation:<10}  {id:<9}  {listener}  {protocol}  {state:<8}  {age:<6}  {requests:<8}  \
+         {peer} -> {local}"
     )
+}
+
+/// Escaped first, so that what is padded is what is printed.
+fn column(text: &str, width: usize) -> String {
+    text::pad(&text::plain(&text::or_dash(text)), width)
 }
 
 fn word(state: ConnectionState) -> &'static str {
@@ -67,9 +73,4 @@ fn word(state: ConnectionState) -> &'static str {
         ConnectionState::Active => "active",
         ConnectionState::Upgraded => "upgraded",
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,7 +1,7 @@
 //! Starting a COMMAND: hotctl starts itself, leaves its session and becomes COMMAND.
 //!
-//! Why not in one step: what happens between fork(2) and exec(2) is unsafe code in Rust, and an extra exec is not.
-//! Deliberately absent: a second fork. The process stays a child of hotctl, which so learns how it ended.
+//! Two steps, because code between fork(2) and exec(2) is unsafe in Rust, and an extra exec is not.
+//! Deliberately absent: a second fork. The process stays a child of hotctl, which so learns how it exited.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,10 +15,10 @@ use std::time::Duration;
 /// Ourselves, even if the file was replaced meanwhile (proc_pid_exe(5)).
 const OURSELVES: &str = "/proc/self/exe";
 
-/// The shell's word for "found, but cannot be run"; the outer half says it better.
+/// The exit code of a shell for "found, but cannot be run"; the outer half prints the reason.
 const CANNOT_RUN: u8 = 126;
 
-/// Descriptors that a service manager passed to hotctl itself are not COMMAND's (sd_listen_fds(3)).
+/// Descriptors that a service manager passed to hotctl itself are not for COMMAND (sd_listen_fds(3)).
 const NOT_INHERITED: [&str; 3] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
 
 /// The inner half, by its hidden first argument.
@@ -26,7 +26,8 @@ const NOT_INHERITED: [&str; 3] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
 pub(crate) enum Inner {
     /// Becomes COMMAND.
     Detach,
-    /// The same, and says in `LISTEN_PID` that the descriptors are for COMMAND: only here its process id is known.
+    /// The same, and says in `LISTEN_PID` that the descriptors are for COMMAND: only here its process id is
+    /// known.
     Listen,
 }
 
@@ -76,26 +77,26 @@ impl Inner {
 }
 
 /// Starts what [`Inner::command`] made; returns when COMMAND runs.
-pub(super) fn start(mut command: Command, patience: Duration) -> io::Result<Child> {
+pub(super) fn start(mut command: Command, timeout: Duration) -> io::Result<Child> {
     let (ours, theirs) = UnixStream::pair()?;
     command.stdin(OwnedFd::from(theirs));
     let mut child = command.spawn()?;
     // It holds the other end of the stream.
     drop(command);
-    let error = match runs(ours, patience) {
+    let error = match runs(ours, timeout) {
         Ok(()) => return Ok(child),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
         Err(error) => error,
     };
-    // It has not become COMMAND, and is to end.
+    // It has not become COMMAND.
     let _ = child.kill();
     let _ = child.wait();
     Err(error)
 }
 
 /// The inner half says an error number, or nothing when the command runs.
-fn runs(mut stream: UnixStream, patience: Duration) -> io::Result<()> {
-    stream.set_read_timeout(Some(patience.max(Duration::from_millis(1))))?;
+fn runs(mut stream: UnixStream, timeout: Duration) -> io::Result<()> {
+    stream.set_read_timeout(Some(timeout.max(Duration::from_millis(1))))?;
     let mut error = String::new();
     stream.read_to_string(&mut error)?;
     match error.parse() {

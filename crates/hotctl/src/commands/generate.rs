@@ -1,6 +1,6 @@
 //! `hotctl completions` and `hotctl man`, from the same definition that parses the command line.
 //!
-//! Deliberately absent: files. Whoever packages hotctl knows where they belong.
+//! Deliberately absent: writing files. Where they belong depends on the distribution.
 
 use std::io::Write;
 

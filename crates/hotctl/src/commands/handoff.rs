@@ -1,6 +1,5 @@
-//! `hotctl handoff`: from the version that serves to the next one, started here or already standing by.
-//!
-//! Deliberately absent: how a started successor is followed, see [`super::start`].
+//! `hotctl handoff`: from the version that serves to the next one, which is started here or already in
+//! standby.
 
 use super::{change, drained, start};
 use crate::cli::{Handoff, Until};
@@ -11,8 +10,8 @@ use crate::progress::Progress;
 use std::time::Instant;
 
 pub(crate) fn run(context: &Context<'_>, handoff: &Handoff) -> Result<(), Failure> {
-    let until = Instant::now() + context.patience();
-    // First of all: where nobody serves, there is nobody to take over from, and nothing is started.
+    let until = Instant::now() + context.change_timeout();
+    // First of all: without a running service there is nothing to take over, and COMMAND is not started.
     let before = context.status().map_err(|error| context.failure(error))?;
     let progress = Progress::new(context.report);
     let changed = if handoff.command.is_empty() {
@@ -27,7 +26,7 @@ pub(crate) fn run(context: &Context<'_>, handoff: &Handoff) -> Result<(), Failur
         Until::Drained => Some(drained::wait(context, &changed, &progress, until)?),
     };
     drop(progress);
-    let moved = change::what_has_moved(after.as_ref(), &changed.to);
-    context.report.say(format!("{}{moved}", change::sentence(&changed, after.as_ref(), "serves now")));
+    let migrated = change::what_has_migrated(after.as_ref(), &changed.to);
+    context.report.say(format!("{}{migrated}", change::sentence(&changed, after.as_ref(), "serves now")));
     Ok(())
 }

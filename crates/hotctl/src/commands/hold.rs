@@ -1,13 +1,12 @@
-//! `hotctl hold -- COMMAND`: keeps the listening sockets, and starts the service again when nobody serves.
+//! `hotctl hold -- COMMAND`: keeps the listening sockets, and starts the service again when it has crashed.
 //!
-//! Deliberately absent: a store that a service can put sockets into; that is systemd's. What is held is said on the
-//! command line. How often and when it is tried again is in [`patience`], what tells that nobody serves in [`owner`].
+//! Deliberately absent: a store that a service can put sockets into, as systemd has one. Which sockets are
+//! held is said on the command line. When and how often COMMAND is started again: [`restart_backoff`]; how a
+//! crash is noticed: [`owner`].
 
 mod command;
 mod owner;
-mod patience;
-mod place;
-pub(crate) use place::Place;
+mod restart_backoff;
 
 use std::io;
 use std::path::PathBuf;
@@ -24,42 +23,44 @@ use signal_hook::iterator::Signals;
 use socket2::Socket;
 
 use self::owner::Owner;
-use self::patience::Patience;
+use self::restart_backoff::RestartBackoff;
 use super::successor;
 use crate::cli::Hold;
+use crate::client::{check_kind, unreachable_socket};
 use crate::context::{Context, TICK};
 use crate::exit::{Exit, Failure};
+use crate::listen_spec::ListenSpec;
 use crate::report::Report;
 use crate::text;
 
-/// How long the end of COMMAND is waited for, to say how it ended: the kernel closes its files a little earlier. If it was
-/// another process that died, COMMAND may well live, and drain.
+/// How long hold waits for the exit of COMMAND, to say how it exited: the kernel frees the lock a little
+/// earlier. If another process crashed, COMMAND may well be draining.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// How long until the next look at a lock that says something else than the service.
+/// When to look again at a lock that is free although the service answers.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What the keeper waits for. Each kind has a thread that sends it.
-enum Event {
+/// What the keeper waits for. Each kind is sent by a thread of its own.
+enum KeeperEvent {
     /// SIGTERM or SIGINT.
     Stop(i32),
-    /// A child ended.
+    /// A child exited.
     Ended(u32, io::Result<ExitStatus>),
-    /// Nobody holds the lock of the control socket.
+    /// No process holds the lock of the control socket.
     Free,
 }
 
-/// How a service came to its end.
+/// Why the service does not run any more.
 enum End {
-    /// On purpose.
-    Over,
-    /// Nobody wanted that.
+    /// It was stopped on purpose.
+    Stopped,
+    /// It crashed; the text says how.
     Crash(String),
 }
 
 /// One line of JSON.
 #[derive(Serialize)]
-struct Happened<'a> {
+struct Record<'a> {
     kind: &'a str,
     text: &'a str,
 }
@@ -69,16 +70,16 @@ struct Keeper<'a> {
     hold: &'a Hold,
     owner: Owner,
     sockets: Vec<Socket>,
-    events: Receiver<Event>,
-    sender: Sender<Event>,
-    patience: Patience,
+    events: Receiver<KeeperEvent>,
+    sender: Sender<KeeperEvent>,
+    backoff: RestartBackoff,
     /// The COMMAND that was started last, while it runs.
     child: Option<u32>,
     /// Its process id, also afterwards.
     last: Option<u32>,
-    /// How it ended.
+    /// How it exited.
     ended: Option<ExitStatus>,
-    /// Whoever serves, as far as we know.
+    /// The process that serves, as far as it is known.
     serving: Option<Process>,
     stopping: bool,
 }
@@ -90,25 +91,30 @@ pub(crate) fn run(
     hold: &Hold,
 ) -> Result<Exit, Failure> {
     let socket = socket.ok_or_else(|| {
-        Failure::new(Exit::Usage, "name the control socket of the service with --socket: it tells who serves")
+        Failure::new(
+            Exit::Usage,
+            "name the control socket of the service with --socket; its lock tells whether the service runs",
+        )
     })?;
+    // Otherwise the service, which cannot use it either, would be started again and again.
+    check_kind(&socket).map_err(|error| unreachable_socket(&socket, &error))?;
     let owner = Owner::of(&socket);
     let context = Context::without_interrupt(socket, report, timeout);
     if is_there(&owner)? {
         let failure = Failure::refused(format!(
-            "somebody serves at {} already, with sockets that cannot be held from here",
+            "a service is running at {} already, with sockets that cannot be held from here",
             context.socket.display()
         ));
-        return Err(match context.glance() {
+        return Err(match context.try_status() {
             Some(status) => failure.still(&status.serving.process),
             None => failure,
         });
     }
-    let (sockets, places) = listen(&hold.listen)?;
+    let (sockets, addresses) = listen(&hold.listen)?;
     let (sender, events) = channel();
     listen_to_signals(&sender)
-        .map_err(|error| Failure::refused(format!("cannot listen to signals: {error}")))?;
-    let patience = Patience::new(hold.restarts);
+        .map_err(|error| Failure::refused(format!("cannot handle signals: {error}")))?;
+    let backoff = RestartBackoff::new(hold.restarts);
     let (child, last, ended, serving, stopping) = (None, None, None, None, false);
     let mut keeper = Keeper {
         context,
@@ -117,38 +123,38 @@ pub(crate) fn run(
         sockets,
         events,
         sender,
-        patience,
+        backoff,
         child,
         last,
         ended,
         serving,
         stopping,
     };
-    keeper.tell("holding", &format!("holding {}", places.join(", ")));
+    keeper.tell("holding", &format!("holding {}", addresses.join(", ")));
     keeper.start().map_err(|error| Failure::refused(keeper.not_started(&error)))?;
     keeper.keep()
 }
 
-fn listen(places: &[Place]) -> Result<(Vec<Socket>, Vec<String>), Failure> {
+fn listen(specs: &[ListenSpec]) -> Result<(Vec<Socket>, Vec<String>), Failure> {
     let (mut sockets, mut held) = (Vec::new(), Vec::new());
-    for (index, place) in places.iter().enumerate() {
-        if places[..index].iter().any(|before| before.name == place.name) {
-            return Err(Failure::new(Exit::Usage, format!("two listeners have the name {}", place.name)));
+    for (index, spec) in specs.iter().enumerate() {
+        if specs[..index].iter().any(|before| before.name == spec.name) {
+            return Err(Failure::new(Exit::Usage, format!("two listeners have the name {}", spec.name)));
         }
-        let (socket, address) = place.listen().map_err(|error| {
-            Failure::refused(format!("cannot listen on {place}: {}", text::os_error(&error)))
+        let (socket, address) = spec.listen().map_err(|error| {
+            Failure::refused(format!("cannot listen on {spec}: {}", text::os_error(&error)))
         })?;
         sockets.push(socket);
-        held.push(format!("{}={address}", place.name));
+        held.push(format!("{}={address}", spec.name));
     }
     Ok((sockets, held))
 }
 
-fn listen_to_signals(sender: &Sender<Event>) -> io::Result<()> {
+fn listen_to_signals(sender: &Sender<KeeperEvent>) -> io::Result<()> {
     let (mut signals, sender) = (Signals::new([SIGTERM, SIGINT])?, sender.clone());
     thread::Builder::new().spawn(move || {
         for signal in signals.forever() {
-            let _ = sender.send(Event::Stop(signal));
+            let _ = sender.send(KeeperEvent::Stop(signal));
         }
     })?;
     Ok(())
@@ -156,7 +162,7 @@ fn listen_to_signals(sender: &Sender<Event>) -> io::Result<()> {
 
 fn is_there(owner: &Owner) -> Result<bool, Failure> {
     owner.is_there().map_err(|error| {
-        Failure::refused(format!("cannot see whether somebody serves: its lock: {}", text::os_error(&error)))
+        Failure::refused(format!("cannot see whether the service runs: its lock: {}", text::os_error(&error)))
     })
 }
 
@@ -168,7 +174,7 @@ impl Keeper<'_> {
                 None => self.serving()?,
             };
             match end {
-                End::Over => return Ok(self.last_exit()),
+                End::Stopped => return Ok(self.last_exit()),
                 End::Crash(how) if self.stopping => {
                     self.tell("crashed", &how);
                     return Ok(self.last_exit());
@@ -182,11 +188,11 @@ impl Keeper<'_> {
         }
     }
 
-    /// Until somebody serves, or it is clear that nobody will.
+    /// Until COMMAND serves, or has failed to.
     fn starting(&mut self) -> Result<Option<End>, Failure> {
         loop {
             if let Some(process) = self.who_serves() {
-                self.patience.served();
+                self.backoff.served();
                 self.tell("serving", &format!("{process} serves"));
                 self.serving = Some(process);
                 self.watch(Duration::ZERO)?;
@@ -196,65 +202,65 @@ impl Keeper<'_> {
                 return Ok(Some(match self.ended {
                     Some(ended) if ended.success() || self.stopping => {
                         let how = successor::how(ended);
-                        self.tell("stopped", &format!("{} {how}; nothing is held any more", self.program()));
-                        End::Over
+                        self.tell("stopped", &format!("{} {how}; the sockets are closed", self.program()));
+                        End::Stopped
                     }
                     Some(ended) => End::Crash(format!("{} {}", self.program(), successor::how(ended))),
-                    None => End::Crash("nobody serves".to_owned()),
+                    None => End::Crash("the service is down".to_owned()),
                 }));
             }
             match self.events.recv_timeout(TICK) {
-                Ok(Event::Stop(signal)) => self.pass_on(signal),
-                Ok(Event::Ended(pid, status)) => self.note_end(pid, status),
-                // Of a watch that was begun for an earlier one.
-                Ok(Event::Free) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(Some(End::Over)),
+                Ok(KeeperEvent::Stop(signal)) => self.pass_on(signal),
+                Ok(KeeperEvent::Ended(pid, status)) => self.note_end(pid, status),
+                // From the watch of an earlier process.
+                Ok(KeeperEvent::Free) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(Some(End::Stopped)),
             }
         }
     }
 
-    /// Until nobody serves.
+    /// Until the service does not run any more.
     fn serving(&mut self) -> Result<End, Failure> {
         loop {
             match self.events.recv() {
-                Ok(Event::Stop(signal)) => {
-                    // The second one: what was told to stop goes on stopping without us.
+                Ok(KeeperEvent::Stop(signal)) => {
+                    // The second signal: what was told to stop does so without hold.
                     if self.stopping && self.child.is_none() {
-                        return Ok(End::Over);
+                        return Ok(End::Stopped);
                     }
                     self.pass_on(signal);
                 }
-                Ok(Event::Ended(pid, status)) => {
+                Ok(KeeperEvent::Ended(pid, status)) => {
                     self.note_end(pid, status);
                     self.look_who_serves();
                 }
-                Ok(Event::Free) => match self.who_serves() {
-                    // Somebody was quick, or removed the lock's file.
+                Ok(KeeperEvent::Free) => match self.who_serves() {
+                    // A new version has taken over in this moment, or the file of the lock was removed.
                     Some(process) => {
                         self.serving = Some(process);
                         self.watch(LOOK_AGAIN)?;
                     }
                     None => return Ok(self.gone()),
                 },
-                Err(_) => return Ok(End::Over),
+                Err(_) => return Ok(End::Stopped),
             }
         }
     }
 
-    /// Nobody serves: was that meant?
+    /// The service does not run any more: stopped or crashed?
     fn gone(&mut self) -> End {
         if self.stopping || !self.owner.left_its_socket() {
-            self.tell("stopped", "the service has stopped; nothing is held any more");
-            // From here on clients are refused: nobody will ever answer them.
+            self.tell("stopped", "the service has stopped; the sockets are closed");
+            // From here on clients are refused, since no process will ever answer them.
             self.sockets.clear();
             self.wait_for_child(None);
-            return End::Over;
+            return End::Stopped;
         }
-        let Some(process) = self.serving.take() else { return End::Crash("nobody serves".to_owned()) };
+        let Some(process) = self.serving.take() else { return End::Crash("the service is down".to_owned()) };
         self.wait_for_child(Some(Instant::now() + SETTLE));
         End::Crash(match self.ended {
             Some(ended) if self.last == Some(process.pid) => format!("{process} {}", successor::how(ended)),
-            _ => format!("nobody serves any more (seen last: {process})"),
+            _ => format!("the service is down (served last: {process})"),
         })
     }
 
@@ -265,30 +271,30 @@ impl Keeper<'_> {
                 None => self.events.recv().ok(),
             };
             match event {
-                Some(Event::Stop(signal)) => self.pass_on(signal),
-                Some(Event::Ended(pid, status)) => self.note_end(pid, status),
-                Some(Event::Free) => {}
+                Some(KeeperEvent::Stop(signal)) => self.pass_on(signal),
+                Some(KeeperEvent::Ended(pid, status)) => self.note_end(pid, status),
+                Some(KeeperEvent::Free) => {}
                 None => break,
             }
         }
     }
 
-    /// False if a signal came first, and hold is over.
+    /// False if a signal came first and hold is to exit.
     fn start_again(&mut self, mut how: String) -> Result<bool, Failure> {
         loop {
-            let Some(pause) = self.patience.next() else {
+            let Some(pause) = self.backoff.next() else {
                 let times = self.hold.restarts;
-                let line = format!("{how}; nobody serves, and it was started again {times} times: giving up");
-                return Err(Failure::new(Exit::Nobody, line));
+                let line = format!("{how}; the service is down after {times} restarts in a row: giving up");
+                return Err(Failure::new(Exit::NotRunning, line));
             };
             let when =
                 if pause.is_zero() { "now".to_owned() } else { format!("in {}", text::duration(pause)) };
-            let which = self.patience.number();
+            let which = self.backoff.number();
             self.tell("crashed", &format!("{how}; starting {} again {when} ({which})", self.program()));
             if !self.pause(pause) {
                 return Ok(false);
             }
-            // Somebody else was quicker, and has the right to.
+            // The service was started by other means meanwhile.
             if is_there(&self.owner)? {
                 return Ok(true);
             }
@@ -303,18 +309,18 @@ impl Keeper<'_> {
         let until = Instant::now() + pause;
         loop {
             match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Event::Stop(_)) => {
-                    self.tell("stopped", "stopped by a signal; nobody serves");
+                Ok(KeeperEvent::Stop(_)) => {
+                    self.tell("stopped", "stopped by a signal; the service is down");
                     return false;
                 }
-                Ok(Event::Ended(pid, status)) => self.note_end(pid, status),
-                Ok(Event::Free) => {}
+                Ok(KeeperEvent::Ended(pid, status)) => self.note_end(pid, status),
+                Ok(KeeperEvent::Free) => {}
                 Err(_) => return true,
             }
         }
     }
 
-    /// [`Event::Free`] comes when nobody serves, at the earliest after `pause`.
+    /// Sends [`KeeperEvent::Free`] when the service does not run any more, at the earliest after `pause`.
     fn watch(&self, pause: Duration) -> Result<(), Failure> {
         let (owner, sender) = (self.owner.clone(), self.sender.clone());
         let watch = move || {
@@ -322,13 +328,13 @@ impl Keeper<'_> {
             while owner.wait_until_gone().is_err() {
                 thread::sleep(LOOK_AGAIN);
             }
-            let _ = sender.send(Event::Free);
+            let _ = sender.send(KeeperEvent::Free);
         };
         let thread = thread::Builder::new().spawn(watch);
         thread.map(drop).map_err(|error| Failure::refused(format!("cannot watch the service: {error}")))
     }
 
-    /// COMMAND has ended: after a hot update, another process serves.
+    /// COMMAND has exited: after a hot update, another process serves.
     fn look_who_serves(&mut self) {
         if let Some(process) = self.who_serves().filter(|process| self.serving.as_ref() != Some(process)) {
             let ended = self.ended.map(successor::how).unwrap_or_default();
@@ -338,13 +344,13 @@ impl Keeper<'_> {
     }
 
     fn who_serves(&self) -> Option<Process> {
-        let serving = self.context.glance()?.serving;
+        let serving = self.context.try_status()?.serving;
         (serving.state == ProcessState::Serving).then_some(serving.process)
     }
 
-    /// That nobody listens any more is no reason to let the sockets go.
+    /// That a message cannot be written is no reason to close the sockets.
     fn tell(&self, kind: &str, text: &str) {
         self.context.report.say(format!("hotctl: hold: {text}"));
-        let _ = self.context.report.record("event", &Happened { kind, text });
+        let _ = self.context.report.record("event", &Record { kind, text });
     }
 }

@@ -1,6 +1,5 @@
-//! `hotctl list`: every control socket in the usual places, and who serves there.
-//!
-//! Deliberately absent: an exit code for sockets that do not answer; the list is what was asked for.
+//! `hotctl list`: every control socket in the usual directories, and the process that serves there. A socket
+//! that does not answer is a line of the list, and no failure.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -17,7 +16,7 @@ use crate::report::{Paint, Report, json_line};
 use crate::table::{Cell, Table};
 use crate::text;
 
-/// A list must not hang on one silent process.
+/// Short, so that one process that does not answer does not delay the list.
 const ANSWER: Duration = Duration::from_secs(1);
 
 #[derive(Serialize)]

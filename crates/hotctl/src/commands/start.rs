@@ -1,12 +1,12 @@
-//! `hotctl handoff -- COMMAND`: starts the new version and follows it until it serves, or until it is clear why not.
+//! `hotctl handoff -- COMMAND`: starts the new version and follows it until it serves or fails.
 //!
-//! Deliberately absent: trust in pids. The successor is whoever joins with our attempt id; the child that was started
-//! may be a wrapper that is gone by then. The words for how it can end badly are in [`super::endings`].
+//! The successor is recognised by the attempt id with which it joins, and not by its pid: the child that was
+//! started may be a wrapper that has exited by then.
 
 use std::time::Instant;
 
 use hotupdate_proto::Process;
-use hotupdate_proto::operator::{Changed, LastFailure, ProcessState, ProcessStatus, Status};
+use hotupdate_proto::operator::{HandoffResult, LastFailure, ProcessState, ProcessStatus, Status};
 
 use super::change;
 use super::successor::Successor;
@@ -15,9 +15,9 @@ use crate::client::{CallError, Client};
 use crate::context::{Context, NOTHING, TICK};
 use crate::exit::Failure;
 use crate::progress::Progress;
-use crate::watch::Watch;
+use crate::status_stream::StatusStream;
 
-/// How far it came.
+/// How far the attempt is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Starting,
@@ -39,9 +39,9 @@ pub(super) struct Attempt<'a> {
     pub(super) before: &'a Status,
     pub(super) successor: Successor,
     pub(super) stage: Stage,
-    /// Who joined with our attempt id.
+    /// The process that joined with our attempt id.
     pub(super) joined: Option<Process>,
-    /// The child ended well. A wrapper may do that, and leave the successor behind.
+    /// The child exited with status 0, as a wrapper may that leaves the successor behind.
     pub(super) forked: bool,
     progress: &'a Progress,
     release: Release,
@@ -54,21 +54,21 @@ pub(super) fn run(
     before: &Status,
     progress: &Progress,
     until: Instant,
-) -> Result<Changed, Failure> {
+) -> Result<HandoffResult, Failure> {
     // The stream is opened first, so that nothing is missed.
-    let watch = Watch::new(context);
+    let stream = StatusStream::new(context);
     progress.at(Stage::Starting.word());
     let successor = Successor::start(handoff, until.saturating_duration_since(Instant::now()))
         .map_err(|failure| failure.still(&before.serving.process))?;
     let (stage, release) = (Stage::Starting, Release::NotAsked);
     Attempt { context, before, successor, stage, joined: None, forked: false, progress, release }
-        .follow(watch, until)
+        .follow(stream, until)
 }
 
 impl Attempt<'_> {
-    fn follow(mut self, mut watch: Watch<'_>, until: Instant) -> Result<Changed, Failure> {
+    fn follow(mut self, mut stream: StatusStream<'_>, until: Instant) -> Result<HandoffResult, Failure> {
         loop {
-            if let Some(status) = watch.next() {
+            if let Some(status) = stream.next() {
                 if self.serves(&status) {
                     return Ok(change::changed(&status, self.before));
                 }
@@ -87,8 +87,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// It serves: the end that everybody wants. That it owns the control socket is not enough: it does so a little
-    /// earlier.
+    /// It serves. That it owns the control socket is not enough: it does so a little earlier.
     pub(super) fn serves(&self, status: &Status) -> bool {
         self.is_ours(status.serving.attempt.as_ref()) && status.serving.state == ProcessState::Serving
     }
@@ -126,10 +125,10 @@ impl Attempt<'_> {
         self.progress.at(stage.word());
     }
 
-    /// The reply comes when it serves, so it is awaited beside everything else.
+    /// The reply comes when the successor serves, so the status is followed meanwhile.
     fn ask_for_release(&mut self) {
         self.reached(Stage::Standby);
-        if let Ok(client) = self.context.open("Handoff", &NOTHING, false, self.context.answer()) {
+        if let Ok(client) = self.context.open("Handoff", &NOTHING, false, self.context.answer_timeout()) {
             self.release = Release::Asked(client);
             self.reached(Stage::Released);
         }
@@ -137,20 +136,21 @@ impl Attempt<'_> {
 
     fn look_at_release(&mut self) -> Result<(), Failure> {
         let Release::Asked(client) = &mut self.release else { return Ok(()) };
-        match client.receive::<Changed>(Instant::now() + TICK / 10) {
+        match client.receive::<HandoffResult>(Instant::now() + TICK / 10) {
             Ok(None) => {}
-            // Who serves is read from the status, as in every other case.
+            // Which process serves is read from the status, as in every other case.
             Ok(Some(_)) => self.release = Release::Answered,
             Err(CallError::Refused { name, reason }) if is_final(&name) => {
                 return Err(self.not_released(reason));
             }
-            // Somebody else released it, or the service was busy: the next status tells.
+            // Another operator released it, or the service was busy: the next status tells.
             Err(_) => self.release = Release::NotAsked,
         }
         Ok(())
     }
 
-    /// What a child that ended means: the status in which it serves nevertheless, or why it never will.
+    /// After the exit of the child: the status in which the successor serves nevertheless, or why it does
+    /// not.
     fn look_at_child(&mut self) -> Result<Option<Status>, Failure> {
         match self.successor.ended() {
             Some(ended) if ended.success() => self.forked = true,
@@ -161,7 +161,7 @@ impl Attempt<'_> {
     }
 }
 
-/// Errors of `Handoff` after which asking again makes no sense.
+/// Errors of `Handoff` after which another call cannot succeed.
 fn is_final(name: &str) -> bool {
     matches!(name, "Failed" | "NotAllowed" | "PermissionDenied" | "MethodNotFound" | "MethodNotImplemented")
 }

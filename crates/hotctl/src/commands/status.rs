@@ -1,6 +1,5 @@
-//! `hotctl status`: one line per generation, the listeners, how the last handoff went, why the last attempt failed.
-//!
-//! Deliberately absent: single connections, see `connections`.
+//! `hotctl status`: one line per generation, the listeners, how the last handoff went, why the last attempt
+//! failed.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -30,7 +29,7 @@ struct Record<'a> {
 
 pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
     let status = context.status()?;
-    // JSON has no other names than those of Unicode.
+    // A JSON string is Unicode, so a path that is not is shown with replacement characters.
     let (report, socket) = (context.report, context.socket.to_string_lossy());
     report.data(|out| match report.json() {
         true => json_line(out, "status", &Record { socket: socket.clone(), status: &status }),
@@ -85,7 +84,7 @@ fn note(status: &ProcessStatus) -> String {
     short.into_iter().chain(tasks(&status.tasks)).chain(ended).collect::<Vec<_>>().join("; ")
 }
 
-/// What an operator can expect of it.
+/// What an operator can do with it.
 pub(super) fn short_note(status: &ProcessStatus) -> &'static str {
     match status.state {
         ProcessState::Standby => "waits for `hotctl handoff`",
@@ -104,7 +103,7 @@ pub(super) fn tasks(names: &[String]) -> Option<String> {
     Some(format!("still running: {count} ({})", text::plain(&names.join(", "))))
 }
 
-/// What became of the connections of a process that drains, in the words of the drain. None of them that has not happened.
+/// What became of the connections of a process that is draining; a count of zero is left out.
 fn ended(totals: &Totals) -> Option<String> {
     let Totals { accepted: _, adopted: _, migrated, finished, closed, forced, requests: _ } = totals;
     let words = [(migrated, "migrated"), (finished, "finished"), (closed, "closed"), (forced, "forced")];

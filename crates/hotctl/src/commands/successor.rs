@@ -1,6 +1,5 @@
-//! The process that `handoff -- COMMAND` starts: in its own session, with its output where the user said.
-//!
-//! Deliberately absent: killing it when hotctl ends. It is meant to stay.
+//! The process that `handoff -- COMMAND` starts: in its own session, with its output where the user said. It
+//! outlives hotctl.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -20,22 +19,26 @@ use crate::text;
 /// What the library looks for and sends along when it joins.
 pub(super) const ATTEMPT: &str = "HOTUPDATE_ATTEMPT";
 
-/// The child, until it has ended.
+/// The child.
 pub(crate) struct Successor {
     child: Child,
     ended: Option<ExitStatus>,
-    /// How it is recognised in a status, behind however many wrappers.
+    /// How it is recognised in a status, also if wrappers started it.
     pub(crate) attempt: String,
 }
 
 impl Successor {
     /// Starts the command; returns when it runs.
-    pub(crate) fn start(handoff: &Handoff, patience: Duration) -> Result<Self, Failure> {
+    pub(crate) fn start(handoff: &Handoff, timeout: Duration) -> Result<Self, Failure> {
         let program =
             handoff.command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let cannot = |error: io::Error| {
             if error.kind() == io::ErrorKind::TimedOut {
-                return Failure::new(Exit::TimedOut, format!("{program} does not start"));
+                let after = text::duration(timeout);
+                return Failure::new(
+                    Exit::TimedOut,
+                    format!("timed out after {after}: {program} has not started"),
+                );
             }
             Failure::refused(format!("{program} could not be started: {}", why(&program, &error)))
         };
@@ -46,7 +49,7 @@ impl Successor {
             let log = open_log(path)?;
             command.stdout(log.try_clone().map_err(cannot)?).stderr(log);
         }
-        let child = detach::start(command, patience).map_err(cannot)?;
+        let child = detach::start(command, timeout).map_err(cannot)?;
         Ok(Self { child, ended: None, attempt })
     }
 
@@ -54,7 +57,7 @@ impl Successor {
         self.child.id()
     }
 
-    /// How it ended, if it has.
+    /// How it exited, if it has.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             self.ended = self.child.try_wait().ok().flatten();
@@ -62,7 +65,8 @@ impl Successor {
         self.ended
     }
 
-    /// Asks it to end, unless it has; true if it was asked. Only a child that was not waited for owns its pid.
+    /// Sends SIGTERM, unless it has exited; true if it was sent. Only a child that was not waited for owns
+    /// its pid.
     pub(crate) fn terminate(&mut self) -> bool {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
         self.ended().is_none() && pid.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok())
@@ -78,7 +82,7 @@ pub(crate) fn how(ended: ExitStatus) -> String {
     }
 }
 
-/// As a shell reports it.
+/// The exit code, as a shell reports it.
 pub(crate) fn code(ended: ExitStatus) -> u8 {
     let code = ended.code().or_else(|| ended.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
@@ -99,7 +103,8 @@ fn attempt() -> io::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// What execve(2) says of a program is also what it says of the interpreter, or the dynamic loader, that the program names.
+/// What execve(2) says of a program is also what it says of the interpreter, or the dynamic loader, that the
+/// program names.
 pub(crate) fn why(program: &str, error: &io::Error) -> String {
     let why = text::os_error(error);
     match error.kind() {

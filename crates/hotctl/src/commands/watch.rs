@@ -1,9 +1,9 @@
 //! `hotctl watch`: the service as it changes, on the whole terminal; with `--json`, as JSON lines.
 //!
-//! Deliberately absent: commands. Who watches presses no key by accident that changes a service.
+//! Deliberately absent: commands. No key that is pressed by accident changes a service.
 
-mod draw;
-mod scene;
+mod model;
+mod view;
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use self::scene::Scene;
+use self::model::Model;
 use crate::client::CallError;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::watch::{Seen, Watch};
+use crate::status_stream::{StatusStream, Update};
 
 /// Ages and rates change also when nothing happens.
 const REDRAW: Duration = Duration::from_millis(250);
@@ -28,45 +28,45 @@ pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
         let line = "this is no terminal; with --json it prints what happens as JSON lines";
         return Err(Failure::new(Exit::Usage, line));
     }
-    // Where nobody serves there is nothing to watch; later that is something to see.
+    // A service that does not run is an error at the beginning; later it is something to show.
     let status = context.status().map_err(|error| context.failure(error))?;
     if context.report.json() {
         return tell(context);
     }
-    let scene = Scene::new(&context.socket, Instant::now(), status);
+    let model = Model::new(&context.socket, Instant::now(), status);
     let screen = Screen::open()?;
-    watch(context, scene, screen)
+    watch(context, model, screen)
 }
 
 /// What `Monitor` says, until Ctrl-C.
 fn tell(context: &Context<'_>) -> Result<(), Failure> {
-    let mut watch = Watch::new(context);
+    let mut stream = StatusStream::new(context);
     while !context.interrupted() {
-        if let Some(Seen::Told(monitored)) = watch.look() {
+        if let Some(Update::Event(monitored)) = stream.next_update() {
             context.report.record("monitor", &monitored)?;
         }
     }
     Err(CallError::Interrupted.into())
 }
 
-fn watch(context: &Context<'_>, mut scene: Scene, mut screen: Screen) -> Result<(), Failure> {
-    let mut watch = Watch::new(context);
+fn watch(context: &Context<'_>, mut model: Model, mut screen: Screen) -> Result<(), Failure> {
+    let mut stream = StatusStream::new(context);
     let mut due = Instant::now();
     loop {
-        let seen = watch.look();
-        let changed = seen.is_some();
+        let update = stream.next_update();
+        let changed = update.is_some();
         let now = Instant::now();
-        match seen {
-            Some(Seen::Told(monitored)) => scene.told(now, *monitored),
-            Some(Seen::Asked(status)) => scene.status(now, *status),
+        match update {
+            Some(Update::Event(monitored)) => model.told(now, *monitored),
+            Some(Update::Status(status)) => model.status(now, *status),
             None => {}
         }
-        if screen.wants_out()? || context.interrupted() {
+        if screen.wants_to_quit()? || context.interrupted() {
             return Ok(());
         }
         if changed || now >= due {
             due = now + REDRAW;
-            screen.show(|frame| draw::draw(frame, &scene, now, context.report.color()))?;
+            screen.show(|frame| view::draw(frame, &model, now, context.report.color()))?;
         }
     }
 }
@@ -80,7 +80,7 @@ struct Screen {
 impl Screen {
     fn open() -> Result<Self, Failure> {
         let terminated = Arc::new(AtomicBool::new(false));
-        // A terminal that is left in raw mode is of no use to anybody.
+        // A terminal that is left in raw mode cannot be used.
         for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
             signal_hook::flag::register(signal, Arc::clone(&terminated)).map_err(|error| cannot(&error))?;
         }
@@ -92,13 +92,13 @@ impl Screen {
         self.terminal.draw(draw).map(drop).map_err(|error| cannot(&error))
     }
 
-    /// Takes what was typed.
-    fn wants_out(&self) -> Result<bool, Failure> {
-        let mut out = self.terminated.load(Ordering::Relaxed);
+    /// Whether a key or a signal asks to quit.
+    fn wants_to_quit(&self) -> Result<bool, Failure> {
+        let mut quit = self.terminated.load(Ordering::Relaxed);
         while event::poll(Duration::ZERO).map_err(|error| cannot(&error))? {
-            out |= means_out(&event::read().map_err(|error| cannot(&error))?);
+            quit |= is_quit(&event::read().map_err(|error| cannot(&error))?);
         }
-        Ok(out)
+        Ok(quit)
     }
 }
 
@@ -114,7 +114,7 @@ fn cannot(error: &io::Error) -> Failure {
 }
 
 /// `q`, Escape, or Ctrl-C, which is a key like any other in raw mode.
-fn means_out(event: &Event) -> bool {
+fn is_quit(event: &Event) -> bool {
     let Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press, .. }) = event else { return false };
     match code {
         KeyCode::Char('q') | KeyCode::Esc => true,

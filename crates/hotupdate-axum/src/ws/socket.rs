@@ -1,57 +1,57 @@
-//! A WebSocket that can move to the next version.
+//! A WebSocket that can migrate to the next version.
 //!
-//! Deliberately absent: splitting it into two halves; both move together. A task that waits for both directions selects
-//! between [`WebSocket::recv`] and whatever it wants to send. Reading and writing are in [`super::line`].
+//! Deliberately absent: splitting it into two halves; both migrate together. A task that waits for both directions selects
+//! between [`WebSocket::recv`] and whatever it wants to send.
 
 use std::fmt;
 use std::future::pending;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use hotupdate::connection::MAX_STATE;
-use hotupdate::connections::{Activity, Moves};
+use hotupdate::connections::MAX_STATE;
+use hotupdate::connections::{ConnectionActivity, Migration};
 use hotupdate::drain::Phase;
-use hotupdate::{Connection, Drain, Exit};
+use hotupdate::{Connection, Drain, MigrationSlot};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::line::Line;
-use super::wire::{About, Wire};
+use super::codec::{Codec, Negotiated};
+use super::transport::Transport;
 use super::{CloseCode, Error, KIND, Message, Utf8Bytes, name};
 use crate::drain::Draining;
 
-/// The most bytes of half a message, and of what is to be sent, with which a socket moves. The rest of what can move is
-/// for the application's state.
-const MAX_WEIGHT: usize = MAX_STATE - MAX_APPLICATION_STATE - 1024;
+/// The most bytes of an incomplete message, and of what is to be sent, with which a socket migrates. The rest of what can
+/// migrate is for the application's state.
+const MAX_PENDING_BYTES: usize = MAX_STATE - MAX_APPLICATION_STATE - 1024;
 
-/// State of an application that has at most this many bytes, as JSON, can always move.
+/// State of an application that has at most this many bytes, as JSON, can always migrate.
 pub const MAX_APPLICATION_STATE: usize = 32 * 1024;
 
-/// How often it is looked whether the answer, if the next version takes WebSockets, is overdue.
+/// How often it is checked whether the answer, if the next version accepts WebSockets, is overdue.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// How much later than their turn clients are told to reconnect: the next version says one by one what it takes, and this
-/// kind may be the last.
-const RELUCTANCE: Duration = Duration::from_secs(1);
+/// How much later than scheduled clients are told to reconnect: the next version says one by one which kinds it accepts,
+/// and this kind may be the last.
+const ACCEPT_WINDOW: Duration = Duration::from_secs(1);
 
 /// One WebSocket, on the server's side.
 ///
-/// Pings and close frames are answered by itself, while it is received from. Dropping it closes the connection without a
-/// close frame; see [`WebSocket::close`].
+/// Pings and close frames are answered by the library, while the application receives. Dropping it closes the connection
+/// without a close frame; see [`WebSocket::close`].
 pub struct WebSocket {
-    line: Line,
+    transport: Transport,
     drain: Drain,
-    exit: Exit,
-    reluctance: Reluctance,
+    slot: MigrationSlot,
+    block: MigrationBlock,
 }
 
-/// What comes next.
+/// What [`WebSocket::recv_or_drain`] returns.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
     /// A message. Of the kinds of messages, only text and binary.
     Message(Message),
-    /// The process drains: hand it over with [`WebSocket::hand_over`], or end the conversation.
+    /// The process drains: migrate the socket with [`WebSocket::migrate`], or end the conversation.
     Draining,
     /// It is over; in order if there is no error.
     Closed(Option<Error>),
@@ -59,79 +59,79 @@ pub enum Event {
 
 /// A WebSocket that stays where it is.
 #[derive(Debug, thiserror::Error)]
-#[error("the WebSocket does not move: {why}")]
-pub struct NotMoved {
+#[error("the WebSocket does not migrate: {why}")]
+pub struct NotMigrated {
     /// The WebSocket, as it was.
     pub socket: WebSocket,
-    /// One line for a person.
+    /// The reason, as one line of text.
     pub why: String,
 }
 
-/// What is known of earlier attempts to move.
+/// Why another attempt to migrate would fail now.
 #[derive(Debug, Default)]
-enum Reluctance {
+enum MigrationBlock {
     #[default]
     None,
-    /// It was too heavy, and may move when it is lighter.
-    Heavy(usize),
-    /// Nobody took connections of this kind.
-    Stays(String),
+    /// It had so many pending bytes, and can migrate with fewer.
+    TooLarge(usize),
+    /// No other process accepted connections of this kind.
+    Refused(String),
 }
 
 impl WebSocket {
-    pub(super) fn new(connection: Connection, wire: Wire) -> Self {
+    pub(super) fn new(connection: Connection, codec: Codec) -> Self {
         let drain = connection.drain();
-        let exit = connection.exit();
-        let line = Line { connection, wire: Box::new(wire), hung_up: false };
-        Self { line, drain, exit, reluctance: Reluctance::None }
+        let slot = connection.migration_slot();
+        let transport = Transport { connection, codec: Box::new(codec), hung_up: false };
+        Self { transport, drain, slot, block: MigrationBlock::None }
     }
 
-    pub(super) fn begin(connection: Connection, about: About, arrived: &[u8]) -> Self {
-        Self::new(connection, Wire::new(about, arrived, b""))
+    pub(super) fn begin(connection: Connection, negotiated: Negotiated, arrived: &[u8]) -> Self {
+        Self::new(connection, Codec::new(negotiated, arrived, b""))
     }
 
     /// The subprotocol that was agreed on.
     #[must_use]
     pub fn protocol(&self) -> Option<&str> {
-        self.line.wire.about().protocol.as_deref()
+        self.transport.codec.negotiated().protocol.as_deref()
     }
 
     /// The connection underneath: its number, its addresses.
     #[must_use]
     pub fn connection(&self) -> &Connection {
-        &self.line.connection
+        &self.transport.connection
     }
 
     /// Tells when the process drains.
     #[must_use]
     pub fn draining(&self) -> Draining {
-        Draining::of(&self.line.connection)
+        Draining::of(&self.transport.connection)
     }
 
     /// Waits for the next message, of any kind; a ping is answered and returned too. `None` after the end.
     ///
     /// Safe to cancel: no message is lost.
     pub async fn recv(&mut self) -> Option<Result<Message, Error>> {
-        self.line.recv().await
+        self.transport.recv().await
     }
 
     /// Sends a message. Returns when the operating system has all of it.
     ///
-    /// If it is cancelled, the message is still sent: by whatever is called next, or in the next version.
+    /// If it is cancelled, the message is still sent: by the next call, or in the next version.
     ///
     /// # Errors
     /// The connection is over.
     pub async fn send(&mut self, message: Message) -> Result<(), Error> {
-        self.line.wire.write(message)?;
-        self.line.write_all().await
+        self.transport.codec.write(message)?;
+        self.transport.write_all().await
     }
 
-    /// Says goodbye, and waits a moment for the client's.
+    /// Sends a close frame, and waits up to a second for the client's.
     pub async fn close(mut self, code: CloseCode, reason: impl Into<Utf8Bytes>) {
-        self.line.say_goodbye(code, reason.into()).await;
+        self.transport.close(code, reason.into()).await;
     }
 
-    /// Waits for the next text or binary message, and for what the process wants. The loop of a handler that moves:
+    /// Waits for the next text or binary message, and for the drain of the process. The loop of a handler that migrates:
     ///
     /// ```no_run
     /// use hotupdate_axum::ws::{Event, WebSocket};
@@ -145,7 +145,7 @@ impl WebSocket {
     ///                     return;
     ///                 }
     ///             }
-    ///             Event::Draining => match socket.hand_over("echo", &count).await {
+    ///             Event::Draining => match socket.migrate("echo", &count).await {
     ///                 Ok(()) => return,                     // the next version goes on
     ///                 Err(stays) => socket = stays.socket,  // so do we, for a while
     ///             },
@@ -155,35 +155,35 @@ impl WebSocket {
     /// }
     /// ```
     ///
-    /// [`Event::Draining`] comes when it is this socket's turn, see [`Exit`], at a point at which the socket can move: between messages, or in the middle of one that is
-    /// not too large (of a larger one the rest is awaited). After a move that failed it comes again when there is a new
-    /// chance; else the client is told to reconnect (1012, "service restart") when it is its turn in the window over
-    /// which a drain is spread, and this is the end.
+    /// [`Event::Draining`] comes when this socket has a slot to migrate in (see [`MigrationSlot`]), at a point at which it can
+    /// migrate: between messages, or within one that is not too large (of a larger one the rest is awaited). After a
+    /// migration that failed it comes again when the next version changes; else the client is told to reconnect (1012,
+    /// "service restart") at its place in the window over which a drain is spread, and this is the end.
     ///
     /// Safe to cancel: no message is lost.
     pub async fn recv_or_drain(&mut self) -> Event {
         loop {
-            self.exit.step_out();
-            let (moves, turn) = (self.should_move(), self.turn());
-            let Self { line, drain, exit, .. } = self;
-            let turn = async {
-                match turn {
-                    Some(turn) => tokio::time::sleep_until(turn).await,
+            self.slot.release();
+            let (migrates, close) = (self.should_migrate(), self.scheduled_close());
+            let Self { transport, drain, slot, .. } = self;
+            let close = async {
+                match close {
+                    Some(close) => tokio::time::sleep_until(close).await,
                     None => pending().await,
                 }
             };
-            let activity = line.connection.activity();
-            let leaves = async { if moves { leave(&activity, exit).await } else { pending().await } };
+            let activity = transport.connection.activity();
+            let slot = async { if migrates { acquire(&activity, slot).await } else { pending().await } };
             tokio::select! {
-                // Nobody is told to leave because of what was.
+                // A change of phase comes first, so that a stale phase never closes a connection.
                 biased;
-                phase = drain.changed() => self.reconsider(phase),
-                () = leaves => return Event::Draining,
-                () = turn => {
-                    line.say_goodbye(CloseCode::Restart, Utf8Bytes::from_static("a new version serves")).await;
+                phase = drain.changed() => self.update_block(phase),
+                () = slot => return Event::Draining,
+                () = close => {
+                    transport.close(CloseCode::Restart, Utf8Bytes::from_static("a new version serves")).await;
                     return Event::Closed(None);
                 }
-                message = line.recv() => match message {
+                message = transport.recv() => match message {
                     Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => return Event::Message(message),
                     Some(Ok(_)) => {}
                     Some(Err(error)) => return Event::Closed(Some(error)),
@@ -193,107 +193,110 @@ impl WebSocket {
         }
     }
 
-    /// Passes this WebSocket to the process that serves now, whose [`adopt`](super::adopt) of the same kind goes on with it
-    /// and with `state` (as JSON). Its client notices nothing: half a message that has arrived, and bytes that are still
-    /// to be sent, move along.
+    /// Migrates this WebSocket to the process that serves now, whose [`on_migrated`](super::on_migrated) of the same kind
+    /// goes on with it and with `state` (as JSON). Its client notices nothing: half a message that has arrived, and bytes
+    /// that are still to be sent, migrate along.
     ///
-    /// Not safe to cancel: a connection whose move is cancelled is closed if it did not arrive.
+    /// Not safe to cancel: a connection whose migration is cancelled is closed if it did not arrive.
     ///
     /// # Errors
-    /// [`NotMoved`] with the socket: serve on. The process does not drain, the next version does not take this kind, it
-    /// died before it had the connection, the close handshake has begun, or there is too much to move.
-    pub async fn hand_over(mut self, kind: &str, state: &(impl Serialize + Sync)) -> Result<(), NotMoved> {
+    /// [`NotMigrated`] with the socket: serve on. The process does not drain, the next version does not accept this kind,
+    /// it died before it had the connection, the close handshake has begun, or there is too much to migrate.
+    pub async fn migrate(mut self, kind: &str, state: &(impl Serialize + Sync)) -> Result<(), NotMigrated> {
         // As much as the operating system takes at once; the next version sends the rest.
-        if self.line.write_all().now_or_never().is_some_and(|written| written.is_err()) {
-            self.line.wire.give_up();
+        if self.transport.write_all().now_or_never().is_some_and(|written| written.is_err()) {
+            self.transport.codec.give_up();
         }
-        if let Some(why) = self.line.wire.stays() {
-            self.reluctance = Reluctance::Stays(name(kind));
-            return Err(NotMoved { socket: self, why: why.to_owned() });
+        if let Some(why) = self.transport.codec.migration_block() {
+            self.block = MigrationBlock::Refused(name(kind));
+            return Err(NotMigrated { socket: self, why: why.to_owned() });
         }
-        let bytes = match serde_json::to_vec(state).and_then(|state| self.line.wire.to_bytes(&state)) {
+        let bytes = match serde_json::to_vec(state).and_then(|state| self.transport.codec.to_bytes(&state)) {
             Ok(bytes) => bytes,
             Err(error) => {
-                self.reluctance = Reluctance::Stays(name(kind));
-                return Err(NotMoved { socket: self, why: format!("its state cannot be JSON: {error}") });
+                self.block = MigrationBlock::Refused(name(kind));
+                return Err(NotMigrated { socket: self, why: format!("its state cannot be JSON: {error}") });
             }
         };
-        let weight = self.line.wire.weight();
+        let pending_bytes = self.transport.codec.pending_bytes();
         if bytes.len() > MAX_STATE {
-            self.reluctance =
-                if weight > 0 { Reluctance::Heavy(weight) } else { Reluctance::Stays(name(kind)) };
-            let why = format!("its state has {} bytes, at most {MAX_STATE} move", bytes.len());
-            return Err(NotMoved { socket: self, why });
+            self.block = if pending_bytes > 0 {
+                MigrationBlock::TooLarge(pending_bytes)
+            } else {
+                MigrationBlock::Refused(name(kind))
+            };
+            let why = format!("its state has {} bytes, at most {MAX_STATE} migrate", bytes.len());
+            return Err(NotMigrated { socket: self, why });
         }
-        // It has its turn until it is there.
-        let Self { line: Line { connection, wire, hung_up }, drain, exit, .. } = self;
-        match connection.hand_over_bytes(&name(kind), bytes).await {
+        // It keeps its slot until it has arrived.
+        let Self { transport: Transport { connection, codec, hung_up }, drain, slot, .. } = self;
+        match connection.migrate_bytes(&name(kind), bytes).await {
             Ok(()) => Ok(()),
-            Err(hotupdate::connection::NotMoved { connection, why }) => {
-                let line = Line { connection, wire, hung_up };
-                Err(NotMoved {
-                    socket: Self { line, drain, exit, reluctance: Reluctance::Stays(name(kind)) },
-                    why,
-                })
+            Err(hotupdate::connections::NotMigrated { connection, why }) => {
+                let transport = Transport { connection, codec, hung_up };
+                let block = MigrationBlock::Refused(name(kind));
+                Err(NotMigrated { socket: Self { transport, drain, slot, block }, why })
             }
         }
     }
 
-    fn should_move(&self) -> bool {
-        let weight = self.line.wire.weight();
-        let light = match self.reluctance {
-            Reluctance::None => weight <= MAX_WEIGHT,
-            Reluctance::Heavy(too_heavy) => weight < too_heavy.min(MAX_WEIGHT),
-            Reluctance::Stays(_) => false,
+    fn should_migrate(&self) -> bool {
+        let pending_bytes = self.transport.codec.pending_bytes();
+        let fits = match self.block {
+            MigrationBlock::None => pending_bytes <= MAX_PENDING_BYTES,
+            MigrationBlock::TooLarge(too_large) => pending_bytes < too_large.min(MAX_PENDING_BYTES),
+            MigrationBlock::Refused(_) => false,
         };
-        light && self.line.wire.stays().is_none() && matches!(self.drain.phase(), Phase::Draining(_))
+        fits && self.transport.codec.migration_block().is_none()
+            && matches!(self.drain.phase(), Phase::Draining(_))
     }
 
     /// When the client is told to reconnect: each at its own place in the window, without the grace, which is for clients
-    /// that do not know yet.
-    fn turn(&self) -> Option<Instant> {
-        match (&self.reluctance, self.drain.phase()) {
-            (Reluctance::Stays(_), Phase::Draining(plan)) => {
-                let turn = plan.turn(self.line.connection.id());
-                let turn = turn.checked_sub(plan.grace).unwrap_or(plan.since).max(plan.since);
-                Some((turn + RELUCTANCE).min(plan.until))
+    /// that have not been told yet.
+    fn scheduled_close(&self) -> Option<Instant> {
+        match (&self.block, self.drain.phase()) {
+            (MigrationBlock::Refused(_), Phase::Draining(plan)) => {
+                let close = plan.scheduled_close(self.transport.connection.id());
+                let close = close.checked_sub(plan.grace).unwrap_or(plan.since).max(plan.since);
+                Some((close + ACCEPT_WINDOW).min(plan.until))
             }
             _ => None,
         }
     }
 
-    /// A new phase, or a new successor.
-    fn reconsider(&mut self, phase: Phase) {
-        if let Reluctance::Stays(kind) = &self.reluctance
-            && (phase == Phase::Serving || self.line.connection.moves(kind) != Moves::No)
+    /// There is a new phase, or a new successor.
+    fn update_block(&mut self, phase: Phase) {
+        if let MigrationBlock::Refused(kind) = &self.block
+            && (phase == Phase::Serving
+                || self.transport.connection.migration(kind) != Migration::Unavailable)
         {
-            self.reluctance = Reluctance::None;
+            self.block = MigrationBlock::None;
         }
     }
 }
 
-/// Until it is the turn of this WebSocket, or nobody takes any.
-async fn leave(activity: &Activity, exit: &mut Exit) {
+/// Ready when this WebSocket has a slot to migrate in, or when no other process accepts any.
+async fn acquire(activity: &ConnectionActivity, slot: &mut MigrationSlot) {
     loop {
-        match activity.moves_any(KIND) {
-            Moves::Yes => return exit.next().await,
-            // A change comes to whoever waits for this; that the time for the answer is over does not.
-            Moves::Expected => tokio::time::sleep(ASK_AGAIN).await,
-            Moves::No => return,
+        match activity.migration_any(KIND) {
+            Migration::Available => return slot.acquire_any().await,
+            // A change wakes the caller; that the time for the answer is over does not.
+            Migration::Pending => tokio::time::sleep(ASK_AGAIN).await,
+            Migration::Unavailable => return,
         }
     }
 }
 
 impl fmt::Debug for WebSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Line { connection, wire, .. } = &self.line;
-        let (id, peer) = (connection.id(), connection.peer());
-        // Without the bytes: there may be many, and they are nobody's business.
+        let Transport { connection, codec, .. } = &self.transport;
+        let (id, peer) = (connection.id(), connection.peer_addr());
+        // Without the bytes: there may be many, and they are private.
         f.debug_struct("WebSocket")
             .field("connection", &id)
             .field("peer", peer)
-            .field("weight", &wire.weight())
-            .field("reluctance", &self.reluctance)
+            .field("pending_bytes", &codec.pending_bytes())
+            .field("block", &self.block)
             .finish_non_exhaustive()
     }
 }

@@ -19,11 +19,11 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::WebSocket;
-use super::wire::About;
+use super::codec::Negotiated;
 use crate::drain::Draining;
 use crate::io::Io;
 
-/// As axum and browsers have it for messages that a page sends.
+/// The same as in axum: 16 MiB, in bytes.
 const MAX_MESSAGE: usize = 16 << 20;
 
 /// A request to speak WebSocket.
@@ -51,7 +51,7 @@ pub struct Upgrade {
     max_message: usize,
 }
 
-/// A request that is none for a WebSocket.
+/// Why a request cannot become a WebSocket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {
@@ -70,7 +70,7 @@ pub enum Rejection {
     /// `Sec-WebSocket-Key` is missing.
     #[error("the header Sec-WebSocket-Key is missing")]
     NoKey,
-    /// Somebody else has upgraded it already, or it does not come from [`serve`](crate::serve()).
+    /// The connection is upgraded already, or it does not come from [`serve`](crate::serve()).
     #[error("this connection cannot be upgraded")]
     NotUpgradable,
 }
@@ -102,8 +102,8 @@ impl Upgrade {
             match on_upgrade.await {
                 Ok(upgraded) => match take_out(upgraded) {
                     Some((connection, arrived)) => {
-                        let about = About { protocol, max_message };
-                        serve(WebSocket::begin(connection, about, &arrived)).await;
+                        let negotiated = Negotiated { protocol, max_message };
+                        serve(WebSocket::begin(connection, negotiated, &arrived)).await;
                     }
                     None => {
                         tracing::error!("a WebSocket on a connection that is not of hotupdate_axum::serve")

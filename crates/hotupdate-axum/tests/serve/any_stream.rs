@@ -88,10 +88,10 @@ async fn both(stream: &[u8], cuts: &[(usize, bool)]) -> (Vec<u8>, Vec<u8>, u64) 
         let new = server.hand_off_to(MOVING).await;
         if *waits {
             // Long enough to move, unless the cut is in a body.
-            let gone = server.hot.connections().empty();
+            let gone = server.hot.connections().wait_until_empty();
             let _ = tokio::time::timeout(Duration::from_millis(200), gone).await;
         }
-        moved += server.hot.connections().moved();
+        moved += server.hot.connections().migrated();
         server = new;
     }
     client.stream.write_all(&stream[sent..]).await.unwrap();

@@ -184,7 +184,7 @@ async fn any_service_can_be_served() {
     let mut hot = builder(&dir, PATIENT).join().await.unwrap();
     let methods = hot.tcp("methods", "127.0.0.1:0").await.unwrap();
     let service = hot.tcp("service", "127.0.0.1:0").await.unwrap();
-    let addresses = [methods.local_addr().unwrap(), service.local_addr().unwrap()];
+    let addresses = [methods.local_addr().ip().unwrap(), service.local_addr().ip().unwrap()];
     let hot = hot.ready().await.unwrap();
     tokio::spawn(hotupdate_axum::serve(methods, get(|| async { "methods" }), &hot).into_future());
     let own = tower::service_fn(|request: Request| async move {
@@ -227,7 +227,7 @@ async fn plain_axum_serve_works_too() {
     let dir = tempfile::tempdir().unwrap();
     let mut hot = builder(&dir, PATIENT).join().await.unwrap();
     let listener = hot.tcp("http", "127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().ip().unwrap();
     let hot = hot.ready().await.unwrap();
     let app = Router::new().route("/", get(|| async { "plain" }));
     let plain = tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(hot.retired()).into_future());

@@ -53,7 +53,7 @@ async fn between_requests() {
     server.leaves_to(&new, 1).await;
     let after = new.hot.connections().rows().remove(0);
     assert_eq!((&after.peer, &after.local, &after.listener), (&before.peer, &before.local, &before.listener));
-    assert_eq!((after.accepted_ms, after.requests), (before.accepted_ms, 1), "its history goes on");
+    assert!(after.age_ms >= before.age_ms && after.requests == 1, "its history goes on: {after:?}");
     let peer = client.get("/peer").await;
     assert_eq!(peer.body, client.stream.local_addr().unwrap().to_string(), "ConnectInfo goes on too");
     client.is_answered_by("new").await;

@@ -12,7 +12,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, State};
 use axum::routing::{get, post};
-use hotupdate::{Builder, Listener, Serving};
+use hotupdate::{Builder, Listener, Serving, Timing};
 use hotupdate_axum::Draining;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
@@ -124,7 +124,7 @@ impl Server {
     ) -> Self {
         let mut hot = builder(&dir, times).join().await.unwrap();
         let listener = hot.tcp("http", address).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = listener.local_addr().ip().unwrap();
         let release = Arc::new(Semaphore::new(0));
         let app = more(app(version)).with_state(release.clone());
         let hot = hot.ready().await.unwrap();
@@ -147,10 +147,9 @@ impl Server {
 pub(crate) fn builder(dir: &TempDir, times: Times) -> Builder {
     hotupdate::builder(dir.path().join("control.sock"))
         .drain_deadline(times.deadline)
-        .drain_grace(times.grace)
         .probation(times.probation)
-        .drain_spread(Duration::ZERO)
-        .move_connections(times.moves)
+        .timing(Timing::default().drain_grace(times.grace).drain_spread(Duration::ZERO))
+        .migrate_connections(times.moves)
 }
 
 fn app(version: &'static str) -> Router<Arc<Semaphore>> {

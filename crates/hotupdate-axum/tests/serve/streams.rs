@@ -35,7 +35,7 @@ async fn server_sent_events_end_with_a_whole_body() {
             tokio::time::sleep(Duration::from_millis(1)).await;
             Ok(Event::default().data(n.to_string()))
         });
-        Sse::new(draining.end(numbers))
+        Sse::new(draining.take_until_draining(numbers))
     }
     let server = Server::start_with(PATIENT, |router| router.route("/events", get(events))).await;
     let mut client = server.client().await;
@@ -62,7 +62,7 @@ async fn a_websocket_is_told_and_counted() {
                     Some(Ok(message)) => drop(socket.send(message).await),
                     _ => return,
                 },
-                () = draining.turn() => {
+                () = draining.scheduled_close() => {
                     let restart = CloseFrame { code: 1012, reason: "restart".into() };
                     drop(socket.send(Message::Close(Some(restart))).await);
                     while let Some(Ok(_)) = socket.recv().await {}

@@ -43,11 +43,11 @@ async fn a_connection_that_comes_back_may_still_leave_for_the_next_version() {
     old.takes("http/1.1");
     until(|| old.has_leaving()).await;
     let new = Table::new();
-    let (connection, state) = old.hand_over(&new).unwrap().remove(0);
+    let (connection, state) = old.migrate_to(&new).unwrap().remove(0);
     tokio::spawn(hotupdate_axum::serve_one(connection, Some(state), tower::service_fn(same)));
     client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     within(client.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.ends_with("same"), "{answer}");
-    assert_eq!((old.connections().moved(), new.connections().requests()), (1, 1));
+    assert_eq!((old.connections().migrated(), new.connections().requests()), (1, 1));
 }

@@ -1,6 +1,6 @@
 //! WebSockets that the next version takes and does not understand.
 //!
-//! Deliberately absent: those that move, see `tests/ws_moves.rs`.
+//! Deliberately absent: those that move, see `tests/ws_moves`.
 
 use axum::routing::any;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -16,7 +16,7 @@ async fn count(mut socket: WebSocket, mut counted: u64) {
                 counted += 1;
                 socket.send(Message::text(counted.to_string())).await.unwrap();
             }
-            Event::Draining => match socket.hand_over("count", &counted).await {
+            Event::Draining => match socket.migrate("count", &counted).await {
                 Ok(()) => return,
                 Err(stays) => socket = stays.socket,
             },
@@ -35,7 +35,7 @@ async fn a_state_that_the_next_version_cannot_read_stays_and_its_client_is_told_
     assert_eq!(within(client.next()).await.unwrap().unwrap(), Message::text("1"));
 
     let new = server.hand_off_to(MOVING).await;
-    ws::adopt(&new.hot, "count", |_, _: Vec<String>| async {});
+    ws::on_migrated(&new.hot, "count", |_, _: Vec<String>| async {});
     client.send(Message::text("two")).await.unwrap();
     assert_eq!(
         within(client.next()).await.unwrap().unwrap(),

@@ -52,7 +52,7 @@ async fn twenty_conversations_go_on_through_fifty_handoffs() {
     for next in 2..=HANDOFFS + 1 {
         let (new, _) = start(&dir, version(next)).await;
         within(hot.drained()).await;
-        moved += hot.connections().moved();
+        moved += hot.connections().migrated();
         forced += hot.connections().forced();
         hot = new;
     }

@@ -75,7 +75,7 @@ async fn what_a_slow_client_has_not_taken_is_sent_by_the_next_version() {
     within(FULL.notified()).await;
     let (_new, _) = start(&dir, version(2)).await;
     within(old.drained()).await;
-    assert_eq!(old.connections().moved(), 1);
+    assert_eq!(old.connections().migrated(), 1);
     let mut heard = 1;
     loop {
         let text = client.text().await;

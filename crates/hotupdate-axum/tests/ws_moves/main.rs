@@ -1,6 +1,6 @@
 //! WebSockets that move to the next version: what their clients see, which is nothing.
 //!
-//! Deliberately absent: real processes, see `integration-tests/tests/chat`.
+//! Deliberately absent: real processes, see `integration-tests/tests/connections/chat.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::any;
-use hotupdate::Serving;
+use hotupdate::{Serving, Timing};
 use hotupdate_axum::ws::{self, CloseCode, Event, Message, WebSocket};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -41,13 +41,13 @@ pub(crate) async fn start(dir: &TempDir, how: How) -> (Serving, SocketAddr) {
     let mut starting = hotupdate::builder(dir.path().join("control.sock"))
         .version(version.to_string())
         .stop_signals(false)
-        .drain_spread(SPREAD)
+        .timing(Timing::default().drain_spread(SPREAD))
         .probation(probation)
         .join()
         .await
         .unwrap();
     let listener = starting.tcp("http", "127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().ip().unwrap();
     let route = |ticks| {
         any(move |upgrade: ws::Upgrade| async move {
             let counts = Counts { ticks, ..Counts::default() };
@@ -61,8 +61,8 @@ pub(crate) async fn start(dir: &TempDir, how: How) -> (Serving, SocketAddr) {
         .route("/pour", any(async |upgrade: ws::Upgrade| upgrade.on_upgrade(pour)));
     let hot = starting.ready().await.unwrap();
     if adopts {
-        ws::adopt(&hot, "numbers", move |socket, counts| serve(socket, counts, version));
-        ws::adopt(&hot, "pour", stop_pouring);
+        ws::on_migrated(&hot, "numbers", move |socket, counts| serve(socket, counts, version));
+        ws::on_migrated(&hot, "pour", stop_pouring);
     }
     tokio::spawn(hotupdate_axum::serve(listener, app, &hot).into_future());
     (hot, address)
@@ -85,7 +85,7 @@ pub(crate) async fn serve(mut socket: WebSocket, mut counts: Counts, version: u6
                         return;
                     }
                 }
-                Event::Draining => match socket.hand_over("numbers", &counts).await {
+                Event::Draining => match socket.migrate("numbers", &counts).await {
                     Ok(()) => return,
                     Err(stays) => socket = stays.socket,
                 },
@@ -118,7 +118,7 @@ async fn pour(mut socket: WebSocket) {
     }
     FULL.notify_one();
     while let Event::Draining = socket.recv_or_drain().await {
-        match socket.hand_over("pour", &sent).await {
+        match socket.migrate("pour", &sent).await {
             Ok(()) => return,
             // The next version says one by one what it takes.
             Err(stays) => socket = stays.socket,

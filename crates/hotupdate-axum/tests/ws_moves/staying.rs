@@ -24,7 +24,7 @@ async fn nobody_waits_unserved_until_it_is_known_who_moves() {
         client.say("and?").await;
         assert_eq!(client.text().await, format!("1:{count}:and?"));
     }
-    ws::adopt(&new, "numbers", |socket, counts| serve(socket, counts, 2));
+    ws::on_migrated(&new, "numbers", |socket, counts| serve(socket, counts, 2));
     within(old.drained()).await;
     client.say("and now?").await;
     assert_eq!(client.text().await, "2:11:and now?");
@@ -57,7 +57,7 @@ async fn whom_the_next_version_does_not_take_is_told_to_come_back_within_the_win
     }
     times.sort_unstable();
     within(old.drained()).await;
-    assert_eq!((old.connections().forced(), old.connections().moved()), (0, 0));
+    assert_eq!((old.connections().forced(), old.connections().migrated()), (0, 0));
     // A second more, in which the next version could still have said that it takes them.
     assert!(times[19] < SPREAD + Duration::from_secs(2), "{times:?}");
     assert!(times[19] - times[0] > SPREAD / 2, "all at once: {times:?}");

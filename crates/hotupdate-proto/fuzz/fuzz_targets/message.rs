@@ -1,6 +1,6 @@
 #![no_main]
 
-#[path = "../../tests/fuzz/mod.rs"]
+#[path = "../../tests/fuzz/targets/mod.rs"]
 #[allow(dead_code, reason = "the other targets")]
 mod targets;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Incumbent;
 use super::state::{Goal, State};
-use super::vocabulary::Effect;
+use super::events::Effect;
 use crate::error::Fault;
 use crate::message::Message;
 use crate::operator::{Command, OperatorError};

@@ -6,8 +6,8 @@ use std::mem;
 use std::time::Instant;
 
 use super::Incumbent;
+use super::events::{Effect, Report};
 use super::state::State;
-use super::vocabulary::{Effect, Report};
 use crate::error::Fault;
 use crate::inventory::{MAX_TASKS, Summary};
 use crate::message::{Generation, Message};
@@ -20,7 +20,7 @@ impl Incumbent {
     pub fn greet(&mut self) -> Vec<Effect> {
         let mut out = Vec::new();
         for older in self.predecessors.iter().skip(1) {
-            out.push(Effect::SendTo(older.generation, Message::Settle));
+            out.push(Effect::SendTo(older.generation, Message::EndProbation));
         }
         let deadline_ms = millis(self.local.timing.hurry);
         for oldest in self.predecessors.iter_mut().skip(self.local.max_draining) {

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::vocabulary::{Effect, Peer};
+use super::events::{Effect, Peer};
 use crate::message::{Generation, Message};
 use crate::operator::ProcessState;
 use crate::timing::Deadline;

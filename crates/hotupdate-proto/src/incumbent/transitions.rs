@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::Incumbent;
 use super::state::{Drain, Goal, State};
-use super::vocabulary::{Afterwards, Effect, Peer, Report};
+use super::events::{Afterwards, Effect, Peer, Report};
 use crate::error::{Fault, Refusal};
-use crate::inventory::{LinkRest, Summary};
+use crate::inventory::{Summary, UnreadLink};
 use crate::message::{Generation, Join, Joined, Message, Ready, Release};
 use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, Timing, after, millis};
@@ -223,7 +223,7 @@ impl Incumbent {
         &mut self,
         now: Instant,
         peer: Peer,
-        links: Vec<LinkRest>,
+        links: Vec<UnreadLink>,
         out: &mut Vec<Effect>,
     ) -> State {
         let generation = peer.generation;

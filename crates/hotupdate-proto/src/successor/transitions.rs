@@ -6,10 +6,10 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use super::Successor;
+use super::events::{Effect, Served};
 use super::state::State;
-use super::vocabulary::{Effect, Served};
 use crate::error::{Fault, Refusal};
-use crate::inventory::{LinkItem, LinkRest, MAX_LISTENERS};
+use crate::inventory::{LinkItem, MAX_LISTENERS, UnreadLink};
 use crate::message::{Generation, Joined, MAX_BATCHES, Message, Released};
 use crate::predecessor::Predecessor;
 use crate::timing::after;
@@ -112,7 +112,7 @@ impl Successor {
         let Some(newest) = self.links.iter().find(|link| link.probation) else { return };
         let to = newest.generation;
         let others = self.links.iter().filter(|link| link.generation != to);
-        let links = others.map(|l| LinkRest { generation: l.generation, unread: String::new() }).collect();
+        let links = others.map(|l| UnreadLink { generation: l.generation, unread: String::new() }).collect();
         self.asked = Some(to);
         out.extend([Effect::Read(to), Effect::SendTo(to, Message::Resume { stopped_at_ns: 0, links })]);
     }

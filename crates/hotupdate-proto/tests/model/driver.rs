@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Report, Stopped};
-use hotupdate_proto::inventory::LinkRest;
+use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::{Generation, Message, Ready, Release};
 use hotupdate_proto::successor::{self, Served};
 use hotupdate_proto::{Fault, Incumbent, LinkItem, Refusal};
@@ -132,7 +132,7 @@ impl World {
         let mut links = Vec::new();
         for (generation, held) in &mut process.predecessors {
             held.reading = false;
-            links.push(LinkRest { generation: *generation, unread: String::new() });
+            links.push(UnreadLink { generation: *generation, unread: String::new() });
         }
         self.incumbent_event(p, Event::Stopped(Stopped { links, ..Stopped::default() }));
     }

@@ -1,15 +1,18 @@
 //! The part of a driver that moves connections, as `crates/hotupdate/src/driver/moves.rs` has it.
 //!
-//! Deliberately absent: who has a connection when; `hotupdate_proto::moving` decides that.
+//! Deliberately absent: who has a connection when; `hotupdate_proto::migration` decides that.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hotupdate_proto::message::{Generation, Message};
-use hotupdate_proto::moving::{Kind, Mover, MoverEffect, MovingItem, Taker, TakerEffect};
+use hotupdate_proto::migration::{
+    ConnectionKind, Inbound, InboundEffect, MigrationItem, Outbound, OutboundEffect,
+};
 use hotupdate_proto::{
-    ConnectionRow, ConnectionState, FEATURE_MOVE, Fault, Incumbent, Predecessor, SmolStr, Timing, incumbent,
+    ConnectionRow, ConnectionState, FEATURE_MIGRATE, Fault, Incumbent, Predecessor, SmolStr, Timing,
+    incumbent,
 };
 
 use super::kernel::{End, Id, Riders, Said};
@@ -23,7 +26,7 @@ pub(crate) type Connection = u64;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Moves {
     pub(crate) serves: BTreeSet<Connection>,
-    pub(crate) mover: Mover,
+    pub(crate) mover: Outbound,
     queue: VecDeque<Connection>,
     pub(crate) on_the_way: BTreeSet<Connection>,
     open: bool,
@@ -38,7 +41,7 @@ pub(crate) struct Moves {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Taking {
-    taker: Taker,
+    taker: Inbound,
     pub(crate) held: BTreeMap<u32, Vec<Connection>>,
 }
 
@@ -48,7 +51,7 @@ impl Default for Moves {
     fn default() -> Self {
         Self {
             serves: BTreeSet::new(),
-            mover: Mover::new(PATIENCE),
+            mover: Outbound::new(PATIENCE),
             queue: VecDeque::new(),
             on_the_way: BTreeSet::new(),
             open: false,
@@ -103,18 +106,18 @@ impl Moves {
     }
 }
 
-fn item(id: Connection) -> MovingItem {
+fn item(id: Connection) -> MigrationItem {
     let row = ConnectionRow {
         id,
         listener: SmolStr::default(),
         peer: SmolStr::default(),
         local: SmolStr::default(),
         protocol: SmolStr::default(),
-        accepted_ms: 0,
+        age_ms: 0,
         requests: 0,
         state: ConnectionState::Idle,
     };
-    MovingItem { row, kind: SmolStr::default(), cookie: id, state: String::new() }
+    MigrationItem { row, kind: SmolStr::default(), cookie: id, state: String::new() }
 }
 
 // ---- giving ------------------------------------------------------------------------------------------------------
@@ -127,7 +130,7 @@ impl World {
         }
         let moves = &mut self.process(p).moves;
         match message {
-            Message::Takes { kinds } => {
+            Message::Accepts { kinds } => {
                 moves.open = !kinds.is_empty();
                 moves.rest_due = kinds.is_empty();
                 if !moves.open {
@@ -135,7 +138,7 @@ impl World {
                 }
                 self.pump(p);
             }
-            Message::Held { batch, refused } => match moves.mover.held(batch, &refused) {
+            Message::Prepared { batch, refused } => match moves.mover.held(batch, &refused) {
                 Ok(effects) => {
                     self.perform_giving(p, effects);
                     self.pump(p);
@@ -168,7 +171,7 @@ impl World {
             let effects = moves.mover.offer(now(), batch.iter().copied().map(item).collect());
             moves.on_the_way.extend(batch);
             for effect in effects {
-                if let MoverEffect::Send(message) = effect {
+                if let OutboundEffect::Send(message) = effect {
                     self.put(p, peer.end, Said::Message(message, Riders::default()));
                 }
             }
@@ -176,17 +179,17 @@ impl World {
         let moves = &self.procs[p].moves;
         if moves.rest_due && moves.mover.is_idle() {
             self.process(p).moves.rest_due = false;
-            self.send(p, Message::Rest);
+            self.send(p, Message::Quiesced);
         }
     }
 
-    fn perform_giving(&mut self, p: Id, effects: Vec<MoverEffect>) {
+    fn perform_giving(&mut self, p: Id, effects: Vec<OutboundEffect>) {
         for effect in effects {
             let moves = &mut self.process(p).moves;
             match effect {
-                MoverEffect::Send(message) => self.send(p, message),
-                MoverEffect::Moved(ids) => moves.on_the_way.retain(|id| !ids.contains(id)),
-                MoverEffect::Return(ids) => {
+                OutboundEffect::Send(message) => self.send(p, message),
+                OutboundEffect::Moved(ids) => moves.on_the_way.retain(|id| !ids.contains(id)),
+                OutboundEffect::Return(ids) => {
                     let back: Vec<_> = ids.into_iter().filter(|id| moves.on_the_way.remove(id)).collect();
                     moves.serves.extend(back);
                 }
@@ -232,35 +235,35 @@ impl World {
             return;
         }
         let wants = |predecessor: &&Predecessor| {
-            predecessor.features.iter().any(|feature| feature == FEATURE_MOVE) && !predecessor.drained
+            predecessor.features.iter().any(|feature| feature == FEATURE_MIGRATE) && !predecessor.drained
         };
         let machine = self.procs[p].incumbent();
         let predecessors = machine.into_iter().flat_map(Incumbent::predecessors).filter(wants);
         for generation in predecessors.map(|predecessor| predecessor.generation).collect::<Vec<_>>() {
             if self.procs[p].predecessors.contains_key(&generation) {
                 self.process(p).moves.takers.entry(generation).or_default();
-                let kinds = vec![Kind { kind: String::new(), listener: None }];
-                self.send_to(p, generation, Message::Takes { kinds });
+                let kinds = vec![ConnectionKind { kind: String::new(), listener: None }];
+                self.send_to(p, generation, Message::Accepts { kinds });
             }
         }
     }
 
     /// What a predecessor says about moves; gives back what is not about them.
     pub(super) fn hear_mover(&mut self, p: Id, generation: Generation, message: Message) -> Option<Message> {
-        if matches!(message, Message::Rest) {
+        if matches!(message, Message::Quiesced) {
             self.rested(p, generation);
             return None;
         }
         let nothing = || Fault::PeerMisbehaved("moved connections that nobody asked for".to_owned());
         let taking = self.process(p).moves.takers.get_mut(&generation).ok_or_else(nothing);
         let heard = match message {
-            Message::Move { batch, items } => taking.and_then(|taking| {
+            Message::Prepare { batch, items } => taking.and_then(|taking| {
                 let effects = taking.taker.arrived(batch, Vec::new())?;
                 taking.held.insert(batch, items.into_iter().map(|item| item.row.id).collect());
                 Ok(effects)
             }),
-            Message::Yours { batch } => taking.and_then(|taking| taking.taker.given(batch)),
-            Message::Back { batch } => taking.and_then(|taking| taking.taker.taken_back(batch)),
+            Message::Commit { batch } => taking.and_then(|taking| taking.taker.given(batch)),
+            Message::Abort { batch } => taking.and_then(|taking| taking.taker.taken_back(batch)),
             other => return Some(other),
         };
         match heard {
@@ -283,16 +286,16 @@ impl World {
         self.rested(p, generation);
     }
 
-    fn perform_taking(&mut self, p: Id, generation: Generation, effects: Vec<TakerEffect>) {
+    fn perform_taking(&mut self, p: Id, generation: Generation, effects: Vec<InboundEffect>) {
         for effect in effects {
             match effect {
-                TakerEffect::Send(message) => self.send_to(p, generation, message),
-                TakerEffect::Serve(batch) => {
+                InboundEffect::Send(message) => self.send_to(p, generation, message),
+                InboundEffect::Serve(batch) => {
                     let arrived = self.release_held(p, generation, batch);
                     let open: Vec<_> = arrived.into_iter().filter(|id| !self.forced.contains(id)).collect();
                     self.process(p).moves.serves.extend(open);
                 }
-                TakerEffect::Drop(batch) => drop(self.release_held(p, generation, batch)),
+                InboundEffect::Drop(batch) => drop(self.release_held(p, generation, batch)),
             }
         }
     }
@@ -315,7 +318,7 @@ impl World {
         }
         moves.resting = Some(awaited.clone());
         for generation in awaited {
-            self.send_to(p, generation, Message::Takes { kinds: Vec::new() });
+            self.send_to(p, generation, Message::Accepts { kinds: Vec::new() });
         }
     }
 
@@ -350,7 +353,7 @@ impl World {
     /// A descriptor of this connection is on its way to this end.
     pub(crate) fn carries(&self, end: End, connection: Connection) -> bool {
         self.queue(end).iter().any(|said| match said {
-            Said::Message(Message::Move { batch, items }, _) => {
+            Said::Message(Message::Prepare { batch, items }, _) => {
                 items.iter().any(|item| item.row.id == connection) && !self.takes_back(end, *batch)
             }
             _ => false,
@@ -358,12 +361,12 @@ impl World {
     }
 
     fn takes_back(&self, end: End, batch: u32) -> bool {
-        let back = Message::Back { batch };
+        let back = Message::Abort { batch };
         self.queue(end).iter().any(|said| matches!(said, Said::Message(message, _) if *message == back))
     }
 }
 
 /// Everything is at its default, but the moment.
 pub(crate) fn timing() -> Timing {
-    Timing { moving: PATIENCE, ..Timing::default() }
+    Timing::default().prepared(PATIENCE)
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use hotupdate_proto::incumbent::{Event, Local};
 use hotupdate_proto::message::{Message, Process as Name, Release};
 use hotupdate_proto::operator::Command;
-use hotupdate_proto::{FEATURE_MOVE, Incumbent, Successor, VERSIONS, successor};
+use hotupdate_proto::{FEATURE_MIGRATE, Incumbent, Successor, VERSIONS, successor};
 
 use super::action::{Action, Options};
 use super::kernel::{End, Id, Link, Said};
@@ -67,7 +67,7 @@ pub(crate) fn now() -> Instant {
 pub(crate) fn local(p: Id, moves: bool, max_draining: usize) -> Local {
     let pid = u32::try_from(p).expect("few processes");
     let process = Name { instance: p.to_string(), pid, version: String::new() };
-    let features = if moves { vec![FEATURE_MOVE.to_owned()] } else { Vec::new() };
+    let features = if moves { vec![FEATURE_MIGRATE.to_owned()] } else { Vec::new() };
     Local { process, versions: VERSIONS, features, timing: timing(), max_draining }
 }
 
@@ -339,7 +339,7 @@ impl World {
             let mut obeys = process.successor().is_some() || says.is_some_and(|says| process.believes(says));
             self.queue(end).iter().any(|said| match said {
                 Said::Message(Message::Failed { .. }, _) => obeys,
-                Said::Message(Message::Farewell | Message::Settle, _) => true,
+                Said::Message(Message::Farewell | Message::EndProbation, _) => true,
                 Said::Message(Message::Serving { .. }, _) => process.is_orphan() && process.reads(end),
                 Said::Message(Message::Resume { .. }, _) => {
                     obeys |= says.is_none();

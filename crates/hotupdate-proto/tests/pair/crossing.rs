@@ -1,6 +1,6 @@
 //! Words that cross: each side says something before it knows what the other one said.
 //!
-//! Found by `tests/model.rs`, and written down here one by one.
+//! Found by `tests/model`, and written down here one by one.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ fn the_answer_to_an_old_rollback_is_not_taken_for_that_to_a_new_one() {
 #[test]
 fn one_that_takes_us_for_its_predecessor_is_told_that_we_serve() {
     let mut two = Two::new(2, 1).in_vain();
-    for message in [serving(), Message::Settle, resume()] {
+    for message in [serving(), Message::EndProbation, resume()] {
         let effects = two.says(message);
         assert!(!effects.iter().any(is_violation), "{effects:?}");
     }

@@ -84,7 +84,7 @@ fn lease(fired: &mut BTreeSet<Deadline>) {
     assert!(!world.procs[new].alive);
     finish(world, fired);
     // Acknowledging slowly does not make the lease longer.
-    let timing = Timing { batch: Duration::from_secs(50), ..Timing::default() };
+    let timing = Timing::default().batch(Duration::from_secs(50));
     let mut world = World::new(App { timing: timing.clone(), ..App::default() });
     let new = world.join(App { timing, ..App::default() });
     world.fuel = Some(2);
@@ -231,7 +231,7 @@ fn probation_drain_force(fired: &mut BTreeSet<Deadline>) {
     assert_eq!(world.now - began, timing.drain + timing.force, "a drain always ends");
     finish(world, fired);
     // A drain that is over before the probation.
-    let timing = Timing { probation: timing.drain * 2, ..timing };
+    let timing = timing.clone().probation(timing.drain * 2);
     let mut world = World::new(App { drains: false, ends: false, timing, ..App::default() });
     world.join(App::default());
     world.run();
@@ -322,27 +322,8 @@ fn an_early_tick_changes_nothing() {
 /// "For ever" is a setting that people make.
 #[test]
 fn the_longest_duration_is_no_panic() {
-    let ever = Duration::MAX;
-    let timing = Timing {
-        find: ever,
-        hello: ever,
-        reply: ever,
-        batch: ever,
-        lease: ever,
-        standby: ever,
-        before_release: ever,
-        stop: ever,
-        serving: ever,
-        released: ever,
-        probation: ever,
-        drain: ever,
-        force: ever,
-        resume: ever,
-        hurry: ever,
-        moving: ever,
-        rest: ever,
-        write: ever,
-    };
+    let timing = Timing::default().scaled(f64::MAX);
+    assert_eq!(timing.write, Duration::MAX);
     let mut world = World::new(App { timing: timing.clone(), ..App::default() });
     let new = world.join(App { timing, release: Release::OnCommand, ..App::default() });
     world.run();
@@ -352,8 +333,8 @@ fn the_longest_duration_is_no_panic() {
     world.command(Command::Rollback);
     world.run();
     assert_eq!(world.accepting(), [0]);
-    world.command(Command::Drain { within: ever });
-    world.command(Command::Stop { within: Some(ever) });
+    world.command(Command::Drain { within: Duration::MAX });
+    world.command(Command::Stop { within: Some(Duration::MAX) });
     assert_eq!(world.procs[0].pending, [Pending::Stopped]);
     world.settle();
     assert!(world.living().is_empty());

@@ -237,7 +237,7 @@ fn every_message() -> Vec<Message> {
         Message::LetGo,
         Message::Hurry { deadline_ms: 0 },
         Message::Issued { generation: Generation(40) },
-        Message::Settle,
+        Message::EndProbation,
         Message::Resume { stopped_at_ns: 0, links: Vec::new() },
         Message::Farewell,
         Message::Failed { reason: "altered".to_owned() },

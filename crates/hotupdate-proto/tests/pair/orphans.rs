@@ -89,7 +89,7 @@ fn an_orphan_cannot_be_talked_out_of_it() {
     world.run();
     world.kill(0);
     world.run();
-    for message in [Message::Settle, Message::Failed { reason: "late".to_owned() }] {
+    for message in [Message::EndProbation, Message::Failed { reason: "late".to_owned() }] {
         world.successor_event(new, successor::Event::Message(message));
     }
     world.successor_event(new, successor::Event::Closed(Fault::PeerMisbehaved("late".to_owned())));

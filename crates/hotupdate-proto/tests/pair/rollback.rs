@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Report, Stopped};
-use hotupdate_proto::inventory::LinkRest;
+use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::{Generation, Message, Released};
 use hotupdate_proto::operator::{Command, OperatorError, ProcessState};
 use hotupdate_proto::{Incumbent, Predecessor, Summary, Timing, Totals};
@@ -77,7 +77,7 @@ fn rollback_too_late_by_a_moment() {
             let action = world.actions().into_iter().find(|a| *a == Action::Perform(1));
             action.into_iter().for_each(|action| world.act(action));
         }
-        world.incumbent_event(0, Event::Message(Message::Settle));
+        world.incumbent_event(0, Event::Message(Message::EndProbation));
         world.run();
         assert_eq!(world.accepting(), [1], "{world}");
         assert_eq!(generations(&world, 1), [1], "its drain goes on under its eyes");
@@ -165,7 +165,7 @@ fn third() -> (World, Incumbent) {
 fn a_rollback_does_not_pass_the_link_to_its_receiver() {
     let (world, mut machine) = third();
     machine.command(world.now, Command::Rollback).expect("it is in probation");
-    let rest = |generation| LinkRest { generation: Generation(generation), unread: "{".to_owned() };
+    let rest = |generation| UnreadLink { generation: Generation(generation), unread: "{".to_owned() };
     let stopped = Stopped { at_ns: 5, links: vec![rest(2), rest(1)], ..Stopped::default() };
     let resume = Message::Resume { stopped_at_ns: 5, links: vec![rest(1)] };
     let to = Generation(2);

@@ -89,7 +89,7 @@ fn everything_drained_ends_the_process_when_its_probation_ends_and_not_before() 
 
 #[test]
 fn without_a_probation_the_listeners_go_at_once() {
-    let timing = Timing { probation: Duration::ZERO, ..Timing::default() };
+    let timing = Timing::default().probation(Duration::ZERO);
     let mut world = World::new(App { timing, drains: false, ..App::default() });
     let new = world.join(App::default());
     world.run();

@@ -11,19 +11,14 @@ use hotupdate_proto::message::{Generation, Join, Joined, Message, Process, Relea
 use hotupdate_proto::operator::ProcessState;
 use hotupdate_proto::{Deadline, Fault, Incumbent, Refusal, Successor, Timing};
 
-#[path = "links.rs"]
 mod links;
 
-#[path = "time.rs"]
 mod time;
 
-#[path = "events.rs"]
 mod events;
 
-#[path = "driver.rs"]
 mod driver;
 
-#[path = "oracle.rs"]
 mod oracle;
 
 /// What one process puts on a link.

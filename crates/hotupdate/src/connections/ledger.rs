@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hotupdate_proto::{ConnectionState, Generation, Summary, Totals};
 
-use crate::meters::{Event, Meters};
+use crate::metrics::{Event, Metrics};
 
 /// Kept up to date with every change, because a release cannot wait until 100,000 rows are counted.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Ledger {
     /// Those of the open connections that are not idle.
     active: AtomicU64,
     upgraded: AtomicU64,
-    meters: Meters,
+    metrics: Metrics,
 }
 
 impl Ledger {
@@ -28,12 +28,12 @@ impl Ledger {
             requests: AtomicU64::new(0),
             active: AtomicU64::new(0),
             upgraded: AtomicU64::new(0),
-            meters: Meters::new(generation),
+            metrics: Metrics::new(generation),
         }
     }
 
-    pub(super) fn meters(&self) -> &Meters {
-        &self.meters
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     pub(super) fn totals(&self) -> Totals {
@@ -54,7 +54,7 @@ impl Ledger {
     /// A connection comes in, idle.
     pub(super) fn enter(&self, how: Event) {
         self.book(how);
-        self.meters.state(None, Some(ConnectionState::Idle));
+        self.metrics.state(None, Some(ConnectionState::Idle));
     }
 
     /// A connection that was in this state goes out.
@@ -62,20 +62,20 @@ impl Ledger {
         // In this order: an open connection may be counted as idle for an instant, one that is gone never as open.
         self.count(state, -1);
         self.book(how);
-        self.meters.state(Some(state), None);
+        self.metrics.state(Some(state), None);
     }
 
     pub(super) fn changed(&self, from: ConnectionState, to: ConnectionState) {
         if from != to {
             self.count(to, 1);
             self.count(from, -1);
-            self.meters.state(Some(from), Some(to));
+            self.metrics.state(Some(from), Some(to));
         }
     }
 
     pub(super) fn request(&self) {
         self.requests.fetch_add(1, Relaxed);
-        self.meters.request();
+        self.metrics.request();
     }
 
     fn book(&self, event: Event) {
@@ -89,7 +89,7 @@ impl Ledger {
             Event::Forced => &mut totals.forced,
         } += 1;
         drop(totals);
-        self.meters.count(event);
+        self.metrics.count(event);
     }
 
     /// Idle is what is open and not counted here.

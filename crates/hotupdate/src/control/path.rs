@@ -1,6 +1,6 @@
 //! The path of the control socket: its names, and what may be there.
 //!
-//! Deliberately absent: who owns it, see [`super`].
+//! Deliberately absent: who owns it, see [`super::ownership`].
 
 use std::fs;
 use std::io;
@@ -22,14 +22,14 @@ const MAX_PATH: usize = 107;
 pub(super) fn check_path(path: &Path) -> Result<()> {
     let doing = || format!("the control socket {}", path.display());
     if path.file_name().is_none() {
-        return Err(Error::refused(doing(), "the path does not name a file"));
+        return Err(Error::unusable_path(doing(), "the path does not name a file"));
     }
     let length = temporary(path).as_os_str().as_bytes().len().max(path.as_os_str().as_bytes().len());
     if length > MAX_PATH {
         let why = format!(
             "the path is too long: with its temporary name it has {length} bytes, a socket takes {MAX_PATH}"
         );
-        return Err(Error::refused(doing(), why));
+        return Err(Error::unusable_path(doing(), why));
     }
     let directory = directory(path);
     let metadata = match fs::metadata(directory) {
@@ -37,17 +37,17 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
             let why = format!(
                 "its directory does not exist ({error}); make it with mode 0700, or let systemd do it: RuntimeDirectory="
             );
-            return Err(Error::refused(doing(), why));
+            return Err(Error::unusable_path(doing(), why));
         }
         metadata => metadata.doing(|| format!("{}: its directory", doing()))?,
     };
     if !metadata.is_dir() {
-        return Err(Error::refused(doing(), format!("{} is not a directory", directory.display())));
+        return Err(Error::unusable_path(doing(), format!("{} is not a directory", directory.display())));
     }
     let (uid, owner, mode) = (geteuid().as_raw(), metadata.uid(), metadata.mode());
     if owner != uid && owner != 0 {
         let why = format!("its directory belongs to uid {owner}, and has to belong to uid {uid} or to root");
-        return Err(Error::refused(doing(), why));
+        return Err(Error::unusable_path(doing(), why));
     }
     if mode & 0o022 != 0 {
         let why = format!(
@@ -55,7 +55,7 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
              directory of mode 0700 or 0755",
             mode & 0o7777
         );
-        return Err(Error::refused(doing(), why));
+        return Err(Error::unusable_path(doing(), why));
     }
     [path.to_owned(), lock_path(path), temporary(path)].iter().try_for_each(|path| check_no_link(path, doing))
 }
@@ -67,7 +67,7 @@ fn check_no_link(path: &Path, doing: impl FnOnce() -> String) -> Result<()> {
         path.display(),
         to.display()
     );
-    Err(Error::refused(doing(), why))
+    Err(Error::unusable_path(doing(), why))
 }
 
 /// What is in the way may only be a socket that somebody left: anything else is somebody's data.
@@ -75,7 +75,9 @@ pub(super) fn check_replaceable(path: &Path) -> Result<()> {
     let doing = || format!("making the control socket {}", path.display());
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.file_type().is_socket() => Ok(()),
-        Ok(_) => Err(Error::refused(doing(), "something that is not a socket is there; it is left alone")),
+        Ok(_) => {
+            Err(Error::unusable_path(doing(), "something that is not a socket is there; it is left alone"))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error).doing(doing),
     }
@@ -103,8 +105,8 @@ pub(super) fn temporary(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use crate::control::find;
-    use crate::control::tests::{SOON, directory};
+    use super::super::ownership::tests::{SOON, directory};
+    use crate::control::ownership::find;
 
     #[tokio::test]
     async fn unsafe_directories_and_long_paths_are_refused() {

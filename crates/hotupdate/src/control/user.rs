@@ -43,7 +43,7 @@ pub(super) fn check_peer(stream: &UnixStream, path: &Path) -> Result<()> {
         return Ok(());
     }
     let unknown = if is_known(uid) { "" } else { ", or a user that our user namespace does not map" };
-    Err(Error::refused(
+    Err(Error::unusable_path(
         doing(),
         format!("it belongs to uid {uid}, which is neither ours nor root's{unknown}"),
     ))

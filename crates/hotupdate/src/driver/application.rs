@@ -15,17 +15,17 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::Span;
 
 use super::moves::Moves;
-use super::reserve::Reserve;
 use super::{Application, Driver, Resources, Role, SuccessorRole};
-use crate::channel::Receiver;
-use crate::config::Builder;
 use crate::connections::Connections;
+use crate::control::Reserve;
+use crate::control::session::SessionConfig;
 use crate::control::{self, Ownership};
 use crate::error::{Doing, Error, Result};
+use crate::lifecycle::{Lifecycle, Served};
+use crate::link::channel::Receiver;
 use crate::link::{self, Link};
-use crate::serving::{Lifecycle, Served};
-use crate::session::Rules;
-use crate::signal::Signals;
+use crate::process::signal::Signals;
+use crate::settings::Settings;
 use crate::state::Arrived;
 use crate::systemd::Manager;
 
@@ -43,7 +43,7 @@ pub(crate) struct Inherited {
 
 /// The driver of a first start.
 pub(crate) fn start_first(
-    settings: Builder,
+    settings: Settings,
     local: incumbent::Local,
     ownership: Ownership,
 ) -> (mpsc::UnboundedSender<Application>, Connections) {
@@ -58,7 +58,7 @@ pub(crate) fn start_first(
 
 /// The driver of a successor that has its inventory.
 pub(crate) fn start_successor(
-    settings: Builder,
+    settings: Settings,
     local: incumbent::Local,
     inherited: Inherited,
 ) -> Result<(mpsc::UnboundedSender<Application>, Connections, oneshot::Receiver<Error>)> {
@@ -95,20 +95,20 @@ pub(crate) fn start_successor(
 
 impl Driver {
     fn new(
-        settings: Builder,
+        settings: Settings,
         local: incumbent::Local,
         role: Role,
         generation: Generation,
     ) -> (mpsc::UnboundedSender<Application>, Self) {
         let (application, applications) = mpsc::unbounded_channel();
-        let (connections, parcels) = Connections::new(generation);
-        let moves = Moves::new(settings.timing.moving);
+        let (connections, migrations) = Connections::new(generation);
+        let moves = Moves::new(settings.timing.prepared);
         let (requests_in, requests) = mpsc::channel(64);
         let lifecycle = watch::Sender::new(Lifecycle::Starting);
         let mut progress = interval(PROGRESS);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let us = local.process.to_string().into();
-        let rules = Rules::new(us, &settings.timing, requests_in, lifecycle.subscribe());
+        let sessions = SessionConfig::new(us, &settings.timing, requests_in, lifecycle.subscribe());
         let driver = Self {
             local,
             program: settings.program(),
@@ -116,7 +116,7 @@ impl Driver {
             new_main_pid: None,
             settings,
             generation,
-            attempt: std::env::var(crate::spawn::ATTEMPT).ok(),
+            attempt: std::env::var(crate::process::spawn::ATTEMPT).ok(),
             since: Instant::now(),
             role,
             events: VecDeque::new(),
@@ -126,13 +126,13 @@ impl Driver {
             connections,
             application: applications,
             application_is_gone: false,
-            parcels,
+            migrations,
             moves,
             ready: None,
             ready_at: None,
             failed: None,
             requests,
-            rules,
+            sessions,
             signals: None,
             peer: None,
             span: Span::none(),
@@ -172,6 +172,7 @@ impl Driver {
     ) {
         self.resources = resources;
         self.exports = Arc::new(std::mem::take(&mut self.resources.exports));
+        self.moves.handlers = std::mem::take(&mut self.resources.handlers);
         self.ready = Some(reply);
         self.ready_at = Some(Instant::now());
         // Whoever cannot open another descriptor cannot accept either. Nothing has stopped yet.
@@ -198,7 +199,12 @@ impl Driver {
     }
 
     pub(super) async fn give_up(&mut self, error: Error) {
-        let reason = error.to_string();
+        let reason = error.reason();
+        let serves_on = match &self.role {
+            Role::Successor(successor) => successor.serves_on(),
+            _ => None,
+        };
+        let error = error.while_served_by(serves_on);
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(Err(error));
         }

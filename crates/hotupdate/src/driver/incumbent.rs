@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Stopped};
-use hotupdate_proto::inventory::LinkRest;
+use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::{Fault, Message};
 use rustix::time::{ClockId, clock_gettime};
 use tracing::Span;
 
 use super::{Driver, Role, TaskResult};
-use crate::config::AfterDrain;
+use crate::connections::drain::{Phase, Plan};
 use crate::control;
-use crate::drain::{Phase, Plan};
-use crate::gate::GateControl;
-use crate::serving::Lifecycle;
-use crate::session;
+use crate::control::replies;
+use crate::lifecycle::Lifecycle;
+use crate::listeners::gate::GateControl;
+use crate::settings::AfterDrain;
 use crate::systemd::Manager;
 
 impl Driver {
@@ -90,7 +90,7 @@ impl Driver {
                     self.predecessors.remove(&generation);
                     self.moves.forget(generation);
                     self.rows.remove(&generation);
-                    self.connections.meters().forget(generation);
+                    self.connections.metrics().forget(generation);
                 }
                 Effect::Exit => self.exit(),
                 Effect::Report(report) => self.report(report),
@@ -100,8 +100,8 @@ impl Driver {
 
     fn reply(&mut self, reply: Result<hotupdate_proto::Joined, hotupdate_proto::Refusal>) {
         let (reply, joined) = match reply {
-            Ok(joined) => (session::joined(&joined), true),
-            Err(refusal) => (session::refused(&refusal), false),
+            Ok(joined) => (replies::joined(&joined), true),
+            Err(refusal) => (replies::refused(&refusal), false),
         };
         if let (Some(peer), Ok(bytes)) = (&self.peer, hotupdate_proto::frame::encode(&reply)) {
             peer.send_bytes(bytes);
@@ -147,7 +147,7 @@ impl Driver {
         }
         let mut links = Vec::new();
         for (generation, link) in &mut self.predecessors {
-            links.push(LinkRest { generation: *generation, unread: to_text(&link.pause().await) });
+            links.push(UnreadLink { generation: *generation, unread: to_text(&link.pause().await) });
         }
         let stopped = Stopped { at_ns, connections: self.connections.summary(), links, ..Stopped::default() };
         if self.exports.is_empty() {
@@ -158,7 +158,7 @@ impl Driver {
         }
     }
 
-    fn accept(&mut self, unread: &[LinkRest]) {
+    fn accept(&mut self, unread: &[UnreadLink]) {
         self.stops += 1;
         self.stop_is_off();
         self.open_all();
@@ -167,7 +167,7 @@ impl Driver {
         self.lifecycle.send_replace(Lifecycle::Serving);
     }
 
-    pub(super) fn read_predecessors(&mut self, unread: &[LinkRest]) {
+    pub(super) fn read_predecessors(&mut self, unread: &[UnreadLink]) {
         for (generation, link) in &mut self.predecessors {
             let rest = unread.iter().find(|rest| rest.generation == *generation);
             link.resume(rest.map(|rest| from_text(&rest.unread)));
@@ -200,7 +200,8 @@ impl Driver {
         let since = tokio::time::Instant::now();
         let until = tokio::time::Instant::from(until);
         let whole = until.saturating_duration_since(since);
-        let (grace, spread) = (self.settings.grace.min(whole / 4), self.settings.spread.min(whole / 2));
+        let timing = &self.settings.timing;
+        let (grace, spread) = (timing.drain_grace.min(whole / 4), timing.drain_spread.min(whole / 2));
         if !self.draining {
             self.expect_moves();
             self.progress.reset();

@@ -14,10 +14,11 @@ use hotupdate_proto::{Generation, Join, Message, Refusal};
 use tracing::Instrument;
 
 use super::{Driver, Role, SealedState};
-use crate::channel::Receiver;
-use crate::config::random_hex;
+use crate::control::replies;
+use crate::lifecycle::Lifecycle;
+use crate::link::channel::Receiver;
 use crate::link::{self, Link};
-use crate::session;
+use crate::settings::random_hex;
 
 impl Driver {
     /// The state is exported: puts the inventory together and asks the machine.
@@ -28,7 +29,7 @@ impl Driver {
         };
         // Somebody else came while the state was exported, or the inventory cannot be made: nothing has begun.
         if let Err(refusal) = admitted {
-            return self.turn_away(&receiver, session::refused(&refusal));
+            return self.turn_away(&receiver, replies::refused(&refusal));
         }
         let inventory = sealed.and_then(|sealed| {
             self.sealed = sealed;
@@ -38,7 +39,7 @@ impl Driver {
             Ok(inventory) => inventory,
             Err(error) => {
                 let reason = format!("the inventory cannot be made: {error}");
-                self.turn_away(&receiver, session::unable(&reason));
+                self.turn_away(&receiver, replies::unable(&reason));
                 return self.joining_failed(join, reason);
             }
         };
@@ -85,6 +86,26 @@ impl Driver {
             }
         }
         Ok(messages)
+    }
+
+    /// The application dropped listeners, which closed them. When this process will never serve again, that is how they end.
+    pub(super) fn forget_dropped_listeners(&mut self) {
+        let lifecycle = *self.lifecycle.borrow();
+        if lifecycle >= Lifecycle::Retired {
+            return;
+        }
+        let what = match lifecycle {
+            Lifecycle::Serving => "its clients are refused",
+            Lifecycle::Draining => "should this process have to serve again, it cannot serve there",
+            _ => "it will not be served",
+        };
+        for (listener, address) in self.resources.take_dropped() {
+            tracing::warn!(listener, %address, "the application dropped this listener: {what}, and the next version is not offered it");
+        }
+        // As long as another process may serve them, the store keeps them.
+        if lifecycle == Lifecycle::Serving {
+            self.confirm_main_process();
+        }
     }
 
     /// The descriptors that a message owns, in the order of its items.

@@ -6,7 +6,7 @@ use hotupdate_proto::message::Released;
 use hotupdate_proto::{ConnectionRow, Fault, Generation, Message, incumbent, successor};
 
 use super::{Driver, MAX_DEFERRED, MAX_ROWS, Role};
-use crate::accepted::Accepted;
+use crate::connections::accepted_at;
 use crate::link::{Heard, LinkId};
 use crate::state;
 
@@ -61,12 +61,12 @@ impl Driver {
     pub(super) async fn hear_successor(&mut self, heard: Heard) {
         let event = match heard {
             Heard::Message(message, _) => match self.hear_taker(message) {
-                Some(Message::Settle) => {
+                Some(Message::EndProbation) => {
                     // A later version serves; the rows went to the one before it.
                     if self.draining {
                         self.collect_rows();
                     }
-                    incumbent::Event::Message(Message::Settle)
+                    incumbent::Event::Message(Message::EndProbation)
                 }
                 Some(message) => incumbent::Event::Message(message),
                 None => return,
@@ -111,7 +111,7 @@ impl Driver {
         match message {
             Message::Connections { items } => {
                 let room = MAX_ROWS.saturating_sub(rows.len());
-                let known = |row: &ConnectionRow| (row.id, (Accepted::at(row.accepted_ms), row.clone()));
+                let known = |row: &ConnectionRow| (row.id, (accepted_at(row.age_ms), row.clone()));
                 rows.extend(items.iter().take(room).map(known));
             }
             Message::Progress { closed, .. } => closed.iter().for_each(|id| drop(rows.remove(id))),

@@ -1,15 +1,15 @@
 //! Live connections that move: to the process that serves when we drain, and from predecessors when we serve.
 //!
-//! Deliberately absent: who has a connection when; `hotupdate_proto::moving` decides that.
+//! Deliberately absent: who has a connection when; `hotupdate_proto::migration` decides that.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use hotupdate_proto::moving::{Mover, Taker};
-use hotupdate_proto::{Generation, MovingItem};
+use hotupdate_proto::migration::{Inbound, Outbound};
+use hotupdate_proto::{Generation, MigrationItem};
 
-use crate::adoption::{Adopter, PickUp};
-use crate::connection::{Parcel, Socket};
+use crate::connections::{MigrationRequest, Socket};
+use crate::migration::{Handler, Resume};
 
 mod giving;
 #[cfg(feature = "test-util")]
@@ -21,9 +21,9 @@ pub(crate) use taking::check;
 
 /// The moves of this process, in both directions.
 pub(super) struct Moves {
-    mover: Mover,
-    queue: VecDeque<Parcel>,
-    on_the_way: HashMap<u64, Parcel>,
+    mover: Outbound,
+    queue: VecDeque<MigrationRequest>,
+    on_the_way: HashMap<u64, MigrationRequest>,
     /// The other side takes connections now.
     open: bool,
     /// The other side wants to know when nothing is on its way.
@@ -31,7 +31,7 @@ pub(super) struct Moves {
     /// The peer of our drain knows what moves are.
     pub(super) peer_knows: bool,
 
-    pub(super) adopters: Vec<Adopter>,
+    pub(super) handlers: Vec<Handler>,
     /// Predecessors that know what moves are.
     pub(super) knowing: HashSet<Generation>,
     takers: HashMap<Generation, Taking>,
@@ -47,7 +47,7 @@ pub(super) struct Moves {
 
 #[derive(Default)]
 struct Taking {
-    taker: Taker,
+    taker: Inbound,
     held: BTreeMap<u32, Vec<Arrival>>,
     /// When the last batch arrived.
     last: Option<Instant>,
@@ -55,9 +55,9 @@ struct Taking {
 
 /// A connection that is here and not ours yet: nobody reads it, but it is registered, so that nothing can go wrong later.
 struct Arrival {
-    item: MovingItem,
+    item: MigrationItem,
     socket: Socket,
-    pick_up: PickUp,
+    resume: Resume,
 }
 
 struct Resting {
@@ -68,13 +68,13 @@ struct Resting {
 impl Moves {
     pub(super) fn new(patience: Duration) -> Self {
         Self {
-            mover: Mover::new(patience),
+            mover: Outbound::new(patience),
             queue: VecDeque::new(),
             on_the_way: HashMap::new(),
             open: false,
             rest_due: false,
             peer_knows: false,
-            adopters: Vec::new(),
+            handlers: Vec::new(),
             knowing: HashSet::new(),
             takers: HashMap::new(),
             resting: None,

@@ -1,25 +1,25 @@
 //! Callers on the control socket: who may, what they ask, and successors that want to join.
 //!
-//! Deliberately absent: the form of what is said, see [`crate::session`].
+//! Deliberately absent: the form of what is said, see [`crate::control::session`].
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::operator::Reply;
-use hotupdate_proto::{Join, ListenerKind, Refusal, incumbent, operator};
+use hotupdate_proto::{Join, Refusal, incumbent, operator};
 use tokio::sync::{mpsc, oneshot};
 
-use super::callers::{Control, accept_callers};
 use super::incumbent::monotonic_ns;
 use super::{Driver, PendingCommand, Role, SealedState, TaskResult};
-use crate::address::Address;
-use crate::channel::{self, Receiver};
+use crate::control::Control;
 use crate::control::Ownership;
+use crate::control::replies;
+use crate::control::session::{Outcome, Request};
 use crate::error::{Doing, Result};
-use crate::gate::{Gate, GateControl};
-use crate::serving::Lifecycle;
-use crate::session::{self, Outcome, Request};
+use crate::lifecycle::Lifecycle;
+use crate::link::channel::{self, Receiver};
+use crate::listeners::gate::GateControl;
 use crate::state::Export;
 
 /// How long between two tries to open a listener, which fails when the kernel is short of memory or of watches (epoll_ctl(2)).
@@ -65,10 +65,10 @@ impl Driver {
         };
         match admitted {
             Err(refusal) => {
-                if let Some(end) = self.rules.end_of_refusal() {
+                if let Some(end) = self.sessions.end_of_refusal() {
                     tracing::warn!(successor = %join.process, %refusal, "a successor is turned away{end}");
                 }
-                self.turn_away(&receiver, session::refused(&refusal));
+                self.turn_away(&receiver, replies::refused(&refusal));
             }
             Ok(()) => self.export(move |sealed| TaskResult::Exported { join, receiver, sealed }),
         }
@@ -131,12 +131,9 @@ impl Driver {
     }
 
     pub(super) fn own(&mut self, ownership: Ownership) {
-        let Ownership { listener, lock } = ownership;
-        let address = Address::Unix(Some(self.settings.path.clone()));
-        let gate = Gate::parked("control", ListenerKind::Unix, address, listener);
-        let rules = self.rules.clone();
-        tokio::spawn(accept_callers(gate.clone(), rules, self.settings.allowed.clone()));
-        self.control = Some(Control { gate, lock });
+        let Self { settings, sessions, .. } = self;
+        let control = Control::new(ownership, &settings.path, sessions.clone(), settings.allowed.clone());
+        self.control = Some(control);
     }
 
     /// Opens everything that a process serves on. What cannot be opened now is tried again: there is nobody else to do it.

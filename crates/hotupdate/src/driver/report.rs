@@ -3,13 +3,14 @@
 //! Deliberately absent: anything that changes what happens.
 
 use hotupdate_proto::incumbent::{Peer, Report};
-use hotupdate_proto::operator::{Changed, Happened, LastFailure, Monitored, OperatorError};
+use hotupdate_proto::operator::{HandoffResult, LastFailure, Monitored, OperatorError, ServiceEvent};
 use hotupdate_proto::text::OneLine;
-use hotupdate_proto::{FEATURE_MOVE, Fault, Generation, Join, Process, Totals};
+use hotupdate_proto::{FEATURE_MIGRATE, Fault, Generation, Join, Process, Totals};
 use tokio::sync::broadcast;
 
 use super::{Driver, Role};
-use crate::session::{self, Outcome};
+use crate::control::replies;
+use crate::control::session::Outcome;
 
 impl Driver {
     pub(super) fn report(&mut self, report: Report) {
@@ -54,7 +55,7 @@ impl Driver {
             }
             Report::TookOver { peer, fault } => {
                 let Peer { process, generation, .. } = peer;
-                self.connections.meters().handoff("took_over", None);
+                self.connections.metrics().handoff("took_over", None);
                 tracing::error!(successor = %process, %fault, "the successor died in probation; {us} serves again");
                 let text = format!("{process} died in probation; {us} serves again");
                 self.notify("took_over", generation, text);
@@ -62,7 +63,7 @@ impl Driver {
             Report::Resumed(peer) => {
                 // After `serving`: before it the other side is not one that drains.
                 self.announce();
-                self.connections.meters().handoff("rolled_back", None);
+                self.connections.metrics().handoff("rolled_back", None);
                 tracing::warn!(former = %peer.process, "rolled back; {us} serves again");
                 self.notify("rolled_back", self.generation, format!("{us} serves again"));
             }
@@ -98,13 +99,13 @@ impl Driver {
     fn meter(&self, generation: Generation) -> Option<Totals> {
         let Role::Incumbent(machine) = &self.role else { return None };
         let predecessor = machine.predecessors().iter().find(|p| p.generation == generation)?;
-        self.connections.meters().predecessor(generation, predecessor.connections, predecessor.totals);
+        self.connections.metrics().predecessor(generation, predecessor.connections, predecessor.totals);
         Some(predecessor.totals)
     }
 
     fn failed(&mut self, peer: &Peer, stage: &'static str, fault: &Fault) {
         let Peer { process, generation, attempt, .. } = peer;
-        self.connections.meters().handoff("failed", None);
+        self.connections.metrics().handoff("failed", None);
         let us = &self.local.process;
         let reason = format!("successor {process} failed while it was {stage}: {fault}");
         tracing::error!(successor = %process, stage, %fault, "the handoff failed; {us} is still serving");
@@ -122,10 +123,10 @@ impl Driver {
     /// Nothing has begun, but operators who started this successor have to learn why nothing will.
     pub(super) fn joining_failed(&mut self, join: Join, reason: String) {
         let Join { process, attempt, .. } = join;
-        if let Some(end) = self.rules.end_of_refusal() {
+        if let Some(end) = self.sessions.end_of_refusal() {
             tracing::error!(successor = %process, reason, "a successor is turned away{end}");
         }
-        self.connections.meters().handoff("failed", None);
+        self.connections.metrics().handoff("failed", None);
         let text = format!("successor {process} was turned away: {reason}");
         let (generation, stage) = (Generation(0), "joining".to_owned());
         self.last_failure = Some(LastFailure { successor: process, generation, attempt, stage, reason });
@@ -135,7 +136,7 @@ impl Driver {
     fn served_by_successor(&mut self, peer: Peer, gap_ns: Option<u64>) {
         let Peer { process, generation, features, .. } = peer;
         let gap_us = gap_ns.map(|ns| ns / 1000);
-        self.moves.peer_knows = features.iter().any(|feature| feature == FEATURE_MOVE);
+        self.moves.peer_knows = features.iter().any(|feature| feature == FEATURE_MIGRATE);
         tracing::info!(successor = %process, %generation, nobody_accepted_us = gap_us, "handed over");
         self.service_moved(false, generation, process.clone(), gap_ns);
         self.notify("served", generation, format!("{process} serves now"));
@@ -150,7 +151,7 @@ impl Driver {
     }
 
     fn service_moved(&mut self, rollback: bool, generation: Generation, to: Process, gap_ns: Option<u64>) {
-        let changed = Changed { from: self.local.process.clone(), to, generation, gap_ns };
+        let changed = HandoffResult { from: self.local.process.clone(), to, generation, gap_ns };
         self.answer(rollback, &Ok(Some(changed)));
     }
 
@@ -163,8 +164,8 @@ impl Driver {
 
     fn notify(&self, kind: &str, generation: Generation, text: String) {
         if self.monitor.receiver_count() > 0 {
-            let event = Some(Happened { kind: kind.to_owned(), generation, text });
-            if let Some(event) = session::monitored(&Monitored { event, status: self.status() }) {
+            let event = Some(ServiceEvent { kind: kind.to_owned(), generation, text });
+            if let Some(event) = replies::monitored(&Monitored { event, status: self.status() }) {
                 let _ = self.monitor.send(event);
             }
         }

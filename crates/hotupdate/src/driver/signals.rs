@@ -1,6 +1,6 @@
 //! What signals come to, and the successor that one of them starts.
 //!
-//! Deliberately absent: which signals mean what, see [`crate::signal`].
+//! Deliberately absent: which signals mean what, see [`crate::process::signal`].
 
 use std::io;
 use std::process::{Child, ExitStatus};
@@ -9,11 +9,11 @@ use std::time::Instant;
 use hotupdate_proto::operator;
 
 use super::{Driver, Role, TaskResult};
-use crate::config::random_hex;
-use crate::error::Error;
-use crate::serving::Lifecycle;
-use crate::signal::Signal;
-use crate::spawn;
+use crate::error::{Error, ErrorKind};
+use crate::lifecycle::Lifecycle;
+use crate::process::signal::Signal;
+use crate::process::spawn;
+use crate::settings::random_hex;
 
 impl Driver {
     pub(super) async fn signal(&mut self, signal: Signal) {
@@ -26,7 +26,10 @@ impl Driver {
                         self.perform(effects).await;
                     }
                 }
-                _ => self.give_up(Error::refused("becoming ready", "stopped by a signal")).await,
+                _ => {
+                    self.give_up(Error::new(ErrorKind::Cancelled, "becoming ready", "stopped by a signal"))
+                        .await
+                }
             },
         }
     }

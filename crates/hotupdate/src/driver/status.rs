@@ -72,9 +72,10 @@ impl Driver {
         let ours = Connections { generation: self.generation, rows: self.connections.rows() };
         let mut all = vec![ours];
         for (generation, rows) in &self.rows {
-            let told = rows
-                .values()
-                .map(|(accepted, row)| ConnectionRow { accepted_ms: accepted.ms(), ..row.clone() });
+            let told = rows.values().map(|(accepted, row)| ConnectionRow {
+                age_ms: crate::connections::age_ms(*accepted),
+                ..row.clone()
+            });
             all.push(Connections { generation: *generation, rows: told.collect() });
         }
         all.sort_by_key(|connections| std::cmp::Reverse(connections.generation));

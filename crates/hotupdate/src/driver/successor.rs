@@ -14,7 +14,7 @@ use tracing::Span;
 
 use super::incumbent::monotonic_ns;
 use super::{Driver, Role};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::state::Arrived;
 
 impl Driver {
@@ -22,6 +22,7 @@ impl Driver {
     pub(super) async fn successor(&mut self, event: Event) {
         let mut event = Some(event);
         while let (Some(now), Role::Successor(successor)) = (event.take(), &mut self.role) {
+            let serves_on = successor.serves_on();
             for effect in successor.machine.handle(Instant::now(), now) {
                 match effect {
                     Effect::Send(message) => {
@@ -43,12 +44,12 @@ impl Driver {
                     Effect::Open(released) => {
                         event = Some(match self.open(released.as_ref()) {
                             Ok(gap_ns) => Event::Opened { gap_ns },
-                            Err(error) => Event::GiveUp(error.to_string()),
+                            Err(error) => Event::GiveUp(error.reason()),
                         });
                         break;
                     }
                     Effect::Serve(served) => return self.served(served).await,
-                    Effect::Fail(fault) => return self.fail(&fault).await,
+                    Effect::Fail(fault) => return self.fail(&fault, serves_on).await,
                     Effect::Complete(_) | Effect::StartOver => {}
                 }
             }
@@ -62,7 +63,7 @@ impl Driver {
             && gap >= Duration::from_millis(*within_ms)
         {
             let why = format!("released {gap:?} ago, and the incumbent serves again after {within_ms} ms");
-            return Err(Error::refused("taking over", why));
+            return Err(Error::new(ErrorKind::Local, "taking over", why));
         }
         if let Err(error) = self.open_gates() {
             self.resources.gates.iter().for_each(|(gate, _)| drop(gate.park()));
@@ -107,7 +108,7 @@ impl Driver {
             nobody_accepted_us = gap_ns.map(|ns| ns / 1000),
             "serving"
         );
-        self.connections.meters().handoff("served", gap_ns);
+        self.connections.metrics().handoff("served", gap_ns);
         self.serve(state);
         let unread = std::mem::take(&mut self.unread_link_bytes);
         self.read_predecessors(&unread);
@@ -120,12 +121,14 @@ impl Driver {
         states.map(|(item, fd)| (item.name.clone(), Arrived::new(item, fd))).collect()
     }
 
-    async fn fail(&mut self, fault: &Fault) {
+    async fn fail(&mut self, fault: &Fault, serves_on: Option<String>) {
         if let Some(peer) = self.peer.take() {
             // The incumbent is told why before the link closes.
             let _ = tokio::time::timeout(self.settings.timing.write, peer.flushed()).await;
         }
-        let error = Error::fault(format!("successor the process at {}", self.settings.path.display()), fault);
+        let error =
+            Error::fault(format!("succeeding the process at {}", self.settings.path.display()), fault);
+        let error = error.while_served_by(serves_on);
         tracing::error!(%error, "this process does not serve");
         self.role = Role::Failed;
         match self.ready.take() {

@@ -4,36 +4,19 @@
 
 use std::os::fd::AsFd;
 
-use hotupdate::{Error, Timing};
+use hotupdate::{Error, ErrorKind, Timing};
 
 use super::peer::{Impostor, Peer, complete, control, listeners};
 use super::{Folder, alone, ask, descriptors, hand_over, nothing_leaked};
 
-/// Whose fault it is.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    Misbehaved,
-    Incompatible,
-    Refused,
-}
-
-pub(crate) fn fault(error: &Error) -> Fault {
-    match error {
-        Error::PeerMisbehaved { .. } => Fault::Misbehaved,
-        Error::PeerIncompatible { .. } => Fault::Incompatible,
-        Error::Refused { .. } => Fault::Refused,
-        other => panic!("nobody's fault: {other}"),
-    }
-}
-
 /// An impostor does something while the library joins, and holds on to what the closure returns until that has failed.
-pub(crate) fn fails<T>(whose: Fault, what: &str, lie: impl AsyncFnOnce(&Impostor) -> T) {
+pub(crate) fn fails<T>(whose: ErrorKind, what: &str, lie: impl AsyncFnOnce(&Impostor) -> T) {
     fails_with(|_| {}, whose, what, lie);
 }
 
 pub(crate) fn fails_with<T>(
     change: impl FnOnce(&mut Timing),
-    whose: Fault,
+    whose: ErrorKind,
     what: &str,
     lie: impl AsyncFnOnce(&Impostor) -> T,
 ) {
@@ -51,9 +34,9 @@ pub(crate) fn fails_with<T>(
     });
 }
 
-pub(crate) fn is_clear(folder: &Folder, error: &Error, whose: Fault, what: &str) {
+pub(crate) fn is_clear(folder: &Folder, error: &Error, whose: ErrorKind, what: &str) {
     let text = error.to_string();
-    assert_eq!(fault(error), whose, "{text}");
+    assert_eq!(error.kind(), whose, "{text}");
     assert!(
         text.contains(&folder.control().display().to_string()),
         "{text:?} does not say what was being done"

@@ -11,13 +11,14 @@ pub(crate) mod peer;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use hotupdate::{Builder, Listener, Serving, Starting, Timing};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Longer than anything here takes on a machine under load.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -71,13 +72,20 @@ impl Folder {
 pub(crate) fn patient() -> Timing {
     let [reply, batch, stop, serving, resume] = [SOON; 5];
     let (released, probation) = (2 * SOON, Duration::ZERO);
-    Timing { reply, batch, stop, serving, released, resume, probation, ..Timing::default() }
+    Timing::default()
+        .reply(reply)
+        .batch(batch)
+        .stop(stop)
+        .serving(serving)
+        .released(released)
+        .resume(resume)
+        .probation(probation)
 }
 
 /// Serves the listener `echo` with this name for an answer.
 pub(crate) async fn serve(mut starting: Starting, name: &'static str) -> (Serving, SocketAddr) {
     let listener = starting.tcp("echo", "127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().ip().unwrap();
     let hot = starting.ready().await.unwrap();
     answer(listener, name);
     (hot, address)
@@ -178,6 +186,21 @@ pub(crate) async fn nothing_leaked(before: usize) {
     }
 }
 
+/// Whether this is root. If not, the calling test is skipped: it has to return, and the list has it that `make test` shows.
+#[allow(clippy::print_stdout, reason = "a test that is skipped says so, with and without a list")]
+pub(crate) fn is_root() -> bool {
+    if rustix::process::geteuid().is_root() {
+        return true;
+    }
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    println!("skipped, since it takes root: {test}");
+    if let Some(list) = std::env::var_os("HOTUPDATE_SKIPPED") {
+        let mut list = std::fs::File::options().append(true).open(list).unwrap();
+        list.write_all(format!("{test}\troot\tas root\n").as_bytes()).unwrap();
+    }
+    false
+}
+
 /// Runs a test that counts what the process has: alone, down to the descriptors of the runtime.
 pub(crate) fn alone<T>(test: impl Future<Output = T>) -> T {
     static ALONE: Mutex<()> = Mutex::new(());
@@ -192,12 +215,21 @@ pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     /// Collects as long as the guard lives. The test has to run on one thread, as `#[tokio::test]` does.
+    ///
+    /// As long as a process has one subscriber, tracing asks the thread that says a line first whether anything wants it,
+    /// and remembers the answer for all threads. A second one, which wants everything and writes nothing, prevents that.
     pub(crate) fn begin() -> (Self, tracing::subscriber::DefaultGuard) {
+        static WANTED: Once = Once::new();
+        WANTED.call_once(|| {
+            let everything =
+                tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(io::sink);
+            everything.try_init().expect("nothing else is the subscriber of all threads");
+        });
         let log = Self::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)
-            .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
+            .with_max_level(LevelFilter::INFO)
             .with_writer(move || writer.clone())
             .finish();
         (log, tracing::subscriber::set_default(subscriber))

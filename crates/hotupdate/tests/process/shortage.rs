@@ -1,6 +1,6 @@
 //! The limit of open files is reached (`RLIMIT_NOFILE`): whoever connects waits, and the log says why.
 //!
-//! Deliberately absent: handoffs meanwhile, see `integration-tests/tests/limits/descriptors.rs`.
+//! Deliberately absent: handoffs meanwhile, see `integration-tests/tests/environment/limits/descriptors.rs`.
 
 use std::fs;
 use std::time::Instant;

@@ -1,6 +1,6 @@
 //! SIGTERM: what is open may end first, unless it comes twice.
 //!
-//! Deliberately absent: requests in flight, see `integration-tests/tests/signals.rs`.
+//! Deliberately absent: requests in flight, see `integration-tests/tests/handoff/signals.rs`.
 
 use rustix::process::Signal;
 use serde_json::json;

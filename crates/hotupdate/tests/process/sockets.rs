@@ -1,6 +1,6 @@
 //! Sockets that systemd passes (sd_listen_fds(3)): the one that is asked for is used, and nothing else stays open.
 //!
-//! Deliberately absent: socket units, see `integration-tests/tests/systemd.rs`.
+//! Deliberately absent: socket units, see `integration-tests/tests/environment/systemd.rs`.
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser;
+use integration_tests::SOON;
 use integration_tests::Sandbox;
 use integration_tests::endurance::{Endurance, Holding};
 use integration_tests::load::{Load, LoadPlan, Report};
@@ -23,9 +24,6 @@ use sample::Sample;
 
 /// After so many everything has been used once: all ways to start a successor, and a full house of predecessors.
 const WARM_UP: usize = 10;
-
-/// Until every client had its first answer.
-const SOON: Duration = Duration::from_secs(20);
 
 /// tokio's threads for blocking work end after ten seconds without any.
 const UNCHANGED: Duration = Duration::from_secs(12);

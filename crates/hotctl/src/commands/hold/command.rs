@@ -1,6 +1,4 @@
-//! COMMAND: started with the sockets, told to stop, and its end.
-//!
-//! Deliberately absent: when it is started, see [`super`].
+//! COMMAND: its start with the sockets, its stop, and its exit.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,23 +11,23 @@ use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::SIGINT;
 use socket2::Socket;
 
-use super::{Event, Keeper};
+use super::{Keeper, KeeperEvent};
 use crate::commands::detach::{self, Inner};
-use crate::commands::{ordinary, successor};
+use crate::commands::{simple, successor};
 use crate::exit::Exit;
 
 /// The first descriptor that is passed (sd_listen_fds(3), `SD_LISTEN_FDS_START`).
 const FIRST: i32 = 3;
 
-/// From fork to exec. A machine that needs longer is in trouble.
+/// How long COMMAND may take from fork(2) to exec(2).
 const START: Duration = Duration::from_secs(10);
 
 impl Keeper<'_> {
     pub(super) fn start(&mut self) -> io::Result<()> {
         let mut command = Inner::Listen.command(&self.hold.command);
-        let names: Vec<_> = self.hold.listen.iter().map(|place| place.name.as_str()).collect();
+        let names: Vec<_> = self.hold.listen.iter().map(|spec| spec.name.as_str()).collect();
         command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
-        // Who supervises hold is told by hold, if by anybody, and an attempt of ours is nobody's.
+        // These speak of hold itself: its own supervisor, and the attempt under which it was started.
         command.env_remove("NOTIFY_SOCKET").env_remove("FDSTORE").env_remove(successor::ATTEMPT);
         let duplicate = |(socket, child_fd): (&Socket, i32)| {
             Ok(FdMapping { parent_fd: OwnedFd::from(socket.try_clone()?), child_fd })
@@ -47,7 +45,7 @@ impl Keeper<'_> {
         let sender = self.sender.clone();
         thread::Builder::new().spawn(move || {
             let status = child.wait();
-            let _ = sender.send(Event::Ended(child.id(), status));
+            let _ = sender.send(KeeperEvent::Ended(child.id(), status));
         })?;
         Ok(())
     }
@@ -59,7 +57,7 @@ impl Keeper<'_> {
         }
     }
 
-    /// To COMMAND, and to whoever serves in its place.
+    /// To COMMAND, and to the version that serves in its place.
     pub(super) fn pass_on(&mut self, signal: i32) {
         let (name, signal) =
             if signal == SIGINT { ("SIGINT", Signal::INT) } else { ("SIGTERM", Signal::TERM) };
@@ -70,10 +68,10 @@ impl Keeper<'_> {
                 let _ = kill_process(pid, signal);
             }
         }
-        // Not by its process id, which may mean nothing here.
+        // Through its control socket, since its process id may mean nothing here.
         if let Some(process) = self.who_serves().filter(|process| self.child != Some(process.pid) && !again) {
             self.tell("stopping", &format!("{name}: {process} is told to stop"));
-            if let Err(failure) = ordinary::call(&self.context, "Stop", &ordinary::within(None)) {
+            if let Err(failure) = simple::call(&self.context, "Stop", &simple::within(None)) {
                 self.tell("stopping", &failure.to_string());
             }
         }

@@ -1,7 +1,7 @@
-//! Whether somebody owns the control socket, without asking: its lock (flock(2)) belongs to whoever serves, and travels
-//! from version to version.
+//! Whether a process serves, without asking it: the serving process holds the lock of the control socket
+//! (flock(2)), and passes it on to the next version.
 //!
-//! Deliberately absent: process ids. The one who serves may be anybody's child, in any container.
+//! Deliberately absent: process ids. The serving process may be the child of any process, in any container.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -25,8 +25,8 @@ impl Owner {
         Self { socket: socket.to_owned(), lock: lock.into() }
     }
 
-    /// Somebody serves, or is about to. Takes the lock for a moment if it is free; a service that starts in this moment
-    /// tries again.
+    /// A process serves, or is about to. Takes the lock for a moment if it is free; a service that starts in
+    /// this moment tries again.
     pub(super) fn is_there(&self) -> io::Result<bool> {
         let Some(lock) = self.open()? else { return Ok(false) };
         match flock(&lock, FlockOperation::NonBlockingLockShared) {
@@ -36,7 +36,7 @@ impl Owner {
         }
     }
 
-    /// Returns when nobody serves.
+    /// Returns when no process serves.
     pub(super) fn wait_until_gone(&self) -> io::Result<()> {
         let Some(lock) = self.open()? else { return Ok(()) };
         loop {
@@ -48,7 +48,7 @@ impl Owner {
         }
     }
 
-    /// The last owner did not clean up, as one does that stops on purpose.
+    /// The last owner did not remove its socket, as one does that stops on purpose.
     pub(super) fn left_its_socket(&self) -> bool {
         std::fs::symlink_metadata(&self.socket).is_ok()
     }

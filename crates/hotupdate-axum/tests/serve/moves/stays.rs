@@ -67,7 +67,7 @@ async fn nobody_is_told_to_leave_before_the_new_version_has_said_everything() {
 async fn a_head_that_is_too_long_to_move_stays() {
     let server = Server::start(MOVING).await;
     let mut client = server.client().await;
-    let long = "x".repeat(hotupdate::connection::MAX_STATE);
+    let long = "x".repeat(hotupdate::connections::MAX_STATE);
     client.send(&format!("GET / HTTP/1.1\r\nLong: {long}")).await;
     until(|| server.hot.connections().rows().first().is_some_and(|row| row.protocol == "http/1.1")).await;
     let new = server.hand_off_to(MOVING).await;

@@ -4,12 +4,12 @@
 
 use std::time::{Duration, Instant};
 
-use hotupdate_proto::moving::{MAX_BATCH, MAX_BATCH_STATE, MoverEffect};
-use hotupdate_proto::{Message, MovingItem};
+use hotupdate_proto::migration::{MAX_BATCH, MAX_BATCH_STATE, OutboundEffect};
+use hotupdate_proto::{Message, MigrationItem};
 use rustix::net::sockopt;
 
 use super::Moves;
-use crate::connection::Parcel;
+use crate::connections::MigrationRequest;
 use crate::driver::Driver;
 use crate::driver::incumbent::to_text;
 
@@ -28,7 +28,7 @@ impl Driver {
     /// What the process that serves says about moves; gives back what is not about them.
     pub(in crate::driver) fn hear_taker(&mut self, message: Message) -> Option<Message> {
         match message {
-            Message::Takes { kinds } if self.draining => {
+            Message::Accepts { kinds } if self.draining => {
                 self.moves.open = !kinds.is_empty();
                 self.moves.rest_due = kinds.is_empty();
                 if self.moves.open {
@@ -41,22 +41,22 @@ impl Driver {
                 }
                 self.pump();
             }
-            Message::Held { batch, refused } if self.draining => self.held(batch, &refused),
+            Message::Prepared { batch, refused } if self.draining => self.held(batch, &refused),
             other => return Some(other),
         }
         None
     }
 
-    pub(in crate::driver) fn give(&mut self, parcel: Parcel) {
+    pub(in crate::driver) fn give(&mut self, migration: MigrationRequest) {
         // While the other side unread, a batch would reach a process that has stopped reading.
         if self.draining && self.peer.is_some() && self.moves.open && !self.moves.mover.is_stuck() {
-            self.moves.queue.push_back(parcel);
-            while let Ok(parcel) = self.parcels.try_recv() {
-                self.moves.queue.push_back(parcel);
+            self.moves.queue.push_back(migration);
+            while let Ok(migration) = self.migrations.try_recv() {
+                self.moves.queue.push_back(migration);
             }
             self.pump();
         } else {
-            give_back(parcel);
+            give_back(migration);
         }
     }
 
@@ -84,45 +84,48 @@ impl Driver {
     /// Offers what fits into the window.
     fn pump(&mut self) {
         while self.moves.mover.has_room() && !self.moves.queue.is_empty() {
-            let parcels = self.moves.next_batch();
+            let migrations = self.moves.next_batch();
             let Some(peer) = &self.peer else {
-                return parcels.into_iter().for_each(give_back);
+                return migrations.into_iter().for_each(give_back);
             };
-            let descriptors = parcels.iter().map(|parcel| parcel.connection.socket().clone() as _).collect();
-            let items = parcels.iter().map(describe).collect();
+            let descriptors =
+                migrations.iter().map(|migration| migration.connection.socket().clone() as _).collect();
+            let items = migrations.iter().map(describe).collect();
             for effect in self.moves.mover.offer(Instant::now(), items) {
-                if let MoverEffect::Send(message) = effect {
+                if let OutboundEffect::Send(message) = effect {
                     peer.send(&message, descriptors);
                     break;
                 }
             }
-            self.moves.on_the_way.extend(parcels.into_iter().map(|parcel| (parcel.connection.id(), parcel)));
+            self.moves
+                .on_the_way
+                .extend(migrations.into_iter().map(|migration| (migration.connection.id(), migration)));
         }
         if self.moves.rest_due && self.moves.mover.is_idle() {
             self.moves.rest_due = false;
             if let Some(peer) = &self.peer {
-                peer.send(&Message::Rest, Vec::new());
+                peer.send(&Message::Quiesced, Vec::new());
             }
         }
     }
 
-    fn perform_giving(&mut self, effects: Vec<MoverEffect>) {
+    fn perform_giving(&mut self, effects: Vec<OutboundEffect>) {
         for effect in effects {
             match effect {
-                MoverEffect::Send(message) => {
+                OutboundEffect::Send(message) => {
                     if let Some(peer) = &self.peer {
                         peer.send(&message, Vec::new());
                     }
                 }
-                MoverEffect::Moved(ids) => {
-                    for Parcel { connection, reply, .. } in self.moves.take(&ids) {
+                OutboundEffect::Moved(ids) => {
+                    for MigrationRequest { connection, reply, .. } in self.moves.take(&ids) {
                         connection.tracker().migrated();
                         // Our copy is closed; the kernel's socket lives on in the other process.
                         drop(connection);
                         let _ = reply.send(Ok(()));
                     }
                 }
-                MoverEffect::Return(ids) => self.moves.take(&ids).into_iter().for_each(give_back),
+                OutboundEffect::Return(ids) => self.moves.take(&ids).into_iter().for_each(give_back),
             }
         }
     }
@@ -151,7 +154,7 @@ impl Driver {
         }
         if !was_stuck {
             tracing::warn!(
-                "the serving process does not answer (deadline `moving`); connections stay until it does"
+                "the serving process does not answer (deadline `prepared`); connections stay until it does"
             );
         }
         // First, so that nobody who stays is told to leave.
@@ -163,34 +166,34 @@ impl Driver {
 }
 
 impl Moves {
-    fn next_batch(&mut self) -> Vec<Parcel> {
-        let (mut parcels, mut bytes) = (Vec::with_capacity(self.queue.len().min(MAX_BATCH)), 0);
+    fn next_batch(&mut self) -> Vec<MigrationRequest> {
+        let (mut migrations, mut bytes) = (Vec::with_capacity(self.queue.len().min(MAX_BATCH)), 0);
         while let Some(next) = self.queue.front() {
             bytes += next.state.len();
-            if parcels.len() == MAX_BATCH || (bytes > MAX_BATCH_STATE && !parcels.is_empty()) {
+            if migrations.len() == MAX_BATCH || (bytes > MAX_BATCH_STATE && !migrations.is_empty()) {
                 break;
             }
-            parcels.extend(self.queue.pop_front());
+            migrations.extend(self.queue.pop_front());
         }
-        parcels
+        migrations
     }
 
-    fn take(&mut self, ids: &[u64]) -> Vec<Parcel> {
-        let mut parcels = Vec::with_capacity(ids.len());
-        parcels.extend(ids.iter().filter_map(|id| self.on_the_way.remove(id)));
-        parcels
+    fn take(&mut self, ids: &[u64]) -> Vec<MigrationRequest> {
+        let mut migrations = Vec::with_capacity(ids.len());
+        migrations.extend(ids.iter().filter_map(|id| self.on_the_way.remove(id)));
+        migrations
     }
 }
 
-fn give_back(parcel: Parcel) {
-    let Parcel { connection, reply, .. } = parcel;
+fn give_back(migration: MigrationRequest) {
+    let MigrationRequest { connection, reply, .. } = migration;
     // If nobody waits for it any more, it is closed.
     let _ = reply.send(Err(Box::new(connection)));
 }
 
-pub(crate) fn describe(parcel: &Parcel) -> MovingItem {
-    let Parcel { connection, kind, state, .. } = parcel;
-    MovingItem {
+pub(crate) fn describe(migration: &MigrationRequest) -> MigrationItem {
+    let MigrationRequest { connection, kind, state, .. } = migration;
+    MigrationItem {
         row: connection.tracker().describe(),
         kind: kind.clone(),
         cookie: sockopt::socket_cookie(connection.socket()).unwrap_or_default(),

@@ -1,18 +1,18 @@
 //! Connections of predecessors, on their way to this process, which serves.
 //!
-//! Deliberately absent: serving them, see [`crate::adoption`].
+//! Deliberately absent: serving them, see [`crate::migration`].
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use hotupdate_proto::moving::TakerEffect;
-use hotupdate_proto::{FEATURE_MOVE, Fault, Generation, Message, MovingItem, incumbent};
+use hotupdate_proto::migration::InboundEffect;
+use hotupdate_proto::{FEATURE_MIGRATE, Fault, Generation, Message, MigrationItem, incumbent};
 use rustix::net::sockopt;
 use socket2::SockRef;
 
 use super::{Arrival, Moves, Resting, Taking};
-use crate::connection::{Connection, Socket};
+use crate::connections::{Connection, Socket};
 use crate::driver::incumbent::from_text;
 use crate::driver::{Driver, Role};
 
@@ -22,17 +22,17 @@ impl Driver {
         if self.moves.quiet {
             return;
         }
-        let kinds: Vec<_> = self.moves.adopters.iter().map(|adopter| adopter.kind.clone()).collect();
+        let kinds: Vec<_> = self.moves.handlers.iter().map(|handler| handler.kind.clone()).collect();
         let Role::Incumbent(machine) = &self.role else { return };
         for predecessor in machine.predecessors() {
-            if !predecessor.features.iter().any(|feature| feature == FEATURE_MOVE) {
+            if !predecessor.features.iter().any(|feature| feature == FEATURE_MIGRATE) {
                 continue;
             }
             self.moves.knowing.insert(predecessor.generation);
             let wants = !kinds.is_empty() && !predecessor.drained;
             if let (true, Some(link)) = (wants, self.predecessors.get(&predecessor.generation)) {
                 self.moves.takers.entry(predecessor.generation).or_default();
-                link.send(&Message::Takes { kinds: kinds.clone() }, Vec::new());
+                link.send(&Message::Accepts { kinds: kinds.clone() }, Vec::new());
             }
         }
     }
@@ -45,12 +45,12 @@ impl Driver {
         descriptors: Vec<OwnedFd>,
     ) -> Option<Message> {
         let heard = match message {
-            Message::Move { batch, items } => self.arrived(generation, batch, items, descriptors),
-            Message::Yours { batch } => self.taking(generation).and_then(|taking| taking.taker.given(batch)),
-            Message::Back { batch } => {
+            Message::Prepare { batch, items } => self.arrived(generation, batch, items, descriptors),
+            Message::Commit { batch } => self.taking(generation).and_then(|taking| taking.taker.given(batch)),
+            Message::Abort { batch } => {
                 self.taking(generation).and_then(|taking| taking.taker.taken_back(batch))
             }
-            Message::Rest => {
+            Message::Quiesced => {
                 self.rested(generation).await;
                 Ok(Vec::new())
             }
@@ -84,10 +84,10 @@ impl Driver {
         &mut self,
         generation: Generation,
         batch: u32,
-        items: Vec<MovingItem>,
+        items: Vec<MigrationItem>,
         descriptors: Vec<OwnedFd>,
-    ) -> Result<Vec<TakerEffect>, Fault> {
-        let Moves { takers, adopters, .. } = &mut self.moves;
+    ) -> Result<Vec<InboundEffect>, Fault> {
+        let Moves { takers, handlers, .. } = &mut self.moves;
         let taking = takers.get_mut(&generation).ok_or_else(unasked)?;
         let (mut held, mut refused) = (Vec::new(), Vec::new());
         let lost = items.get(descriptors.len()..).unwrap_or_default();
@@ -101,10 +101,10 @@ impl Driver {
             if here.any(|there: &Arrival| there.item.cookie == item.cookie) {
                 return Err(Fault::PeerMisbehaved(format!("moved connection {} twice", item.row.id)));
             }
-            let adopter = adopters.iter().find(|adopter| adopter.fits(&item.kind, &item.row.listener));
-            let picked_up = adopter.and_then(|adopter| adopter.look(from_text(&item.state)));
-            match picked_up.map(|pick_up| (pick_up, Socket::register(fd))) {
-                Some((pick_up, Ok(socket))) => held.push(Arrival { item, socket, pick_up }),
+            let handler = handlers.iter().find(|handler| handler.fits(&item.kind, &item.row.listener));
+            let resume = handler.and_then(|handler| handler.inspect(from_text(&item.state)));
+            match resume.map(|resume| (resume, Socket::register(fd))) {
+                Some((resume, Ok(socket))) => held.push(Arrival { item, socket, resume }),
                 Some((_, Err(error))) => {
                     tracing::warn!(%error, "a connection cannot be taken; it stays where it is");
                     refused.push(item.row.id);
@@ -118,20 +118,20 @@ impl Driver {
         Ok(effects)
     }
 
-    fn perform_taking(&mut self, generation: Generation, effects: Vec<TakerEffect>) {
+    fn perform_taking(&mut self, generation: Generation, effects: Vec<InboundEffect>) {
         for effect in effects {
             match effect {
-                TakerEffect::Send(message) => {
+                InboundEffect::Send(message) => {
                     if let Some(link) = self.predecessors.get(&generation) {
                         link.send(&message, Vec::new());
                     }
                 }
-                TakerEffect::Serve(batch) => {
-                    for Arrival { item, socket, pick_up } in self.release_held(generation, batch) {
-                        pick_up(Connection::arrived(&self.connections, item.row, socket));
+                InboundEffect::Serve(batch) => {
+                    for Arrival { item, socket, resume } in self.release_held(generation, batch) {
+                        resume(Connection::arrived(&self.connections, item.row, socket));
                     }
                 }
-                TakerEffect::Drop(batch) => drop(self.release_held(generation, batch)),
+                InboundEffect::Drop(batch) => drop(self.release_held(generation, batch)),
             }
         }
     }
@@ -149,7 +149,7 @@ impl Driver {
         self.stops += 1;
         self.reopen_at = None;
         self.moves.quiet = true;
-        let expired = self.moves.patience + self.settings.timing.rest;
+        let expired = self.moves.patience + self.settings.timing.quiesce;
         let waits = |(generation, taking): &(&Generation, &Taking)| {
             let late = self.moves.late.contains(generation) && !taking.may_be_given(expired);
             self.predecessors.contains_key(generation) && !late
@@ -160,10 +160,10 @@ impl Driver {
         }
         for generation in &awaited {
             if let Some(link) = self.predecessors.get(generation) {
-                link.send(&Message::Takes { kinds: Vec::new() }, Vec::new());
+                link.send(&Message::Accepts { kinds: Vec::new() }, Vec::new());
             }
         }
-        self.moves.resting = Some(Resting { awaited, until: Instant::now() + self.settings.timing.rest });
+        self.moves.resting = Some(Resting { awaited, until: Instant::now() + self.settings.timing.quiesce });
     }
 
     pub(in crate::driver) fn stop_is_off(&mut self) {
@@ -179,7 +179,7 @@ impl Driver {
         generations.sort_unstable();
         self.moves.late.extend(awaited);
         let what = format!(
-            "generation {} did not finish its moves in time (deadline `rest`)",
+            "generation {} did not finish its moves in time (deadline `quiesce`)",
             generations.join(" and ")
         );
         self.events.push_back(incumbent::Event::CannotStop(what));
@@ -210,7 +210,7 @@ fn unasked() -> Fault {
 }
 
 /// A descriptor has to be the connection that it is said to be.
-pub(crate) fn check(item: &MovingItem, fd: &OwnedFd) -> Result<(), String> {
+pub(crate) fn check(item: &MigrationItem, fd: &OwnedFd) -> Result<(), String> {
     let wrong = |what: &str| format!("moved connection {}, whose descriptor {what}", item.row.id);
     let kind = sockopt::socket_type(fd).map_err(|error| wrong(&format!("is not a socket: {error}")))?;
     if kind != rustix::net::SocketType::STREAM || sockopt::socket_acceptconn(fd) != Ok(false) {

@@ -1,0 +1,159 @@
+//! Why a handoff that was started here failed, in one line each.
+
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use hotupdate_proto::Fault;
+use hotupdate_proto::operator::{HandoffResult, LastFailure, Status};
+
+use super::start::{Attempt, Stage};
+use super::{change, simple, successor};
+use crate::context::{NOTHING, look_until};
+use crate::exit::{Exit, Failure};
+use crate::text;
+
+/// A failure is seen from two sides: the child exits, and the service gives the attempt up and says why. So
+/// long hotctl waits for the second one; it comes at once if it comes.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// How long hotctl waits for the end of an attempt that it aborts. The deadline `serving` is 2 s by default;
+/// where it is longer, the successor gets SIGTERM nevertheless, which a service survives at any time.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Stage {
+    /// For the progress line.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::WarmingUp => "warming up",
+            Self::Standby => "in standby",
+            Self::Released => "released",
+        }
+    }
+
+    fn missed(self) -> &'static str {
+        match self {
+            Self::Starting | Self::WarmingUp => "before it was ready",
+            Self::Standby | Self::Released => "before it served",
+        }
+    }
+}
+
+impl Attempt<'_> {
+    /// The child exited with an error. It may have served for a moment, or have left a process behind.
+    pub(super) fn ended(&mut self, ended: ExitStatus) -> Result<Option<Status>, Failure> {
+        let status = self.settled();
+        if let Some(served) = status.as_ref().filter(|status| self.serves(status)) {
+            return Ok(Some(served.clone()));
+        }
+        let why = status.as_ref().and_then(|status| self.why(status));
+        let line = self.exit_line(ended, why);
+        Err(self.as_seen(Failure::refused(line), status.as_ref()))
+    }
+
+    /// The service gave the attempt up. Its reason is printed, unless that is only that the process has
+    /// exited.
+    pub(super) fn failed(&mut self, failure: &LastFailure) -> Failure {
+        let LastFailure { successor, reason, .. } = failure;
+        let line = match self.last_words() {
+            Some(ended) if !ended.success() => self.exit_line(ended, telling(reason)),
+            Some(_) => format!("successor {successor} failed: {reason}"),
+            None => format!("successor {successor} failed: {reason}; {} still runs", self.successor.pid()),
+        };
+        self.still(Failure::refused(line))
+    }
+
+    /// The service did not release the successor.
+    pub(super) fn not_released(&mut self, reason: String) -> Failure {
+        let line = match self.last_words() {
+            Some(ended) if !ended.success() => self.exit_line(ended, telling(&reason)),
+            _ => reason,
+        };
+        self.still(Failure::refused(line))
+    }
+
+    pub(super) fn interrupted(&self) -> Failure {
+        let who = self.joined.as_ref().map_or_else(|| self.successor.pid().to_string(), ToString::to_string);
+        self.still(Failure::new(Exit::Interrupted, format!("interrupted; successor {who} keeps running")))
+    }
+
+    /// Aborts the attempt, unless the successor serves by now.
+    pub(super) fn timed_out(&mut self) -> Result<HandoffResult, Failure> {
+        let mut status = self.context.try_status();
+        if status.as_ref().is_some_and(|status| self.under_way(status).is_some()) {
+            status = self.abort();
+        }
+        if let Some(served) = status.as_ref().filter(|status| self.serves(status)) {
+            return Ok(change::changed(served, self.before));
+        }
+        let line = self.late_line();
+        Err(self.as_seen(Failure::new(Exit::TimedOut, line), status.as_ref()))
+    }
+
+    fn late_line(&mut self) -> String {
+        let (pid, after) = (self.successor.pid(), text::duration(self.context.change_timeout()));
+        let stage = self.stage.word();
+        match self.successor.terminate() {
+            true => format!("timed out after {after}: successor {pid} is {stage}, and was sent SIGTERM"),
+            false if self.joined.is_none() => {
+                format!("timed out after {after}: {pid} exited (status 0), and no successor joined")
+            }
+            false => format!("timed out after {after}: the successor that {pid} left behind is {stage}"),
+        }
+    }
+
+    fn exit_line(&self, ended: ExitStatus, why: Option<String>) -> String {
+        let (pid, how, missed) = (self.successor.pid(), successor::how(ended), self.stage.missed());
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        format!("successor {pid} {how} {missed}{why}")
+    }
+
+    /// What the service knows of a child that exited: its reason, or the successor that was there first.
+    fn why(&self, status: &Status) -> Option<String> {
+        let words = self.given_up(status).and_then(|failure| telling(&failure.reason));
+        let other = status.successor.as_ref().filter(|_| self.under_way(status).is_none());
+        words.or_else(|| other.map(|other| format!("{} is already there ({})", other.process, other.state)))
+    }
+
+    /// The status once the service has noticed that the child exited. A process that the child left behind is
+    /// aborted: exit code 1 promises that the old version still serves.
+    fn settled(&self) -> Option<Status> {
+        look_until(Instant::now() + SETTLE, || self.unless_under_way()).unwrap_or_else(|| self.abort())
+    }
+
+    fn last_words(&mut self) -> Option<ExitStatus> {
+        look_until(Instant::now() + SETTLE, || self.successor.ended())
+    }
+
+    /// A successor that has been released cannot be aborted: it serves in a moment, or misses its deadline.
+    fn abort(&self) -> Option<Status> {
+        let aborted = || match simple::call(self.context, "Abort", &NOTHING) {
+            Ok(()) => Some(self.context.try_status()),
+            Err(_) => self.unless_under_way(),
+        };
+        look_until(Instant::now() + ABORT_TIMEOUT, aborted).unwrap_or_else(|| self.context.try_status())
+    }
+
+    /// The status, if the service answers, once the attempt has ended.
+    fn unless_under_way(&self) -> Option<Option<Status>> {
+        let status = self.context.try_status();
+        status.as_ref().is_none_or(|status| self.under_way(status).is_none()).then_some(status)
+    }
+
+    /// The service itself has just said that it serves.
+    fn still(&self, failure: Failure) -> Failure {
+        failure.still(&self.before.serving.process)
+    }
+
+    fn as_seen(&self, failure: Failure, status: Option<&Status>) -> Failure {
+        match status {
+            Some(status) => failure.still(&status.serving.process),
+            None => failure.silent(&self.before.serving.process),
+        }
+    }
+}
+
+/// The reason that the service gives, unless it is only that the process has exited.
+fn telling(reason: &str) -> Option<String> {
+    (!reason.contains(&Fault::PeerGone.to_string())).then(|| reason.to_owned())
+}

@@ -1,0 +1,62 @@
+//! `hotctl abort`, `rollback` and `drain`: one call, one reply, one line.
+
+use std::time::Duration;
+
+use hotupdate_proto::operator::{DeadlineParams, Status};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::change;
+use crate::cli;
+use crate::context::{Context, NOTHING};
+use crate::exit::Failure;
+use crate::text;
+
+pub(crate) fn abort(context: &Context<'_>) -> Result<(), Failure> {
+    let before = context.status()?;
+    call(context, "Abort", &NOTHING)?;
+    context.report.record("aborted", &before.serving)?;
+    context.report.say(format!("aborted; {} is still serving", before.serving.process));
+    Ok(())
+}
+
+pub(crate) fn rollback(context: &Context<'_>) -> Result<(), Failure> {
+    let before = context.status()?;
+    let changed = change::call(context, "Rollback", &before)?;
+    context.report.outcome("changed", &changed, &changed.to);
+    let after = change::look(context, &changed)?;
+    context.report.say(change::sentence(&changed, after.as_ref(), "serves again"));
+    Ok(())
+}
+
+pub(crate) fn drain(context: &Context<'_>, drain: &cli::Drain) -> Result<(), Failure> {
+    let before = context.status()?;
+    call(context, "Drain", &within(Some(drain.deadline)))?;
+    context.report.record("drain", &before)?;
+    context.report.say(drain_line(&before, drain.deadline));
+    Ok(())
+}
+
+fn drain_line(status: &Status, deadline: Duration) -> String {
+    let open = status.predecessors.iter().map(|predecessor| predecessor.connections.open()).sum();
+    let when = if deadline.is_zero() { "now".to_owned() } else { format!("in {}", text::duration(deadline)) };
+    match status.predecessors.as_slice() {
+        [] => format!("no version is draining; {} serves", status.serving.process),
+        [one] => format!("{} closes its {} {when} at the latest", one.process, text::connections(open)),
+        many => {
+            format!("{} versions close their {} {when} at the latest", many.len(), text::connections(open))
+        }
+    }
+}
+
+/// The parameters of `Drain` and `Stop`.
+pub(crate) fn within(deadline: Option<Duration>) -> DeadlineParams {
+    let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    DeadlineParams { deadline_ms: deadline.map(milliseconds) }
+}
+
+/// A call whose answer says nothing but that it was done.
+pub(crate) fn call(context: &Context<'_>, method: &str, parameters: &impl Serialize) -> Result<(), Failure> {
+    let answer: Result<Map<String, Value>, _> = context.call(method, parameters, context.answer_timeout());
+    answer.map(|_| ()).map_err(|error| context.failure(error))
+}

@@ -1,0 +1,12 @@
+//! `hotctl` as an operator uses it, against a service whose answers a test decides.
+//!
+//! Deliberately absent: real services, see `integration-tests`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
+mod exit_codes;
+mod generate;
+mod handoff;
+mod support;
+mod view;
+mod watch;

@@ -1,7 +1,0 @@
-#![no_main]
-
-#[path = "../../tests/fuzz/mod.rs"]
-#[allow(dead_code, reason = "the other targets")]
-mod targets;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::moving::check(bytes));

@@ -1,0 +1,98 @@
+//! Who a process is, which number it has in the succession, and which protocol versions it speaks.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::text::OneLine;
+
+/// Who a process is, shown on one line whatever its version string holds. `instance` is the identity; the process id is for
+/// people, since it means nothing across containers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Process {
+    /// 128 random bits in hexadecimal, new at every start.
+    pub instance: String,
+    /// The process id in the namespace of the process itself.
+    pub pid: u32,
+    /// The version string that the application gave, possibly empty.
+    pub version: String,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.version.as_str() {
+            "" => write!(f, "{}", self.pid),
+            version => write!(f, "{} ({})", self.pid, OneLine(version)),
+        }
+    }
+}
+
+/// An inclusive range of protocol versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Versions {
+    /// The oldest version spoken.
+    pub min: u16,
+    /// The newest version spoken.
+    pub max: u16,
+}
+
+impl Versions {
+    /// The newest version that both sides speak.
+    #[must_use]
+    pub fn overlap(self, other: Self) -> Option<u16> {
+        let newest = self.max.min(other.max);
+        (newest >= self.min.max(other.min)).then_some(newest)
+    }
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.min == self.max {
+            write!(f, "{}", self.max)
+        } else {
+            write!(f, "{} to {}", self.min, self.max)
+        }
+    }
+}
+
+/// The number of a process in the succession: every process that joins gets the next one, it never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The first process of a service.
+    pub const FIRST: Self = Self(1);
+
+    /// No service comes this far, and JSON carries larger numbers exactly to some readers only (RFC 8259, section 6).
+    pub const LAST: Self = Self((1 << 53) - 1);
+
+    /// By how much others may have counted further than we know: each number is told, and few are lost with a process that
+    /// dies as it tells them.
+    pub const MAX_UNTOLD: u64 = 1 << 16;
+
+    /// The generation after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// The counter when somebody has told that it stands at `told`; it never goes back.
+    ///
+    /// # Errors
+    /// What is wrong with a number that leaves too few for those who come.
+    pub(crate) fn counted_on(self, told: Self) -> Result<Self, String> {
+        if told.0 > self.0.saturating_add(Self::MAX_UNTOLD) {
+            return Err(format!(
+                "said that it gave away the generation {told}, and the last we know is {self}"
+            ));
+        }
+        Ok(self.max(told))
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

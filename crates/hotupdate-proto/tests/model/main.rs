@@ -1,0 +1,159 @@
+//! Every interleaving: the shipped machines under the model checker [`stateright`].
+//!
+//! `tests/pair` plays courses of events that somebody thought of, and random ones; here all of them are played, up to a
+//! number of processes, mishaps and orders. The machines are those of the crate. Around them are kernel and driver:
+//!
+//! * `kernel.rs`: links with what is on its way, and descriptors, which keep links, lock and control socket alive in flight;
+//! * `process.rs`, `driver.rs`, `moves.rs`: what a process holds, and how its driver performs effects;
+//! * `action.rs`, `world.rs`: what can happen, and the clock;
+//! * `properties.rs`, `endings.rs`: what has to hold; `checking.rs`, `show.rs`: the checker, and counterexamples to read.
+//!
+//! A process may die at any moment, also in the middle of a step, when only a part of what it says is written; successors
+//! may hang for ever. Any deadline may fire before anything that another process does. Words may stay on their way as long
+//! as they like between two processes. With three, what was said arrives at once (`prompt`): otherwise one word could be
+//! older than a whole handoff, which takes a process that stops for seconds between two system calls.
+//!
+//! Not in the model: garbage and lies (`tests/pair`, the fuzzer), clocks that are compared (`within_ms`), `hotctl`.
+//!
+//! The number of states is printed: `cargo test -p hotupdate-proto --test model -- --nocapture`. The large ones run with
+//! `make model`.
+
+mod action;
+mod checking;
+mod driver;
+mod endings;
+mod kernel;
+mod moves;
+mod process;
+mod properties;
+mod show;
+mod world;
+
+use std::time::Duration;
+
+use checking::Handoffs;
+use hotupdate_proto::operator::Command;
+use world::World;
+
+/// Two processes start at once; one is first, the other succeeds it.
+#[test]
+fn two_starts() {
+    Handoffs::new(World::new(2, 1))
+        .reaches("the second serves", |_, w| w.serves(1) && w.generation(1) == Some(2))
+        .reaches("an orphan serves alone", |_, w| w.serves(0) && !w.procs[1].lives())
+        .check("two starts");
+}
+
+/// A handoff on command, with everything that can fail.
+#[test]
+fn a_handoff_that_may_fail() {
+    let orders = [Command::Handoff, Command::Abort, Command::Rollback];
+    Handoffs::new(World::serving(2, 1))
+        .on_command()
+        .orders(3, &orders)
+        .failures()
+        .reaches("it comes about", |_, w| w.serves(1) && w.procs[0].is_in_probation())
+        .reaches("and is taken back", |_, w| w.serves(0) && w.procs[1].is_in_probation())
+        .check("a handoff that may fail");
+}
+
+/// There and back, as often as operators like, with words that cross.
+#[test]
+fn rollbacks() {
+    Handoffs::new(World::serving(2, 1))
+        .orders(5, &[Command::Rollback])
+        .reaches("both accept for a moment", |_, w| w.serves(0) && w.serves(1))
+        .check("rollbacks");
+}
+
+/// Operators and supervisors end the service, or hurry it.
+#[test]
+fn stops() {
+    let drain = Command::Drain { within: Duration::from_secs(1) };
+    let orders = [Command::Rollback, Command::Terminate, Command::Stop { within: None }, drain];
+    Handoffs::new(World::serving(2, 1))
+        .orders(2, &orders)
+        .reaches("nobody is left", |_, w| w.living().next().is_none())
+        .check("stops");
+}
+
+/// Two successors compete, and the later one may become the third generation.
+#[test]
+fn three_generations() {
+    Handoffs::new(World::serving(3, 1))
+        .prompt()
+        .reaches("the third serves, and the first drains", |_, w| {
+            w.serves(2) && w.generation(2) == Some(3) && w.procs[0].lives()
+        })
+        .reaches("the first serves again, although the third had come far", |_, w| {
+            w.serves(0) && w.procs[1].role == process::Role::Dead && w.procs[2].is_orphan()
+        })
+        .check("three generations");
+}
+
+/// A connection moves to the next version while anybody dies, hangs back, or takes the service back.
+#[test]
+fn a_connection_moves() {
+    Handoffs::moving(World::serving(2, 1))
+        .orders(1, &[Command::Rollback])
+        .reaches("it has moved", |_, w| w.procs[1].moves.serves.contains(&1))
+        .reaches("and back", |_, w| w.procs[0].moves.serves.contains(&1) && w.procs[1].moves.offers > 0)
+        .check("a connection moves");
+}
+
+/// The same while the process that serves is replaced itself.
+#[test]
+#[ignore = "large: make model"]
+fn a_connection_moves_through_three_generations() {
+    Handoffs::moving(World::serving(3, 1))
+        .prompt()
+        .reaches("it has moved on", |_, w| w.procs[2].moves.serves.contains(&1))
+        .check("a connection moves through three generations");
+}
+
+/// The same with all failures, another mishap and rollbacks.
+#[test]
+#[ignore = "large: make model"]
+fn three_generations_at_length() {
+    Handoffs::new(World::serving(3, 2)).prompt().check("three generations, two mishaps");
+    Handoffs::new(World::serving(3, 1)).prompt().failures().check("three generations, with failures");
+    Handoffs::new(World::serving(3, 1))
+        .prompt()
+        .orders(1, &[Command::Rollback])
+        .check("three generations, with a rollback");
+}
+
+/// The third comes while an operator has not decided about the second, and decides otherwise later.
+#[test]
+#[ignore = "large: make model"]
+fn three_generations_on_command() {
+    let orders = [Command::Handoff, Command::Abort, Command::Rollback];
+    Handoffs::new(World::serving(3, 1))
+        .prompt()
+        .on_command()
+        .orders(3, &orders)
+        .reaches("the third serves", |_, w| w.serves(2))
+        .reaches("the second serves again", |_, w| w.serves(1) && w.procs[2].is_in_probation())
+        .check("three generations, on command");
+}
+
+/// No generation may drain for longer than its successor serves.
+#[test]
+fn three_generations_in_a_hurry() {
+    let mut world = World::serving(3, 1);
+    world.max_draining = 1;
+    Handoffs::new(world)
+        .prompt()
+        .reaches("the first is hurried", |_, w| {
+            w.procs[2].incumbent().is_some_and(|m| m.predecessors().iter().any(|p| p.hurried))
+        })
+        .check("three generations, in a hurry");
+}
+
+#[test]
+#[ignore = "large: make model"]
+fn stops_at_length() {
+    let drain = Command::Drain { within: Duration::from_secs(1) };
+    let orders = [Command::Rollback, Command::Terminate, Command::Stop { within: None }, drain];
+    Handoffs::new(World::serving(2, 1)).orders(4, &orders).failures().check("stops, at length");
+}

@@ -1,0 +1,30 @@
+//! The two machines against each other, in a pretended world with a virtual clock.
+//!
+//! Each run ends with the same oracle: nobody waits without a deadline (checked after every step), exactly one process
+//! accepts when nothing can happen any more, nothing is left on a link, and the next handoff works.
+
+mod world;
+
+mod straight;
+
+mod refusals;
+
+mod deadlines;
+
+mod hook;
+
+mod commands;
+
+mod generations;
+
+mod rollback;
+
+mod violations;
+
+mod crossing;
+
+mod orphans;
+
+mod faults;
+
+mod random;

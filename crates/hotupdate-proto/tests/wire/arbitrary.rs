@@ -1,0 +1,165 @@
+//! Any message there may be.
+
+use hotupdate_proto::inventory::{ConnectionState, UnreadLink};
+use hotupdate_proto::message::{Generation, Message, Process, Ready, Release, Released};
+use hotupdate_proto::{
+    ConnectionKind, ConnectionRow, LinkItem, ListenerItem, ListenerKind, MigrationItem, StateItem, Summary,
+    Totals,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+fn text() -> impl Strategy<Value = String> {
+    // With quotes, backslashes, controls and astral characters; NUL is escaped in JSON.
+    vec(any::<char>(), 0..12).prop_map(String::from_iter)
+}
+
+fn generation() -> impl Strategy<Value = Generation> {
+    any::<u64>().prop_map(Generation)
+}
+
+fn summary() -> impl Strategy<Value = Summary> {
+    any::<(u64, u64, u64)>().prop_map(|(idle, active, upgraded)| Summary { idle, active, upgraded })
+}
+
+fn totals() -> impl Strategy<Value = Totals> {
+    any::<[u64; 7]>().prop_map(|[accepted, adopted, migrated, finished, closed, forced, requests]| Totals {
+        accepted,
+        adopted,
+        migrated,
+        finished,
+        closed,
+        forced,
+        requests,
+    })
+}
+
+fn listener() -> impl Strategy<Value = ListenerItem> {
+    let kind = prop::sample::select(vec![
+        ListenerKind::Tcp,
+        ListenerKind::Unix,
+        ListenerKind::Udp,
+        ListenerKind::UnixDatagram,
+        ListenerKind::Other,
+    ]);
+    (text(), kind, text(), any::<u64>()).prop_map(|(name, kind, address, cookie)| ListenerItem {
+        name,
+        kind,
+        address,
+        cookie,
+    })
+}
+
+fn state() -> impl Strategy<Value = StateItem> {
+    (text(), text(), any::<u64>()).prop_map(|(name, schema, length)| StateItem { name, schema, length })
+}
+
+fn process() -> impl Strategy<Value = Process> {
+    (text(), any::<u32>(), text()).prop_map(|(instance, pid, version)| Process { instance, pid, version })
+}
+
+fn link() -> impl Strategy<Value = LinkItem> {
+    (generation(), process(), summary(), any::<(bool, bool)>(), totals(), (text(), any::<u64>())).prop_map(
+        |(generation, process, connections, (probation, drained), totals, (handoff, since_ms))| LinkItem {
+            generation,
+            process,
+            features: Vec::new(),
+            connections,
+            probation,
+            drained,
+            totals,
+            tasks: Vec::new(),
+            handoff,
+            since_ms,
+        },
+    )
+}
+
+fn rest() -> impl Strategy<Value = UnreadLink> {
+    (generation(), text()).prop_map(|(generation, unread)| UnreadLink { generation, unread })
+}
+
+fn row() -> impl Strategy<Value = ConnectionRow> {
+    let state =
+        prop::sample::select(vec![ConnectionState::Idle, ConnectionState::Active, ConnectionState::Upgraded]);
+    (any::<u64>(), text(), text(), text(), text(), any::<(u64, u64)>(), state).prop_map(
+        |(id, listener, peer, local, protocol, (age_ms, requests), state)| ConnectionRow {
+            id,
+            listener: listener.into(),
+            peer: peer.into(),
+            local: local.into(),
+            protocol: protocol.into(),
+            age_ms,
+            requests,
+            state,
+        },
+    )
+}
+
+fn kind() -> impl Strategy<Value = ConnectionKind> {
+    (text(), prop::option::of(text())).prop_map(|(kind, listener)| ConnectionKind { kind, listener })
+}
+
+fn moving() -> impl Strategy<Value = MigrationItem> {
+    (row(), text(), any::<u64>(), text()).prop_map(|(row, kind, cookie, state)| MigrationItem {
+        row,
+        kind: kind.into(),
+        cookie,
+        state,
+    })
+}
+
+fn ready() -> impl Strategy<Value = Ready> {
+    let names = || vec(text(), 0..3);
+    (names(), names(), names(), any::<bool>()).prop_map(|(adopted, bound, unclaimed, on_command)| {
+        let release = if on_command { Release::OnCommand } else { Release::Now };
+        Ready { adopted, bound, unclaimed, release }
+    })
+}
+
+fn released() -> impl Strategy<Value = Released> {
+    (summary(), any::<(u64, u64)>(), vec(state(), 0..3), vec(rest(), 0..3)).prop_map(
+        |(connections, (stopped_at_ns, within_ms), state, links)| Released {
+            connections,
+            stopped_at_ns,
+            within_ms,
+            state,
+            links,
+        },
+    )
+}
+
+/// Any message.
+pub(crate) fn message() -> impl Strategy<Value = Message> {
+    let batch = any::<u32>;
+    prop_oneof![
+        (batch(), vec(listener(), 0..4)).prop_map(|(batch, items)| Message::Listeners { batch, items }),
+        (batch(), vec(state(), 0..4)).prop_map(|(batch, items)| Message::State { batch, items }),
+        (batch(), vec(link(), 0..4)).prop_map(|(batch, items)| Message::Links { batch, items }),
+        batch().prop_map(|batch| Message::Control { batch }),
+        batch().prop_map(|batches| Message::Complete { batches }),
+        batch().prop_map(|batch| Message::Received { batch }),
+        ready().prop_map(Message::Ready),
+        released().prop_map(Message::Released),
+        any::<Option<u64>>().prop_map(|gap_ns| Message::Serving { gap_ns }),
+        vec(row(), 0..4).prop_map(|items| Message::Connections { items }),
+        (summary(), vec(any::<u64>(), 0..9), totals()).prop_map(|(connections, closed, totals)| {
+            Message::Progress { connections, closed, totals, tasks: Vec::new() }
+        }),
+        any::<u64>().prop_map(|forced| Message::Drained { forced }),
+        Just(Message::LetGo),
+        any::<u64>().prop_map(|deadline_ms| Message::Hurry { deadline_ms }),
+        generation().prop_map(|generation| Message::Issued { generation }),
+        Just(Message::EndProbation),
+        (any::<u64>(), vec(rest(), 0..3))
+            .prop_map(|(stopped_at_ns, links)| Message::Resume { stopped_at_ns, links }),
+        Just(Message::Farewell),
+        text().prop_map(|reason| Message::Failed { reason }),
+        vec(kind(), 0..3).prop_map(|kinds| Message::Accepts { kinds }),
+        (batch(), vec(moving(), 0..4)).prop_map(|(batch, items)| Message::Prepare { batch, items }),
+        (batch(), vec(any::<u64>(), 0..4)).prop_map(|(batch, refused)| Message::Prepared { batch, refused }),
+        batch().prop_map(|batch| Message::Commit { batch }),
+        batch().prop_map(|batch| Message::Abort { batch }),
+        Just(Message::Quiesced),
+    ]
+}

@@ -1,0 +1,5 @@
+//! What is written on a link and on the control socket: frames, and the words in them.
+
+mod arbitrary;
+mod frame;
+mod words;

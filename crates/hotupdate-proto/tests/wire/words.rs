@@ -1,0 +1,318 @@
+//! The words on the wire: the Varlink interface says what serde writes, and messages are called what they are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hotupdate_proto::message::{Generation, Join, Joined, Message, Process, Ready, Released, Versions};
+use hotupdate_proto::operator::{
+    Connections, DESCRIPTION, DeadlineParams, HandoffResult, LastFailure, LastHandoff, ListenerStatus,
+    Monitored, OperatorError, ProcessState, ProcessStatus, ServiceEvent, Status,
+};
+use hotupdate_proto::{ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Summary, Totals};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+// ---- the interface description -----------------------------------------------------------------------------
+
+/// Fields and their types, in the order of the description.
+type Fields = Vec<(String, String)>;
+
+/// What the description declares: types, and `Method` (parameters) and `Method ->` (reply).
+fn declared() -> BTreeMap<String, Fields> {
+    let lines = DESCRIPTION.lines().map(|line| line.split('#').next().unwrap_or_default());
+    let text = lines.collect::<Vec<_>>().join(" ");
+    let text = text.split_once(INTERFACE).expect("it names the interface").1.to_owned();
+    let (mut all, mut method) = (BTreeMap::new(), String::new());
+    for part in text.split_terminator(')') {
+        let Some((head, body)) = part.split_once('(') else { continue };
+        let fields = body.split(',').filter_map(|field| field.split_once(':'));
+        let fields: Fields =
+            fields.map(|(name, kind)| (name.trim().to_owned(), kind.trim().to_owned())).collect();
+        let name = match head.split_whitespace().collect::<Vec<_>>()[..] {
+            ["->"] => format!("{method} ->"),
+            ["type" | "error", name] => name.to_owned(),
+            ["method", name] => {
+                method = name.to_owned();
+                method.clone()
+            }
+            ref other => panic!("what is {other:?}?"),
+        };
+        assert!(all.insert(name.clone(), fields).is_none(), "{name} is declared twice");
+    }
+    all
+}
+
+/// Whether the value is what the interface says, with every field that is declared and no other.
+fn check(declared: &BTreeMap<String, Fields>, value: &Value, kind: &str, whole: bool) {
+    if let Some(kind) = kind.strip_prefix('?') {
+        return check(declared, value, kind, whole);
+    }
+    if let Some(kind) = kind.strip_prefix("[]") {
+        let items = value.as_array().unwrap_or_else(|| panic!("{value} is no list of {kind}"));
+        assert!(!items.is_empty() || !whole, "an empty list of {kind} proves nothing");
+        return items.iter().for_each(|item| check(declared, item, kind, whole));
+    }
+    match kind {
+        "int" => assert!(value.is_u64() || value.is_i64(), "{value}"),
+        "bool" => assert!(value.is_boolean(), "{value}"),
+        "string" => assert!(value.is_string(), "{value}"),
+        name => {
+            let fields = declared.get(name).unwrap_or_else(|| panic!("{name} is not declared"));
+            let object = value.as_object().unwrap_or_else(|| panic!("{value} is no {name}"));
+            let written: BTreeSet<_> = object.keys().map(String::as_str).collect();
+            // A field that is left out has to be one that may be.
+            let must = fields.iter().filter(|(_, kind)| whole || !kind.starts_with('?'));
+            let must: BTreeSet<_> = must.map(|(field, _)| field.as_str()).collect();
+            let may: BTreeSet<_> = fields.iter().map(|(field, _)| field.as_str()).collect();
+            assert!(written.is_superset(&must), "{name} declares {must:?}, serde writes {written:?}");
+            assert!(written.is_subset(&may), "{name} declares {may:?}, serde writes {written:?}");
+            for (field, kind) in fields {
+                if let Some(value) = object.get(field) {
+                    check(declared, value, kind, whole);
+                }
+            }
+        }
+    }
+}
+
+fn process() -> Process {
+    Process { instance: "0".repeat(32), pid: 1, version: "v1".to_owned() }
+}
+
+fn summary() -> Summary {
+    Summary { idle: 1, active: 2, upgraded: 3 }
+}
+
+fn process_status(attempt: Option<String>) -> ProcessStatus {
+    let (generation, state) = (Generation(1), ProcessState::Serving);
+    let (connections, process) = (summary(), process());
+    let totals = Totals { accepted: 1, ..Totals::default() };
+    ProcessStatus {
+        generation,
+        process,
+        state,
+        since_ms: 1,
+        connections,
+        totals,
+        tasks: Vec::new(),
+        probation: true,
+        attempt,
+    }
+}
+
+/// With every field, or with as few as possible.
+fn status(whole: bool) -> Status {
+    let some = whole.then(|| "x".to_owned());
+    let text = String::new;
+    let handoff =
+        LastHandoff { handoff: text(), from: Generation(1), gap_ns: whole.then_some(1), took_ms: 1 };
+    let failure = LastFailure {
+        successor: process(),
+        generation: Generation(2),
+        attempt: some.clone(),
+        stage: text(),
+        reason: text(),
+    };
+    let kind = ListenerKind::UnixDatagram;
+    Status {
+        serving: process_status(some.clone()),
+        successor: whole.then(|| process_status(some.clone())),
+        predecessors: vec![process_status(some)],
+        listeners: vec![ListenerStatus { name: text(), kind, address: text(), origin: text() }],
+        last_handoff: whole.then_some(handoff),
+        last_failure: whole.then_some(failure),
+    }
+}
+
+fn row() -> ConnectionRow {
+    ConnectionRow {
+        id: 1,
+        listener: "http".into(),
+        peer: "".into(),
+        local: "".into(),
+        protocol: "h2".into(),
+        age_ms: 1,
+        requests: 1,
+        state: ConnectionState::Upgraded,
+    }
+}
+
+#[test]
+fn the_interface_declares_what_serde_writes() {
+    let declared = declared();
+    for whole in [true, false] {
+        let says = |value: Value, kind: &str| check(&declared, &value, kind, whole);
+        let happened =
+            ServiceEvent { kind: "served".to_owned(), generation: Generation(1), text: String::new() };
+        let (event, text) = (whole.then_some(happened), whole.then(String::new));
+        let changed = HandoffResult {
+            from: process(),
+            to: process(),
+            generation: Generation(1),
+            gap_ns: whole.then_some(1),
+        };
+        let versions = Versions { min: 1, max: 1 };
+        let join = Join { versions, features: vec![String::new()], process: process(), attempt: text };
+        let joined = Joined {
+            version: 1,
+            features: vec![String::new()],
+            generation: Generation(2),
+            lease_ms: 1,
+            handoff: String::new(),
+            incumbent: process(),
+            incumbent_generation: Generation(1),
+        };
+        says(json!({ "status": status(whole) }), "Status ->");
+        says(json(&Monitored { event, status: status(whole) }), "Monitor ->");
+        says(json(&Connections { generation: Generation(1), rows: vec![row()] }), "Connections ->");
+        says(json(&changed), "Handoff ->");
+        says(json(&changed), "Rollback ->");
+        says(json(&DeadlineParams { deadline_ms: whole.then_some(1) }), "Drain");
+        says(json(&DeadlineParams { deadline_ms: whole.then_some(1) }), "Stop");
+        says(json(&join), "Join");
+        says(json(&joined), "Join ->");
+    }
+    // Nothing is declared that nobody checked above.
+    let methods =
+        ["Status", "Monitor", "Connections", "Handoff", "Rollback", "Abort", "Drain", "Stop", "Join"];
+    let replies = declared.keys().filter_map(|name| name.strip_suffix(" ->"));
+    assert_eq!(replies.collect::<BTreeSet<_>>(), BTreeSet::from(methods));
+}
+
+fn json<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).expect("it is JSON")
+}
+
+#[test]
+fn every_error_has_its_name_in_the_interface() {
+    let declared = declared();
+    let doing = String::new;
+    let operator = [
+        OperatorError::NoSuccessor,
+        OperatorError::NotReady { doing: doing() },
+        OperatorError::NoHandoff,
+        OperatorError::NoPredecessor,
+        OperatorError::Busy { doing: doing() },
+        OperatorError::NotServing,
+        OperatorError::Failed { reason: doing() },
+    ];
+    let refusals = ["Starting", "Busy", "Incompatible", "NotServing", "NotAllowed"];
+    for name in operator.iter().map(OperatorError::name).chain(refusals) {
+        let fields = declared.get(name).unwrap_or_else(|| panic!("{name} is not declared"));
+        assert_eq!(fields[..], [("reason".to_owned(), "string".to_owned())], "{name}");
+    }
+    assert_eq!(OperatorError::NotReady { doing: doing() }.name(), "NotReady");
+}
+
+// ---- the link ----------------------------------------------------------------------------------------------
+
+/// One of each. A new variant has to be added to the `match`, and then here.
+fn every_message() -> Vec<Message> {
+    let all = vec![
+        Message::Listeners { batch: 1, items: Vec::new() },
+        Message::State { batch: 1, items: Vec::new() },
+        Message::Links { batch: 1, items: Vec::new() },
+        Message::Control { batch: 1 },
+        Message::Complete { batches: 1 },
+        Message::Received { batch: 1 },
+        Message::Ready(Ready::default()),
+        Message::Released(Released::default()),
+        Message::Serving { gap_ns: Some(1) },
+        Message::Connections { items: Vec::new() },
+        Message::Accepts { kinds: Vec::new() },
+        Message::Prepare { batch: 1, items: Vec::new() },
+        Message::Prepared { batch: 1, refused: Vec::new() },
+        Message::Commit { batch: 1 },
+        Message::Abort { batch: 1 },
+        Message::Quiesced,
+        Message::Progress { connections: summary(), closed: Vec::new(), totals: Totals::default(), tasks: Vec::new() },
+        Message::Drained { forced: 0 },
+        Message::LetGo,
+        Message::Hurry { deadline_ms: 1 },
+        Message::Issued { generation: Generation(3) },
+        Message::EndProbation,
+        Message::Resume { stopped_at_ns: 1, links: Vec::new() },
+        Message::Farewell,
+        Message::Failed { reason: String::new() },
+    ];
+    for message in &all {
+        match message {
+            Message::Listeners { .. }
+            | Message::State { .. }
+            | Message::Links { .. }
+            | Message::Control { .. }
+            | Message::Complete { .. }
+            | Message::Received { .. }
+            | Message::Ready(_)
+            | Message::Released(_)
+            | Message::Serving { .. }
+            | Message::Connections { .. }
+            | Message::Accepts { .. }
+            | Message::Prepare { .. }
+            | Message::Prepared { .. }
+            | Message::Commit { .. }
+            | Message::Abort { .. }
+            | Message::Quiesced
+            | Message::Progress { .. }
+            | Message::Drained { .. }
+            | Message::LetGo
+            | Message::Hurry { .. }
+            | Message::Issued { .. }
+            | Message::EndProbation
+            | Message::Resume { .. }
+            | Message::Farewell
+            | Message::Failed { .. } => {}
+        }
+    }
+    all
+}
+
+/// Fields that came later are left out by a peer that does not know them.
+#[test]
+fn what_an_older_peer_says_is_understood() {
+    let progress = json!({ "type": "progress", "connections": summary(), "closed": [1] });
+    let expected = Message::Progress {
+        connections: summary(),
+        closed: vec![1],
+        totals: Totals::default(),
+        tasks: Vec::new(),
+    };
+    assert_eq!(serde_json::from_value::<Message>(progress).unwrap(), expected);
+
+    let mut status = json(&process_status(None));
+    status.as_object_mut().unwrap().remove("totals");
+    let status: ProcessStatus = serde_json::from_value(status).unwrap();
+    assert_eq!(status.totals, Totals::default());
+
+    let link = json!({ "generation": 1, "process": process(), "connections": summary(), "probation": true });
+    let link: LinkItem = serde_json::from_value(link).unwrap();
+    assert_eq!((link.totals, link.handoff.as_str()), (Totals::default(), ""));
+}
+
+#[test]
+fn totals_add_up() {
+    let totals =
+        Totals { accepted: 9, adopted: 3, migrated: 2, finished: 4, closed: 1, forced: 1, requests: 7 };
+    assert_eq!((totals.entered(), totals.ended(), totals.open()), (12, 8, 4));
+}
+
+#[test]
+fn a_message_is_called_what_the_wire_calls_it() {
+    let mut names = BTreeSet::new();
+    for message in every_message() {
+        assert_eq!(serde_json::to_value(&message).unwrap()["type"], message.name());
+        names.insert(message.name());
+    }
+    assert_eq!(names.len(), 25, "and each has a name of its own");
+}
+
+/// The picture at the top of `message.rs` shows every message.
+#[test]
+fn the_picture_names_every_message() {
+    let source = include_str!("../../src/message.rs");
+    let picture = source.split("```").nth(1).expect("there is a picture");
+    let words: BTreeSet<_> = picture.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    for message in every_message() {
+        let shown = words.contains(message.name());
+        assert!(shown, "`{}` is not in the picture", message.name());
+    }
+}

@@ -1,0 +1,87 @@
+//! The kernel's side of a connection, TCP or Unix: what the table shuts down and the next version gets.
+
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::task::{Context, Poll, ready};
+
+use socket2::SockRef;
+use tokio::io::ReadBuf;
+use tokio::net::{TcpStream, UnixStream};
+
+/// The kernel's side of a connection. Shared with the live table, which shuts it down at the deadline of a drain.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    /// TCP.
+    Tcp(TcpStream),
+    /// Unix stream.
+    Unix(UnixStream),
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Socket {
+    /// A connected socket that arrived, registered with the runtime.
+    pub(crate) fn register(fd: OwnedFd) -> io::Result<Self> {
+        use rustix::net::{AddressFamily, sockopt::socket_domain};
+        if socket_domain(&fd)? == AddressFamily::UNIX {
+            Ok(Self::Unix(UnixStream::from_std(fd.into())?))
+        } else {
+            Ok(Self::Tcp(TcpStream::from_std(fd.into())?))
+        }
+    }
+
+    pub(crate) fn shut_down(&self) {
+        // An error means that the client was faster.
+        let _ = match self {
+            Self::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Both),
+            Self::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Both),
+        };
+    }
+
+    pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let read = match self {
+                Self::Tcp(stream) => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_read_buf(buf)
+                }
+                Self::Unix(stream) => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_read_buf(buf)
+                }
+            };
+            match read {
+                Ok(_) => return Poll::Ready(Ok(())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            let written = match self {
+                Self::Tcp(stream) => {
+                    ready!(stream.poll_write_ready(cx))?;
+                    stream.try_write_vectored(bufs)
+                }
+                Self::Unix(stream) => {
+                    ready!(stream.poll_write_ready(cx))?;
+                    stream.try_write_vectored(bufs)
+                }
+            };
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+}

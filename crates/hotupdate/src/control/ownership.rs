@@ -1,0 +1,279 @@
+//! Who owns the path of the control socket, how it is made, and what of it is inherited.
+//!
+//! Deliberately absent: what is said on it, see [`super::session`]; what the path has to be like, see [`super::path`]; who
+//! may connect, see [`super::user`].
+//!
+//! The owner is whoever holds the lock on `<path>.lock` (flock(2)). Lock and listener are open file descriptions and
+//! travel to the next version, so the path always leads to the owner, the lock is never free in between, and nobody ever
+//! has to unlink a socket that might be somebody's.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, fchmod, flock};
+use rustix::io::Errno;
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep};
+
+use crate::error::{Doing, Error, Result};
+
+use super::path::{check_path, check_replaceable, lock_path, temporary};
+
+use super::user::check_peer;
+
+/// Operators and successors that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// How long between two looks at a path whose owner is just starting or ending.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// What makes a process the owner of a control socket's path.
+#[derive(Debug)]
+pub(crate) struct Ownership {
+    pub(crate) listener: OwnedFd,
+    pub(crate) lock: OwnedFd,
+}
+
+/// Whom we meet at a path.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Nobody alive: we are the first, and own it now.
+    Nobody(Ownership),
+    /// A process that listens.
+    Incumbent(UnixStream),
+}
+
+/// Becomes the owner of the path, or connects to whoever is.
+pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
+    check_path(path)?;
+    let deadline = Instant::now() + within;
+    loop {
+        let lock = open_lock(path)?;
+        // The holder of the lock may be alive although we have it, if somebody removed the lock file.
+        match (try_lock(&lock, path)?, connect(path).await) {
+            (_, Ok(stream)) => {
+                check_peer(&stream, path)?;
+                return Ok(Found::Incumbent(stream));
+            }
+            (true, Err(error)) if is_nobody(&error) && error.kind() != io::ErrorKind::WouldBlock => {
+                check_replaceable(path)?;
+                check_replaceable(&temporary(path))?;
+                return Ok(Found::Nobody(Ownership { listener: bind(path)?, lock: lock.into() }));
+            }
+            // The owner has the lock and not yet its socket, or is going away.
+            (_, Err(error)) if is_nobody(&error) && Instant::now() < deadline => sleep(LOOK_AGAIN).await,
+            (_, Err(error)) if is_nobody(&error) => {
+                let why = format!(
+                    "its lock is held, and nobody answers ({error}; deadline `find`); if the holder hangs, or its \
+                     socket file was removed, stop it: see `lsof` for who has the lock file open"
+                );
+                return Err(Error::timed_out(format!("the control socket {}", path.display()), why));
+            }
+            (_, Err(error)) => {
+                return Err(error).doing(|| format!("connecting to the control socket {}", path.display()));
+            }
+        }
+    }
+}
+
+/// Removes the socket. Only its owner may, and only when nobody follows: later it could be somebody else's.
+pub(crate) fn remove(path: &Path, ownership: &Ownership) {
+    let ours = rustix::fs::fstat(&ownership.lock).map(|stat| (stat.st_dev, stat.st_ino));
+    let there = fs::symlink_metadata(lock_path(path)).map(|metadata| (metadata.dev(), metadata.ino()));
+    let owned = matches!((ours, there), (Ok(ours), Ok(there)) if ours == there);
+    if owned && fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Checks a control listener and a lock that arrived: they have to be what they are said to be, and the listener that
+/// one through which the incumbent was `reached`. (Its own name is of no use: it was renamed, perhaps in another container.)
+pub(crate) fn check_inherited(ownership: &Ownership, reached: Option<&Path>) -> Result<(), String> {
+    use rustix::net::{AddressFamily, SocketType, sockopt};
+    let Ownership { listener, lock } = ownership;
+    let is_listener = sockopt::socket_domain(listener) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(listener) == Ok(SocketType::STREAM)
+        && sockopt::socket_acceptconn(listener) == Ok(true)
+        && SockRef::from(listener).nonblocking().is_ok_and(|nonblocking| nonblocking);
+    if !is_listener {
+        return Err("the control listener is not a non-blocking Unix socket that listens".to_owned());
+    }
+    let bound = SockRef::from(listener).local_addr().ok();
+    let bound = bound.as_ref().and_then(SockAddr::as_pathname);
+    if bound != reached {
+        let show = |path: Option<&Path>| path.map_or("nowhere".into(), |path| path.display().to_string());
+        return Err(format!(
+            "the control listener is bound to {}, and it was reached at {}",
+            show(bound),
+            show(reached)
+        ));
+    }
+    // flock(2) takes whatever it gets, and would not be released by the death of whoever has the file.
+    if !rustix::fs::fstat(lock)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+    {
+        return Err("the lock is not a file".to_owned());
+    }
+    // The lock belongs to the open file description, so taking it again through a duplicate succeeds, and through any
+    // other description of the same file it does not.
+    flock(lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|error| format!("the lock is not held: {error}"))
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    let path = lock_path(path);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options.open(&path).doing(|| format!("opening the lock file {}", path.display()))
+}
+
+fn try_lock(lock: &File, path: &Path) -> Result<bool> {
+    match flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error).doing(|| format!("locking {}", lock_path(path).display())),
+    }
+}
+
+async fn connect(path: &Path) -> io::Result<UnixStream> {
+    // The kernel's backlog of the listener can be full (`EAGAIN`, unix(7)): ask again, like one that is not there yet.
+    UnixStream::connect(path).await
+}
+
+fn is_nobody(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound, WouldBlock};
+    // Reset: it was closed while we waited to be accepted.
+    matches!(error.kind(), ConnectionRefused | ConnectionReset | NotFound | WouldBlock)
+}
+
+/// Makes the socket under a temporary name, with its final rights from the first instant, and renames it.
+fn bind(path: &Path) -> Result<OwnedFd> {
+    let temporary = temporary(path);
+    let doing = || format!("making the control socket {}", path.display());
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).doing(doing),
+        _ => {}
+    }
+    let make = || -> io::Result<Socket> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // bind(2) gives the file the mode of the socket's own inode (net/unix/af_unix.c, unix_bind_bsd).
+        fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        socket.bind(&SockAddr::unix(&temporary)?)?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let mode = fs::symlink_metadata(&temporary)?.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(io::Error::other(format!("the socket came out with mode {mode:04o}")));
+        }
+        fs::rename(&temporary, path)?;
+        Ok(socket)
+    };
+    match make() {
+        Ok(socket) => Ok(socket.into()),
+        Err(error) => {
+            let _ = fs::remove_file(&temporary);
+            Err(error).doing(doing)
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    pub(in crate::control) const SOON: Duration = Duration::from_secs(10);
+
+    pub(in crate::control) fn directory(mode: u32) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
+        directory
+    }
+
+    #[tokio::test]
+    async fn the_first_owns_the_path_and_the_second_meets_it() {
+        let directory = directory(0o700);
+        let path = directory.path().join("control.sock");
+        let first = find(&path, SOON).await.unwrap();
+        assert!(matches!(first, Found::Nobody(_)));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert!(matches!(find(&path, SOON).await.unwrap(), Found::Incumbent(_)));
+        let names: Vec<_> = fs::read_dir(&directory).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "only the socket and its lock: {names:?}");
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced() {
+        let directory = directory(0o700);
+        let path = directory.path().join("control.sock");
+        drop(find(&path, SOON).await.unwrap());
+        assert!(path.exists(), "as after kill -9");
+        assert!(matches!(find(&path, SOON).await.unwrap(), Found::Nobody(_)));
+    }
+
+    #[tokio::test]
+    async fn a_removed_lock_file_does_not_make_a_second_owner() {
+        let directory = directory(0o700);
+        let path = directory.path().join("control.sock");
+        let _first = find(&path, SOON).await.unwrap();
+        fs::remove_file(lock_path(&path)).unwrap();
+        assert!(matches!(find(&path, SOON).await.unwrap(), Found::Incumbent(_)));
+    }
+
+    #[tokio::test]
+    async fn of_many_first_starts_exactly_one_is_first() {
+        let directory = directory(0o700);
+        let path = directory.path().join("control.sock");
+        let starts: Vec<_> = (0..16)
+            .map(|_| {
+                let path = path.clone();
+                tokio::spawn(async move { find(&path, SOON).await.unwrap() })
+            })
+            .collect();
+        let mut found = Vec::new();
+        for start in starts {
+            found.push(start.await.unwrap());
+        }
+        assert_eq!(found.iter().filter(|f| matches!(f, Found::Nobody(_))).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_held_lock_without_a_socket_is_waited_for_and_then_named() {
+        let directory = directory(0o700);
+        let path = directory.path().join("control.sock");
+        let lock = open_lock(&path).unwrap();
+        assert!(try_lock(&lock, &path).unwrap());
+        let error = find(&path, Duration::from_millis(50)).await.unwrap_err();
+        assert!(error.to_string().contains("deadline `find`"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_inherited_lock_has_to_be_the_one() {
+        let directory = directory(0o700);
+        let path = directory.path().join("control.sock");
+        let Found::Nobody(owner) = find(&path, SOON).await.unwrap() else { panic!("nobody was there") };
+        let duplicate = |fd: &OwnedFd| fd.try_clone().unwrap();
+        let stream = connect(&path).await.unwrap();
+        let address = stream.peer_addr().unwrap();
+        let reached = address.as_pathname();
+        let same = Ownership { listener: duplicate(&owner.listener), lock: duplicate(&owner.lock) };
+        check_inherited(&same, reached).unwrap();
+        assert!(check_inherited(&same, Some(Path::new("/elsewhere"))).unwrap_err().contains("/elsewhere"));
+        let other = Ownership {
+            listener: owner.listener.try_clone().unwrap(),
+            lock: open_lock(&path).unwrap().into(),
+        };
+        assert!(check_inherited(&other, reached).unwrap_err().contains("lock"));
+        let a_socket = Ownership { listener: duplicate(&owner.listener), lock: duplicate(&owner.listener) };
+        assert!(check_inherited(&a_socket, reached).unwrap_err().contains("the lock is not a file"));
+        let swapped =
+            Ownership { listener: owner.lock.try_clone().unwrap(), lock: owner.lock.try_clone().unwrap() };
+        assert!(check_inherited(&swapped, reached).unwrap_err().contains("listener"));
+    }
+}

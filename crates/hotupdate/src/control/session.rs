@@ -1,0 +1,358 @@
+//! One connection to the control socket: an operator's calls, or a successor's `Join`.
+//!
+//! Deliberately absent: decisions. Each call becomes a request to the driver. The form of the answers is in
+//! [`super::replies`]. Varlink: <https://varlink.org>.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hotupdate_proto::operator::{
+    self, Call, Command, Connections, DeadlineParams, HandoffResult, Monitored, OperatorError, Reply,
+};
+use hotupdate_proto::{Fault, INTERFACE, Join, Process, Timing, frame};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::idle_callers::IdleCallers;
+use super::replies::{
+    busy, crowded, description, encoded, failed, info, monitored, parameters, service_error, unknown,
+};
+use crate::lifecycle::Lifecycle;
+use crate::link::channel::{self, Receiver};
+use crate::rate_limited_log::RateLimitedLog;
+
+/// What a session asks the driver.
+pub(crate) enum Request {
+    Status(oneshot::Sender<operator::Status>),
+    Monitor(oneshot::Sender<(operator::Status, broadcast::Receiver<Event>)>),
+    Connections(oneshot::Sender<Vec<Connections>>),
+    Command(Command, oneshot::Sender<Outcome>),
+    Join(Join, Box<Receiver>),
+}
+
+/// Something happened, as it is sent to everybody who monitors: written once, however many they are.
+pub(crate) type Event = Arc<[u8]>;
+
+/// How a command ended; who serves now, if that changed.
+pub(crate) type Outcome = Result<Option<HandoffResult>, OperatorError>;
+
+/// Callers that watch (`Monitor`) at the same time. They may stay as long as they like, so there are fewer of them than
+/// callers: whoever only asks finds a place.
+pub(crate) const MAX_WATCHERS: usize = 192;
+
+/// Lists of connections (`Connections`) that are sent at the same time: each holds a copy of all rows until its caller has
+/// read them.
+const MAX_LISTINGS: usize = 2;
+
+/// The least time that a list of connections has for itself. To write one of 100,000 rows takes a good part of a second of
+/// one processor, which belongs to the clients of the service.
+const LISTING_TIME: Duration = Duration::from_millis(250);
+
+/// What a session may and has to do.
+#[derive(Clone)]
+pub(crate) struct SessionConfig {
+    /// Who we are, for logs.
+    pub(crate) us: Arc<str>,
+    pub(crate) hello: Duration,
+    pub(crate) write: Duration,
+    pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) lifecycle: watch::Receiver<Lifecycle>,
+    pub(crate) idle_callers: Arc<IdleCallers>,
+    pub(crate) watchers: Arc<Semaphore>,
+    pub(crate) listings: Arc<Semaphore>,
+    log: Arc<RateLimitedLog>,
+    /// About successors, which others must not hide.
+    refusals: Arc<RateLimitedLog>,
+}
+
+impl SessionConfig {
+    pub(crate) fn new(
+        us: Arc<str>,
+        timing: &Timing,
+        requests: mpsc::Sender<Request>,
+        lifecycle: watch::Receiver<Lifecycle>,
+    ) -> Self {
+        Self {
+            us,
+            hello: timing.hello,
+            write: timing.write,
+            requests,
+            lifecycle,
+            idle_callers: Arc::default(),
+            watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
+            listings: Arc::new(Semaphore::new(MAX_LISTINGS)),
+            log: Arc::default(),
+            refusals: Arc::default(),
+        }
+    }
+
+    /// Says in the log that a caller is turned away, why, and who serves now; not more often than is of use.
+    pub(crate) fn complain(&self, why: impl std::fmt::Display) {
+        if let Some(end) = self.end(&self.log) {
+            tracing::warn!("a caller on the control socket is turned away: {why}{end}");
+        }
+    }
+
+    /// How the line in the log ends that says that a successor is turned away, if it is of use.
+    pub(crate) fn end_of_refusal(&self) -> Option<String> {
+        self.end(&self.refusals)
+    }
+
+    fn end(&self, log: &RateLimitedLog) -> Option<String> {
+        let suppressed = log.due()?;
+        let how = match *self.lifecycle.borrow() {
+            Lifecycle::Starting => "is still starting",
+            Lifecycle::Serving => "is still serving",
+            _ => "does not serve any more",
+        };
+        Some(format!("{suppressed}; {} {how}", self.us))
+    }
+}
+
+struct Session {
+    receiver: Receiver,
+    stream: Arc<UnixStream>,
+    config: SessionConfig,
+}
+
+/// Turns a caller away that may not be here.
+pub(crate) async fn refuse(stream: UnixStream, reply: Reply, write: Duration) {
+    if let Ok(bytes) = frame::encode(&reply) {
+        let _ = channel::send(&stream, &bytes, &[], Instant::now() + write).await;
+    }
+}
+
+/// Serves one caller until it goes, says nonsense, or this process no longer owns the control socket.
+pub(crate) async fn serve(stream: UnixStream, config: SessionConfig) {
+    let stream = Arc::new(stream);
+    let receiver = Receiver::new(stream.clone(), b"");
+    let mut session = Session { receiver, stream, config };
+    // A connection that says nothing must cost nothing: only the first call has to come soon.
+    let Ok(first) = timeout(session.config.hello, session.next()).await else { return };
+    let Some(mut frame) = first else { return session.make_room().await };
+    loop {
+        let call = match frame.map_err(|fault| fault.to_string()).and_then(|frame| parse(&frame)) {
+            Ok(_) if session.receiver.has_descriptors() => {
+                return session.nonsense("a call with descriptors").await;
+            }
+            Ok(call) => call,
+            Err(what) => return session.nonsense(&what).await,
+        };
+        if call.method == format!("{INTERFACE}.Join") {
+            return session.join(call).await;
+        }
+        if session.answer(call).await.is_none() {
+            return;
+        }
+        let mut lifecycle = session.config.lifecycle.clone();
+        let is_first = *lifecycle.borrow() <= Lifecycle::Serving;
+        let next = tokio::select! {
+            next = session.next() => next,
+            // Somebody else owns the control socket now: the caller has to connect anew.
+            _ = lifecycle.wait_for(|now| *now > Lifecycle::Serving), if is_first => return,
+        };
+        let Some(called) = next else { return session.make_room().await };
+        frame = called;
+    }
+}
+
+fn parse(frame: &[u8]) -> Result<Call, String> {
+    frame::decode(frame).map_err(|error| error.to_string())
+}
+
+/// The caller is gone.
+type Gone = Option<()>;
+
+impl Session {
+    /// The next frame; `None` if this caller has to make room. One that has said something is heard first.
+    async fn next(&mut self) -> Option<Result<Vec<u8>, Fault>> {
+        tokio::select! {
+            biased;
+            frame = self.receiver.frame() => Some(frame),
+            () = self.config.idle_callers.dismissed() => None,
+        }
+    }
+
+    /// Says why, if there is room for it.
+    async fn make_room(&self) {
+        if let Ok(bytes) = frame::encode(&crowded()) {
+            let _ = channel::send(&self.stream, &bytes, &[], Instant::now()).await;
+        }
+    }
+
+    async fn answer(&mut self, call: Call) -> Gone {
+        let Call { method, parameters, oneway, more, .. } = call;
+        let quiet = oneway;
+        match method.as_str() {
+            "org.varlink.service.GetInfo" => self.reply(&info(), quiet).await,
+            "org.varlink.service.GetInterfaceDescription" => self.say(&description(&parameters), quiet).await,
+            "io.hotupdate.Status" => {
+                let status = self.ask(Request::Status).await?;
+                self.reply(&json!({ "status": status }), quiet).await
+            }
+            "io.hotupdate.Connections" if !more => {
+                self.say(&service_error("ExpectedMore", json!({})), quiet).await
+            }
+            "io.hotupdate.Monitor" if !more => {
+                self.say(&service_error("ExpectedMore", json!({})), quiet).await
+            }
+            "io.hotupdate.Connections" => self.connections().await,
+            "io.hotupdate.Monitor" => self.monitor().await,
+            method => match command(method, parameters) {
+                Some(Ok(command)) => self.command(command, quiet).await,
+                Some(Err(reply)) => self.say(&reply, quiet).await,
+                None => self.say(&unknown(method), quiet).await,
+            },
+        }
+    }
+
+    async fn command(&mut self, command: Command, quiet: bool) -> Gone {
+        let (reply, outcome) = oneshot::channel();
+        self.config.requests.send(Request::Command(command, reply)).await.ok()?;
+        let reply = match outcome.await.unwrap_or(Err(OperatorError::NotServing)) {
+            Ok(Some(changed)) => parameters(&changed),
+            Ok(None) => Reply::default(),
+            Err(error) => failed(error.name(), json!({ "reason": error.to_string() })),
+        };
+        self.say(&reply, quiet).await
+    }
+
+    async fn connections(&mut self) -> Gone {
+        /// Written in one go: about 200 bytes a row, far below the limit of a message and a fraction of a millisecond.
+        const ROWS: usize = 100;
+        let place = tokio::select! {
+            place = timeout(self.config.write, self.config.listings.clone().acquire_owned()) => place.ok(),
+            // Whoever waits here keeps nobody out who only asks who serves.
+            () = self.config.idle_callers.dismissed() => None,
+        };
+        let Some(Ok(place)) = place else {
+            let why = format!("{MAX_LISTINGS} callers read lists of connections and do not come to an end");
+            self.say(&busy(&why), false).await?;
+            return None;
+        };
+        // Both have to be over: the list, and its time.
+        let (place, time) = (Arc::new(place), LISTING_TIME);
+        tokio::spawn({
+            let place = place.clone();
+            async move {
+                sleep(time).await;
+                drop(place);
+            }
+        });
+        let generations = self.ask(Request::Connections).await?;
+        let Some(last) = generations.iter().rposition(|generation| !generation.rows.is_empty()) else {
+            return self.reply(&json!({ "generation": 0, "rows": [] }), false).await;
+        };
+        for (at, Connections { generation, rows }) in generations.into_iter().enumerate() {
+            let mut rest = &rows[..];
+            while !rest.is_empty() {
+                let (rows, later) = rest.split_at(rest.len().min(ROWS));
+                rest = later;
+                let continues = at != last || !later.is_empty();
+                let reply = parameters(&Connections { generation, rows: rows.to_vec() });
+                self.say(&Reply { continues, ..reply }, false).await?;
+                // Clients of the service may wait for this thread.
+                yield_now().await;
+            }
+        }
+        Some(())
+    }
+
+    /// Ends when this process stops serving: the next owner of the control socket has the rest of the story.
+    async fn monitor(&mut self) -> Gone {
+        let watchers = self.config.watchers.clone();
+        let Ok(_place) = watchers.try_acquire() else {
+            return self.say(&busy(&format!("{MAX_WATCHERS} callers watch already")), false).await;
+        };
+        let (status, mut events) = self.ask(Request::Monitor).await?;
+        self.send(&monitored(&Monitored { event: None, status })?).await?;
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                // Operators say nothing while they watch; this is how we learn that they have gone.
+                _ = self.receiver.frame() => return None,
+            };
+            match event {
+                Ok(event) => self.send(&event).await?,
+                // A slow watcher misses events; each carries the whole status.
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    async fn join(self, call: Call) {
+        let join = match serde_json::from_value(Value::Object(call.parameters)) {
+            Ok::<Join, _>(join) if call.upgrade => join,
+            Ok(_) => return self.invalid("upgrade").await,
+            Err(error) => return self.invalid(&error.to_string()).await,
+        };
+        if let Some(field) = overlong(&join) {
+            return self.invalid(field).await;
+        }
+        let _ = self.config.requests.send(Request::Join(join, Box::new(self.receiver))).await;
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.config.requests.send(request(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    async fn reply<T: Serialize>(&self, value: &T, quiet: bool) -> Gone {
+        self.say(&parameters(value), quiet).await
+    }
+
+    async fn say(&self, reply: &Reply, quiet: bool) -> Gone {
+        if quiet {
+            return Some(());
+        }
+        self.send(&encoded(reply)?).await
+    }
+
+    async fn send(&self, bytes: &[u8]) -> Gone {
+        channel::send(&self.stream, bytes, &[], Instant::now() + self.config.write).await.ok()
+    }
+
+    async fn invalid(&self, parameter: &str) {
+        self.say(&service_error("InvalidParameter", json!({ "parameter": parameter })), false).await;
+    }
+
+    /// Says why before it hangs up, in the only form that Varlink has for it.
+    async fn nonsense(&self, what: &str) {
+        if !what.contains("is gone") {
+            self.config.complain(what);
+            self.invalid(what).await;
+        }
+    }
+}
+
+/// The longest text about a successor, in bytes: it stands in every status, which has to fit into a message.
+const MAX_TEXT: usize = 1024;
+
+fn overlong(join: &Join) -> Option<&'static str> {
+    let Join { process: Process { instance, version, pid: _ }, attempt, .. } = join;
+    let attempt = attempt.as_deref().unwrap_or_default();
+    let texts = [("instance", instance.as_str()), ("version", version), ("attempt", attempt)];
+    texts.into_iter().find_map(|(name, text)| (text.len() > MAX_TEXT).then_some(name))
+}
+
+fn command(method: &str, parameters: Map<String, Value>) -> Option<Result<Command, Reply>> {
+    let within = || {
+        serde_json::from_value::<DeadlineParams>(Value::Object(parameters))
+            .map(|within| within.deadline_ms.map(Duration::from_millis))
+            .map_err(|error| service_error("InvalidParameter", json!({ "parameter": error.to_string() })))
+    };
+    Some(match method {
+        "io.hotupdate.Handoff" => Ok(Command::Handoff),
+        "io.hotupdate.Abort" => Ok(Command::Abort),
+        "io.hotupdate.Rollback" => Ok(Command::Rollback),
+        "io.hotupdate.Drain" => within().map(|within| Command::Drain { within: within.unwrap_or_default() }),
+        "io.hotupdate.Stop" => within().map(|within| Command::Stop { within }),
+        _ => return None,
+    })
+}

@@ -1,0 +1,334 @@
+//! Frames with their descriptors over a Unix stream socket.
+//!
+//! Deliberately absent: what the messages mean. `sendfd` sends descriptors; receiving is rustix' work, because only it
+//! sets `MSG_CMSG_CLOEXEC` and returns `OwnedFd`s.
+//!
+//! Descriptors ride on the first byte of their message (unix(7): ancillary data is a barrier, so one recvmsg(2) returns
+//! at most one set of descriptors). A set waits in a queue until the message that owns it is whole. At the limit of open
+//! files the kernel drops what does not fit (`MSG_CTRUNC`): that is found out when the message is taken.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hotupdate_proto::frame::{self, Decoder, FrameError};
+use hotupdate_proto::message::MAX_DESCRIPTORS;
+use hotupdate_proto::{Fault, Message};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use sendfd::SendWithFd;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// `SCM_MAX_FD` (`include/net/scm.h`): with room for it the kernel never has to truncate.
+const KERNEL_MAX_DESCRIPTORS: usize = 253;
+
+/// One read. Batches of connection rows are the only messages that need several.
+const READ_SIZE: usize = 64 * 1024;
+
+/// How long to wait when the kernel is short of something.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(2);
+
+/// A descriptor to send: a copy that ends with the message, or a socket that its owner still holds, so that sending it
+/// costs no further descriptor.
+pub(crate) type Sent = Arc<dyn AsFd + Send + Sync>;
+
+/// The receiving half: cuts messages out of the stream, and the descriptors that they own. Safe to cancel.
+pub(crate) struct Receiver {
+    stream: Arc<UnixStream>,
+    decoder: Decoder,
+    sets: VecDeque<Set>,
+    buffer: Box<[u8]>,
+}
+
+/// The descriptors that arrived with one message.
+struct Set {
+    descriptors: Vec<OwnedFd>,
+    /// Some were lost.
+    truncated: bool,
+}
+
+impl Receiver {
+    /// Continues a stream of which `read` was already read.
+    pub(crate) fn new(stream: Arc<UnixStream>, read: &[u8]) -> Self {
+        let mut decoder = Decoder::default();
+        decoder.push(read);
+        Self { stream, decoder, sets: VecDeque::new(), buffer: vec![0; READ_SIZE].into() }
+    }
+
+    /// The next frame, with no descriptors taken out yet.
+    pub(crate) async fn frame(&mut self) -> Result<Vec<u8>, Fault> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame() {
+                return frame.map_err(misbehaved);
+            }
+            self.check_stray()?;
+            // In the middle of a message too: that is how a process ends that is killed while it writes.
+            if self.read().await? == 0 {
+                return Err(Fault::PeerGone);
+            }
+        }
+    }
+
+    /// The next message of the link with the descriptors that it owns: all of them, or, of moved connections, the first of
+    /// them if this process has no room for more. Those stay where they are; everything else is needed as a whole.
+    pub(crate) async fn message(&mut self) -> Result<(Message, Vec<OwnedFd>), Fault> {
+        let frame = self.frame().await?;
+        let message = frame::decode_message(&frame).map_err(misbehaved)?;
+        let owned = message.descriptors();
+        let set = if owned == 0 { None } else { self.sets.pop_front() };
+        let Set { descriptors, truncated } = set.unwrap_or(Set { descriptors: Vec::new(), truncated: false });
+        if descriptors.len() != owned && !(truncated && matches!(message, Message::Prepare { .. })) {
+            return Err(wrong_number(&message, owned, descriptors.len(), truncated));
+        }
+        self.check_stray()?;
+        Ok((message, descriptors))
+    }
+
+    /// Reads on for the end of the stream only, after something that could not be understood.
+    pub(crate) async fn end(&mut self) {
+        loop {
+            self.decoder = Decoder::default();
+            self.sets.clear();
+            match self.read().await {
+                Ok(0) | Err(Fault::PeerGone | Fault::Local(_)) => return,
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Whether descriptors arrived that no message has claimed.
+    pub(crate) fn has_descriptors(&self) -> bool {
+        !self.sets.is_empty()
+    }
+
+    /// Takes the receiver apart: the stream, and what was read of a message that is not whole.
+    pub(crate) fn into_rest(self) -> (Arc<UnixStream>, Vec<u8>) {
+        (self.stream, self.decoder.unread().to_vec())
+    }
+
+    pub(crate) fn stream(&self) -> &Arc<UnixStream> {
+        &self.stream
+    }
+
+    fn check_stray(&self) -> Result<(), Fault> {
+        if self.decoder.unread().is_empty() && !self.sets.is_empty() { Err(self.stray()) } else { Ok(()) }
+    }
+
+    fn stray(&self) -> Fault {
+        Fault::PeerMisbehaved(format!("{} descriptors came that no message owns", self.waiting()))
+    }
+
+    fn waiting(&self) -> usize {
+        self.sets.iter().map(|set| set.descriptors.len()).sum()
+    }
+
+    async fn read(&mut self) -> Result<usize, Fault> {
+        let Self { stream, decoder: _, sets, buffer } = self;
+        let read = loop {
+            stream.readable().await.map_err(|error| Fault::Local(format!("reading the link: {error}")))?;
+            match stream.try_io(Interest::READABLE, || receive(stream, buffer, sets)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Whoever waits for what cannot be read has a deadline.
+                Err(error) if passes(&error) => sleep(SHORTAGE_PAUSE).await,
+                result => break result,
+            }
+        };
+        match read {
+            Ok(_) if self.waiting() > KERNEL_MAX_DESCRIPTORS + MAX_DESCRIPTORS => Err(self.stray()),
+            Ok(bytes) => {
+                self.decoder.push(&self.buffer[..bytes]);
+                Ok(bytes)
+            }
+            // The other side closed with something of ours unread, which is a way of being gone.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(Fault::PeerGone),
+            Err(error) => Err(Fault::Local(format!("reading the link: {error}"))),
+        }
+    }
+}
+
+fn wrong_number(message: &Message, owned: usize, came: usize, truncated: bool) -> Fault {
+    let name = message.name();
+    if truncated {
+        let lost = owned.saturating_sub(came);
+        return Fault::Local(format!(
+            "{lost} of the {owned} descriptors of a `{name}` message were lost on arrival: this process is at its limit of \
+             open files (MSG_CTRUNC)"
+        ));
+    }
+    Fault::PeerMisbehaved(format!("a `{name}` message of {owned} descriptors came with {came}"))
+}
+
+fn receive(stream: &UnixStream, buffer: &mut [u8], sets: &mut VecDeque<Set>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(
+        stream,
+        &mut [IoSliceMut::new(buffer)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+    )?;
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    let truncated = received.flags.contains(ReturnFlags::CTRUNC);
+    if truncated || !descriptors.is_empty() {
+        sets.push_back(Set { descriptors, truncated });
+    }
+    Ok(received.bytes)
+}
+
+/// Sends bytes, with descriptors on the first of them, before the deadline.
+pub(crate) async fn send(
+    stream: &UnixStream,
+    bytes: &[u8],
+    descriptors: &[Sent],
+    deadline: Instant,
+) -> io::Result<()> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "the other side does not read (deadline `write`)");
+    timeout_at(deadline, send_all(stream, bytes, descriptors)).await.map_err(|_| late())?
+}
+
+async fn send_all(stream: &UnixStream, mut bytes: &[u8], mut descriptors: &[Sent]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        // `sendfd` is the one place that asks for raw descriptors.
+        let raw: Vec<_> = descriptors.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
+        match stream.send_with_fd(bytes, &raw) {
+            Ok(sent) => {
+                bytes = &bytes[sent..];
+                descriptors = &[];
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+            Err(error) if passes(&error) => sleep(SHORTAGE_PAUSE).await,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A signal came; too many descriptors are in flight (unix(7)), and the receiver only has to read; or there is no memory at the
+/// moment (sendmsg(2), recvmsg(2)). A link that was given up for that could not even say so.
+fn passes(error: &io::Error) -> bool {
+    const PASSING: [Errno; 4] = [Errno::INTR, Errno::TOOMANYREFS, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| PASSING.contains(&errno))
+}
+
+fn misbehaved(error: FrameError) -> Fault {
+    Fault::PeerMisbehaved(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hotupdate_proto::{ListenerItem, ListenerKind};
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    fn pair() -> (UnixStream, Receiver) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (ours, Receiver::new(Arc::new(theirs), b""))
+    }
+
+    fn listeners(count: usize) -> (Message, Vec<Sent>) {
+        let item = |n: usize| ListenerItem {
+            name: n.to_string(),
+            kind: ListenerKind::Other,
+            address: String::new(),
+            cookie: 0,
+        };
+        let file = tempfile::tempfile().unwrap();
+        let file: Sent = Arc::new(file);
+        let fds = vec![file; count];
+        (Message::Listeners { batch: 1, items: (0..count).map(item).collect() }, fds)
+    }
+
+    async fn say(stream: &UnixStream, message: &Message, fds: &[Sent]) {
+        send(stream, &frame::encode_message(message).unwrap(), fds, soon()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn every_message_gets_its_own_descriptors() {
+        let (sender, mut receiver) = pair();
+        for count in [0, 1, 250, 3, 0] {
+            let (message, fds) = listeners(count);
+            say(&sender, &message, &fds).await;
+        }
+        for count in [0, 1, 250, 3, 0] {
+            let (message, fds) = receiver.message().await.unwrap();
+            assert_eq!((message.descriptors(), fds.len()), (count, count));
+        }
+        drop(sender);
+        assert_eq!(receiver.message().await.unwrap_err(), Fault::PeerGone);
+    }
+
+    #[tokio::test]
+    async fn descriptors_are_closed_on_exec() {
+        let (sender, mut receiver) = pair();
+        let (message, fds) = listeners(1);
+        say(&sender, &message, &fds).await;
+        let (_, fds) = receiver.message().await.unwrap();
+        assert!(rustix::io::fcntl_getfd(&fds[0]).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+    }
+
+    #[tokio::test]
+    async fn too_few_and_too_many_descriptors_are_misbehaviour() {
+        for (count, sent) in [(2, 1), (2, 3), (0, 1)] {
+            let (sender, mut receiver) = pair();
+            let (message, _) = listeners(count);
+            let (_, fds) = listeners(sent);
+            say(&sender, &message, &fds).await;
+            let fault = receiver.message().await.unwrap_err();
+            assert!(matches!(fault, Fault::PeerMisbehaved(_)), "{count} {sent}: {fault}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_larger_than_every_buffer_arrives() {
+        let (sender, mut receiver) = pair();
+        let long = Message::Failed { reason: "x".repeat(900_000) };
+        let sending = tokio::spawn({
+            let long = long.clone();
+            async move { say(&sender, &long, &[]).await }
+        });
+        assert_eq!(receiver.message().await.unwrap().0, long);
+        sending.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn half_a_message_is_how_the_dead_end() {
+        let (sender, mut receiver) = pair();
+        send(&sender, b"{\"type\":\"comp", &[], soon()).await.unwrap();
+        drop(sender);
+        assert_eq!(receiver.message().await.unwrap_err(), Fault::PeerGone);
+    }
+
+    #[tokio::test]
+    async fn garbage_and_too_long_a_message_are_misbehaviour() {
+        for bytes in [b"garbage\0".to_vec(), vec![b'x'; 1 << 21]] {
+            let (sender, mut receiver) = pair();
+            // The receiver hangs up in the middle of the long one.
+            let sending = tokio::spawn(async move { drop(send(&sender, &bytes, &[], soon()).await) });
+            let fault = receiver.message().await.unwrap_err();
+            assert!(matches!(fault, Fault::PeerMisbehaved(_)), "{fault}");
+            drop(receiver);
+            sending.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_does_not_read_runs_into_the_deadline() {
+        let (sender, _receiver) = pair();
+        let deadline = Instant::now() + Duration::from_millis(50);
+        let error = send(&sender, &vec![b'x'; 1 << 22], &[], deadline).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}

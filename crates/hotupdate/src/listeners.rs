@@ -1,0 +1,13 @@
+//! Listeners and datagram sockets that go from one version of the program to the next.
+//!
+//! Deliberately absent: claiming them by name, see [`crate::Starting`].
+
+pub(crate) mod bind;
+pub(crate) mod gate;
+pub(crate) mod inherited;
+
+pub(crate) mod stream;
+pub use stream::Listener;
+
+pub(crate) mod datagram;
+pub use datagram::{UdpSocket, UnixDatagramSocket};

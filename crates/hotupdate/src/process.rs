@@ -1,0 +1,4 @@
+//! This process as the kernel and its parent see it: its signals, and how its program is started anew.
+
+pub(crate) mod signal;
+pub(crate) mod spawn;

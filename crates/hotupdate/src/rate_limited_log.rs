@@ -1,0 +1,68 @@
+//! Complaints that others can cause as often as they like: they must not be able to fill a disk with them.
+//!
+//! Deliberately absent: what is complained about.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// One line in this time is enough to know.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Counts what is not said.
+#[derive(Debug)]
+pub(crate) struct RateLimitedLog {
+    begun: Instant,
+    /// In milliseconds from the beginning.
+    not_before: AtomicU64,
+    suppressed: AtomicU64,
+}
+
+/// How many complaints were not made since the last one, for the end of this one.
+#[derive(Debug)]
+pub(crate) struct Suppressed(u64);
+
+impl fmt::Display for Suppressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            suppressed => write!(f, " (and {suppressed} more)"),
+        }
+    }
+}
+
+impl Default for RateLimitedLog {
+    fn default() -> Self {
+        Self { begun: Instant::now(), not_before: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
+    }
+}
+
+impl RateLimitedLog {
+    /// Whether to complain now.
+    pub(crate) fn due(&self) -> Option<Suppressed> {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let pause = u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX);
+        let next = |not_before| (now >= not_before).then(|| now.saturating_add(pause));
+        match self.not_before.fetch_update(Relaxed, Relaxed, next) {
+            Ok(_) => Some(Suppressed(self.suppressed.swap(0, Relaxed))),
+            Err(_) => {
+                self.suppressed.fetch_add(1, Relaxed);
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_stands_for_many() {
+        let log = RateLimitedLog::default();
+        let due = || log.due().map(|suppressed| suppressed.to_string());
+        assert_eq!([due(), due(), due()], [Some(String::new()), None, None]);
+        log.not_before.store(0, Relaxed);
+        assert_eq!(due().as_deref(), Some(" (and 2 more)"));
+    }
+}

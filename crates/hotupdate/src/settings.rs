@@ -1,0 +1,90 @@
+//! What was set before joining, as the other parts of a process read it.
+//!
+//! Deliberately absent: how it is set, see [`crate::Builder`].
+
+use std::path::PathBuf;
+
+use hotupdate_proto::incumbent::Local;
+use hotupdate_proto::message::Release;
+use hotupdate_proto::{FEATURE_MIGRATE, Process, Timing, VERSIONS};
+use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::signal::unix::SignalKind;
+
+use crate::process::spawn::Program;
+
+/// What a process does when its drain is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AfterDrain {
+    /// [`crate::Serving::drained`] resolves and `main` returns.
+    #[default]
+    Exit,
+    /// The process stays, idle, until SIGTERM: for supervisors that would restart it and so take the service back, such
+    /// as a container runtime.
+    StayUntilTerm,
+}
+
+/// The settings of one process.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) path: PathBuf,
+    pub(crate) version: String,
+    pub(crate) release: Release,
+    pub(crate) timing: Timing,
+    pub(crate) allowed: Vec<u32>,
+    pub(crate) successor_signal: Option<SignalKind>,
+    pub(crate) stop_signals: bool,
+    pub(crate) after_drain: AfterDrain,
+    pub(crate) max_draining: usize,
+    pub(crate) migrate_connections: bool,
+    pub(crate) descriptor_store: Option<bool>,
+}
+
+impl Settings {
+    /// The defaults of a service whose control socket is at this path.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            version: String::new(),
+            release: Release::Now,
+            timing: Timing::default(),
+            allowed: Vec::new(),
+            successor_signal: None,
+            stop_signals: true,
+            after_drain: AfterDrain::Exit,
+            max_draining: 8,
+            migrate_connections: true,
+            descriptor_store: None,
+        }
+    }
+
+    pub(crate) fn local(&self) -> Local {
+        Local {
+            process: Process {
+                instance: random_hex(),
+                pid: std::process::id(),
+                version: self.version.clone(),
+            },
+            versions: VERSIONS,
+            features: self.migrate_connections.then(|| FEATURE_MIGRATE.to_owned()).into_iter().collect(),
+            timing: self.timing.clone(),
+            max_draining: self.max_draining,
+        }
+    }
+
+    pub(crate) fn program(&self) -> Option<Program> {
+        self.successor_signal.and_then(|_| Program::of_this_process())
+    }
+}
+
+/// 128 random bits in hexadecimal.
+pub(crate) fn random_hex() -> String {
+    let mut bytes = [0u8; 16];
+    // Without randomness the pid and the time still tell processes apart well enough for a label.
+    if getrandom(&mut bytes, GetRandomFlags::empty()).is_err() {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let label = now.as_nanos() ^ (u128::from(std::process::id()) << 96);
+        bytes = label.to_be_bytes();
+    }
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,143 @@
+//! Symbolic links in the path of a control socket, and files that are replaced while somebody serves.
+//!
+//! Deliberately absent: everything else about the path, see `control_socket.rs`.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use crate::common::peer::{call, status};
+use crate::common::{BRIEF, Folder, SOON, ask, eventually, hand_over, serve};
+use hotupdate::{Error, ErrorKind, Starting, Timing};
+use serde_json::json;
+use tokio::time::timeout;
+
+async fn join_at(path: &Path) -> Result<Starting, Error> {
+    let timing = Timing::default().find(BRIEF);
+    timeout(SOON, hotupdate::builder(path).stop_signals(false).timing(timing).join()).await.unwrap()
+}
+
+async fn is_refused(path: &Path, why: &str) {
+    let error = join_at(path).await.unwrap_err();
+    let text = error.to_string();
+    let is_held = why.starts_with("its lock is held");
+    assert_eq!(error.kind(), if is_held { ErrorKind::TimedOut } else { ErrorKind::UnusablePath }, "{text}");
+    assert!(text.contains(why) && !text.contains('\n'), "{text:?} does not say {why:?}");
+}
+
+/// With a second name there would be a second lock, and so a second owner one day.
+#[tokio::test]
+async fn a_link_to_the_socket_is_refused() {
+    let (folder, other) = (Folder::new(), Folder::new());
+    let (first, address) = folder.serve("v1").await;
+    symlink(folder.control(), other.control()).unwrap();
+    is_refused(&other.control(), "is a symbolic link (to ").await;
+    is_refused(&other.control(), "use the path that it leads to").await;
+    assert_eq!(ask(address).await, "v1", "it serves on");
+    assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1, "no lock was made");
+    hand_over(&folder, &first, "v2").await;
+}
+
+#[tokio::test]
+async fn a_link_to_a_lock_is_refused() {
+    let folder = Folder::new();
+    let precious = folder.file("precious");
+    fs::write(&precious, "precious").unwrap();
+    symlink(&precious, folder.file("control.sock.lock")).unwrap();
+    is_refused(&folder.control(), "is a symbolic link (to ").await;
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    fs::remove_file(folder.file("control.sock.lock")).unwrap();
+    symlink(folder.file("nowhere"), folder.file("control.sock.lock")).unwrap();
+    is_refused(&folder.control(), "is a symbolic link (to ").await;
+    assert!(!folder.file("nowhere").exists());
+}
+
+/// `/var/run` is a link. What counts is the directory that it leads to.
+#[tokio::test]
+async fn a_link_to_the_directory_is_followed() {
+    let (folder, other) = (Folder::new(), Folder::new());
+    let there = other.file("run");
+    symlink(folder.path(), &there).unwrap();
+    let (first, _) = serve(join_at(&there.join("control.sock")).await.unwrap(), "v1").await;
+    let (second, address) = hand_over(&folder, &first, "v2").await;
+    let (third, same) = serve(join_at(&there.join("control.sock")).await.unwrap(), "v3").await;
+    assert_eq!((same, third.generation().0), (address, 3));
+    drop(second);
+}
+
+#[tokio::test]
+async fn a_link_to_a_directory_that_others_can_write_to_is_refused() {
+    let (folder, other) = (Folder::of_mode(0o777), Folder::new());
+    let there = other.file("run");
+    symlink(folder.path(), &there).unwrap();
+    is_refused(&there.join("control.sock"), "can be written to by others").await;
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was made");
+}
+
+#[tokio::test]
+async fn another_lock_file_makes_no_second_owner() {
+    let folder = Folder::new();
+    let (first, _) = folder.serve("v1").await;
+    fs::rename(folder.file("control.sock.lock"), folder.file("away")).unwrap();
+    fs::write(folder.file("control.sock.lock"), "").unwrap();
+    let (second, _) = hand_over(&folder, &first, "v2").await;
+    assert_eq!(second.generation().0, 2, "it joined");
+}
+
+/// Whoever comes now meets somebody else, and is told so; whoever serves goes on.
+#[tokio::test]
+async fn another_socket_in_the_place_of_ours_takes_nothing() {
+    let folder = Folder::new();
+    let (first, address) = folder.serve("v1").await;
+    fs::rename(folder.control(), folder.file("away")).unwrap();
+    let other = tokio::net::UnixListener::bind(folder.control()).unwrap();
+    let talk = async {
+        let (stream, _) = other.accept().await.unwrap();
+        stream.writable().await.unwrap();
+        stream.try_write(b"* OK IMAP4rev1 ready\0").unwrap();
+        stream
+    };
+    let path = folder.control();
+    let (joined, _stream) = tokio::join!(join_at(&path), talk);
+    assert_eq!(joined.unwrap_err().kind(), ErrorKind::PeerMisbehaved);
+    drop(other);
+    is_refused(&folder.control(), "its lock is held, and nobody answers").await;
+    assert_eq!(ask(address).await, "v1", "it serves on");
+
+    fs::rename(folder.file("away"), folder.control()).unwrap();
+    hand_over(&folder, &first, "v2").await;
+}
+
+#[tokio::test]
+async fn a_file_in_the_place_of_our_socket_is_left_alone() {
+    let folder = Folder::new();
+    let (first, address) = folder.serve("v1").await;
+    fs::rename(folder.control(), folder.file("away")).unwrap();
+    fs::write(folder.control(), "precious").unwrap();
+    is_refused(&folder.control(), "its lock is held, and nobody answers").await;
+    assert_eq!(ask(address).await, "v1", "it serves on");
+    assert_eq!(status(&folder.file("away")).await["serving"]["state"], "serving");
+    call(&folder.file("away"), "io.hotupdate.Stop", json!({})).await;
+    timeout(SOON, first.drained()).await.expect("it stops");
+    assert_eq!(fs::read_to_string(folder.control()).unwrap(), "precious");
+    fs::remove_file(folder.control()).unwrap();
+    fs::remove_file(folder.file("away")).unwrap();
+    eventually("the lock is free", async || join_at(&folder.control()).await.ok()).await;
+}
+
+/// Somebody moved lock and socket away, and another service took the path: it is that one's now.
+#[tokio::test]
+async fn the_socket_of_another_owner_is_not_removed() {
+    let folder = Folder::new();
+    let (first, _) = folder.serve("v1").await;
+    for name in ["control.sock", "control.sock.lock"] {
+        fs::rename(folder.file(name), folder.file(&format!("{name}.away"))).unwrap();
+    }
+    let (other, address) = folder.serve("v2").await;
+    assert_eq!(other.generation().0, 1, "nothing at the path says that somebody serves");
+    call(&folder.file("control.sock.away"), "io.hotupdate.Stop", json!({})).await;
+    timeout(SOON, first.drained()).await.expect("it stops");
+    assert_eq!(status(&folder.control()).await["serving"]["process"]["version"], "v2");
+    assert_eq!(ask(address).await, "v2");
+    hand_over(&folder, &other, "v3").await;
+}

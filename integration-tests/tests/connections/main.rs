@@ -1,0 +1,4 @@
+//! Connections that outlive the processes that serve them: what their clients see of it, which is nothing.
+
+mod chat;
+mod migration;

@@ -1,0 +1,222 @@
+//! `hotctl hold`: clients are not refused although the last process crashed, and the keeper restarts what nobody stopped.
+//!
+//! Deliberately absent: systemd, see `descriptor_store.rs`.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use integration_tests::client::{InFlight, who_answers};
+use integration_tests::process::{Exit, Operator, binary, eventually, spawn_hotctl};
+use integration_tests::{Handover, SOON, Sandbox, Service, Serving, Status, Way, hotctl};
+use rustix::process::Signal;
+
+/// The predecessor lets go at once.
+const ARGUMENTS: [&str; 2] = ["--probation", "0"];
+
+fn hold<'a>(sandbox: &'a Sandbox, options: &[&str], command: &[String]) -> Operator<'a> {
+    let mut arguments = vec!["hold", "--listen", "http=127.0.0.1:0"];
+    arguments.extend(options);
+    arguments.push("--");
+    arguments.extend(command.iter().map(String::as_str));
+    spawn_hotctl(sandbox, &arguments)
+}
+
+fn server(sandbox: &Sandbox, more: &[&str]) -> Vec<String> {
+    let mut command = vec![binary("axum-server").to_string_lossy().into_owned()];
+    command.extend(Service::arguments(sandbox, "v1", more));
+    command
+}
+
+fn shell(script: &str) -> Vec<String> {
+    ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
+}
+
+/// A keeper with a service that serves.
+#[track_caller]
+fn start(sandbox: &Sandbox) -> (Operator<'_>, Serving) {
+    let keeper = hold(sandbox, &[], &server(sandbox, &ARGUMENTS));
+    let serving = serves_after(sandbox, &[]);
+    let said = format!("hotctl: hold: {} (v1) serves\n", serving.pid);
+    eventually("the keeper knows it", SOON, || sandbox.transcript().contains(&said).then_some(()));
+    (keeper, serving)
+}
+
+/// The process that serves now, and is none of these.
+#[track_caller]
+fn serves_after(sandbox: &Sandbox, before: &[Serving]) -> Serving {
+    eventually(&format!("another one than {before:?} serves"), SOON, || {
+        let status = Status::ask(&sandbox.control()).ok()?.serving;
+        let said = sandbox.servings().into_iter().find(|serving| serving.pid == status.process.pid)?;
+        (status.state == "serving" && !before.contains(&said)).then_some(said)
+    })
+}
+
+/// The inode of the socket that listens there: the socket is the same as long as this is.
+#[track_caller]
+fn inode(address: SocketAddr) -> u64 {
+    const LISTEN: &str = "0A";
+    let table = fs::read_to_string("/proc/net/tcp").expect("there is /proc");
+    let port = format!(":{:04X}", address.port());
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let found =
+        fields.filter(|fields| fields[1].ends_with(&port) && fields[3] == LISTEN).map(|fields| fields[9]);
+    let inodes: Vec<u64> = found.filter_map(|inode| inode.parse().ok()).collect();
+    assert_eq!(inodes.len(), 1, "who listens at {address}: {inodes:?}");
+    inodes[0]
+}
+
+/// Kills who serves while the keeper cannot do anything about it; a client that connects meanwhile is answered later.
+#[track_caller]
+fn survives_a_kill(sandbox: &Sandbox, keeper: &Operator<'_>, before: &[Serving]) -> Serving {
+    let serving = *before.last().expect("somebody served");
+    let socket = inode(serving.http);
+    keeper.process().signal(Signal::STOP);
+    Service::of(sandbox, serving.pid).signal(Signal::KILL);
+    eventually("nobody serves", SOON, || Status::ask(&sandbox.control()).err());
+    let client = InFlight::start(serving.http, Duration::ZERO);
+    keeper.process().signal(Signal::CONT);
+    let after = serves_after(sandbox, before);
+    assert_eq!(client.answer().expect("a client in the queue is answered").0, after.pid);
+    assert_eq!((after.http, inode(after.http)), (serving.http, socket), "it is another socket");
+    after
+}
+
+/// hold ends with this status, and leaves nothing.
+#[track_caller]
+fn ends(sandbox: &Sandbox, keeper: Operator<'_>, code: i32) -> String {
+    let outcome = keeper.wait();
+    assert_eq!(outcome.code(), code, "{}", outcome.stderr);
+    eventually("no process is left", SOON, || sandbox.processes().is_empty().then_some(()));
+    outcome.stderr
+}
+
+#[test]
+fn a_service_that_is_killed_is_started_again_with_the_clients_that_wait() {
+    let sandbox = Sandbox::new();
+    let (keeper, first) = start(&sandbox);
+    let second = survives_a_kill(&sandbox, &keeper, &[first]);
+    let _third = survives_a_kill(&sandbox, &keeper, &[first, second]);
+    keeper.process().signal(Signal::TERM);
+    let said = ends(&sandbox, keeper, 0);
+    let line = format!("{} (v1) was killed by signal 9; starting ", first.pid);
+    assert!(said.contains(&line) && said.contains(" again now (1 of 10)"), "{said}");
+}
+
+#[test]
+fn a_new_version_that_crashes_is_followed_by_the_command() {
+    let sandbox = Sandbox::new();
+    let (keeper, first) = start(&sandbox);
+    let second = Handover::run(&sandbox, Way::ByHand, first, "v2", &ARGUMENTS).to;
+    Service::of(&sandbox, first.pid).wait_exit();
+    assert_eq!(who_answers(second.http).expect("the service answers"), second.pid, "it was not replaced");
+    let third = survives_a_kill(&sandbox, &keeper, &[first, second]);
+    Service::of(&sandbox, third.pid).signal(Signal::HUP);
+    let fourth = serves_after(&sandbox, &[first, second, third]);
+    // It is nobody's child by now, and is stopped nevertheless.
+    Service::of(&sandbox, third.pid).wait_exit();
+    keeper.process().signal(Signal::TERM);
+    let said = ends(&sandbox, keeper, 0);
+    assert!(said.contains(&format!("{} (v1) is told to stop", fourth.pid)), "{said}");
+    assert_eq!(sandbox.servings().len(), 4, "nobody else was started");
+}
+
+#[test]
+fn a_crash_while_the_command_still_drains() {
+    let sandbox = Sandbox::new();
+    let (keeper, first) = start(&sandbox);
+    let slow = InFlight::start(first.http, Duration::from_secs(4));
+    eventually("the request is in flight", SOON, || {
+        (Status::ask(&sandbox.control()).ok()?.serving.connections.active == 1).then_some(())
+    });
+    let second = Handover::run(&sandbox, Way::ByHand, first, "v2", &ARGUMENTS).to;
+    let _third = survives_a_kill(&sandbox, &keeper, &[first, second]);
+    assert!(slow.is_waiting(), "the command has ended meanwhile");
+    assert_eq!(slow.answer().expect("a drain goes on").0, first.pid);
+    keeper.process().signal(Signal::TERM);
+    ends(&sandbox, keeper, 0);
+}
+
+#[test]
+fn a_service_that_is_stopped_on_purpose_is_not_started_again() {
+    let sandbox = Sandbox::new();
+    let (keeper, first) = start(&sandbox);
+    let _done = hotctl(&sandbox, &["stop"]).expect_success();
+    let said = ends(&sandbox, keeper, 0);
+    assert!(said.contains("the service has stopped"), "{said}");
+    assert!(TcpStream::connect(first.http).is_err(), "nobody is left to answer");
+    assert_eq!(sandbox.servings(), [first]);
+}
+
+#[test]
+fn a_service_that_always_crashes_is_given_up() {
+    let sandbox = Sandbox::new();
+    let command = server(&sandbox, &["--fail-before-ready", "panic"]);
+    let outcome = hold(&sandbox, &["--restarts", "3"], &command).wait();
+    assert_eq!(outcome.code(), 3, "{}", outcome.stderr);
+    let said: Vec<_> = outcome.stderr.lines().filter(|line| line.starts_with("hotctl: hold: ")).collect();
+    for (line, when) in said[1..4].iter().zip(["now (1 of 3)", "in 100 ms (2 of 3)", "in 200 ms (3 of 3)"]) {
+        assert!(line.contains("exited (status 101); starting ") && line.ends_with(when), "{line}");
+    }
+    let last = "exited (status 101); the service is down after 3 restarts in a row: giving up";
+    assert!(outcome.error_line().ends_with(last), "{}", outcome.stderr);
+    assert!(outcome.took >= Duration::from_millis(300), "it did not pause: {:?}", outcome.took);
+    assert!(sandbox.processes().is_empty(), "{:?}", sandbox.processes());
+}
+
+#[test]
+fn it_passes_a_signal_on_and_ends_as_its_command_does() {
+    let sandbox = Sandbox::new();
+    let script = "trap 'exit 7' TERM; echo ready > ready; while :; do sleep 0.05; done";
+    let keeper = hold(&sandbox, &[], &shell(script));
+    eventually("the command runs", SOON, || sandbox.path().join("ready").exists().then_some(()));
+    keeper.process().signal(Signal::TERM);
+    ends(&sandbox, keeper, 7);
+
+    let keeper = hold(&sandbox, &[], &shell("exec sleep 1000"));
+    eventually("the command runs", SOON, || {
+        let left = sandbox.processes();
+        (left.iter().any(|pid| fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name == b"sleep\n")))
+            .then_some(())
+    });
+    keeper.process().signal(Signal::INT);
+    ends(&sandbox, keeper, 128 + 2);
+}
+
+#[test]
+fn the_command_gets_the_sockets_as_from_systemd_and_no_others() {
+    let sandbox = Sandbox::new();
+    let script = "echo $LISTEN_FDS $LISTEN_FDNAMES $((LISTEN_PID - $$)); cd /proc/$$/fd; for fd in *; do \
+                  echo $fd $(readlink $fd); done";
+    let admin = format!("admin={}", sandbox.path().join("admin.sock").display());
+    let outcome = hold(&sandbox, &["--listen", &admin], &shell(script)).wait();
+    assert_eq!(outcome.exit, Exit::Status(0), "{}", outcome.stderr);
+    let (facts, descriptors) = outcome.stdout.split_once('\n').expect("two kinds of lines");
+    assert_eq!(facts, "2 http:admin 0");
+    let sockets: Vec<_> = descriptors.lines().filter(|line| line.contains(" socket:[")).collect();
+    let numbers: Vec<_> = sockets.iter().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(numbers, ["3", "4"], "{descriptors}");
+}
+
+#[test]
+fn it_does_not_begin_what_it_could_not_do() {
+    let sandbox = Sandbox::new();
+    let service = Service::start(&sandbox, "v0", &[]);
+    let serving = service.wait_serving();
+    let outcome = hold(&sandbox, &[], &server(&sandbox, &[])).wait();
+    assert_eq!(outcome.code(), 1);
+    let line = format!("{} (v0) is still serving", serving.pid);
+    assert!(outcome.error_line().ends_with(&line), "{}", outcome.stderr);
+    service.kill();
+
+    let listener = TcpListener::bind("127.0.0.1:0").expect("some port is free");
+    let taken = format!("other={}", listener.local_addr().expect("it is bound"));
+    let outcome = hold(&sandbox, &["--listen", &taken], &server(&sandbox, &[])).wait();
+    assert_eq!(outcome.code(), 1);
+    assert!(outcome.error_line().contains(&format!("cannot listen on {taken}: ")), "{}", outcome.stderr);
+
+    let outcome = hold(&sandbox, &[], &["/nonexistent".to_owned()]).wait();
+    assert_eq!(outcome.code(), 1);
+    assert!(outcome.error_line().ends_with("/nonexistent could not be started: No such file or directory"));
+    assert_eq!(sandbox.servings(), [serving], "nothing was started");
+}

@@ -1,0 +1,11 @@
+//! Handoffs between real processes: how they go well, how they fail, and what dies on the way.
+
+mod failures;
+mod first_start;
+mod generations;
+mod hold;
+mod kill;
+mod metrics;
+mod signals;
+mod tcp_echo;
+mod walk;
