@@ -6,8 +6,8 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use super::Incumbent;
-use super::state::{Goal, State};
 use super::events::Effect;
+use super::state::{Goal, State};
 use crate::error::Fault;
 use crate::message::Message;
 use crate::operator::{Command, OperatorError};

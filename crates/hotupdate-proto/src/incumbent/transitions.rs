@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Incumbent;
-use super::state::{Drain, Goal, State};
 use super::events::{Afterwards, Effect, Peer, Report};
+use super::state::{Drain, Goal, State};
 use crate::error::{Fault, Refusal};
 use crate::inventory::{Summary, UnreadLink};
 use crate::message::{Generation, Join, Joined, Message, Ready, Release};

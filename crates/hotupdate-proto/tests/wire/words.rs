@@ -93,7 +93,7 @@ fn process_status(attempt: Option<String>) -> ProcessStatus {
         since_ms: 1,
         connections,
         totals,
-        tasks: Vec::new(),
+        tasks: vec!["consumer".to_owned()],
         probation: true,
         attempt,
     }
@@ -224,7 +224,12 @@ fn every_message() -> Vec<Message> {
         Message::Commit { batch: 1 },
         Message::Abort { batch: 1 },
         Message::Quiesced,
-        Message::Progress { connections: summary(), closed: Vec::new(), totals: Totals::default(), tasks: Vec::new() },
+        Message::Progress {
+            connections: summary(),
+            closed: Vec::new(),
+            totals: Totals::default(),
+            tasks: Vec::new(),
+        },
         Message::Drained { forced: 0 },
         Message::LetGo,
         Message::Hurry { deadline_ms: 1 },
