@@ -9,14 +9,15 @@ use axum::body::Body;
 use hotupdate::Connection;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 
+use crate::app::BoxError;
 use crate::detect::Protocol;
 use crate::io::Io;
 use crate::moving;
-use crate::service::{BoxError, Tracked};
+use crate::service::Tracked;
+use crate::settings::Http1;
 use crate::watch::{Event, Watch};
 
 /// Why hyper has not got the connection any more.
@@ -28,13 +29,11 @@ enum Why {
 
 /// Serves until the client leaves, the connection is upgraded (then its new owner has it), the next version has it, or the
 /// process lets go of it.
-pub(crate) async fn serve<S>(mut io: Io<Connection>, mut service: S, watch: &mut Watch)
+pub(crate) async fn serve<S>(mut io: Io<Connection>, mut service: S, watch: &mut Watch, settings: &Http1)
 where
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError> + Unpin,
 {
-    // hyper's own timeout for heads would also close idle connections, which races with their next request; `IdleTimeout`
-    // knows the difference. Without a timer hyper has none.
-    let builder = http1::Builder::new();
+    let builder = settings.builder();
     loop {
         let mut hyper = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
         let why = loop {

@@ -54,6 +54,7 @@ impl<T> Io<T> {
     }
 
     /// The same with something else around the connection.
+    #[cfg(feature = "http2")]
     pub(crate) fn map<U>(self, wrap: impl FnOnce(T) -> U) -> Io<U> {
         let Self { unread, inner, pulse } = self;
         Io { unread, inner: wrap(inner), pulse }

@@ -2,13 +2,12 @@
 //!
 //! Deliberately absent: routing, and anything else that a `tower` layer could do.
 
-use std::error::Error;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::ConnectInfo;
 use hotupdate::connections::{self, ConnectionActivity, Migration};
 use hotupdate::{Address, Connection};
@@ -17,13 +16,11 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
-use tower::ServiceExt as _;
 
+use crate::app::{App, BoxError, sealed::Sealed};
 use crate::drain::Draining;
 use crate::moving::KIND;
 use crate::pulse::{Beat, BodyDemand, Pulse};
-
-pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// What the service of one connection knows about it.
 #[derive(Debug)]
@@ -53,7 +50,7 @@ impl ConnectionContext {
     }
 
     /// Wraps `app` for one connection.
-    pub(crate) fn service<S, B>(
+    pub(crate) fn service<S: App>(
         self,
         app: S,
     ) -> impl Service<
@@ -63,14 +60,7 @@ impl ConnectionContext {
         Future: Send + 'static,
     > + Send
     + Unpin
-    + 'static
-    where
-        S: tower::Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
+    + 'static {
         // Boxed, so that `app` need not be `Unpin` for its connection to be taken apart.
         let (link, app) = (Arc::new(self), Box::new(app));
         service_fn(move |request| {
@@ -80,9 +70,9 @@ impl ConnectionContext {
             let request = link.prepare(request, &in_flight);
             let (link, app) = (link.clone(), S::clone(&app));
             async move {
-                let mut response = app.oneshot(request).await.map_err(Into::into)?;
+                let mut response = app.answer(request, Sealed).await?;
                 link.look_at(&mut response, version, upgrade);
-                Ok(response.map(|body| Tracked::new(Body::new(body), in_flight)))
+                Ok(response.map(|body| Tracked::new(body, in_flight)))
             }
         })
     }

@@ -77,6 +77,7 @@ impl Watch {
         self.monitor.speaks = Some(Protocol::Http1);
     }
 
+    #[cfg(feature = "http2")]
     pub(crate) fn speaks_http2(&mut self) {
         self.monitor.speaks = Some(Protocol::Http2);
     }
@@ -87,6 +88,7 @@ impl Watch {
         self.slot.release();
     }
 
+    #[cfg(feature = "http2")]
     pub(crate) fn phase(&self) -> Phase {
         self.phase
     }

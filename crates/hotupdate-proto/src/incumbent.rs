@@ -339,14 +339,10 @@ impl Incumbent {
             (State::Resuming { to, until }, Event::Predecessor(from, M::Serving { .. })) if from == to => {
                 self.step_back(now, to, until, out)
             }
-            (
-                state @ (State::BeforeRelease { goal: Goal::RollBack(to), .. }
-                | State::RollingBack { to, .. }
-                | State::Resuming { to, .. }),
-                Event::Predecessor(from, M::LetGo),
-            ) if from == to => {
+            (state, Event::Predecessor(from, M::LetGo)) if state.rolls_back_to(from) => {
                 self.hear(now, state, from, M::LetGo, out);
-                self.roll_on(now, Some(to), "its listeners are let go, it cannot serve again".to_owned(), out)
+                let reason = "its listeners are let go, it cannot serve again".to_owned();
+                self.roll_on(now, Some(from), reason, out)
             }
             (
                 State::BeforeRelease { goal: Goal::RollBack(to), .. } | State::RollingBack { to, .. },

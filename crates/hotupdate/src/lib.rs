@@ -28,6 +28,9 @@ struct Readme;
 mod config;
 pub use config::{Builder, builder, join};
 
+mod control;
+pub use control::control_path;
+
 mod settings;
 pub use settings::AfterDrain;
 
@@ -54,6 +57,8 @@ pub mod metrics;
 #[cfg(feature = "test-util")]
 pub mod testing;
 
+pub mod guides;
+
 mod state;
 pub use state::State;
 
@@ -68,7 +73,6 @@ pub use hotupdate_proto::{
 // How it is done: the one task that owns the state, and what it works with.
 mod driver;
 
-mod control;
 mod joining;
 mod lifecycle;
 mod link;

@@ -2,7 +2,9 @@
 //!
 //! Deliberately absent: opinions, see [`super::verdict`].
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -59,8 +61,8 @@ pub struct Record {
     pub first_start: bool,
     /// Every visit.
     pub visits: Vec<Visit>,
-    /// The connections that were idle.
-    pub idle: Vec<Fate>,
+    /// The connections that were idle, by the address of the client.
+    pub idle: BTreeMap<String, Fate>,
     /// The successor of whoever serves.
     pub next: Outcome,
     /// Who serves in the end.
@@ -100,7 +102,9 @@ pub fn run(sandbox: &Sandbox, case: Case) -> anyhow::Result<Record> {
     let said = operator.wait();
     stage.settle();
     let owner = stage.owner();
-    let idle = steady::ask_all(&mut stage.idle, SOON);
+    let clients = stage.idle.iter().map(Steady::address).collect::<io::Result<Vec<_>>>()?;
+    let fates = steady::ask_all(&mut stage.idle, SOON);
+    let idle = clients.iter().map(ToString::to_string).zip(fates).collect();
     let first_start = first_start(&stage.log);
     let served = sandbox.servings().iter().any(|serving| serving.pid == new);
     let left = left_over(sandbox, &stage.expected(harm.is_some(), owner, new));

@@ -205,14 +205,16 @@ impl Tracer {
 
     fn harm(&mut self, thread: Pid, point: Point, registers: Registers) -> nix::Result<()> {
         match self.order.fault {
+            // Both are as of a moment at which all that other threads have said by then is in the log.
             Fault::Kill => {
+                self.freeze(thread)?;
                 self.say(format_args!("harm {point}"));
                 kill(Pid::from_raw(self.order.pid), Signal::SIGKILL)?;
                 self.say(format_args!("done {point}"));
             }
             Fault::Freeze(time) => {
-                self.say(format_args!("harm {point}"));
                 self.freeze(thread)?;
+                self.say(format_args!("harm {point}"));
                 thread::sleep(time);
                 self.say(format_args!("done {point}"));
                 self.over = true;
@@ -265,7 +267,10 @@ impl Tracer {
                 WaitStatus::PtraceSyscall(stopped) => {
                     let registers = Registers::of(stopped)?;
                     let entered = registers.is_entry().then(|| registers.call()).flatten();
-                    self.threads.insert(stopped, entered.map(|call| Current { call, lie: None }));
+                    let current = entered.map(|call| Current { call, lie: None });
+                    if let (Some(Some(before)), None) = (self.threads.insert(stopped, current), current) {
+                        self.ends(before, registers)?;
+                    }
                 }
                 WaitStatus::Exited(gone, _) | WaitStatus::Signaled(gone, _, _) => {
                     self.threads.remove(&gone);
@@ -301,13 +306,12 @@ impl Tracer {
     }
 
     fn say_message(&mut self, call: Sysno, registers: &Registers) {
-        let Ok(length @ 1..) = usize::try_from(registers.result()) else { return };
         let verb = match call {
             Sysno::sendmsg => "sent",
             Sysno::recvmsg => "received",
             _ => return,
         };
-        for message in messages(&self.descriptors.bytes(registers.arguments()[1], Some(length))) {
+        for message in self.descriptors.completed(call, registers) {
             self.say(format_args!("{verb} {message}"));
         }
     }

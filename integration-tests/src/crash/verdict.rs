@@ -10,6 +10,7 @@ use syscalls::Sysno;
 
 use super::case::{Fault, Side};
 use super::run::{Record, SLOW};
+use super::trace::Phase;
 use super::visitor::Visit;
 use crate::process::Exit;
 use crate::steady::Fate;
@@ -206,28 +207,54 @@ fn went_down_with_the_victim(record: &Record, visit: &Visit) -> bool {
 }
 
 fn idle_connections(record: &Record) -> Vec<String> {
-    let Record { case, trace, idle, harm, .. } = record;
-    let lost = idle.iter().filter(|fate| matches!(fate, Fate::Ended)).count();
-    let silent = idle.iter().filter(|fate| matches!(fate, Fate::Waits)).count();
-    let may_be_lost = match (case.side.takes(), case.fault, harm) {
-        // What it holds and has confirmed, it takes along.
-        (true, Fault::Kill, Some(_)) if trace.sent("prepared").is_some() => idle.len(),
-        // What it has not sent, it takes along.
-        (false, Fault::Kill, Some(_)) => idle.len().saturating_sub(trace.moved()),
-        (_, Fault::Freeze(_), Some(_)) if too_late_to_drain(record) => idle.len(),
-        // What cannot be registered is not taken; it is drained where it is, and so closed after a while.
-        (true, Fault::Error(_), Some(_)) if case.at.call == Sysno::epoll_ctl => 1,
-        _ => 0,
-    };
+    let (lost, kept): (Vec<_>, Vec<_>) = record.idle.iter().partition(|(_, fate)| **fate == Fate::Ended);
+    let may_be_lost = lost_with_the_victim(record);
     let mut wrong = Vec::new();
-    if lost > may_be_lost {
-        wrong
-            .push(format!("{lost} of {} idle connections were lost, and {may_be_lost} might be", idle.len()));
+    let wrongly: Vec<_> =
+        lost.iter().map(|(client, _)| client.as_str()).filter(|it| !may_be_lost.contains(it)).collect();
+    if !wrongly.is_empty() {
+        let (how_many, all, phases) = (wrongly.len(), record.idle.len(), record.trace.migrations());
+        wrong.push(format!(
+            "{how_many} of {all} idle connections were lost that the victim did not have: {wrongly:?}; it had \
+             {may_be_lost:?}, according to {phases:?}"
+        ));
     }
+    // One call failed.
+    if matches!(record.case.fault, Fault::Error(_)) && lost.len() > 1 {
+        wrong.push(format!("one call failed, and {} idle connections were lost", lost.len()));
+    }
+    let silent = kept.iter().filter(|(_, fate)| **fate == Fate::Waits).count();
     if silent > 0 {
-        wrong.push(format!("{silent} of {} idle connections get no answer", idle.len()));
+        wrong.push(format!("{silent} of {} idle connections get no answer", record.idle.len()));
     }
     wrong
+}
+
+/// The idle connections that have no other server than the victim, by what it has sent and received before the fault. A
+/// migration is a two-phase commit: the one that gives a connection closes it when it receives `prepared`; the one that
+/// takes it serves it on `commit`, or when the other one dies.
+fn lost_with_the_victim(record: &Record) -> Vec<&str> {
+    let Record { case, trace, idle, harm, .. } = record;
+    if harm.is_none() {
+        return Vec::new();
+    }
+    let phases = trace.migrations();
+    let has_no_other_server = |client: &&str| {
+        let phase = phases.get(*client);
+        let has_taken = matches!(phase, Some(Phase::Prepared | Phase::Commit));
+        match (case.side.takes(), case.fault) {
+            (true, Fault::Kill) => has_taken,
+            // What the other process has received, it serves.
+            (false, Fault::Kill) => phase.is_none(),
+            // What is left with the process that drains is closed at its deadline, which passes meanwhile: a process
+            // that stands still takes nothing, and gives nothing.
+            (_, Fault::Freeze(_)) => too_late_to_drain(record) && !has_taken,
+            // What cannot be registered is refused; the process that drains closes it after a while.
+            (true, Fault::Error(_)) => case.at.call == Sysno::epoll_ctl && phase.is_some(),
+            _ => false,
+        }
+    };
+    idle.keys().map(String::as_str).filter(has_no_other_server).collect()
 }
 
 fn what_is_left(record: &Record) -> Vec<String> {

@@ -16,8 +16,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::codec::{Codec, Negotiated};
+use super::message::{CloseCode, Error, Message, Utf8Bytes, close_code};
 use super::transport::Transport;
-use super::{CloseCode, Error, KIND, Message, Utf8Bytes, name};
+use super::{KIND, name};
 use crate::drain::Draining;
 
 /// The most bytes of an incomplete message, and of what is to be sent, with which a socket migrates. The rest of what can
@@ -180,7 +181,7 @@ impl WebSocket {
                 phase = drain.changed() => self.update_block(phase),
                 () = slot => return Event::Draining,
                 () = close => {
-                    transport.close(CloseCode::Restart, Utf8Bytes::from_static("a new version serves")).await;
+                    transport.close(close_code::RESTART, Utf8Bytes::from_static("a new version serves")).await;
                     return Event::Closed(None);
                 }
                 message = transport.recv() => match message {

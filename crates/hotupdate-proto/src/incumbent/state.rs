@@ -93,6 +93,16 @@ impl State {
         }
     }
 
+    /// Whether a rollback to this predecessor is under way.
+    pub(super) fn rolls_back_to(&self, predecessor: Generation) -> bool {
+        match self {
+            Self::BeforeRelease { goal: Goal::RollBack(to), .. }
+            | Self::RollingBack { to, .. }
+            | Self::Resuming { to, .. } => *to == predecessor,
+            _ => false,
+        }
+    }
+
     pub(super) fn successor(&self) -> Option<&Peer> {
         match self {
             Self::Offering { peer, .. }
@@ -118,12 +128,12 @@ impl State {
 
     /// The service is on its way back to the predecessor.
     pub(super) fn is_rollback(&self) -> bool {
-        let goes_back = |goal: &Goal| matches!(goal, Goal::RollBack(_));
-        match self {
-            Self::BeforeRelease { goal, .. } => goes_back(goal),
-            Self::RollingBack { .. } | Self::Resuming { .. } => true,
-            _ => false,
-        }
+        matches!(
+            self,
+            Self::BeforeRelease { goal: Goal::RollBack(_), .. }
+                | Self::RollingBack { .. }
+                | Self::Resuming { .. }
+        )
     }
 
     /// The accept loops are to stop, or have stopped.

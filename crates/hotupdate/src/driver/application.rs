@@ -116,7 +116,7 @@ impl Driver {
             new_main_pid: None,
             settings,
             generation,
-            attempt: std::env::var(crate::process::spawn::ATTEMPT).ok(),
+            attempt: std::env::var(hotupdate_proto::environment::ATTEMPT).ok(),
             since: Instant::now(),
             role,
             events: VecDeque::new(),

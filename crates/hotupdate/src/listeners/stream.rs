@@ -259,3 +259,11 @@ impl axum::serve::Listener for Listener {
         Ok(self.gate.address.clone())
     }
 }
+
+/// `ConnectInfo<hotupdate::Address>` in handlers of `app.into_make_service_with_connect_info::<hotupdate::Address>()`.
+#[cfg(feature = "axum")]
+impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Listener>> for Address {
+    fn connect_info(stream: axum::serve::IncomingStream<'_, Listener>) -> Self {
+        stream.remote_addr().clone()
+    }
+}
