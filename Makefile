@@ -1,6 +1,8 @@
 # Thin on purpose: every target is one or two cargo commands.
 
 CARGO ?= cargo
+# Where cargo builds, whatever sets it.
+TARGET = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 PREFIX ?= /usr/local
 # How long `make fuzz` looks at each target.
 SECONDS ?= 60
@@ -15,31 +17,34 @@ build: ## everything, as it is released
 
 .PHONY: run
 run: ## the demonstration server, in the foreground
-	$(CARGO) run --release -p example-axum-server
+	$(CARGO) run --release --bin axum-server
 
 .PHONY: demo
 demo: build ## ten hot updates under load, in all three ways, and a table of what clients saw
-	target/release/demo
+	$(CARGO) run --release --bin demo
 
 .PHONY: picture
 picture: build ## the moving picture of the README, from a real run
-	target/release/picture crates/hotctl/watch.svg
+	$(CARGO) run --release --bin picture crates/hotctl/watch.svg
 
 .PHONY: bench
-bench: ## how long 1 to 15,000 live connections take to move, and what that costs
-	$(CARGO) build --release -p example-axum-server
-	$(CARGO) run --release -p integration-tests --bin moves
+bench: build ## how long 1 to 15,000 live connections take to move, and what that costs
+	$(CARGO) run --release --bin moves
 
 HANDOFFS ?= 1000
 
 .PHONY: soak
 soak: build ## a thousand handoffs under load (HANDOFFS=1000): nothing fails and nothing grows; a table and a plot of it
-	target/release/soak --handoffs $(HANDOFFS) --csv target/soak.csv
+	$(CARGO) run --release --bin soak -- --handoffs $(HANDOFFS) --csv $(TARGET)/soak.csv
 
 .PHONY: test
 test: ## the tests, of which all failures are shown; what this machine lacks for some of them is listed at the end
 	$(CARGO) build --workspace --all-targets
 	.ci/skipped $(CARGO) test --workspace --no-fail-fast
+
+.PHONY: test-all
+test-all: test ## and the slow ones: campaigns of faults, handoffs and abuse
+	$(CARGO) test --workspace --no-fail-fast --test campaigns
 
 # Of a version that reads what the compiler writes (rustc -vV); Debian's 19 reads 22.
 LLVM_COV ?= /usr/bin/llvm-cov-19
@@ -51,13 +56,13 @@ coverage: ## lines of both libraries that tests of crates reach; needs `cargo in
 		-p hotupdate-proto -p hotupdate -p hotupdate-axum --ignore-filename-regex '/hotupdate-axum/|/testing.rs'
 
 # With debug assertions, but not those of hyper: see the profile of the fuzz crates.
-FUZZ = RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --release --sanitizer none --target-dir $(CURDIR)/target/fuzz --fuzz-dir
+FUZZ = RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --release --sanitizer none --target-dir $(TARGET)/fuzz --fuzz-dir
 
 .PHONY: fuzz
 fuzz: ## looks for inputs that break something, SECONDS=60 for each kind; what is found is named and fails
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing, it is installed now"; $(CARGO) install --locked cargo-fuzz; }
 	@set -e; for file in $(CURDIR)/crates/*/fuzz/fuzz_targets/*.rs; do \
-		fuzz=$${file%/fuzz_targets/*}; target=$$(basename $$file .rs); gained=$(CURDIR)/target/fuzz/corpus/$$target; \
+		fuzz=$${file%/fuzz_targets/*}; target=$$(basename $$file .rs); gained=$(TARGET)/fuzz/corpus/$$target; \
 		cp Cargo.lock $$fuzz; mkdir -p $$gained; echo "$$target: $(SECONDS) s"; \
 		$(FUZZ) $$fuzz $$target $$gained $$fuzz/corpus/$$target -- \
 			-max_total_time=$(SECONDS) -max_len=600 -len_control=1 -timeout=20 -print_final_stats=1 || { \
@@ -71,15 +76,28 @@ model: ## every interleaving of the machines, with more processes, mishaps and o
 .PHONY: crash
 crash: ## a fault at each system call of a handoff, one run for each: minutes, as root
 	$(CARGO) build --workspace
-	target/debug/crash all
+	$(CARGO) run --bin crash -- all
+
+PUBLISHED = hotupdate-proto hotupdate hotupdate-axum hotctl
 
 .PHONY: check
 check: ## format, lints, documentation and dependencies, all without a warning
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	@set -e; for features in "" http2 ws; do echo "hotupdate-axum --no-default-features --features '$$features'"; \
+		$(CARGO) clippy -q -p hotupdate-axum --no-default-features --features "$$features" -- -D warnings; done
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
+	$(CARGO) package --quiet --offline --allow-dirty --no-verify $(addprefix -p ,$(PUBLISHED))
+	.ci/minimum-rust
 	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "make check: cargo-deny is missing; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
 	$(CARGO) deny --locked check licenses bans sources
+
+MINIMUM = $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)
+
+.PHONY: minimum
+minimum: ## whether all of it builds with the oldest Rust that Cargo.toml allows; needs rustup
+	rustup toolchain install --profile minimal $(MINIMUM)
+	$(CARGO) +$(MINIMUM) check --locked --workspace --all-features --target-dir $(TARGET)/minimum
 
 .PHONY: advisories
 advisories: ## known vulnerabilities of what we build on; fetches the database from github.com, so not part of check
@@ -88,11 +106,11 @@ advisories: ## known vulnerabilities of what we build on; fetches the database f
 
 .PHONY: install
 install: ## hotctl, its man page and its completions, into PREFIX (/usr/local)
-	$(CARGO) build --release -p hotctl
-	install -D -m 0755 target/release/hotctl $(DESTDIR)$(PREFIX)/bin/hotctl
-	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-	target/release/hotctl man > $(DESTDIR)$(PREFIX)/share/man/man1/hotctl.1
-	target/release/hotctl completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hotctl
+	$(CARGO) build --release --bin hotctl
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/man/man1 share/bash-completion/completions)
+	install -m 0755 $(TARGET)/release/hotctl $(DESTDIR)$(PREFIX)/bin/hotctl
+	$(TARGET)/release/hotctl man > $(DESTDIR)$(PREFIX)/share/man/man1/hotctl.1
+	$(TARGET)/release/hotctl completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hotctl
 
 .PHONY: clean
 clean: ## what cargo built

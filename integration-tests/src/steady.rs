@@ -36,6 +36,15 @@ impl Steady {
         Ok(Self { stream, unread: Vec::new(), served_by: None })
     }
 
+    /// Its own address, which is the peer that the server sees.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses to say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
     /// Sends bytes.
     ///
     /// # Errors

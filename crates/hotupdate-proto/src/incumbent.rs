@@ -21,7 +21,7 @@ use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, after, millis};
 
 mod events;
-pub use events::{Effect, Event, Local, Peer, Report, Stopped};
+pub use events::{Afterwards, Effect, Event, Local, Peer, Report, Stopped};
 
 mod state;
 use state::{Drain, State};
@@ -41,7 +41,7 @@ mod command;
 /// ```
 /// use std::time::{Duration, Instant};
 ///
-/// use hotupdate_proto::incumbent::{Effect, Event, Local, Stopped};
+/// use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Local, Stopped};
 /// use hotupdate_proto::message::{Generation, Join, Message, Process, Ready};
 /// use hotupdate_proto::{Incumbent, Timing, VERSIONS};
 ///
@@ -80,7 +80,7 @@ mod command;
 /// let later = now + Duration::from_secs(5);
 /// assert_eq!(incumbent.deadline(), Some(later));
 /// let effects = incumbent.handle(later, Event::Tick);
-/// assert!(effects.contains(&Effect::LetGo(Some(process(2)))));
+/// assert!(effects.contains(&Effect::LetGo(Afterwards::ServedBy(Some(2)))));
 /// assert!(incumbent.handle(later, Event::Drained { forced: 0 }).contains(&Effect::Exit));
 /// assert!(incumbent.is_gone());
 /// ```
@@ -94,6 +94,8 @@ pub struct Incumbent {
     predecessors: Vec<Predecessor>,
     /// Stop as soon as the handoff that is under way has ended, one way or the other. Never taken back.
     terminating: bool,
+    /// The application has a hook that ends what only one process may do.
+    has_hook: bool,
     /// The kinds of connections that come here.
     accepts: Vec<ConnectionKind>,
     /// Connections that leave.
@@ -118,6 +120,7 @@ impl Incumbent {
             state: State::Serving,
             predecessors,
             terminating: false,
+            has_hook: false,
             accepts: Vec::new(),
             outbound,
         }
@@ -127,6 +130,14 @@ impl Incumbent {
     #[must_use]
     pub fn accepting(self, kinds: Vec<ConnectionKind>) -> Self {
         Self { accepts: kinds, ..self }
+    }
+
+    /// The application has a hook that ends what only one process may do: [`Effect::BeforeRelease`] comes before
+    /// [`Effect::Stop`].
+    #[must_use]
+    pub fn with_hook(mut self, has_hook: bool) -> Self {
+        self.has_hook = has_hook;
+        self
     }
 
     /// Our own generation.
@@ -163,7 +174,12 @@ impl Incumbent {
     pub fn accepts(&self) -> bool {
         matches!(
             self.state,
-            State::Serving | State::Offering { .. } | State::Warming { .. } | State::Standby { .. }
+            State::Serving
+                | State::Offering { .. }
+                | State::Warming { .. }
+                | State::Standby { .. }
+                | State::BeforeRelease { .. }
+                | State::Quiescing { .. }
         )
     }
 
@@ -232,6 +248,12 @@ impl Incumbent {
             (State::Warming { peer, .. }, Event::Message(M::Ready(ready))) => {
                 self.ready(now, peer, ready, out)
             }
+            (State::BeforeRelease { goal, .. }, Event::BeforeReleaseDone(Ok(()))) => {
+                self.quiesce(now, goal, out)
+            }
+            (State::BeforeRelease { goal, .. }, Event::BeforeReleaseDone(Err(why))) => {
+                self.hook_failed(now, goal, Fault::Local(why), out)
+            }
             (State::Releasing { peer, .. }, Event::Stopped(stopped)) => {
                 let Stopped { at_ns, ago, connections, state, links } = stopped;
                 // Counted from there, as the successor does.
@@ -264,7 +286,7 @@ impl Incumbent {
                 Event::Message(_) | Event::Closed(Fault::PeerMisbehaved(_)),
             ) => state,
             (State::Probation { peer, drain, .. }, Event::Message(M::Farewell | M::EndProbation)) => {
-                self.let_go(peer, drain, out)
+                self.let_go(&peer, drain, out)
             }
             (State::Probation { peer, .. }, Event::Message(M::Resume { stopped_at_ns: _, links })) => {
                 self.resume(now, peer, links, out)
@@ -355,9 +377,9 @@ impl Incumbent {
             }
             (
                 state @ (State::Probation { .. } | State::Retired { .. }),
-                Event::Progress { connections, closed, totals },
+                Event::Progress { connections, closed, totals, tasks },
             ) => {
-                out.push(Effect::Send(M::Progress { connections, closed, totals }));
+                out.push(Effect::Send(M::Progress { connections, closed, totals, tasks }));
                 state
             }
 
@@ -368,21 +390,22 @@ impl Incumbent {
                 out.push(Effect::SendTo(to, M::Resume { stopped_at_ns: at_ns, links }));
                 State::Resuming { to, until: after(now, self.local.timing.resume) }
             }
-            (State::RollingBack { .. }, Event::CannotStop(why)) => self.roll_on(now, None, why, out),
-            (State::Resuming { to, .. }, Event::Predecessor(from, M::Serving { gap_ns: _, accepts }))
+            (State::RollingBack { .. }, Event::CannotStop(why)) => self.roll_on(now, None, true, why, out),
+            (State::Resuming { to, until }, Event::Predecessor(from, M::Serving { gap_ns: _, accepts }))
                 if from == to =>
             {
-                self.step_back(now, to, accepts, out)
+                self.step_back(now, to, until, accepts, out)
             }
             (state, Event::Predecessor(from, M::LetGo)) if state.rolls_back_to() == Some(from) => {
+                let stopped = self.has_stopped(&state);
                 self.hear(now, state, from, M::LetGo, out);
-                let why = "its listeners are let go, it cannot serve again".to_owned();
-                self.roll_on(now, Some(from), why, out)
+                let reason = "its listeners are let go, it cannot serve again".to_owned();
+                self.roll_on(now, Some(from), stopped, reason, out)
             }
             (state, Event::PredecessorClosed(from, fault)) if state.rolls_back_to() == Some(from) => {
-                self.lose(&state, from, &fault, out);
+                self.lose(from, &fault, out);
                 let asked = matches!(state, State::Resuming { .. }).then_some(from);
-                self.roll_on(now, asked, fault.to_string(), out)
+                self.roll_on(now, asked, self.has_stopped(&state), fault.to_string(), out)
             }
 
             // ---- what predecessors say ---------------------------------------------------------------------
@@ -390,7 +413,7 @@ impl Incumbent {
                 self.hear(now, state, generation, message, out)
             }
             (state, Event::PredecessorClosed(generation, fault)) => {
-                self.lose(&state, generation, &fault, out);
+                self.lose(generation, &fault, out);
                 state
             }
             (state, Event::Inspected { from, batch, refused }) => {
@@ -399,8 +422,8 @@ impl Incumbent {
             }
 
             // ---- stopping ----------------------------------------------------------------------------------
-            (State::Stopping { within, .. }, Event::Stopped(_) | Event::CannotStop(_)) => {
-                self.retire(now, within, out)
+            (State::Stopping { within, for_good, .. }, Event::Stopped(_) | Event::CannotStop(_)) => {
+                self.retire(now, within, for_good, out)
             }
 
             (state, Event::Tick) => self.tick(now, state, out),
@@ -412,6 +435,7 @@ impl Incumbent {
                 | Event::Closed(_)
                 | Event::Stopped(_)
                 | Event::CannotStop(_)
+                | Event::BeforeReleaseDone(_)
                 | Event::Drained { .. }
                 | Event::Progress { .. },
             ) => state,

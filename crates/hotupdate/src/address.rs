@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 /// # Ok::<(), std::net::AddrParseError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Address {
     /// TCP or UDP.
     Ip(SocketAddr),

@@ -8,7 +8,7 @@ mod drain;
 mod incumbent;
 mod inventory;
 mod link_events;
-mod moves;
+mod migration;
 mod operators;
 mod report;
 mod signals;
@@ -20,7 +20,7 @@ pub(crate) use application::{Inherited, start_first, start_successor};
 #[cfg(feature = "test-util")]
 pub(crate) use incumbent::from_text;
 #[cfg(feature = "test-util")]
-pub(crate) use moves::{check, describe};
+pub(crate) use migration::{check, describe};
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -35,11 +35,11 @@ use hotupdate_proto::message::Ready;
 use hotupdate_proto::operator::{LastFailure, LastHandoff};
 use hotupdate_proto::successor::Event as SuccessorEvent;
 use hotupdate_proto::{ConnectionRow, Generation, Joined, ListenerItem, StateItem, Successor};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::time::{Interval, sleep_until};
 use tracing::{Instrument, Span};
 
-use self::moves::Moves;
+use self::migration::Migrations;
 use crate::connections::Connections;
 use crate::connections::MigrationRequest;
 use crate::control::Control;
@@ -50,12 +50,13 @@ use crate::link::channel::Receiver;
 use crate::link::{Heard, Link, LinkId};
 use crate::listeners::gate::GateControl;
 use crate::listeners::inherited::Origin;
-use crate::migration;
+use crate::migration::Handler;
 use crate::process::signal::{Signal, Signals};
 use crate::process::spawn::Program;
 use crate::settings::Settings;
 use crate::state::Export;
 use crate::systemd::Manager;
+use crate::tasks::{Hook, Tasks};
 
 /// Rows that are remembered of one predecessor.
 const MAX_ROWS: usize = 200_000;
@@ -65,7 +66,6 @@ const MAX_DEFERRED: usize = 256;
 
 /// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
 pub(crate) enum Application {
-    Adopt(migration::Handler),
     Ready { resources: Resources, ready: Ready, reply: oneshot::Sender<Result<Served>> },
 }
 
@@ -76,9 +76,14 @@ pub(crate) struct Resources {
     pub(crate) descriptors: Vec<(ListenerItem, OwnedFd, Origin)>,
     pub(crate) exports: Vec<Export>,
     /// What accepts connections of other versions.
-    pub(crate) handlers: Vec<migration::Handler>,
+    pub(crate) handlers: Vec<Handler>,
+    /// What the application does before another process takes over from this one.
+    pub(crate) hooks: Vec<Hook>,
+    pub(crate) tasks: Tasks,
     /// Names under which the descriptor store may have something that this process does not use.
     pub(crate) stale: Vec<String>,
+    /// The application dropped a listener.
+    pub(crate) dropped: Arc<Notify>,
 }
 
 /// What this process is at the moment.
@@ -158,8 +163,8 @@ pub(crate) struct Driver {
 
     application: mpsc::UnboundedReceiver<Application>,
     application_is_gone: bool,
-    migrations: mpsc::UnboundedReceiver<MigrationRequest>,
-    moves: Moves,
+    migrations_in: mpsc::UnboundedReceiver<MigrationRequest>,
+    migrations: Migrations,
     ready: Option<oneshot::Sender<Result<Served>>>,
     ready_at: Option<Instant>,
     failed: Option<oneshot::Sender<Error>>,
@@ -205,8 +210,6 @@ pub(crate) struct Driver {
     rows_sent: bool,
     /// No successor follows: the control socket's file goes with us.
     stopping: bool,
-    /// An operator wants that: nobody is about to start it again.
-    for_good: bool,
     exiting: bool,
 }
 
@@ -214,6 +217,7 @@ pub(crate) struct Driver {
 enum Wake {
     Application(Option<Application>),
     Migration(MigrationRequest),
+    ListenerDropped,
     Request(Request),
     Heard(LinkId, Heard),
     Done(TaskResult),
@@ -261,17 +265,14 @@ impl Driver {
             Wake::Application(Some(Application::Ready { resources, ready, reply })) => {
                 self.make_ready(resources, ready, reply).await;
             }
-            Wake::Application(Some(Application::Adopt(handler))) => {
-                self.moves.handlers.push(handler);
-                self.announce();
-            }
             Wake::Application(None) => {
                 self.application_is_gone = true;
                 if matches!(self.role, Role::First | Role::Successor(_)) {
                     self.application_gave_up().await;
                 }
             }
-            Wake::Migration(migration) => self.give(migration),
+            Wake::Migration(request) => self.leave(request).await,
+            Wake::ListenerDropped => self.forget_dropped_listeners(),
             Wake::Request(request) => self.request(request).await,
             Wake::Heard(id, heard) => self.hear(id, heard).await,
             Wake::Done(done) => self.done(done).await,
@@ -302,18 +303,29 @@ impl Driver {
         let deadline = self.deadline();
         let there = !self.application_is_gone;
         let draining = self.draining && !self.drained;
-        let Self { application, migrations, requests, heard, done, signals, progress, connections, .. } =
-            self;
+        let Self {
+            resources,
+            application,
+            migrations_in,
+            requests,
+            heard,
+            done,
+            signals,
+            progress,
+            connections,
+            ..
+        } = self;
         tokio::select! {
             biased;
             Some((id, what)) = heard.1.recv() => Wake::Heard(id, what),
             Some(done) = done.1.recv() => Wake::Done(done),
             application = application.recv(), if there => Wake::Application(application),
-            Some(migration) = migrations.recv() => Wake::Migration(migration),
+            Some(request) = migrations_in.recv() => Wake::Migration(request),
+            () = resources.dropped.notified() => Wake::ListenerDropped,
             Some(request) = requests.recv() => Wake::Request(request),
             signal = Signals::next(signals.as_mut()) => Wake::Signal(signal),
             () = until(deadline) => Wake::Deadline,
-            () = connections.wait_until_empty(), if draining => Wake::Drained,
+            () = nothing_left(connections, &resources.tasks), if draining => Wake::Drained,
             _ = progress.tick(), if draining => Wake::Progress,
         }
     }
@@ -330,7 +342,7 @@ impl Driver {
             Role::Incumbent(machine) => machine.deadline(),
             Role::First | Role::Failed => None,
         };
-        machine.into_iter().chain(self.moves.deadline()).chain(self.reopen_at).min()
+        machine.into_iter().chain(self.reopen_at).min()
     }
 
     /// A deadline that was missed by so much means that the whole process has stood still (SIGSTOP, a suspended machine).
@@ -354,11 +366,19 @@ impl Driver {
         }
         match &self.role {
             Role::Successor(_) => self.successor(SuccessorEvent::Tick).await,
-            _ => {
-                self.tick_moves().await;
-                self.incumbent(IncumbentEvent::Tick).await;
-            }
+            _ => self.incumbent(IncumbentEvent::Tick).await,
         }
+    }
+}
+
+/// Waits until no connection is open and no task runs.
+async fn nothing_left(connections: &Connections, tasks: &Tasks) {
+    loop {
+        connections.wait_until_empty().await;
+        if tasks.is_empty() {
+            return;
+        }
+        tasks.wait_until_empty().await;
     }
 }
 

@@ -7,7 +7,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 
 use hotupdate_proto::inventory::MAX_NAME;
 use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
@@ -24,12 +23,13 @@ use crate::driver::{Application, Resources};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::listeners::bind;
 use crate::listeners::datagram::{UdpSocket, UnixDatagramSocket};
-use crate::listeners::gate::{Gate, Gated};
+use crate::listeners::gate::{Claim, Gate, Gated};
 use crate::listeners::inherited::{Offered, Origin};
 use crate::listeners::stream::{Acceptor, Listener};
 use crate::migration::{Handler, Resume};
 use crate::serving::Serving;
 use crate::state::{Arrived, Export, State};
+use crate::tasks::Hook;
 
 /// The most bytes that describe all listeners of a process: half a message, because there are other things to say.
 const MAX_DESCRIPTION: usize = frame::MAX_MESSAGE / 2;
@@ -77,7 +77,7 @@ impl Starting {
     /// address cannot be resolved or bound.
     pub async fn tcp(&mut self, name: &str, address: impl ToSocketAddrs) -> Result<Listener> {
         let wanted = self.resolve(name, address).await?;
-        let gate: Arc<Gate<Acceptor>> = self.claim(name, ListenerKind::Tcp, &wanted, bind::tcp)?;
+        let gate: Claim<Acceptor> = self.claim(name, ListenerKind::Tcp, &wanted, bind::tcp)?;
         Ok(Listener::new(gate, self.connections.clone()))
     }
 
@@ -88,7 +88,7 @@ impl Starting {
     /// As [`Starting::tcp`].
     pub async fn unix(&mut self, name: &str, path: impl AsRef<Path>) -> Result<Listener> {
         let wanted = [Address::Unix(Some(path.as_ref().to_owned()))];
-        let gate: Arc<Gate<Acceptor>> = self.claim(name, ListenerKind::Unix, &wanted, bind::unix)?;
+        let gate: Claim<Acceptor> = self.claim(name, ListenerKind::Unix, &wanted, bind::unix)?;
         Ok(Listener::new(gate, self.connections.clone()))
     }
 
@@ -202,7 +202,7 @@ impl Starting {
     }
 
     /// Goes on with connections of this kind that other versions migrate here with
-    /// [`Connection::migrate`](crate::Connection::hand_over): for each of them `serve` runs in a task of its own, with
+    /// [`Connection::migrate`](crate::Connection::migrate): for each of them `serve` runs in a task of its own, with
     /// the state that came along.
     ///
     /// The other version hears of it together with [`Starting::ready`], so that its connections know at once whether they
@@ -282,6 +282,44 @@ impl Starting {
         Ok(())
     }
 
+    /// Names something that has to be done before another process takes over from this one, or the service stops: ending
+    /// what only one process may do. It is awaited while clients are still served here, for at most the deadline
+    /// [`Timing::before_release`](crate::Timing::before_release) (5 s by default); several hooks run at the same time.
+    ///
+    /// If a hook takes longer, or panics, the handoff fails: this process serves on, [`Serving::is_serving`] is true again,
+    /// and the successor and operators are told why. At a rollback the hooks of the version that is taken back run in the same
+    /// way. When the service stops they run too, and it stops all the same after the deadline.
+    ///
+    /// `hook` may be called more than once, because a handoff that begins may fail. The guide
+    /// [`one_worker`](crate::guides::one_worker) shows a worker and its hook.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// # async fn finish_what_is_taken_from_the_queue() {}
+    /// let mut hot = hotupdate::join("/run/hello/control.sock").await?;
+    /// hot.before_release("queue", || async { finish_what_is_taken_from_the_queue().await })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::ApiMisuse`] for a name that is taken, is empty, or has more than 255 bytes.
+    pub fn before_release<F, Fut>(&mut self, name: &str, hook: F) -> Result<()>
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let doing = || format!("naming the hook {name:?}");
+        if name.is_empty() || name.len() > MAX_NAME {
+            return Err(Error::misuse(doing(), format!("a name has 1 to {MAX_NAME} bytes")));
+        }
+        if self.resources.hooks.iter().any(|hook| hook.name == name) {
+            return Err(Error::misuse(doing(), "the name is taken"));
+        }
+        self.resources.hooks.push(Hook::new(name, hook));
+        Ok(())
+    }
+
     /// Waits until this process serves: resolves with what [`Starting::ready`] returns, or with `None` if `ready` failed or
     /// this value was dropped, so that it never will. For servers that are made before `ready` and run in a task of their own.
     ///
@@ -325,18 +363,27 @@ impl Starting {
         } = self;
         // A large one makes room for the final word.
         drop(state);
+        for (name, address) in resources.take_dropped() {
+            tracing::warn!(parent: &span, %name, %address, "the application dropped this listener before it was ready; it is closed");
+            ready.bound.retain(|bound| *bound != name);
+            if ready.adopted.contains(&name) {
+                ready.adopted.retain(|adopted| *adopted != name);
+                ready.unclaimed.push(name);
+            }
+        }
         resources.stale.extend(offered.iter().map(|offered| offered.name.clone()));
-        ready.unclaimed = offered.iter().map(|offered| offered.name.clone()).collect();
+        ready.unclaimed.extend(offered.iter().map(|offered| offered.name.clone()));
         for Offered { name, kind, address, .. } in &offered {
             tracing::warn!(parent: &span, name, %kind, %address, "nobody asked for this listener; it closes with the incumbent");
         }
         resources.check()?;
         ready.release = release;
+        let tasks = resources.tasks.clone();
         let (reply, served) = oneshot::channel();
         let _ = application.send(Application::Ready { resources, ready, reply });
         match served.await {
             Ok(served) => {
-                let now = Serving::new(application, generation, connections, served?);
+                let now = Serving::new(application, generation, connections, tasks, served?);
                 serving.send_replace(Some(now.clone()));
                 Ok(now)
             }
@@ -361,7 +408,7 @@ impl Starting {
         kind: ListenerKind,
         wanted: &[Address],
         make: impl Fn(&Address) -> io::Result<OwnedFd>,
-    ) -> Result<Arc<Gate<T>>> {
+    ) -> Result<Claim<T>> {
         self.check_name(name)?;
         let Offered { address, fd, origin, .. } = match self.take(name, kind, wanted) {
             Some(offered) => offered,
@@ -371,7 +418,7 @@ impl Starting {
         let gate = Gate::parked(name, kind, address, fd);
         self.resources.gates.push((gate.clone(), origin));
         self.note(name, origin);
-        Ok(gate)
+        Ok(Claim::new(gate, self.resources.dropped.clone()))
     }
 
     /// By name and address; else, for a listener that was renamed, by address: binding it again would fail.
@@ -467,11 +514,25 @@ impl Resources {
         }
     }
 
+    /// Listeners that the application dropped: their names and addresses. They are not among the resources any more.
+    pub(crate) fn take_dropped(&mut self) -> Vec<(String, Address)> {
+        let dropped = self.gates.extract_if(.., |(gate, _)| gate.is_closed());
+        let dropped: Vec<_> =
+            dropped.map(|(gate, _)| (gate.name().to_string(), gate.address().clone())).collect();
+        // What the descriptor store has of them would keep clients waiting.
+        self.stale.extend(dropped.iter().map(|(name, _)| name.clone()));
+        dropped
+    }
+
     /// What a successor is told about the listeners of this process.
     pub(crate) fn items(&self) -> io::Result<Vec<ListenerItem>> {
         let mut items = Vec::with_capacity(self.gates.len() + self.descriptors.len());
         for (gate, _) in &self.gates {
-            items.push(gate.describe()?);
+            match gate.describe() {
+                // Its turn comes, see `take_dropped`.
+                Err(_) if gate.is_closed() => {}
+                item => items.push(item?),
+            }
         }
         items.extend(self.descriptors.iter().map(|(item, _, _)| item.clone()));
         Ok(items)

@@ -1,112 +1,187 @@
-//! Connections without a process, for tests of what serves them: they can be told to drain, and move from one
-//! [`Table`] to another as they move from one process to the next.
+//! For tests of services that are replaced: two versions in one test, or two real processes.
 //!
-//! Deliberately absent: the control socket, and whoever decides. Nothing here is promised to stay as it is.
+//! Both are shown in the guide [`testing`](crate::guides::testing).
 
-use std::io;
-use std::os::fd::AsFd as _;
-use std::sync::Arc;
-use std::time::Duration;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use hotupdate_proto::{ConnectionKind, Generation, Message, frame};
-use tokio::net::UnixStream;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
+use hotupdate_proto::Timing;
+use hotupdate_proto::frame;
+use hotupdate_proto::operator::{Call, ProcessState, Reply};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Map;
 
-use crate::address::Address;
-use crate::connections::Connections;
-use crate::connections::drain::{Phase, Plan};
-use crate::connections::{Connection, MigrationRequest, Socket};
-use crate::driver::{check, describe, from_text};
+use crate::config::Builder;
 
-/// The connections of one process that is not there.
-#[derive(Debug)]
-pub struct Table {
-    connections: Connections,
-    migrations: mpsc::UnboundedReceiver<MigrationRequest>,
+#[doc(no_inline)]
+pub use hotupdate_proto::operator::{ProcessStatus, Status};
+
+mod table;
+#[doc(hidden)]
+pub use table::Table;
+
+/// How long a [`Process`] may take to serve and to end: longer than anything takes on a machine that has much else to do.
+const SOON: Duration = Duration::from_secs(60);
+
+/// How long the control socket may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// How often a process is looked at that is waited for.
+const INTERVAL: Duration = Duration::from_millis(5);
+
+/// Settings for a version that lives in a test, next to others: no probation, so that the version before ends as soon as its
+/// connections have; signals are left to the test; and no deadline of a handoff is missed on a slow machine.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let directory = tempfile::tempdir()?;
+/// let control = directory.path().join("control.sock");
+/// let old = hotupdate::testing::builder(&control).version("1").join().await?.ready().await?;
+/// let new = hotupdate::testing::builder(&control).version("2").join().await?.ready().await?;
+/// old.drained().await;
+/// # Ok(())
+/// # }
+/// ```
+pub fn builder(control: impl AsRef<Path>) -> Builder {
+    let timing = Timing::default()
+        .reply(SOON)
+        .batch(SOON)
+        .stop(SOON)
+        .serving(SOON)
+        .released(2 * SOON)
+        .resume(SOON)
+        .probation(Duration::ZERO);
+    crate::builder(control).stop_signals(false).timing(timing)
 }
 
-impl Table {
-    /// A table that serves.
-    #[must_use]
-    #[expect(clippy::new_without_default, reason = "it is a process that starts")]
-    pub fn new() -> Self {
-        let (connections, migrations) = Connections::new(Generation::FIRST);
-        Self { connections, migrations }
-    }
+/// A real process that is under test. It is killed when this value is dropped.
+///
+/// ```no_run
+/// # fn example() -> std::io::Result<()> {
+/// use std::process::Command;
+///
+/// use hotupdate::testing::Process;
+///
+/// # let directory = std::path::Path::new("/run/test");
+/// let control = directory.join("control.sock");
+/// let server = || {
+///     let mut command = Command::new("target/debug/server"); // in a test: env!("CARGO_BIN_EXE_server")
+///     command.arg("--control").arg(&control);
+///     command
+/// };
+/// let old = Process::start(&mut server(), &control)?;
+/// let new = Process::start(&mut server(), &control)?; // it takes over from the old one
+/// assert!(old.wait()?.success(), "the old one has drained");
+/// assert_eq!(hotupdate::testing::status(&control)?.serving.process.pid, new.id());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    control: PathBuf,
+}
 
-    /// What is open, and what became of the rest.
-    #[must_use]
-    pub fn connections(&self) -> &Connections {
-        &self.connections
-    }
-
-    /// A connection that came in through the listener of this name.
-    #[must_use]
-    pub fn accept(&self, listener: &str, stream: UnixStream) -> Connection {
-        let socket = Arc::new(Socket::Unix(stream));
-        let (peer, local) = (Address::Unix(None), Address::Unix(None));
-        let tracker = self.connections.insert(&listener.into(), peer, local, &socket);
-        Connection::new(socket, tracker)
-    }
-
-    /// Another process serves. For a second it may say what it takes; silent connections are left alone for half an hour.
-    pub fn drain(&self) {
-        let since = Instant::now();
-        let hour = Duration::from_secs(3600);
-        self.connections.expect_moves(since + Duration::from_secs(1));
-        let plan = Plan { since, until: since + hour, grace: hour / 2, spread: Duration::ZERO };
-        self.connections.set_phase(Phase::Draining(plan));
-    }
-
-    /// The other process takes connections of this kind.
-    pub fn takes(&self, kind: &str) {
-        self.connections.set_taken(Some(vec![ConnectionKind { kind: kind.to_owned(), listener: None }]));
-    }
-
-    /// The other process is dead: this one serves again, and whatever wanted to leave stays.
-    pub fn serve_again(&mut self) {
-        self.connections.set_phase(Phase::Serving);
-        self.connections.set_taken(None);
-        while let Ok(MigrationRequest { connection, reply, .. }) = self.migrations.try_recv() {
-            // Nobody waits for it if its task has ended.
-            let _ = reply.send(Err(Box::new(connection)));
-        }
-    }
-
-    /// Whether a connection wants to leave.
-    #[must_use]
-    pub fn has_leaving(&self) -> bool {
-        !self.migrations.is_empty()
-    }
-
-    /// Everything that wants to leave arrives in another process, with its state.
+impl Process {
+    /// Starts the program, and waits until it serves: as the first of its service, or as the successor of the one that
+    /// serves at this control socket.
     ///
     /// # Errors
-    /// What the kernel has to say, or what the other process has against a connection.
-    pub fn migrate_to(&mut self, next: &Self) -> io::Result<Vec<(Connection, Vec<u8>)>> {
-        let mut arrived = Vec::new();
-        while let Ok(migration) = self.migrations.try_recv() {
-            let fd = migration.connection.socket().as_fd().try_clone_to_owned()?;
-            let item = over_the_wire(Message::Prepare { batch: 1, items: vec![describe(&migration)] })?;
-            check(&item, &fd).map_err(io::Error::other)?;
-            let MigrationRequest { connection, reply, .. } = migration;
-            connection.tracker().migrated();
-            drop(connection);
-            let _ = reply.send(Ok(()));
-            let state = from_text(&item.state);
-            let socket = Socket::register(fd)?;
-            arrived.push((Connection::arrived(&next.connections, item.row, socket), state));
+    /// If the program cannot be started, ends before it serves (its standard error says why, and goes where that of the test
+    /// goes), or does not serve within a minute.
+    pub fn start(command: &mut Command, control: impl AsRef<Path>) -> io::Result<Self> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let mut process = Self { child: command.spawn()?, control: control.as_ref().to_owned() };
+        let serves = |process: &mut Self| {
+            if let Some(status) = process.child.try_wait()? {
+                return Err(io::Error::other(format!("{program} ended before it served: {status}")));
+            }
+            // Before the first process is there, nothing answers.
+            let serves = status(&process.control).is_ok_and(|Status { serving, .. }| {
+                serving.process.pid == process.id() && serving.state == ProcessState::Serving
+            });
+            Ok(serves.then_some(()))
+        };
+        process.until(serves, || format!("{program} does not serve at {}", control.as_ref().display()))?;
+        Ok(process)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it SIGTERM: a process that serves stops gracefully.
+    ///
+    /// # Errors
+    /// What kill(2) says, for example that it has ended.
+    pub fn terminate(&self) -> io::Result<()> {
+        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
+        Ok(kill_process(pid, Signal::TERM)?)
+    }
+
+    /// Waits until it has ended, as it does when a successor serves and it has drained.
+    ///
+    /// # Errors
+    /// If it has not ended within a minute.
+    pub fn wait(mut self) -> io::Result<ExitStatus> {
+        let id = self.id();
+        self.until(|process| process.child.try_wait(), || format!("process {id} does not end"))
+    }
+
+    fn until<T>(
+        &mut self,
+        mut look: impl FnMut(&mut Self) -> io::Result<Option<T>>,
+        what: impl FnOnce() -> String,
+    ) -> io::Result<T> {
+        let begun = Instant::now();
+        loop {
+            if let Some(found) = look(self)? {
+                return Ok(found);
+            }
+            if begun.elapsed() > SOON {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("waited {SOON:?}: {}", what())));
+            }
+            thread::sleep(INTERVAL);
         }
-        Ok(arrived)
     }
 }
 
-fn over_the_wire(message: Message) -> io::Result<hotupdate_proto::MigrationItem> {
-    let mut bytes = frame::encode_message(&message).map_err(io::Error::other)?;
+impl Drop for Process {
+    fn drop(&mut self) {
+        // One that has ended cannot be killed, and what is left of it was waited for before.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Asks the process that serves at this control socket how the service is: which processes there are, how many connections
+/// they have, how the last handoff went. It is what `hotctl status` shows.
+///
+/// # Errors
+/// If no process answers there.
+pub fn status(control: impl AsRef<Path>) -> io::Result<Status> {
+    let call = Call {
+        method: format!("{}.Status", hotupdate_proto::INTERFACE),
+        parameters: Map::new(),
+        oneway: false,
+        more: false,
+        upgrade: false,
+    };
+    let mut stream = UnixStream::connect(control)?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.write_all(&frame::encode(&call).map_err(io::Error::other)?)?;
+    let mut bytes = Vec::new();
+    BufReader::new(stream).read_until(0, &mut bytes)?;
     bytes.pop();
-    match frame::decode_message(&bytes).map_err(io::Error::other)? {
-        Message::Prepare { mut items, .. } if items.len() == 1 => Ok(items.remove(0)),
-        other => Err(io::Error::other(format!("it has become {other:?}"))),
+    let Reply { mut parameters, error, .. } = frame::decode(&bytes).map_err(io::Error::other)?;
+    match (parameters.remove("status"), error) {
+        (Some(status), None) => Ok(serde_json::from_value::<Status>(status)?),
+        (_, error) => Err(io::Error::other(format!("it answers {}", error.as_deref().unwrap_or("nothing")))),
     }
 }

@@ -42,19 +42,20 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let metrics = metrics::install()?;
     let mut hot = join(&cli).await?;
     let http = hot.tcp("http", cli.listen.as_str()).await?;
-    let address = http.local_addr().context("a TCP listener has an IP address")?;
+    let address = http.local_addr().ip().context("a TCP listener has an IP address")?;
     let app = routes::app(cli.app_version, metrics);
 
     tokio::time::sleep(cli.warm_up).await;
     if let Some(failure) = cli.fail_before_ready {
         fail(failure).await?;
     }
+    let server = hotupdate_axum::serve(http, app, &mut hot);
+    streams::on_migrated(&mut hot)?;
     let hot = hot.ready().await?;
-    streams::adopt(&hot);
     let (generation, pid) = (hot.generation(), id());
     say(format_args!("serving generation={generation} pid={pid} http={address}"));
 
-    hotupdate_axum::serve(http, app, &hot).await?;
+    server.await?;
     let forced = hot.connections().forced();
     say(format_args!("drained generation={generation} pid={pid} forced={forced}"));
     Ok(())

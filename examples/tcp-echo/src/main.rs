@@ -44,7 +44,7 @@ async fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<()> {
     let mut hot = join(&cli).await?;
     let tcp = hot.tcp("echo", cli.listen.as_str()).await?;
-    let address = tcp.local_addr().context("a TCP listener has an IP address")?;
+    let address = tcp.local_addr().ip().context("a TCP listener has an IP address")?;
     let version: Arc<str> = cli.app_version.into();
 
     let ours = version.clone();

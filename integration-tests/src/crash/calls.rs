@@ -1,15 +1,17 @@
 //! Which system calls count, and what is said in those that carry messages.
 //!
-//! Every call counts but these: calls that only wait, tell the time or arrange memory ([`SILENT`]); what is said to a
-//! sleeping thread through an eventfd(2); and calls on connections that were accepted while the trace ran, whose number
-//! depends on the load. (A process that dies in one of those is killed between two that count.)
+//! Every call counts but these: calls that only wait, tell the time or arrange memory ([`SILENT`]); what is
+//! said to a sleeping thread through an eventfd(2); and calls on connections that were accepted while the
+//! trace ran, whose number depends on the load. (A process that dies in one of those is killed between two
+//! that count.)
 //!
 //! Deliberately absent: meaning. The protocol's messages are told apart by their `type`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
+use serde_json::Value;
 use syscalls::Sysno;
 
 use super::registers::Registers;
@@ -57,8 +59,8 @@ pub const SILENT: [Sysno; 36] = [
 /// `AF_INET` and `AF_INET6` (socket(2)).
 const INTERNET: [u16; 2] = [2, 10];
 
-/// Messages are recognised by their first bytes.
-const LOOK: usize = 1 << 16;
+/// The most bytes of one call that are read: more than any message has.
+const LOOK: usize = 1 << 22;
 
 /// What is known of the descriptors of a process.
 #[derive(Debug)]
@@ -69,12 +71,14 @@ pub(super) struct Descriptors {
     clients: HashSet<u64>,
     /// Where they were accepted.
     listeners: HashSet<u64>,
+    /// By descriptor and call: the part of a message that has come so far.
+    parts: HashMap<(u64, Sysno), Vec<u8>>,
 }
 
 impl Descriptors {
     pub(super) fn of(pid: i32) -> std::io::Result<Self> {
         let memory = File::options().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
-        Ok(Self { pid, memory, clients: HashSet::new(), listeners: HashSet::new() })
+        Ok(Self { pid, memory, clients: HashSet::new(), listeners: HashSet::new(), parts: HashMap::new() })
     }
 
     /// Whether the call that begins is one of those that count.
@@ -103,9 +107,21 @@ impl Descriptors {
             (Sysno::close, _) => {
                 self.clients.remove(&first);
                 self.listeners.remove(&first);
+                self.parts.retain(|(fd, _), _| *fd != first);
             }
             _ => {}
         }
+    }
+
+    /// The messages that a sendmsg(2) or recvmsg(2) has completed.
+    pub(super) fn completed(&mut self, call: Sysno, registers: &Registers) -> Vec<String> {
+        let Ok(length @ 1..) = usize::try_from(registers.result()) else { return Vec::new() };
+        let [fd, message, ..] = registers.arguments();
+        let bytes = self.bytes(message, Some(length));
+        let part = self.parts.entry((fd, call)).or_default();
+        part.extend(bytes);
+        let whole = part.iter().rposition(|byte| *byte == 0).map_or(0, |end| end + 1);
+        messages(&part.drain(..whole).collect::<Vec<_>>())
     }
 
     fn is_internet(&self, address: u64) -> bool {
@@ -157,8 +173,8 @@ const ADD: u64 = 1;
 /// `F_DUPFD_CLOEXEC` (fcntl(2)).
 const DUPLICATE: u64 = 1030;
 
-/// Whether the call that begins makes something, and so can fail for want of something. What takes something away, or only
-/// asks, cannot.
+/// Whether the call that begins makes something, and so can fail for want of something. What takes something
+/// away, or only asks, cannot.
 pub(super) fn can_fail(call: Sysno, registers: &Registers) -> bool {
     let [_, second, _, _] = registers.arguments();
     match call {
@@ -192,26 +208,35 @@ fn takes_descriptor(call: Sysno) -> bool {
     )
 }
 
-/// The names of the messages in these bytes: `listeners`, `Join`, `reply`; and `move 3` for three connections.
+/// The messages in these bytes, in a few words: `listeners`, `Join`, `reply`; and for those of a migration,
+/// which connections they are about: `prepare 7 12=127.0.0.1:5000` (batch, connection, client), `prepared 7
+/// 12` (batch, what is refused), `commit 7`, `abort 7`.
 #[must_use]
 pub fn messages(bytes: &[u8]) -> Vec<String> {
-    let name = |frame: &[u8]| {
-        let text = String::from_utf8_lossy(frame);
-        let value = |key: &str| {
-            let rest = text.split_once(&format!("\"{key}\":\""))?.1;
-            Some(rest.split('"').next().unwrap_or_default().to_owned())
-        };
-        let method = value("method").map(|method| method.rsplit('.').next().unwrap_or_default().to_owned());
-        match value("type") {
-            Some(name) if name == "prepare" => format!("prepare {}", text.matches("\"cookie\":").count()),
-            name => name.or(method).unwrap_or_else(|| "reply".to_owned()),
-        }
-    };
-    bytes.split(|byte| *byte == 0).filter(|frame| frame.starts_with(b"{")).map(name).collect()
+    bytes
+        .split(|byte| *byte == 0)
+        .filter_map(|frame| serde_json::from_slice(frame).ok())
+        .map(message)
+        .collect()
+}
+
+fn message(frame: Value) -> String {
+    let name = frame["type"].as_str().or_else(|| frame["method"].as_str()?.rsplit('.').next());
+    let mut words = vec![name.unwrap_or("reply").to_owned()];
+    let of = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    if matches!(words[0].as_str(), "prepare" | "prepared" | "commit" | "abort") {
+        words.push(frame["batch"].to_string());
+        let client = |row: &Value| format!("{}={}", row["id"], row["peer"].as_str().unwrap_or_default());
+        words.extend(of(&frame["items"]).iter().map(|item| client(&item["row"])));
+        words.extend(of(&frame["refused"]).iter().map(Value::to_string));
+    }
+    words.join(" ")
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -219,8 +244,17 @@ mod tests {
         let bytes =
             b"{\"type\":\"ready\",\"x\":1}\0{\"method\":\"io.hotupdate.Join\"}\0{\"parameters\":{}}\0";
         assert_eq!(messages(bytes), ["ready", "Join", "reply"]);
-        let bytes = b"{\"type\":\"prepare\",\"items\":[{\"cookie\":1},{\"cookie\":2}]}\0";
-        assert_eq!(messages(bytes), ["prepare 2"]);
         assert_eq!(messages(b"half\"type\":\"x\""), [""; 0]);
+    }
+
+    #[test]
+    fn messages_of_a_migration_say_which_connections() {
+        let item = |id, peer| json!({ "row": { "id": id, "peer": peer } });
+        let items = [item(12, "127.0.0.1:5000"), item(13, "127.0.0.1:5001")];
+        let prepare = json!({ "type": "prepare", "batch": 7, "items": items });
+        let prepared = json!({ "type": "prepared", "batch": 7, "refused": [13] });
+        let said = messages(format!("{prepare}\0{prepared}\0").as_bytes());
+        assert_eq!(said, ["prepare 7 12=127.0.0.1:5000 13=127.0.0.1:5001", "prepared 7 13"]);
+        assert_eq!(messages(b"{\"type\":\"commit\",\"batch\":7}\0"), ["commit 7"]);
     }
 }

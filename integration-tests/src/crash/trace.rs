@@ -1,4 +1,5 @@
-//! The log of a tracer, read while it is written: what the process did, when it met the fault, and whether it is gone.
+//! The log of a tracer, read while it is written: what the process did, when it met the fault, and whether it
+//! is gone.
 //!
 //! Deliberately absent: ptrace. This side runs in the test.
 
@@ -11,6 +12,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use syscalls::Sysno;
 
 use super::case::Point;
+
+/// The last message about the migration of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It was sent to the process that is to take it.
+    Prepare,
+    /// That process holds it: the other one closes it when it hears so.
+    Prepared,
+    /// That process serves it.
+    Commit,
+}
 
 /// A log.
 #[derive(Clone, Debug)]
@@ -84,13 +96,39 @@ impl Trace {
         self.when(&format!("received {message}"))
     }
 
-    /// How many connections were sent to be moved.
+    /// How far the migration of each connection was, by the address of its client, when the log ends. One
+    /// that was refused or aborted is where it was before.
     #[must_use]
-    pub fn moved(&self) -> usize {
-        self.lines()
-            .iter()
-            .filter_map(|(_, what)| what.strip_prefix("sent move ")?.parse::<usize>().ok())
-            .sum()
+    pub fn migrations(&self) -> BTreeMap<String, Phase> {
+        let mut batches: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        let mut phases = BTreeMap::new();
+        for (_, line) in self.lines() {
+            let words: Vec<_> = line.split(' ').map(ToOwned::to_owned).collect();
+            let [_, message, batch, rest @ ..] = words.as_slice() else { continue };
+            let phase = match message.as_str() {
+                "prepare" => {
+                    let clients = rest.iter().filter_map(|word| word.split_once('='));
+                    let clients = clients.map(|(id, client)| (id.to_owned(), client.to_owned())).collect();
+                    batches.insert(batch.clone(), clients);
+                    Some(Phase::Prepare)
+                }
+                "prepared" => Some(Phase::Prepared),
+                "commit" => Some(Phase::Commit),
+                "abort" => None,
+                _ => continue,
+            };
+            let Some(clients) = batches.get_mut(batch) else { continue };
+            for client in rest.iter().filter_map(|refused| clients.remove(refused)) {
+                phases.remove(&client);
+            }
+            for client in clients.values() {
+                match phase {
+                    Some(phase) => phases.insert(client.clone(), phase),
+                    None => phases.remove(client),
+                };
+            }
+        }
+        phases
     }
 
     /// How many lines there are.
@@ -146,6 +184,27 @@ mod tests {
         );
         assert_eq!(trace.counts(), BTreeMap::from([(Sysno::sendmsg, 1)]));
         assert_eq!(trace.describe(Point { call: Sysno::sendmsg, nth: 1 }), "sendmsg 1 ready");
+        Ok(())
+    }
+
+    #[test]
+    fn how_far_migrations_are() -> anyhow::Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        let lines = [
+            "received prepare 1 7=a:1 8=b:1",
+            "received prepare 2 9=c:1",
+            "received prepare 3 10=d:1",
+            "received prepare 4 11=e:1",
+            "sent prepared 1 8",
+            "sent prepared 2",
+            "received commit 1",
+            "received abort 3",
+        ];
+        let lines: String = lines.into_iter().map(|line| format!("1000000 {line}\n")).collect();
+        fs::write(file.path(), lines)?;
+        let phases = [("a:1", Phase::Commit), ("c:1", Phase::Prepared), ("e:1", Phase::Prepare)];
+        let phases = phases.into_iter().map(|(client, phase)| (client.to_owned(), phase));
+        assert_eq!(Trace::at(file.path()).migrations(), phases.collect());
         Ok(())
     }
 }

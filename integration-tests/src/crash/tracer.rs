@@ -1,7 +1,8 @@
 //! The process that follows another one from call to call, and does it harm at one of them (ptrace(2)).
 //!
-//! Deliberately absent: threads. Only the thread that attached may go on, and its waits would take the children of others;
-//! so the tracer is a process of its own, and says what it sees in a log, see [`super::trace`].
+//! Deliberately absent: threads. Only the thread that attached may go on, and its waits would take the
+//! children of other threads; so the tracer is a process of its own, and says what it sees in a log, see
+//! [`super::trace`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -100,7 +101,8 @@ impl Tracer {
                     // The thread was made by one that is traced already.
                     Err(Errno::EPERM) if !self.threads.is_empty() => {}
                     Err(error) => bail!(
-                        "process {} cannot be traced: {error}; ptrace(2) needs root, or CAP_SYS_PTRACE in a container",
+                        "process {} cannot be traced: {error}; ptrace(2) needs root, or CAP_SYS_PTRACE in a \
+                         container",
                         self.order.pid
                     ),
                 }
@@ -205,14 +207,16 @@ impl Tracer {
 
     fn harm(&mut self, thread: Pid, point: Point, registers: Registers) -> nix::Result<()> {
         match self.order.fault {
+            // Both are as of a moment at which all that other threads have said by then is in the log.
             Fault::Kill => {
+                self.freeze(thread)?;
                 self.say(format_args!("harm {point}"));
                 kill(Pid::from_raw(self.order.pid), Signal::SIGKILL)?;
                 self.say(format_args!("done {point}"));
             }
             Fault::Freeze(time) => {
-                self.say(format_args!("harm {point}"));
                 self.freeze(thread)?;
+                self.say(format_args!("harm {point}"));
                 thread::sleep(time);
                 self.say(format_args!("done {point}"));
                 self.over = true;
@@ -260,12 +264,16 @@ impl Tracer {
                 Err(Errno::ESRCH) => continue,
                 Err(error) => return Err(error),
             }
-            // A stop at a call that comes first is as good: the thread stands. What begins there is counted no more.
+            // A stop at a call that comes first is as good: the thread stands. What begins there is counted
+            // no more.
             match waitpid(other, Some(WaitPidFlag::__WALL))? {
                 WaitStatus::PtraceSyscall(stopped) => {
                     let registers = Registers::of(stopped)?;
                     let entered = registers.is_entry().then(|| registers.call()).flatten();
-                    self.threads.insert(stopped, entered.map(|call| Current { call, lie: None }));
+                    let current = entered.map(|call| Current { call, lie: None });
+                    if let (Some(Some(before)), None) = (self.threads.insert(stopped, current), current) {
+                        self.ends(before, registers)?;
+                    }
                 }
                 WaitStatus::Exited(gone, _) | WaitStatus::Signaled(gone, _, _) => {
                     self.threads.remove(&gone);
@@ -301,18 +309,18 @@ impl Tracer {
     }
 
     fn say_message(&mut self, call: Sysno, registers: &Registers) {
-        let Ok(length @ 1..) = usize::try_from(registers.result()) else { return };
         let verb = match call {
             Sysno::sendmsg => "sent",
             Sysno::recvmsg => "received",
             _ => return,
         };
-        for message in messages(&self.descriptors.bytes(registers.arguments()[1], Some(length))) {
+        for message in self.descriptors.completed(call, registers) {
             self.say(format_args!("{verb} {message}"));
         }
     }
 
-    /// One line with the time. The log belongs to the test, so that it cannot be written is not the program's fault.
+    /// One line with the time. The log belongs to the test, so that it cannot be written is not the program's
+    /// fault.
     fn say(&mut self, what: impl fmt::Display) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let _ = self.log.write_all(format!("{} {what}\n", now.as_micros()).as_bytes());

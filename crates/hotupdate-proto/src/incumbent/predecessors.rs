@@ -10,7 +10,7 @@ use super::events::{Effect, Report};
 use super::state::State;
 use crate::error::Fault;
 use crate::identity::Generation;
-use crate::inventory::Summary;
+use crate::inventory::{MAX_TASKS, Summary};
 use crate::message::Message;
 use crate::migration::InboundEffect;
 use crate::predecessor::Predecessor;
@@ -18,7 +18,8 @@ use crate::timing::millis;
 
 impl Incumbent {
     /// What a new serving process says to the generations before it: the older ones end their probation, and the
-    /// oldest are hurried if there are too many. All learn what this process accepts, if they do not know.
+    /// oldest are hurried if there are too many; all learn what this process accepts, if they do not know. To be called
+    /// once, when it has begun to serve.
     #[must_use]
     pub fn greet(&mut self) -> Vec<Effect> {
         let mut out = Vec::new();
@@ -31,6 +32,7 @@ impl Incumbent {
             oldest.hurried = true;
             out.push(Effect::SendTo(oldest.generation, Message::Hurry { deadline_ms }));
         }
+        self.establish(&mut out);
         out
     }
 
@@ -63,10 +65,10 @@ impl Incumbent {
         }
     }
 
-    /// No predecessor can take the place of this process any more.
-    fn establish(&self, state: &State, out: &mut Vec<Effect>) {
-        if state.owns() && !self.predecessors.iter().any(|predecessor| predecessor.probation) {
-            out.push(Effect::Establish);
+    /// As long as a predecessor can take this process's place back, everything stays as that one had it.
+    fn establish(&self, out: &mut Vec<Effect>) {
+        if self.predecessors.iter().all(|predecessor| !predecessor.probation) {
+            out.push(Effect::Established);
         }
     }
 
@@ -86,9 +88,11 @@ impl Incumbent {
             return state;
         }
         match message {
-            Message::Progress { connections, totals, closed: _ } => {
+            Message::Progress { connections, totals, mut tasks, closed: _ } => {
+                tasks.truncate(MAX_TASKS);
                 predecessor.connections = connections;
                 predecessor.totals = totals;
+                predecessor.tasks = tasks;
                 out.push(Effect::Report(Report::Progress(generation)));
             }
             Message::Connections { .. } => {}
@@ -99,12 +103,13 @@ impl Incumbent {
             Message::Drained { forced } => {
                 predecessor.drained = true;
                 predecessor.connections = Summary::default();
+                predecessor.tasks.clear();
                 out.push(Effect::Report(Report::Drained { generation, forced }));
             }
             Message::LetGo => {
                 if mem::take(&mut predecessor.probation) {
                     out.push(Effect::Report(Report::LetGo(generation)));
-                    self.establish(&state, out);
+                    self.establish(out);
                 }
             }
             Message::Prepare { batch, items } => {
@@ -146,13 +151,7 @@ impl Incumbent {
         state
     }
 
-    pub(super) fn lose(
-        &mut self,
-        state: &State,
-        generation: Generation,
-        fault: &Fault,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn lose(&mut self, generation: Generation, fault: &Fault, out: &mut Vec<Effect>) {
         let Some(position) = self.predecessors.iter().position(|p| p.generation == generation) else {
             return;
         };
@@ -165,7 +164,7 @@ impl Incumbent {
                 out.push(Effect::Report(Report::Lost { generation, connections: gone.connections }));
             }
             if gone.probation {
-                self.establish(state, out);
+                self.establish(out);
             }
         } else {
             self.predecessors[position].is_not_believed(fault.to_string(), out);

@@ -21,8 +21,10 @@ pub(super) enum State {
     Warming { peer: Peer, until: Instant },
     /// The successor is warm and waits for an operator.
     Standby { peer: Peer, until: Instant },
-    /// Predecessors finish the migrations that are under way, before our accept loops stop for this purpose.
-    Quiescing { purpose: Purpose, until: Instant },
+    /// The application ends what only one process may do. Nothing of ours has stopped.
+    BeforeRelease { goal: Goal, until: Instant },
+    /// Predecessors finish the migrations that are under way, before our accept loops stop.
+    Quiescing { goal: Goal, until: Instant },
     /// Our accept loops are stopping.
     Releasing { peer: Peer, until: Instant },
     /// Our accept loops have stopped, the successor's have to start.
@@ -36,20 +38,20 @@ pub(super) enum State {
     /// Rollback: our accept loops have stopped, the predecessor's have to start.
     Resuming { to: Generation, until: Instant },
     /// The service stops: our accept loops are stopping, and then there is a drain of this length.
-    Stopping { until: Instant, within: Duration },
+    Stopping { until: Instant, within: Duration, for_good: bool },
     /// Nothing is left to do.
     Gone,
 }
 
 /// Why the accept loops are going to stop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Purpose {
-    /// The successor is warm.
+pub(super) enum Goal {
+    /// The successor is released.
     Release(Peer),
-    /// This predecessor serves again.
+    /// The predecessor of this generation serves again.
     RollBack(Generation),
-    /// The service stops, and then there is a drain of this length.
-    Stop(Duration),
+    /// The service stops, and then there is a drain of this length. `for_good`: an operator wants it.
+    Stop { within: Duration, for_good: bool },
 }
 
 /// How the drain of this process goes.
@@ -78,6 +80,7 @@ impl State {
             Self::Offering { until, .. } => Some((Deadline::Batch, *until)),
             Self::Warming { until, .. } => Some((Deadline::Lease, *until)),
             Self::Standby { until, .. } => Some((Deadline::Standby, *until)),
+            Self::BeforeRelease { until, .. } => Some((Deadline::BeforeRelease, *until)),
             Self::Quiescing { until, .. } => Some((Deadline::Quiesce, *until)),
             Self::Releasing { until, .. }
             | Self::RollingBack { until, .. }
@@ -93,12 +96,35 @@ impl State {
         }
     }
 
+    /// What is to come when the accept loops have stopped, as long as they have not begun to.
+    pub(super) fn goal(&self) -> Option<&Goal> {
+        match self {
+            Self::BeforeRelease { goal, .. } | Self::Quiescing { goal, .. } => Some(goal),
+            _ => None,
+        }
+    }
+
+    /// The predecessor that a rollback is under way to.
+    pub(super) fn rolls_back_to(&self) -> Option<Generation> {
+        match (self, self.goal()) {
+            (_, Some(Goal::RollBack(to))) => Some(*to),
+            (Self::RollingBack { to, .. } | Self::Resuming { to, .. }, _) => Some(*to),
+            _ => None,
+        }
+    }
+
+    /// The service is stopping.
+    pub(super) fn stops(&self) -> bool {
+        matches!((self, self.goal()), (_, Some(Goal::Stop { .. })) | (Self::Stopping { .. }, _))
+    }
+
     pub(super) fn successor(&self) -> Option<&Peer> {
         match self {
             Self::Offering { peer, .. }
             | Self::Warming { peer, .. }
             | Self::Standby { peer, .. }
-            | Self::Quiescing { purpose: Purpose::Release(peer), .. }
+            | Self::BeforeRelease { goal: Goal::Release(peer), .. }
+            | Self::Quiescing { goal: Goal::Release(peer), .. }
             | Self::Releasing { peer, .. }
             | Self::Released { peer, .. }
             | Self::Probation { peer, .. } => Some(peer),
@@ -113,27 +139,24 @@ impl State {
 
     /// The accept loops of the process in this state run, or will if the other side does not do its part.
     pub(super) fn owns(&self) -> bool {
-        let rolls_back = matches!(self.rolls_back_to(), Some(_));
-        matches!(self, Self::Serving) || rolls_back || self.is_attempt()
+        self.is_rollback() || self.is_attempt() || matches!(self, Self::Serving)
     }
 
-    /// The predecessor that is asked to serve again, or is going to be.
-    pub(super) fn rolls_back_to(&self) -> Option<Generation> {
-        match self {
-            Self::Quiescing { purpose: Purpose::RollBack(to), .. }
-            | Self::RollingBack { to, .. }
-            | Self::Resuming { to, .. } => Some(*to),
-            _ => None,
-        }
+    /// The service is on its way back to the predecessor.
+    pub(super) fn is_rollback(&self) -> bool {
+        self.rolls_back_to().is_some()
     }
 
-    /// The service is stopping, and nothing changes that.
-    pub(super) fn stops(&self) -> bool {
-        matches!(self, Self::Quiescing { purpose: Purpose::Stop(_), .. } | Self::Stopping { .. })
+    /// The application's hook has ended: the accept loops are about to stop, or have stopped.
+    pub(super) fn loops_stop(&self) -> bool {
+        let releases = matches!(self, Self::Releasing { .. } | Self::Released { .. });
+        let rolls_back = matches!(self, Self::RollingBack { .. } | Self::Resuming { .. });
+        matches!(self, Self::Quiescing { .. }) || releases || rolls_back
     }
 
+    /// Something of ours has stopped, and has to go on if no other process serves.
     pub(super) fn has_stopped(&self) -> bool {
-        matches!(self, Self::Releasing { .. } | Self::Released { .. })
+        matches!(self, Self::BeforeRelease { .. }) || self.loops_stop()
     }
 
     /// How far the successor has come, as it reads in "while it was …" and "it is …".
@@ -142,17 +165,12 @@ impl State {
             Self::Offering { .. } => "receiving the inventory",
             Self::Warming { .. } => "warming up",
             Self::Standby { .. } => "in standby",
-            Self::Quiescing { purpose: Purpose::Release(_), .. } => "about to be released",
+            state if matches!(state.goal(), Some(Goal::Release(_))) => "about to be released",
             Self::Releasing { .. } | Self::Released { .. } => "released",
             Self::Probation { .. } => "serving",
             Self::Serving => "alone",
-            Self::Quiescing { purpose: Purpose::RollBack(_), .. }
-            | Self::RollingBack { .. }
-            | Self::Resuming { .. } => "rolling back",
-            Self::Quiescing { purpose: Purpose::Stop(_), .. }
-            | Self::Retired { .. }
-            | Self::Stopping { .. }
-            | Self::Gone => "stopping",
+            state if state.is_rollback() => "rolling back",
+            _ => "stopping",
         }
     }
 
@@ -160,10 +178,10 @@ impl State {
     pub(super) fn successor_state(&self) -> ProcessState {
         match self {
             Self::Offering { .. } | Self::Warming { .. } => ProcessState::Starting,
-            Self::Standby { .. }
-            | Self::Quiescing { .. }
-            | Self::Releasing { .. }
-            | Self::Released { .. } => ProcessState::Standby,
+            Self::Standby { .. } | Self::BeforeRelease { .. } | Self::Quiescing { .. } => {
+                ProcessState::Standby
+            }
+            Self::Releasing { .. } | Self::Released { .. } => ProcessState::Standby,
             _ => ProcessState::Serving,
         }
     }

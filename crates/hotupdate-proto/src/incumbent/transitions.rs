@@ -5,8 +5,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::events::{Effect, Peer, Report};
-use super::state::{Drain, Purpose, State};
+use super::events::{Afterwards, Effect, Peer, Report};
+use super::state::{Drain, Goal, State};
 use super::{Incumbent, leave_effects};
 use crate::FEATURE_MIGRATE;
 use crate::error::{Fault, Refusal};
@@ -70,15 +70,20 @@ impl Incumbent {
             out.push(Effect::Report(Report::Standby(peer.clone())));
             return State::Standby { peer, until: after(now, self.local.timing.standby) };
         }
-        self.release(now, peer, out)
+        self.before(now, Goal::Release(peer), out)
     }
 
-    pub(super) fn release(&mut self, now: Instant, peer: Peer, out: &mut Vec<Effect>) -> State {
-        self.quiesce(now, Purpose::Release(peer), out)
+    /// The application's hook comes first, if it has one.
+    pub(super) fn before(&mut self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
+        if !self.has_hook {
+            return self.quiesce(now, goal, out);
+        }
+        out.push(Effect::BeforeRelease);
+        State::BeforeRelease { goal, until: after(now, self.local.timing.before_release) }
     }
 
-    /// Before the accept loops stop, predecessors finish the migrations that are under way: the next process could not.
-    pub(super) fn quiesce(&mut self, now: Instant, purpose: Purpose, out: &mut Vec<Effect>) -> State {
+    /// Then predecessors finish the migrations that are under way: the next process could not.
+    pub(super) fn quiesce(&mut self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
         let Timing { prepared, quiesce, .. } = self.local.timing;
         // Where nothing is accepted nothing is under way.
         let migrating = self.predecessors.iter_mut().filter(|_| !self.accepts.is_empty());
@@ -86,31 +91,29 @@ impl Incumbent {
             let effects = predecessor.inbound.quiesce(now, prepared.saturating_add(quiesce));
             predecessor.comes(effects, out);
         }
-        State::Quiescing { purpose, until: after(now, quiesce) }
+        State::Quiescing { goal, until: after(now, quiesce) }
     }
 
     /// As soon as no predecessor is awaited, the accept loops stop.
     pub(super) fn when_quiesced(&self, now: Instant, state: State, out: &mut Vec<Effect>) -> State {
-        match state {
-            State::Quiescing { purpose, .. } if !self.predecessors.iter().any(|p| p.inbound.is_awaited()) => {
-                out.push(Effect::Stop);
-                let until = after(now, self.local.timing.stop);
-                match purpose {
-                    Purpose::Release(peer) => State::Releasing { peer, until },
-                    Purpose::RollBack(to) => State::RollingBack { to, until },
-                    Purpose::Stop(within) => State::Stopping { within, until },
-                }
-            }
-            state => state,
+        let State::Quiescing { goal, until } = state else { return state };
+        if self.predecessors.iter().any(|predecessor| predecessor.inbound.is_awaited()) {
+            return State::Quiescing { goal, until };
+        }
+        out.push(Effect::Stop);
+        let until = after(now, self.local.timing.stop);
+        match goal {
+            Goal::Release(peer) => State::Releasing { peer, until },
+            Goal::RollBack(to) => State::RollingBack { to, until },
+            Goal::Stop { within, for_good } => State::Stopping { until, within, for_good },
         }
     }
 
     /// Going on would lose the connections that are on their way, so what was to come does not. The next attempt does not
     /// wait for a predecessor that hangs, once what it offered has expired.
-    fn not_quiesced(&mut self, now: Instant, purpose: Purpose, out: &mut Vec<Effect>) -> State {
-        let late = self.predecessors.iter_mut().filter(|p| p.inbound.is_awaited());
+    fn not_quiesced(&mut self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
         let mut generations = Vec::new();
-        for predecessor in late {
+        for predecessor in self.predecessors.iter_mut().filter(|p| p.inbound.is_awaited()) {
             predecessor.inbound.is_late();
             generations.push(predecessor.generation.to_string());
         }
@@ -118,18 +121,42 @@ impl Incumbent {
             "generation {} did not finish its migrations in time (deadline `quiesce`)",
             generations.join(" and ")
         );
-        match purpose {
-            Purpose::Release(_) => {
-                self.fail(now, State::Quiescing { purpose, until: now }, Fault::Local(why), out)
+        match goal {
+            Goal::Release(_) => self.fail(now, State::Quiescing { goal, until: now }, Fault::Local(why), out),
+            Goal::RollBack(_) => self.roll_on(now, None, self.has_hook, why, out),
+            Goal::Stop { within, for_good } => self.retire(now, within, for_good, out),
+        }
+    }
+
+    /// What only one process may do may still be under way here, so no other process begins to serve.
+    pub(super) fn hook_failed(
+        &mut self,
+        now: Instant,
+        goal: Goal,
+        fault: Fault,
+        out: &mut Vec<Effect>,
+    ) -> State {
+        match goal {
+            Goal::Release(_) => self.fail(now, State::BeforeRelease { goal, until: now }, fault, out),
+            Goal::RollBack(_) => self.roll_on(now, None, true, fault.to_string(), out),
+            Goal::Stop { .. } => {
+                out.push(Effect::Report(Report::BeforeReleaseFailed(fault.to_string())));
+                self.quiesce(now, goal, out)
             }
-            Purpose::RollBack(_) => self.roll_on(now, None, why, out),
-            Purpose::Stop(within) => self.retire(now, within, out),
+        }
+    }
+
+    /// Whether something of ours has stopped, and has to go on if no other process serves.
+    pub(super) fn has_stopped(&self, state: &State) -> bool {
+        match state {
+            State::Quiescing { .. } => self.has_hook,
+            state => state.has_stopped(),
         }
     }
 
     /// The attempt is over; this process serves on, or stops if that is what it was waiting for.
     pub(super) fn fail(&mut self, now: Instant, state: State, fault: Fault, out: &mut Vec<Effect>) -> State {
-        let stopped = state.has_stopped();
+        let stopped = self.has_stopped(&state);
         self.dismiss(&state, fault, out);
         if stopped {
             out.push(Effect::Accept(Vec::new()));
@@ -147,7 +174,7 @@ impl Incumbent {
 
     fn serve_on(&mut self, now: Instant, out: &mut Vec<Effect>) -> State {
         if self.terminating {
-            return self.stop(now, self.local.timing.drain, out);
+            return self.stop_service(now, self.local.timing.drain, false, false, out);
         }
         self.announce(out);
         State::Serving
@@ -183,14 +210,15 @@ impl Incumbent {
         out.push(Effect::Drain { until });
         let drain = Drain::Running { until };
         if self.terminating || probation.is_zero() {
-            return self.let_go(peer, drain, out);
+            return self.let_go(&peer, drain, out);
         }
         State::Probation { peer, until: after(now, probation), drain, quiet: false }
     }
 
-    pub(super) fn let_go(&mut self, peer: Peer, drain: Drain, out: &mut Vec<Effect>) -> State {
+    pub(super) fn let_go(&mut self, peer: &Peer, drain: Drain, out: &mut Vec<Effect>) -> State {
         self.forget_predecessors(out);
-        out.extend([Effect::LetGo(Some(peer.process)), Effect::Send(Message::LetGo)]);
+        let afterwards = Afterwards::ServedBy(Some(peer.process.pid));
+        out.extend([Effect::LetGo(afterwards), Effect::Send(Message::LetGo)]);
         match drain {
             Drain::Done => {
                 out.push(Effect::Exit);
@@ -234,12 +262,31 @@ impl Incumbent {
         }
     }
 
-    /// Listeners, control socket and lock go; connections are drained.
-    pub(super) fn retire(&mut self, now: Instant, within: Duration, out: &mut Vec<Effect>) -> State {
+    /// The service stops: listeners, control socket and lock go; connections are drained.
+    pub(super) fn retire(
+        &mut self,
+        now: Instant,
+        within: Duration,
+        for_good: bool,
+        out: &mut Vec<Effect>,
+    ) -> State {
+        let afterwards = if for_good { Afterwards::StoppedForGood } else { Afterwards::Stopped };
+        let until = self.leave(now, within, afterwards, out);
+        State::Retired { drain: Drain::Running { until }, quiet: false }
+    }
+
+    /// Returns when the drain has to end.
+    fn leave(
+        &mut self,
+        now: Instant,
+        within: Duration,
+        afterwards: Afterwards,
+        out: &mut Vec<Effect>,
+    ) -> Instant {
         let until = after(now, within);
         self.forget_predecessors(out);
-        out.extend([Effect::LetGo(None), Effect::Drain { until }]);
-        State::Retired { drain: Drain::Running { until }, quiet: false }
+        out.extend([Effect::LetGo(afterwards), Effect::Drain { until }]);
+        until
     }
 
     // ---- rollback ------------------------------------------------------------------------------------------
@@ -275,21 +322,21 @@ impl Incumbent {
         &mut self,
         now: Instant,
         to: Generation,
+        until: Instant,
         accepts: Vec<ConnectionKind>,
         out: &mut Vec<Effect>,
     ) -> State {
         let Some(predecessor) = self.promote(to, out) else {
-            return self.retire(now, self.local.timing.drain, out);
+            return State::Resuming { to, until };
         };
         // It goes on under the name of the handoff that it takes back.
         let Predecessor { process, features, handoff, .. } = predecessor;
         out.push(Effect::Report(Report::RolledBack(to, process.clone())));
-        let version = self.local.versions.max;
         let peer = Peer {
             process,
             generation: to,
             attempt: None,
-            version,
+            version: self.local.versions.max,
             features,
             accepts: Vec::new(),
             handoff,
@@ -300,14 +347,12 @@ impl Incumbent {
 
     /// The link to this predecessor is the one to the process that serves. What it was about to migrate here stays there.
     fn promote(&mut self, to: Generation, out: &mut Vec<Effect>) -> Option<Predecessor> {
-        let position = self.predecessors.iter().position(|p| p.generation == to);
-        let mut predecessor = position.map(|position| self.predecessors.remove(position));
-        if let Some(predecessor) = &mut predecessor {
-            let effects = predecessor.inbound.forget();
-            predecessor.comes(effects, out);
-        }
+        let position = self.predecessors.iter().position(|p| p.generation == to)?;
+        let mut predecessor = self.predecessors.remove(position);
+        let effects = predecessor.inbound.forget();
+        predecessor.comes(effects, out);
         out.push(Effect::Promote(to));
-        predecessor
+        Some(predecessor)
     }
 
     /// Serving process: the predecessor does not serve again. If it was asked, it may only be late.
@@ -315,6 +360,7 @@ impl Incumbent {
         &mut self,
         now: Instant,
         asked: Option<Generation>,
+        stopped: bool,
         reason: String,
         out: &mut Vec<Effect>,
     ) -> State {
@@ -322,7 +368,10 @@ impl Incumbent {
             self.predecessors.iter_mut().filter(|p| p.generation == to).for_each(|p| p.told = true);
             out.push(Effect::SendTo(to, Message::Failed { reason: reason.clone() }));
         }
-        out.extend([Effect::Accept(Vec::new()), Effect::Report(Report::RollbackFailed(reason))]);
+        if stopped {
+            out.push(Effect::Accept(Vec::new()));
+        }
+        out.push(Effect::Report(Report::RollbackFailed(reason)));
         self.serve_on(now, out)
     }
 
@@ -353,12 +402,10 @@ impl Incumbent {
         for other in self.predecessors.iter().filter(|p| p.probation && p.generation != to) {
             out.push(Effect::SendTo(other.generation, Message::Farewell));
         }
-        let until = after(now, within);
-        let to = self.promote(to, out);
-        self.forget_predecessors(out);
+        let serves = self.promote(to, out).map(|predecessor| predecessor.process.pid);
         // What it accepts it says in a moment.
         leave_effects(self.outbound.begin(None), out);
-        out.extend([Effect::LetGo(to.map(|to| to.process)), Effect::Drain { until }]);
+        let until = self.leave(now, within, Afterwards::ServedBy(serves), out);
         out.push(Effect::Send(Message::LetGo));
         // What it said as a predecessor may still be on its way.
         State::Retired { drain: Drain::Running { until }, quiet: true }
@@ -366,12 +413,21 @@ impl Incumbent {
 
     // ---- stopping ------------------------------------------------------------------------------------------
 
-    pub(super) fn stop(&mut self, now: Instant, within: Duration, out: &mut Vec<Effect>) -> State {
+    pub(super) fn stop_service(
+        &mut self,
+        now: Instant,
+        within: Duration,
+        for_good: bool,
+        loops_stop: bool,
+        out: &mut Vec<Effect>,
+    ) -> State {
         for predecessor in self.predecessors.iter().filter(|p| p.probation) {
             out.push(Effect::SendTo(predecessor.generation, Message::Farewell));
         }
         out.push(Effect::Report(Report::Stopping));
-        self.quiesce(now, Purpose::Stop(within), out)
+        let goal = Goal::Stop { within, for_good };
+        // The hook has ended already if the accept loops were to stop for another reason.
+        if loops_stop { self.quiesce(now, goal, out) } else { self.before(now, goal, out) }
     }
 
     // ---- time ----------------------------------------------------------------------------------------------
@@ -382,9 +438,8 @@ impl Incumbent {
         let Some((deadline, _)) = state.wait().filter(|(_, until)| now >= *until) else { return state };
         match state {
             State::Probation { peer, drain, .. } if deadline == Deadline::Probation => {
-                self.let_go(peer, drain, out)
+                self.let_go(&peer, drain, out)
             }
-            State::Quiescing { purpose, .. } => self.not_quiesced(now, purpose, out),
             State::Probation { peer, until, drain, quiet } => {
                 State::Probation { peer, until, drain: self.tick_drain(now, drain, out), quiet }
             }
@@ -395,9 +450,11 @@ impl Incumbent {
                 }
                 drain => State::Retired { drain, quiet },
             },
-            State::RollingBack { .. } => self.roll_on(now, None, deadline.to_string(), out),
-            State::Resuming { to, .. } => self.roll_on(now, Some(to), deadline.to_string(), out),
-            State::Stopping { within, .. } => self.retire(now, within, out),
+            State::RollingBack { .. } => self.roll_on(now, None, true, deadline.to_string(), out),
+            State::Resuming { to, .. } => self.roll_on(now, Some(to), true, deadline.to_string(), out),
+            State::Quiescing { goal, .. } => self.not_quiesced(now, goal, out),
+            State::BeforeRelease { goal, .. } => self.hook_failed(now, goal, Fault::TimedOut(deadline), out),
+            State::Stopping { within, for_good, .. } => self.retire(now, within, for_good, out),
             state => self.fail(now, state, Fault::TimedOut(deadline), out),
         }
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hotupdate_proto::incumbent::{Effect, Event, Report, Stopped};
+use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Report, Stopped};
 use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::{Generation, Message, Ready, Release};
 use hotupdate_proto::successor::{self, Served};
@@ -85,8 +85,8 @@ impl World {
                     held.reading = true;
                 }
             }
-            Effect::LetGo(to) => {
-                let gone = to.is_none() && process.control;
+            Effect::LetGo(afterwards) => {
+                let gone = !matches!(afterwards, Afterwards::ServedBy(_)) && process.control;
                 (process.accepting, process.holds, process.stopping) = (false, false, false);
                 (process.control, process.control_open) = (false, false);
                 process.predecessors.clear();
@@ -109,7 +109,8 @@ impl World {
             Effect::Exit => self.end(p),
             Effect::Outbound(effect) => self.outbound(p, effect),
             Effect::Inbound(generation, effect) => self.inbound(p, generation, effect),
-            Effect::Establish => {}
+            // The model has no hook, and no service manager.
+            Effect::BeforeRelease | Effect::Established => {}
             Effect::Report(Report::Violation(..)) => self.violation = true,
             Effect::Report(_) => {}
         }

@@ -11,9 +11,13 @@ mod refusals;
 
 mod deadlines;
 
+mod hook;
+
 mod commands;
 
 mod generations;
+
+mod migration;
 
 mod rollback;
 

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use hotupdate_proto::incumbent::{Local, Report};
 use hotupdate_proto::message::{Generation, Join, Joined, Message, Process, Release, Versions};
+use hotupdate_proto::migration::{InboundEffect, OutboundEffect};
 use hotupdate_proto::operator::ProcessState;
-use hotupdate_proto::{Deadline, Fault, Incumbent, Refusal, Successor, Timing};
+use hotupdate_proto::{ConnectionKind, Deadline, Fault, Incumbent, Refusal, Successor, Timing};
 
 mod links;
 
@@ -53,6 +54,7 @@ struct Side {
 /// What a driver has still to tell its machine.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Pending {
+    HookDone,
     Stopped,
     Ready,
     Opened,
@@ -72,7 +74,12 @@ pub(crate) struct App {
     /// It becomes ready; its accept loops stop; they open; its connections end on their own; and when forced.
     pub(crate) readies: bool,
     pub(crate) stops: bool,
+    /// It has a hook that ends what only one process may do; the hook comes to an end.
+    pub(crate) has_hook: bool,
+    pub(crate) hook_ends: bool,
     pub(crate) opens: bool,
+    /// It accepts connections of its predecessors.
+    pub(crate) accepts: bool,
     pub(crate) drains: bool,
     pub(crate) ends: bool,
     pub(crate) versions: Versions,
@@ -86,7 +93,10 @@ impl Default for App {
             release: Release::Now,
             readies: true,
             stops: true,
+            has_hook: false,
+            hook_ends: true,
             opens: true,
+            accepts: false,
             drains: true,
             ends: true,
             versions: hotupdate_proto::VERSIONS,
@@ -102,6 +112,8 @@ pub(crate) struct Proc {
     app: App,
     /// Its accept loops run.
     pub(crate) accepting: bool,
+    /// The application does what only one process may do.
+    pub(crate) works: bool,
     /// It holds the listeners, the control socket and the lock.
     pub(crate) holds: bool,
     /// The link to the successor, or of a successor to its incumbent.
@@ -115,6 +127,15 @@ pub(crate) struct Proc {
     /// How its attempt ended, if it did.
     pub(crate) failed: Option<Fault>,
     pub(crate) alive: bool,
+}
+
+/// What was done about connections that migrate.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Migration {
+    Outbound(OutboundEffect),
+    Inbound(Generation, InboundEffect),
+    /// The drain has begun.
+    Drain,
 }
 
 /// Something that can happen next, without any time passing.
@@ -142,6 +163,10 @@ pub(crate) struct World {
     /// Every message that was sent: by whom, and its name.
     pub(crate) said: Vec<(usize, &'static str)>,
     pub(crate) reports: Vec<(usize, Report)>,
+    /// What was done about connections that migrate, beside messages.
+    pub(crate) migrations: Vec<(usize, Migration)>,
+    /// Processes that became the service's main process.
+    pub(crate) established: Vec<usize>,
     pub(crate) fired: BTreeSet<Deadline>,
     /// How many actions may still happen before the world stands still.
     pub(crate) fuel: Option<usize>,
@@ -174,6 +199,12 @@ pub(crate) fn local(index: usize, app: &App) -> Local {
     }
 }
 
+/// The one kind of connection that there is.
+pub(crate) fn kinds(app: &App) -> Vec<ConnectionKind> {
+    let kind = ConnectionKind { kind: "http/1.1".to_owned(), listener: None };
+    app.accepts.then_some(kind).into_iter().collect()
+}
+
 impl World {
     /// One process that serves.
     pub(crate) fn new(app: App) -> Self {
@@ -183,6 +214,8 @@ impl World {
             links: Vec::new(),
             said: Vec::new(),
             reports: Vec::new(),
+            migrations: Vec::new(),
+            established: Vec::new(),
             fired: BTreeSet::new(),
             fuel: None,
             tamper: None,
@@ -200,6 +233,7 @@ impl World {
             machine,
             app,
             accepting: serves,
+            works: serves,
             holds: serves,
             link: None,
             predecessors: BTreeMap::new(),
@@ -216,7 +250,8 @@ impl World {
     /// A first start.
     pub(crate) fn first(&mut self, app: App) -> usize {
         let index = self.procs.len();
-        let machine = Machine::Incumbent(Incumbent::first(local(index, &app)));
+        let machine = Incumbent::first(local(index, &app)).with_hook(app.has_hook).accepting(kinds(&app));
+        let machine = Machine::Incumbent(machine);
         self.add(machine, app, true)
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::Span;
 
-use super::moves::Moves;
+use super::migration::Migrations;
 use super::{Application, Driver, Resources, Role, SuccessorRole};
 use crate::connections::Connections;
 use crate::control::Reserve;
@@ -101,8 +101,7 @@ impl Driver {
         generation: Generation,
     ) -> (mpsc::UnboundedSender<Application>, Self) {
         let (application, applications) = mpsc::unbounded_channel();
-        let (connections, migrations) = Connections::new(generation);
-        let moves = Moves::new(settings.timing.prepared);
+        let (connections, migrations_in) = Connections::new(generation);
         let (requests_in, requests) = mpsc::channel(64);
         let lifecycle = watch::Sender::new(Lifecycle::Starting);
         let mut progress = interval(PROGRESS);
@@ -116,7 +115,7 @@ impl Driver {
             new_main_pid: None,
             settings,
             generation,
-            attempt: std::env::var(crate::process::spawn::ATTEMPT).ok(),
+            attempt: std::env::var(hotupdate_proto::environment::ATTEMPT).ok(),
             since: Instant::now(),
             role,
             events: VecDeque::new(),
@@ -126,8 +125,8 @@ impl Driver {
             connections,
             application: applications,
             application_is_gone: false,
-            migrations,
-            moves,
+            migrations_in,
+            migrations: Migrations::default(),
             ready: None,
             ready_at: None,
             failed: None,
@@ -159,7 +158,6 @@ impl Driver {
             drained: false,
             rows_sent: false,
             stopping: false,
-            for_good: false,
             exiting: false,
         };
         (application, driver)
@@ -173,7 +171,7 @@ impl Driver {
     ) {
         self.resources = resources;
         self.exports = Arc::new(std::mem::take(&mut self.resources.exports));
-        self.moves.handlers = std::mem::take(&mut self.resources.handlers);
+        self.migrations.handlers = std::mem::take(&mut self.resources.handlers);
         self.ready = Some(reply);
         self.ready_at = Some(Instant::now());
         // Whoever cannot open another descriptor cannot accept either. Nothing has stopped yet.
@@ -189,9 +187,13 @@ impl Driver {
             if let Err(error) = self.open_gates() {
                 return self.give_up(error).await;
             }
-            self.role = Role::Incumbent(Box::new(Incumbent::first(self.local.clone())));
+            let mut machine = Incumbent::first(self.local.clone()).accepting(self.migrations.kinds());
+            let greeting = machine.greet();
+            self.role = Role::Incumbent(Box::new(machine));
             self.serve(HashMap::new());
+            self.perform(greeting).await;
         } else {
+            let ready = Ready { accepts: self.migrations.kinds(), ..ready };
             self.successor(successor::Event::Ready(ready)).await;
         }
     }
@@ -227,12 +229,12 @@ impl Driver {
     pub(super) fn serve(&mut self, state: HashMap<String, Arrived>) {
         self.since = Instant::now();
         self.lifecycle.send_replace(Lifecycle::Serving);
+        self.resources.tasks.set_serving(true);
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(Ok(Served { lifecycle: self.lifecycle.subscribe(), state }));
         }
         if let Some(manager) = &self.manager {
             manager.ready();
         }
-        self.confirm_main_process();
     }
 }

@@ -4,12 +4,13 @@
 
 use hotupdate_proto::{ConnectionRow, Message, Totals, incumbent};
 
-use super::Driver;
+use super::{Driver, Role};
 
 impl Driver {
     pub(super) async fn send_progress(&mut self) {
         // Most connections are gone in a moment, and need no row over there.
-        if !self.rows_sent && self.moves.at_rest() {
+        let Role::Incumbent(machine) = &self.role else { return };
+        if !self.rows_sent && machine.outbound().is_idle() {
             self.rows_sent = true;
             self.collect_rows();
         }
@@ -19,7 +20,7 @@ impl Driver {
             return;
         }
         self.last_progress = Some((connections, totals));
-        self.incumbent(incumbent::Event::Progress { connections, closed, totals }).await;
+        self.incumbent(incumbent::Event::Progress { connections, closed, totals, tasks: Vec::new() }).await;
     }
 
     /// The deadline of the drain: what is left is closed, and named.

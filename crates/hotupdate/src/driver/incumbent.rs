@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hotupdate_proto::incumbent::{Effect, Event, Stopped};
+use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Stopped};
 use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::{Fault, Message};
 use rustix::time::{ClockId, clock_gettime};
@@ -67,7 +67,9 @@ impl Driver {
                         link.resume(None);
                     }
                 }
-                Effect::LetGo => self.let_go(),
+                Effect::BeforeRelease => self.events.push_back(Event::BeforeReleaseDone(Ok(()))),
+                Effect::LetGo(afterwards) => self.let_go(afterwards),
+                Effect::Established => self.confirm_main_process(),
                 Effect::Drain { until } => self.drain(until),
                 Effect::Undrain => self.undrain(),
                 Effect::Force => self.force(),
@@ -78,18 +80,16 @@ impl Driver {
                     }
                 }
                 Effect::Promote(generation) => {
-                    // What can be taken can be given: features belong to both sides.
-                    self.moves.peer_knows = self.moves.knows(generation);
-                    self.moves.forget(generation);
                     self.peer = self.predecessors.remove(&generation);
                     self.span = self.peer.as_ref().map_or_else(Span::none, |peer| peer.span.clone());
                 }
                 Effect::Forget(generation) => {
                     self.predecessors.remove(&generation);
-                    self.moves.forget(generation);
                     self.rows.remove(&generation);
                     self.connections.metrics().forget(generation);
                 }
+                Effect::Outbound(effect) => self.perform_outbound(effect),
+                Effect::Inbound(from, effect) => self.perform_inbound(from, effect),
                 Effect::Exit => self.exit(),
                 Effect::Report(report) => self.report(report),
             }
@@ -128,7 +128,10 @@ impl Driver {
     }
 
     /// Parks every listener. When the loop is through, nothing is accepted any more.
-    pub(super) async fn stop_now(&mut self) {
+    async fn stop(&mut self) {
+        self.resources.tasks.set_serving(false);
+        self.stops += 1;
+        self.reopen_at = None;
         for (gate, _) in &self.resources.gates {
             if let Err(error) = gate.park() {
                 let what = format!("the listener {:?} cannot be parked: {error}", gate.name());
@@ -158,11 +161,10 @@ impl Driver {
 
     fn accept(&mut self, unread: &[UnreadLink]) {
         self.stops += 1;
-        self.stop_is_off();
         self.open_all();
         self.read_predecessors(unread);
-        self.announce();
         self.lifecycle.send_replace(Lifecycle::Serving);
+        self.resources.tasks.set_serving(true);
     }
 
     pub(super) fn read_predecessors(&mut self, unread: &[UnreadLink]) {
@@ -172,9 +174,10 @@ impl Driver {
         }
     }
 
-    fn let_go(&mut self) {
+    fn let_go(&mut self, afterwards: Afterwards) {
         self.reopen_at = None;
-        self.pass_on_main_process();
+        self.stopping = !matches!(afterwards, Afterwards::ServedBy(_));
+        self.pass_on_main_process(afterwards);
         if let (true, Some(control)) = (self.stopping, &self.control)
             && let Ok(ownership) = control.ownership()
         {
@@ -188,7 +191,6 @@ impl Driver {
             control.gate.close();
         }
         self.predecessors.clear();
-        self.moves.forget_all();
         self.rows.clear();
         self.lifecycle.send_replace(Lifecycle::Retired);
     }
@@ -200,7 +202,6 @@ impl Driver {
         let timing = &self.settings.timing;
         let (grace, spread) = (timing.drain_grace.min(whole / 4), timing.drain_spread.min(whole / 2));
         if !self.draining {
-            self.expect_moves();
             self.progress.reset();
         }
         self.connections.set_phase(Phase::Draining(Plan { since, until, grace, spread }));
@@ -220,11 +221,7 @@ impl Driver {
 
     fn undrain(&mut self) {
         (self.draining, self.drained, self.rows_sent, self.last_progress) = (false, false, false, None);
-        // First of all, or else answers in between would say `Connection: close`: nothing drains, and nothing moves.
         self.connections.set_phase(Phase::Serving);
-        self.take_all_back();
-        // Others have read the links of our predecessors meanwhile.
-        self.moves.forget_all();
     }
 
     /// The last words go out first.

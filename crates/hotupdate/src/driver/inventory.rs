@@ -15,6 +15,7 @@ use tracing::Instrument;
 
 use super::{Driver, Role, SealedState};
 use crate::control::replies;
+use crate::lifecycle::Lifecycle;
 use crate::link::channel::Receiver;
 use crate::link::{self, Link};
 use crate::settings::random_hex;
@@ -85,6 +86,26 @@ impl Driver {
             }
         }
         Ok(messages)
+    }
+
+    /// The application dropped listeners, which closed them. When this process will never serve again, that is how they end.
+    pub(super) fn forget_dropped_listeners(&mut self) {
+        let lifecycle = *self.lifecycle.borrow();
+        if lifecycle >= Lifecycle::Retired {
+            return;
+        }
+        let what = match lifecycle {
+            Lifecycle::Serving => "its clients are refused",
+            Lifecycle::Draining => "should this process have to serve again, it cannot serve there",
+            _ => "it will not be served",
+        };
+        for (listener, address) in self.resources.take_dropped() {
+            tracing::warn!(listener, %address, "the application dropped this listener: {what}, and the next version is not offered it");
+        }
+        // As long as another process may serve them, the store keeps them.
+        if lifecycle == Lifecycle::Serving {
+            self.confirm_main_process();
+        }
     }
 
     /// The descriptors that a message owns, in the order of its items.

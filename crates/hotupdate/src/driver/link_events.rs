@@ -31,18 +31,15 @@ impl Driver {
         }
         let event = match heard {
             Heard::Message(message, descriptors) => {
-                let Some(message) = self.hear_mover(generation, message, descriptors).await else { return };
                 self.remember_rows(generation, &message);
+                self.migrations.arriving = descriptors;
                 incumbent::Event::Predecessor(generation, message)
             }
-            Heard::Closed(fault) => {
-                if fault == Fault::PeerGone {
-                    self.mover_is_gone(generation).await;
-                }
-                incumbent::Event::PredecessorClosed(generation, fault)
-            }
+            Heard::Closed(fault) => incumbent::Event::PredecessorClosed(generation, fault),
         };
         self.incumbent(event).await;
+        // What was not asked for is closed.
+        self.migrations.arriving.clear();
     }
 
     /// The incumbent is dead, and a predecessor was asked to serve again. What else it says is heard when this process serves.
@@ -60,28 +57,19 @@ impl Driver {
 
     pub(super) async fn hear_successor(&mut self, heard: Heard) {
         let event = match heard {
-            Heard::Message(message, _) => match self.hear_taker(message) {
-                Some(Message::EndProbation) => {
-                    // A later version serves; the rows went to the one before it.
-                    if self.draining {
-                        self.collect_rows();
-                    }
-                    incumbent::Event::Message(Message::EndProbation)
+            Heard::Message(message, _) => {
+                // A later version serves; the rows went to the one before it.
+                if message == Message::EndProbation && self.draining {
+                    self.collect_rows();
                 }
-                Some(message) => incumbent::Event::Message(message),
-                None => return,
-            },
+                incumbent::Event::Message(message)
+            }
             Heard::Closed(fault) => {
                 // After anything else it lives: it is told why, or its link is read for its end.
                 if fault == Fault::PeerGone {
                     self.peer = None;
                 }
-                self.incumbent(incumbent::Event::Closed(fault)).await;
-                // A process that serves again has done so before its connections could be told to leave.
-                if self.draining {
-                    self.take_all_back();
-                }
-                return;
+                incumbent::Event::Closed(fault)
             }
         };
         self.incumbent(event).await;

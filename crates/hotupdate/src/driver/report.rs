@@ -5,7 +5,7 @@
 use hotupdate_proto::incumbent::{Peer, Report};
 use hotupdate_proto::operator::{HandoffResult, LastFailure, Monitored, OperatorError, ServiceEvent};
 use hotupdate_proto::text::OneLine;
-use hotupdate_proto::{FEATURE_MIGRATE, Fault, Generation, Join, Process, Totals};
+use hotupdate_proto::{Fault, Generation, Join, Process, Totals};
 use tokio::sync::broadcast;
 
 use super::{Driver, Role};
@@ -47,16 +47,13 @@ impl Driver {
                     generation,
                     format!("generation {generation} cannot take over any more"),
                 );
-                self.confirm_main_process();
             }
             Report::Lost { generation, connections } => {
                 tracing::warn!(%generation, %connections, "a predecessor died");
                 let text = format!("generation {generation} died with {connections}");
                 self.notify("lost", generation, text);
-                self.confirm_main_process();
             }
             Report::TookOver { peer, fault } => {
-                self.new_main_pid = None;
                 let Peer { process, generation, .. } = peer;
                 self.connections.metrics().handoff("took_over", None);
                 tracing::error!(successor = %process, %fault, "the successor died in probation; {us} serves again");
@@ -64,9 +61,6 @@ impl Driver {
                 self.notify("took_over", generation, text);
             }
             Report::Resumed(peer) => {
-                self.new_main_pid = None;
-                // After `serving`: before it the other side is not one that drains.
-                self.announce();
                 self.connections.metrics().handoff("rolled_back", None);
                 tracing::warn!(former = %peer.process, "rolled back; {us} serves again");
                 self.notify("rolled_back", self.generation, format!("{us} serves again"));
@@ -82,6 +76,9 @@ impl Driver {
                 tracing::error!(reason, "the predecessor serves again; this process drains");
                 self.notify("stopping", self.generation, format!("{us} stands down: {reason}"));
             }
+            Report::BeforeReleaseFailed(reason) => {
+                tracing::error!(reason, "the service stops all the same");
+            }
             Report::Violation(generation, what) => {
                 let what = OneLine(&what).to_string();
                 let who =
@@ -90,7 +87,6 @@ impl Driver {
                 self.notify("violation", generation, what);
             }
             Report::Stopping => {
-                self.stopping = true;
                 tracing::info!("stopping: {us} accepts nothing more and drains");
                 self.notify("stopping", self.generation, format!("{us} stops"));
             }
@@ -136,9 +132,8 @@ impl Driver {
     }
 
     fn served_by_successor(&mut self, peer: Peer, gap_ns: Option<u64>) {
-        let Peer { process, generation, features, .. } = peer;
+        let Peer { process, generation, .. } = peer;
         let gap_us = gap_ns.map(|ns| ns / 1000);
-        self.moves.peer_knows = features.iter().any(|feature| feature == FEATURE_MIGRATE);
         tracing::info!(successor = %process, %generation, nobody_accepted_us = gap_us, "handed over");
         self.service_moved(false, generation, process.clone(), gap_ns);
         self.notify("served", generation, format!("{process} serves now"));
@@ -153,7 +148,6 @@ impl Driver {
     }
 
     fn service_moved(&mut self, rollback: bool, generation: Generation, to: Process, gap_ns: Option<u64>) {
-        self.new_main_pid = Some(to.pid);
         let changed = HandoffResult { from: self.local.process.clone(), to, generation, gap_ns };
         self.answer(rollback, &Ok(Some(changed)));
     }

@@ -84,7 +84,8 @@ impl Driver {
         let Role::Successor(successor) = std::mem::replace(&mut self.role, Role::Failed) else { return };
         let Served { joined, predecessors, gap_ns } = served;
         let alive: Vec<Generation> = predecessors.iter().map(|p| p.generation).collect();
-        let mut machine = Incumbent::serving(self.local.clone(), joined.generation, predecessors);
+        let machine = Incumbent::serving(self.local.clone(), joined.generation, predecessors);
+        let mut machine = machine.accepting(self.migrations.kinds());
         let greeting = machine.greet();
         self.role = Role::Incumbent(Box::new(machine));
         if let Some(link) = self.peer.take()
@@ -112,7 +113,6 @@ impl Driver {
         self.serve(state);
         let unread = std::mem::take(&mut self.unread_link_bytes);
         self.read_predecessors(&unread);
-        self.announce();
         self.perform(greeting).await;
     }
 

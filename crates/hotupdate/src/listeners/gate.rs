@@ -1,23 +1,26 @@
 //! Named descriptors behind a gate: open, parked, or closed for ever.
 //!
-//! Deliberately absent: accepting and receiving, see [`super::stream`] and [`super::datagram`]; who opens and parks them, see
-//! `driver.rs`.
-//!
 //! Accepting is one system call under the lock of the gate. Parking takes the same lock, so when it returns, nothing is
 //! accepted any more: that is confirmed, whatever the application's accept loop is doing. A parked listener is taken out
 //! of epoll before, because epoll watches open file descriptions and both processes share this one (epoll(7), Q6).
 
 use std::io;
+use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hotupdate_proto::{ListenerItem, ListenerKind};
 use smol_str::SmolStr;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 use crate::address::Address;
 use crate::listeners::inherited::Offered;
+
+/// How long between two tries to send while the receiver's queue is full and the descriptor is parked.
+const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Whether a listener may be used now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,37 @@ pub(crate) struct Gate<T> {
     state: watch::Sender<GateState>,
 }
 
+/// The application's end of a gate. Nothing would accept behind it once it is dropped, so that closes the gate: clients are
+/// refused, which they notice, instead of waiting for an answer that cannot come.
+pub(crate) struct Claim<T: Gated> {
+    gate: Arc<Gate<T>>,
+    dropped: Arc<Notify>,
+}
+
+impl<T: Gated> Claim<T> {
+    /// `dropped` tells the driver to look which gates are closed.
+    pub(crate) fn new(gate: Arc<Gate<T>>, dropped: Arc<Notify>) -> Self {
+        Self { gate, dropped }
+    }
+}
+
+impl<T: Gated> Deref for Claim<T> {
+    type Target = Gate<T>;
+
+    fn deref(&self) -> &Gate<T> {
+        &self.gate
+    }
+}
+
+impl<T: Gated> Drop for Claim<T> {
+    fn drop(&mut self) {
+        if !self.gate.is_closed() {
+            self.gate.close();
+            self.dropped.notify_one();
+        }
+    }
+}
+
 /// What the driver does with a gate, whatever is behind it.
 pub(crate) trait GateControl: Send + Sync {
     fn name(&self) -> &SmolStr;
@@ -59,6 +93,8 @@ pub(crate) trait GateControl: Send + Sync {
     fn park(&self) -> io::Result<()>;
     /// Closes the descriptor; the application's waits end.
     fn close(&self);
+    /// It was closed, by the driver or because the application dropped its end.
+    fn is_closed(&self) -> bool;
     /// A duplicate to be sent.
     fn duplicate(&self) -> io::Result<OwnedFd>;
     /// What a successor is told about it. Needs no further descriptor.
@@ -81,7 +117,8 @@ impl<T: Gated> Gate<T> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with_fd<R>(&self, use_it: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> io::Result<R> {
+    /// Does something with the descriptor, which stays what it is meanwhile. Fails when the gate is closed.
+    pub(crate) fn with_fd<R>(&self, use_it: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> io::Result<R> {
         match &*self.slot() {
             Slot::Parked(fd) => use_it(fd.as_fd()),
             Slot::Open(open) => use_it(open.as_fd()),
@@ -97,20 +134,63 @@ impl<T: Gated> Gate<T> {
             match seen {
                 GateState::Closed => return None,
                 GateState::Parked => drop(state.changed().await),
-                GateState::Open => {
-                    let poll_open = std::future::poll_fn(|cx| match &*self.slot() {
-                        Slot::Open(open) => poll(open, cx),
-                        // The state is about to change.
-                        Slot::Parked(_) | Slot::Closed => Poll::Pending,
-                    });
-                    tokio::select! {
-                        biased;
-                        result = poll_open => return Some(result),
-                        _ = state.changed() => {}
-                    }
-                }
+                GateState::Open => tokio::select! {
+                    biased;
+                    result = self.poll_open(&mut poll) => return Some(result),
+                    _ = state.changed() => {}
+                },
             }
         }
+    }
+
+    /// Sends something whenever the gate is not closed: that takes nothing away from the process that serves, and a client
+    /// that asked just before this one was parked gets its answer.
+    pub(crate) async fn send(
+        &self,
+        mut open: impl FnMut(&T, &mut Context<'_>) -> Poll<io::Result<usize>>,
+        parked: impl Fn(BorrowedFd<'_>) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut state = self.state.subscribe();
+        loop {
+            let seen = *state.borrow_and_update();
+            let sent = match seen {
+                GateState::Closed => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::NotConnected,
+                        "this process does not serve any more",
+                    ));
+                }
+                GateState::Parked => match self.with_fd(&parked) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        // A parked descriptor is not in epoll, so the queue has to be looked at.
+                        let _ = timeout(FULL_QUEUE_PAUSE, state.changed()).await;
+                        continue;
+                    }
+                    sent => Some(sent),
+                },
+                GateState::Open => tokio::select! {
+                    biased;
+                    sent = self.poll_open(&mut open) => Some(sent),
+                    _ = state.changed() => None,
+                },
+            };
+            match sent {
+                // It changed in between.
+                Some(Err(_)) if *state.borrow() != seen => {}
+                Some(sent) => return sent,
+                None => {}
+            }
+        }
+    }
+
+    /// Is never ready unless the gate is open.
+    async fn poll_open<R>(&self, poll: &mut impl FnMut(&T, &mut Context<'_>) -> Poll<R>) -> R {
+        std::future::poll_fn(|cx| match &*self.slot() {
+            Slot::Open(open) => poll(open, cx),
+            // The state is about to change.
+            Slot::Parked(_) | Slot::Closed => Poll::Pending,
+        })
+        .await
     }
 }
 
@@ -162,6 +242,10 @@ impl<T: Gated> GateControl for Gate<T> {
         // Dropping deregisters first and closes then.
         *slot = Slot::Closed;
         self.state.send_replace(GateState::Closed);
+    }
+
+    fn is_closed(&self) -> bool {
+        matches!(*self.slot(), Slot::Closed)
     }
 
     fn duplicate(&self) -> io::Result<OwnedFd> {

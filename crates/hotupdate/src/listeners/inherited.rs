@@ -113,7 +113,14 @@ fn identify(fd: BorrowedFd<'_>) -> io::Result<(ListenerKind, Address)> {
         Some(ip) => Address::Ip(ip),
         None => Address::Unix(address.as_pathname().map(ToOwned::to_owned)),
     };
-    let is_unix = sockopt::socket_domain(fd)? == AddressFamily::UNIX;
+    let domain = sockopt::socket_domain(fd)?;
+    let is_unix = domain == AddressFamily::UNIX;
+    if !is_unix && address.ip().is_none() {
+        return Err(io::Error::other(format!(
+            "a socket of address family {}, neither IP nor Unix",
+            domain.as_raw()
+        )));
+    }
     let listens = sockopt::socket_acceptconn(fd)?;
     let kind = match (sockopt::socket_type(fd)?, is_unix) {
         (SocketType::STREAM, false) if listens => ListenerKind::Tcp,

@@ -1,12 +1,8 @@
 //! Stream listeners: accepting connections while this process serves.
-//!
-//! Deliberately absent: where listeners come from, see `starting.rs`; when they are open, see `gate.rs`.
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,7 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 use crate::address::Address;
 use crate::connections::Connections;
 use crate::connections::{Connection, Socket};
-use crate::listeners::gate::{Gate, Gated};
+use crate::listeners::gate::{Claim, Gate, Gated};
 use crate::rate_limited_log::RateLimitedLog;
 
 /// How long accepting pauses when the process has no descriptor left (accept(2), `EMFILE`): the clients wait in the
@@ -31,7 +27,7 @@ pub(crate) enum Acceptor {
 }
 
 impl AsFd for Acceptor {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(listener) => listener.as_fd(),
             Self::Unix(listener) => listener.as_fd(),
@@ -87,6 +83,10 @@ impl Acceptor {
 ///
 /// Nothing is accepted before [`crate::Starting::ready`], and nothing after the next version has taken over.
 ///
+/// **Dropping it closes it**: clients are refused, the next version is not offered it, and the log says so, because a service
+/// that stops listening is seldom meant. So it has to live as long as the process serves; after that
+/// ([`Serving::retired`](crate::Serving::retired)) it may go without a word.
+///
 /// ```no_run
 /// # async fn example() -> Result<(), hotupdate::Error> {
 /// let mut hot = hotupdate::join("/run/echo/control.sock").await?;
@@ -102,14 +102,48 @@ impl Acceptor {
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # A framework that wants a listener of its own
+///
+/// Some frameworks take a `std::net::TcpListener` and accept by themselves. They can have a duplicate of the socket:
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn run(_: std::net::TcpListener, _until: impl Future<Output = ()>) {}
+/// let mut hot = hotupdate::join("/run/hello/control.sock").await?;
+/// let listener = hot.tcp("http", "0.0.0.0:3000").await?;
+/// let hot = hot.ready().await?; // before it, the old version accepts
+///
+/// let mut drain = hot.drain();
+/// let duplicate: std::net::TcpListener = listener.with_fd(|fd| fd.try_clone_to_owned())?.into();
+/// run(duplicate, async move { drain.started().await }).await; // has to close the duplicate when this resolves
+/// hot.drained().await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// No client is refused or lost by that, because both processes accept from one queue. But the library does not see what the
+/// framework accepts, and this is what it costs:
+///
+/// * The duplicate has to be closed as soon as the drain starts. Until then both versions accept, and a duplicate that
+///   stays open takes clients into a process that is about to end.
+/// * The duplicate is non-blocking, and has to stay so: `O_NONBLOCK` belongs to the socket, which both processes share.
+/// * The connections are not in the table: `status` does not count them, they are not told to end, do not migrate, and
+///   [`Serving::drained`](crate::Serving::drained) does not wait for them. The framework's own graceful shutdown has to,
+///   before `main` returns.
+/// * If the next version fails in its probation, this process serves again ([`Listener`]s open again by themselves), and the
+///   framework has to be started again with a new duplicate.
+///
+/// A framework that can be given connections, or anything with `AsyncRead` and `AsyncWrite`, is better served by
+/// [`Listener::accept`].
 pub struct Listener {
-    gate: Arc<Gate<Acceptor>>,
+    gate: Claim<Acceptor>,
     connections: Connections,
     log: RateLimitedLog,
 }
 
 impl Listener {
-    pub(crate) fn new(gate: Arc<Gate<Acceptor>>, connections: Connections) -> Self {
+    pub(crate) fn new(gate: Claim<Acceptor>, connections: Connections) -> Self {
         Self { gate, connections, log: RateLimitedLog::default() }
     }
 
@@ -119,16 +153,39 @@ impl Listener {
         &self.gate.name
     }
 
-    /// Where it listens.
+    /// Where it listens: what was asked for, with the port that the kernel chose for port 0.
+    ///
+    /// ```no_run
+    /// # async fn example(mut hot: hotupdate::Starting) -> Result<(), hotupdate::Error> {
+    /// let listener = hot.tcp("http", "127.0.0.1:0").await?;
+    /// println!("http://{}", listener.local_addr());
+    /// let port = listener.local_addr().ip().map(|address| address.port());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
-    pub fn local(&self) -> &Address {
+    pub fn local_addr(&self) -> &Address {
         &self.gate.address
     }
 
-    /// Where it listens, `None` for a Unix socket.
-    #[must_use]
-    pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.gate.address.ip()
+    /// Calls `use_it` with the listening socket: to read or set an option that has no method here, or to duplicate it.
+    ///
+    /// The socket cannot be borrowed for longer, because a handoff closes it at a time of its own, and waits meanwhile until
+    /// `use_it` returns. Options belong to the socket and not to the process: the next version has them, too, and so does this
+    /// one before it is ready.
+    ///
+    /// ```no_run
+    /// # async fn example(mut hot: hotupdate::Starting) -> Result<(), Box<dyn std::error::Error>> {
+    /// let listener = hot.tcp("http", "0.0.0.0:3000").await?;
+    /// listener.with_fd(|fd| socket2::SockRef::from(&fd).set_keepalive(true))?; // accepted connections have it from here
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// What `use_it` returns, and an error when the listener is closed.
+    pub fn with_fd<R>(&self, use_it: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> io::Result<R> {
+        self.gate.with_fd(use_it)
     }
 
     /// The next connection. Waits while this process is not the one that serves; `None` when it never will be again.
@@ -143,9 +200,7 @@ impl Listener {
             // The row is made under the lock of the gate: a release counts every connection that was accepted.
             let accepted = self.gate.wait(|acceptor, cx| {
                 acceptor.poll_accept(cx).map_ok(|(socket, peer, local)| {
-                    let socket = Arc::new(socket);
-                    let tracker = self.connections.insert(&self.gate.name, peer, local, &socket);
-                    Connection::new(socket, tracker)
+                    self.connections.accept(&self.gate.name, peer, local, socket)
                 })
             });
             match accepted.await? {
@@ -169,7 +224,10 @@ impl Listener {
 
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener").field("name", &self.gate.name).field("local", &self.gate.address).finish()
+        f.debug_struct("Listener")
+            .field("name", &self.gate.name)
+            .field("local_addr", &self.gate.address)
+            .finish()
     }
 }
 
@@ -196,5 +254,13 @@ impl axum::serve::Listener for Listener {
 
     fn local_addr(&self) -> io::Result<Address> {
         Ok(self.gate.address.clone())
+    }
+}
+
+/// `ConnectInfo<hotupdate::Address>` in handlers of `app.into_make_service_with_connect_info::<hotupdate::Address>()`.
+#[cfg(feature = "axum")]
+impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Listener>> for Address {
+    fn connect_info(stream: axum::serve::IncomingStream<'_, Listener>) -> Self {
+        stream.remote_addr().clone()
     }
 }

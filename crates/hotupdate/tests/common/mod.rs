@@ -85,7 +85,7 @@ pub(crate) fn patient() -> Timing {
 /// Serves the listener `echo` with this name for an answer.
 pub(crate) async fn serve(mut starting: Starting, name: &'static str) -> (Serving, SocketAddr) {
     let listener = starting.tcp("echo", "127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().ip().unwrap();
     let hot = starting.ready().await.unwrap();
     answer(listener, name);
     (hot, address)

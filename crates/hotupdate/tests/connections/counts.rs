@@ -42,7 +42,7 @@ async fn serve_one(mut connection: Connection) {
 async fn serve(builder: Builder) -> (Serving, SocketAddr) {
     let mut starting = builder.join().await.unwrap();
     let mut listener = starting.tcp("line", "127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().ip().unwrap();
     let go_on = |mut connection: Connection, (): ()| async move {
         let _ = connection.read(&mut [0]).await;
     };
@@ -122,7 +122,7 @@ async fn a_connection_that_was_forced_is_not_open() {
     let folder = Folder::new();
     let mut starting = folder.builder("v1").drain_deadline(Duration::ZERO).join().await.unwrap();
     let mut listener = starting.tcp("line", "127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().ip().unwrap();
     let first = starting.ready().await.unwrap();
     let mut client = TcpStream::connect(address).await.unwrap();
     let kept = listener.accept().await.unwrap();

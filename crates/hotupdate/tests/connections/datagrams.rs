@@ -66,7 +66,7 @@ async fn udp() {
     let folder = Folder::new();
     let mut first = folder.join("v1").await;
     let socket = first.udp("dns", "127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
+    let address = socket.local_addr();
     let client = Arc::new(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
     let sender = client.clone();
     let send = move |numbers: std::ops::Range<u32>| {
@@ -83,7 +83,7 @@ async fn udp() {
 
     let mut second = folder.join("v2").await;
     let socket = second.udp("dns", address).await.unwrap();
-    assert_eq!(socket.local_addr(), Some(address));
+    assert_eq!(socket.local_addr(), address);
     let by_second = receive_udp(socket);
     let _second = second.ready().await.unwrap();
     send(200..250);
@@ -99,7 +99,7 @@ async fn an_answer_can_be_sent() {
     let socket = starting.udp("dns", "127.0.0.1:0").await.unwrap();
     let _serving = starting.ready().await.unwrap();
     let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    client.send_to(b"?", socket.local_addr().unwrap()).await.unwrap();
+    client.send_to(b"?", socket.local_addr()).await.unwrap();
     let (_, from) = socket.recv_from(&mut [0; 8]).await.unwrap().unwrap();
     socket.send_to(b"!", from).await.unwrap();
     let mut buffer = [0; 8];
@@ -113,9 +113,72 @@ async fn no_answer_can_be_sent_when_another_process_serves() {
     let socket = starting.udp("dns", "127.0.0.1:0").await.unwrap();
     let first = starting.ready().await.unwrap();
     let _second = common::hand_over(&folder, &first, "v2").await;
-    let error = socket.send_to(b"!", socket.local_addr().unwrap()).await.unwrap_err();
+    let error = socket.send_to(b"!", socket.local_addr()).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotConnected, "{error}");
     assert!(socket.recv_from(&mut [0; 8]).await.is_none());
+}
+
+/// A client that asked the old version just before the new one took over.
+#[tokio::test]
+async fn answers_can_be_sent_as_long_as_this_process_may_serve_again() {
+    let folder = Folder::new();
+    let mut starting = folder.builder("v1").probation(SOON).join().await.unwrap();
+    let udp = starting.udp("dns", "127.0.0.1:0").await.unwrap();
+    let unix = starting.unix_datagram("log", folder.file("log.sock")).await.unwrap();
+    let first = starting.ready().await.unwrap();
+    let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let path = folder.file("client.sock");
+    let unix_client = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let mut buffer = [0; 8];
+
+    client.send_to(b"?", udp.local_addr()).await.unwrap();
+    assert_eq!(udp.peek_from(&mut buffer).await.unwrap().unwrap(), (1, client.local_addr().unwrap()));
+    let (_, from) = udp.recv_from(&mut buffer).await.unwrap().unwrap();
+    unix_client.send_to(b"?", unix.local_addr().path().unwrap()).await.unwrap();
+    let (_, sender) = unix.recv_from(&mut buffer).await.unwrap().unwrap();
+    assert_eq!(sender.path(), Some(path.as_path()));
+    assert_eq!(unix.send_to(b"1", &path).await.unwrap(), 1);
+    assert_eq!(timeout(SOON, unix_client.recv(&mut buffer)).await.unwrap().unwrap(), 1);
+
+    let mut second = folder.join("v2").await;
+    let _inherited = second.udp("dns", udp.local_addr()).await.unwrap();
+    let _inherited = second.unix_datagram("log", folder.file("log.sock")).await.unwrap();
+    let _second = second.ready().await.unwrap();
+    eventually("the first drains", async || first.drain().is_draining().then_some(())).await;
+    assert_eq!(timeout(SOON, udp.send_to(b"!", from)).await.unwrap().unwrap(), 1);
+    assert_eq!(timeout(SOON, client.recv(&mut buffer)).await.unwrap().unwrap(), 1);
+
+    // More than its queue holds: the rest waits until something is received.
+    let sends = async {
+        for number in 0..100 {
+            unix.send_to(&[number], &path).await.unwrap();
+        }
+    };
+    let receives = async {
+        for number in 0..100 {
+            unix_client.recv(&mut buffer).await.unwrap();
+            assert_eq!(buffer[0], number);
+        }
+    };
+    timeout(SOON, async { tokio::join!(sends, receives) }).await.expect("all are received");
+}
+
+#[tokio::test]
+async fn options_of_a_socket() {
+    let folder = Folder::new();
+    let mut starting = folder.join("v1").await;
+    let tcp = starting.tcp("echo", "127.0.0.1:0").await.unwrap();
+    let udp = starting.udp("dns", "127.0.0.1:0").await.unwrap();
+    let unix = starting.unix_datagram("log", folder.file("log.sock")).await.unwrap();
+    tcp.with_fd(|fd| socket2::SockRef::from(&fd).set_keepalive(true)).unwrap();
+    udp.with_fd(|fd| socket2::SockRef::from(&fd).set_broadcast(true)).unwrap();
+    let first = starting.ready().await.unwrap();
+    assert!(tcp.with_fd(|fd| socket2::SockRef::from(&fd).keepalive()).unwrap(), "the socket is the same");
+    assert!(udp.with_fd(|fd| socket2::SockRef::from(&fd).broadcast()).unwrap());
+    assert!(unix.with_fd(|fd| socket2::SockRef::from(&fd).nonblocking()).unwrap());
+    common::hand_over(&folder, &first, "v2").await;
+    assert!(tcp.with_fd(|_| Ok(())).is_err() && udp.with_fd(|_| Ok(())).is_err(), "they are closed");
+    assert!(unix.with_fd(|_| Ok(())).is_err());
 }
 
 #[tokio::test]
@@ -153,7 +216,8 @@ async fn connections_that_come_while_nobody_accepts() {
     let folder = Folder::new();
     let (clients, connected) = mpsc::channel();
     let mut first = folder.join("v1").await;
-    let address = first.tcp("echo", "127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let listener = first.tcp("echo", "127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().ip().unwrap();
     in_the_gap(&mut first, move || {
         for _ in 0..100 {
             let mut client = std::net::TcpStream::connect(address).expect("nobody is refused");

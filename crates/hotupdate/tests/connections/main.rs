@@ -6,6 +6,7 @@
 mod common;
 mod counts;
 mod datagrams;
+mod dropped;
 mod forced_log;
 mod listeners;
 mod migration;

@@ -52,7 +52,7 @@ async fn count(mut connection: Connection, name: u8, mut counted: u8) {
 async fn serve(builder: Builder, name: u8, accepts: bool) -> (Serving, SocketAddr) {
     let mut starting = builder.join().await.unwrap();
     let listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().ip().unwrap();
     if accepts {
         let go_on = move |connection, counted: u8| count(connection, name, counted);
         starting.on_migrated("count", go_on).unwrap();
@@ -157,7 +157,7 @@ async fn after_a_move_that_failed_the_turn_comes_again_when_something_changes() 
     let directory = directory();
     let mut starting = builder(&directory, "v1").join().await.unwrap();
     let mut listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().ip().unwrap();
     let first = starting.ready().await.unwrap();
     let _client = TcpStream::connect(address).await.unwrap();
     let mut connection = listener.accept().await.unwrap();
@@ -184,7 +184,7 @@ async fn the_turn_comes_only_for_kinds_that_somebody_takes() {
     let directory = directory();
     let mut starting = builder(&directory, "v1").join().await.unwrap();
     let mut listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
-    let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let _client = TcpStream::connect(listener.local_addr().ip().unwrap()).await.unwrap();
     let hot = starting.ready().await.unwrap();
     let connection = listener.accept().await.unwrap();
     let mut slot = connection.migration_slot();

@@ -1,9 +1,13 @@
 //! Before ready: what is registered, what is refused because the program that calls is wrong, and who hears of ready.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use crate::common::peer::call;
-use crate::common::{self, Folder, SOON, ask, eventually};
+use crate::common::{Folder, SOON, answer, ask, ask_on, eventually, patient};
 use hotupdate::{Connection, Error, ErrorKind};
 use serde_json::json;
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 async fn drop_it(connection: Connection, (): ()) {
@@ -45,7 +49,7 @@ async fn a_listener_that_is_claimed_twice_is_refused_by_name_and_the_first_stays
     let error = misuse(starting.tcp("echo", "127.0.0.1:0").await);
     assert!(error.contains("\"echo\"") && error.contains("taken"), "{error}");
     assert!(misuse(starting.udp("echo", "127.0.0.1:0").await).contains("taken"));
-    crate::common::answer(first, "v1");
+    answer(first, "v1");
     starting.ready().await.unwrap();
 }
 
@@ -97,4 +101,41 @@ async fn an_error_says_who_serves_now() {
     let us = format!("process {} (v1)", std::process::id());
     assert_eq!(aborted.served_by(), Some(us.as_str()), "{aborted}");
     assert_eq!(ask(address).await, "v1");
+}
+
+/// Paths are bytes. What is not UTF-8 is only shown differently.
+#[tokio::test]
+async fn paths_that_are_no_text_are_paths_all_the_same() {
+    let folder = Folder::new();
+    let path = |name: &[u8]| folder.path().join(OsStr::from_bytes(name));
+    let (control, public) = (path(b"control-\xff.sock"), path(b"public-\xff.sock"));
+    let start = async |name: &'static str| {
+        let mut starting = hotupdate::builder(&control)
+            .version(name)
+            .stop_signals(false)
+            .timing(patient())
+            .join()
+            .await
+            .unwrap();
+        answer(starting.unix("echo", &public).await.unwrap(), name);
+        starting.ready().await.unwrap()
+    };
+    let first = start("v1").await;
+    let second = start("v2").await;
+    timeout(SOON, first.drained()).await.unwrap();
+    assert_eq!(second.generation().0, 2);
+    let mut client = UnixStream::connect(&public).await.unwrap();
+    assert_eq!(ask_on(&mut client).await.unwrap(), "v2");
+}
+
+#[tokio::test]
+async fn a_hook_with_a_name_that_is_taken_empty_or_too_long_is_refused() {
+    let folder = Folder::new();
+    let mut starting = folder.join("v1").await;
+    starting.before_release("queue", async || {}).unwrap();
+    let error = misuse(starting.before_release("queue", async || {}));
+    assert!(error.contains("\"queue\"") && error.contains("taken"), "{error}");
+    for wrong in [String::new(), "x".repeat(256)] {
+        assert!(misuse(starting.before_release(&wrong, async || {})).contains("1 to 255 bytes"));
+    }
 }

@@ -13,3 +13,4 @@ mod sighup;
 mod sigterm;
 mod sockets;
 mod stage;
+mod testing;

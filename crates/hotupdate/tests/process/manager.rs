@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::common::eventually;
 use crate::common::peer::call;
-use crate::service::NAME;
+use crate::service::{DROPS, NAME};
 use crate::stage::{Stage, is_dead, who};
 
 /// A service manager, as far as a service knows it: a socket.
@@ -103,6 +103,21 @@ async fn a_start_an_update_and_a_stop() {
     assert!(reply.get("error").is_none(), "{reply}");
     is_dead(second.pid).await;
     assert_eq!(manager.times(FORGET), 1, "{:?}", manager.heard());
+}
+
+/// What systemd keeps of it would have clients wait in its queue.
+#[tokio::test]
+async fn a_listener_that_the_application_drops() {
+    let stage = Stage::new();
+    let mut manager = Manager::at(&stage);
+    let [socket, store] = manager.environment();
+    let mut first = stage.start(&[socket, store, (DROPS, "extra")]);
+    stage.serves(1).await;
+    manager.hears("FDSTORE=1\nFDNAME=hotupdate/extra\nFDPOLL=0\n").await;
+    manager.hears("FDSTOREREMOVE=1\nFDNAME=hotupdate/extra\n").await;
+    assert_eq!(manager.times(FORGET), 0, "the other stays");
+    first.signal(Signal::TERM);
+    first.drains(0).await;
 }
 
 /// It may be a restart, and then the listeners are in use again.

@@ -24,6 +24,9 @@ pub(crate) const ON_COMMAND: &str = "HOT_TEST_ON_COMMAND";
 /// As long as there is a file of this name in its folder, it does not come so far as to serve.
 pub(crate) const BROKEN: &str = "broken";
 
+/// The service claims another listener of this name, and drops it when it serves.
+pub(crate) const DROPS: &str = "HOTUPDATE_TEST_DROPS";
+
 /// What it says of itself, one line for each event.
 pub(crate) const SAID: &str = "said";
 
@@ -48,8 +51,13 @@ async fn serve(folder: &Path) -> Result<(), Error> {
         .await?;
     assert!(!folder.join(BROKEN).exists(), "this version is broken");
     let listener = starting.tcp(&env::var(NAME).unwrap_or("echo".to_owned()), "127.0.0.1:0").await?;
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().ip().unwrap();
+    let mut dropped = Vec::new();
+    if let Ok(name) = env::var(DROPS) {
+        dropped.push(starting.tcp(&name, "127.0.0.1:0").await?);
+    }
     let hot = starting.ready().await?;
+    drop(dropped);
     // Where a program goes later is nothing to its successors.
     env::set_current_dir("/").unwrap();
     let pid = std::process::id();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use arbitrary::{Result, Unstructured};
 use hotupdate_proto::incumbent::{Effect, Event, Stopped};
 use hotupdate_proto::message::{Generation, Join, Message, Ready, Versions};
+use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect};
 use hotupdate_proto::operator::{Command, ProcessState};
 use hotupdate_proto::{Incumbent, Predecessor, Summary, Totals};
 
@@ -27,7 +28,9 @@ fn begin(u: &mut Unstructured<'_>) -> Result<Life> {
             Ok(Predecessor::inherited(now, &item))
         })
         .collect::<Result<_>>()?;
-    Ok(Life::new(now, Incumbent::serving(local, Generation(10), older)))
+    let machine = Incumbent::serving(local, Generation(10), older).with_hook(u.arbitrary()?);
+    let machine = machine.accepting(said::kinds(u)?);
+    Ok(Life::new(now, machine))
 }
 
 /// A machine, and what its driver has after doing what the machine wanted.
@@ -37,6 +40,10 @@ pub(crate) struct Life {
     accepting: bool,
     /// [`Effect::Stop`] is not answered yet.
     stopping: bool,
+    /// The application ends that.
+    ending: bool,
+    /// The application does what only one process may do.
+    works: bool,
     /// The listeners, the control socket and the lock.
     holds: bool,
     /// To the successor, or as a predecessor to the process that serves.
@@ -45,6 +52,11 @@ pub(crate) struct Life {
     draining: Option<Instant>,
     /// The highest generation that was given away.
     given: Generation,
+    /// Connections that have asked to leave.
+    leaving: BTreeSet<u64>,
+    last_id: u64,
+    /// Batches of predecessors that are held.
+    held: BTreeSet<(Generation, u32)>,
     gone: bool,
 }
 
@@ -57,11 +69,16 @@ impl Life {
             now,
             accepting: true,
             stopping: false,
+            ending: false,
+            works: true,
             holds: true,
             link: false,
             predecessors,
             draining: None,
             given,
+            leaving: BTreeSet::new(),
+            last_id: 0,
+            held: BTreeSet::new(),
             gone: false,
         };
         let effects = life.machine.greet();
@@ -81,7 +98,8 @@ impl Life {
     }
 
     fn something_happens(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
-        match u.int_in_range(0..=15)? {
+        match u.int_in_range(0..=17)? {
+            17 => self.leave(),
             0 => self.now += Duration::from_millis(u.int_in_range(0..=20_000)?),
             1 => self.tick_too_early(),
             2 | 3 => self.tick(),
@@ -113,9 +131,15 @@ impl Life {
                 self.handle(Event::PredecessorClosed(generation, fault));
             }
             14 => self.command(u)?,
+            15 if self.ending => {
+                (self.ending, self.works) = (false, false);
+                let failed = u.arbitrary()?;
+                let result = if failed { Err("it panicked".to_owned()) } else { Ok(()) };
+                self.handle(Event::BeforeReleaseDone(result));
+            }
             _ => {
                 let (connections, totals) = (Summary::default(), Totals::default());
-                self.handle(Event::Progress { connections, closed: Vec::new(), totals });
+                self.handle(Event::Progress { connections, closed: Vec::new(), totals, tasks: Vec::new() });
             }
         }
         Ok(())
@@ -208,18 +232,25 @@ impl Life {
 
     fn do_it(&mut self, effect: Effect) {
         match effect {
+            Effect::BeforeRelease => {
+                assert!(self.holds, "nothing is left to release");
+                self.ending = true;
+            }
+            Effect::Established => assert!(self.holds, "it is not the one that serves"),
             Effect::Stop => {
                 assert!(self.holds, "nothing is left to stop");
                 self.stopping = true;
             }
             Effect::Accept(_) => {
                 assert!(self.holds, "accepts without listeners");
-                assert!(self.stopping || !self.accepting, "accepts already");
+                let begun = self.ending || !self.works || self.stopping;
+                assert!(begun || !self.accepting, "accepts already");
+                (self.ending, self.works) = (false, true);
                 (self.stopping, self.accepting) = (false, true);
             }
             Effect::LetGo(_) => {
                 assert!(self.holds, "lets go twice");
-                (self.stopping, self.accepting, self.holds) = (false, false, false);
+                (self.ending, self.stopping, self.accepting, self.holds) = (false, false, false, false);
                 self.predecessors.clear();
             }
             Effect::Drain { until } => {
@@ -243,11 +274,47 @@ impl Life {
                 assert!(self.predecessors.remove(&generation), "generation {generation} is no predecessor");
             }
             Effect::Read(generation) => assert!(self.predecessors.contains(&generation)),
+            Effect::Outbound(effect) => self.outbound(effect),
+            Effect::Inbound(from, effect) => self.inbound(from, effect),
             Effect::Exit => {
                 assert!(!self.holds && !self.accepting, "leaves while it serves");
                 self.gone = true;
             }
             Effect::Reply(_) | Effect::Send(_) | Effect::SendTo(..) | Effect::Quiet | Effect::Report(_) => {}
+        }
+    }
+
+    fn leave(&mut self) {
+        self.last_id += 1;
+        self.leaving.insert(self.last_id);
+        self.handle(Event::Leave(vec![Leaving { id: self.last_id, bytes: 0 }]));
+    }
+
+    fn outbound(&mut self, effect: OutboundEffect) {
+        match effect {
+            OutboundEffect::Prepare { ids, .. } => {
+                assert!(ids.iter().all(|id| self.leaving.contains(id)), "{ids:?} did not ask to leave");
+            }
+            OutboundEffect::Migrated(ids) | OutboundEffect::Return(ids) => {
+                for id in ids {
+                    assert!(self.leaving.remove(&id), "{id} did not ask to leave, or has its answer");
+                }
+            }
+            OutboundEffect::Send(_) => assert!(self.link || self.draining.is_some(), "to no process"),
+            OutboundEffect::Accepted(_) | OutboundEffect::Pause | OutboundEffect::Stalled => {}
+        }
+    }
+
+    fn inbound(&mut self, from: Generation, effect: InboundEffect) {
+        match effect {
+            InboundEffect::Send(_) => assert!(self.predecessors.contains(&from), "to no process"),
+            InboundEffect::Inspect { batch, .. } => {
+                assert!(self.held.insert((from, batch)), "batch {batch} is held already");
+                self.handle(Event::Inspected { from, batch, refused: Vec::new() });
+            }
+            InboundEffect::Serve(batch) | InboundEffect::Discard(batch) => {
+                assert!(self.held.remove(&(from, batch)), "batch {batch} is not held");
+            }
         }
     }
 
@@ -261,6 +328,8 @@ impl Life {
         assert!(self.holds || machine.process_state() != ProcessState::Serving, "{machine:?}");
         // In probation it may have been closed by the other side.
         assert!(!machine.accepts() || self.link == machine.successor().is_some(), "{machine:?}");
+        assert!(self.leaving.is_empty() || self.draining.is_some(), "kept in vain: {:?}", self.leaving);
+        assert!(self.held.iter().all(|(from, _)| self.predecessors.contains(from)), "{:?}", self.held);
         let known: BTreeSet<_> = machine.predecessors().iter().map(|p| p.generation).collect();
         assert_eq!(known.len(), machine.predecessors().len(), "two of one generation: {machine:?}");
         assert_eq!(known, self.predecessors);
@@ -284,6 +353,10 @@ impl Life {
             self.handle(Event::Message(Message::Received { batch }));
         }
         self.handle(Event::Message(Message::Ready(Ready::default())));
+        if std::mem::take(&mut self.ending) {
+            self.works = false;
+            self.handle(Event::BeforeReleaseDone(Ok(())));
+        }
         assert!(self.stopping, "{:?}", self.machine);
         self.stopped(Event::Stopped(Stopped::default()));
         self.handle(Event::Message(Message::Serving { gap_ns: None, accepts: Vec::new() }));

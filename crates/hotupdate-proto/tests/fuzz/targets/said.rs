@@ -6,7 +6,9 @@ use arbitrary::{Result, Unstructured};
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::{Generation, Process, Ready, Release, Released, Versions};
-use hotupdate_proto::{Fault, LinkItem, ListenerItem, ListenerKind, Message, Summary, Timing, Totals};
+use hotupdate_proto::{
+    ConnectionKind, Fault, LinkItem, ListenerItem, ListenerKind, Message, Summary, Timing, Totals,
+};
 
 /// Numbers that mean something, and the largest.
 pub(super) fn number(u: &mut Unstructured<'_>) -> Result<u32> {
@@ -77,6 +79,7 @@ pub(super) fn link(u: &mut Unstructured<'_>) -> Result<LinkItem> {
         probation,
         drained,
         totals: Totals::default(),
+        tasks: Vec::new(),
         handoff: String::new(),
         since_ms: 0,
     })
@@ -98,9 +101,14 @@ fn several<'a, T>(
     (0..u.int_in_range(0..=most)?).map(|_| one(u)).collect()
 }
 
+/// None, or some.
+pub(super) fn kinds(u: &mut Unstructured<'_>) -> Result<Vec<ConnectionKind>> {
+    several(u, 1, |_| Ok(ConnectionKind { kind: "http/1.1".to_owned(), listener: None }))
+}
+
 pub(super) fn ready(u: &mut Unstructured<'_>) -> Result<Ready> {
     let release = if u.arbitrary()? { Release::OnCommand } else { Release::Now };
-    Ok(Ready { release, ..Ready::default() })
+    Ok(Ready { release, accepts: kinds(u)?, ..Ready::default() })
 }
 
 pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
@@ -121,13 +129,19 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
         7 => Message::Released(Released { links: rests(u)?, ..Released::default() }),
         8 => Message::Serving { gap_ns: None, accepts: Vec::new() },
         9 => Message::Connections { items: Vec::new() },
-        10 => Message::Accepts { kinds: Vec::new() },
+        10 if u.arbitrary()? => Message::Quiesce,
+        10 => Message::Accepts { kinds: kinds(u)? },
         11 => Message::Prepare { batch: number(u)?, items: Vec::new() },
         12 => Message::Prepared { batch: number(u)?, refused: Vec::new() },
         13 => Message::Commit { batch: number(u)? },
         14 => Message::Abort { batch: number(u)? },
         15 => Message::Quiesced,
-        16 => Message::Progress { connections: summary(u)?, closed: Vec::new(), totals: Totals::default() },
+        16 => Message::Progress {
+            connections: summary(u)?,
+            closed: Vec::new(),
+            totals: Totals::default(),
+            tasks: Vec::new(),
+        },
         17 => Message::Drained { forced: number(u)?.into() },
         18 => Message::LetGo,
         19 => Message::Hurry { deadline_ms: if u.arbitrary()? { u64::MAX } else { number(u)?.into() } },

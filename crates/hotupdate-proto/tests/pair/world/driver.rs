@@ -6,9 +6,11 @@ use std::collections::BTreeSet;
 
 use hotupdate_proto::message::{Generation, Message};
 use hotupdate_proto::migration::{InboundEffect, OutboundEffect};
-use hotupdate_proto::{Incumbent, LinkItem, incumbent, successor};
+use hotupdate_proto::{
+    ConnectionRow, ConnectionState, Incumbent, LinkItem, MigrationItem, SmolStr, incumbent, successor,
+};
 
-use super::{End, Machine, Packet, Pending, Side, World, local};
+use super::{End, Machine, Migration, Packet, Pending, Side, World, kinds, local};
 
 impl World {
     pub(super) fn incumbent_effects(&mut self, index: usize, effects: Vec<incumbent::Effect>) {
@@ -67,10 +69,14 @@ impl World {
             E::Close => self.close(index),
             // Everything is handed over all the same: not to listen is the machine's part.
             E::Quiet => {}
+            E::BeforeRelease if !process.works => process.pending.push_back(Pending::HookDone),
+            E::BeforeRelease if process.app.hook_ends => process.pending.push_back(Pending::HookDone),
+            E::BeforeRelease => {}
             E::Stop if process.app.stops => process.pending.push_back(Pending::Stopped),
             E::Stop => {}
             E::Accept(_) => {
-                process.pending.retain(|pending| *pending != Pending::Stopped);
+                process.pending.retain(|pending| !matches!(pending, Pending::Stopped | Pending::HookDone));
+                process.works = true;
                 assert!(process.holds, "accepts without listeners");
                 process.accepting = true;
                 process.reads_predecessors = true;
@@ -78,17 +84,19 @@ impl World {
             }
             E::Read(generation) => process.reads_one = Some(generation),
             E::LetGo(_) => {
-                process.pending.retain(|pending| *pending != Pending::Stopped);
+                process.pending.retain(|pending| !matches!(pending, Pending::Stopped | Pending::HookDone));
+                process.works = false;
                 process.accepting = false;
                 process.holds = false;
                 process.reads_one = None;
                 self.forget_all(index);
             }
             E::Drain { .. } if process.app.drains => {
+                self.migrations.push((index, Migration::Drain));
                 process.pending.retain(|pending| !matches!(pending, Pending::Drained { .. }));
                 process.pending.push_back(Pending::Drained { forced: 0 });
             }
-            E::Drain { .. } => {}
+            E::Drain { .. } => self.migrations.push((index, Migration::Drain)),
             E::Undrain => process.pending.retain(|pending| !matches!(pending, Pending::Drained { .. })),
             E::Force if process.app.ends => process.pending.push_back(Pending::Drained { forced: 3 }),
             E::Force => {}
@@ -106,9 +114,18 @@ impl World {
                 let end = process.predecessors.get(&generation).copied();
                 self.send(index, end, message);
             }
-            // Which connections there are is a matter of the model and of `migration.rs`.
-            E::Outbound(_) | E::Inbound(..) | E::Establish => {}
+            E::Outbound(OutboundEffect::Prepare { batch, ids }) => {
+                let items = ids.into_iter().map(migration_item).collect();
+                self.send(index, link, Message::Prepare { batch, items });
+            }
+            E::Inbound(from, InboundEffect::Inspect { batch, .. }) => {
+                let refused = Vec::new();
+                self.incumbent_event(index, incumbent::Event::Inspected { from, batch, refused });
+            }
+            E::Outbound(effect) => self.migrations.push((index, Migration::Outbound(effect))),
+            E::Inbound(from, effect) => self.migrations.push((index, Migration::Inbound(from, effect))),
             E::Exit => self.kill(index),
+            E::Established => self.established.push(index),
             E::Report(report) => self.reports.push((index, report)),
         }
     }
@@ -156,7 +173,9 @@ impl World {
         let successor::Served { joined, predecessors, gap_ns: _ } = served;
         let local = local(index, &self.procs[index].app);
         let left: BTreeSet<_> = predecessors.iter().map(|p| p.generation).collect();
-        let machine = Incumbent::serving(local, joined.generation, predecessors);
+        let machine = Incumbent::serving(local, joined.generation, predecessors)
+            .with_hook(self.procs[index].app.has_hook)
+            .accepting(kinds(&self.procs[index].app));
         self.procs[index].machine = Machine::Incumbent(machine);
         for generation in self.procs[index].predecessors.keys().copied().collect::<Vec<_>>() {
             if !left.contains(&generation) {
@@ -165,6 +184,7 @@ impl World {
         }
         let process = &mut self.procs[index];
         process.reads_predecessors = true;
+        process.works = true;
         if let Some(end) = process.link.take() {
             process.predecessors.insert(joined.incumbent_generation, end);
         }
@@ -175,4 +195,18 @@ impl World {
             self.incumbent_event(index, incumbent::Event::Predecessor(generation, message));
         }
     }
+}
+
+fn migration_item(id: u64) -> MigrationItem {
+    let row = ConnectionRow {
+        id,
+        listener: "http".into(),
+        peer: SmolStr::default(),
+        local: SmolStr::default(),
+        protocol: "http/1.1".into(),
+        age_ms: 0,
+        requests: 0,
+        state: ConnectionState::Idle,
+    };
+    MigrationItem { row, kind: "http/1.1".into(), cookie: id, state: String::new() }
 }

@@ -8,7 +8,7 @@ use hotupdate_proto::message::{Generation, Join, Message, Ready};
 use hotupdate_proto::operator::{Command, OperatorError};
 use hotupdate_proto::{Fault, Incumbent, ListenerItem, ListenerKind, Refusal, Summary, incumbent, successor};
 
-use super::{Action, End, Machine, Packet, Pending, World};
+use super::{Action, End, Machine, Packet, Pending, World, kinds};
 
 impl World {
     pub(crate) fn act(&mut self, action: Action) {
@@ -142,12 +142,17 @@ impl World {
         match pending {
             Pending::Ready => {
                 let release = self.procs[index].app.release;
-                let ready = Ready { adopted: vec!["http".to_owned()], release, ..Ready::default() };
+                let accepts = kinds(&self.procs[index].app);
+                let ready = Ready { adopted: vec!["http".to_owned()], release, accepts, ..Ready::default() };
                 self.successor_event(index, successor::Event::Ready(ready));
             }
             Pending::Opened => {
                 self.procs[index].accepting = true;
                 self.successor_event(index, successor::Event::Opened { gap_ns: Some(1) });
+            }
+            Pending::HookDone => {
+                self.procs[index].works = false;
+                self.incumbent_event(index, incumbent::Event::BeforeReleaseDone(Ok(())));
             }
             Pending::Stopped => {
                 self.procs[index].accepting = false;

@@ -26,7 +26,7 @@ pub(crate) struct Service {
 pub(crate) async fn serve(builder: Builder, name: u8) -> Service {
     let mut starting = timeout(SOON, builder.join()).await.expect("a join ends").unwrap();
     let listener = starting.tcp(COUNT, "127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().ip().unwrap();
     let hits = starting.import("hits").map(|hits| String::from_utf8(hits.bytes.clone()).unwrap());
     starting.export("hits", "text", move || vec![name]).unwrap();
     let go_on = move |connection, counted: u8| count(connection, name, b'm', counted);
