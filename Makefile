@@ -84,6 +84,8 @@ PUBLISHED = hotupdate-proto hotupdate hotupdate-axum hotctl
 check: ## format, lints, documentation and dependencies, all without a warning
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	@set -e; for features in "" http2 ws; do echo "hotupdate-axum --no-default-features --features '$$features'"; \
+		$(CARGO) clippy -q -p hotupdate-axum --no-default-features --features "$$features" -- -D warnings; done
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
 	$(CARGO) package --quiet --offline --allow-dirty --no-verify $(addprefix -p ,$(PUBLISHED))
 	.ci/minimum-rust

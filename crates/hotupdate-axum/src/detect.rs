@@ -27,7 +27,8 @@ pub(crate) async fn detect(
     seen: &mut BytesMut,
 ) -> io::Result<Option<Protocol>> {
     loop {
-        if !PREFACE.starts_with(seen) {
+        let differs = !PREFACE.starts_with(seen);
+        if differs || (!cfg!(feature = "http2") && !seen.is_empty()) {
             return Ok(Some(Protocol::Http1));
         }
         if seen.len() == PREFACE.len() {

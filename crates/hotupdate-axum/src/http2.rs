@@ -12,27 +12,27 @@ use hotupdate::Connection;
 use hotupdate::drain::Phase;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
 use hyper::service::Service;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
+use crate::app::BoxError;
+use crate::detect::Protocol;
 use crate::io::Io;
-use crate::service::{BoxError, Tracked};
+use crate::service::Tracked;
+use crate::settings::Http2;
 use crate::watch::{Event, Watch};
 
 /// Serves until the client leaves or the process lets go of it.
-pub(crate) async fn serve<S>(io: Io<Connection>, service: S, watch: &mut Watch)
+pub(crate) async fn serve<S>(io: Io<Connection>, service: S, watch: &mut Watch, settings: &Http2)
 where
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError>,
     S::Future: Send + 'static,
 {
-    watch.speaks_http2();
+    watch.set_protocol(Protocol::Http2);
     let (home, mut returned) = oneshot::channel();
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    // WebSockets over HTTP/2 (RFC 8441), as with `axum::serve`.
-    builder.timer(TokioTimer::new()).enable_connect_protocol();
+    let builder = settings.builder();
     {
         let io = io.map(|connection| ReturnOnDrop { connection: Some(connection), home: Some(home) });
         let mut hyper = pin!(builder.serve_connection(TokioIo::new(io), service));
@@ -50,7 +50,7 @@ where
                     break;
                 }
                 // It has no stream and does not answer GOAWAY.
-                Event::Silent | Event::Leaves => break,
+                Event::TimedOut | Event::Migrates => break,
                 Event::Forced => return,
                 Event::Phase(now) => phase = now,
             }

@@ -3,156 +3,237 @@
 //! Deliberately absent: making a service for each connection (`MakeService`). What it is used for, the client's address,
 //! is always there.
 
+use std::fmt;
 use std::future::IntoFuture;
-use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
 use bytes::BytesMut;
-use hotupdate::{Connection, Listener, Serving};
-use http::{Request, Response};
+use hotupdate::{Connection, Listener, Serving, Starting};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
+use crate::app::App;
 use crate::detect::{Protocol, detect, wait_for_more};
+use crate::http1;
 use crate::io::Io;
 use crate::moving::{self, Http1State, KIND};
-use crate::pulse::Pulse;
-use crate::service::{BoxError, ConnectionContext};
+use crate::service::ConnectionContext;
+use crate::settings::{Http1, Settings};
 use crate::watch::{Event, Watch};
-use crate::{http1, http2};
+#[cfg(feature = "http2")]
+use crate::{http2, settings::Http2};
 
-/// How long a client may take for the head of a request once it has begun. Generous, for phones in tunnels; finite,
-/// because half a head costs memory (RFC 9112 leaves it to the server; hyper's own default is the same).
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a server may be awaited while its process is not ready before the log says so: `ready` that is called after the
+/// server was awaited, and not before, never comes.
+const READY_OVERDUE: Duration = Duration::from_secs(10);
 
 /// Serves `app` on `listener` until another process has taken over for good, and everything that was open here is done.
 ///
-/// `app` is a [`Router`](axum::Router), a [`MethodRouter`](axum::routing::MethodRouter), or any `tower` service that
-/// takes axum's [`Request`](axum::extract::Request). HTTP/1.1, HTTP/2 (prior knowledge) and upgrades are served. The
-/// client's address is always there as `ConnectInfo<SocketAddr>` (TCP) and as `ConnectInfo<hotupdate::Address>`; the
-/// extractor [`Draining`](crate::Draining) tells long-running handlers to come to an end.
-///
-/// When the process drains, a request in flight is finished, and so is any that still arrives on an open connection.
-/// Then HTTP/1.1 connections **move** to the version that serves now, if it calls `serve` for a listener of the same name:
-/// between requests, before the first one, or with half a head, which goes along. Their clients notice nothing. What the
-/// application keeps per connection does not move; the client's address and the row in the live table do.
-///
-/// Connections that cannot move (the other version knows nothing of it, or the half head is longer than
-/// [`MAX_STATE`](hotupdate::connections::MAX_STATE)) are told with `Connection: close`, and who is silent for a grace is
-/// disconnected, one after the other. HTTP/2 does not move, it gets GOAWAY. What is left at the deadline is closed and
-/// counted as forced. If the drain ends early, because the next version failed, everything goes on as before.
+/// It is called **before** [`ready`](Starting::ready), so that the version before learns together with `ready` that this one
+/// accepts its connections, and awaited after it:
 ///
 /// ```no_run
 /// use axum::{Router, routing::get};
 ///
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn example() -> hotupdate::Result<()> {
 /// let mut hot = hotupdate::join("/run/hello/control.sock").await?;
 /// let http = hot.tcp("http", "0.0.0.0:3000").await?;
 /// let app = Router::new().route("/", get(|| async { "hello" }));
 ///
-/// let hot = hot.ready().await?;
-/// hotupdate_axum::serve(http, app, &hot).await?;
+/// let server = hotupdate_axum::serve(http, app, &mut hot); // its connections migrate here, too
+/// hot.ready().await?;                                      // the old version stops accepting, this one starts
+/// server.await                                             // until the next version takes over, and all is drained
+/// # }
+/// ```
+///
+/// `app` is a [`Router`](axum::Router), a [`MethodRouter`](axum::routing::MethodRouter), or any other
+/// [`tower::Service`] of HTTP requests, see [`App`]. HTTP/1.1, HTTP/2 (with prior knowledge) and upgrades are served.
+///
+/// The client's address is always there: as `ConnectInfo<SocketAddr>` over TCP, and as `ConnectInfo<hotupdate::Address>`.
+/// So `app` is the router itself, and not what
+/// [`into_make_service_with_connect_info`](axum::Router::into_make_service_with_connect_info) returns. The extractor
+/// [`Draining`](crate::Draining) tells long-running handlers to come to an end.
+///
+/// # When the process drains
+/// A request in flight is finished, and so is any that still arrives on an open connection. Then an HTTP/1.1 connection
+/// **migrates** to the version that serves now, if that version calls `serve` for a listener of the same name: between two
+/// requests, before the first one, or with half a head, which goes along. Its client notices nothing. What the application
+/// keeps for a connection does not migrate; the client's address and the row in the live table do.
+///
+/// Connections that cannot migrate (the other version does not accept them, or the half head is longer than
+/// [`MAX_STATE`](hotupdate::connections::MAX_STATE)) get `Connection: close` with their next response, and those that stay
+/// silent are closed after a grace, one after the other. HTTP/2 does not migrate, its connections get GOAWAY. What is left
+/// at the deadline is closed and counted as forced. If the drain ends early, because the next version failed, everything
+/// goes on as before.
+pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
+    let (arrivals, arrived) = mpsc::unbounded_channel();
+    let registered = hot.on_migrated_bytes(KIND, Some(listener.name()), move |state| {
+        let state = Http1State::from_bytes(state)?;
+        let arrivals = arrivals.clone();
+        // Without a server they stay where they are.
+        (!arrivals.is_closed()).then(|| -> hotupdate::migration::Resume {
+            Box::new(move |connection| drop(arrivals.send(Arrival { connection, state })))
+        })
+    });
+    let spawn = move |Arrival { connection, state }, settings: &Arc<Settings>| {
+        tokio::spawn(converse(connection, state, app.clone(), settings.clone()));
+    };
+    Serve {
+        listener,
+        spawn: Box::new(spawn),
+        arrived,
+        registered,
+        serving: Box::pin(hot.when_serving()),
+        settings: Settings::default(),
+    }
+}
+
+/// A server, see [`serve`](crate::serve()). It accepts nothing until it is awaited; connections that arrive before wait:
+/// new ones in the backlog of the socket, those of the version before in a queue. So an application may import its state
+/// between [`ready`](Starting::ready) and the `await`.
+///
+/// Dropping it closes the listener, and what waits in the queue. A connection that is already being served has a task of
+/// its own and goes on.
+///
+/// Several servers are awaited together:
+///
+/// ```no_run
+/// # use std::future::IntoFuture;
+/// # async fn example(public: axum::Router, admin: axum::Router) -> hotupdate::Result<()> {
+/// let mut hot = hotupdate::join("/run/hello/control.sock").await?;
+/// let (http, local) = (hot.tcp("http", "0.0.0.0:3000").await?, hot.unix("admin", "/run/hello/admin.sock").await?);
+/// let public = hotupdate_axum::serve(http, public, &mut hot);
+/// let admin = hotupdate_axum::serve(local, admin, &mut hot);
+/// hot.ready().await?;
+/// tokio::try_join!(public.into_future(), admin.into_future())?;
 /// # Ok(())
 /// # }
 /// ```
 ///
 /// # Errors
-/// None at present, as with [`axum::serve()`]: errors of accept(2) are waited out by the listener.
-pub fn serve<S>(listener: Listener, app: S, hot: &Serving) -> Serve<S> {
-    Serve { listener, app, hot: hot.clone(), header_read_timeout: HEADER_READ_TIMEOUT }
-}
-
-/// A server that begins when it is awaited, see [`serve`](crate::serve()).
-///
-/// ```no_run
-/// # async fn example(listener: hotupdate::Listener, hot: hotupdate::Serving) -> std::io::Result<()> {
-/// let app = axum::Router::new();
-/// tokio::spawn(hotupdate_axum::serve(listener, app, &hot).into_future()).await?
-/// # }
-/// # use std::future::IntoFuture;
-/// ```
+/// What the `await` returns:
+/// [`ErrorKind::ApiMisuse`](hotupdate::ErrorKind::ApiMisuse) if the process will never serve, because `ready` has failed or was
+/// never called, or if its connections already have another handler. Errors of accept(2) are waited out by the listener.
 #[must_use = "nothing is served until it is awaited"]
-#[derive(Debug)]
-pub struct Serve<S> {
+pub struct Serve {
     listener: Listener,
-    app: S,
-    hot: Serving,
-    header_read_timeout: Duration,
+    spawn: Spawn,
+    arrived: mpsc::UnboundedReceiver<Arrival>,
+    registered: hotupdate::Result<()>,
+    serving: WhenServing,
+    settings: Settings,
 }
 
-impl<S> Serve<S> {
-    /// Closes an HTTP/1 connection whose client has begun a request and has not sent its whole head within this time.
-    /// 30 s by default. A client that is silent between requests may stay.
+/// Serves a connection in a task of its own.
+type Spawn = Box<dyn FnMut(Arrival, &Arc<Settings>) + Send>;
+
+/// Resolves when `ready` has returned, with `None` if it never will.
+type WhenServing = Pin<Box<dyn Future<Output = Option<Serving>> + Send>>;
+
+/// A connection to be served.
+struct Arrival {
+    connection: Connection,
+    state: Http1State,
+}
+
+impl Serve {
+    /// Settings of HTTP/1.1.
     ///
     /// ```no_run
     /// # use std::time::Duration;
-    /// # async fn example(listener: hotupdate::Listener, hot: hotupdate::Serving) -> std::io::Result<()> {
-    /// let app = axum::Router::new();
-    /// hotupdate_axum::serve(listener, app, &hot).header_read_timeout(Duration::from_secs(5)).await
+    /// # async fn example(http: hotupdate::Listener, mut hot: hotupdate::Starting) -> hotupdate::Result<()> {
+    /// # let app = axum::Router::new();
+    /// let server = hotupdate_axum::serve(http, app, &mut hot)
+    ///     .http1(|http1| http1.header_read_timeout(Duration::from_secs(5)).max_headers(50));
+    /// # hot.ready().await?;
+    /// # server.await
     /// # }
     /// ```
-    pub fn header_read_timeout(mut self, timeout: Duration) -> Self {
-        self.header_read_timeout = timeout;
+    pub fn http1(mut self, set: impl FnOnce(Http1) -> Http1) -> Self {
+        self.settings.http1 = set(self.settings.http1);
         self
     }
-}
 
-impl<S, B> Serve<S>
-where
-    S: tower::Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    async fn run(self) -> io::Result<()> {
-        let Self { mut listener, app, hot, header_read_timeout } = self;
-        // First of all: clients of the version before may be waiting.
-        adopt(&hot, listener.name(), app.clone(), header_read_timeout);
-        while let Some(connection) = listener.accept().await {
-            tokio::spawn(converse(connection, Http1State::default(), app.clone(), header_read_timeout));
-        }
+    /// Settings of HTTP/2.
+    ///
+    /// ```no_run
+    /// # async fn example(http: hotupdate::Listener, mut hot: hotupdate::Starting) -> hotupdate::Result<()> {
+    /// # let app = axum::Router::new();
+    /// let server = hotupdate_axum::serve(http, app, &mut hot).http2(|http2| http2.max_concurrent_streams(500));
+    /// # hot.ready().await?;
+    /// # server.await
+    /// # }
+    /// ```
+    #[cfg(feature = "http2")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "http2")))]
+    pub fn http2(mut self, set: impl FnOnce(Http2) -> Http2) -> Self {
+        self.settings.http2 = set(self.settings.http2);
+        self
+    }
+
+    async fn run(self) -> hotupdate::Result<()> {
+        let Self { mut listener, mut spawn, mut arrived, registered, serving, settings } = self;
+        registered?;
+        let hot = wait_until_ready(&listener, serving).await?;
+        let settings = Arc::new(settings);
         // Returning from here often means returning from `main`, which would kill what is still open.
-        hot.drained().await;
-        Ok(())
+        let mut drained = pin!(hot.drained());
+        let mut accepts = true;
+        loop {
+            tokio::select! {
+                connection = listener.accept(), if accepts => match connection {
+                    Some(connection) => spawn(Arrival { connection, state: Http1State::default() }, &settings),
+                    None => accepts = false,
+                },
+                Some(arrival) = arrived.recv() => spawn(arrival, &settings),
+                () = &mut drained => return Ok(()),
+            }
+        }
     }
 }
 
-impl<S, B> IntoFuture for Serve<S>
-where
-    S: tower::Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    type Output = io::Result<()>;
-    type IntoFuture = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+/// Waits for `ready`, and says so if it takes long.
+async fn wait_until_ready(listener: &Listener, mut serving: WhenServing) -> hotupdate::Result<Serving> {
+    let serving = match timeout(READY_OVERDUE, &mut serving).await {
+        Ok(serving) => serving,
+        Err(_) => {
+            let listener = listener.name();
+            tracing::warn!(
+                listener,
+                "a server waits for `Starting::ready`, which has to be called before it is awaited"
+            );
+            serving.await
+        }
+    };
+    serving.ok_or_else(|| {
+        let doing = format!("serving HTTP on the listener {:?}", listener.name());
+        hotupdate::Error::misuse(
+            doing,
+            "this process will never serve: `ready` has failed, or was not called",
+        )
+    })
+}
+
+impl IntoFuture for Serve {
+    type Output = hotupdate::Result<()>;
+    type IntoFuture = Pin<Box<dyn Future<Output = hotupdate::Result<()>> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.run())
     }
 }
 
-/// Goes on with the connections of this listener that other versions hand over.
-fn adopt<S, B>(hot: &Serving, listener: &str, app: S, header_read_timeout: Duration)
-where
-    S: tower::Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    // An application need not be `Sync`.
-    let app = Mutex::new(app);
-    hot.adopt_bytes(KIND, Some(listener), move |state| {
-        let begun = Http1State::from_bytes(state)?;
-        let app = app.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Some(Box::new(move |connection| {
-            tokio::spawn(converse(connection, begun, app, header_read_timeout));
-        }))
-    });
+impl fmt::Debug for Serve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listener, registered, settings, .. } = self;
+        f.debug_struct("Serve")
+            .field("listener", listener)
+            .field("registered", registered)
+            .field("settings", settings)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One connection as [`serve`] serves it: from its first byte, or with the state that came along. For tests.
@@ -160,43 +241,29 @@ where
 /// # Panics
 /// If the state is none that `serve` has given.
 #[cfg(feature = "test-util")]
-pub async fn serve_one<S, B>(connection: Connection, state: Option<Vec<u8>>, app: S)
-where
-    S: tower::Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    let begun = state.map(|state| Http1State::from_bytes(state).expect("it was said here"));
-    converse(connection, begun.unwrap_or_default(), app, HEADER_READ_TIMEOUT).await;
+pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, app: S) {
+    let state = state.map(|state| Http1State::from_bytes(state).expect("the state comes from `serve`"));
+    converse(connection, state.unwrap_or_default(), app, Arc::default()).await;
 }
 
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next process.
-async fn converse<S, B>(connection: Connection, begun: Http1State, app: S, header_read_timeout: Duration)
-where
-    S: tower::Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    let pulse = Arc::new(Pulse::default());
-    let mut watch = Watch::new(&connection, pulse.clone(), header_read_timeout);
+async fn converse<S: App>(connection: Connection, state: Http1State, app: S, settings: Arc<Settings>) {
+    let mut watch = Watch::new(&connection, settings.http1.header_read_timeout);
     let activity = connection.activity();
-    let link = ConnectionContext::new(&connection, pulse.clone());
-    let mut io = Io::new(connection, pulse);
-    io.give_back(begun.unread);
-    let Some((protocol, io)) = listen(io, begun.protocol, &mut watch).await else { return };
+    let context = ConnectionContext::new(&connection);
+    let mut io = Io::new(connection, activity.clone());
+    io.give_back(state.unread);
+    let Some((protocol, io)) = listen(io, state.protocol, &mut watch).await else { return };
     match protocol {
-        Protocol::Http1 => {
-            watch.speaks_http1();
-            activity.set_protocol("http/1.1");
-            http1::serve(io, link.service(app), &mut watch).await;
-        }
+        #[cfg(feature = "http2")]
         Protocol::Http2 => {
             activity.set_protocol("h2");
-            http2::serve(io, link.service(app), &mut watch).await;
+            http2::serve(io, context.service(app), &mut watch, &settings.http2).await;
+        }
+        _ => {
+            watch.set_protocol(Protocol::Http1);
+            activity.set_protocol("http/1.1");
+            http1::serve(io, context.service(app), &mut watch, &settings.http1).await;
         }
     }
 }
@@ -226,16 +293,16 @@ async fn listen(
                 return Some((protocol, io));
             }
             Event::Ended(_) | Event::Forced => return None,
-            Event::Leaves => {
+            Event::Migrates => {
                 io.give_back(seen.split().freeze());
-                io = moving::hand_over(io, known, watch).await?;
+                io = moving::migrate(io, known, watch).await?;
             }
-            Event::Silent if !watch.speaks(io.get()) => {
+            Event::TimedOut if !watch.is_readable(io.get()) => {
                 watch.closing();
                 watch.close(io.into_inner()).await;
                 return None;
             }
-            Event::Silent | Event::Phase(_) => {}
+            Event::TimedOut | Event::Phase(_) => {}
         }
     }
 }

@@ -2,28 +2,24 @@
 //!
 //! Deliberately absent: routing, and anything else that a `tower` layer could do.
 
-use std::error::Error;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::ConnectInfo;
-use hotupdate::connections::{self, ConnectionActivity, Migration};
+use hotupdate::connections::{BodyDemand, ConnectionActivity, RequestGuard};
 use hotupdate::{Address, Connection};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
-use tower::ServiceExt as _;
 
+use crate::app::{App, BoxError, sealed::Sealed};
 use crate::drain::Draining;
 use crate::moving::KIND;
-use crate::pulse::{Beat, BodyDemand, Pulse};
-
-pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// What the service of one connection knows about it.
 #[derive(Debug)]
@@ -31,29 +27,23 @@ pub(crate) struct ConnectionContext {
     peer: Address,
     draining: Draining,
     activity: ConnectionActivity,
-    pulse: Arc<Pulse>,
 }
 
 /// Counts a request until both of its bodies are done with: a request whose body is still being read is not over, even
 /// if it was answered.
-#[derive(Debug)]
-struct InFlight {
-    _request: connections::RequestGuard,
-    _beat: Beat,
-}
+type InFlight = RequestGuard;
 
 impl ConnectionContext {
-    pub(crate) fn new(connection: &Connection, pulse: Arc<Pulse>) -> Self {
+    pub(crate) fn new(connection: &Connection) -> Self {
         Self {
             peer: connection.peer_addr().clone(),
             draining: Draining::of(connection),
             activity: connection.activity(),
-            pulse,
         }
     }
 
     /// Wraps `app` for one connection.
-    pub(crate) fn service<S, B>(
+    pub(crate) fn service<S: App>(
         self,
         app: S,
     ) -> impl Service<
@@ -63,14 +53,7 @@ impl ConnectionContext {
         Future: Send + 'static,
     > + Send
     + Unpin
-    + 'static
-    where
-        S: tower::Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
+    + 'static {
         // Boxed, so that `app` need not be `Unpin` for its connection to be taken apart.
         let (link, app) = (Arc::new(self), Box::new(app));
         service_fn(move |request| {
@@ -80,20 +63,15 @@ impl ConnectionContext {
             let request = link.prepare(request, &in_flight);
             let (link, app) = (link.clone(), S::clone(&app));
             async move {
-                let mut response = app.oneshot(request).await.map_err(Into::into)?;
+                let mut response = app.answer(request, Sealed).await?;
                 link.look_at(&mut response, version, upgrade);
-                Ok(response.map(|body| Tracked::new(Body::new(body), in_flight)))
+                Ok(response.map(|body| Tracked::new(body, in_flight)))
             }
         })
     }
 
-    /// Whether the client can stay: the connection will be served by the next version, or it may yet say so.
-    fn moves(&self) -> bool {
-        !self.pulse.stays() && self.activity.migration(KIND) != Migration::Unavailable
-    }
-
     fn begin(&self) -> Arc<InFlight> {
-        Arc::new(InFlight { _request: self.activity.begin_request(), _beat: self.pulse.begin() })
+        Arc::new(self.activity.begin_request())
     }
 
     fn prepare(&self, mut request: Request<Incoming>, in_flight: &Arc<InFlight>) -> Request<Body> {
@@ -107,7 +85,7 @@ impl ConnectionContext {
             if http_body::Body::is_end_stream(&body) {
                 Body::empty()
             } else {
-                let demand = Some(self.pulse.body());
+                let demand = Some(self.activity.body_demand());
                 Body::new(Tracked { demand, ..Tracked::new(body, in_flight.clone()) })
             }
         })
@@ -116,11 +94,13 @@ impl ConnectionContext {
     fn look_at<B>(&self, response: &mut Response<B>, version: Version, upgrade: Option<Upgrade>) {
         match upgrade {
             Some(upgrade) if upgrade.is_granted_by(response.status()) => {
-                self.pulse.upgraded();
                 self.activity.set_upgraded(upgrade.protocol(version));
             }
             // hyper closes after this response (RFC 9112, section 9.6). HTTP/2 has GOAWAY instead.
-            _ if version < Version::HTTP_2 && self.draining.is_draining() && !self.moves() => {
+            _ if version < Version::HTTP_2
+                && self.draining.is_draining()
+                && !self.activity.can_migrate(KIND) =>
+            {
                 self.activity.set_closing();
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

@@ -27,14 +27,16 @@
 //!     }
 //! }
 //!
-//! # async fn example(listener: hotupdate::Listener, starting: hotupdate::Starting) -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn example() -> hotupdate::Result<()> {
+//! let mut hot = hotupdate::join("/run/echo/control.sock").await?;
+//! let http = hot.tcp("http", "0.0.0.0:3000").await?;
 //! let upgrade = |upgrade: ws::Upgrade| async { upgrade.on_upgrade(|socket| echo(socket, 0)) };
 //! let app = Router::new().route("/echo", any(upgrade));
 //!
-//! let hot = starting.ready().await?;
-//! ws::on_migrated(&hot, "echo", echo);
-//! hotupdate_axum::serve(listener, app, &hot).await?;
-//! # Ok(())
+//! let server = hotupdate_axum::serve(http, app, &mut hot);
+//! ws::on_migrated(&mut hot, "echo", echo)?;
+//! hot.ready().await?;
+//! server.await
 //! # }
 //! ```
 //!
@@ -44,13 +46,11 @@
 //!
 //! Deliberately absent: framing, which is tungstenite's; WebSockets over HTTP/2; compression, whose state cannot migrate.
 
-use hotupdate::Serving;
+use hotupdate::Starting;
 use serde::de::DeserializeOwned;
 
-pub use tokio_tungstenite::tungstenite::error::Error;
-pub use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-pub use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
-pub use tokio_tungstenite::tungstenite::{Bytes, Utf8Bytes};
+mod message;
+pub use message::{CloseCode, CloseFrame, Error, Message, Utf8Bytes, close_code};
 
 mod upgrade;
 pub use upgrade::{Rejection, Upgrade};
@@ -64,28 +64,34 @@ mod transport;
 
 use codec::Codec;
 
-/// Goes on with WebSockets of this kind that other versions migrate with [`WebSocket::migrate`]: for each of them
-/// `serve` runs in a task of its own, with the state that came along. To be called right after `ready`.
+/// Goes on with WebSockets of this kind that other versions migrate here with [`WebSocket::migrate`]: for each of them
+/// `serve` runs in a task of its own, with the state that came along.
 ///
-/// A state that cannot be read as `S` comes from a version that does not fit: the WebSocket stays where it is.
+/// The other version learns of it together with [`ready`](Starting::ready), and the first WebSockets may arrive before
+/// `ready` has returned. A state that cannot be read as `S` comes from a version that does not fit: the WebSocket stays
+/// where it is, and the log says so.
 ///
 /// ```no_run
-/// # async fn example(hot: hotupdate::Serving) {
-/// hotupdate_axum::ws::on_migrated(&hot, "echo", |mut socket, count: u64| async move {
+/// # async fn example(mut hot: hotupdate::Starting) -> hotupdate::Result<()> {
+/// hotupdate_axum::ws::on_migrated(&mut hot, "echo", |mut socket, count: u64| async move {
 ///     while let Some(Ok(message)) = socket.recv().await {
 ///         let _ = socket.send(message).await;
 ///     }
-/// });
+/// })?;
+/// # Ok(())
 /// # }
 /// ```
-pub fn on_migrated<S, F, Fut>(hot: &Serving, kind: &str, serve: F)
+///
+/// # Errors
+/// [`ErrorKind::ApiMisuse`](hotupdate::ErrorKind::ApiMisuse) for a kind that was registered before, or has more than 245 bytes.
+pub fn on_migrated<S, F, Fut>(hot: &mut Starting, kind: &str, serve: F) -> hotupdate::Result<()>
 where
     S: DeserializeOwned + Send + 'static,
     F: Fn(WebSocket, S) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
     let kind = name(kind);
-    hot.adopt_bytes(&kind.clone(), None, move |bytes| {
+    hot.on_migrated_bytes(&kind.clone(), None, move |bytes| {
         let Some((codec, state)) = Codec::from_bytes(&bytes) else {
             tracing::warn!(kind, "a WebSocket is refused: its state has a format of another version");
             return None;
@@ -104,7 +110,7 @@ where
             connection.activity().set_upgraded("websocket");
             tokio::spawn(serve(WebSocket::new(connection, codec), state));
         }))
-    });
+    })
 }
 
 /// The prefix of the kinds of WebSockets, so that they never collide with kinds that an application migrates itself.

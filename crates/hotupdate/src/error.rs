@@ -88,7 +88,14 @@ impl Error {
         Self::new(ErrorKind::UnusablePath, doing, why)
     }
 
-    pub(crate) fn misuse(doing: impl Into<String>, what: impl Into<String>) -> Self {
+    /// A mistake in the program that calls: [`ErrorKind::ApiMisuse`]. For crates that build on this one, such as servers.
+    ///
+    /// ```
+    /// let error = hotupdate::Error::misuse("serving FTP", "there is no listener");
+    /// assert_eq!(error.to_string(), "serving FTP: there is no listener");
+    /// ```
+    #[must_use]
+    pub fn misuse(doing: impl Into<String>, what: impl Into<String>) -> Self {
         Self::new(ErrorKind::ApiMisuse, doing, what)
     }
 

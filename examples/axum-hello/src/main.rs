@@ -11,7 +11,8 @@ async fn main() -> anyhow::Result<()> {
     let http = hot.tcp("http", "0.0.0.0:3000").await?; // inherited if offered, else from systemd, else bound
     let app = Router::new().route("/", get(|| async { "hello" }));
 
-    let hot = hot.ready().await?; // the old version stops accepting, this one starts
-    hotupdate_axum::serve(http, app, &hot).await?; // until the next version takes over, and all is drained
+    let server = hotupdate_axum::serve(http, app, &mut hot); // its connections move here, too
+    hot.ready().await?; // the old version stops accepting, this one starts
+    server.await?; // until the next version takes over, and all is drained
     Ok(())
 }

@@ -49,12 +49,13 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     if let Some(failure) = cli.fail_before_ready {
         fail(failure).await?;
     }
+    let server = hotupdate_axum::serve(http, app, &mut hot);
+    streams::on_migrated(&mut hot)?;
     let hot = hot.ready().await?;
-    streams::adopt(&hot);
     let (generation, pid) = (hot.generation(), id());
     say(format_args!("serving generation={generation} pid={pid} http={address}"));
 
-    hotupdate_axum::serve(http, app, &hot).await?;
+    server.await?;
     let forced = hot.connections().forced();
     say(format_args!("drained generation={generation} pid={pid} forced={forced}"));
     Ok(())

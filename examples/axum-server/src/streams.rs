@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::response::Response;
 use axum::response::sse::{Event, Sse};
 use futures_util::{Stream, stream};
-use hotupdate::Serving;
+use hotupdate::Starting;
 use hotupdate_axum::{Draining, ws};
 use tokio::time::interval;
 
@@ -26,7 +26,7 @@ pub(crate) async fn events(draining: Draining) -> Sse<impl Stream<Item = Result<
     Sse::new(draining.take_until_draining(counter))
 }
 
-/// What the WebSockets below are called when they move.
+/// What the WebSockets below are called when they migrate.
 const ECHO: &str = "echo";
 
 /// `GET /ws`: a WebSocket that echoes, through any deploy; `who` is answered as `GET /` is.
@@ -35,8 +35,8 @@ pub(crate) async fn upgrade(upgrade: ws::Upgrade) -> Response {
 }
 
 /// Goes on with those of the version before.
-pub(crate) fn adopt(hot: &Serving) {
-    ws::on_migrated(hot, ECHO, echo);
+pub(crate) fn on_migrated(hot: &mut Starting) -> hotupdate::Result<()> {
+    ws::on_migrated(hot, ECHO, echo)
 }
 
 async fn echo(mut socket: ws::WebSocket, (): ()) {

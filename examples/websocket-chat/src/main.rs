@@ -58,15 +58,18 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let exported = room.clone();
     starting.export("room", room::SCHEMA, move || exported.export())?;
 
+    let (generation, pid) = (starting.generation(), id());
+    let (version, name) = (cli.app_version.into(), generation.to_string().into());
+    let server = Server { room: room.clone(), version, generation: name };
+    let next = server.clone();
+    ws::on_migrated(&mut starting, member::KIND, move |socket, member| next.clone().go_on(socket, member))?;
+    let http = hotupdate_axum::serve(http, app(server), &mut starting);
+
     let hot = starting.ready().await?;
-    let (generation, pid) = (hot.generation(), id());
     room.open(&hot);
-    let server = Server { room, version: cli.app_version.into(), generation: generation.to_string().into() };
-    let adopting = server.clone();
-    ws::on_migrated(&hot, member::KIND, move |socket, member| adopting.clone().go_on(socket, member));
     say(format_args!("serving generation={generation} pid={pid} http={address}"));
 
-    hotupdate_axum::serve(http, app(server), &hot).await?;
+    http.await?;
     let forced = hot.connections().forced();
     say(format_args!("drained generation={generation} pid={pid} forced={forced}"));
     Ok(())

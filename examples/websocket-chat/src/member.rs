@@ -6,7 +6,7 @@ use std::process::id;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotupdate_axum::ws::{CloseCode, Event, Message, WebSocket};
+use hotupdate_axum::ws::{Event, Message, WebSocket, close_code};
 use serde::{Deserialize, Serialize};
 
 use crate::room::{Entry, Late, Room};
@@ -71,6 +71,7 @@ impl Member {
 impl Server {
     /// A member of the old version goes on here.
     pub(crate) async fn go_on(self, socket: WebSocket, mut member: Member) {
+        self.room.wait_until_open().await;
         self.room.complete(std::mem::take(&mut member.late));
         self.serve(socket, member).await;
     }
@@ -99,7 +100,7 @@ impl Server {
             tokio::select! {
                 event = socket.recv_or_drain(), if listens => match event {
                     Event::Message(_) if member.pending.len() >= MAX_STUCK => {
-                        return socket.close(CloseCode::Again, "the next version does not take this room").await;
+                        return socket.close(close_code::AGAIN, "the next version does not take this room").await;
                     }
                     Event::Message(message) => member.pending.extend(message.to_text().map(ToOwned::to_owned)),
                     Event::Draining => {

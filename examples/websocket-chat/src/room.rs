@@ -143,7 +143,17 @@ impl Room {
             history,
             Numbers { generation: hot.generation().to_string(), drain: drain.clone(), wait: Wait::No },
         );
+        self.changed.send_replace(());
         tokio::spawn(self.clone().watch(drain));
+    }
+
+    /// Waits until the history of the version before is here, which members of that version complete.
+    pub(crate) async fn wait_until_open(&self) {
+        let mut changes = self.changes();
+        while self.book().numbers.is_none() {
+            // The room lives as long as this.
+            let _ = changes.changed().await;
+        }
     }
 
     fn begin(&self, history: Option<History>, mut numbers: Numbers) {

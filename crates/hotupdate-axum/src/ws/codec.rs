@@ -7,12 +7,10 @@ use std::io::{self, Read, Write};
 
 use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
-use tokio_tungstenite::tungstenite::error::{CapacityError, Error, Result};
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{self};
+use tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::frame_buffer::{FrameBuffer, Next};
+use super::message::{Error, Message};
 
 /// The first byte of the state that migrates. A version that does not know it refuses the connection.
 const STATE_VERSION: u8 = 1;
@@ -86,18 +84,20 @@ impl Codec {
         self.end_of_stream = true;
     }
 
-    /// The next message; `None` if it has not arrived completely. After an error, or [`Error::ConnectionClosed`] at the
-    /// orderly end, there is nothing more.
-    pub(super) fn next(&mut self) -> Option<Result<Message>> {
+    /// The next message; `None` if it has not arrived completely. After an error, or [`Error::Closed`] at the orderly
+    /// end, there is nothing more.
+    pub(super) fn next(&mut self) -> Option<Result<Message, Error>> {
         loop {
             match self.tungstenite.read() {
                 Ok(message) => {
                     // Puts a pong or a close frame that is due into `unsent`. If this fails, the next read fails too.
                     let _ = self.tungstenite.flush();
-                    return Some(Ok(message));
+                    if let Some(message) = Message::from_tungstenite(message) {
+                        return Some(Ok(message));
+                    }
                 }
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Some(Err(self.fail(error))),
+                Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Some(Err(self.fail(Error::from_tungstenite(error)))),
             }
             match self.frames.next() {
                 Next::Complete(bytes) => self.tungstenite.get_mut().input = bytes,
@@ -105,17 +105,16 @@ impl Codec {
                 Next::Incomplete if self.end_of_stream => self.tungstenite.get_mut().end_of_stream = true,
                 Next::Incomplete => return None,
                 Next::TooLarge(size) => {
-                    let max_size = self.negotiated.max_message;
-                    let error = Error::Capacity(CapacityError::MessageTooLong { size, max_size });
-                    return Some(Err(self.fail(error)));
+                    let max = self.negotiated.max_message;
+                    return Some(Err(self.fail(Error::TooLarge { size, max })));
                 }
             }
         }
     }
 
     /// Appends a message to `unsent`.
-    pub(super) fn write(&mut self, message: Message) -> Result<()> {
-        self.tungstenite.send(message)
+    pub(super) fn write(&mut self, message: Message) -> Result<(), Error> {
+        self.tungstenite.send(message.into_tungstenite()).map_err(Error::from_tungstenite)
     }
 
     pub(super) fn unsent(&self) -> &[u8] {
@@ -139,20 +138,11 @@ impl Codec {
 
     fn fail(&mut self, error: Error) -> Error {
         self.closed = true;
-        let code = match &error {
-            Error::Capacity(_) => Some(CloseCode::Size),
-            Error::Utf8(_) => Some(CloseCode::Invalid),
-            Error::Protocol(_) => Some(CloseCode::Protocol),
-            _ => None,
-        };
-        if let (Some(code), false) = (code, self.end_of_stream) {
+        if let (Some(code), false) = (error.close_code(), self.end_of_stream) {
             // An error means that a close frame was sent before.
-            let _ = self.tungstenite.close(Some(CloseFrame { code, reason: String::new().into() }));
+            let _ = self.write(Message::close(code, ""));
         }
-        match error {
-            Error::AlreadyClosed => Error::ConnectionClosed,
-            error => error,
-        }
+        error
     }
 
     // ---- migration ------------------------------------------------------------------------------------------------
@@ -282,7 +272,7 @@ mod tests {
         let mut codec = Codec::new(negotiated(), &[0x88, 0x80, 0, 0, 0, 0], b"");
         assert!(matches!(codec.next(), Some(Ok(Message::Close(None)))));
         assert_eq!((codec.unsent(), codec.migration_block()), (&b"\x88\0"[..], Some("it is being closed")));
-        assert!(matches!(codec.next(), Some(Err(Error::ConnectionClosed))));
+        assert!(matches!(codec.next(), Some(Err(Error::Closed))));
         let mut codec = Codec::new(negotiated(), &[0x81, 0x80, 0, 0, 0, 0, 0x81], b"");
         codec.end_of_stream();
         assert!(matches!(codec.next(), Some(Ok(Message::Text(_)))));

@@ -12,7 +12,7 @@ use hotupdate::Connection;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use super::codec::Codec;
-use super::{CloseCode, CloseFrame, Error, Message, Utf8Bytes};
+use super::message::{CloseCode, Error, Message, Utf8Bytes};
 
 /// The most that is read at once.
 const CHUNK: usize = 16 * 1024;
@@ -44,7 +44,7 @@ impl Transport {
                         let _ = self.write_all().now_or_never();
                         return Some(Ok(message));
                     }
-                    Some(Err(Error::ConnectionClosed)) => continue,
+                    Some(Err(Error::Closed)) => continue,
                     Some(Err(error)) => {
                         self.hang_up().await;
                         return Some(Err(error));
@@ -98,7 +98,7 @@ impl Transport {
 
     pub(super) async fn close(&mut self, code: CloseCode, reason: Utf8Bytes) {
         let handshake = async {
-            if self.codec.write(Message::Close(Some(CloseFrame { code, reason }))).is_ok() {
+            if self.codec.write(Message::close(code, reason)).is_ok() {
                 while let Some(Ok(_)) = self.recv().await {}
             }
         };

@@ -16,7 +16,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tungstenite::handshake::derive_accept_key;
 
 use super::WebSocket;
 use super::codec::Negotiated;
@@ -35,7 +35,7 @@ const MAX_MESSAGE: usize = 16 << 20;
 /// async fn chat(upgrade: ws::Upgrade) -> Response {
 ///     upgrade.on_upgrade(|mut socket| async move {
 ///         while let Some(Ok(message)) = socket.recv().await {
-///             println!("{message}");
+///             println!("{message:?}");
 ///         }
 ///     })
 /// }

@@ -185,13 +185,13 @@ async fn any_service_can_be_served() {
     let methods = hot.tcp("methods", "127.0.0.1:0").await.unwrap();
     let service = hot.tcp("service", "127.0.0.1:0").await.unwrap();
     let addresses = [methods.local_addr().ip().unwrap(), service.local_addr().ip().unwrap()];
-    let hot = hot.ready().await.unwrap();
-    tokio::spawn(hotupdate_axum::serve(methods, get(|| async { "methods" }), &hot).into_future());
+    tokio::spawn(hotupdate_axum::serve(methods, get(|| async { "methods" }), &mut hot).into_future());
     let own = tower::service_fn(|request: Request| async move {
         assert!(request.extensions().get::<Draining>().is_some_and(|draining| !draining.is_draining()));
         Ok::<_, Infallible>(http::Response::new(http_body_util::Full::new(bytes::Bytes::from("service"))))
     });
-    tokio::spawn(hotupdate_axum::serve(service, own, &hot).into_future());
+    tokio::spawn(hotupdate_axum::serve(service, own, &mut hot).into_future());
+    let _hot = hot.ready().await.unwrap();
     for (address, wanted) in addresses.into_iter().zip(["methods", "service"]) {
         assert_eq!(Client::connect(address).await.get("/").await.body, wanted);
     }
@@ -203,10 +203,10 @@ async fn a_unix_socket_is_served_and_drained() {
     let path = dir.path().join("http.sock");
     let mut hot = builder(&dir, BRISK).join().await.unwrap();
     let listener = hot.unix("http", &path).await.unwrap();
-    let hot = hot.ready().await.unwrap();
     let peer = |ConnectInfo(peer): ConnectInfo<Address>| async move { format!("{peer:?}") };
     let app = Router::new().route("/", get(peer));
-    let done = tokio::spawn(hotupdate_axum::serve(listener, app, &hot).into_future());
+    let done = tokio::spawn(hotupdate_axum::serve(listener, app, &mut hot).into_future());
+    let hot = hot.ready().await.unwrap();
     let mut client = UnixStream::connect(&path).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").await.unwrap();
     until(|| hot.connections().requests() == 1 && hot.connections().summary().idle == 1).await;
@@ -229,10 +229,12 @@ async fn plain_axum_serve_works_too() {
     let listener = hot.tcp("http", "127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().ip().unwrap();
     let hot = hot.ready().await.unwrap();
-    let app = Router::new().route("/", get(|| async { "plain" }));
+    let app = Router::new()
+        .route("/", get(|ConnectInfo(peer): ConnectInfo<Address>| async move { peer.to_string() }));
+    let app = app.into_make_service_with_connect_info::<Address>();
     let plain = tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(hot.retired()).into_future());
     let mut kept = Client::connect(address).await;
-    assert_eq!(kept.get("/").await.body, "plain");
+    assert_eq!(kept.get("/").await.body, kept.stream.local_addr().unwrap().to_string());
 
     let mut new = builder(&dir, PATIENT).join().await.unwrap();
     let _listener = new.tcp("http", &address.to_string()).await.unwrap();

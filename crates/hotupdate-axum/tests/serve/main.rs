@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
 mod any_stream;
+mod before_ready;
 mod client;
 mod deadline;
 mod http1;
@@ -13,6 +14,7 @@ mod idle;
 mod moves;
 mod pipelines;
 mod server;
+mod settings;
 mod streams;
 mod table;
 mod unix;

@@ -3,7 +3,6 @@
 //! Deliberately absent: clients, see [`crate::client`].
 
 use std::future::IntoFuture;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +11,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, State};
 use axum::routing::{get, post};
-use hotupdate::{Builder, Listener, Serving, Timing};
+use hotupdate::{Builder, Listener, Serving, Starting, Timing};
 use hotupdate_axum::Draining;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
@@ -32,7 +31,7 @@ pub(crate) struct Server {
     pub(crate) hot: Serving,
     /// The requests to `/held` that may be answered.
     pub(crate) release: Arc<Semaphore>,
-    done: JoinHandle<io::Result<()>>,
+    done: JoinHandle<hotupdate::Result<()>>,
 }
 
 /// The times of a drain, as one test wants them.
@@ -101,11 +100,11 @@ impl Server {
         drop(new);
     }
 
-    /// A new version that has taken over and serves nobody yet.
-    pub(crate) async fn starting_successor(&self, times: Times) -> (Listener, Serving) {
+    /// A new version that is not ready yet.
+    pub(crate) async fn successor(&self, times: Times) -> (Listener, Starting) {
         let mut hot = builder(&self.dir, times).join().await.unwrap();
         let listener = hot.tcp("http", &self.address.to_string()).await.unwrap();
-        (listener, hot.ready().await.unwrap())
+        (listener, hot)
     }
 
     /// This version serves again, on command.
@@ -127,8 +126,9 @@ impl Server {
         let address = listener.local_addr().ip().unwrap();
         let release = Arc::new(Semaphore::new(0));
         let app = more(app(version)).with_state(release.clone());
+        let serve = hotupdate_axum::serve(listener, app, &mut hot);
+        let serve = serve.http1(|http1| http1.header_read_timeout(times.header));
         let hot = hot.ready().await.unwrap();
-        let serve = hotupdate_axum::serve(listener, app, &hot).header_read_timeout(times.header);
         Self { dir, address, hot, release, done: tokio::spawn(serve.into_future()) }
     }
 

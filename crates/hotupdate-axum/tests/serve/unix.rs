@@ -3,7 +3,6 @@
 //! Deliberately absent: the rest of what moves do, see [`crate::moves`].
 
 use std::future::IntoFuture as _;
-use std::io;
 use std::path::Path;
 
 use axum::Router;
@@ -17,12 +16,12 @@ use tokio::task::JoinHandle;
 use crate::server::{MOVING, builder, until, within};
 
 /// A version that answers with its name.
-async fn start(dir: &TempDir, version: &'static str) -> (Serving, JoinHandle<io::Result<()>>) {
+async fn start(dir: &TempDir, version: &'static str) -> (Serving, JoinHandle<hotupdate::Result<()>>) {
     let mut hot = builder(dir, MOVING).join().await.unwrap();
     let listener = hot.unix("http", dir.path().join("http.sock")).await.unwrap();
-    let hot = hot.ready().await.unwrap();
     let app = Router::new().route("/", get(move || async move { version }));
-    let serve = hotupdate_axum::serve(listener, app, &hot);
+    let serve = hotupdate_axum::serve(listener, app, &mut hot);
+    let hot = hot.ready().await.unwrap();
     let serving = tokio::spawn(serve.into_future());
     (hot, serving)
 }

@@ -4,8 +4,9 @@
 
 use axum::routing::any;
 use futures_util::{SinkExt as _, StreamExt as _};
-use hotupdate_axum::ws::{self, Event, Message, WebSocket};
+use hotupdate_axum::ws::{self, Event, WebSocket};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::server::{MOVING, Server, within};
 
@@ -14,7 +15,7 @@ async fn count(mut socket: WebSocket, mut counted: u64) {
         match socket.recv_or_drain().await {
             Event::Message(_) => {
                 counted += 1;
-                socket.send(Message::text(counted.to_string())).await.unwrap();
+                socket.send(counted.to_string().into()).await.unwrap();
             }
             Event::Draining => match socket.migrate("count", &counted).await {
                 Ok(()) => return,
@@ -34,8 +35,10 @@ async fn a_state_that_the_next_version_cannot_read_stays_and_its_client_is_told_
     client.send(Message::text("one")).await.unwrap();
     assert_eq!(within(client.next()).await.unwrap().unwrap(), Message::text("1"));
 
-    let new = server.hand_off_to(MOVING).await;
-    ws::on_migrated(&new.hot, "count", |_, _: Vec<String>| async {});
+    let (_listener, mut starting) = server.successor(MOVING).await;
+    ws::on_migrated(&mut starting, "count", |_, _: Vec<String>| async {}).unwrap();
+    let new = starting.ready().await.unwrap();
+    within(server.hot.drain().started()).await;
     client.send(Message::text("two")).await.unwrap();
     assert_eq!(
         within(client.next()).await.unwrap().unwrap(),
@@ -48,6 +51,6 @@ async fn a_state_that_the_next_version_cannot_read_stays_and_its_client_is_told_
     }
     assert!(within(client.next()).await.is_none_or(|rest| rest.is_err()));
     drop(client);
-    assert_eq!(new.hot.connections().adopted(), 0);
+    assert_eq!(new.connections().adopted(), 0);
     assert_eq!(server.drained().await, 0);
 }

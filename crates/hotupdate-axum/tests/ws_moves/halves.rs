@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use hotupdate_axum::ws::Message;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::{Client, frame};
 use crate::server::{FULL, start, version};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::any;
 use hotupdate::{Serving, Timing};
-use hotupdate_axum::ws::{self, CloseCode, Event, Message, WebSocket};
+use hotupdate_axum::ws::{self, Event, Message, WebSocket, close_code};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -28,16 +28,16 @@ pub(crate) struct Counts {
 #[derive(Clone, Copy)]
 pub(crate) struct How {
     pub(crate) version: u64,
-    pub(crate) adopts: bool,
+    pub(crate) accepts: bool,
     pub(crate) probation: Duration,
 }
 
 pub(crate) fn version(version: u64) -> How {
-    How { version, adopts: true, probation: Duration::ZERO }
+    How { version, accepts: true, probation: Duration::ZERO }
 }
 
 pub(crate) async fn start(dir: &TempDir, how: How) -> (Serving, SocketAddr) {
-    let How { version, adopts, probation } = how;
+    let How { version, accepts, probation } = how;
     let mut starting = hotupdate::builder(dir.path().join("control.sock"))
         .version(version.to_string())
         .stop_signals(false)
@@ -59,12 +59,13 @@ pub(crate) async fn start(dir: &TempDir, how: How) -> (Serving, SocketAddr) {
         .route("/echo", route(false))
         .route("/ticks", route(true))
         .route("/pour", any(async |upgrade: ws::Upgrade| upgrade.on_upgrade(pour)));
-    let hot = starting.ready().await.unwrap();
-    if adopts {
-        ws::on_migrated(&hot, "numbers", move |socket, counts| serve(socket, counts, version));
-        ws::on_migrated(&hot, "pour", stop_pouring);
+    if accepts {
+        let numbers = move |socket, counts| serve(socket, counts, version);
+        ws::on_migrated(&mut starting, "numbers", numbers).unwrap();
+        ws::on_migrated(&mut starting, "pour", stop_pouring).unwrap();
     }
-    tokio::spawn(hotupdate_axum::serve(listener, app, &hot).into_future());
+    tokio::spawn(hotupdate_axum::serve(listener, app, &mut starting).into_future());
+    let hot = starting.ready().await.unwrap();
     (hot, address)
 }
 
@@ -78,7 +79,7 @@ pub(crate) async fn serve(mut socket: WebSocket, mut counts: Counts, version: u6
                     counts.received += 1;
                     let text = match &message {
                         Message::Text(text) => text.to_string(),
-                        other => format!("{} bytes", other.len()),
+                        other => format!("{} bytes", other.clone().into_data().len()),
                     };
                     let answer = format!("{version}:{}:{text}", counts.received);
                     if socket.send(Message::text(answer)).await.is_err() {
@@ -128,5 +129,5 @@ async fn pour(mut socket: WebSocket) {
 
 async fn stop_pouring(mut socket: WebSocket, sent: u32) {
     socket.send(Message::text(format!("{sent} in all"))).await.unwrap();
-    socket.close(CloseCode::Normal, "").await;
+    socket.close(close_code::NORMAL, "").await;
 }

@@ -1,37 +1,16 @@
-//! Sockets that do not move, or not yet: nobody has said that it takes them, or whoever would have is dead.
+//! Sockets that do not migrate: the next version does not accept them, or it has died.
 //!
 //! Deliberately absent: messages that are too large to move half, see [`crate::halves`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hotupdate_axum::ws;
-
 use crate::client::{Client, frame};
-use crate::server::{How, serve, start, version};
+use crate::server::{How, start, version};
 use crate::{SOON, SPREAD, within};
 
-/// The new version may say what it takes some time after it serves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_waits_unserved_until_it_is_known_who_moves() {
-    let dir = tempfile::tempdir().unwrap();
-    let (old, address) = start(&dir, version(1)).await;
-    let mut client = Client::connect(address, "/echo").await;
-    client.begin(b"").await;
-    let (new, _) = start(&dir, How { adopts: false, ..version(2) }).await;
-    within(old.retired()).await;
-    for count in 2..=10 {
-        client.say("and?").await;
-        assert_eq!(client.text().await, format!("1:{count}:and?"));
-    }
-    ws::on_migrated(&new, "numbers", |socket, counts| serve(socket, counts, 2));
-    within(old.drained()).await;
-    client.say("and now?").await;
-    assert_eq!(client.text().await, "2:11:and now?");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whom_the_next_version_does_not_take_is_told_to_come_back_within_the_window() {
+async fn sockets_that_the_next_version_does_not_accept_are_told_to_reconnect_within_the_window() {
     let dir = tempfile::tempdir().unwrap();
     let (old, address) = start(&dir, version(1)).await;
     let mut clients = Vec::new();
@@ -40,7 +19,7 @@ async fn whom_the_next_version_does_not_take_is_told_to_come_back_within_the_win
         client.begin(b"").await;
         clients.push(client);
     }
-    let (_new, _) = start(&dir, How { adopts: false, ..version(2) }).await;
+    let (_new, _) = start(&dir, How { accepts: false, ..version(2) }).await;
     let began = Instant::now();
     let farewells: Vec<_> = clients
         .into_iter()
@@ -74,7 +53,7 @@ fn a_successor_that_dies_before_it_has_them_changes_nothing() {
         let half = frame(0x81, b"half");
         let mut client = Client::connect(address, "/echo").await;
         client.begin(&half[..3]).await;
-        // It becomes ready and dies before it says what it takes.
+        // It becomes ready, accepts no WebSockets, and dies.
         let control = dir.path().join("control.sock");
         let successor = doomed.spawn(async move {
             let mut starting = hotupdate::builder(control).stop_signals(false).join().await.unwrap();
