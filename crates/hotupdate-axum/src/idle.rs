@@ -60,7 +60,7 @@ impl IdleTimeout {
             // connection races with the next request.
             Phase::Serving => self.head_since.map(|since| since + self.header_timeout),
             Phase::Draining(plan) => Some(self.scheduled_close(&plan, idle_since)),
-            Phase::Forced => Some(now),
+            _ => Some(now),
         }
     }
 
@@ -88,7 +88,7 @@ pub(crate) fn linger(phase: Phase, now: Instant) -> Instant {
         Phase::Serving => now + LINGER,
         // A connection that lingered until the deadline would be counted as forced, and is not.
         Phase::Draining(plan) => (now + LINGER).min(plan.until - margin(&plan)),
-        Phase::Forced => now,
+        _ => now,
     }
 }
 
@@ -104,7 +104,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn plan(since: Instant) -> Plan {
-        Plan { since, until: since + 60 * SECOND, grace: 5 * SECOND, spread: Duration::ZERO }
+        Plan::new(since, since + 60 * SECOND, 5 * SECOND, Duration::ZERO)
     }
 
     fn idle(now: Instant) -> Observation {
@@ -164,7 +164,7 @@ mod tests {
         let since = Instant::now();
         for millis in [0, 1, 100, 1_000, 60_000] {
             let until = since + Duration::from_millis(millis);
-            let drain = Phase::Draining(Plan { until, ..plan(since) });
+            let drain = Phase::Draining(Plan::new(since, until, 5 * SECOND, Duration::ZERO));
             let turn = IdleTimeout::new(1, SECOND).ends(drain, idle(since)).unwrap();
             assert!(since <= turn && turn <= linger(drain, turn) && linger(drain, turn) <= until);
         }

@@ -37,6 +37,7 @@ pub(crate) struct MigrationRequest {
 /// A connection that stays where it is.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection does not migrate: {why}")]
+#[non_exhaustive]
 pub struct NotMigrated {
     /// The connection, untouched.
     pub connection: Connection,
