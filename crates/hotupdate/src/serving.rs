@@ -6,11 +6,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hotupdate_proto::Generation;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::connections::Connections;
 use crate::connections::drain::Drain;
-use crate::driver::Application;
 use crate::lifecycle::{Lifecycle, Served};
 use crate::state::{Arrived, State};
 use crate::tasks::{TaskGuard, Tasks};
@@ -23,7 +22,6 @@ pub struct Serving {
 
 #[derive(Debug)]
 struct Inner {
-    application: mpsc::UnboundedSender<Application>,
     generation: Generation,
     connections: Connections,
     tasks: Tasks,
@@ -33,14 +31,13 @@ struct Inner {
 
 impl Serving {
     pub(crate) fn new(
-        application: mpsc::UnboundedSender<Application>,
         generation: Generation,
         connections: Connections,
         tasks: Tasks,
         served: Served,
     ) -> Self {
         let Served { lifecycle, state } = served;
-        Self { inner: Arc::new(Inner { application, generation, connections, tasks, lifecycle, state }) }
+        Self { inner: Arc::new(Inner { generation, connections, tasks, lifecycle, state }) }
     }
 
     /// The number of this process in the succession.

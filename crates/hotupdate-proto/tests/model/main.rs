@@ -96,7 +96,7 @@ fn three_generations() {
 #[test]
 fn a_connection_migrates() {
     Handoffs::migrating(World::serving(2, 1))
-        .orders(2, &[Command::Rollback])
+        .orders(1, &[Command::Rollback])
         .reaches("it has migrated", |_, w| serves(w, 1))
         .reaches("and back", |_, w| serves(w, 0) && w.procs[1].connections.offers > 0)
         .reaches("what was on its way to a process that died stays with the one that takes over", |_, w| {
@@ -105,13 +105,22 @@ fn a_connection_migrates() {
         .reaches("it can ask to leave while the other process hangs", |_, w| {
             serves(w, 0) && w.procs[0].incumbent().is_some_and(|machine| machine.outbound().is_stalled())
         })
+        .check("a connection migrates");
+}
+
+/// The same while an operator insists on a rollback: what was late in the first attempt is there in the second.
+#[test]
+#[ignore = "large: make model"]
+fn a_connection_migrates_while_an_operator_insists() {
+    Handoffs::migrating(World::serving(2, 1))
+        .orders(2, &[Command::Rollback])
         .reaches("one that was late is awaited again, since it may still commit", |_, w| {
             inbound(w).any(|(_, inbound)| inbound.was_late() && inbound.is_awaited() && inbound.holds())
         })
         .reaches("one that was late is not awaited, since what it sent has expired", |_, w| {
             inbound(w).any(|(process, inbound)| process.stopping && inbound.was_late() && inbound.holds())
         })
-        .check("a connection migrates");
+        .check("a connection migrates, two rollbacks");
 }
 
 /// The same while the process that serves is replaced itself.

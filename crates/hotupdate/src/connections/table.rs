@@ -237,16 +237,12 @@ impl Connections {
     /// The process that serves does not answer. If it never does, half of the time that is left has to be
     /// enough for the polite end.
     pub(crate) fn suspend_half(&self) {
-        if let Phase::Draining(plan) = *self.table.phase.borrow() {
+        // Not borrowed any more when connections are told to look again.
+        let phase = *self.table.phase.borrow();
+        if let Phase::Draining(plan) = phase {
             let now = Instant::now();
             self.suspend_migration(now + plan.until.saturating_duration_since(now) / 2);
         }
-    }
-
-    /// It answers again.
-    pub(crate) fn resume_migration(&self) {
-        self.table.accepted().suspended_until = None;
-        self.look_again();
     }
 
     /// Nothing migrates any more.
