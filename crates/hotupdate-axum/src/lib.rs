@@ -75,6 +75,10 @@
 //! Deliberately absent: TLS, see [`serve_connection()`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use hotupdate;
 
 mod serve;
