@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use hotupdate_proto::environment;
 
 use crate::listen_spec::ListenSpec;
 use crate::report::Color;
@@ -109,7 +110,7 @@ fn examples(examples: &str) -> String {
 #[command(long_about = ABOUT, after_long_help = examples(EXAMPLES))]
 pub(crate) struct Cli {
     /// The control socket [default: the only one in $XDG_RUNTIME_DIR or /run, or one directory below]
-    #[arg(long, global = true, env = "HOTUPDATE_SOCKET", hide_env_values = true, value_name = "PATH")]
+    #[arg(long, global = true, env = environment::SOCKET, hide_env_values = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 
     /// JSON lines on stdout, each with a `type`

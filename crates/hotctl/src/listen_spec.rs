@@ -9,11 +9,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use hotupdate_proto::environment::BACKLOG;
 use socket2::{Domain, SockAddr, Socket, Type};
-
-/// The kernel lowers it to `net.core.somaxconn` (listen(2)). The service does not change it: the queue
-/// belongs to the socket.
-const BACKLOG: i32 = 4096;
 
 /// `FDNAME_MAX` in systemd's `src/basic/fd-util.h`.
 const MAX_NAME: usize = 255;

@@ -49,6 +49,8 @@ pub use error::{Fault, Refusal};
 
 pub mod text;
 
+pub mod environment;
+
 /// The name of the Varlink interface that every process offers on its control socket.
 pub const INTERFACE: &str = "io.hotupdate";
 

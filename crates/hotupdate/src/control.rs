@@ -3,6 +3,8 @@
 //! Deliberately absent: decisions. Each call becomes a request to the driver.
 
 mod path;
+pub use path::control_path;
+
 mod reserve;
 mod user;
 

@@ -207,8 +207,6 @@ pub(crate) struct Driver {
     rows_sent: bool,
     /// No successor follows: the control socket's file goes with us.
     stopping: bool,
-    /// An operator wants that: nobody is about to start it again.
-    for_good: bool,
     exiting: bool,
 }
 

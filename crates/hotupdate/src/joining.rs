@@ -146,7 +146,8 @@ fn succeed(settings: Settings, local: Local, complete: Complete) -> Result<Start
 }
 
 async fn try_join(settings: &Settings, local: &Local, stream: UnixStream) -> Result<Tried> {
-    let attempt = std::env::var(spawn::ATTEMPT).ok().filter(|attempt| !attempt.is_empty());
+    let attempt =
+        std::env::var(hotupdate_proto::environment::ATTEMPT).ok().filter(|attempt| !attempt.is_empty());
     let (mut machine, join) = Successor::join(std::time::Instant::now(), local.clone(), attempt);
     let stream = Arc::new(stream);
     let mut receiver = Receiver::new(stream.clone(), b"");

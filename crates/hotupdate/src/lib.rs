@@ -28,6 +28,9 @@ struct Readme;
 mod config;
 pub use config::{Builder, builder, join};
 
+mod control;
+pub use control::control_path;
+
 mod settings;
 pub use settings::AfterDrain;
 
@@ -70,7 +73,6 @@ pub use hotupdate_proto::{
 // How it is done: the one task that owns the state, and what it works with.
 mod driver;
 
-mod control;
 mod joining;
 mod lifecycle;
 mod link;

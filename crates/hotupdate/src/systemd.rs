@@ -21,7 +21,9 @@ const UNNAMED: &str = "unknown";
 /// Takes over what `LISTEN_FDS` names, if `LISTEN_PID` is this process: listeners of socket units, and what an earlier
 /// process of this service left in the descriptor store.
 pub(crate) fn listeners() -> Vec<Offered> {
-    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names = env::var_os("LISTEN_FDNAMES").unwrap_or_default();
+    // What is no text becomes a name that no application asks for; the others keep theirs.
+    let names = names.to_string_lossy();
     let mut names = names.split(':').filter(|name| !name.is_empty());
     let mut passed = ListenFd::from_env();
     let mut offered: Vec<Offered> = Vec::new();

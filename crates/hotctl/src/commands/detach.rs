@@ -12,14 +12,13 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use hotupdate_proto::environment::NOT_INHERITED;
+
 /// Ourselves, even if the file was replaced meanwhile (proc_pid_exe(5)).
 const OURSELVES: &str = "/proc/self/exe";
 
 /// The exit code of a shell for "found, but cannot be run"; the outer half prints the reason.
 const CANNOT_RUN: u8 = 126;
-
-/// Descriptors that a service manager passed to hotctl itself are not for COMMAND (sd_listen_fds(3)).
-const NOT_INHERITED: [&str; 3] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
 
 /// The inner half, by its hidden first argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

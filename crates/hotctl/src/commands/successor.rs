@@ -9,15 +9,13 @@ use std::path::Path;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
+use hotupdate_proto::environment::ATTEMPT;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::detach::{self, Inner};
 use crate::cli::Handoff;
 use crate::exit::{Exit, Failure};
 use crate::text;
-
-/// What the library looks for and sends along when it joins.
-pub(super) const ATTEMPT: &str = "HOTUPDATE_ATTEMPT";
 
 /// The child.
 pub(crate) struct Successor {

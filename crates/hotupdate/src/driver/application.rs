@@ -116,7 +116,7 @@ impl Driver {
             new_main_pid: None,
             settings,
             generation,
-            attempt: std::env::var(crate::process::spawn::ATTEMPT).ok(),
+            attempt: std::env::var(hotupdate_proto::environment::ATTEMPT).ok(),
             since: Instant::now(),
             role,
             events: VecDeque::new(),
@@ -159,7 +159,6 @@ impl Driver {
             drained: false,
             rows_sent: false,
             stopping: false,
-            for_good: false,
             exiting: false,
         };
         (application, driver)
@@ -189,8 +188,11 @@ impl Driver {
             if let Err(error) = self.open_gates() {
                 return self.give_up(error).await;
             }
-            self.role = Role::Incumbent(Box::new(Incumbent::first(self.local.clone())));
+            let mut machine = Incumbent::first(self.local.clone());
+            let greeting = machine.greet();
+            self.role = Role::Incumbent(Box::new(machine));
             self.serve(HashMap::new());
+            self.perform(greeting).await;
         } else {
             self.successor(successor::Event::Ready(ready)).await;
         }
@@ -233,6 +235,5 @@ impl Driver {
         if let Some(manager) = &self.manager {
             manager.ready();
         }
-        self.confirm_main_process();
     }
 }

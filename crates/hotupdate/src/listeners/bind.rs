@@ -7,12 +7,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use hotupdate_proto::environment::BACKLOG;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::address::Address;
-
-/// The kernel lowers it to `net.core.somaxconn` (listen(2)). It is said once: the queue belongs to the socket.
-const BACKLOG: i32 = 4096;
 
 pub(crate) fn tcp(address: &Address) -> io::Result<OwnedFd> {
     let socket = ip(address, Type::STREAM, Protocol::TCP)?;

@@ -11,18 +11,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use hotupdate_proto::environment::{ATTEMPT, DETACH, NOT_INHERITED};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::signal::unix::{SignalKind, signal};
-
-/// Carries the name of an attempt from whoever starts a program to its `Join`.
-pub(crate) const ATTEMPT: &str = "HOTUPDATE_ATTEMPT";
-
-/// Tells a program that it was started to run on its own: it makes a session for itself when it joins.
-const DETACH: &str = "HOTUPDATE_DETACH";
-
-/// systemd's protocol speaks of descriptors of this very process (sd_listen_fds(3)).
-const NOT_INHERITED: [&str; 3] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
 
 /// How this process was started.
 #[derive(Clone, Debug)]

@@ -2,12 +2,15 @@
 //!
 //! Deliberately absent: everything else about the path, see `control_socket.rs`.
 
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::common::peer::{call, status};
-use crate::common::{BRIEF, Folder, SOON, ask, eventually, hand_over, serve};
+use crate::common::{BRIEF, Folder, SOON, answer, ask, ask_on, eventually, hand_over, serve};
 use hotupdate::{Error, ErrorKind, Starting, Timing};
 use serde_json::json;
 use tokio::time::timeout;
@@ -23,6 +26,59 @@ async fn is_refused(path: &Path, why: &str) {
     let is_held = why.starts_with("its lock is held");
     assert_eq!(error.kind(), if is_held { ErrorKind::TimedOut } else { ErrorKind::UnusablePath }, "{text}");
     assert!(text.contains(why) && !text.contains('\n'), "{text:?} does not say {why:?}");
+}
+
+/// One line each, and nothing is left.
+#[tokio::test]
+async fn paths_that_cannot_be_used() {
+    let is_unusable = async |folder: &Folder, path: &Path, why: &str| {
+        let before = names(folder);
+        is_refused(path, why).await;
+        assert_eq!(names(folder), before, "after {}", path.display());
+    };
+    let folder = Folder::new();
+    fs::create_dir(folder.file("directory")).unwrap();
+    fs::write(folder.file("file"), "precious").unwrap();
+    fs::write(folder.file("busy.new"), "precious").unwrap();
+    fs::create_dir(folder.file("held.lock")).unwrap();
+    let other = "something that is not a socket is there; it is left alone";
+    is_unusable(&folder, &folder.file("directory"), other).await;
+    is_unusable(&folder, &folder.file("file"), other).await;
+    is_unusable(&folder, &folder.file("busy"), other).await;
+    is_unusable(&folder, &folder.file("held"), "held.lock is not a lock file").await;
+    is_unusable(&folder, &folder.file("none/control.sock"), "its directory does not exist").await;
+    is_unusable(&folder, &folder.file("file/control.sock"), "file is not a directory").await;
+    is_unusable(&folder, &folder.file(&"x".repeat(100)), "the path is too long").await;
+    is_unusable(&folder, &folder.file("directory/.."), "the path does not name a file").await;
+    is_unusable(&folder, Path::new(""), "the path does not name a file").await;
+    assert_eq!(fs::read_to_string(folder.file("file")).unwrap(), "precious");
+
+    let open = Folder::of_mode(0o777);
+    is_unusable(&open, &open.control(), "can be written to by others").await;
+}
+
+fn names(folder: &Folder) -> BTreeSet<OsString> {
+    fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+}
+
+/// A path is bytes. Where it has to be text, in a log or a status, what is none is replaced.
+#[tokio::test]
+async fn a_path_that_is_no_text() {
+    let folder = Folder::new();
+    let name = OsStr::from_bytes(b"\xff.sock");
+    let app = folder.path().join(OsStr::from_bytes(b"app-\xff.sock"));
+    let path = folder.path().join(name);
+    let mut first = join_at(&path).await.unwrap();
+    answer(first.unix("app", &app).await.unwrap(), "v1");
+    let first = first.ready().await.unwrap();
+    assert_eq!(status(&path).await["listeners"][0]["address"], app.to_string_lossy().as_ref());
+    let mut second = join_at(&path).await.unwrap();
+    answer(second.unix("app", &app).await.unwrap(), "v2");
+    let second = second.ready().await.unwrap();
+    assert_eq!(second.generation().0, 2);
+    let mut client = tokio::net::UnixStream::connect(&app).await.unwrap();
+    assert_eq!(ask_on(&mut client).await.unwrap(), "v2");
+    drop((first, client));
 }
 
 /// With a second name there would be a second lock, and so a second owner one day.

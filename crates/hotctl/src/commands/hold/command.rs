@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
+use hotupdate_proto::environment::ATTEMPT;
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::SIGINT;
 use socket2::Socket;
@@ -28,7 +29,7 @@ impl Keeper<'_> {
         let names: Vec<_> = self.hold.listen.iter().map(|spec| spec.name.as_str()).collect();
         command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
         // These speak of hold itself: its own supervisor, and the attempt under which it was started.
-        command.env_remove("NOTIFY_SOCKET").env_remove("FDSTORE").env_remove(successor::ATTEMPT);
+        command.env_remove("NOTIFY_SOCKET").env_remove("FDSTORE").env_remove(ATTEMPT);
         let duplicate = |(socket, child_fd): (&Socket, i32)| {
             Ok(FdMapping { parent_fd: OwnedFd::from(socket.try_clone()?), child_fd })
         };

@@ -12,7 +12,7 @@ use rustix::net::sockopt;
 use socket2::SockRef;
 
 use super::{Arrival, Moves, Resting, Taking};
-use crate::connections::{Connection, Socket};
+use crate::connections::Socket;
 use crate::driver::incumbent::from_text;
 use crate::driver::{Driver, Role};
 
@@ -128,7 +128,7 @@ impl Driver {
                 }
                 InboundEffect::Serve(batch) => {
                     for Arrival { item, socket, resume } in self.release_held(generation, batch) {
-                        resume(Connection::arrived(&self.connections, item.row, socket));
+                        resume(self.connections.adopt(item.row, socket));
                     }
                 }
                 InboundEffect::Drop(batch) => drop(self.release_held(generation, batch)),
