@@ -7,8 +7,9 @@ use std::future::pending;
 
 use axum::extract::FromRequestParts;
 use futures_util::{Stream, StreamExt as _};
+use hotupdate::Drain;
+use hotupdate::connections::ConnectionActivity;
 use hotupdate::drain::{Phase, Plan};
-use hotupdate::{Connection, Drain};
 use http::request::Parts;
 use tokio::time::Instant;
 
@@ -36,8 +37,8 @@ pub struct Draining {
 }
 
 impl Draining {
-    pub(crate) fn of(connection: &Connection) -> Self {
-        Self { connection: Some((connection.drain(), connection.id())) }
+    pub(crate) fn of(activity: &ConnectionActivity) -> Self {
+        Self { connection: Some((activity.drain(), activity.id())) }
     }
 
     fn never() -> Self {

@@ -86,6 +86,9 @@ mod serve;
 pub use serve::serve_one;
 pub use serve::{Serve, serve};
 
+mod wrapped;
+pub use wrapped::{ServeConnection, serve_connection};
+
 mod settings;
 pub use settings::Http1;
 #[cfg(feature = "http2")]
@@ -108,6 +111,6 @@ mod http1;
 mod http2;
 mod idle;
 mod io;
-mod moving;
+mod migration;
 mod service;
 mod watch;

@@ -9,17 +9,23 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::BytesMut;
+use hotupdate::connections::ConnectionActivity;
 use hotupdate::{Connection, Listener, Serving, Starting};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::app::App;
+use crate::app::{App, BoxError};
 use crate::detect::{Protocol, detect, wait_for_more};
 use crate::http1;
 use crate::io::Io;
-use crate::moving::{self, Http1State, KIND};
-use crate::service::ConnectionContext;
+use crate::migration::{self, Http1State, KIND};
+use crate::service::{ConnectionContext, Tracked};
 use crate::settings::{Http1, Settings};
 use crate::watch::{Event, Watch};
 #[cfg(feature = "http2")]
@@ -248,39 +254,74 @@ pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, a
 
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next process.
 async fn converse<S: App>(connection: Connection, state: Http1State, app: S, settings: Arc<Settings>) {
-    let mut watch = Watch::new(&connection, settings.http1.header_read_timeout);
     let activity = connection.activity();
-    let context = ConnectionContext::new(&connection);
+    let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, true);
+    let service = ConnectionContext::new(&activity, true).service(app);
     let mut io = Io::new(connection, activity.clone());
     io.give_back(state.unread);
-    let Some((protocol, io)) = listen(io, state.protocol, &mut watch).await else { return };
+    let mut known = state.protocol;
+    while let Some((migrates, protocol)) =
+        exchange(io, known, service.clone(), &activity, &mut watch, &settings).await
+    {
+        let Some(stays) = migration::migrate(migrates, protocol, &mut watch).await else { return };
+        (io, known) = (stays, protocol);
+    }
+}
+
+/// Speaks HTTP until the connection has ended. Returns it, and what it speaks if that is known, if it shall migrate.
+pub(crate) async fn exchange<T, S>(
+    io: Io<T>,
+    known: Option<Protocol>,
+    service: S,
+    activity: &ConnectionActivity,
+    watch: &mut Watch,
+    settings: &Settings,
+) -> Option<(Io<T>, Option<Protocol>)>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError> + Unpin,
+    S::Future: Send + 'static,
+{
+    let (protocol, io) = match listen(io, known, watch).await? {
+        Listened::Speaks(protocol, io) => (protocol, io),
+        Listened::Migrates(io) => return Some((io, known)),
+    };
     match protocol {
         #[cfg(feature = "http2")]
         Protocol::Http2 => {
             activity.set_protocol("h2");
-            http2::serve(io, context.service(app), &mut watch, &settings.http2).await;
+            http2::serve(io, service, watch, &settings.http2).await;
+            None
         }
         _ => {
-            watch.set_protocol(Protocol::Http1);
             activity.set_protocol("http/1.1");
-            http1::serve(io, context.service(app), &mut watch, &settings.http1).await;
+            let io = http1::serve(io, service, watch, &settings.http1).await?;
+            Some((io, Some(Protocol::Http1)))
         }
     }
 }
 
+/// What [`listen`] has come to.
+enum Listened<T> {
+    /// The client has said something, and this is what it speaks.
+    Speaks(Protocol, Io<T>),
+    /// The connection shall migrate before the client has said more.
+    Migrates(Io<T>),
+}
+
 /// Waits until the client has said what it speaks, or says something at all if that is known; `None` when the connection
-/// is over before, or moves (on).
-async fn listen(
-    mut io: Io<Connection>,
-    known: Option<Protocol>,
-    watch: &mut Watch,
-) -> Option<(Protocol, Io<Connection>)> {
+/// is over before.
+async fn listen<T>(mut io: Io<T>, known: Option<Protocol>, watch: &mut Watch) -> Option<Listened<T>>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    watch.set_protocol(None);
     let mut seen = BytesMut::new();
     loop {
         let event = {
             let listening = async {
                 match known {
-                    // hyper would take a buffer for it, and many of those that move stay idle for long.
+                    // hyper would take a buffer for it, and many of those that migrate stay idle for long.
                     Some(protocol) => wait_for_more(&mut io, &mut seen, protocol).await,
                     None => detect(&mut io, &mut seen).await,
                 }
@@ -290,14 +331,14 @@ async fn listen(
         match event {
             Event::Ended(Ok(Some(protocol))) => {
                 io.give_back(seen.freeze());
-                return Some((protocol, io));
+                return Some(Listened::Speaks(protocol, io));
             }
             Event::Ended(_) | Event::Forced => return None,
             Event::Migrates => {
-                io.give_back(seen.split().freeze());
-                io = moving::migrate(io, known, watch).await?;
+                io.give_back(seen.freeze());
+                return Some(Listened::Migrates(io));
             }
-            Event::TimedOut if !watch.is_readable(io.get()) => {
+            Event::TimedOut if !watch.is_readable() => {
                 watch.closing();
                 watch.close(io.into_inner()).await;
                 return None;

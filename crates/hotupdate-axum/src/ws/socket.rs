@@ -103,7 +103,7 @@ impl WebSocket {
     /// Tells when the process drains.
     #[must_use]
     pub fn draining(&self) -> Draining {
-        Draining::of(&self.transport.connection)
+        Draining::of(&self.transport.connection.activity())
     }
 
     /// Waits for the next message, of any kind; a ping is answered and returned too. `None` after the end.

@@ -19,3 +19,4 @@ mod streams;
 mod table;
 mod unix;
 mod websockets;
+mod wrapped;
