@@ -1,6 +1,7 @@
 //! The extractor that tells a handler that its process drains.
 //!
-//! Deliberately absent: stopping the handler. A handler that does not listen is cut off at the deadline of the drain.
+//! Deliberately absent: stopping the handler. A handler that does not listen is cut off at the deadline of
+//! the drain.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -13,11 +14,12 @@ use hotupdate::drain::{Phase, Plan};
 use http::request::Parts;
 use tokio::time::Instant;
 
-/// Tells a handler that its process drains: the next version serves already, and this request should end soon.
+/// Tells a handler that its process drains: the next version serves already, and this request should end
+/// soon.
 ///
-/// For handlers that would otherwise go on for long: server-sent events, long polls, WebSockets. It never fails; outside
-/// of [`serve`](crate::serve()) it never drains, so tests of handlers need nothing. Services without extractors find it in
-/// the extensions of the request.
+/// For handlers that would otherwise go on for long: server-sent events, long polls, WebSockets. It never
+/// fails; outside of [`serve`](crate::serve()) it never drains, so tests of handlers need nothing. Services
+/// without extractors find it in the extensions of the request.
 ///
 /// ```
 /// use axum::response::IntoResponse;
@@ -47,7 +49,8 @@ impl Draining {
 
     /// Whether the process drains now.
     ///
-    /// A drain may end again: when the next version fails, or an operator takes it back, this process serves on.
+    /// A drain may end again: when the next version fails, or an operator takes it back, this process serves
+    /// on.
     ///
     /// ```
     /// # use hotupdate_axum::Draining;
@@ -81,11 +84,11 @@ impl Draining {
         }
     }
 
-    /// Resolves when the process drains and the moment has come at which this connection should be closed: each
-    /// connection has its own place in the window over which a drain is spread (`drain_spread`).
+    /// Resolves when the process drains and the moment has come at which this connection should be closed:
+    /// each connection has its own place in the window over which a drain is spread (`drain_spread`).
     ///
-    /// For connections whose clients reconnect at once, such as WebSockets: if all of them were closed in the same
-    /// instant, all of them would reconnect in the same instant.
+    /// For connections whose clients reconnect at once, such as WebSockets: if all of them were closed in the
+    /// same instant, all of them would reconnect in the same instant.
     ///
     /// ```
     /// use axum::extract::ws::{CloseFrame, Message, WebSocket};
@@ -113,11 +116,11 @@ impl Draining {
         loop {
             phase = match phase {
                 Phase::Serving => drain.changed().await,
-                Phase::Forced => return,
                 Phase::Draining(plan) => tokio::select! {
                     () = tokio::time::sleep_until(scheduled_close(&plan, *id)) => return,
                     phase = drain.changed() => phase,
                 },
+                _ => return,
             }
         }
     }
@@ -128,8 +131,9 @@ impl Draining {
     /// use axum::response::sse::{Event, Sse};
     /// use futures_util::Stream;
     /// # use hotupdate_axum::Draining;
-    /// # fn news() -> impl Stream<Item = Result<Event, std::convert::Infallible>> { futures_util::stream::empty() }
-    /// async fn events(draining: Draining) -> Sse<impl Stream<Item = Result<Event, std::convert::Infallible>>> {
+    /// # use std::convert::Infallible;
+    /// # fn news() -> impl Stream<Item = Result<Event, Infallible>> { futures_util::stream::empty() }
+    /// async fn events(draining: Draining) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     ///     Sse::new(draining.take_until_draining(news()))
     /// }
     /// ```
@@ -172,12 +176,12 @@ mod tests {
     #[test]
     fn a_scheduled_close_has_no_grace_and_stays_in_the_window() {
         let (since, second) = (Instant::now(), Duration::from_secs(1));
-        let plan = Plan { since, until: since + 60 * second, grace: 5 * second, spread: 10 * second };
+        let plan = Plan::new(since, since + 60 * second, 5 * second, 10 * second);
         for id in 0..100 {
             let close = scheduled_close(&plan, id);
             assert!(since <= close && close < since + 10 * second);
         }
-        let short = Plan { until: since + second, ..plan };
+        let short = Plan::new(since, since + second, 5 * second, 10 * second);
         assert_eq!(scheduled_close(&short, 1), since);
     }
 }

@@ -1,7 +1,8 @@
-//! One HTTP/1.1 connection, and taking it out of hyper alive, between two messages: to migrate it, or to close it gently.
+//! One HTTP/1.1 connection, and taking it out of hyper alive, between two messages: to migrate it, or to
+//! close it gently.
 //!
-//! Deliberately absent: `graceful_shutdown`. It closes an idle connection without reading what has already arrived, and
-//! a client that was just sending its next request would lose it.
+//! Deliberately absent: `graceful_shutdown`. It closes an idle connection without reading what has already
+//! arrived, and a client that was just sending its next request would lose it.
 
 use std::pin::Pin;
 
@@ -26,8 +27,8 @@ enum Why {
     TimedOut,
 }
 
-/// Serves until the client leaves, the connection is upgraded (then its new owner has it), or the process lets go of it.
-/// Returns the connection if it shall migrate.
+/// Serves until the client closes, the connection is upgraded (then its new owner has it), or the process
+/// lets go of it. Returns the connection if it shall migrate.
 pub(crate) async fn serve<T, S>(
     mut io: Io<T>,
     mut service: S,

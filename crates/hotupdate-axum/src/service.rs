@@ -1,4 +1,5 @@
-//! The application as hyper calls it: counted, told where its requests come from, and polite while its process drains.
+//! The application as hyper calls it: counted, told where its requests come from, and polite while its
+//! process drains.
 //!
 //! Deliberately absent: routing, and anything else that a `tower` layer could do.
 
@@ -31,8 +32,8 @@ pub(crate) struct ConnectionContext {
     migrates: bool,
 }
 
-/// Counts a request until both of its bodies are done with: a request whose body is still being read is not over, even
-/// if it was answered.
+/// Counts a request until both of its bodies are done with: a request whose body is still being read is not
+/// over, even if it was answered.
 type InFlight = RequestGuard;
 
 impl ConnectionContext {
@@ -116,7 +117,8 @@ impl ConnectionContext {
     }
 }
 
-/// An extension of requests whose connection migrates, so that it comes back from hyper as it was given to it.
+/// An extension of requests whose connection migrates, so that it comes back from hyper as it was given to
+/// it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Migrates;
 

@@ -1,6 +1,7 @@
 //! HTTP over a connection that the application has put something around.
 //!
-//! Deliberately absent: migration. What is around the connection, such as the keys of TLS, is the application's.
+//! Deliberately absent: migration. What is around the connection, such as the keys of TLS, is the
+//! application's.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -20,9 +21,10 @@ use crate::watch::Watch;
 
 /// Serves `app` over `io`, which is something that the application has put around a connection, such as TLS.
 ///
-/// It is served as by [`serve()`](crate::serve()): HTTP/1.1 and HTTP/2, the client's address, [`Draining`](crate::Draining),
-/// counted requests, and a polite end when the process drains: `Connection: close` or GOAWAY, a grace for idle clients, and
-/// nothing that is in flight is cut off before the deadline. It does not migrate.
+/// It is served as by [`serve()`](crate::serve()): HTTP/1.1 and HTTP/2, the client's address,
+/// [`Draining`](crate::Draining), counted requests, and a polite end when the process drains: `Connection:
+/// close` or GOAWAY, a grace for idle clients, and nothing that is in flight is cut off before the deadline.
+/// It does not migrate.
 ///
 /// `activity` is that of the connection underneath, taken before it was wrapped:
 ///
@@ -31,7 +33,7 @@ use crate::watch::Watch;
 /// # type TlsStream = hotupdate::Connection;
 /// # struct TlsAcceptor;
 /// # impl TlsAcceptor {
-/// #     async fn accept(&self, connection: hotupdate::Connection) -> std::io::Result<TlsStream> { Ok(connection) }
+/// #     async fn accept(&self, io: hotupdate::Connection) -> std::io::Result<TlsStream> { Ok(io) }
 /// # }
 /// # async fn example(app: axum::Router, tls: Arc<TlsAcceptor>) -> hotupdate::Result<()> {
 /// let mut hot = hotupdate::join("/run/hello/control.sock").await?;
@@ -50,8 +52,9 @@ use crate::watch::Watch;
 /// # }
 /// ```
 ///
-/// Over a connection without anything around it, [`serve()`](crate::serve()) does more. WebSockets over `io` are those of
-/// `axum::extract::ws`; the extractor of the module `ws` rejects them, because they could not migrate.
+/// Over a connection without anything around it, [`serve()`](crate::serve()) does more. WebSockets over `io`
+/// are those of `axum::extract::ws`; the extractor of the module `ws` rejects them, because they could not
+/// migrate.
 pub fn serve_connection<I, S>(io: I, activity: ConnectionActivity, app: S) -> ServeConnection<I, S>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -60,8 +63,8 @@ where
     ServeConnection { io, activity, app, settings: Settings::default() }
 }
 
-/// One connection that is served when this is awaited, see [`serve_connection()`](crate::serve_connection()). The `await`
-/// ends with the connection, or when an upgrade has given it to another owner.
+/// One connection that is served when this is awaited, see [`serve_connection()`](crate::serve_connection()).
+/// The `await` ends with the connection, or when an upgrade has given it to another owner.
 ///
 /// ```no_run
 /// # use std::time::Duration;

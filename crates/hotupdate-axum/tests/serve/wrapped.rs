@@ -1,4 +1,5 @@
-//! Connections that the application has put something around: a cipher that hides every byte, in place of TLS.
+//! Connections that the application has put something around: a cipher that hides every byte, in place of
+//! TLS.
 
 use std::future::IntoFuture as _;
 use std::io;

@@ -229,6 +229,7 @@ impl Driver {
     pub(super) fn serve(&mut self, state: HashMap<String, Arrived>) {
         self.since = Instant::now();
         self.lifecycle.send_replace(Lifecycle::Serving);
+        self.resources.tasks.set_serving(true);
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(Ok(Served { lifecycle: self.lifecycle.subscribe(), state }));
         }

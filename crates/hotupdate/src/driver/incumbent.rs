@@ -165,6 +165,7 @@ impl Driver {
         self.read_predecessors(unread);
         self.announce();
         self.lifecycle.send_replace(Lifecycle::Serving);
+        self.resources.tasks.set_serving(true);
     }
 
     pub(super) fn read_predecessors(&mut self, unread: &[UnreadLink]) {

@@ -146,6 +146,7 @@ impl Driver {
 
     /// Before the accept loops stop, predecessors finish the moves that are under way: the next version could not.
     pub(in crate::driver) async fn stop(&mut self) {
+        self.resources.tasks.set_serving(false);
         self.stops += 1;
         self.reopen_at = None;
         self.moves.quiet = true;
