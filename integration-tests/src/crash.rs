@@ -1,8 +1,9 @@
-//! A fault at each system call of a handoff: one side is killed, frozen or lied to at the n-th call of a name, and what
-//! clients and operators see is judged.
+//! A fault at each system call of a handoff: one side is killed, frozen or lied to at the n-th call of a
+//! name, and what clients and operators see is judged.
 //!
-//! Deliberately absent: strace(1). It counts calls by thread and by name, so the call of one thread hides that of another;
-//! here calls are counted in the whole process, and those that only serve a client do not count.
+//! Deliberately absent: strace(1). It counts calls by thread and by name, so the call of one thread hides
+//! that of another; here calls are counted in the whole process, and those that only serve a client do not
+//! count.
 //!
 //! # Reading order
 //!

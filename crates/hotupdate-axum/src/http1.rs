@@ -23,8 +23,8 @@ use crate::watch::{Event, Watch};
 /// Why hyper has not got the connection any more.
 enum Why {
     Ended(hyper::Result<()>),
-    Leaves,
-    Silent,
+    Migrates,
+    TimedOut,
 }
 
 /// Serves until the client leaves, the connection is upgraded (then its new owner has it), the next version has it, or the
@@ -39,10 +39,10 @@ where
         let why = loop {
             match watch.next(Pin::new(&mut hyper)).await {
                 Event::Ended(result) => break Why::Ended(result),
-                Event::Leaves => break Why::Leaves,
-                Event::Silent => break Why::Silent,
+                Event::Migrates => break Why::Migrates,
+                Event::TimedOut => break Why::TimedOut,
                 Event::Forced => return,
-                // The service and the silence see it by themselves.
+                // The service and the timeout see it by themselves.
                 Event::Phase(_) => {}
             }
         };
@@ -52,16 +52,16 @@ where
         let Some(parts) = hyper.into_parts() else { return };
         io = parts.io.into_inner();
         match why {
-            Why::Leaves => {
+            Why::Migrates => {
                 io.give_back(parts.read_buf);
-                match moving::hand_over(io, Some(Protocol::Http1), watch).await {
+                match moving::migrate(io, Some(Protocol::Http1), watch).await {
                     Some(stays) => io = stays,
                     None => return,
                 }
             }
             // Idle, but bytes are there that hyper has not seen: it goes on where it was.
-            Why::Silent if watch.speaks(io.get()) => io.give_back(parts.read_buf),
-            Why::Silent => {
+            Why::TimedOut if watch.is_readable(io.get()) => io.give_back(parts.read_buf),
+            Why::TimedOut => {
                 watch.closing();
                 return watch.close(io.into_inner()).await;
             }

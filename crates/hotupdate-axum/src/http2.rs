@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
 use crate::app::BoxError;
+use crate::detect::Protocol;
 use crate::io::Io;
 use crate::service::Tracked;
 use crate::settings::Http2;
@@ -29,7 +30,7 @@ where
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError>,
     S::Future: Send + 'static,
 {
-    watch.speaks_http2();
+    watch.set_protocol(Protocol::Http2);
     let (home, mut returned) = oneshot::channel();
     let builder = settings.builder();
     {
@@ -49,7 +50,7 @@ where
                     break;
                 }
                 // It has no stream and does not answer GOAWAY.
-                Event::Silent | Event::Leaves => break,
+                Event::TimedOut | Event::Migrates => break,
                 Event::Forced => return,
                 Event::Phase(now) => phase = now,
             }

@@ -1,4 +1,4 @@
-//! When a connection that says nothing is closed.
+//! When an idle connection is closed.
 //!
 //! Deliberately absent: sockets, and the clock: `now` is an argument.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use hotupdate::drain::{Phase, Plan};
 use tokio::time::Instant;
 
-/// How long the rest of a head may take that had begun when the turn of its connection came: a packet or two, on a bad
+/// How long the rest of a head may take that had begun when its connection was about to be closed: a packet or two, on a bad
 /// network. A client that sends half a head and no more must not hold a drain.
 const HALF_HEAD: Duration = Duration::from_secs(1);
 
@@ -15,7 +15,7 @@ const HALF_HEAD: Duration = Duration::from_secs(1);
 /// no reset, which could destroy an answer it has not read yet (RFC 9112, section 9.6).
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
-/// The silence of one connection.
+/// How long one connection has been idle.
 #[derive(Debug)]
 pub(crate) struct IdleTimeout {
     id: u64,
@@ -26,13 +26,13 @@ pub(crate) struct IdleTimeout {
     head_since: Option<Instant>,
 }
 
-/// What the loop sees when it looks at its connection.
+/// What the loop sees of its connection after a poll.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Observation {
     pub(crate) now: Instant,
     /// Something is in flight.
     pub(crate) busy: bool,
-    /// Something has moved since the last look.
+    /// Something has moved since the last poll.
     pub(crate) moved: bool,
     /// A head has begun.
     pub(crate) head: bool,
@@ -44,10 +44,10 @@ impl IdleTimeout {
     }
 
     /// When this connection is closed if it goes on like this; `None` if it is not.
-    pub(crate) fn ends(&mut self, phase: Phase, look: Observation) -> Option<Instant> {
-        let Observation { now, busy, moved, head } = look;
+    pub(crate) fn ends(&mut self, phase: Phase, observation: Observation) -> Option<Instant> {
+        let Observation { now, busy, moved, head } = observation;
         if busy {
-            (self.idle_since, self.head_since) = (None, None);
+            self.reset();
             return None;
         }
         if moved {
@@ -56,24 +56,29 @@ impl IdleTimeout {
         let idle_since = *self.idle_since.get_or_insert(now);
         self.head_since = head.then(|| self.head_since.unwrap_or(now));
         match phase {
-            // Without half a head a client may be silent as long as it likes, as with `axum::serve`: closing an idle
+            // Without half a head a client may be idle as long as it likes, as with `axum::serve`: closing an idle
             // connection races with the next request.
             Phase::Serving => self.head_since.map(|since| since + self.header_timeout),
-            Phase::Draining(plan) => Some(self.turn(&plan, idle_since)),
+            Phase::Draining(plan) => Some(self.scheduled_close(&plan, idle_since)),
             Phase::Forced => Some(now),
         }
     }
 
-    /// Bytes have arrived in the very moment of the turn.
-    pub(crate) fn speaks(&mut self, now: Instant) {
+    /// Nothing is awaited of the client: it may be idle as long as it likes.
+    pub(crate) fn reset(&mut self) {
+        (self.idle_since, self.head_since) = (None, None);
+    }
+
+    /// Bytes have arrived at the very moment of the timeout.
+    pub(crate) fn begin_head(&mut self, now: Instant) {
         self.head_since = Some(now);
     }
 
-    fn turn(&self, plan: &Plan, idle_since: Instant) -> Instant {
+    fn scheduled_close(&self, plan: &Plan, idle_since: Instant) -> Instant {
         // A client that got an answer without `Connection: close` believes that it may go on: a grace for it too.
-        let turn = plan.scheduled_close(self.id).max(idle_since + plan.grace);
-        let turn = self.head_since.map_or(turn, |since| turn.max(since + HALF_HEAD));
-        turn.min(plan.until - 2 * margin(plan))
+        let close = plan.scheduled_close(self.id).max(idle_since + plan.grace);
+        let close = self.head_since.map_or(close, |since| close.max(since + HALF_HEAD));
+        close.min(plan.until - 2 * margin(plan))
     }
 }
 
@@ -81,7 +86,7 @@ impl IdleTimeout {
 pub(crate) fn linger(phase: Phase, now: Instant) -> Instant {
     match phase {
         Phase::Serving => now + LINGER,
-        // Whoever lingers until the deadline would be counted as forced, and is not.
+        // A connection that lingered until the deadline would be counted as forced, and is not.
         Phase::Draining(plan) => (now + LINGER).min(plan.until - margin(&plan)),
         Phase::Forced => now,
     }
@@ -102,56 +107,56 @@ mod tests {
         Plan { since, until: since + 60 * SECOND, grace: 5 * SECOND, spread: Duration::ZERO }
     }
 
-    fn silent(now: Instant) -> Observation {
+    fn idle(now: Instant) -> Observation {
         Observation { now, busy: false, moved: false, head: false }
     }
 
     #[test]
-    fn silence_may_last_while_the_process_serves() {
+    fn a_client_may_be_idle_while_the_process_serves() {
         let now = Instant::now();
-        assert_eq!(IdleTimeout::new(1, SECOND).ends(Phase::Serving, silent(now)), None);
+        assert_eq!(IdleTimeout::new(1, SECOND).ends(Phase::Serving, idle(now)), None);
     }
 
     #[test]
     fn half_a_head_may_not() {
         let now = Instant::now();
-        let mut silence = IdleTimeout::new(1, 30 * SECOND);
-        let head = Observation { head: true, ..silent(now) };
-        assert_eq!(silence.ends(Phase::Serving, head), Some(now + 30 * SECOND));
+        let mut timeout = IdleTimeout::new(1, 30 * SECOND);
+        let head = Observation { head: true, ..idle(now) };
+        assert_eq!(timeout.ends(Phase::Serving, head), Some(now + 30 * SECOND));
         // One more byte of it changes nothing.
         let later = Observation { now: now + SECOND, ..head };
-        assert_eq!(silence.ends(Phase::Serving, later), Some(now + 30 * SECOND));
-        assert_eq!(silence.ends(Phase::Serving, Observation { busy: true, ..later }), None);
-        assert_eq!(silence.ends(Phase::Serving, silent(now)), None);
+        assert_eq!(timeout.ends(Phase::Serving, later), Some(now + 30 * SECOND));
+        assert_eq!(timeout.ends(Phase::Serving, Observation { busy: true, ..later }), None);
+        assert_eq!(timeout.ends(Phase::Serving, idle(now)), None);
     }
 
     #[test]
     fn a_drain_leaves_a_grace_from_its_beginning_and_from_the_last_answer() {
         let now = Instant::now();
         let drain = Phase::Draining(plan(now));
-        let mut silence = IdleTimeout::new(1, SECOND);
-        assert_eq!(silence.ends(drain, silent(now)), Some(now + 5 * SECOND));
-        let answered = Observation { moved: true, ..silent(now + 4 * SECOND) };
-        assert_eq!(silence.ends(drain, answered), Some(now + 9 * SECOND));
-        assert_eq!(silence.ends(drain, Observation { busy: true, ..answered }), None);
+        let mut timeout = IdleTimeout::new(1, SECOND);
+        assert_eq!(timeout.ends(drain, idle(now)), Some(now + 5 * SECOND));
+        let answered = Observation { moved: true, ..idle(now + 4 * SECOND) };
+        assert_eq!(timeout.ends(drain, answered), Some(now + 9 * SECOND));
+        assert_eq!(timeout.ends(drain, Observation { busy: true, ..answered }), None);
     }
 
     #[test]
     fn a_head_that_begins_at_the_last_moment_gets_a_second() {
         let now = Instant::now();
         let drain = Phase::Draining(plan(now));
-        let mut silence = IdleTimeout::new(1, SECOND);
-        silence.ends(drain, silent(now));
-        let head = Observation { head: true, ..silent(now + 5 * SECOND) };
-        assert_eq!(silence.ends(drain, head), Some(now + 6 * SECOND));
+        let mut timeout = IdleTimeout::new(1, SECOND);
+        timeout.ends(drain, idle(now));
+        let head = Observation { head: true, ..idle(now + 5 * SECOND) };
+        assert_eq!(timeout.ends(drain, head), Some(now + 6 * SECOND));
     }
 
     #[test]
     fn a_drain_that_ended_is_forgotten() {
         let now = Instant::now();
-        let mut silence = IdleTimeout::new(1, SECOND);
-        assert!(silence.ends(Phase::Draining(plan(now)), silent(now)).is_some());
-        assert_eq!(silence.ends(Phase::Serving, silent(now)), None);
+        let mut timeout = IdleTimeout::new(1, SECOND);
+        assert!(timeout.ends(Phase::Draining(plan(now)), idle(now)).is_some());
+        assert_eq!(timeout.ends(Phase::Serving, idle(now)), None);
     }
 
     #[test]
@@ -160,7 +165,7 @@ mod tests {
         for millis in [0, 1, 100, 1_000, 60_000] {
             let until = since + Duration::from_millis(millis);
             let drain = Phase::Draining(Plan { until, ..plan(since) });
-            let turn = IdleTimeout::new(1, SECOND).ends(drain, silent(since)).unwrap();
+            let turn = IdleTimeout::new(1, SECOND).ends(drain, idle(since)).unwrap();
             assert!(since <= turn && turn <= linger(drain, turn) && linger(drain, turn) <= until);
         }
     }

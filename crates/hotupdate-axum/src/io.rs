@@ -1,16 +1,14 @@
 //! What hyper reads from and writes to: a connection, and before it the bytes that were read already.
 //!
-//! Deliberately absent: deciding anything. It tells the [`Pulse`] what moves.
+//! Deliberately absent: deciding anything. It reports what is read and written.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use hotupdate::connections::ConnectionActivity;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use crate::pulse::Pulse;
 
 /// How much is read of what is held back: to see whether the client leaves, more is not needed.
 const GLANCE: usize = 64;
@@ -20,12 +18,12 @@ const GLANCE: usize = 64;
 pub(crate) struct Io<T> {
     unread: Bytes,
     inner: T,
-    pulse: Arc<Pulse>,
+    activity: ConnectionActivity,
 }
 
 impl<T> Io<T> {
-    pub(crate) fn new(inner: T, pulse: Arc<Pulse>) -> Self {
-        Self { unread: Bytes::new(), inner, pulse }
+    pub(crate) fn new(inner: T, activity: ConnectionActivity) -> Self {
+        Self { unread: Bytes::new(), inner, activity }
     }
 
     /// The next read returns these bytes.
@@ -48,16 +46,16 @@ impl<T> Io<T> {
     }
 
     /// Also the bytes that were given back and nobody has read since.
-    pub(crate) fn into_parts(self) -> (T, Bytes, Arc<Pulse>) {
-        let Self { unread, inner, pulse } = self;
-        (inner, unread, pulse)
+    pub(crate) fn into_parts(self) -> (T, Bytes, ConnectionActivity) {
+        let Self { unread, inner, activity } = self;
+        (inner, unread, activity)
     }
 
     /// The same with something else around the connection.
     #[cfg(feature = "http2")]
     pub(crate) fn map<U>(self, wrap: impl FnOnce(T) -> U) -> Io<U> {
-        let Self { unread, inner, pulse } = self;
-        Io { unread, inner: wrap(inner), pulse }
+        let Self { unread, inner, activity } = self;
+        Io { unread, inner: wrap(inner), activity }
     }
 }
 
@@ -84,19 +82,19 @@ impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.pulse.holds_back() {
+        if self.activity.holds_back() {
             return self.poll_end(cx);
         }
         if self.unread.has_remaining() {
             let n = self.unread.len().min(buf.remaining());
             buf.put_slice(&self.unread.split_to(n));
-            self.pulse.bytes_read();
+            self.activity.bytes_read();
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.pulse.bytes_read();
+            self.activity.bytes_read();
         }
         read
     }
@@ -104,7 +102,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.pulse.bytes_written();
+        self.activity.bytes_written();
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
@@ -113,7 +111,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.pulse.bytes_written();
+        self.activity.bytes_written();
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 
@@ -124,7 +122,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.inner).poll_flush(cx);
         if flushed.is_ready() {
-            self.pulse.flushed();
+            self.activity.flushed();
         }
         flushed
     }
@@ -141,12 +139,18 @@ mod tests {
 
     use super::*;
 
+    /// Of a connection of a process that is not there.
+    fn activity() -> ConnectionActivity {
+        let (_, stream) = tokio::net::UnixStream::pair().unwrap();
+        hotupdate::testing::Table::new().accept("test", stream).activity()
+    }
+
     #[tokio::test]
     async fn bytes_given_back_come_first_and_in_order() {
         let (mut client, server) = tokio::io::duplex(64);
         client.write_all(b"last").await.unwrap();
         drop(client);
-        let mut io = Io::new(server, Arc::default());
+        let mut io = Io::new(server, activity());
         io.give_back(Bytes::from_static(b"middle "));
         io.give_back(Bytes::from_static(b"first "));
         io.give_back(Bytes::new());
@@ -158,19 +162,19 @@ mod tests {
     #[tokio::test]
     async fn what_is_held_back_is_kept_and_the_end_is_told() {
         let (mut client, server) = tokio::io::duplex(256);
-        let pulse = Arc::new(Pulse::default());
-        let _request = pulse.begin();
-        let mut io = Io::new(server, pulse.clone());
+        let activity = activity();
+        let _request = activity.begin_request();
+        let mut io = Io::new(server, activity.clone());
         let message = [7; 2 * GLANCE];
         client.write_all(&message).await.unwrap();
-        pulse.hold_back(true);
+        let _ = activity.begin_poll(true);
         let mut bytes = [0; 4 * GLANCE];
         assert!(io.read(&mut bytes).now_or_never().is_none());
         assert!(io.read(&mut bytes).now_or_never().is_none(), "and no more of it");
-        pulse.hold_back(false);
+        let _ = activity.begin_poll(false);
         io.read_exact(&mut bytes[..2 * GLANCE]).await.unwrap();
         assert_eq!(bytes[..2 * GLANCE], message);
-        pulse.hold_back(true);
+        let _ = activity.begin_poll(true);
         assert!(io.read(&mut bytes).now_or_never().is_none());
         drop(client);
         assert_eq!(io.read(&mut bytes).await.unwrap(), 0);
@@ -179,7 +183,7 @@ mod tests {
     #[tokio::test]
     async fn a_small_buffer_gets_what_fits() {
         let (_client, server) = tokio::io::duplex(64);
-        let mut io = Io::new(server, Arc::default());
+        let mut io = Io::new(server, activity());
         io.give_back(Bytes::from_static(b"abc"));
         let mut two = [0; 2];
         assert_eq!(io.read(&mut two).await.unwrap(), 2);

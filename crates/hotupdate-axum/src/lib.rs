@@ -105,6 +105,5 @@ mod http2;
 mod idle;
 mod io;
 mod moving;
-mod pulse;
 mod service;
 mod watch;

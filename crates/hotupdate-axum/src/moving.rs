@@ -53,19 +53,19 @@ impl Http1State {
 }
 
 /// Hands the connection over, with the bytes that were given back to `io`. Returns it as it was if it stays.
-pub(crate) async fn hand_over(
+pub(crate) async fn migrate(
     io: Io<Connection>,
     protocol: Option<Protocol>,
     watch: &mut Watch,
 ) -> Option<Io<Connection>> {
-    let (connection, unread, pulse) = io.into_parts();
+    let (connection, unread, activity) = io.into_parts();
     let begun = Http1State { protocol, unread };
     match connection.migrate_bytes(KIND, begun.to_bytes()).await {
         Ok(()) => None,
         Err(stays) => {
             tracing::debug!(why = stays.why, "an HTTP/1 connection stays");
-            watch.stays();
-            let mut io = Io::new(stays.connection, pulse);
+            watch.release_slot();
+            let mut io = Io::new(stays.connection, activity);
             io.give_back(begun.unread);
             Some(io)
         }

@@ -19,7 +19,6 @@ use crate::detect::{Protocol, detect, wait_for_more};
 use crate::http1;
 use crate::io::Io;
 use crate::moving::{self, Http1State, KIND};
-use crate::pulse::Pulse;
 use crate::service::ConnectionContext;
 use crate::settings::{Http1, Settings};
 use crate::watch::{Event, Watch};
@@ -249,11 +248,10 @@ pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, a
 
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next process.
 async fn converse<S: App>(connection: Connection, state: Http1State, app: S, settings: Arc<Settings>) {
-    let pulse = Arc::new(Pulse::default());
-    let mut watch = Watch::new(&connection, pulse.clone(), settings.http1.header_read_timeout);
+    let mut watch = Watch::new(&connection, settings.http1.header_read_timeout);
     let activity = connection.activity();
-    let context = ConnectionContext::new(&connection, pulse.clone());
-    let mut io = Io::new(connection, pulse);
+    let context = ConnectionContext::new(&connection);
+    let mut io = Io::new(connection, activity.clone());
     io.give_back(state.unread);
     let Some((protocol, io)) = listen(io, state.protocol, &mut watch).await else { return };
     match protocol {
@@ -263,7 +261,7 @@ async fn converse<S: App>(connection: Connection, state: Http1State, app: S, set
             http2::serve(io, context.service(app), &mut watch, &settings.http2).await;
         }
         _ => {
-            watch.speaks_http1();
+            watch.set_protocol(Protocol::Http1);
             activity.set_protocol("http/1.1");
             http1::serve(io, context.service(app), &mut watch, &settings.http1).await;
         }
@@ -295,16 +293,16 @@ async fn listen(
                 return Some((protocol, io));
             }
             Event::Ended(_) | Event::Forced => return None,
-            Event::Leaves => {
+            Event::Migrates => {
                 io.give_back(seen.split().freeze());
-                io = moving::hand_over(io, known, watch).await?;
+                io = moving::migrate(io, known, watch).await?;
             }
-            Event::Silent if !watch.speaks(io.get()) => {
+            Event::TimedOut if !watch.is_readable(io.get()) => {
                 watch.closing();
                 watch.close(io.into_inner()).await;
                 return None;
             }
-            Event::Silent | Event::Phase(_) => {}
+            Event::TimedOut | Event::Phase(_) => {}
         }
     }
 }

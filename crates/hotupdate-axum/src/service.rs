@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use hotupdate::connections::{self, ConnectionActivity, Migration};
+use hotupdate::connections::{BodyDemand, ConnectionActivity, RequestGuard};
 use hotupdate::{Address, Connection};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -20,7 +20,6 @@ use hyper::service::{Service, service_fn};
 use crate::app::{App, BoxError, sealed::Sealed};
 use crate::drain::Draining;
 use crate::moving::KIND;
-use crate::pulse::{Beat, BodyDemand, Pulse};
 
 /// What the service of one connection knows about it.
 #[derive(Debug)]
@@ -28,24 +27,18 @@ pub(crate) struct ConnectionContext {
     peer: Address,
     draining: Draining,
     activity: ConnectionActivity,
-    pulse: Arc<Pulse>,
 }
 
 /// Counts a request until both of its bodies are done with: a request whose body is still being read is not over, even
 /// if it was answered.
-#[derive(Debug)]
-struct InFlight {
-    _request: connections::RequestGuard,
-    _beat: Beat,
-}
+type InFlight = RequestGuard;
 
 impl ConnectionContext {
-    pub(crate) fn new(connection: &Connection, pulse: Arc<Pulse>) -> Self {
+    pub(crate) fn new(connection: &Connection) -> Self {
         Self {
             peer: connection.peer_addr().clone(),
             draining: Draining::of(connection),
             activity: connection.activity(),
-            pulse,
         }
     }
 
@@ -77,13 +70,8 @@ impl ConnectionContext {
         })
     }
 
-    /// Whether the client can stay: the connection will be served by the next version, or it may yet say so.
-    fn moves(&self) -> bool {
-        !self.pulse.stays() && self.activity.migration(KIND) != Migration::Unavailable
-    }
-
     fn begin(&self) -> Arc<InFlight> {
-        Arc::new(InFlight { _request: self.activity.begin_request(), _beat: self.pulse.begin() })
+        Arc::new(self.activity.begin_request())
     }
 
     fn prepare(&self, mut request: Request<Incoming>, in_flight: &Arc<InFlight>) -> Request<Body> {
@@ -97,7 +85,7 @@ impl ConnectionContext {
             if http_body::Body::is_end_stream(&body) {
                 Body::empty()
             } else {
-                let demand = Some(self.pulse.body());
+                let demand = Some(self.activity.body_demand());
                 Body::new(Tracked { demand, ..Tracked::new(body, in_flight.clone()) })
             }
         })
@@ -106,11 +94,13 @@ impl ConnectionContext {
     fn look_at<B>(&self, response: &mut Response<B>, version: Version, upgrade: Option<Upgrade>) {
         match upgrade {
             Some(upgrade) if upgrade.is_granted_by(response.status()) => {
-                self.pulse.upgraded();
                 self.activity.set_upgraded(upgrade.protocol(version));
             }
             // hyper closes after this response (RFC 9112, section 9.6). HTTP/2 has GOAWAY instead.
-            _ if version < Version::HTTP_2 && self.draining.is_draining() && !self.moves() => {
+            _ if version < Version::HTTP_2
+                && self.draining.is_draining()
+                && !self.activity.can_migrate(KIND) =>
+            {
                 self.activity.set_closing();
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

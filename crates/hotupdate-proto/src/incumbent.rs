@@ -18,10 +18,10 @@ use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, after, millis};
 
 mod events;
-pub use events::{Effect, Event, Local, Peer, Report, Stopped};
+pub use events::{Afterwards, Effect, Event, Local, Peer, Report, Stopped};
 
 mod state;
-use state::{Drain, State};
+use state::{Drain, Goal, State};
 
 mod transitions;
 use transitions::offer_next;
@@ -38,7 +38,7 @@ mod command;
 /// ```
 /// use std::time::{Duration, Instant};
 ///
-/// use hotupdate_proto::incumbent::{Effect, Event, Local, Stopped};
+/// use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Local, Stopped};
 /// use hotupdate_proto::message::{Generation, Join, Message, Process, Ready};
 /// use hotupdate_proto::{Incumbent, Timing, VERSIONS};
 ///
@@ -75,7 +75,8 @@ mod command;
 /// // The probation passes, the listeners go; the last connection ends, and so does the process.
 /// let later = now + Duration::from_secs(5);
 /// assert_eq!(incumbent.deadline(), Some(later));
-/// assert!(incumbent.handle(later, Event::Tick).contains(&Effect::LetGo));
+/// let effects = incumbent.handle(later, Event::Tick);
+/// assert!(effects.contains(&Effect::LetGo(Afterwards::ServedBy(Some(2)))));
 /// assert!(incumbent.handle(later, Event::Drained { forced: 0 }).contains(&Effect::Exit));
 /// assert!(incumbent.is_gone());
 /// ```
@@ -89,6 +90,8 @@ pub struct Incumbent {
     predecessors: Vec<Predecessor>,
     /// Stop as soon as the handoff that is under way has ended, one way or the other. Never taken back.
     terminating: bool,
+    /// The application has a hook that ends what only one process may do.
+    has_hook: bool,
 }
 
 impl Incumbent {
@@ -102,7 +105,23 @@ impl Incumbent {
     #[must_use]
     pub fn serving(local: Local, generation: Generation, predecessors: Vec<Predecessor>) -> Self {
         let state = State::Serving;
-        Self { local, generation, issued: generation, state, predecessors, terminating: false }
+        Self {
+            local,
+            generation,
+            issued: generation,
+            state,
+            predecessors,
+            terminating: false,
+            has_hook: false,
+        }
+    }
+
+    /// The application has a hook that ends what only one process may do: [`Effect::BeforeRelease`] comes before
+    /// [`Effect::Stop`].
+    #[must_use]
+    pub fn with_hook(mut self, has_hook: bool) -> Self {
+        self.has_hook = has_hook;
+        self
     }
 
     /// Our own generation.
@@ -127,9 +146,10 @@ impl Incumbent {
     #[must_use]
     pub fn process_state(&self) -> ProcessState {
         match self.state {
-            State::Probation { .. } | State::Retired { .. } | State::Stopping { .. } => {
-                ProcessState::Draining
-            }
+            State::Probation { .. }
+            | State::Retired { .. }
+            | State::Stopping { .. }
+            | State::BeforeRelease { goal: Goal::Stop { .. }, .. } => ProcessState::Draining,
             State::Gone => ProcessState::Gone,
             _ => ProcessState::Serving,
         }
@@ -140,7 +160,11 @@ impl Incumbent {
     pub fn accepts(&self) -> bool {
         matches!(
             self.state,
-            State::Serving | State::Offering { .. } | State::Warming { .. } | State::Standby { .. }
+            State::Serving
+                | State::Offering { .. }
+                | State::Warming { .. }
+                | State::Standby { .. }
+                | State::BeforeRelease { .. }
         )
     }
 
@@ -200,6 +224,12 @@ impl Incumbent {
             (State::Warming { peer, .. }, Event::Message(M::Ready(ready))) => {
                 self.ready(now, peer, &ready, out)
             }
+            (State::BeforeRelease { goal, .. }, Event::BeforeReleaseDone(Ok(()))) => {
+                self.stop(now, goal, out)
+            }
+            (State::BeforeRelease { goal, .. }, Event::BeforeReleaseDone(Err(why))) => {
+                self.hook_failed(now, goal, Fault::Local(why), out)
+            }
             (State::Releasing { peer, .. }, Event::Stopped(stopped)) => {
                 let Stopped { at_ns, ago, connections, state, links } = stopped;
                 // Counted from there, as the successor does.
@@ -231,8 +261,8 @@ impl Incumbent {
                 state @ State::Probation { quiet: true, .. },
                 Event::Message(_) | Event::Closed(Fault::PeerMisbehaved(_)),
             ) => state,
-            (State::Probation { drain, .. }, Event::Message(M::Farewell | M::EndProbation)) => {
-                self.let_go(drain, out)
+            (State::Probation { peer, drain, .. }, Event::Message(M::Farewell | M::EndProbation)) => {
+                self.let_go(&peer, drain, out)
             }
             (State::Probation { peer, .. }, Event::Message(M::Resume { stopped_at_ns: _, links })) => {
                 self.resume(now, peer, links, out)
@@ -292,9 +322,9 @@ impl Incumbent {
             }
             (
                 state @ (State::Probation { .. } | State::Retired { .. }),
-                Event::Progress { connections, closed, totals },
+                Event::Progress { connections, closed, totals, tasks },
             ) => {
-                out.push(Effect::Send(M::Progress { connections, closed, totals }));
+                out.push(Effect::Send(M::Progress { connections, closed, totals, tasks }));
                 state
             }
 
@@ -306,19 +336,18 @@ impl Incumbent {
                 State::Resuming { to, until: after(now, self.local.timing.resume) }
             }
             (State::RollingBack { .. }, Event::CannotStop(why)) => self.roll_on(now, None, why, out),
-            (State::Resuming { to, .. }, Event::Predecessor(from, M::Serving { .. })) if from == to => {
-                self.step_back(now, to, out)
+            (State::Resuming { to, until }, Event::Predecessor(from, M::Serving { .. })) if from == to => {
+                self.step_back(now, to, until, out)
             }
             (state, Event::Predecessor(from, M::LetGo)) if state.rolls_back_to(from) => {
                 self.hear(now, state, from, M::LetGo, out);
-                self.roll_on(
-                    now,
-                    Some(from),
-                    "its listeners are let go, it cannot serve again".to_owned(),
-                    out,
-                )
+                let reason = "its listeners are let go, it cannot serve again".to_owned();
+                self.roll_on(now, Some(from), reason, out)
             }
-            (State::RollingBack { to, .. }, Event::PredecessorClosed(from, fault)) if from == to => {
+            (
+                State::BeforeRelease { goal: Goal::RollBack(to), .. } | State::RollingBack { to, .. },
+                Event::PredecessorClosed(from, fault),
+            ) if from == to => {
                 self.lose(from, &fault, out);
                 self.roll_on(now, None, fault.to_string(), out)
             }
@@ -337,8 +366,8 @@ impl Incumbent {
             }
 
             // ---- stopping ----------------------------------------------------------------------------------
-            (State::Stopping { within, .. }, Event::Stopped(_) | Event::CannotStop(_)) => {
-                self.retire(now, within, out)
+            (State::Stopping { within, for_good, .. }, Event::Stopped(_) | Event::CannotStop(_)) => {
+                self.retire(now, within, for_good, out)
             }
 
             (state, Event::Tick) => self.tick(now, state, out),
@@ -350,6 +379,7 @@ impl Incumbent {
                 | Event::Closed(_)
                 | Event::Stopped(_)
                 | Event::CannotStop(_)
+                | Event::BeforeReleaseDone(_)
                 | Event::Drained { .. }
                 | Event::Progress { .. },
             ) => state,

@@ -88,6 +88,9 @@ pub struct LinkItem {
     /// What became of its connections, as it said last.
     #[serde(default)]
     pub totals: Totals,
+    /// The names of tasks that keep it alive, as it said last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<String>,
     /// The name of the handoff that made a predecessor of it.
     #[serde(default)]
     pub handoff: String,
@@ -104,6 +107,9 @@ pub struct UnreadLink {
     /// The beginning of a message whose rest is still to come.
     pub unread: String,
 }
+
+/// The most tasks of one process that are told by name.
+pub const MAX_TASKS: usize = 100;
 
 /// Connections by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

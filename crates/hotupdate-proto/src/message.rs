@@ -202,6 +202,9 @@ pub enum Message {
         /// What became of all of them. It is said once more before `drained`.
         #[serde(default)]
         totals: Totals,
+        /// The names of tasks that keep the sender alive, at most [`MAX_TASKS`](crate::inventory::MAX_TASKS) of them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tasks: Vec<String>,
     },
     /// Nothing is left.
     Drained {

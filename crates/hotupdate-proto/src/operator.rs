@@ -91,6 +91,9 @@ pub struct ProcessStatus {
     /// What became of all its connections.
     #[serde(default)]
     pub totals: Totals,
+    /// The names of tasks of its application that keep it alive after its connections.
+    #[serde(default)]
+    pub tasks: Vec<String>,
     /// It can take over again at once if the serving process dies, or on `Rollback`.
     pub probation: bool,
     /// What the starter of this process called the attempt, while it is a successor.

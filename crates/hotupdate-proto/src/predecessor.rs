@@ -21,6 +21,8 @@ pub struct Predecessor {
     pub connections: Summary,
     /// What became of its connections, as it said last.
     pub totals: Totals,
+    /// The names of tasks that keep it alive, as it said last.
+    pub tasks: Vec<String>,
     /// The name of the handoff that made a predecessor of it, in logs.
     pub handoff: String,
     /// It still holds parked listeners and can take over again.
@@ -47,6 +49,7 @@ impl Predecessor {
             features: Vec::new(),
             connections,
             totals: Totals::default(),
+            tasks: Vec::new(),
             handoff: String::new(),
             probation: true,
             drained: false,
@@ -65,6 +68,7 @@ impl Predecessor {
             probation: item.probation,
             drained: item.drained,
             totals: item.totals,
+            tasks: item.tasks.clone(),
             handoff: item.handoff.clone(),
             since: now.checked_sub(Duration::from_millis(item.since_ms)).unwrap_or(now),
             ..Self::released(now, item.generation, item.process.clone(), item.connections)
@@ -88,6 +92,7 @@ impl Predecessor {
             probation: self.probation && !self.told,
             drained: self.drained,
             totals: self.totals,
+            tasks: self.tasks.clone(),
             handoff: self.handoff.clone(),
             since_ms: millis(now.saturating_duration_since(self.since)),
         }

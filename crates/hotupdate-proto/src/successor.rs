@@ -163,8 +163,8 @@ impl Successor {
             (State::Warming { joined, .. }, Event::Ready(ready)) => {
                 let timing = &self.local.timing;
                 let on_command = ready.release == Release::OnCommand;
-                let wait =
-                    if on_command { timing.standby.saturating_add(timing.released) } else { timing.released };
+                let released = timing.released.saturating_add(timing.before_release);
+                let wait = if on_command { timing.standby.saturating_add(released) } else { released };
                 out.push(Effect::Send(M::Ready(ready)));
                 State::Waiting { joined, on_command, until: after(now, wait) }
             }

@@ -28,11 +28,15 @@ pub struct Timing {
     pub lease: Duration,
     /// Incumbent: how long a successor may stand by for an operator's command.
     pub standby: Duration,
+    /// Incumbent: the application ends what only one process may do (its hook `before_release`). The clients are served
+    /// meanwhile.
+    pub before_release: Duration,
     /// Incumbent: its own accept loops have to stop, and its state has to be exported.
     pub stop: Duration,
     /// Incumbent: from `released` to `serving`. Nobody accepts meanwhile, so this is short; the backlog holds clients.
     pub serving: Duration,
-    /// Successor: from `ready` to `released`; longer than `stop`, so that the incumbent gives up first and says why.
+    /// Successor: from `ready` to `released`, beside `before_release`; longer than `stop`, so that the incumbent gives up
+    /// first and says why.
     pub released: Duration,
     /// Predecessor: how long it holds its parked listeners, to take over again if the successor dies.
     pub probation: Duration,
@@ -67,6 +71,7 @@ impl Default for Timing {
             batch: Duration::from_secs(5),
             lease: Duration::from_secs(60),
             standby: Duration::from_secs(3600),
+            before_release: Duration::from_secs(5),
             stop: Duration::from_secs(3),
             serving: Duration::from_secs(2),
             released: Duration::from_secs(10),
@@ -105,6 +110,7 @@ impl Timing {
             batch: scaled(self.batch),
             lease: scaled(self.lease),
             standby: scaled(self.standby),
+            before_release: scaled(self.before_release),
             stop: scaled(self.stop),
             serving: scaled(self.serving),
             released: scaled(self.released),
@@ -139,7 +145,7 @@ macro_rules! setters {
 }
 
 setters! {
-    find hello reply batch lease standby stop serving released probation drain force resume hurry prepared quiesce
+    find hello reply batch lease standby before_release stop serving released probation drain force resume hurry prepared quiesce
     write drain_grace drain_spread
 }
 
@@ -152,6 +158,7 @@ pub enum Deadline {
     Batch,
     Lease,
     Standby,
+    BeforeRelease,
     Stop,
     Serving,
     Released,
@@ -163,12 +170,13 @@ pub enum Deadline {
 
 impl Deadline {
     /// Every deadline of the machines.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Find,
         Self::Reply,
         Self::Batch,
         Self::Lease,
         Self::Standby,
+        Self::BeforeRelease,
         Self::Stop,
         Self::Serving,
         Self::Released,
@@ -187,6 +195,9 @@ impl fmt::Display for Deadline {
             Self::Batch => "the other side did not go on with the inventory in time (deadline `batch`)",
             Self::Lease => "it was not ready when its lease ended (deadline `lease`)",
             Self::Standby => "no operator released it in time (deadline `standby`)",
+            Self::BeforeRelease => {
+                "the application did not end in time what only one process may do (deadline `before_release`)"
+            }
             Self::Stop => {
                 "the accept loops did not stop, or the state was not exported, in time (deadline `stop`)"
             }

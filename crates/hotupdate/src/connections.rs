@@ -2,7 +2,7 @@
 //! drain or migrate to the next version.
 
 mod activity;
-pub use activity::{ConnectionActivity, Migration, RequestGuard};
+pub use activity::{ConnectionActivity, RequestGuard};
 
 mod connection;
 pub(crate) use connection::MigrationRequest;
@@ -18,8 +18,12 @@ mod table;
 pub use table::Connections;
 pub(crate) use table::{accepted_at, age_ms};
 
+mod exchange;
+#[doc(hidden)]
+pub use exchange::{BodyDemand, PollSnapshot};
+
 mod ledger;
-mod tracker;
+mod record;
 
 mod socket;
 pub(crate) use socket::Socket;

@@ -56,6 +56,7 @@ use crate::process::spawn::Program;
 use crate::settings::Settings;
 use crate::state::Export;
 use crate::systemd::Manager;
+use crate::tasks::{Hook, Tasks};
 
 /// Rows that are remembered of one predecessor.
 const MAX_ROWS: usize = 200_000;
@@ -77,6 +78,9 @@ pub(crate) struct Resources {
     pub(crate) exports: Vec<Export>,
     /// What accepts connections of other versions.
     pub(crate) handlers: Vec<migration::Handler>,
+    /// What the application does before another process takes over from this one.
+    pub(crate) hooks: Vec<Hook>,
+    pub(crate) tasks: Tasks,
     /// Names under which the descriptor store may have something that this process does not use.
     pub(crate) stale: Vec<String>,
     /// The application dropped a listener.
@@ -207,8 +211,6 @@ pub(crate) struct Driver {
     rows_sent: bool,
     /// No successor follows: the control socket's file goes with us.
     stopping: bool,
-    /// An operator wants that: nobody is about to start it again.
-    for_good: bool,
     exiting: bool,
 }
 
@@ -328,7 +330,7 @@ impl Driver {
             Some(request) = requests.recv() => Wake::Request(request),
             signal = Signals::next(signals.as_mut()) => Wake::Signal(signal),
             () = until(deadline) => Wake::Deadline,
-            () = connections.wait_until_empty(), if draining => Wake::Drained,
+            () = nothing_left(connections, &resources.tasks), if draining => Wake::Drained,
             _ = progress.tick(), if draining => Wake::Progress,
         }
     }
@@ -374,6 +376,17 @@ impl Driver {
                 self.incumbent(IncumbentEvent::Tick).await;
             }
         }
+    }
+}
+
+/// Waits until no connection is open and no task runs.
+async fn nothing_left(connections: &Connections, tasks: &Tasks) {
+    loop {
+        connections.wait_until_empty().await;
+        if tasks.is_empty() {
+            return;
+        }
+        tasks.wait_until_empty().await;
     }
 }
 

@@ -1,8 +1,9 @@
 //! Which system calls count, and what is said in those that carry messages.
 //!
-//! Every call counts but these: calls that only wait, tell the time or arrange memory ([`SILENT`]); what is said to a
-//! sleeping thread through an eventfd(2); and calls on connections that were accepted while the trace ran, whose number
-//! depends on the load. (A process that dies in one of those is killed between two that count.)
+//! Every call counts but these: calls that only wait, tell the time or arrange memory ([`SILENT`]); what is
+//! said to a sleeping thread through an eventfd(2); and calls on connections that were accepted while the
+//! trace ran, whose number depends on the load. (A process that dies in one of those is killed between two
+//! that count.)
 //!
 //! Deliberately absent: meaning. The protocol's messages are told apart by their `type`.
 
@@ -172,8 +173,8 @@ const ADD: u64 = 1;
 /// `F_DUPFD_CLOEXEC` (fcntl(2)).
 const DUPLICATE: u64 = 1030;
 
-/// Whether the call that begins makes something, and so can fail for want of something. What takes something away, or only
-/// asks, cannot.
+/// Whether the call that begins makes something, and so can fail for want of something. What takes something
+/// away, or only asks, cannot.
 pub(super) fn can_fail(call: Sysno, registers: &Registers) -> bool {
     let [_, second, _, _] = registers.arguments();
     match call {
@@ -207,9 +208,9 @@ fn takes_descriptor(call: Sysno) -> bool {
     )
 }
 
-/// The messages in these bytes, in a few words: `listeners`, `Join`, `reply`; and for those of a migration, which
-/// connections they are about: `prepare 7 12=127.0.0.1:5000` (batch, connection, client), `prepared 7 12` (batch, what
-/// is refused), `commit 7`, `abort 7`.
+/// The messages in these bytes, in a few words: `listeners`, `Join`, `reply`; and for those of a migration,
+/// which connections they are about: `prepare 7 12=127.0.0.1:5000` (batch, connection, client), `prepared 7
+/// 12` (batch, what is refused), `commit 7`, `abort 7`.
 #[must_use]
 pub fn messages(bytes: &[u8]) -> Vec<String> {
     bytes
@@ -234,6 +235,8 @@ fn message(frame: Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -246,9 +249,12 @@ mod tests {
 
     #[test]
     fn messages_of_a_migration_say_which_connections() {
-        let bytes = b"{\"type\":\"prepare\",\"batch\":7,\"items\":[{\"row\":{\"id\":12,\"peer\":\"127.0.0.1:5000\"}},\
-            {\"row\":{\"id\":13,\"peer\":\"127.0.0.1:5001\"}}]}\0{\"type\":\"prepared\",\"batch\":7,\"refused\":[13]}\0";
-        assert_eq!(messages(bytes), ["prepare 7 12=127.0.0.1:5000 13=127.0.0.1:5001", "prepared 7 13"]);
+        let item = |id, peer| json!({ "row": { "id": id, "peer": peer } });
+        let items = [item(12, "127.0.0.1:5000"), item(13, "127.0.0.1:5001")];
+        let prepare = json!({ "type": "prepare", "batch": 7, "items": items });
+        let prepared = json!({ "type": "prepared", "batch": 7, "refused": [13] });
+        let said = messages(format!("{prepare}\0{prepared}\0").as_bytes());
+        assert_eq!(said, ["prepare 7 12=127.0.0.1:5000 13=127.0.0.1:5001", "prepared 7 13"]);
         assert_eq!(messages(b"{\"type\":\"commit\",\"batch\":7}\0"), ["commit 7"]);
     }
 }

@@ -1,6 +1,7 @@
 //! All cases: found in dry runs, run some at a time, counted.
 //!
-//! Deliberately absent: chance. The sample is spread evenly over all calls, and is the same for the same calls.
+//! Deliberately absent: chance. The sample is spread evenly over all calls, and is the same for the same
+//! calls.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -94,8 +95,8 @@ fn keep(sandbox: &Sandbox, verdict: &Verdict) -> Option<PathBuf> {
 /// How often each side makes each call.
 pub type Calls = BTreeMap<(Side, Sysno), u32>;
 
-/// Looks at handoffs without a fault. What depends on the order in which threads run differs from one to the next, so there
-/// are some, and the largest count is taken.
+/// Looks at handoffs without a fault. What depends on the order in which threads run differs from one to the
+/// next, so there are some, and the largest count is taken.
 ///
 /// # Errors
 ///
@@ -132,8 +133,9 @@ pub enum Kind {
 /// Longer than every deadline, as `run.rs` sets them.
 const FREEZE: Duration = Duration::from_secs(20);
 
-/// Which calls can fail in which way while the machine, and not the program, is at fault. Not EAGAIN: a descriptor that is
-/// ready and says so would lie, and with an edge-triggered epoll(7) nobody would ever ask again.
+/// Which calls can fail in which way while the machine, and not the program, is at fault. Not EAGAIN: a
+/// descriptor that is ready and says so would lie, and with an edge-triggered epoll(7) the program would
+/// never ask again.
 const FAILURES: [(Sysno, &[Errno]); 9] = [
     (Sysno::sendmsg, &[Errno::ENOBUFS, Errno::ENOMEM, Errno::ETOOMANYREFS, Errno::EINTR]),
     (Sysno::recvmsg, &[Errno::ENOMEM, Errno::EINTR]),

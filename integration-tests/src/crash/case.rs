@@ -1,4 +1,4 @@
-//! What is done to whom, and at which call: `successor sendmsg 3 kill`.
+//! Which process meets which fault, at which of its calls: `successor sendmsg 3 kill`.
 //!
 //! Deliberately absent: numbers of system calls; names are what people read.
 

@@ -47,25 +47,25 @@ pub struct Record {
     pub trace: Trace,
     /// From the begin of the fault to its end; `None` if the victim never made that call.
     pub harm: Option<(SystemTime, SystemTime)>,
-    /// Who served before: the incumbent, or the new version of the handoff that is taken back.
+    /// The process that served before: the incumbent, or the new version of the handoff that is taken back.
     pub old: u32,
-    /// Who serves when all goes well.
+    /// The process that serves when all goes well.
     pub new: u32,
-    /// Who serves afterwards.
+    /// The process that serves afterwards.
     pub owner: u32,
     /// Whether the successor said that it served.
     pub served: bool,
     /// What hotctl said about the handoff.
     pub said: Outcome,
-    /// Whether the successor found nobody to succeed.
+    /// Whether the successor found no process to succeed.
     pub first_start: bool,
     /// Every visit.
     pub visits: Vec<Visit>,
     /// The connections that were idle, by the address of the client.
     pub idle: BTreeMap<String, Fate>,
-    /// The successor of whoever serves.
+    /// What hotctl said about the next handoff.
     pub next: Outcome,
-    /// Who serves in the end.
+    /// The process that serves in the end.
     pub last: u32,
     /// What is in the directory of the control socket.
     pub files: Vec<String>,
@@ -163,7 +163,8 @@ impl<'a> Stage<'a> {
         Ok(Self { sandbox, case, old: old.pid(), address, idle, visitors, gate, log })
     }
 
-    /// A handoff without a fault, to be taken back: everything is in the new version, and the old one is in its probation.
+    /// A handoff without a fault, to be taken back: everything is in the new version, and the old one is in
+    /// its probation.
     fn hand_over_first(&mut self) -> anyhow::Result<u32> {
         let outcome = self.handoff("v2");
         ensure!(outcome.exit == Exit::Status(0), "the handoff before the rollback: {}", outcome.stderr);
@@ -225,7 +226,7 @@ impl<'a> Stage<'a> {
         let mut calm = (0, Instant::now());
         eventually("the fault, or a handoff that is over", SOON * 4, || {
             if let Some(harm) = trace.harm() {
-                // The next steps ask who is alive.
+                // The next steps ask which processes are alive.
                 let dead =
                     self.case.fault != Fault::Kill || Service::of(self.sandbox, victim).try_exit().is_some();
                 return dead.then_some(Some(harm));
@@ -247,7 +248,8 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// A fault that kills nobody may leave two that serve, until deadlines are over. In the end one is left.
+    /// A fault that kills no process may leave two that serve, until deadlines are over. In the end one is
+    /// left.
     fn settle(&self) {
         if matches!(self.case.fault, Fault::Freeze(_) | Fault::Error(_) | Fault::Short) {
             eventually("the end of all processes but one", SOON * 2, || {
@@ -256,10 +258,10 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Whoever owns the control socket and answers clients, when nobody is on the way any more.
+    /// The process that owns the control socket and answers clients, when no handoff is under way any more.
     fn owner(&self) -> u32 {
         let mut last = None;
-        eventually("one owner that answers, and nobody on the way", SOON, || {
+        eventually("one owner that answers, and no handoff under way", SOON, || {
             let status = Status::ask(&self.sandbox.control()).ok()?;
             let pid = status.serving.process.pid;
             let settled = status.serving.state == "serving" && status.successor.is_none();
@@ -272,7 +274,7 @@ impl<'a> Stage<'a> {
     /// The processes that may be left, when all has come to rest.
     fn expected(&self, met: bool, owner: u32, new: u32) -> Vec<u32> {
         match (self.case.side.takes(), self.case.fault) {
-            // Its probation is long, so that there is somebody to fall back on at each call.
+            // Its probation is long, so that there is a process to fall back on at each call.
             (true, Fault::Nothing) => vec![self.old, new],
             (true, Fault::Kill) if !met => vec![self.old, new],
             _ => vec![owner],
@@ -312,16 +314,17 @@ fn handoff(log: &Path, command: &[String]) -> Vec<String> {
     arguments
 }
 
-/// An address of the loopback network for each run: its port is nobody else's, also while nobody listens.
+/// An address of the loopback network for each run: no other run uses its port, also while no process listens
+/// there.
 fn own_address() -> Ipv4Addr {
     static NEXT: AtomicU8 = AtomicU8::new(0);
     let [_, _, high, low] = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, 100 + high % 100, low, NEXT.fetch_add(1, Ordering::Relaxed) % 250 + 1)
 }
 
-/// Whether the successor found nobody to succeed.
+/// Whether the successor found no process to succeed.
 fn first_start(log: &Path) -> bool {
-    fs::read_to_string(log).unwrap_or_default().contains("first start: nobody to take over from")
+    fs::read_to_string(log).unwrap_or_default().contains("first start: ")
 }
 
 /// Processes that do not end.

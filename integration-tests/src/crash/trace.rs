@@ -1,4 +1,5 @@
-//! The log of a tracer, read while it is written: what the process did, when it met the fault, and whether it is gone.
+//! The log of a tracer, read while it is written: what the process did, when it met the fault, and whether it
+//! is gone.
 //!
 //! Deliberately absent: ptrace. This side runs in the test.
 
@@ -95,8 +96,8 @@ impl Trace {
         self.when(&format!("received {message}"))
     }
 
-    /// How far the migration of each connection was, by the address of its client, when the log ends. One that was
-    /// refused or aborted is where it was before.
+    /// How far the migration of each connection was, by the address of its client, when the log ends. One
+    /// that was refused or aborted is where it was before.
     #[must_use]
     pub fn migrations(&self) -> BTreeMap<String, Phase> {
         let mut batches: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();

@@ -1,7 +1,8 @@
 //! The process that follows another one from call to call, and does it harm at one of them (ptrace(2)).
 //!
-//! Deliberately absent: threads. Only the thread that attached may go on, and its waits would take the children of others;
-//! so the tracer is a process of its own, and says what it sees in a log, see [`super::trace`].
+//! Deliberately absent: threads. Only the thread that attached may go on, and its waits would take the
+//! children of other threads; so the tracer is a process of its own, and says what it sees in a log, see
+//! [`super::trace`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -100,7 +101,8 @@ impl Tracer {
                     // The thread was made by one that is traced already.
                     Err(Errno::EPERM) if !self.threads.is_empty() => {}
                     Err(error) => bail!(
-                        "process {} cannot be traced: {error}; ptrace(2) needs root, or CAP_SYS_PTRACE in a container",
+                        "process {} cannot be traced: {error}; ptrace(2) needs root, or CAP_SYS_PTRACE in a \
+                         container",
                         self.order.pid
                     ),
                 }
@@ -262,7 +264,8 @@ impl Tracer {
                 Err(Errno::ESRCH) => continue,
                 Err(error) => return Err(error),
             }
-            // A stop at a call that comes first is as good: the thread stands. What begins there is counted no more.
+            // A stop at a call that comes first is as good: the thread stands. What begins there is counted
+            // no more.
             match waitpid(other, Some(WaitPidFlag::__WALL))? {
                 WaitStatus::PtraceSyscall(stopped) => {
                     let registers = Registers::of(stopped)?;
@@ -316,7 +319,8 @@ impl Tracer {
         }
     }
 
-    /// One line with the time. The log belongs to the test, so that it cannot be written is not the program's fault.
+    /// One line with the time. The log belongs to the test, so that it cannot be written is not the program's
+    /// fault.
     fn say(&mut self, what: impl fmt::Display) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let _ = self.log.write_all(format!("{} {what}\n", now.as_micros()).as_bytes());

@@ -1,7 +1,8 @@
-//! Whether a run is as it has to be: nobody is turned away but those whom the victim took with it, one process serves, hotctl
-//! says so, nothing is left behind, and the next handoff works.
+//! Whether a run is as it has to be: no client is turned away that the victim did not have, one process
+//! serves, hotctl says so, nothing is left behind, and the next handoff works.
 //!
-//! Deliberately absent: mercy for what might have been the machine. A bound that is too short is changed here, for all.
+//! Deliberately absent: exceptions for a slow machine. A bound that is too short is changed here, for all
+//! cases.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,8 +16,8 @@ use super::visitor::Visit;
 use crate::process::Exit;
 use crate::steady::Fate;
 
-/// How long a visitor may wait for an answer, beyond a freeze: much more than any step of a handoff takes, under a tracer, on
-/// a machine that has much else to do.
+/// How long a visitor may wait for an answer, beyond a freeze: much more than any step of a handoff takes,
+/// under a tracer, on a machine that has much else to do.
 const BOUND: Duration = Duration::from_secs(5);
 
 /// Clocks are read before and after what they are to tell.
@@ -53,7 +54,8 @@ fn who_serves(record: &Record) -> Option<String> {
         (true, Fault::Kill, Some(_)) => *old,
         (false, Fault::Kill, _) | (_, _, None) | (_, Fault::Short, _) => *new,
         _ if passes(record) => *new,
-        _ => return (owner != old && owner != new).then(|| format!("{owner} serves, which nobody knows")),
+        _ if owner == old || owner == new => return None,
+        _ => return Some(format!("{owner} serves, which is neither of the two")),
     };
     (*owner != expected).then(|| format!("{owner} serves, and not {expected}"))
 }
@@ -65,7 +67,7 @@ fn passes(record: &Record) -> bool {
     matches!(record.case.at.call, Sysno::sendmsg | Sysno::recvmsg) && PASSING.contains(&errno)
 }
 
-/// Its exit code, and the one line that says who serves.
+/// Its exit code, and the one line that says which process serves.
 fn what_hotctl_said(record: &Record) -> Vec<String> {
     let Record { said, served, old, new, owner, harm, trace, case, .. } = record;
     let mut wrong = Vec::new();
@@ -77,7 +79,7 @@ fn what_hotctl_said(record: &Record) -> Vec<String> {
     match said.exit {
         Exit::Status(0) => {
             if !said.stdout.contains(&good) && !last.contains(&good) {
-                wrong.push(format!("hotctl does not say who serves now: {:?} {last:?}", said.stdout));
+                wrong.push(format!("hotctl does not say that {new} serves: {:?} {last:?}", said.stdout));
             }
             let killed = case.fault == Fault::Kill && case.side.takes() && harm.is_some();
             if killed && trace.sent("serving").is_none() {
@@ -149,7 +151,7 @@ fn when(record: &Record, visit: &Visit) -> String {
     format!("it came {} the fault, left {} it", relative(visit.begun), relative(visit.ended))
 }
 
-/// Whoever was with a frozen process, or had nobody else to go to, waits until it goes on.
+/// A client of a frozen process, or of a service of which no other process is left, waits until it goes on.
 fn waited_for_the_frozen(record: &Record, visit: &Visit) -> bool {
     let (Fault::Freeze(time), Some((_, thaw))) = (record.case.fault, record.harm) else { return false };
     visit.begun <= thaw && visit.waited() <= time + BOUND
@@ -159,8 +161,8 @@ fn frozen(record: &Record) -> bool {
     !record.case.side.takes() && matches!(record.case.fault, Fault::Freeze(_))
 }
 
-/// A victim that stood still while it drained, or that was to take what drains: nothing is waited for longer than the
-/// deadline of the drain.
+/// A victim that stood still while it drained, or that was to take what drains: nothing is waited for longer
+/// than the deadline of the drain.
 fn too_late_to_drain(record: &Record) -> bool {
     let (Fault::Freeze(_), Some((harm, _))) = (record.case.fault, record.harm) else { return false };
     let committed = match record.case.side.takes() {
@@ -183,7 +185,7 @@ fn went_down_with_the_victim(record: &Record, visit: &Visit) -> bool {
         return false;
     }
     if record.first_start && record.case.side == Side::Incumbent {
-        // Between the two nobody has the address.
+        // Between the two no process listens on the address.
         let served = record
             .visits
             .iter()
@@ -215,8 +217,8 @@ fn idle_connections(record: &Record) -> Vec<String> {
     if !wrongly.is_empty() {
         let (how_many, all, phases) = (wrongly.len(), record.idle.len(), record.trace.migrations());
         wrong.push(format!(
-            "{how_many} of {all} idle connections were lost that the victim did not have: {wrongly:?}; it had \
-             {may_be_lost:?}, according to {phases:?}"
+            "{how_many} of {all} idle connections were lost that the victim did not have: {wrongly:?}; it \
+             had {may_be_lost:?}, according to {phases:?}"
         ));
     }
     // One call failed.
@@ -230,9 +232,9 @@ fn idle_connections(record: &Record) -> Vec<String> {
     wrong
 }
 
-/// The idle connections that have no other server than the victim, by what it has sent and received before the fault. A
-/// migration is a two-phase commit: the one that gives a connection closes it when it receives `prepared`; the one that
-/// takes it serves it on `commit`, or when the other one dies.
+/// The idle connections that have no other server than the victim, by what it has sent and received before
+/// the fault. A migration is a two-phase commit: the one that gives a connection closes it when it receives
+/// `prepared`; the one that takes it serves it on `commit`, or when the other one dies.
 fn lost_with_the_victim(record: &Record) -> Vec<&str> {
     let Record { case, trace, idle, harm, .. } = record;
     if harm.is_none() {
@@ -246,8 +248,8 @@ fn lost_with_the_victim(record: &Record) -> Vec<&str> {
             (true, Fault::Kill) => has_taken,
             // What the other process has received, it serves.
             (false, Fault::Kill) => phase.is_none(),
-            // What is left with the process that drains is closed at its deadline, which passes meanwhile: a process
-            // that stands still takes nothing, and gives nothing.
+            // What is left with the process that drains is closed at its deadline, which passes meanwhile: a
+            // process that stands still takes nothing, and gives nothing.
             (_, Fault::Freeze(_)) => too_late_to_drain(record) && !has_taken,
             // What cannot be registered is refused; the process that drains closes it after a while.
             (true, Fault::Error(_)) => case.at.call == Sysno::epoll_ctl && phase.is_some(),
@@ -279,7 +281,7 @@ fn the_next(record: &Record) -> Vec<String> {
     } else if record.last == record.owner {
         wrong.push("the next handoff changed nothing".to_owned());
     }
-    // Somebody came afterwards, and was answered by the one who serves then.
+    // A later visitor is answered by the process that serves then.
     let late = record.visits.iter().filter(|visit| visit.takes < SLOW).max_by_key(|visit| visit.begun);
     let answer = late.map(|visit| visit.result.clone());
     if !matches!(answer, Some(Ok(pid)) if pid == record.owner || pid == record.last) {

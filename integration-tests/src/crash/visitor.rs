@@ -1,4 +1,5 @@
-//! A client that comes every few milliseconds, on a connection of its own each time, and writes down what became of it.
+//! A client that comes every few milliseconds, on a connection of its own each time, and writes down what
+//! became of it.
 //!
 //! Deliberately absent: retries.
 
@@ -14,7 +15,7 @@ use anyhow::{Context, ensure};
 
 use crate::client::parse_pid;
 
-/// Nobody waits longer.
+/// The longest wait of a visitor.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One visit.
@@ -26,7 +27,7 @@ pub struct Visit {
     pub ended: SystemTime,
     /// How long the request was to take.
     pub takes: Duration,
-    /// Who answered, or what happened instead.
+    /// The process that answered, or what happened instead.
     pub result: Result<u32, String>,
 }
 

@@ -1,7 +1,8 @@
-//! `kill -9` on either side at some of the system calls of a handoff and of a rollback, and a kernel that is short of something at
-//! others; `make crash` tries each of them, and other faults.
+//! `kill -9` on either side at some of the system calls of a handoff and of a rollback, and a kernel that is
+//! short of something at others; `make crash` tries each of them, and other faults.
 //!
-//! Deliberately absent: chance. The calls are counted in a dry run, and the sample is spread evenly over them.
+//! Deliberately absent: chance. The calls are counted in a dry run, and the sample is spread evenly over
+//! them.
 
 use std::fs;
 
@@ -31,7 +32,8 @@ fn describe(verdict: &Verdict) -> String {
     format!("target/debug/crash one {case}: {}\n{}", complaints.join("\n"), text.unwrap_or_default())
 }
 
-/// Runs so many of each side. At least so many of a hundred have to meet the fault: what differs from run to run are single calls.
+/// Runs so many of each side. At least so many of a hundred have to meet the fault: what differs from run to
+/// run are single calls.
 fn survive(all: &[Case], size: usize, percent: usize) {
     let mut some = Vec::new();
     for side in Side::ALL {

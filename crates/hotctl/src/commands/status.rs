@@ -60,6 +60,7 @@ fn row(status: &ProcessStatus) -> Vec<Cell> {
         since_ms,
         connections,
         totals: _,
+        tasks: _,
         probation: _,
         attempt: _,
     } = status;
@@ -76,11 +77,11 @@ fn row(status: &ProcessStatus) -> Vec<Cell> {
     ]
 }
 
-/// `can take over again; 117 migrated, 4 finished`
+/// `can take over again; still running: 2 tasks (consumer, report); 117 migrated, 4 finished`
 fn note(status: &ProcessStatus) -> String {
     let ended = if status.state == ProcessState::Draining { ended(&status.totals) } else { None };
     let short = Some(short_note(status).to_owned()).filter(|note| !note.is_empty());
-    short.into_iter().chain(ended).collect::<Vec<_>>().join("; ")
+    short.into_iter().chain(tasks(&status.tasks)).chain(ended).collect::<Vec<_>>().join("; ")
 }
 
 /// What an operator can do with it.
@@ -90,6 +91,16 @@ pub(super) fn short_note(status: &ProcessStatus) -> &'static str {
         ProcessState::Draining if status.probation => "can take over again",
         _ => "",
     }
+}
+
+/// What keeps a process alive beside its connections. The application chose the names.
+pub(super) fn tasks(names: &[String]) -> Option<String> {
+    let count = match names.len() {
+        0 => return None,
+        1 => "1 task".to_owned(),
+        count => format!("{count} tasks"),
+    };
+    Some(format!("still running: {count} ({})", text::plain(&names.join(", "))))
 }
 
 /// What became of the connections of a process that is draining; a count of zero is left out.

@@ -8,8 +8,8 @@ use std::future::pending;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use hotupdate::connections::ConnectionActivity;
 use hotupdate::connections::MAX_STATE;
-use hotupdate::connections::{ConnectionActivity, Migration};
 use hotupdate::drain::Phase;
 use hotupdate::{Connection, Drain, MigrationSlot};
 use serde::Serialize;
@@ -27,9 +27,6 @@ const MAX_PENDING_BYTES: usize = MAX_STATE - MAX_APPLICATION_STATE - 1024;
 
 /// State of an application that has at most this many bytes, as JSON, can always migrate.
 pub const MAX_APPLICATION_STATE: usize = 32 * 1024;
-
-/// How often it is checked whether the answer, if the next version accepts WebSockets, is overdue.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How much later than scheduled clients are told to reconnect: the next version says one by one which kinds it accepts,
 /// and this kind may be the last.
@@ -268,22 +265,19 @@ impl WebSocket {
     /// There is a new phase, or a new successor.
     fn update_block(&mut self, phase: Phase) {
         if let MigrationBlock::Refused(kind) = &self.block
-            && (phase == Phase::Serving
-                || self.transport.connection.migration(kind) != Migration::Unavailable)
+            && (phase == Phase::Serving || self.transport.connection.can_migrate(kind))
         {
             self.block = MigrationBlock::None;
         }
     }
 }
 
-/// Ready when this WebSocket has a slot to migrate in, or when no other process accepts any.
+/// Ready when this WebSocket has a slot to migrate in, or when no other process accepts any. A change wakes the caller.
 async fn acquire(activity: &ConnectionActivity, slot: &mut MigrationSlot) {
-    loop {
-        match activity.migration_any(KIND) {
-            Migration::Available => return slot.acquire_any().await,
-            // A change wakes the caller; that the time for the answer is over does not.
-            Migration::Pending => tokio::time::sleep(ASK_AGAIN).await,
-            Migration::Unavailable => return,
+    if activity.can_migrate_any(KIND) {
+        match activity.suspended_until() {
+            Some(until) => drop(tokio::time::timeout_at(until, slot.acquire_any()).await),
+            None => slot.acquire_any().await,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Incumbent;
 use super::events::Effect;
-use super::state::State;
+use super::state::{Goal, State};
 use crate::error::Fault;
 use crate::message::Message;
 use crate::operator::{Command, OperatorError};
@@ -29,7 +29,7 @@ impl Incumbent {
             Command::Abort => self.command_abort(now, state, &mut out),
             Command::Rollback => self.command_rollback(now, state, &mut out),
             Command::Drain { within } => self.command_drain(now, state, within, &mut out),
-            Command::Stop { within } => self.command_stop(now, state, within, &mut out),
+            Command::Stop { within } => self.command_stop(now, state, within, true, &mut out),
             Command::Terminate => self.command_terminate(now, state, &mut out),
         };
         self.state = state;
@@ -38,9 +38,11 @@ impl Incumbent {
 
     fn command_handoff(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> Commanded {
         match state {
-            State::Standby { peer, .. } => (self.release(now, peer, out), Ok(())),
+            State::Standby { peer, .. } => (self.before(now, Goal::Release(peer), out), Ok(())),
             // It takes over by itself; whoever asked waits for the same outcome.
-            state @ (State::Releasing { .. } | State::Released { .. }) => (state, Ok(())),
+            state @ (State::BeforeRelease { goal: Goal::Release(_), .. }
+            | State::Releasing { .. }
+            | State::Released { .. }) => (state, Ok(())),
             state @ (State::Offering { .. } | State::Warming { .. }) => {
                 let doing = state.stage().to_owned();
                 (state, Err(OperatorError::NotReady { doing }))
@@ -63,8 +65,7 @@ impl Incumbent {
         match (state, self.predecessors.first()) {
             (State::Serving, Some(newest)) if newest.can_resume() => {
                 let to = newest.generation;
-                out.push(Effect::Stop);
-                (State::RollingBack { to, until: after(now, self.local.timing.stop) }, Ok(()))
+                (self.before(now, Goal::RollBack(to), out), Ok(()))
             }
             (State::Serving, _) => (State::Serving, Err(OperatorError::NoPredecessor)),
             (state, _) => refuse(state),
@@ -105,22 +106,32 @@ impl Incumbent {
         now: Instant,
         mut state: State,
         within: Option<Duration>,
+        for_good: bool,
         out: &mut Vec<Effect>,
     ) -> Commanded {
         let drain = within.unwrap_or(self.local.timing.drain);
+        let loops_stop = state.loops_stop();
         if state.is_attempt() {
             self.dismiss(&state, Fault::Stopping, out);
-            return (self.stop(now, drain, out), Ok(()));
+            return (self.stop_service(now, drain, for_good, loops_stop, out), Ok(()));
         }
         match state {
-            State::Serving | State::RollingBack { .. } => (self.stop(now, drain, out), Ok(())),
-            State::Stopping { until, .. } => (State::Stopping { until, within: drain }, Ok(())),
+            State::Serving
+            | State::BeforeRelease { goal: Goal::RollBack(_), .. }
+            | State::RollingBack { .. } => (self.stop_service(now, drain, for_good, loops_stop, out), Ok(())),
+            State::BeforeRelease { goal: Goal::Stop { for_good: before, .. }, until } => {
+                let goal = Goal::Stop { within: drain, for_good: before || for_good };
+                (State::BeforeRelease { goal, until }, Ok(()))
+            }
+            State::Stopping { until, for_good: before, .. } => {
+                (State::Stopping { until, within: drain, for_good: before || for_good }, Ok(()))
+            }
             State::Probation { .. } | State::Retired { .. } => {
                 if within.is_some() {
                     state.hurry(after(now, drain), out);
                 }
                 match state {
-                    State::Probation { drain, .. } => (self.let_go(drain, out), Ok(())),
+                    State::Probation { peer, drain, .. } => (self.let_go(&peer, drain, out), Ok(())),
                     state => (state, Ok(())),
                 }
             }
@@ -135,11 +146,14 @@ impl Incumbent {
         match state {
             // The predecessor was asked to serve again and does it, whenever it reads that.
             State::Resuming { to, .. } if again => (self.step_aside(now, to, Duration::ZERO, out), Ok(())),
-            state if again => self.command_stop(now, state, Some(Duration::ZERO), out),
-            State::Standby { peer, .. } => (self.release(now, peer, out), Ok(())),
-            state @ (State::RollingBack { .. } | State::Resuming { .. }) => (state, Ok(())),
-            state if state.is_attempt() => (state, Ok(())),
-            state => self.command_stop(now, state, None, out),
+            // Now means that the hook is not waited for.
+            State::BeforeRelease { goal: Goal::Stop { for_good, .. }, .. } if again => {
+                (self.stop(now, Goal::Stop { within: Duration::ZERO, for_good }, out), Ok(()))
+            }
+            state if again => self.command_stop(now, state, Some(Duration::ZERO), false, out),
+            State::Standby { peer, .. } => (self.before(now, Goal::Release(peer), out), Ok(())),
+            state if state.is_attempt() || state.is_rollback() => (state, Ok(())),
+            state => self.command_stop(now, state, None, false, out),
         }
     }
 }
@@ -147,10 +161,10 @@ impl Incumbent {
 fn refuse(state: State) -> Commanded {
     let error = match &state {
         State::Probation { .. } | State::Retired { .. } | State::Gone => OperatorError::NotServing,
-        State::RollingBack { .. } | State::Resuming { .. } => {
-            OperatorError::Busy { doing: "a rollback is under way".to_owned() }
+        state if state.is_rollback() => OperatorError::Busy { doing: "a rollback is under way".to_owned() },
+        State::BeforeRelease { goal: Goal::Stop { .. }, .. } | State::Stopping { .. } => {
+            OperatorError::Busy { doing: "the service is stopping".to_owned() }
         }
-        State::Stopping { .. } => OperatorError::Busy { doing: "the service is stopping".to_owned() },
         State::Released { .. } => {
             let doing = "the successor is released; it serves in a moment, or this process accepts again";
             OperatorError::Busy { doing: doing.to_owned() }

@@ -46,6 +46,9 @@ pub enum Event {
     Stopped(Stopped),
     /// The accept loops cannot be stopped, or the state cannot be exported.
     CannotStop(String),
+    /// The application's hook has ended ([`Effect::BeforeRelease`] is done), or why it failed. Not said any more once
+    /// [`Effect::Accept`] followed.
+    BeforeReleaseDone(Result<(), String>),
     /// No connection is left; so many were forced.
     Drained {
         /// Connections closed at the deadline.
@@ -59,6 +62,8 @@ pub enum Event {
         closed: Vec<u64>,
         /// What became of all of them.
         totals: Totals,
+        /// The names of tasks of the application that keep the process alive.
+        tasks: Vec<String>,
     },
     /// A predecessor said something.
     Predecessor(Generation, Message),
@@ -98,17 +103,24 @@ pub enum Effect {
     Close,
     /// Read the successor's link only for its end.
     Quiet,
+    /// Let the application end what only one process may do; then [`Event::BeforeReleaseDone`], also if it has done so
+    /// already. The accept loops go on meanwhile. Comes only if the application has a hook for it.
+    BeforeRelease,
     /// Stop the accept loops, park the listeners, stop reading predecessors' links; then [`Event::Stopped`],
     /// also if they were stopped already.
     Stop,
-    /// Run the accept loops (again), read the predecessors' links (again, after these bytes). Ends a [`Effect::Stop`]
-    /// that is not done: its [`Event::Stopped`] does not come any more.
+    /// Run the accept loops (again), read the predecessors' links (again, after these bytes), and let the application do
+    /// again what only one process may do. Ends a [`Effect::BeforeRelease`] or [`Effect::Stop`] that is not done: their
+    /// events do not come any more.
     Accept(Vec<UnreadLink>),
     /// Read this predecessor's link again, though the accept loops are stopped: its answer is due.
     Read(Generation),
     /// Stop the accept loops if they run; close the listeners, the control socket and the lock; forget the
-    /// predecessors.
-    LetGo,
+    /// predecessors. If the service stops, the file of the control socket goes, too.
+    LetGo(Afterwards),
+    /// No predecessor can take this process's place back (any more): it is the service's main process, and its listeners
+    /// are the ones to keep.
+    Established,
     /// Finish, move or close what is open; what is left then is forced. Comes again with an earlier deadline.
     Drain {
         /// When the rest is forced.
@@ -126,8 +138,19 @@ pub enum Effect {
     Forget(Generation),
     /// Nothing is left to do.
     Exit,
-    /// Tell people.
+    /// Log it, count it, tell operators: nothing else depends on it.
     Report(Report),
+}
+
+/// What becomes of the service when a process lets go of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Afterwards {
+    /// Another process serves; its process id, if it is known.
+    ServedBy(Option<u32>),
+    /// No process serves, and one may start again: SIGTERM does not say.
+    Stopped,
+    /// An operator stopped the service.
+    StoppedForGood,
 }
 
 /// What people and logs are told.
@@ -186,6 +209,8 @@ pub enum Report {
     RollbackFailed(String),
     /// The predecessor took the service back, because we were too slow to say that we serve.
     StoodDown(String),
+    /// The application's hook failed, or did not end in time; the service stops all the same.
+    BeforeReleaseFailed(String),
     /// The other side broke the protocol where it does no harm.
     Violation(Generation, String),
     /// We stop.

@@ -9,13 +9,13 @@ use super::Incumbent;
 use super::events::{Effect, Report};
 use super::state::State;
 use crate::error::Fault;
-use crate::inventory::Summary;
+use crate::inventory::{MAX_TASKS, Summary};
 use crate::message::{Generation, Message};
 use crate::timing::millis;
 
 impl Incumbent {
     /// What a new serving process says to the generations before it: the older ones end their probation, and the
-    /// oldest are hurried if there are too many.
+    /// oldest are hurried if there are too many. To be called once, when it has begun to serve.
     #[must_use]
     pub fn greet(&mut self) -> Vec<Effect> {
         let mut out = Vec::new();
@@ -27,7 +27,15 @@ impl Incumbent {
             oldest.hurried = true;
             out.push(Effect::SendTo(oldest.generation, Message::Hurry { deadline_ms }));
         }
+        self.establish(&mut out);
         out
+    }
+
+    /// As long as a predecessor can take this process's place back, everything stays as that one had it.
+    fn establish(&self, out: &mut Vec<Effect>) {
+        if self.predecessors.iter().all(|predecessor| !predecessor.probation) {
+            out.push(Effect::Established);
+        }
     }
 
     pub(super) fn hear(
@@ -46,9 +54,11 @@ impl Incumbent {
             return state;
         }
         match message {
-            Message::Progress { connections, totals, closed: _ } => {
+            Message::Progress { connections, totals, mut tasks, closed: _ } => {
+                tasks.truncate(MAX_TASKS);
                 predecessor.connections = connections;
                 predecessor.totals = totals;
+                predecessor.tasks = tasks;
                 out.push(Effect::Report(Report::Progress(generation)));
             }
             Message::Connections { .. } => {}
@@ -62,11 +72,13 @@ impl Incumbent {
             Message::Drained { forced } => {
                 predecessor.drained = true;
                 predecessor.connections = Summary::default();
+                predecessor.tasks.clear();
                 out.push(Effect::Report(Report::Drained { generation, forced }));
             }
             Message::LetGo => {
                 if mem::take(&mut predecessor.probation) {
                     out.push(Effect::Report(Report::LetGo(generation)));
+                    self.establish(out);
                 }
             }
             // Who stops does not care any more who serves.
@@ -103,6 +115,9 @@ impl Incumbent {
             out.push(Effect::Forget(generation));
             if !gone.drained {
                 out.push(Effect::Report(Report::Lost { generation, connections: gone.connections }));
+            }
+            if gone.probation {
+                self.establish(out);
             }
         } else {
             self.predecessors[position].quiet = true;

@@ -21,6 +21,8 @@ pub(super) enum State {
     Warming { peer: Peer, until: Instant },
     /// The successor is warm and waits for an operator.
     Standby { peer: Peer, until: Instant },
+    /// The application ends what only one process may do. Nothing of ours has stopped.
+    BeforeRelease { goal: Goal, until: Instant },
     /// Our accept loops are stopping.
     Releasing { peer: Peer, until: Instant },
     /// Our accept loops have stopped, the successor's have to start.
@@ -34,9 +36,20 @@ pub(super) enum State {
     /// Rollback: our accept loops have stopped, the predecessor's have to start.
     Resuming { to: Generation, until: Instant },
     /// The service stops: our accept loops are stopping, and then there is a drain of this length.
-    Stopping { until: Instant, within: Duration },
+    Stopping { until: Instant, within: Duration, for_good: bool },
     /// Nothing is left to do.
     Gone,
+}
+
+/// Why the accept loops are going to stop.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Goal {
+    /// The successor is released.
+    Release(Peer),
+    /// The predecessor of this generation serves again.
+    RollBack(Generation),
+    /// The service stops, and then there is a drain of this length. `for_good`: an operator wants it.
+    Stop { within: Duration, for_good: bool },
 }
 
 /// How the drain of this process goes.
@@ -65,6 +78,7 @@ impl State {
             Self::Offering { until, .. } => Some((Deadline::Batch, *until)),
             Self::Warming { until, .. } => Some((Deadline::Lease, *until)),
             Self::Standby { until, .. } => Some((Deadline::Standby, *until)),
+            Self::BeforeRelease { until, .. } => Some((Deadline::BeforeRelease, *until)),
             Self::Releasing { until, .. }
             | Self::RollingBack { until, .. }
             | Self::Stopping { until, .. } => Some((Deadline::Stop, *until)),
@@ -81,7 +95,12 @@ impl State {
 
     /// Whether a rollback to this predecessor is under way.
     pub(super) fn rolls_back_to(&self, predecessor: Generation) -> bool {
-        matches!(self, Self::RollingBack { to, .. } | Self::Resuming { to, .. } if *to == predecessor)
+        match self {
+            Self::BeforeRelease { goal: Goal::RollBack(to), .. }
+            | Self::RollingBack { to, .. }
+            | Self::Resuming { to, .. } => *to == predecessor,
+            _ => false,
+        }
     }
 
     pub(super) fn successor(&self) -> Option<&Peer> {
@@ -89,6 +108,7 @@ impl State {
             Self::Offering { peer, .. }
             | Self::Warming { peer, .. }
             | Self::Standby { peer, .. }
+            | Self::BeforeRelease { goal: Goal::Release(peer), .. }
             | Self::Releasing { peer, .. }
             | Self::Released { peer, .. }
             | Self::Probation { peer, .. } => Some(peer),
@@ -103,11 +123,28 @@ impl State {
 
     /// The accept loops of the process in this state run, or will if the other side does not do its part.
     pub(super) fn owns(&self) -> bool {
-        matches!(self, Self::Serving | Self::RollingBack { .. } | Self::Resuming { .. }) || self.is_attempt()
+        self.is_rollback() || self.is_attempt() || matches!(self, Self::Serving)
     }
 
+    /// The service is on its way back to the predecessor.
+    pub(super) fn is_rollback(&self) -> bool {
+        matches!(
+            self,
+            Self::BeforeRelease { goal: Goal::RollBack(_), .. }
+                | Self::RollingBack { .. }
+                | Self::Resuming { .. }
+        )
+    }
+
+    /// The accept loops are to stop, or have stopped.
+    pub(super) fn loops_stop(&self) -> bool {
+        let releases = matches!(self, Self::Releasing { .. } | Self::Released { .. });
+        releases || matches!(self, Self::RollingBack { .. } | Self::Resuming { .. })
+    }
+
+    /// Something of ours has stopped for the successor, and has to go on if it does not serve.
     pub(super) fn has_stopped(&self) -> bool {
-        matches!(self, Self::Releasing { .. } | Self::Released { .. })
+        matches!(self, Self::BeforeRelease { .. } | Self::Releasing { .. } | Self::Released { .. })
     }
 
     /// How far the successor has come, as it reads in "while it was …" and "it is …".
@@ -116,11 +153,12 @@ impl State {
             Self::Offering { .. } => "receiving the inventory",
             Self::Warming { .. } => "warming up",
             Self::Standby { .. } => "in standby",
+            Self::BeforeRelease { goal: Goal::Release(_), .. } => "about to be released",
             Self::Releasing { .. } | Self::Released { .. } => "released",
             Self::Probation { .. } => "serving",
             Self::Serving => "alone",
-            Self::RollingBack { .. } | Self::Resuming { .. } => "rolling back",
-            Self::Retired { .. } | Self::Stopping { .. } | Self::Gone => "stopping",
+            state if state.is_rollback() => "rolling back",
+            _ => "stopping",
         }
     }
 
@@ -128,7 +166,8 @@ impl State {
     pub(super) fn successor_state(&self) -> ProcessState {
         match self {
             Self::Offering { .. } | Self::Warming { .. } => ProcessState::Starting,
-            Self::Standby { .. } | Self::Releasing { .. } | Self::Released { .. } => ProcessState::Standby,
+            Self::Standby { .. } | Self::BeforeRelease { .. } => ProcessState::Standby,
+            Self::Releasing { .. } | Self::Released { .. } => ProcessState::Standby,
             _ => ProcessState::Serving,
         }
     }

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Incumbent;
-use super::events::{Effect, Peer, Report};
-use super::state::{Drain, State};
+use super::events::{Afterwards, Effect, Peer, Report};
+use super::state::{Drain, Goal, State};
 use crate::error::{Fault, Refusal};
 use crate::inventory::{Summary, UnreadLink};
 use crate::message::{Generation, Join, Joined, Message, Ready, Release};
@@ -65,12 +65,45 @@ impl Incumbent {
             out.push(Effect::Report(Report::Standby(peer.clone())));
             return State::Standby { peer, until: after(now, self.local.timing.standby) };
         }
-        self.release(now, peer, out)
+        self.before(now, Goal::Release(peer), out)
     }
 
-    pub(super) fn release(&mut self, now: Instant, peer: Peer, out: &mut Vec<Effect>) -> State {
+    /// The application's hook comes first, if it has one.
+    pub(super) fn before(&self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
+        if !self.has_hook {
+            return self.stop(now, goal, out);
+        }
+        out.push(Effect::BeforeRelease);
+        State::BeforeRelease { goal, until: after(now, self.local.timing.before_release) }
+    }
+
+    /// Stops the accept loops.
+    pub(super) fn stop(&self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
         out.push(Effect::Stop);
-        State::Releasing { peer, until: after(now, self.local.timing.stop) }
+        let until = after(now, self.local.timing.stop);
+        match goal {
+            Goal::Release(peer) => State::Releasing { peer, until },
+            Goal::RollBack(to) => State::RollingBack { to, until },
+            Goal::Stop { within, for_good } => State::Stopping { until, within, for_good },
+        }
+    }
+
+    /// What only one process may do may still be under way here, so no other process begins to serve.
+    pub(super) fn hook_failed(
+        &mut self,
+        now: Instant,
+        goal: Goal,
+        fault: Fault,
+        out: &mut Vec<Effect>,
+    ) -> State {
+        match goal {
+            Goal::Release(_) => self.fail(now, State::BeforeRelease { goal, until: now }, fault, out),
+            Goal::RollBack(_) => self.roll_on(now, None, fault.to_string(), out),
+            Goal::Stop { .. } => {
+                out.push(Effect::Report(Report::BeforeReleaseFailed(fault.to_string())));
+                self.stop(now, goal, out)
+            }
+        }
     }
 
     /// The attempt is over; this process serves on, or stops if that is what it was waiting for.
@@ -92,7 +125,11 @@ impl Incumbent {
     }
 
     fn serve_on(&mut self, now: Instant, out: &mut Vec<Effect>) -> State {
-        if self.terminating { self.stop(now, self.local.timing.drain, out) } else { State::Serving }
+        if self.terminating {
+            self.stop_service(now, self.local.timing.drain, false, false, out)
+        } else {
+            State::Serving
+        }
     }
 
     // ---- after it ------------------------------------------------------------------------------------------
@@ -115,14 +152,15 @@ impl Incumbent {
         out.push(Effect::Drain { until });
         let drain = Drain::Running { until };
         if self.terminating || probation.is_zero() {
-            return self.let_go(drain, out);
+            return self.let_go(&peer, drain, out);
         }
         State::Probation { peer, until: after(now, probation), drain, quiet: false }
     }
 
-    pub(super) fn let_go(&mut self, drain: Drain, out: &mut Vec<Effect>) -> State {
+    pub(super) fn let_go(&mut self, peer: &Peer, drain: Drain, out: &mut Vec<Effect>) -> State {
         self.predecessors.clear();
-        out.extend([Effect::LetGo, Effect::Send(Message::LetGo)]);
+        let afterwards = Afterwards::ServedBy(Some(peer.process.pid));
+        out.extend([Effect::LetGo(afterwards), Effect::Send(Message::LetGo)]);
         match drain {
             Drain::Done => {
                 out.push(Effect::Exit);
@@ -151,17 +189,30 @@ impl Incumbent {
         }
     }
 
-    /// Listeners, control socket and lock go; connections are drained.
-    pub(super) fn retire(&mut self, now: Instant, within: Duration, out: &mut Vec<Effect>) -> State {
-        let until = self.leave(now, within, out);
+    /// The service stops: listeners, control socket and lock go; connections are drained.
+    pub(super) fn retire(
+        &mut self,
+        now: Instant,
+        within: Duration,
+        for_good: bool,
+        out: &mut Vec<Effect>,
+    ) -> State {
+        let afterwards = if for_good { Afterwards::StoppedForGood } else { Afterwards::Stopped };
+        let until = self.leave(now, within, afterwards, out);
         State::Retired { drain: Drain::Running { until }, quiet: false }
     }
 
     /// Returns when the drain has to end.
-    fn leave(&mut self, now: Instant, within: Duration, out: &mut Vec<Effect>) -> Instant {
+    fn leave(
+        &mut self,
+        now: Instant,
+        within: Duration,
+        afterwards: Afterwards,
+        out: &mut Vec<Effect>,
+    ) -> Instant {
         let until = after(now, within);
         self.predecessors.clear();
-        out.extend([Effect::LetGo, Effect::Drain { until }]);
+        out.extend([Effect::LetGo(afterwards), Effect::Drain { until }]);
         until
     }
 
@@ -193,11 +244,17 @@ impl Incumbent {
     }
 
     /// Serving process: the predecessor serves again, and this process is its predecessor, in probation like any other.
-    pub(super) fn step_back(&mut self, now: Instant, to: Generation, out: &mut Vec<Effect>) -> State {
-        out.push(Effect::Promote(to));
+    pub(super) fn step_back(
+        &mut self,
+        now: Instant,
+        to: Generation,
+        until: Instant,
+        out: &mut Vec<Effect>,
+    ) -> State {
         let Some(position) = self.predecessors.iter().position(|p| p.generation == to) else {
-            return self.retire(now, self.local.timing.drain, out);
+            return State::Resuming { to, until };
         };
+        out.push(Effect::Promote(to));
         // It goes on under the name of the handoff that it takes back.
         let Predecessor { process, features, handoff, .. } = self.predecessors.remove(position);
         out.push(Effect::Report(Report::RolledBack(to, process.clone())));
@@ -250,7 +307,8 @@ impl Incumbent {
             out.push(Effect::SendTo(other.generation, Message::Farewell));
         }
         out.push(Effect::Promote(to));
-        let until = self.leave(now, within, out);
+        let serves = self.predecessors.iter().find(|p| p.generation == to).map(|p| p.process.pid);
+        let until = self.leave(now, within, Afterwards::ServedBy(serves), out);
         out.push(Effect::Send(Message::LetGo));
         // What it said as a predecessor may still be on its way.
         State::Retired { drain: Drain::Running { until }, quiet: true }
@@ -258,12 +316,21 @@ impl Incumbent {
 
     // ---- stopping ------------------------------------------------------------------------------------------
 
-    pub(super) fn stop(&mut self, now: Instant, within: Duration, out: &mut Vec<Effect>) -> State {
+    pub(super) fn stop_service(
+        &mut self,
+        now: Instant,
+        within: Duration,
+        for_good: bool,
+        loops_stop: bool,
+        out: &mut Vec<Effect>,
+    ) -> State {
         for predecessor in self.predecessors.iter().filter(|p| p.probation) {
             out.push(Effect::SendTo(predecessor.generation, Message::Farewell));
         }
-        out.extend([Effect::Report(Report::Stopping), Effect::Stop]);
-        State::Stopping { until: after(now, self.local.timing.stop), within }
+        out.push(Effect::Report(Report::Stopping));
+        let goal = Goal::Stop { within, for_good };
+        // The hook has ended already if the accept loops were to stop for another reason.
+        if loops_stop { self.stop(now, goal, out) } else { self.before(now, goal, out) }
     }
 
     // ---- time ----------------------------------------------------------------------------------------------
@@ -272,7 +339,9 @@ impl Incumbent {
     pub(super) fn tick(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> State {
         let Some((deadline, _)) = state.wait().filter(|(_, until)| now >= *until) else { return state };
         match state {
-            State::Probation { drain, .. } if deadline == Deadline::Probation => self.let_go(drain, out),
+            State::Probation { peer, drain, .. } if deadline == Deadline::Probation => {
+                self.let_go(&peer, drain, out)
+            }
             State::Probation { peer, until, drain, quiet } => {
                 State::Probation { peer, until, drain: self.tick_drain(now, drain, out), quiet }
             }
@@ -285,7 +354,8 @@ impl Incumbent {
             },
             State::RollingBack { .. } => self.roll_on(now, None, deadline.to_string(), out),
             State::Resuming { to, .. } => self.roll_on(now, Some(to), deadline.to_string(), out),
-            State::Stopping { within, .. } => self.retire(now, within, out),
+            State::BeforeRelease { goal, .. } => self.hook_failed(now, goal, Fault::TimedOut(deadline), out),
+            State::Stopping { within, for_good, .. } => self.retire(now, within, for_good, out),
             state => self.fail(now, state, Fault::TimedOut(deadline), out),
         }
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hotupdate_proto::incumbent::{Effect, Event, Report, Stopped};
+use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Report, Stopped};
 use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::{Generation, Message, Ready, Release};
 use hotupdate_proto::successor::{self, Served};
@@ -82,8 +82,10 @@ impl World {
                     held.reading = true;
                 }
             }
-            Effect::LetGo => {
-                let gone = process.last && process.control;
+            // The model has no hook, and no service manager.
+            Effect::BeforeRelease | Effect::Established => {}
+            Effect::LetGo(afterwards) => {
+                let gone = !matches!(afterwards, Afterwards::ServedBy(_)) && process.control;
                 (process.accepting, process.holds, process.stopping) = (false, false, false);
                 (process.control, process.control_open) = (false, false);
                 process.predecessors.clear();
@@ -112,7 +114,6 @@ impl World {
             }
             Effect::Exit => self.end(p),
             Effect::Report(Report::Resumed(_)) => self.announce(p),
-            Effect::Report(Report::Stopping) => process.last = true,
             Effect::Report(Report::Violation(..)) => self.violation = true,
             Effect::Report(_) => {}
         }

@@ -54,8 +54,6 @@ pub(crate) struct Process {
     pub(crate) stopping: bool,
     pub(crate) draining: bool,
     pub(crate) drained: bool,
-    /// No successor follows: the control socket's file goes with it.
-    pub(crate) last: bool,
     /// It does nothing any more, and keeps all it has.
     pub(crate) hangs: bool,
     pub(crate) moves: Moves,

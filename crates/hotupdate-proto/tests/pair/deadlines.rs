@@ -126,6 +126,41 @@ fn standby(fired: &mut BTreeSet<Deadline>) {
     finish(world, fired);
 }
 
+fn before_release(fired: &mut BTreeSet<Deadline>) {
+    let hangs = || App { has_hook: true, hook_ends: false, ..App::default() };
+    let mut world = World::new(hangs());
+    let new = world.join(App::default());
+    world.run();
+    let began = world.now;
+    world.tick();
+    assert_eq!(world.now - began, Timing::default().before_release);
+    assert_eq!(failures(&world), [Deadline::BeforeRelease]);
+    assert!(world.accepting() == [0] && world.gap.is_zero() && world.procs[0].works, "it had not stopped");
+    world.run();
+    assert!(
+        matches!(&world.procs[new].failed, Some(Fault::PeerFailed(why)) if why.contains("`before_release`")),
+        "the incumbent is first, and says why: {world}"
+    );
+    finish(world, fired);
+    // In a rollback.
+    let mut world = World::new(App { drains: false, ..App::default() });
+    let new = world.join(hangs());
+    world.run();
+    assert_eq!(world.command(Command::Rollback), Some(Ok(())));
+    world.tick();
+    let failed = |r: &Report| matches!(r, Report::RollbackFailed(why) if why.contains("`before_release`"));
+    assert!(world.reports.iter().any(|(_, report)| failed(report)) && world.procs[new].works, "{world}");
+    assert_eq!(world.accepting(), [new], "{world}");
+    finish(world, fired);
+    // When the service stops it is not waited for any longer.
+    let mut world = World::new(hangs());
+    world.command(Command::Stop { within: None });
+    assert_eq!(world.waits_for(0).map(|(deadline, _)| deadline), Some(Deadline::BeforeRelease));
+    world.settle();
+    assert!(world.living().is_empty());
+    fired.extend(&world.fired);
+}
+
 fn stop(fired: &mut BTreeSet<Deadline>) {
     let mut world = World::new(App { stops: false, ..App::default() });
     world.join(App::default());
@@ -236,7 +271,19 @@ fn finish(mut world: World, fired: &mut BTreeSet<Deadline>) {
 #[test]
 fn every_deadline_fires() {
     let mut fired = BTreeSet::new();
-    for one in [reply, batch, lease, standby, stop, serving, released, probation_drain_force, resume] {
+    let ones = [
+        reply,
+        batch,
+        lease,
+        standby,
+        before_release,
+        stop,
+        serving,
+        released,
+        probation_drain_force,
+        resume,
+    ];
+    for one in ones {
         one(&mut fired);
     }
     for deadline in Deadline::ALL {
@@ -244,7 +291,8 @@ fn every_deadline_fires() {
         let reached = fired.contains(&deadline) || deadline == Deadline::Find;
         assert!(reached, "{deadline:?} never fired");
         let word = format!("{deadline:?}").to_lowercase();
-        assert!(deadline.to_string().contains(&format!("`{word}`")), "its words name it: {deadline}");
+        let says = deadline.to_string().replace('_', "");
+        assert!(says.contains(&format!("`{word}`")), "its words name it: {deadline}");
     }
 }
 

@@ -232,7 +232,7 @@ fn every_message() -> Vec<Message> {
         Message::Released(Released::default()),
         Message::Serving { gap_ns: Some(u64::MAX) },
         Message::Connections { items: Vec::new() },
-        Message::Progress { connections, closed: vec![1], totals: Totals::default() },
+        Message::Progress { connections, closed: vec![1], totals: Totals::default(), tasks: Vec::new() },
         Message::Drained { forced: 1 },
         Message::LetGo,
         Message::Hurry { deadline_ms: 0 },

@@ -48,7 +48,7 @@ fn the_serving_process_sees_every_generation_that_is_left() {
         let connections = Summary { active, ..Summary::default() };
         world.incumbent_event(
             index,
-            Event::Progress { connections, closed: Vec::new(), totals: Totals::default() },
+            Event::Progress { connections, closed: Vec::new(), totals: Totals::default(), tasks: Vec::new() },
         );
     }
     world.run();

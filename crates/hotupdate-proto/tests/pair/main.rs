@@ -11,6 +11,8 @@ mod refusals;
 
 mod deadlines;
 
+mod hook;
+
 mod commands;
 
 mod generations;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use hotupdate_proto::incumbent::{Effect, Event, Report, Stopped};
+use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Report, Stopped};
 use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::{Generation, Message, Released};
 use hotupdate_proto::operator::{Command, OperatorError, ProcessState};
@@ -34,7 +34,12 @@ fn rollback_swaps_roles_and_links() {
     world.command(Command::Drain { within: Duration::from_secs(1) });
     world.incumbent_event(
         2,
-        Event::Progress { connections: Summary::default(), closed: vec![1], totals: Totals::default() },
+        Event::Progress {
+            connections: Summary::default(),
+            closed: vec![1],
+            totals: Totals::default(),
+            tasks: Vec::new(),
+        },
     );
     world.run();
     assert_eq!(world.waits_for(2).map(|(_, at)| at - world.now), Some(Duration::from_secs(1)));
@@ -181,7 +186,11 @@ fn even_a_quiet_predecessor_is_heard_when_it_accepts_again() {
     assert_eq!(says(&mut machine, Message::Released(Released::default())), []);
     assert_eq!(says(&mut machine, Message::LetGo), []);
     let effects = says(&mut machine, Message::Failed { reason: "aborted".to_owned() });
-    assert!(effects.contains(&Effect::Promote(from)) && effects.contains(&Effect::LetGo), "{effects:?}");
+    assert!(
+        effects.contains(&Effect::Promote(from))
+            && effects.contains(&Effect::LetGo(Afterwards::ServedBy(Some(102)))),
+        "{effects:?}"
+    );
 }
 
 /// Its link closes when this process ends, which must not look like a death.
@@ -192,7 +201,10 @@ fn standing_down_for_one_says_farewell_to_the_others() {
     let effects = machine.handle(world.now, Event::Predecessor(Generation(2), failed));
     let at = |wanted: &Effect| effects.iter().position(|effect| effect == wanted);
     let farewell = at(&Effect::SendTo(Generation(1), Message::Farewell)).expect("the other is told");
-    assert!(Some(farewell) < at(&Effect::LetGo), "as long as there is a link: {effects:?}");
+    assert!(
+        Some(farewell) < at(&Effect::LetGo(Afterwards::ServedBy(Some(102)))),
+        "as long as there is a link: {effects:?}"
+    );
     assert_eq!(at(&Effect::SendTo(Generation(2), Message::Farewell)), None);
     assert!(at(&Effect::Promote(Generation(2))).is_some());
 }

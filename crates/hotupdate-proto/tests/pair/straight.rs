@@ -30,7 +30,10 @@ fn a_handoff_is_this_sequence_of_messages() {
     // What the predecessor tells while it drains.
     let connections = Summary { idle: 0, active: 1, upgraded: 0 };
     let totals = Totals { accepted: 3, migrated: 2, ..Totals::default() };
-    world.incumbent_event(0, incumbent::Event::Progress { connections, closed: vec![4, 5], totals });
+    world.incumbent_event(
+        0,
+        incumbent::Event::Progress { connections, closed: vec![4, 5], totals, tasks: Vec::new() },
+    );
     world.run();
     let machine = world.incumbent(new).expect("it serves");
     let predecessor = &machine.predecessors()[0];
@@ -178,6 +181,7 @@ fn an_answer_that_nobody_waits_for_changes_nothing() {
     for event in [
         incumbent::Event::Stopped(incumbent::Stopped::default()),
         incumbent::Event::CannotStop("late".to_owned()),
+        incumbent::Event::BeforeReleaseDone(Ok(())),
         incumbent::Event::Drained { forced: 1 },
         incumbent::Event::Message(Message::Serving { gap_ns: None }),
         incumbent::Event::Message(Message::Failed { reason: "late".to_owned() }),
@@ -186,6 +190,7 @@ fn an_answer_that_nobody_waits_for_changes_nothing() {
             connections: Summary::default(),
             closed: Vec::new(),
             totals: Totals::default(),
+            tasks: Vec::new(),
         },
         incumbent::Event::Predecessor(Generation(9), Message::Failed { reason: "who?".to_owned() }),
         incumbent::Event::PredecessorClosed(Generation(9), hotupdate_proto::Fault::PeerGone),

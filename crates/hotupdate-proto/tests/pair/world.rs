@@ -53,6 +53,7 @@ struct Side {
 /// What a driver has still to tell its machine.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Pending {
+    HookDone,
     Stopped,
     Ready,
     Opened,
@@ -72,6 +73,9 @@ pub(crate) struct App {
     /// It becomes ready; its accept loops stop; they open; its connections end on their own; and when forced.
     pub(crate) readies: bool,
     pub(crate) stops: bool,
+    /// It has a hook that ends what only one process may do; the hook comes to an end.
+    pub(crate) has_hook: bool,
+    pub(crate) hook_ends: bool,
     pub(crate) opens: bool,
     pub(crate) drains: bool,
     pub(crate) ends: bool,
@@ -86,6 +90,8 @@ impl Default for App {
             release: Release::Now,
             readies: true,
             stops: true,
+            has_hook: false,
+            hook_ends: true,
             opens: true,
             drains: true,
             ends: true,
@@ -102,6 +108,8 @@ pub(crate) struct Proc {
     app: App,
     /// Its accept loops run.
     pub(crate) accepting: bool,
+    /// The application does what only one process may do.
+    pub(crate) works: bool,
     /// It holds the listeners, the control socket and the lock.
     pub(crate) holds: bool,
     /// The link to the successor, or of a successor to its incumbent.
@@ -142,6 +150,8 @@ pub(crate) struct World {
     /// Every message that was sent: by whom, and its name.
     pub(crate) said: Vec<(usize, &'static str)>,
     pub(crate) reports: Vec<(usize, Report)>,
+    /// Processes that became the service's main process.
+    pub(crate) established: Vec<usize>,
     pub(crate) fired: BTreeSet<Deadline>,
     /// How many actions may still happen before the world stands still.
     pub(crate) fuel: Option<usize>,
@@ -183,6 +193,7 @@ impl World {
             links: Vec::new(),
             said: Vec::new(),
             reports: Vec::new(),
+            established: Vec::new(),
             fired: BTreeSet::new(),
             fuel: None,
             tamper: None,
@@ -200,6 +211,7 @@ impl World {
             machine,
             app,
             accepting: serves,
+            works: serves,
             holds: serves,
             link: None,
             predecessors: BTreeMap::new(),
@@ -216,7 +228,8 @@ impl World {
     /// A first start.
     pub(crate) fn first(&mut self, app: App) -> usize {
         let index = self.procs.len();
-        let machine = Machine::Incumbent(Incumbent::first(local(index, &app)));
+        let machine = Incumbent::first(local(index, &app)).with_hook(app.has_hook);
+        let machine = Machine::Incumbent(machine);
         self.add(machine, app, true)
     }
 

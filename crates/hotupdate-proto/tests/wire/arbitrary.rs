@@ -68,6 +68,7 @@ fn link() -> impl Strategy<Value = LinkItem> {
             probation,
             drained,
             totals,
+            tasks: Vec::new(),
             handoff,
             since_ms,
         },
@@ -142,8 +143,9 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         released().prop_map(Message::Released),
         any::<Option<u64>>().prop_map(|gap_ns| Message::Serving { gap_ns }),
         vec(row(), 0..4).prop_map(|items| Message::Connections { items }),
-        (summary(), vec(any::<u64>(), 0..9), totals())
-            .prop_map(|(connections, closed, totals)| { Message::Progress { connections, closed, totals } }),
+        (summary(), vec(any::<u64>(), 0..9), totals()).prop_map(|(connections, closed, totals)| {
+            Message::Progress { connections, closed, totals, tasks: Vec::new() }
+        }),
         any::<u64>().prop_map(|forced| Message::Drained { forced }),
         Just(Message::LetGo),
         any::<u64>().prop_map(|deadline_ms| Message::Hurry { deadline_ms }),

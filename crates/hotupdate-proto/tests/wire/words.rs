@@ -86,7 +86,17 @@ fn process_status(attempt: Option<String>) -> ProcessStatus {
     let (generation, state) = (Generation(1), ProcessState::Serving);
     let (connections, process) = (summary(), process());
     let totals = Totals { accepted: 1, ..Totals::default() };
-    ProcessStatus { generation, process, state, since_ms: 1, connections, totals, probation: true, attempt }
+    ProcessStatus {
+        generation,
+        process,
+        state,
+        since_ms: 1,
+        connections,
+        totals,
+        tasks: vec!["consumer".to_owned()],
+        probation: true,
+        attempt,
+    }
 }
 
 /// With every field, or with as few as possible.
@@ -214,7 +224,12 @@ fn every_message() -> Vec<Message> {
         Message::Commit { batch: 1 },
         Message::Abort { batch: 1 },
         Message::Quiesced,
-        Message::Progress { connections: summary(), closed: Vec::new(), totals: Totals::default() },
+        Message::Progress {
+            connections: summary(),
+            closed: Vec::new(),
+            totals: Totals::default(),
+            tasks: Vec::new(),
+        },
         Message::Drained { forced: 0 },
         Message::LetGo,
         Message::Hurry { deadline_ms: 1 },
@@ -260,7 +275,12 @@ fn every_message() -> Vec<Message> {
 #[test]
 fn what_an_older_peer_says_is_understood() {
     let progress = json!({ "type": "progress", "connections": summary(), "closed": [1] });
-    let expected = Message::Progress { connections: summary(), closed: vec![1], totals: Totals::default() };
+    let expected = Message::Progress {
+        connections: summary(),
+        closed: vec![1],
+        totals: Totals::default(),
+        tasks: Vec::new(),
+    };
     assert_eq!(serde_json::from_value::<Message>(progress).unwrap(), expected);
 
     let mut status = json(&process_status(None));

@@ -1,159 +1,126 @@
-//! What a connection does, as its owner reports it.
+//! What a connection does, as the code that serves it reports.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use hotupdate_proto::ConnectionKind;
-use smol_str::SmolStr;
 use tokio::time::Instant;
 
 use super::drain::Drain;
-use super::queue::{MigrationSlot, Queue};
-use super::table::Table;
-use super::tracker::{GONE, Row, UPGRADED, state};
+use super::queue::MigrationSlot;
+use super::record::{Record, Status};
 use crate::metrics::Event;
 
-/// Whether connections of a kind can move to the process that serves now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Migration {
-    /// They stay.
-    Unavailable,
-    /// The other process has not said that it takes them, and may do so in a moment.
-    Pending,
-    /// They can.
-    Available,
-}
-
-/// Records what a connection does. Cheap to clone; a record of a connection that is gone changes nothing.
+/// Reports what a connection does, and asks what is known of it. Cheap to clone; a report about a connection that is gone
+/// changes nothing.
+///
+/// ```
+/// # fn example(connection: &hotupdate::Connection) {
+/// let activity = connection.activity();
+/// activity.set_protocol("lines");
+/// let request = activity.begin_request(); // `hotctl connections` shows the connection as active
+/// // … the answer …
+/// drop(request);
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct ConnectionActivity {
-    pub(super) row: Arc<Row>,
-    pub(super) table: Arc<Table>,
+    pub(super) record: Arc<Record>,
 }
 
 impl ConnectionActivity {
     /// What is spoken: `http/1.1`, `h2`, `websocket`, `raw`, or a word of the application.
     pub fn set_protocol(&self, protocol: &'static str) {
-        *self.row.protocol.lock().unwrap_or_else(PoisonError::into_inner) = SmolStr::new_static(protocol);
+        self.record.set_protocol(protocol);
     }
 
-    /// A request began; it ends when the returned value is dropped.
-    #[must_use]
+    /// A request begins; it ends when the returned value is dropped.
+    #[must_use = "the request ends when this is dropped"]
     pub fn begin_request(&self) -> RequestGuard {
-        self.row.requests.fetch_add(1, Relaxed);
-        self.table.ledger.request();
-        let before = self.row.activity.fetch_add(1, Relaxed);
-        self.changed(before, before + 1);
-        RequestGuard { activity: self.clone() }
-    }
-
-    /// Whether connections of this kind, and of this listener, can move.
-    #[must_use]
-    pub fn migration(&self, kind: &str) -> Migration {
-        self.migration_if(|taken| taken == kind)
-    }
-
-    fn migration_if(&self, wanted: impl Fn(&str) -> bool) -> Migration {
-        let fits = |taken: &ConnectionKind| {
-            wanted(&taken.kind)
-                && taken.listener.as_ref().is_none_or(|listener| *listener == self.row.listener)
-        };
-        let taken = self.table.taken();
-        let until = match taken.hangs {
-            None if taken.kinds.iter().any(fits) => return Migration::Available,
-            Some(until) if taken.kinds.iter().any(fits) => Some(until),
-            _ => taken.until,
-        };
-        if until.is_some_and(|until| Instant::now() < until) {
-            Migration::Pending
-        } else {
-            Migration::Unavailable
-        }
-    }
-
-    /// Whether connections of a kind that begins like this, and of this listener, can move.
-    #[must_use]
-    pub fn migration_any(&self, beginning: &str) -> Migration {
-        self.migration_if(|kind| kind.starts_with(beginning))
-    }
-
-    /// What the process wants of this connection.
-    #[must_use]
-    pub fn drain(&self) -> Drain {
-        Drain::new(self.table.phase.subscribe())
-    }
-
-    /// The connection's place in the queue of those that move.
-    #[must_use]
-    pub fn migration_slot(&self) -> MigrationSlot {
-        MigrationSlot::new(self.clone())
-    }
-
-    pub(crate) fn queue(&self) -> &Queue {
-        &self.table.queue
-    }
-
-    /// Since the client said something here.
-    pub(crate) fn silence(&self) -> Duration {
-        match self.row.heard.load(Relaxed) {
-            0 => Duration::MAX,
-            heard => Duration::from_millis(self.table.millis().saturating_sub(heard)),
-        }
-    }
-
-    /// Whether nothing has changed since it could not move.
-    pub(crate) fn stays(&self) -> bool {
-        self.row.stays.load(Relaxed) == self.table.changes.load(Relaxed)
+        self.record.begin_request();
+        RequestGuard { record: self.record.clone() }
     }
 
     /// How many requests are in flight.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
-        // Fits: the flags are cut off, and nobody has 2^32 requests in flight on a connection.
-        (self.row.activity.load(Relaxed) & u64::from(u32::MAX)) as u32
+        self.record.status().in_flight()
     }
 
-    /// How many requests there have been.
+    /// How many requests there have been, those in earlier versions included.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.row.requests.load(Relaxed)
+        self.record.requests.load(Relaxed)
     }
 
-    /// The conversation is no longer one of requests and responses.
+    /// The connection no longer carries requests and responses, but this.
     pub fn set_upgraded(&self, protocol: &'static str) {
         self.set_protocol(protocol);
-        let before = self.row.activity.fetch_or(UPGRADED, Relaxed);
-        self.changed(before, before | UPGRADED);
+        self.record.set(Status::UPGRADED);
     }
 
-    /// Counts a connection that its owner closed at the deadline.
+    /// The connection is closed at the deadline of a drain: it counts as `forced`.
     pub fn set_forced(&self) {
-        self.table.end(&self.row, Event::Forced);
+        self.record.end(Event::Forced);
     }
 
-    /// The owner tells the client to leave, or closes, because the process drains: the end of this connection is counted as
-    /// `closed` and not as `finished`.
+    /// The client is told to leave, or the connection is closed, because the process drains: its end counts as `closed` and
+    /// not as `finished`.
     pub fn set_closing(&self) {
-        self.row.closing.store(true, Relaxed);
+        self.record.set(Status::CLOSING);
     }
 
-    fn changed(&self, before: u64, after: u64) {
-        if before & GONE == 0 {
-            self.table.ledger.changed(state(before), state(after));
-        }
+    /// What the process wants of this connection.
+    #[must_use]
+    pub fn drain(&self) -> Drain {
+        Drain::new(self.record.table.phase.subscribe())
+    }
+
+    /// Whether this connection can migrate: the process drains, the one that serves now accepts connections of this kind and
+    /// listener, and nothing has stopped this connection since that changed last. [`Drain::changed`] tells of changes.
+    #[must_use]
+    pub fn can_migrate(&self, kind: &str) -> bool {
+        self.can_migrate_if(|accepted| accepted == kind)
+    }
+
+    /// Whether connections of a kind that begins like this can migrate.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn can_migrate_any(&self, beginning: &str) -> bool {
+        self.can_migrate_if(|accepted| accepted.starts_with(beginning))
+    }
+
+    fn can_migrate_if(&self, wanted: impl Fn(&str) -> bool) -> bool {
+        let Self { record } = self;
+        let fits = |accepted: &ConnectionKind| {
+            wanted(&accepted.kind)
+                && accepted.listener.as_ref().is_none_or(|listener| *listener == record.listener)
+        };
+        !record.is_refused() && record.table.accepted().any(fits)
+    }
+
+    /// The process that serves takes no connections for now. After this moment they cannot migrate, if nothing changes.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn suspended_until(&self) -> Option<Instant> {
+        self.record.table.accepted().suspended_until()
+    }
+
+    /// The connection's place in the queue of those that migrate.
+    #[must_use]
+    pub fn migration_slot(&self) -> MigrationSlot {
+        MigrationSlot::new(self.record.clone())
     }
 }
 
-/// A request in flight.
+/// A request in flight; it ends when this is dropped.
 #[derive(Debug)]
 pub struct RequestGuard {
-    activity: ConnectionActivity,
+    record: Arc<Record>,
 }
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        let before = self.activity.row.activity.fetch_sub(1, Relaxed);
-        self.activity.changed(before, before - 1);
+        self.record.end_request();
     }
 }

@@ -1,13 +1,11 @@
-//! A connection that was accepted: reads and writes, and stands in the live table as long as it is open.
-//!
-//! Deliberately absent: protocols.
+//! A connection that was accepted: reads and writes, and is in the table as long as it is open.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use hotupdate_proto::ConnectionRow;
 use serde::Serialize;
@@ -16,22 +14,16 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
-use super::activity::{ConnectionActivity, Migration};
+use super::activity::ConnectionActivity;
 use super::drain::Drain;
 use super::queue::MigrationSlot;
+use super::record::Tracker;
 use super::socket::Socket;
-use super::table::Connections;
-use super::tracker::Tracker;
 use crate::address::Address;
+use crate::metrics::Event;
 
-/// The most bytes of state that move with one connection.
+/// The most bytes of state that migrate with one connection.
 pub const MAX_STATE: usize = hotupdate_proto::migration::MAX_BATCH_STATE;
-
-/// How long somebody who hands over a connection waits, without serving it, until it is known whether it can move.
-const UNKNOWN: Duration = Duration::from_secs(1);
-
-/// How often it is looked whether the answer, if the next version takes a connection, is overdue.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A connection on its way to the driver.
 #[derive(Debug)]
@@ -44,7 +36,7 @@ pub(crate) struct MigrationRequest {
 
 /// A connection that stays where it is.
 #[derive(Debug, thiserror::Error)]
-#[error("the connection does not move: {why}")]
+#[error("the connection does not migrate: {why}")]
 pub struct NotMigrated {
     /// The connection, untouched.
     pub connection: Connection,
@@ -54,7 +46,7 @@ pub struct NotMigrated {
 
 /// One accepted connection.
 ///
-/// It stands in the live table until it is dropped. At the deadline of a drain its socket is shut down: reads return
+/// It is in the table of [`Connections`](super::Connections) until it is dropped. At the deadline of a drain its socket is shut down: reads return
 /// end-of-file then, and writes fail.
 #[derive(Debug)]
 pub struct Connection {
@@ -63,83 +55,78 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(socket: Arc<Socket>, tracker: Tracker) -> Self {
+    pub(super) fn new(socket: Arc<Socket>, tracker: Tracker) -> Self {
         Self { socket, tracker }
-    }
-
-    /// A connection that came from another process, with what was known of it there.
-    pub(crate) fn arrived(connections: &Connections, row: ConnectionRow, socket: Socket) -> Self {
-        let socket = Arc::new(socket);
-        let tracker = connections.adopt(row, &socket);
-        Self::new(socket, tracker)
     }
 
     /// The connection's number, unique in this process.
     #[must_use]
     pub fn id(&self) -> u64 {
-        self.tracker.id()
+        self.tracker.record.id
     }
 
     /// The client's address.
     #[must_use]
     pub fn peer_addr(&self) -> &Address {
-        self.tracker.peer_addr()
+        &self.tracker.record.peer
     }
 
     /// The address that the client connected to.
     #[must_use]
     pub fn local_addr(&self) -> &Address {
-        self.tracker.local_addr()
+        &self.tracker.record.local
     }
 
     /// Records what the connection does.
     #[must_use]
     pub fn activity(&self) -> ConnectionActivity {
-        self.tracker.activity()
+        ConnectionActivity { record: self.tracker.record.clone() }
     }
 
     /// What the process wants of this connection.
     #[must_use]
     pub fn drain(&self) -> Drain {
-        self.tracker.activity().drain()
+        self.activity().drain()
     }
 
     /// The connection's place in the queue of those that move.
     #[must_use]
     pub fn migration_slot(&self) -> MigrationSlot {
-        self.tracker.activity().migration_slot()
+        self.activity().migration_slot()
     }
 
-    /// Whether the process that serves now picks up connections of this kind.
+    /// Whether this connection can migrate: the process drains, and the one that serves now accepts connections of this kind.
     ///
     /// ```no_run
     /// # async fn example(connection: hotupdate::Connection) {
-    /// if connection.migration("echo") == hotupdate::connections::Migration::Available {
+    /// if connection.can_migrate("echo") {
     ///     let _ = connection.migrate("echo", &()).await;
     /// }
     /// # }
     /// ```
     #[must_use]
-    pub fn migration(&self, kind: &str) -> Migration {
-        self.tracker.activity().migration(kind)
+    pub fn can_migrate(&self, kind: &str) -> bool {
+        self.activity().can_migrate(kind)
     }
 
-    /// Passes this connection to the process that serves now, whose [`Starting::on_migrated`](crate::Starting::on_migrated) of the same
-    /// kind picks it up together with `state` (as JSON). Its client notices nothing: the caller stops reading and writing
-    /// at a point from which the other version can go on, and everything else that the other version has to know, such as
-    /// bytes that were read and not dealt with, goes into `state`.
+    /// Migrates this connection to the process that serves now, whose
+    /// [`Starting::on_migrated`](crate::Starting::on_migrated) of the same kind goes on with it and with `state` (as JSON).
+    /// Its client notices nothing: the caller stops reading and writing at a point from which the other version can go on,
+    /// and everything else that the other version has to know, such as bytes that were read and not handled, goes into
+    /// `state`.
     ///
-    /// At once; [`MigrationSlot::acquire`] tells when it is a good moment. Waits until it is known whether the connection can move. Not safe to cancel: a connection whose move is cancelled
-    /// is closed if it did not arrive.
+    /// It begins at once; [`MigrationSlot::acquire`] tells when it is a good moment. Not safe to cancel: a connection whose
+    /// migration is cancelled is closed if it did not arrive.
     ///
     /// # Errors
-    /// [`NotMigrated`] with the connection: the process does not drain, the next version does not take this kind or knows
-    /// nothing of moves, or it died before it had the connection. Serve on.
+    /// [`NotMigrated`] with the connection, to serve on: the process does not drain, the next version does not accept this
+    /// kind or cannot read the state, or it died before it had the connection.
     pub async fn migrate(self, kind: &str, state: &(impl Serialize + Sync)) -> Result<(), NotMigrated> {
         match serde_json::to_vec(state) {
             Ok(state) => self.migrate_bytes(kind, state).await,
             Err(error) => {
-                Err(NotMigrated { connection: self, why: format!("its state cannot be JSON: {error}") })
+                let seen = self.tracker.record.table.changes();
+                Err(self.stays(seen, format!("its state cannot be JSON: {error}")))
             }
         }
     }
@@ -150,51 +137,51 @@ impl Connection {
     /// # Errors
     /// As [`Connection::migrate`].
     pub async fn migrate_bytes(self, kind: &str, state: Vec<u8>) -> Result<(), NotMigrated> {
+        let table = self.tracker.record.table.clone();
+        table.accepted_is_known().await;
+        // Before anything is decided: a change from here on is a new chance.
+        let seen = table.changes();
         if state.len() > MAX_STATE {
-            self.tracker.stays();
-            let why = format!("its state has {} bytes, at most {MAX_STATE} move", state.len());
-            return Err(NotMigrated { connection: self, why });
+            let why = format!("its state has {} bytes, at most {MAX_STATE} migrate", state.len());
+            return Err(self.stays(seen, why));
         }
-        let mut drain = self.drain();
-        let begun = Instant::now();
-        while self.migration(kind) == Migration::Pending && begun.elapsed() < UNKNOWN {
-            // The answer comes with a change, or the time for it is over.
-            let _ = tokio::time::timeout(ASK_AGAIN, drain.changed()).await;
+        if !self.can_migrate(kind) {
+            return Err(self.stays(seen, format!("no other process accepts connections of kind {kind:?}")));
         }
-        let why = match self.migration(kind) {
-            Migration::Available => None,
-            Migration::Pending => Some("the other process does not answer".to_owned()),
-            Migration::Unavailable => Some(format!("nobody takes connections of kind {kind:?}")),
-        };
-        if let Some(why) = why {
-            self.tracker.stays();
-            return Err(NotMigrated { connection: self, why });
+        let (reply, migrated) = oneshot::channel();
+        let request = MigrationRequest { connection: self, kind: kind.into(), state, reply };
+        if let Err(unsent) = table.migrations.send(request) {
+            return Err(unsent.0.connection.stays(seen, "the runtime is shutting down".to_owned()));
         }
-        let table = self.tracker.connections();
-        let (reply, moved) = oneshot::channel();
-        let migration = MigrationRequest { connection: self, kind: kind.into(), state, reply };
-        if let Err(migration) = table.send(migration) {
-            let why = "the runtime is shutting down".to_owned();
-            return Err(NotMigrated { connection: migration.connection, why });
-        }
-        match moved.await {
+        match migrated.await {
             Ok(Err(connection)) => {
-                connection.tracker.stays();
-                Err(NotMigrated {
-                    connection: *connection,
-                    why: "the other process did not take it".to_owned(),
-                })
+                Err(connection.stays(seen, "the other process did not take it".to_owned()))
             }
             // Without an answer the driver is gone, and the connection with it.
             Ok(Ok(())) | Err(_) => Ok(()),
         }
     }
 
+    fn stays(self, seen: u64, why: String) -> NotMigrated {
+        self.tracker.record.set_refused(seen);
+        NotMigrated { connection: self, why }
+    }
+
+    /// The other process has it.
+    pub(crate) fn set_migrated(&self) {
+        self.tracker.record.end(Event::Migrated);
+    }
+
+    /// The connection as it is told to other processes.
+    pub(crate) fn describe(&self) -> ConnectionRow {
+        self.tracker.record.describe()
+    }
+
     pub(crate) fn socket(&self) -> &Arc<Socket> {
         &self.socket
     }
 
-    pub(crate) fn tracker(&self) -> &Tracker {
+    pub(super) fn tracker(&self) -> &Tracker {
         &self.tracker
     }
 
@@ -209,12 +196,19 @@ impl Connection {
     }
 }
 
+/// For socket options. Reading and writing past the connection loses what is known of it.
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = self.socket.poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.tracker.heard();
+            self.tracker.record.heard();
         }
         read
     }

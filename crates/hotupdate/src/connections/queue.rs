@@ -1,29 +1,29 @@
-//! The way out to the next version: so many connections at a time, the others are served here until it is their turn.
-//!
-//! Deliberately absent: moving, see [`Connection::migrate`](crate::Connection::migrate).
+//! The queue of connections that migrate: so many at a time, the others are served here until they have a slot.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::activity::{ConnectionActivity, Migration};
+use super::activity::ConnectionActivity;
+use super::record::Record;
 
-/// Half as many again as can be on their way (1,000, `hotupdate_proto::migration`), so that the next ones are ready. One that has
-/// its turn is not served until it has arrived, which with so many before it takes some 60 ms: no matter for the idle ones.
+/// Half as many again as can be on their way (1,000, `hotupdate_proto::migration`), so that the next ones are ready. A
+/// connection that has a slot is not served until it has arrived, which with so many before it takes some 60 ms: no matter
+/// for idle ones.
 const AT_A_TIME: usize = 1_500;
 
-/// Those who would notice go when the idle ones have gone, and with few before them.
+/// Clients of active connections would notice; they go when the idle ones have gone, and with few before them.
 const ACTIVE_AT_A_TIME: usize = 200;
 
-/// Whose client has said nothing for so long is idle.
+/// A connection is idle when its client has sent nothing for so long.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 
-/// A connection's place in the queue of those that move to the next version.
+/// A connection's place in the queue of those that migrate to the next version.
 ///
-/// Whoever hands over a connection without it hands it over at once; then it waits unserved until all that came before have
-/// moved, and with 100,000 connections these are seconds.
+/// A connection that migrates without it does so at once, and waits unserved until all that came before have migrated; with
+/// 100,000 connections these are seconds.
 ///
 /// ```no_run
 /// # async fn step(_: &mut hotupdate::Connection) {}
@@ -32,8 +32,8 @@ const IDLE_AFTER: Duration = Duration::from_secs(1);
 ///     loop {
 ///         tokio::select! {
 ///             () = slot.acquire("echo") => match connection.migrate("echo", &()).await {
-///                 Ok(()) => return,                          // the next version goes on
-///                 Err(stays) => connection = stays.connection, // so do we, and are asked again when something changes
+///                 Ok(()) => return,                            // the next version goes on
+///                 Err(stays) => connection = stays.connection, // this one goes on, and tries again after a change
 ///             },
 ///             () = step(&mut connection) => {}
 ///         }
@@ -42,7 +42,7 @@ const IDLE_AFTER: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Debug)]
 pub struct MigrationSlot {
-    activity: ConnectionActivity,
+    record: Arc<Record>,
     place: Place,
 }
 
@@ -50,9 +50,9 @@ pub struct MigrationSlot {
 enum Place {
     #[default]
     None,
-    /// With the ticket. Who waits and is not in the queue any more has been called.
+    /// With the ticket. A connection that waits and is not in the queue any more has been given a slot.
     Waits(Ticket),
-    Turn,
+    Granted,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,25 +62,22 @@ struct Ticket {
 }
 
 impl MigrationSlot {
-    pub(crate) fn new(activity: ConnectionActivity) -> Self {
-        Self { activity, place: Place::None }
+    pub(super) fn new(record: Arc<Record>) -> Self {
+        Self { record, place: Place::None }
     }
 
-    /// Resolves when the process drains, the one that serves now picks up connections of this kind, and it is this
-    /// connection's turn; not again after a move that failed, until something changes. Those come first whose clients have
-    /// been silent for a second.
+    /// Resolves when the connection can migrate (see [`Connection::can_migrate`](crate::Connection::can_migrate)) and has a
+    /// slot. Connections whose clients have been silent for a second come first.
     ///
-    /// The turn lasts until this value is dropped, or something else is asked of it. Safe to cancel: then others come first.
+    /// The slot is held until this value is dropped, or asked for something else. Safe to cancel: then others come first.
     pub async fn acquire(&mut self, kind: &str) {
-        let mut drain = self.activity.drain();
+        let activity = ConnectionActivity { record: self.record.clone() };
+        let mut drain = activity.drain();
         loop {
             self.release();
             // Before the look, so that no change is missed.
             drain.seen();
-            if drain.is_draining()
-                && !self.activity.stays()
-                && self.activity.migration(kind) == Migration::Available
-            {
+            if drain.is_draining() && activity.can_migrate(kind) {
                 tokio::select! {
                     () = self.acquire_any() => return,
                     _ = drain.changed() => {}
@@ -91,25 +88,24 @@ impl MigrationSlot {
         }
     }
 
-    /// Resolves when it is this connection's turn, whatever the process wants.
+    /// Resolves when the connection has a slot, whether or not it can migrate.
     ///
-    /// As [`MigrationSlot::acquire`] is it safe to cancel.
+    /// Safe to cancel, as [`MigrationSlot::acquire`] is.
     pub async fn acquire_any(&mut self) {
         let waiting = Waiting(self);
         poll_fn(|cx| waiting.0.poll_acquire(cx)).await;
     }
 
-    /// As [`MigrationSlot::acquire_any`]. Its place is kept between two calls, and its turn, until [`MigrationSlot::release`]: who does not come
-    /// back holds up others.
+    /// As [`MigrationSlot::acquire_any`]. Between two calls the place in the queue is kept, and the slot, until
+    /// [`MigrationSlot::release`]: a caller that neither polls again nor releases holds up others.
     pub fn poll_acquire(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let active = self.activity.silence() < IDLE_AFTER;
-        self.activity.queue().poll(&mut self.place, active, cx)
+        self.record.table.queue.poll(&mut self.place, || self.record.silence() < IDLE_AFTER, cx)
     }
 
-    /// Has something else to do, or stays.
+    /// Gives up the slot, or the place in the queue.
     pub fn release(&mut self) {
         if !matches!(self.place, Place::None) {
-            self.activity.queue().leave(&mut self.place);
+            self.record.table.queue.leave(&mut self.place);
         }
     }
 }
@@ -120,7 +116,7 @@ impl Drop for MigrationSlot {
     }
 }
 
-/// Steps out if nobody waits any more. Who has a turn keeps it.
+/// Gives up the place in the queue when the wait is cancelled. A slot that was granted is kept.
 struct Waiting<'a>(&'a mut MigrationSlot);
 
 impl Drop for Waiting<'_> {
@@ -131,56 +127,74 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Everybody who wants to leave a process.
+/// All connections of a process that want to migrate.
 #[derive(Debug, Default)]
-pub(crate) struct Queue {
+pub(super) struct Queue {
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     last: u64,
-    /// How many have their turn.
-    out: usize,
+    /// How many slots are held.
+    granted: usize,
+    /// The other process takes no connections for now, so none gets a slot.
+    suspended: bool,
     idle: BTreeMap<u64, Waker>,
     active: BTreeMap<u64, Waker>,
 }
 
 impl Queue {
-    fn poll(&self, place: &mut Place, active: bool, cx: &mut Context<'_>) -> Poll<()> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        match place {
-            Place::Turn => return Poll::Ready(()),
-            Place::None if inner.has_room(active) => inner.out += 1,
-            Place::None => {
+    fn poll(&self, place: &mut Place, is_active: impl FnOnce() -> bool, cx: &mut Context<'_>) -> Poll<()> {
+        if matches!(place, Place::Granted) {
+            return Poll::Ready(());
+        }
+        let mut inner = self.lock();
+        if let Place::Waits(ticket) = place {
+            if let Some(waker) = inner.waiting(ticket.active).get_mut(&ticket.number) {
+                waker.clone_from(cx.waker());
+                return Poll::Pending;
+            }
+        } else {
+            let active = is_active();
+            if !inner.has_room(active) {
                 inner.last += 1;
                 let number = inner.last;
                 inner.waiting(active).insert(number, cx.waker().clone());
                 *place = Place::Waits(Ticket { number, active });
                 return Poll::Pending;
             }
-            Place::Waits(ticket) => {
-                if let Some(waker) = inner.waiting(ticket.active).get_mut(&ticket.number) {
-                    waker.clone_from(cx.waker());
-                    return Poll::Pending;
-                }
-            }
+            inner.granted += 1;
         }
-        *place = Place::Turn;
+        *place = Place::Granted;
         Poll::Ready(())
     }
 
     fn leave(&self, place: &mut Place) {
         let called = {
-            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut inner = self.lock();
             match std::mem::take(place) {
                 Place::None => {}
                 Place::Waits(ticket) if inner.waiting(ticket.active).remove(&ticket.number).is_some() => {}
-                Place::Waits(_) | Place::Turn => inner.out -= 1,
+                Place::Waits(_) | Place::Granted => inner.granted -= 1,
             }
             inner.call()
         };
         called.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether slots are given at all. Those that are held stay with their holders.
+    pub(super) fn suspend(&self, suspended: bool) {
+        let called = {
+            let mut inner = self.lock();
+            inner.suspended = suspended;
+            inner.call()
+        };
+        called.into_iter().for_each(Waker::wake);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -189,89 +203,177 @@ impl Inner {
         if active { &mut self.active } else { &mut self.idle }
     }
 
-    /// For somebody who comes last.
+    /// Whether a connection that comes last gets a slot at once.
     fn has_room(&self, active: bool) -> bool {
-        let nobody = self.idle.is_empty();
-        if active {
-            nobody && self.active.is_empty() && self.out < ACTIVE_AT_A_TIME
-        } else {
-            nobody && self.out < AT_A_TIME
-        }
+        let limit = if active { ACTIVE_AT_A_TIME } else { AT_A_TIME };
+        let first = self.idle.is_empty() && (!active || self.active.is_empty());
+        first && !self.suspended && self.granted < limit
     }
 
-    /// Whose turn it is now.
+    /// Gives the slots that are free; returns whom to wake.
     fn call(&mut self) -> Vec<Waker> {
         let mut called = Vec::new();
-        loop {
+        while !self.suspended {
             let limit = if self.idle.is_empty() { ACTIVE_AT_A_TIME } else { AT_A_TIME };
-            if self.out >= limit {
-                return called;
+            if self.granted >= limit {
+                break;
             }
             let next = self.idle.pop_first().or_else(|| self.active.pop_first());
-            let Some((_, waker)) = next else { return called };
-            self.out += 1;
+            let Some((_, waker)) = next else { break };
+            self.granted += 1;
             called.push(waker);
         }
+        called
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::Wake;
+
     use super::*;
 
     const IDLE: bool = false;
     const ACTIVE: bool = true;
 
-    fn has_turn(queue: &Queue, place: &mut Place, active: bool) -> bool {
-        queue.poll(place, active, &mut Context::from_waker(Waker::noop())).is_ready()
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
     }
 
-    /// So many that have their turn.
-    fn out(queue: &Queue, how_many: usize) -> Vec<Place> {
+    fn has_slot(queue: &Queue, place: &mut Place, active: bool) -> bool {
+        queue.poll(place, || active, &mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    /// So many idle connections with a slot each.
+    fn granted(queue: &Queue, how_many: usize) -> Vec<Place> {
         let mut places: Vec<_> = std::iter::repeat_with(Place::default).take(how_many).collect();
-        assert!(places.iter_mut().all(|place| has_turn(queue, place, IDLE)));
+        assert!(places.iter_mut().all(|place| has_slot(queue, place, IDLE)));
         places
     }
 
+    /// Nothing is left in the queue, and all slots are free.
+    fn assert_empty(queue: &Queue) {
+        let inner = queue.lock();
+        assert_eq!((inner.granted, inner.idle.len(), inner.active.len()), (0, 0, 0));
+    }
+
     #[test]
-    fn who_steps_out_makes_room_for_who_waited_longest() {
+    fn a_slot_that_is_released_goes_to_the_connection_that_waited_longest() {
         let queue = Queue::default();
-        let mut out = out(&queue, AT_A_TIME);
+        let mut before = granted(&queue, AT_A_TIME);
         let [mut first, mut second, mut third] = [(); 3].map(|()| Place::None);
         for place in [&mut first, &mut second, &mut third] {
-            assert!(!has_turn(&queue, place, IDLE));
+            assert!(!has_slot(&queue, place, IDLE));
         }
-        queue.leave(&mut out[0]);
-        assert!(!has_turn(&queue, &mut out[0], IDLE), "behind those who waited before");
-        assert!(!has_turn(&queue, &mut second, IDLE) && has_turn(&queue, &mut first, IDLE));
+        queue.leave(&mut before[0]);
+        assert!(!has_slot(&queue, &mut before[0], IDLE), "behind those that waited before");
+        assert!(!has_slot(&queue, &mut second, IDLE) && has_slot(&queue, &mut first, IDLE));
         queue.leave(&mut second);
         queue.leave(&mut first);
-        assert!(has_turn(&queue, &mut third, IDLE), "nobody else waited before");
-        assert!(!has_turn(&queue, &mut out[0], IDLE));
+        assert!(has_slot(&queue, &mut third, IDLE), "no other waited before");
+        assert!(!has_slot(&queue, &mut before[0], IDLE));
+        for place in before.iter_mut().chain([&mut third]) {
+            queue.leave(place);
+        }
+        assert_empty(&queue);
     }
 
     #[test]
-    fn active_connections_go_when_the_idle_ones_have_gone() {
+    fn active_connections_wait_until_the_idle_ones_have_gone() {
         let queue = Queue::default();
-        let mut out = out(&queue, AT_A_TIME);
+        let mut before = granted(&queue, AT_A_TIME);
         let [mut idle, mut active] = [(); 2].map(|()| Place::None);
-        assert!(!has_turn(&queue, &mut active, ACTIVE) && !has_turn(&queue, &mut idle, IDLE));
-        queue.leave(&mut out[0]);
-        assert!(has_turn(&queue, &mut idle, IDLE), "it is called first");
-        out[1..=AT_A_TIME - ACTIVE_AT_A_TIME].iter_mut().for_each(|place| queue.leave(place));
-        assert!(!has_turn(&queue, &mut active, ACTIVE), "too many are before it");
+        assert!(!has_slot(&queue, &mut active, ACTIVE) && !has_slot(&queue, &mut idle, IDLE));
+        queue.leave(&mut before[0]);
+        assert!(has_slot(&queue, &mut idle, IDLE), "it is called first");
+        before[1..=AT_A_TIME - ACTIVE_AT_A_TIME].iter_mut().for_each(|place| queue.leave(place));
+        assert!(!has_slot(&queue, &mut active, ACTIVE), "too many are before it");
         queue.leave(&mut idle);
-        assert!(has_turn(&queue, &mut active, ACTIVE));
+        assert!(has_slot(&queue, &mut active, ACTIVE));
     }
 
     #[test]
-    fn who_is_called_and_does_not_come_makes_room() {
+    fn few_active_connections_have_a_slot_at_a_time() {
         let queue = Queue::default();
-        let mut out = out(&queue, AT_A_TIME);
+        let mut places: Vec<_> = std::iter::repeat_with(Place::default).take(ACTIVE_AT_A_TIME).collect();
+        assert!(places.iter_mut().all(|place| has_slot(&queue, place, ACTIVE)));
+        let mut last = Place::None;
+        assert!(!has_slot(&queue, &mut last, ACTIVE));
+        let mut idle = Place::None;
+        assert!(has_slot(&queue, &mut idle, IDLE), "idle ones do not wait for active ones");
+        queue.leave(&mut places[0]);
+        assert!(!has_slot(&queue, &mut last, ACTIVE), "still as many are before it");
+        let mut late = Place::None;
+        queue.leave(&mut idle);
+        assert!(
+            !has_slot(&queue, &mut late, ACTIVE) && has_slot(&queue, &mut last, ACTIVE),
+            "in their order"
+        );
+    }
+
+    /// An active connection does not overtake an idle one that waits, even if a slot is free for it.
+    #[test]
+    fn an_active_connection_does_not_overtake() {
+        let queue = Queue::default();
+        queue.suspend(true);
+        let [mut idle, mut active] = [(); 2].map(|()| Place::None);
+        assert!(!has_slot(&queue, &mut idle, IDLE));
+        queue.lock().suspended = false;
+        assert!(!has_slot(&queue, &mut active, ACTIVE), "an idle one waits");
+        queue.leave(&mut idle);
+        assert!(has_slot(&queue, &mut active, ACTIVE));
+    }
+
+    #[test]
+    fn nothing_is_granted_while_the_other_process_takes_nothing() {
+        let queue = Queue::default();
+        let mut held = granted(&queue, 1);
+        queue.suspend(true);
+        assert!(has_slot(&queue, &mut held[0], IDLE), "what is granted stays so");
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let [mut idle, mut active] = [(); 2].map(|()| Place::None);
+        for (place, is_active) in [(&mut idle, IDLE), (&mut active, ACTIVE)] {
+            assert!(queue.poll(place, || is_active, &mut Context::from_waker(&waker)).is_pending());
+        }
+        queue.leave(&mut held[0]);
+        assert_eq!(woken.0.load(Relaxed), 0);
+        queue.suspend(false);
+        assert_eq!(woken.0.load(Relaxed), 2, "both are called");
+        assert!(has_slot(&queue, &mut idle, IDLE) && has_slot(&queue, &mut active, ACTIVE));
+    }
+
+    #[test]
+    fn the_waker_of_the_last_poll_is_called_and_only_once() {
+        let queue = Queue::default();
+        queue.suspend(true);
+        let wakers = [(); 2].map(|()| Arc::new(Woken::default()));
+        let mut place = Place::None;
+        for woken in &wakers {
+            let waker = Waker::from(woken.clone());
+            assert!(queue.poll(&mut place, || IDLE, &mut Context::from_waker(&waker)).is_pending());
+        }
+        queue.suspend(false);
+        queue.suspend(false);
+        assert_eq!(wakers.map(|woken| woken.0.load(Relaxed)), [0, 1]);
+        queue.leave(&mut place);
+        assert_empty(&queue);
+    }
+
+    #[test]
+    fn a_connection_that_is_called_and_does_not_come_makes_room() {
+        let queue = Queue::default();
+        let mut before = granted(&queue, AT_A_TIME);
         let [mut called, mut waits] = [(); 2].map(|()| Place::None);
-        assert!(!has_turn(&queue, &mut called, IDLE) && !has_turn(&queue, &mut waits, IDLE));
-        queue.leave(&mut out[0]);
+        assert!(!has_slot(&queue, &mut called, IDLE) && !has_slot(&queue, &mut waits, IDLE));
+        queue.leave(&mut before[0]);
         queue.leave(&mut called);
-        assert!(has_turn(&queue, &mut waits, IDLE));
+        assert!(has_slot(&queue, &mut waits, IDLE));
     }
 }

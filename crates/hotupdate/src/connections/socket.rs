@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
-use tokio::io::ReadBuf;
+use tokio::io::{Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// The kernel's side of a connection. Shared with the live table, which shuts it down at the deadline of a drain.
@@ -47,21 +47,22 @@ impl Socket {
     }
 
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         loop {
             let read = match self {
                 Self::Tcp(stream) => {
                     ready!(stream.poll_read_ready(cx))?;
-                    stream.try_read_buf(buf)
+                    stream.try_io(Interest::READABLE, || read_once(buf, |buf| stream.try_read_buf(buf)))
                 }
                 Self::Unix(stream) => {
                     ready!(stream.poll_read_ready(cx))?;
-                    stream.try_read_buf(buf)
+                    stream.try_io(Interest::READABLE, || read_once(buf, |buf| stream.try_read_buf(buf)))
                 }
             };
             match read {
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                Err(_) if buf.filled().len() == before => {}
+                Ok(()) | Err(_) => return Poll::Ready(Ok(())),
             }
         }
     }
@@ -84,4 +85,15 @@ impl Socket {
             }
         }
     }
+}
+
+/// As in tokio's own `poll_read`, a read that does not fill the buffer says that the kernel has no more: `WouldBlock` makes
+/// the next one wait for an event. Without that each request would cost a second recvfrom(2), which finds nothing.
+fn read_once<'a>(
+    buf: &mut ReadBuf<'a>,
+    read: impl FnOnce(&mut ReadBuf<'a>) -> io::Result<usize>,
+) -> io::Result<()> {
+    let room = buf.remaining();
+    let n = read(buf)?;
+    if (1..room).contains(&n) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
 }

@@ -1,10 +1,7 @@
-//! The live table: every open connection of this process. What one of them does is kept in `connections/tracker.rs`, how
-//! many there are in `connections/ledger.rs`.
-//!
-//! Deliberately absent: reading and writing, see [`crate::connection`]; deciding when to drain, see `driver.rs`.
+//! The table: every open connection of this process, and what all of them are told.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hotupdate_proto::{ConnectionKind, ConnectionRow, Generation, Summary, Totals};
@@ -12,12 +9,12 @@ use smol_str::SmolStr;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-use super::connection::MigrationRequest;
+use super::connection::{Connection, MigrationRequest};
 use super::drain::{Drain, Phase};
 use super::ledger::Ledger;
 use super::queue::Queue;
+use super::record::{Origin, Record, Tracker};
 use super::socket::Socket;
-use super::tracker::{Row, Tracker};
 use crate::address::Address;
 use crate::metrics::{Event, Metrics};
 
@@ -32,35 +29,53 @@ pub struct Connections {
 
 #[derive(Debug)]
 pub(super) struct Table {
-    pub(super) rows: Mutex<HashMap<u64, Arc<Row>>>,
+    pub(super) rows: Mutex<HashMap<u64, Arc<Record>>>,
     pub(super) last_id: AtomicU64,
     pub(super) ledger: Ledger,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) empty: Notify,
-    /// What is known of the kinds that the process that serves picks up.
-    pub(super) taken: Mutex<Taken>,
+    accepted: Mutex<Accepted>,
     pub(super) migrations: mpsc::UnboundedSender<MigrationRequest>,
-    /// Those that wait for their turn to move.
+    /// Connections that wait for a slot to migrate.
     pub(super) queue: Queue,
-    /// Counts what made everybody look again; begins at 1.
-    pub(super) changes: AtomicU64,
+    /// How often connections were told to look again; begins at 1.
+    changes: AtomicU64,
     pub(super) begun: Instant,
-    /// Ids of connections that ended since a drain began and nobody was told of.
+    /// Ids of connections that ended since a drain began, until the process that serves is told.
     pub(super) closed: Mutex<Vec<u64>>,
 }
 
-/// Nothing, and nothing expected: no drain, or a peer that knows nothing of moves.
+/// What the process that serves accepts of the connections of this one, which drains.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
-    pub(super) kinds: Vec<ConnectionKind>,
-    /// Until then more may be named: an application says what it picks up one kind after the other.
-    pub(super) until: Option<Instant>,
-    /// The other process does not answer, and is waited for until then.
-    pub(super) hangs: Option<Instant>,
+pub(super) struct Accepted {
+    /// `None` while it has not said.
+    kinds: Option<Vec<ConnectionKind>>,
+    /// It takes none for now, and is expected to go on before then.
+    suspended_until: Option<Instant>,
+}
+
+impl Accepted {
+    /// Whether a connection of one of these kinds can migrate, now or when a suspension is over.
+    pub(super) fn any(&self, fits: impl Fn(&ConnectionKind) -> bool) -> bool {
+        let accepted = self.kinds.as_ref().map(|kinds| kinds.iter().any(fits));
+        match self.suspended_until {
+            Some(until) => accepted.unwrap_or(true) && Instant::now() < until,
+            None => accepted.unwrap_or(false),
+        }
+    }
+
+    pub(super) fn suspended_until(&self) -> Option<Instant> {
+        self.suspended_until
+    }
+
+    /// It has not said yet which kinds it accepts, and may do so until then.
+    fn unknown_until(&self) -> Option<Instant> {
+        self.suspended_until.filter(|until| self.kinds.is_none() && Instant::now() < *until)
+    }
 }
 
 impl Connections {
-    /// An empty table, and what connections that want to move are put into.
+    /// An empty table, and what connections that migrate are put into.
     pub(crate) fn new(generation: Generation) -> (Self, mpsc::UnboundedReceiver<MigrationRequest>) {
         let (migrations, queue) = mpsc::unbounded_channel();
         let table = Table {
@@ -69,7 +84,7 @@ impl Connections {
             ledger: Ledger::new(generation),
             phase: watch::Sender::new(Phase::Serving),
             empty: Notify::new(),
-            taken: Mutex::default(),
+            accepted: Mutex::default(),
             migrations,
             queue: Queue::default(),
             changes: AtomicU64::new(1),
@@ -108,7 +123,7 @@ impl Connections {
         self.totals().adopted
     }
 
-    /// Connections that moved to another process.
+    /// Connections that migrated to another process.
     #[must_use]
     pub fn migrated(&self) -> u64 {
         self.totals().migrated
@@ -163,57 +178,24 @@ impl Connections {
         }
     }
 
-    pub(crate) fn insert(
+    /// A connection that a client has just opened.
+    pub(crate) fn accept(
         &self,
         listener: &SmolStr,
         peer: Address,
         local: Address,
-        socket: &Arc<Socket>,
-    ) -> Tracker {
-        let row =
-            self.row(listener.clone(), peer, local, Instant::now(), 0, SmolStr::new_static("raw"), socket);
-        let tracker = self.enter(row, Event::Accepted);
+        socket: Socket,
+    ) -> Connection {
+        let (listener, protocol) = (listener.clone(), SmolStr::new_static("raw"));
+        let origin = Origin { listener, peer, local, accepted: Instant::now(), requests: 0, protocol };
+        let connection = self.enter(origin, socket, Event::Accepted);
         // That it connects says that it is about to say more.
-        tracker.heard();
-        tracker
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "a row has that many columns")]
-    fn row(
-        &self,
-        listener: SmolStr,
-        peer: Address,
-        local: Address,
-        accepted: Instant,
-        requests: u64,
-        protocol: SmolStr,
-        socket: &Arc<Socket>,
-    ) -> Row {
-        Row {
-            id: self.table.last_id.fetch_add(1, Relaxed) + 1,
-            listener,
-            peer,
-            local,
-            accepted,
-            protocol: Mutex::new(protocol),
-            requests: AtomicU64::new(requests),
-            activity: AtomicU64::new(0),
-            heard: AtomicU64::new(0),
-            stays: AtomicU64::new(0),
-            closing: AtomicBool::new(false),
-            socket: Arc::downgrade(socket),
-        }
-    }
-
-    fn enter(&self, row: Row, how: Event) -> Tracker {
-        let row = Arc::new(row);
-        self.table.ledger.enter(how);
-        self.table.rows().insert(row.id, row.clone());
-        Tracker { row, table: self.table.clone() }
+        connection.tracker().record.heard();
+        connection
     }
 
     /// A connection that came from another process: its history goes on.
-    pub(crate) fn adopt(&self, row: ConnectionRow, socket: &Arc<Socket>) -> Tracker {
+    pub(crate) fn adopt(&self, row: ConnectionRow, socket: Socket) -> Connection {
         let address = |text: &str| match text.parse() {
             Ok(ip) => Address::Ip(ip),
             Err(_) if text.is_empty() => Address::Unix(None),
@@ -221,9 +203,16 @@ impl Connections {
         };
         let (peer, local) = (address(&row.peer), address(&row.local));
         let ConnectionRow { listener, protocol, age_ms, requests, .. } = row;
-        let accepted = accepted_at(age_ms);
-        let row = self.row(listener, peer, local, accepted, requests, protocol, socket);
-        self.enter(row, Event::Adopted)
+        let origin = Origin { listener, peer, local, accepted: accepted_at(age_ms), requests, protocol };
+        self.enter(origin, socket, Event::Adopted)
+    }
+
+    fn enter(&self, origin: Origin, socket: Socket, how: Event) -> Connection {
+        let socket = Arc::new(socket);
+        let record = Arc::new(Record::new(&self.table, origin, &socket));
+        self.table.ledger.enter(how);
+        self.table.rows().insert(record.id, record.clone());
+        Connection::new(socket, Tracker { record })
     }
 
     /// Tells what is counted here.
@@ -231,52 +220,49 @@ impl Connections {
         self.table.ledger.metrics()
     }
 
-    /// The next version may say what it takes until then.
-    pub(crate) fn expect_moves(&self, until: Instant) {
-        {
-            let mut taken = self.table.taken();
-            *taken = Taken { kinds: Vec::new(), until: Some(until), hangs: taken.hangs };
-        }
+    /// The process that serves accepts connections of these kinds.
+    pub(crate) fn set_accepted(&self, kinds: Vec<ConnectionKind>) {
+        *self.table.accepted() = Accepted { kinds: Some(kinds), suspended_until: None };
         self.look_again();
     }
 
-    /// The other process takes these kinds; `None` if nothing moves any more.
-    pub(crate) fn set_taken(&self, kinds: Option<Vec<ConnectionKind>>) {
-        match kinds {
-            Some(kinds) => self.table.taken().kinds = kinds,
-            None => *self.table.taken() = Taken::default(),
-        }
+    /// The process that serves takes nothing for now, or has not said yet what it accepts. Until then connections wait for
+    /// their slots, and no client is told to leave: if it came again, it would wait for the same process.
+    pub(crate) fn suspend_migration(&self, until: Instant) {
+        self.table.accepted().suspended_until = Some(until);
         self.look_again();
     }
 
-    /// The other process does not answer. Nobody is told to leave: who comes again would wait for it too. Half of the time
-    /// that is left has to be enough for the polite end, if it never answers.
-    pub(crate) fn taker_hangs(&self) {
+    /// The process that serves does not answer. If it never does, half of the time that is left has to be enough for the
+    /// polite end.
+    pub(crate) fn suspend_half(&self) {
         if let Phase::Draining(plan) = *self.table.phase.borrow() {
             let now = Instant::now();
-            self.table.taken().hangs = Some(now + plan.until.saturating_duration_since(now) / 2);
+            self.suspend_migration(now + plan.until.saturating_duration_since(now) / 2);
         }
-        self.look_again();
     }
 
     /// It answers again.
-    pub(crate) fn taker_goes_on(&self) {
-        self.table.taken().hangs = None;
+    pub(crate) fn resume_migration(&self) {
+        self.table.accepted().suspended_until = None;
         self.look_again();
     }
 
-    /// Everybody looks again.
+    /// Nothing migrates any more.
+    pub(crate) fn end_migration(&self) {
+        *self.table.accepted() = Accepted::default();
+        self.look_again();
+    }
+
+    /// Every connection looks again what it can do.
     fn look_again(&self) {
-        self.table.changes.fetch_add(1, Relaxed);
+        self.table.queue.suspend(self.table.accepted().suspended_until.is_some());
+        self.table.changes.fetch_add(1, SeqCst);
         self.table.phase.send_modify(|_| {});
     }
 
-    pub(crate) fn send(&self, migration: MigrationRequest) -> Result<(), Box<MigrationRequest>> {
-        self.table.migrations.send(migration).map_err(|unsent| Box::new(unsent.0))
-    }
-
     pub(crate) fn set_phase(&self, phase: Phase) {
-        self.table.changes.fetch_add(1, Relaxed);
+        self.table.changes.fetch_add(1, SeqCst);
         self.table.phase.send_replace(phase);
     }
 
@@ -291,7 +277,7 @@ impl Connections {
         let named = rows.iter().map(|row| row.describe()).collect();
         self.set_phase(Phase::Forced);
         for row in &rows {
-            self.table.end(row, Event::Forced);
+            row.end(Event::Forced);
             if let Some(socket) = row.socket.upgrade() {
                 socket.shut_down();
             }
@@ -306,23 +292,47 @@ impl Table {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
     }
 
-    pub(super) fn taken(&self) -> MutexGuard<'_, Taken> {
-        // Replaced as a whole.
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until the process that serves has said which kinds it accepts.
+    pub(super) async fn accepted_is_known(&self) {
+        let mut drain = Drain::new(self.phase.subscribe());
+        loop {
+            let unknown_until = self.accepted().unknown_until();
+            let Some(until) = unknown_until else { return };
+            // A change, or the time for it is over.
+            let _ = tokio::time::timeout_at(until, drain.changed()).await;
+        }
     }
 
-    pub(super) fn rows(&self) -> MutexGuard<'_, HashMap<u64, Arc<Row>>> {
+    /// How often connections were told to look again.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(SeqCst)
+    }
+
+    pub(super) fn accepted(&self) -> MutexGuard<'_, Accepted> {
+        // Replaced as a whole.
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn rows(&self) -> MutexGuard<'_, HashMap<u64, Arc<Record>>> {
         // Nothing in here can panic half-way through a change.
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection ends. Only the first end counts, and nothing that happens to it afterwards.
-    pub(super) fn end(&self, row: &Row, how: Event) {
-        if let Some(state) = row.end() {
-            self.ledger.leave(state, how);
+    pub(super) fn remove(&self, id: u64) {
+        let mut rows = self.rows();
+        rows.remove(&id);
+        if *self.phase.borrow() != Phase::Serving {
+            let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+            if closed.len() < MAX_CLOSED {
+                closed.push(id);
+            }
+        }
+        if rows.is_empty() {
+            self.empty.notify_waiters();
         }
     }
 }
+
 /// The moment at which a connection of this age was accepted: another process said so, just now.
 pub(crate) fn accepted_at(age_ms: u64) -> Instant {
     let now = Instant::now();

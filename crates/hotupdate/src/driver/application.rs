@@ -159,7 +159,6 @@ impl Driver {
             drained: false,
             rows_sent: false,
             stopping: false,
-            for_good: false,
             exiting: false,
         };
         (application, driver)
@@ -189,8 +188,11 @@ impl Driver {
             if let Err(error) = self.open_gates() {
                 return self.give_up(error).await;
             }
-            self.role = Role::Incumbent(Box::new(Incumbent::first(self.local.clone())));
+            let mut machine = Incumbent::first(self.local.clone());
+            let greeting = machine.greet();
+            self.role = Role::Incumbent(Box::new(machine));
             self.serve(HashMap::new());
+            self.perform(greeting).await;
         } else {
             self.successor(successor::Event::Ready(ready)).await;
         }
@@ -227,12 +229,12 @@ impl Driver {
     pub(super) fn serve(&mut self, state: HashMap<String, Arrived>) {
         self.since = Instant::now();
         self.lifecycle.send_replace(Lifecycle::Serving);
+        self.resources.tasks.set_serving(true);
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(Ok(Served { lifecycle: self.lifecycle.subscribe(), state }));
         }
         if let Some(manager) = &self.manager {
             manager.ready();
         }
-        self.confirm_main_process();
     }
 }

@@ -19,7 +19,7 @@ impl Driver {
             return;
         }
         self.last_progress = Some((connections, totals));
-        self.incumbent(incumbent::Event::Progress { connections, closed, totals }).await;
+        self.incumbent(incumbent::Event::Progress { connections, closed, totals, tasks: Vec::new() }).await;
     }
 
     /// The deadline of the drain: what is left is closed, and named.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hotupdate_proto::incumbent::{Effect, Event, Stopped};
+use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Stopped};
 use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::{Fault, Message};
 use rustix::time::{ClockId, clock_gettime};
@@ -67,7 +67,9 @@ impl Driver {
                         link.resume(None);
                     }
                 }
-                Effect::LetGo => self.let_go(),
+                Effect::BeforeRelease => self.events.push_back(Event::BeforeReleaseDone(Ok(()))),
+                Effect::LetGo(afterwards) => self.let_go(afterwards),
+                Effect::Established => self.confirm_main_process(),
                 Effect::Drain { until } => self.drain(until),
                 Effect::Undrain => self.undrain(),
                 Effect::Force => self.force(),
@@ -163,6 +165,7 @@ impl Driver {
         self.read_predecessors(unread);
         self.announce();
         self.lifecycle.send_replace(Lifecycle::Serving);
+        self.resources.tasks.set_serving(true);
     }
 
     pub(super) fn read_predecessors(&mut self, unread: &[UnreadLink]) {
@@ -172,9 +175,10 @@ impl Driver {
         }
     }
 
-    fn let_go(&mut self) {
+    fn let_go(&mut self, afterwards: Afterwards) {
         self.reopen_at = None;
-        self.pass_on_main_process();
+        self.stopping = !matches!(afterwards, Afterwards::ServedBy(_));
+        self.pass_on_main_process(afterwards);
         if let (true, Some(control)) = (self.stopping, &self.control)
             && let Ok(ownership) = control.ownership()
         {

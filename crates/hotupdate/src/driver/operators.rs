@@ -46,11 +46,9 @@ impl Driver {
             let _ = reply.send(Err(operator::OperatorError::NotServing));
             return;
         };
-        let stops = matches!(command, operator::Command::Stop { .. });
         match machine.command(Instant::now(), command) {
             Err(error) => drop(reply.send(Err(error))),
             Ok(effects) => {
-                self.for_good |= stops;
                 match waits {
                     Some(rollback) => self.pending_commands.push(PendingCommand { rollback, reply }),
                     None => drop(reply.send(Ok(None))),

@@ -47,16 +47,13 @@ impl Driver {
                     generation,
                     format!("generation {generation} cannot take over any more"),
                 );
-                self.confirm_main_process();
             }
             Report::Lost { generation, connections } => {
                 tracing::warn!(%generation, %connections, "a predecessor died");
                 let text = format!("generation {generation} died with {connections}");
                 self.notify("lost", generation, text);
-                self.confirm_main_process();
             }
             Report::TookOver { peer, fault } => {
-                self.new_main_pid = None;
                 let Peer { process, generation, .. } = peer;
                 self.connections.metrics().handoff("took_over", None);
                 tracing::error!(successor = %process, %fault, "the successor died in probation; {us} serves again");
@@ -64,7 +61,6 @@ impl Driver {
                 self.notify("took_over", generation, text);
             }
             Report::Resumed(peer) => {
-                self.new_main_pid = None;
                 // After `serving`: before it the other side is not one that drains.
                 self.announce();
                 self.connections.metrics().handoff("rolled_back", None);
@@ -82,6 +78,9 @@ impl Driver {
                 tracing::error!(reason, "the predecessor serves again; this process drains");
                 self.notify("stopping", self.generation, format!("{us} stands down: {reason}"));
             }
+            Report::BeforeReleaseFailed(reason) => {
+                tracing::error!(reason, "the service stops all the same");
+            }
             Report::Violation(generation, what) => {
                 let what = OneLine(&what).to_string();
                 let who =
@@ -90,7 +89,6 @@ impl Driver {
                 self.notify("violation", generation, what);
             }
             Report::Stopping => {
-                self.stopping = true;
                 tracing::info!("stopping: {us} accepts nothing more and drains");
                 self.notify("stopping", self.generation, format!("{us} stops"));
             }
@@ -153,7 +151,6 @@ impl Driver {
     }
 
     fn service_moved(&mut self, rollback: bool, generation: Generation, to: Process, gap_ns: Option<u64>) {
-        self.new_main_pid = Some(to.pid);
         let changed = HandoffResult { from: self.local.process.clone(), to, generation, gap_ns };
         self.answer(rollback, &Ok(Some(changed)));
     }

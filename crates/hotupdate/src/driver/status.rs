@@ -24,6 +24,7 @@ impl Driver {
             since_ms: millis_since(self.since),
             connections,
             totals,
+            tasks: Vec::new(),
             probation: false,
             attempt: self.attempt.clone(),
         };
@@ -34,6 +35,7 @@ impl Driver {
             since_ms: millis_since(peer.since),
             connections: Summary::default(),
             totals: Totals::default(),
+            tasks: Vec::new(),
             probation: false,
             attempt: peer.attempt.clone(),
         });
@@ -89,6 +91,7 @@ fn describe(predecessor: &Predecessor) -> ProcessStatus {
         since_ms: millis_since(predecessor.since),
         connections: predecessor.connections,
         totals: predecessor.totals,
+        tasks: predecessor.tasks.clone(),
         probation: predecessor.probation,
         attempt: None,
     }

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -201,9 +200,7 @@ impl Listener {
             // The row is made under the lock of the gate: a release counts every connection that was accepted.
             let accepted = self.gate.wait(|acceptor, cx| {
                 acceptor.poll_accept(cx).map_ok(|(socket, peer, local)| {
-                    let socket = Arc::new(socket);
-                    let tracker = self.connections.insert(&self.gate.name, peer, local, &socket);
-                    Connection::new(socket, tracker)
+                    self.connections.accept(&self.gate.name, peer, local, socket)
                 })
             });
             match accepted.await? {

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hotupdate_proto::{ConnectionKind, Generation, Message, frame};
@@ -44,30 +43,28 @@ impl Table {
     /// A connection that came in through the listener of this name.
     #[must_use]
     pub fn accept(&self, listener: &str, stream: UnixStream) -> Connection {
-        let socket = Arc::new(Socket::Unix(stream));
-        let (peer, local) = (Address::Unix(None), Address::Unix(None));
-        let tracker = self.connections.insert(&listener.into(), peer, local, &socket);
-        Connection::new(socket, tracker)
+        let unnamed = Address::Unix(None);
+        self.connections.accept(&listener.into(), unnamed.clone(), unnamed, Socket::Unix(stream))
     }
 
     /// Another process serves. For a second it may say what it takes; silent connections are left alone for half an hour.
     pub fn drain(&self) {
         let since = Instant::now();
         let hour = Duration::from_secs(3600);
-        self.connections.expect_moves(since + Duration::from_secs(1));
+        self.connections.suspend_migration(since + Duration::from_secs(1));
         let plan = Plan { since, until: since + hour, grace: hour / 2, spread: Duration::ZERO };
         self.connections.set_phase(Phase::Draining(plan));
     }
 
     /// The other process takes connections of this kind.
     pub fn takes(&self, kind: &str) {
-        self.connections.set_taken(Some(vec![ConnectionKind { kind: kind.to_owned(), listener: None }]));
+        self.connections.set_accepted(vec![ConnectionKind { kind: kind.to_owned(), listener: None }]);
     }
 
     /// The other process is dead: this one serves again, and whatever wanted to leave stays.
     pub fn serve_again(&mut self) {
         self.connections.set_phase(Phase::Serving);
-        self.connections.set_taken(None);
+        self.connections.end_migration();
         while let Ok(MigrationRequest { connection, reply, .. }) = self.migrations.try_recv() {
             // Nobody waits for it if its task has ended.
             let _ = reply.send(Err(Box::new(connection)));
@@ -91,12 +88,12 @@ impl Table {
             let item = over_the_wire(Message::Prepare { batch: 1, items: vec![describe(&migration)] })?;
             check(&item, &fd).map_err(io::Error::other)?;
             let MigrationRequest { connection, reply, .. } = migration;
-            connection.tracker().migrated();
+            connection.set_migrated();
             drop(connection);
             let _ = reply.send(Ok(()));
             let state = from_text(&item.state);
             let socket = Socket::register(fd)?;
-            arrived.push((Connection::arrived(&next.connections, item.row, socket), state));
+            arrived.push((next.connections.adopt(item.row, socket), state));
         }
         Ok(arrived)
     }

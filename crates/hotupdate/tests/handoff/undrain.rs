@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use crate::common::peer::{Peer, call, join};
 use crate::common::{Folder, SOON, eventually};
-use hotupdate::connections::Migration;
 use hotupdate::{Connection, Listener, Serving};
 use hotupdate_proto::migration::WINDOW;
 use serde_json::{Value, json};
@@ -44,7 +43,7 @@ async fn count(mut connection: Connection, name: u8, mut counted: u8, seen: Seen
                 Err(stays) => {
                     connection = stays.connection;
                     seen.returned.fetch_add(1, Relaxed);
-                    let stranded = connection.migration("count") == Migration::Unavailable && drain.is_draining();
+                    let stranded = !connection.can_migrate("count") && drain.is_draining();
                     seen.unwanted.fetch_add(stranded.into(), Relaxed);
                     tokio::select! {
                         read = connection.read(&mut byte) => read,

@@ -129,7 +129,7 @@ fn all(kinds: &[KindName], jobs: usize, size: Option<usize>, verbose: bool) -> a
         if let Some(size) = size {
             cases = sample(&cases, size);
         }
-        // Those who stand still need no processor.
+        // Processes that stand still need no processor.
         let jobs = if *kind == KindName::Freeze { jobs * 2 } else { jobs };
         let tally = Campaign { cases, jobs }.run(|verdict| {
             if verbose || !verdict.survived() {
@@ -138,8 +138,8 @@ fn all(kinds: &[KindName], jobs: usize, size: Option<usize>, verbose: bool) -> a
         });
         let Tally { cases, met, longest_wait, took, .. } = &tally;
         println!(
-            "{kind:?}: survived {} of {met}, no client waited longer than {longest_wait:.0?}; {took:.0?}; {} more without a fault, \
-             because the process did not make that call this time, or the call cannot fail",
+            "{kind:?}: survived {} of {met}, no client waited longer than {longest_wait:.0?}; {took:.0?}; {} more \
+             without a fault, because the process did not make that call this time, or the call cannot fail",
             tally.survived(),
             cases - met
         );

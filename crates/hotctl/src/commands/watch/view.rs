@@ -247,6 +247,7 @@ mod tests {
             since_ms: 12_000,
             connections: Summary { idle: totals.open(), ..Summary::default() },
             totals,
+            tasks: Vec::new(),
             probation: false,
             attempt: None,
         }

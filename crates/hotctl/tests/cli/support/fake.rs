@@ -257,6 +257,7 @@ pub(crate) fn process(generation: u64, pid: u32, version: &str, state: ProcessSt
         since_ms: 12_000,
         connections: Summary::default(),
         totals: Totals::default(),
+        tasks: Vec::new(),
         probation: false,
         attempt: None,
     }

@@ -27,7 +27,8 @@ fn begin(u: &mut Unstructured<'_>) -> Result<Life> {
             Ok(Predecessor::inherited(now, &item))
         })
         .collect::<Result<_>>()?;
-    Ok(Life::new(now, Incumbent::serving(local, Generation(10), older)))
+    let machine = Incumbent::serving(local, Generation(10), older).with_hook(u.arbitrary()?);
+    Ok(Life::new(now, machine))
 }
 
 /// A machine, and what its driver has after doing what the machine wanted.
@@ -37,6 +38,10 @@ pub(crate) struct Life {
     accepting: bool,
     /// [`Effect::Stop`] is not answered yet.
     stopping: bool,
+    /// The application ends that.
+    ending: bool,
+    /// The application does what only one process may do.
+    works: bool,
     /// The listeners, the control socket and the lock.
     holds: bool,
     /// To the successor, or as a predecessor to the process that serves.
@@ -57,6 +62,8 @@ impl Life {
             now,
             accepting: true,
             stopping: false,
+            ending: false,
+            works: true,
             holds: true,
             link: false,
             predecessors,
@@ -81,7 +88,7 @@ impl Life {
     }
 
     fn something_happens(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
-        match u.int_in_range(0..=15)? {
+        match u.int_in_range(0..=16)? {
             0 => self.now += Duration::from_millis(u.int_in_range(0..=20_000)?),
             1 => self.tick_too_early(),
             2 | 3 => self.tick(),
@@ -113,9 +120,15 @@ impl Life {
                 self.handle(Event::PredecessorClosed(generation, fault));
             }
             14 => self.command(u)?,
+            15 if self.ending => {
+                (self.ending, self.works) = (false, false);
+                let failed = u.arbitrary()?;
+                let result = if failed { Err("it panicked".to_owned()) } else { Ok(()) };
+                self.handle(Event::BeforeReleaseDone(result));
+            }
             _ => {
                 let (connections, totals) = (Summary::default(), Totals::default());
-                self.handle(Event::Progress { connections, closed: Vec::new(), totals });
+                self.handle(Event::Progress { connections, closed: Vec::new(), totals, tasks: Vec::new() });
             }
         }
         Ok(())
@@ -208,18 +221,25 @@ impl Life {
 
     fn do_it(&mut self, effect: Effect) {
         match effect {
+            Effect::BeforeRelease => {
+                assert!(self.holds, "nothing is left to release");
+                self.ending = true;
+            }
+            Effect::Established => assert!(self.holds, "it is not the one that serves"),
             Effect::Stop => {
                 assert!(self.holds, "nothing is left to stop");
                 self.stopping = true;
             }
             Effect::Accept(_) => {
                 assert!(self.holds, "accepts without listeners");
-                assert!(self.stopping || !self.accepting, "accepts already");
+                let begun = self.ending || !self.works || self.stopping;
+                assert!(begun || !self.accepting, "accepts already");
+                (self.ending, self.works) = (false, true);
                 (self.stopping, self.accepting) = (false, true);
             }
-            Effect::LetGo => {
+            Effect::LetGo(_) => {
                 assert!(self.holds, "lets go twice");
-                (self.stopping, self.accepting, self.holds) = (false, false, false);
+                (self.ending, self.stopping, self.accepting, self.holds) = (false, false, false, false);
                 self.predecessors.clear();
             }
             Effect::Drain { until } => {
@@ -284,6 +304,10 @@ impl Life {
             self.handle(Event::Message(Message::Received { batch }));
         }
         self.handle(Event::Message(Message::Ready(Ready::default())));
+        if std::mem::take(&mut self.ending) {
+            self.works = false;
+            self.handle(Event::BeforeReleaseDone(Ok(())));
+        }
         assert!(self.stopping, "{:?}", self.machine);
         self.stopped(Event::Stopped(Stopped::default()));
         self.handle(Event::Message(Message::Serving { gap_ns: None }));

@@ -77,6 +77,7 @@ pub(super) fn link(u: &mut Unstructured<'_>) -> Result<LinkItem> {
         probation,
         drained,
         totals: Totals::default(),
+        tasks: Vec::new(),
         handoff: String::new(),
         since_ms: 0,
     })
@@ -127,7 +128,12 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
         13 => Message::Commit { batch: number(u)? },
         14 => Message::Abort { batch: number(u)? },
         15 => Message::Quiesced,
-        16 => Message::Progress { connections: summary(u)?, closed: Vec::new(), totals: Totals::default() },
+        16 => Message::Progress {
+            connections: summary(u)?,
+            closed: Vec::new(),
+            totals: Totals::default(),
+            tasks: Vec::new(),
+        },
         17 => Message::Drained { forced: number(u)?.into() },
         18 => Message::LetGo,
         19 => Message::Hurry { deadline_ms: if u.arbitrary()? { u64::MAX } else { number(u)?.into() } },

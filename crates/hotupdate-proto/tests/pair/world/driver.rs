@@ -66,18 +66,23 @@ impl World {
             E::Close => self.close(index),
             // Everything is handed over all the same: not to listen is the machine's part.
             E::Quiet => {}
+            E::BeforeRelease if !process.works => process.pending.push_back(Pending::HookDone),
+            E::BeforeRelease if process.app.hook_ends => process.pending.push_back(Pending::HookDone),
+            E::BeforeRelease => {}
             E::Stop if process.app.stops => process.pending.push_back(Pending::Stopped),
             E::Stop => {}
             E::Accept(_) => {
-                process.pending.retain(|pending| *pending != Pending::Stopped);
+                process.pending.retain(|pending| !matches!(pending, Pending::Stopped | Pending::HookDone));
+                process.works = true;
                 assert!(process.holds, "accepts without listeners");
                 process.accepting = true;
                 process.reads_predecessors = true;
                 process.reads_one = None;
             }
             E::Read(generation) => process.reads_one = Some(generation),
-            E::LetGo => {
-                process.pending.retain(|pending| *pending != Pending::Stopped);
+            E::LetGo(_) => {
+                process.pending.retain(|pending| !matches!(pending, Pending::Stopped | Pending::HookDone));
+                process.works = false;
                 process.accepting = false;
                 process.holds = false;
                 process.reads_one = None;
@@ -101,6 +106,7 @@ impl World {
             }
             E::Forget(generation) => self.forget(index, generation),
             E::Exit => self.kill(index),
+            E::Established => self.established.push(index),
             E::Report(report) => self.reports.push((index, report)),
         }
     }
@@ -148,7 +154,8 @@ impl World {
         let successor::Served { joined, predecessors, gap_ns: _ } = served;
         let local = local(index, &self.procs[index].app);
         let left: BTreeSet<_> = predecessors.iter().map(|p| p.generation).collect();
-        let machine = Incumbent::serving(local, joined.generation, predecessors);
+        let machine = Incumbent::serving(local, joined.generation, predecessors)
+            .with_hook(self.procs[index].app.has_hook);
         self.procs[index].machine = Machine::Incumbent(machine);
         for generation in self.procs[index].predecessors.keys().copied().collect::<Vec<_>>() {
             if !left.contains(&generation) {
@@ -157,6 +164,7 @@ impl World {
         }
         let process = &mut self.procs[index];
         process.reads_predecessors = true;
+        process.works = true;
         if let Some(end) = process.link.take() {
             process.predecessors.insert(joined.incumbent_generation, end);
         }

@@ -149,6 +149,10 @@ impl World {
                 self.procs[index].accepting = true;
                 self.successor_event(index, successor::Event::Opened { gap_ns: Some(1) });
             }
+            Pending::HookDone => {
+                self.procs[index].works = false;
+                self.incumbent_event(index, incumbent::Event::BeforeReleaseDone(Ok(())));
+            }
             Pending::Stopped => {
                 self.procs[index].accepting = false;
                 self.procs[index].reads_predecessors = false;

@@ -17,6 +17,9 @@ impl World {
                 }
             }
         }
+        let working = |index: &usize| self.procs[*index].app.has_hook && self.procs[*index].works;
+        let working: Vec<_> = self.living().into_iter().filter(working).collect();
+        assert!(working.len() <= 1, "{working:?} do what only one process may do\n{self}");
         if self.accepting().is_empty() && !self.living().is_empty() {
             let since = *self.dark.get_or_insert(self.now);
             self.gap = self.gap.max(self.now - since);

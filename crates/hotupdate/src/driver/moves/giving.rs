@@ -21,7 +21,7 @@ impl Driver {
     /// The drain begins.
     pub(in crate::driver) fn expect_moves(&mut self) {
         if self.moves.peer_knows && self.peer.is_some() {
-            self.connections.expect_moves(tokio::time::Instant::now() + EXPECTED);
+            self.connections.suspend_migration(tokio::time::Instant::now() + EXPECTED);
         }
     }
 
@@ -32,7 +32,7 @@ impl Driver {
                 self.moves.open = !kinds.is_empty();
                 self.moves.rest_due = kinds.is_empty();
                 if self.moves.open {
-                    self.connections.set_taken(Some(kinds));
+                    self.connections.set_accepted(kinds);
                 } else {
                     // Its own successor is about to take over and will say what it takes, or it speaks again itself.
                     self.expect_moves();
@@ -70,7 +70,7 @@ impl Driver {
                 self.perform_giving(effects);
                 if was_stuck && !self.moves.mover.is_stuck() {
                     tracing::info!("the serving process answers again; connections move on");
-                    self.connections.taker_goes_on();
+                    self.connections.resume_migration();
                 }
                 self.pump();
             }
@@ -119,7 +119,7 @@ impl Driver {
                 }
                 OutboundEffect::Moved(ids) => {
                     for MigrationRequest { connection, reply, .. } in self.moves.take(&ids) {
-                        connection.tracker().migrated();
+                        connection.set_migrated();
                         // Our copy is closed; the kernel's socket lives on in the other process.
                         drop(connection);
                         let _ = reply.send(Ok(()));
@@ -132,7 +132,7 @@ impl Driver {
 
     /// The other process is dead, or this one serves again: everything that is not the other's stays.
     pub(in crate::driver) fn take_all_back(&mut self) {
-        self.connections.set_taken(None);
+        self.connections.end_migration();
         let effects = self.moves.mover.closed();
         self.perform_giving(effects);
         std::mem::take(&mut self.moves.queue).into_iter().for_each(give_back);
@@ -158,7 +158,7 @@ impl Driver {
             );
         }
         // First, so that nobody who stays is told to leave.
-        self.connections.taker_hangs();
+        self.connections.suspend_half();
         self.perform_giving(effects);
         // While it hangs nobody should wait for it.
         std::mem::take(&mut self.moves.queue).into_iter().for_each(give_back);
@@ -194,7 +194,7 @@ fn give_back(migration: MigrationRequest) {
 pub(crate) fn describe(migration: &MigrationRequest) -> MigrationItem {
     let MigrationRequest { connection, kind, state, .. } = migration;
     MigrationItem {
-        row: connection.tracker().describe(),
+        row: connection.describe(),
         kind: kind.clone(),
         cookie: sockopt::socket_cookie(connection.socket()).unwrap_or_default(),
         state: to_text(state),

@@ -12,7 +12,7 @@ use rustix::net::sockopt;
 use socket2::SockRef;
 
 use super::{Arrival, Moves, Resting, Taking};
-use crate::connections::{Connection, Socket};
+use crate::connections::Socket;
 use crate::driver::incumbent::from_text;
 use crate::driver::{Driver, Role};
 
@@ -128,7 +128,7 @@ impl Driver {
                 }
                 InboundEffect::Serve(batch) => {
                     for Arrival { item, socket, resume } in self.release_held(generation, batch) {
-                        resume(Connection::arrived(&self.connections, item.row, socket));
+                        resume(self.connections.adopt(item.row, socket));
                     }
                 }
                 InboundEffect::Drop(batch) => drop(self.release_held(generation, batch)),
@@ -146,6 +146,7 @@ impl Driver {
 
     /// Before the accept loops stop, predecessors finish the moves that are under way: the next version could not.
     pub(in crate::driver) async fn stop(&mut self) {
+        self.resources.tasks.set_serving(false);
         self.stops += 1;
         self.reopen_at = None;
         self.moves.quiet = true;

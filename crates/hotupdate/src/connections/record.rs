@@ -1,0 +1,307 @@
+//! The one record of an open connection: what the table knows of it, and what the code that serves it reports.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Waker;
+use std::time::Duration;
+
+use hotupdate_proto::{ConnectionRow, ConnectionState};
+use smol_str::{SmolStr, ToSmolStr as _};
+use tokio::time::Instant;
+
+use super::socket::Socket;
+use super::table::{Table, age_ms};
+use crate::address::Address;
+use crate::metrics::Event;
+
+/// Everything that is known of one open connection.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) table: Arc<Table>,
+    pub(super) id: u64,
+    pub(super) listener: SmolStr,
+    pub(super) peer: Address,
+    pub(super) local: Address,
+    pub(super) accepted: Instant,
+    pub(super) socket: Weak<Socket>,
+    /// How many requests have begun, in all processes: the number of the last one.
+    pub(super) requests: AtomicU64,
+    /// The number of a request of whose body more is wanted.
+    pub(super) body_wanted: AtomicU64,
+    status: AtomicU64,
+    protocol: Mutex<SmolStr>,
+    /// When its client sent something last, in milliseconds after the table began, rounded up; 0: never here.
+    heard: AtomicU64,
+    /// The change of the table at which the connection could not migrate.
+    refused: AtomicU64,
+    /// The task that serves the connection.
+    owner: Mutex<Option<Waker>>,
+}
+
+/// What a connection does is one number, so that every change is one atomic step, seen whole, and counted exactly once
+/// without a lock: how many requests are in flight, and above them these flags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Status(u64);
+
+impl Status {
+    const IN_FLIGHT: u64 = u32::MAX as u64;
+    /// The connection is gone; what a straggler does is not counted any more.
+    pub(super) const GONE: u64 = 1 << 63;
+    /// It no longer carries requests and responses, or a stream of it was handed out.
+    pub(super) const UPGRADED: u64 = 1 << 62;
+    /// Its end, when it comes, is asked for by a drain.
+    pub(super) const CLOSING: u64 = 1 << 61;
+    /// Bytes have been read that belong to no request yet.
+    pub(super) const HEAD_BEGUN: u64 = 1 << 60;
+    /// A request has ended since that was looked at last.
+    pub(super) const ENDED: u64 = 1 << 59;
+    /// A request has ended, and the last bytes of its response may not be flushed yet.
+    pub(super) const UNFLUSHED: u64 = 1 << 58;
+    /// Bytes were written since that was looked at last.
+    pub(super) const WROTE: u64 = 1 << 57;
+    /// Since the last poll began: a request has begun, everything was flushed.
+    pub(super) const BEGAN: u64 = 1 << 56;
+    pub(super) const FLUSHED: u64 = 1 << 55;
+    /// What the client sends behind the request in flight is left for the next version.
+    pub(super) const HOLDS_BACK: u64 = 1 << 54;
+    /// The owner wants to be woken when a request ends.
+    pub(super) const WAITS: u64 = 1 << 53;
+
+    pub(super) fn has(self, flags: u64) -> bool {
+        self.0 & flags != 0
+    }
+
+    pub(super) fn with(self, flags: u64) -> Self {
+        Self(self.0 | flags)
+    }
+
+    pub(super) fn without(self, flags: u64) -> Self {
+        Self(self.0 & !flags)
+    }
+
+    pub(super) fn in_flight(self) -> u32 {
+        // Fits: the flags are cut off.
+        (self.0 & Self::IN_FLIGHT) as u32
+    }
+
+    /// Whether a request is in flight, or a stream was handed out.
+    pub(super) fn is_serving(self) -> bool {
+        self.in_flight() > 0 || self.has(Self::UPGRADED)
+    }
+
+    fn request_begun(self) -> Self {
+        Self(self.0 + 1).without(Self::HEAD_BEGUN).with(Self::BEGAN)
+    }
+
+    /// Bytes that were read until now were the request's body.
+    fn request_ended(self) -> Self {
+        Self(self.0 - 1).without(Self::HEAD_BEGUN).with(Self::UNFLUSHED | Self::ENDED)
+    }
+
+    fn state(self) -> ConnectionState {
+        match self.in_flight() {
+            _ if self.has(Self::UPGRADED) => ConnectionState::Upgraded,
+            0 => ConnectionState::Idle,
+            _ => ConnectionState::Active,
+        }
+    }
+}
+
+impl Record {
+    /// A connection that is not in the table yet.
+    pub(super) fn new(table: &Arc<Table>, row: Origin, socket: &Arc<Socket>) -> Self {
+        let Origin { listener, peer, local, accepted, requests, protocol } = row;
+        Self {
+            table: table.clone(),
+            id: table.last_id.fetch_add(1, Relaxed) + 1,
+            listener,
+            peer,
+            local,
+            accepted,
+            socket: Arc::downgrade(socket),
+            requests: AtomicU64::new(requests),
+            body_wanted: AtomicU64::new(0),
+            status: AtomicU64::new(0),
+            protocol: Mutex::new(protocol),
+            heard: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            owner: Mutex::default(),
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        Status(self.status.load(SeqCst))
+    }
+
+    /// Changes the status in one step; returns what it was.
+    pub(super) fn update(&self, change: impl Fn(Status) -> Status) -> Status {
+        let mut before = self.status();
+        loop {
+            let after = change(before);
+            if after == before {
+                return before;
+            }
+            match self.status.compare_exchange_weak(before.0, after.0, SeqCst, SeqCst) {
+                Ok(_) => {
+                    self.count(before, after);
+                    return before;
+                }
+                Err(now) => before = Status(now),
+            }
+        }
+    }
+
+    pub(super) fn set(&self, flags: u64) {
+        self.update(|status| status.with(flags));
+    }
+
+    /// Clears a flag; returns whether it was set.
+    pub(super) fn take(&self, flags: u64) -> bool {
+        self.update(|status| status.without(flags)).has(flags)
+    }
+
+    fn count(&self, before: Status, after: Status) {
+        if !before.has(Status::GONE) {
+            self.table.ledger.changed(before.state(), after.state());
+        }
+    }
+
+    pub(super) fn begin_request(&self) {
+        self.requests.fetch_add(1, SeqCst);
+        self.table.ledger.request();
+        self.update(Status::request_begun);
+    }
+
+    pub(super) fn end_request(&self) {
+        // An owner that is just being polled looks at the status when that is over.
+        if self.update(Status::request_ended).has(Status::WAITS) {
+            self.wake();
+        }
+    }
+
+    /// The connection ends. Only the first end counts, and nothing that happens to it afterwards.
+    pub(super) fn end(&self, how: Event) {
+        let before = self.update(|status| status.with(Status::GONE));
+        if !before.has(Status::GONE) {
+            self.table.ledger.leave(before.state(), how);
+        }
+    }
+
+    /// The task to wake when something happens that it waits for.
+    pub(super) fn register(&self, waker: &Waker) {
+        let mut owner = self.owner();
+        match &mut *owner {
+            Some(owner) => owner.clone_from(waker),
+            None => *owner = Some(waker.clone()),
+        }
+    }
+
+    pub(super) fn wake(&self) {
+        let waker = self.owner().clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn owner(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_protocol(&self, protocol: &'static str) {
+        *self.protocol.lock().unwrap_or_else(PoisonError::into_inner) = SmolStr::new_static(protocol);
+    }
+
+    /// The client sent something.
+    pub(super) fn heard(&self) {
+        self.heard.store(self.table.millis(), Relaxed);
+    }
+
+    /// Since the client sent something here.
+    pub(super) fn silence(&self) -> Duration {
+        match self.heard.load(Relaxed) {
+            0 => Duration::MAX,
+            heard => Duration::from_millis(self.table.millis().saturating_sub(heard)),
+        }
+    }
+
+    /// The connection could not migrate, as of this change of the table. It does not try again before the next.
+    pub(super) fn set_refused(&self, change: u64) {
+        self.refused.store(change, SeqCst);
+    }
+
+    /// Whether nothing has changed since the connection could not migrate.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.load(SeqCst) == self.table.changes()
+    }
+
+    /// The record, as it is told to other processes.
+    pub(super) fn describe(&self) -> ConnectionRow {
+        ConnectionRow {
+            id: self.id,
+            listener: self.listener.clone(),
+            peer: self.peer.to_smolstr(),
+            local: self.local.to_smolstr(),
+            protocol: self.protocol.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            age_ms: age_ms(self.accepted),
+            requests: self.requests.load(Relaxed),
+            state: self.status().state(),
+        }
+    }
+}
+
+/// Where a connection comes from: from a client, or with its history from another process.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) listener: SmolStr,
+    pub(super) peer: Address,
+    pub(super) local: Address,
+    pub(super) accepted: Instant,
+    pub(super) requests: u64,
+    pub(super) protocol: SmolStr,
+}
+
+/// Keeps the record in the table as long as the connection is open.
+///
+/// Purposefully not `Clone`: the end of the tracker is the end of the connection.
+#[derive(Debug)]
+pub(super) struct Tracker {
+    pub(super) record: Arc<Record>,
+}
+
+impl Drop for Tracker {
+    fn drop(&mut self) {
+        let Self { record } = self;
+        record.end(if record.status().has(Status::CLOSING) { Event::Closed } else { Event::Finished });
+        record.table.remove(record.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upgrade_outranks_requests_and_no_other_flag_is_a_state() {
+        let idle = Status::default().with(!(Status::IN_FLIGHT | Status::UPGRADED));
+        assert_eq!((idle.state(), idle.in_flight(), idle.is_serving()), (ConnectionState::Idle, 0, false));
+        let active = idle.request_begun();
+        assert_eq!(
+            (active.state(), active.in_flight(), active.is_serving()),
+            (ConnectionState::Active, 1, true)
+        );
+        let upgraded = active.with(Status::UPGRADED);
+        assert_eq!(upgraded.state(), ConnectionState::Upgraded);
+        assert!(upgraded.request_ended().is_serving());
+    }
+
+    #[test]
+    fn a_request_ends_what_was_known_of_its_head() {
+        let head = Status::default().with(Status::HEAD_BEGUN);
+        let begun = head.request_begun();
+        assert!(
+            begun.has(Status::BEGAN) && !begun.has(Status::HEAD_BEGUN | Status::ENDED | Status::UNFLUSHED)
+        );
+        let ended = begun.with(Status::HEAD_BEGUN).request_ended();
+        assert!(!ended.has(Status::HEAD_BEGUN) && ended.has(Status::ENDED) && ended.has(Status::UNFLUSHED));
+    }
+}
