@@ -287,6 +287,7 @@ mod tests {
     use crate::listeners::gate::GateControl;
     use hotupdate_proto::{Generation, ListenerKind};
     use std::pin::pin;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
     fn listener(fd: OwnedFd, kind: ListenerKind, address: Address) -> (Listener, Arc<Gate<Acceptor>>) {
