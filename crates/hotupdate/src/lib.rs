@@ -73,6 +73,8 @@ pub use hotupdate_proto::{
 // How it is done: the one task that owns the state, and what it works with.
 mod driver;
 
+mod tasks;
+
 mod joining;
 mod lifecycle;
 mod link;

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::connections::Connections;
 use crate::connections::drain::Drain;
-use crate::driver::Application;
+use crate::driver::FromApplication;
 use crate::lifecycle::{Lifecycle, Served};
 use crate::migration::{Handler, Resume};
 use crate::state::{Arrived, State};
@@ -23,7 +23,7 @@ pub struct Serving {
 
 #[derive(Debug)]
 struct Inner {
-    application: mpsc::UnboundedSender<Application>,
+    application: mpsc::UnboundedSender<FromApplication>,
     generation: Generation,
     connections: Connections,
     lifecycle: watch::Receiver<Lifecycle>,
@@ -32,7 +32,7 @@ struct Inner {
 
 impl Serving {
     pub(crate) fn new(
-        application: mpsc::UnboundedSender<Application>,
+        application: mpsc::UnboundedSender<FromApplication>,
         generation: Generation,
         connections: Connections,
         served: Served,
@@ -77,7 +77,7 @@ impl Serving {
         inspect: impl Fn(Vec<u8>) -> Option<Resume> + Send + Sync + 'static,
     ) {
         // Without a driver nothing arrives.
-        let _ = self.inner.application.send(Application::Adopt(Handler::new(kind, listener, inspect)));
+        let _ = self.inner.application.send(FromApplication::Adopt(Handler::new(kind, listener, inspect)));
     }
 
     /// Resolves when this process will never accept again: another one serves and its probation is over, or it was
