@@ -9,6 +9,9 @@ pub mod life {}
 #[doc = include_str!("guides/state.md")]
 pub mod state {}
 
+#[doc = include_str!("guides/one_worker.md")]
+pub mod one_worker {}
+
 #[doc = include_str!("guides/hyper.md")]
 pub mod hyper {}
 

@@ -20,6 +20,9 @@
 //!
 //! For axum, and any tower service, there is the crate `hotupdate-axum`; for operators, the command `hotctl`.
 
+// On docs.rs, each item says which feature it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
@@ -39,6 +42,9 @@ pub use starting::Starting;
 
 mod serving;
 pub use serving::Serving;
+
+mod tasks;
+pub use tasks::TaskGuard;
 
 // What an application holds.
 mod address;
@@ -72,8 +78,6 @@ pub use hotupdate_proto::{
 
 // How it is done: the one task that owns the state, and what it works with.
 mod driver;
-
-mod tasks;
 
 mod joining;
 mod lifecycle;

@@ -14,6 +14,7 @@ use crate::driver::FromApplication;
 use crate::lifecycle::{Lifecycle, Served};
 use crate::migration::{Handler, Resume};
 use crate::state::{Arrived, State};
+use crate::tasks::{TaskGuard, Tasks};
 
 /// A process that serves, until the next version takes over. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -26,6 +27,7 @@ struct Inner {
     application: mpsc::UnboundedSender<FromApplication>,
     generation: Generation,
     connections: Connections,
+    tasks: Tasks,
     lifecycle: watch::Receiver<Lifecycle>,
     state: HashMap<String, Arrived>,
 }
@@ -35,10 +37,11 @@ impl Serving {
         application: mpsc::UnboundedSender<FromApplication>,
         generation: Generation,
         connections: Connections,
+        tasks: Tasks,
         served: Served,
     ) -> Self {
         let Served { lifecycle, state } = served;
-        Self { inner: Arc::new(Inner { application, generation, connections, lifecycle, state }) }
+        Self { inner: Arc::new(Inner { application, generation, connections, tasks, lifecycle, state }) }
     }
 
     /// The number of this process in the succession.
@@ -78,6 +81,64 @@ impl Serving {
     ) {
         // Without a driver nothing arrives.
         let _ = self.inner.application.send(FromApplication::Adopt(Handler::new(kind, listener, inspect)));
+    }
+
+    /// Whether this process may do what only one process of the service may do: consume a queue, run what is due at an hour.
+    ///
+    /// It becomes true when [`Starting::ready`](crate::Starting::ready) returns, and false before the hooks of
+    /// [`Starting::before_release`](crate::Starting::before_release) run. It becomes true again if the next version fails, or
+    /// is rolled back. The guide [`one_worker`](crate::guides::one_worker) shows a worker.
+    ///
+    /// ```no_run
+    /// # async fn example(hot: hotupdate::Serving) {
+    /// # async fn next_job() {}
+    /// while hot.wait_until_serving().await {
+    ///     tokio::select! {
+    ///         () = next_job() => {}
+    ///         () = hot.wait_until_not_serving() => {}
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.inner.tasks.is_serving()
+    }
+
+    /// Resolves with true when [`Serving::is_serving`] is, at once if it is already; with false when it never will be again.
+    pub fn wait_until_serving(&self) -> impl Future<Output = bool> + Send + 'static {
+        let (tasks, retired) = (self.inner.tasks.clone(), self.retired());
+        async move {
+            tokio::select! {
+                biased;
+                () = tasks.wait_until_serving(true) => true,
+                () = retired => false,
+            }
+        }
+    }
+
+    /// Resolves when [`Serving::is_serving`] is false, at once if it is already.
+    pub fn wait_until_not_serving(&self) -> impl Future<Output = ()> + Send + 'static {
+        let tasks = self.inner.tasks.clone();
+        async move { tasks.wait_until_serving(false).await }
+    }
+
+    /// Keeps this process alive for a task that is no connection, such as a report that is being written: until the guard is
+    /// dropped, [`Serving::drained`] does not resolve, and operators see the task by this name. The deadline of the drain
+    /// does not end it; the process waits for it as long as it takes.
+    ///
+    /// ```no_run
+    /// # async fn example(hot: hotupdate::Serving) {
+    /// # async fn write_report() {}
+    /// let guard = hot.task_guard("report");
+    /// tokio::spawn(async move {
+    ///     write_report().await;
+    ///     drop(guard);
+    /// });
+    /// # }
+    /// ```
+    pub fn task_guard(&self, name: &str) -> TaskGuard {
+        self.inner.tasks.begin(name)
     }
 
     /// Resolves when this process will never accept again: another one serves and its probation is over, or it was

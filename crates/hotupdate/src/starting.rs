@@ -29,6 +29,7 @@ use crate::listeners::stream::{Acceptor, Listener};
 use crate::migration::{Handler, Resume};
 use crate::serving::Serving;
 use crate::state::{Arrived, Export, State};
+use crate::tasks::Hook;
 
 /// The most bytes that describe all listeners of a process: half a message, because there are other things to say.
 const MAX_DESCRIPTION: usize = frame::MAX_MESSAGE / 2;
@@ -201,7 +202,7 @@ impl Starting {
     }
 
     /// Goes on with connections of this kind that other versions migrate here with
-    /// [`Connection::migrate`](crate::Connection::hand_over): for each of them `serve` runs in a task of its own, with
+    /// [`Connection::migrate`](crate::Connection::migrate): for each of them `serve` runs in a task of its own, with
     /// the state that came along.
     ///
     /// The other version hears of it together with [`Starting::ready`], so that its connections know at once whether they
@@ -281,6 +282,44 @@ impl Starting {
         Ok(())
     }
 
+    /// Names something that has to be done before another process takes over from this one, or the service stops: ending
+    /// what only one process may do. It is awaited while clients are still served here, for at most the deadline
+    /// [`Timing::before_release`](crate::Timing::before_release) (5 s by default); several hooks run at the same time.
+    ///
+    /// If a hook takes longer, or panics, the handoff fails: this process serves on, [`Serving::is_serving`] is true again,
+    /// and the successor and operators are told why. At a rollback the hooks of the version that is taken back run in the same
+    /// way. When the service stops they run too, and it stops all the same after the deadline.
+    ///
+    /// `hook` may be called more than once, because a handoff that begins may fail. The guide
+    /// [`one_worker`](crate::guides::one_worker) shows a worker and its hook.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// # async fn finish_what_is_taken_from_the_queue() {}
+    /// let mut hot = hotupdate::join("/run/hello/control.sock").await?;
+    /// hot.before_release("queue", || async { finish_what_is_taken_from_the_queue().await })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::ApiMisuse`] for a name that is taken, is empty, or has more than 255 bytes.
+    pub fn before_release<F, Fut>(&mut self, name: &str, hook: F) -> Result<()>
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let doing = || format!("naming the hook {name:?}");
+        if name.is_empty() || name.len() > MAX_NAME {
+            return Err(Error::misuse(doing(), format!("a name has 1 to {MAX_NAME} bytes")));
+        }
+        if self.resources.hooks.iter().any(|hook| hook.name == name) {
+            return Err(Error::misuse(doing(), "the name is taken"));
+        }
+        self.resources.hooks.push(Hook::new(name, hook));
+        Ok(())
+    }
+
     /// Waits until this process serves: resolves with what [`Starting::ready`] returns, or with `None` if `ready` failed or
     /// this value was dropped, so that it never will. For servers that are made before `ready` and run in a task of their own.
     ///
@@ -339,11 +378,12 @@ impl Starting {
         }
         resources.check()?;
         ready.release = release;
+        let tasks = resources.tasks.clone();
         let (reply, served) = oneshot::channel();
         let _ = application.send(FromApplication::Ready { resources, ready, reply });
         match served.await {
             Ok(served) => {
-                let now = Serving::new(application, generation, connections, served?);
+                let now = Serving::new(application, generation, connections, tasks, served?);
                 serving.send_replace(Some(now.clone()));
                 Ok(now)
             }

@@ -107,13 +107,9 @@ impl Drain {
     /// runs. Safe to cancel.
     pub(super) async fn next(&mut self, connections: &Connections, tasks: &Tasks) -> bool {
         let State::Draining { .. } = self.state else { return std::future::pending().await };
-        let drained = async {
-            connections.wait_until_empty().await;
-            tasks.wait_until_empty().await;
-        };
         tokio::select! {
             biased;
-            () = drained => true,
+            () = nothing_left(connections, tasks) => true,
             _ = self.interval.tick() => false,
         }
     }
@@ -145,6 +141,16 @@ impl Drain {
         }
         self.last_progress = Some(now.clone());
         Some((now, closed))
+    }
+}
+
+async fn nothing_left(connections: &Connections, tasks: &Tasks) {
+    loop {
+        connections.wait_until_empty().await;
+        if tasks.is_empty() {
+            return;
+        }
+        tasks.wait_until_empty().await;
     }
 }
 

@@ -13,4 +13,5 @@ mod skew;
 mod standstill;
 mod starting;
 mod state;
+mod tasks;
 mod undrain;

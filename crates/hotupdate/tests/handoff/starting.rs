@@ -127,3 +127,15 @@ async fn paths_that_are_no_text_are_paths_all_the_same() {
     let mut client = UnixStream::connect(&public).await.unwrap();
     assert_eq!(ask_on(&mut client).await.unwrap(), "v2");
 }
+
+#[tokio::test]
+async fn a_hook_with_a_name_that_is_taken_empty_or_too_long_is_refused() {
+    let folder = Folder::new();
+    let mut starting = folder.join("v1").await;
+    starting.before_release("queue", async || {}).unwrap();
+    let error = misuse(starting.before_release("queue", async || {}));
+    assert!(error.contains("\"queue\"") && error.contains("taken"), "{error}");
+    for wrong in [String::new(), "x".repeat(256)] {
+        assert!(misuse(starting.before_release(&wrong, async || {})).contains("1 to 255 bytes"));
+    }
+}
