@@ -47,7 +47,7 @@ pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
     message = "`{Self}` cannot be served",
     label = "not an application: no service of HTTP requests",
     note = "a `Router<S>` is one once its state is given: `.with_state(…)`",
-    note = "a service is one if it is `Clone + Send` and answers `Request<axum::body::Body>` with a `Response`"
+    note = "a service is one if it is `Clone + Send` and takes a `Request<axum::body::Body>`"
 )]
 pub trait App: Clone + Send + 'static {
     #[doc(hidden)]
