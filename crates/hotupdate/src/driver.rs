@@ -66,7 +66,6 @@ const MAX_DEFERRED: usize = 256;
 
 /// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
 pub(crate) enum Application {
-    Adopt(migration::Handler),
     Ready { resources: Resources, ready: Ready, reply: oneshot::Sender<Result<Served>> },
 }
 
@@ -265,10 +264,6 @@ impl Driver {
         match wake {
             Wake::Application(Some(Application::Ready { resources, ready, reply })) => {
                 self.make_ready(resources, ready, reply).await;
-            }
-            Wake::Application(Some(Application::Adopt(handler))) => {
-                self.moves.handlers.push(handler);
-                self.announce();
             }
             Wake::Application(None) => {
                 self.application_is_gone = true;
