@@ -1,7 +1,8 @@
 //! Which protocol a client speaks, by its first bytes.
 //!
 //! Deliberately absent: TLS and ALPN, and `Upgrade: h2c`, which RFC 9113 has removed. Own code instead of
-//! `hyper_util::server::conn::auto`, because a connection has to stay reachable: an idle one is taken out of hyper.
+//! `hyper_util::server::conn::auto`, because a connection has to stay reachable: an idle one is taken out of
+//! hyper.
 
 use std::io;
 
@@ -20,8 +21,8 @@ pub(crate) enum Protocol {
 
 /// Reads into `seen` until the protocol is known; `None` when the client went away before that.
 ///
-/// Never reads more than the preface, so a connection that says nothing costs no buffer. Safe to cancel: what was read
-/// is in `seen`, and the next call goes on with it.
+/// Never reads more than the preface, so a connection that says nothing costs no buffer. Safe to cancel: what
+/// was read is in `seen`, and the next call goes on with it.
 pub(crate) async fn detect(
     io: &mut (impl AsyncRead + Unpin),
     seen: &mut BytesMut,
@@ -44,8 +45,8 @@ pub(crate) async fn detect(
     }
 }
 
-/// As [`detect`] for a client that has said before what it speaks: waits until it says something again, without a buffer
-/// until then.
+/// As [`detect`] for a client that has said before what it speaks: waits until it says something again,
+/// without a buffer until then.
 pub(crate) async fn wait_for_more(
     io: &mut (impl AsyncRead + Unpin),
     seen: &mut BytesMut,

@@ -112,11 +112,11 @@ impl Draining {
         loop {
             phase = match phase {
                 Phase::Serving => drain.changed().await,
-                Phase::Forced => return,
                 Phase::Draining(plan) => tokio::select! {
                     () = tokio::time::sleep_until(scheduled_close(&plan, *id)) => return,
                     phase = drain.changed() => phase,
                 },
+                _ => return,
             }
         }
     }
@@ -171,12 +171,12 @@ mod tests {
     #[test]
     fn a_scheduled_close_has_no_grace_and_stays_in_the_window() {
         let (since, second) = (Instant::now(), Duration::from_secs(1));
-        let plan = Plan { since, until: since + 60 * second, grace: 5 * second, spread: 10 * second };
+        let plan = Plan::new(since, since + 60 * second, 5 * second, 10 * second);
         for id in 0..100 {
             let close = scheduled_close(&plan, id);
             assert!(since <= close && close < since + 10 * second);
         }
-        let short = Plan { until: since + second, ..plan };
+        let short = Plan::new(since, since + second, 5 * second, 10 * second);
         assert_eq!(scheduled_close(&short, 1), since);
     }
 }

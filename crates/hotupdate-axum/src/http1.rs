@@ -1,7 +1,8 @@
-//! One HTTP/1.1 connection, and taking it out of hyper alive, between two messages: to move it, or to close it gently.
+//! One HTTP/1.1 connection, and taking it out of hyper alive, between two messages: to migrate it, or to
+//! close it gently.
 //!
-//! Deliberately absent: `graceful_shutdown`. It closes an idle connection without reading what has already arrived, and
-//! a client that was just sending its next request would lose it.
+//! Deliberately absent: `graceful_shutdown`. It closes an idle connection without reading what has already
+//! arrived, and a client that was just sending its next request would lose it.
 
 use std::pin::Pin;
 
@@ -15,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use crate::app::BoxError;
 use crate::detect::Protocol;
 use crate::io::Io;
-use crate::moving;
+use crate::migration;
 use crate::service::Tracked;
 use crate::settings::Http1;
 use crate::watch::{Event, Watch};
@@ -27,8 +28,8 @@ enum Why {
     TimedOut,
 }
 
-/// Serves until the client leaves, the connection is upgraded (then its new owner has it), the next version has it, or the
-/// process lets go of it.
+/// Serves until the client closes, the connection is upgraded (then its new owner has it), the next version
+/// has it, or the process lets go of it.
 pub(crate) async fn serve<S>(mut io: Io<Connection>, mut service: S, watch: &mut Watch, settings: &Http1)
 where
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError> + Unpin,
@@ -54,7 +55,7 @@ where
         match why {
             Why::Migrates => {
                 io.give_back(parts.read_buf);
-                match moving::migrate(io, Some(Protocol::Http1), watch).await {
+                match migration::migrate(io, Some(Protocol::Http1), watch).await {
                     Some(stays) => io = stays,
                     None => return,
                 }

@@ -1,7 +1,7 @@
 //! One HTTP/2 connection.
 //!
-//! Deliberately absent: taking it out of hyper; its state cannot be moved. It ends with GOAWAY, and its client opens a
-//! new one without losing a request (RFC 9113, section 6.8).
+//! Deliberately absent: taking it out of hyper; its state cannot migrate. It ends with GOAWAY, and its client
+//! opens a new one without losing a request (RFC 9113, section 6.8).
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -24,7 +24,7 @@ use crate::service::Tracked;
 use crate::settings::Http2;
 use crate::watch::{Event, Watch};
 
-/// Serves until the client leaves or the process lets go of it.
+/// Serves until the client closes or the process lets go of it.
 pub(crate) async fn serve<S>(io: Io<Connection>, service: S, watch: &mut Watch, settings: &Http2)
 where
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError>,
@@ -38,7 +38,8 @@ where
         let mut hyper = pin!(builder.serve_connection(TokioIo::new(io), service));
         let mut phase = watch.phase();
         loop {
-            // Streams in flight finish. It cannot be taken back; if the drain is, the client just comes again.
+            // Streams in flight finish. It cannot be taken back; if the drain is, the client just comes
+            // again.
             if matches!(phase, Phase::Draining(_)) {
                 watch.closing();
                 hyper.as_mut().graceful_shutdown();
@@ -61,7 +62,8 @@ where
     }
 }
 
-/// A connection that comes home when it is dropped: hyper does not give it back, and it has to be closed gently.
+/// A connection that comes home when it is dropped: hyper does not give it back, and it has to be closed
+/// gently.
 #[derive(Debug)]
 struct ReturnOnDrop {
     connection: Option<Connection>,
@@ -78,7 +80,7 @@ impl ReturnOnDrop {
 impl Drop for ReturnOnDrop {
     fn drop(&mut self) {
         if let (Some(connection), Some(home)) = (self.connection.take(), self.home.take()) {
-            // Nobody waits for it: it was forced, and closes here.
+            // It was forced if the receiver is gone, and closes here.
             let _ = home.send(connection);
         }
     }

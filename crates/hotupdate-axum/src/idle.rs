@@ -7,12 +7,12 @@ use std::time::Duration;
 use hotupdate::drain::{Phase, Plan};
 use tokio::time::Instant;
 
-/// How long the rest of a head may take that had begun when its connection was about to be closed: a packet or two, on a bad
-/// network. A client that sends half a head and no more must not hold a drain.
+/// How long the rest of a head may take that had begun when its connection was about to be closed: a packet
+/// or two, on a bad network. A client that sends half a head and no more must not hold a drain.
 const HALF_HEAD: Duration = Duration::from_secs(1);
 
-/// How long a connection that was closed on our side is still read from, so that what its client is just sending meets
-/// no reset, which could destroy an answer it has not read yet (RFC 9112, section 9.6).
+/// How long a connection that was closed on our side is still read from, so that what its client is just
+/// sending meets no reset, which could destroy an answer it has not read yet (RFC 9112, section 9.6).
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 /// How long one connection has been idle.
@@ -56,11 +56,11 @@ impl IdleTimeout {
         let idle_since = *self.idle_since.get_or_insert(now);
         self.head_since = head.then(|| self.head_since.unwrap_or(now));
         match phase {
-            // Without half a head a client may be idle as long as it likes, as with `axum::serve`: closing an idle
-            // connection races with the next request.
+            // Without half a head a client may be idle as long as it likes, as with `axum::serve`: closing an
+            // idle connection races with the next request.
             Phase::Serving => self.head_since.map(|since| since + self.header_timeout),
             Phase::Draining(plan) => Some(self.scheduled_close(&plan, idle_since)),
-            Phase::Forced => Some(now),
+            _ => Some(now),
         }
     }
 
@@ -75,7 +75,8 @@ impl IdleTimeout {
     }
 
     fn scheduled_close(&self, plan: &Plan, idle_since: Instant) -> Instant {
-        // A client that got an answer without `Connection: close` believes that it may go on: a grace for it too.
+        // A client that got an answer without `Connection: close` believes that it may go on: a grace for it
+        // too.
         let close = plan.scheduled_close(self.id).max(idle_since + plan.grace);
         let close = self.head_since.map_or(close, |since| close.max(since + HALF_HEAD));
         close.min(plan.until - 2 * margin(plan))
@@ -88,7 +89,7 @@ pub(crate) fn linger(phase: Phase, now: Instant) -> Instant {
         Phase::Serving => now + LINGER,
         // A connection that lingered until the deadline would be counted as forced, and is not.
         Phase::Draining(plan) => (now + LINGER).min(plan.until - margin(&plan)),
-        Phase::Forced => now,
+        _ => now,
     }
 }
 
@@ -104,7 +105,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn plan(since: Instant) -> Plan {
-        Plan { since, until: since + 60 * SECOND, grace: 5 * SECOND, spread: Duration::ZERO }
+        Plan::new(since, since + 60 * SECOND, 5 * SECOND, Duration::ZERO)
     }
 
     fn idle(now: Instant) -> Observation {
@@ -164,9 +165,9 @@ mod tests {
         let since = Instant::now();
         for millis in [0, 1, 100, 1_000, 60_000] {
             let until = since + Duration::from_millis(millis);
-            let drain = Phase::Draining(Plan { until, ..plan(since) });
-            let turn = IdleTimeout::new(1, SECOND).ends(drain, idle(since)).unwrap();
-            assert!(since <= turn && turn <= linger(drain, turn) && linger(drain, turn) <= until);
+            let drain = Phase::Draining(Plan::new(since, until, 5 * SECOND, Duration::ZERO));
+            let close = IdleTimeout::new(1, SECOND).ends(drain, idle(since)).unwrap();
+            assert!(since <= close && close <= linger(drain, close) && linger(drain, close) <= until);
         }
     }
 }

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use hotupdate::connections::ConnectionActivity;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How much is read of what is held back: to see whether the client leaves, more is not needed.
+/// How much is read of what is held back: to see whether the client closes, more is not needed.
 const GLANCE: usize = 64;
 
 /// A connection whose first bytes can be given back.
@@ -45,7 +45,7 @@ impl<T> Io<T> {
         self.inner
     }
 
-    /// Also the bytes that were given back and nobody has read since.
+    /// Also the bytes that were given back and not read since.
     pub(crate) fn into_parts(self) -> (T, Bytes, ConnectionActivity) {
         let Self { unread, inner, activity } = self;
         (inner, unread, activity)
@@ -60,8 +60,8 @@ impl<T> Io<T> {
 }
 
 impl<T: AsyncRead + Unpin> Io<T> {
-    /// Ready when the client leaves. If it says something instead, that waits in `unread`, and who lets it through polls
-    /// again.
+    /// Ready when the client closes. What it sends instead waits in `unread`; the code that lets it through
+    /// polls again.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.unread.is_empty() {
             let mut bytes = [0; GLANCE];

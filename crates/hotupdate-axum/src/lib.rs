@@ -106,6 +106,6 @@ mod http1;
 mod http2;
 mod idle;
 mod io;
-mod moving;
+mod migration;
 mod service;
 mod watch;

@@ -18,7 +18,7 @@ use crate::app::App;
 use crate::detect::{Protocol, detect, wait_for_more};
 use crate::http1;
 use crate::io::Io;
-use crate::moving::{self, Http1State, KIND};
+use crate::migration::{self, Http1State, KIND};
 use crate::service::ConnectionContext;
 use crate::settings::{Http1, Settings};
 use crate::watch::{Event, Watch};
@@ -295,7 +295,7 @@ async fn listen(
             Event::Ended(_) | Event::Forced => return None,
             Event::Migrates => {
                 io.give_back(seen.split().freeze());
-                io = moving::migrate(io, known, watch).await?;
+                io = migration::migrate(io, known, watch).await?;
             }
             Event::TimedOut if !watch.is_readable(io.get()) => {
                 watch.closing();

@@ -1,4 +1,5 @@
-//! The application as hyper calls it: counted, told where its requests come from, and polite while its process drains.
+//! The application as hyper calls it: counted, told where its requests come from, and polite while its
+//! process drains.
 //!
 //! Deliberately absent: routing, and anything else that a `tower` layer could do.
 
@@ -19,7 +20,7 @@ use hyper::service::{Service, service_fn};
 
 use crate::app::{App, BoxError, sealed::Sealed};
 use crate::drain::Draining;
-use crate::moving::KIND;
+use crate::migration::KIND;
 
 /// What the service of one connection knows about it.
 #[derive(Debug)]
@@ -29,8 +30,8 @@ pub(crate) struct ConnectionContext {
     activity: ConnectionActivity,
 }
 
-/// Counts a request until both of its bodies are done with: a request whose body is still being read is not over, even
-/// if it was answered.
+/// Counts a request until both of its bodies are done with: a request whose body is still being read is not
+/// over, even if it was answered.
 type InFlight = RequestGuard;
 
 impl ConnectionContext {

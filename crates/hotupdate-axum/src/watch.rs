@@ -1,7 +1,8 @@
-//! Drives a connection's future and watches, beside it, what the process wants and how long the connection has been idle.
+//! Drives a connection's future and watches, beside it, what the process wants and how long the connection
+//! has been idle.
 //!
-//! Deliberately absent: what to do then. HTTP/1.1, HTTP/2 and the detection before them differ in that, and in nothing
-//! else.
+//! Deliberately absent: what to do then. HTTP/1.1, HTTP/2 and the detection before them differ in that, and
+//! in nothing else.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -16,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::detect::Protocol;
 use crate::idle::{IdleTimeout, Observation, linger};
-use crate::moving::KIND;
+use crate::migration::KIND;
 
 /// One connection's view of its process.
 #[derive(Debug)]
@@ -134,7 +135,8 @@ impl Watch {
         event
     }
 
-    /// Whether the client has just sent something that was not read. Then it is not idle: hyper gets the connection back.
+    /// Whether the client has just sent something that was not read. Then it is not idle: hyper gets the
+    /// connection back.
     pub(crate) fn is_readable(&mut self, connection: &Connection) -> bool {
         let readable = self.phase != Phase::Serving && connection.is_readable();
         if readable {
@@ -151,8 +153,8 @@ impl Watch {
         }
     }
 
-    /// Ends the connection in a way that cannot destroy an answer on its way to the client: FIN, then reading on for a
-    /// moment, then close.
+    /// Ends the connection in a way that cannot destroy an answer on its way to the client: FIN, then reading
+    /// on for a moment, then close.
     pub(crate) async fn close(&self, mut connection: Connection) {
         let until = linger(self.drain.phase(), Instant::now());
         let farewell = async {
@@ -173,8 +175,8 @@ impl IdleMonitor {
             && self.activity.can_migrate(KIND)
     }
 
-    /// Right before the connection is polled. A client that pipelines without a pause would otherwise never be between two
-    /// messages: each poll would begin the next request.
+    /// Right before the connection is polled. A client that pipelines without a pause would otherwise never
+    /// be between two messages: each poll would begin the next request.
     fn begin_poll(&mut self, migrates: bool) -> PollSnapshot {
         self.may_migrate = migrates && (self.may_migrate || self.activity.is_serving());
         self.activity.begin_poll(self.may_migrate)
@@ -215,7 +217,8 @@ impl IdleMonitor {
         let Self { activity, timeout, protocol, timer, may_migrate: _ } = self;
         let now = Instant::now();
         let observation = if *protocol == Some(Protocol::Http2) {
-            // Bytes belong to many requests at once, so there is no half head, and all of them count as activity.
+            // Bytes belong to many requests at once, so there is no half head, and all of them count as
+            // activity.
             Observation { now, busy: activity.is_serving(), moved: activity.take_moved(), head: false }
         } else {
             let head = activity.has_begun_head();
@@ -226,8 +229,8 @@ impl IdleMonitor {
             return Poll::Pending;
         };
         if migrates {
-            // The client of a connection that can migrate is not told to leave. A change ends this wait, or the end of a
-            // suspension.
+            // The client of a connection that can migrate is not told to leave. A change ends this wait, or
+            // the end of a suspension.
             let Some(until) = activity.suspended_until() else { return Poll::Pending };
             end = end.max(until);
         }

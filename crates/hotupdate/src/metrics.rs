@@ -1,7 +1,8 @@
-//! The counts of a process as metrics, with the facade [`metrics`](https://docs.rs/metrics): the feature `metrics`.
+//! The counts of a process as metrics, with the facade [`metrics`](https://docs.rs/metrics): the feature
+//! `metrics`.
 //!
-//! Deliberately absent: an exporter. The application installs one **before** [`join`](crate::join()); what has none costs
-//! an atomic operation less and is shown nowhere.
+//! Deliberately absent: an exporter. The application installs one **before** [`join`](crate::join()); what
+//! has none costs an atomic operation less and is shown nowhere.
 //!
 //! | metric | kind | labels | what |
 //! |---|---|---|---|
@@ -9,15 +10,15 @@
 //! | `hotupdate_connections_total` | counter | `generation`, `event` = `accepted`, `adopted`, `migrated`, `finished`, `closed`, `forced` | what became of connections, see [`Totals`] |
 //! | `hotupdate_requests_total` | counter | `generation` | requests |
 //! | `hotupdate_handoffs_total` | counter | `generation`, `result` = `served`, `failed`, `rolled_back`, `took_over` | how handoffs ended, counted by the process that serves afterwards |
-//! | `hotupdate_gap_seconds` | histogram | `generation` | the time in which nobody accepted, one value a handoff, in seconds |
+//! | `hotupdate_gap_seconds` | histogram | `generation` | the time in which no process accepted, one value a handoff, in seconds |
 //!
-//! A process tells its own generation exactly, at every moment, and as the serving process also those of its predecessors,
-//! as they said last: their own exporter has gone with the listener.
+//! A process tells its own generation exactly, at every moment, and as the serving process also those of its
+//! predecessors, as they said last: their own exporter has gone with the listener.
 //!
 //! ```
 //! # #[cfg(feature = "metrics")] {
 //! let recorder = metrics::NoopRecorder; // an exporter's, such as that of `metrics-exporter-prometheus`
-//! metrics::set_global_recorder(recorder).expect("nobody else has installed one");
+//! metrics::set_global_recorder(recorder).expect("no other recorder is installed");
 //! // … and only then `hotupdate::join`.
 //! # }
 //! ```
@@ -53,7 +54,8 @@ mod facade {
     const HANDOFFS: &str = "hotupdate_handoffs_total";
     const GAP: &str = "hotupdate_gap_seconds";
 
-    /// The handles of one generation, looked up once: what happens with every request must not look up a name.
+    /// The handles of one generation, looked up once: what happens with every request must not look up a
+    /// name.
     struct Handles {
         states: [Gauge; 3],
         events: [Counter; 6],
@@ -97,7 +99,7 @@ mod facade {
             describe_counter!(CONNECTIONS_TOTAL, "what became of connections");
             describe_counter!(REQUESTS, "requests");
             describe_counter!(HANDOFFS, "how handoffs ended");
-            describe_histogram!(GAP, metrics::Unit::Seconds, "the time in which nobody accepted");
+            describe_histogram!(GAP, metrics::Unit::Seconds, "the time in which no process accepted");
             Self { generation, ours: Handles::new(generation), predecessors: Mutex::default() }
         }
 

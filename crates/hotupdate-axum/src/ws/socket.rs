@@ -230,7 +230,7 @@ impl WebSocket {
         let Self { transport: Transport { connection, codec, hung_up }, drain, slot, .. } = self;
         match connection.migrate_bytes(&name(kind), bytes).await {
             Ok(()) => Ok(()),
-            Err(hotupdate::connections::NotMigrated { connection, why }) => {
+            Err(hotupdate::connections::NotMigrated { connection, why, .. }) => {
                 let transport = Transport { connection, codec, hung_up };
                 let block = MigrationBlock::Refused(name(kind));
                 Err(NotMigrated { socket: Self { transport, drain, slot, block }, why })

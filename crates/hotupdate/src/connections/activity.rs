@@ -11,8 +11,8 @@ use super::queue::MigrationSlot;
 use super::record::{Record, Status};
 use crate::metrics::Event;
 
-/// Reports what a connection does, and asks what is known of it. Cheap to clone; a report about a connection that is gone
-/// changes nothing.
+/// Reports what a connection does, and asks what is known of it. Cheap to clone; a report about a connection
+/// that is gone changes nothing.
 ///
 /// ```
 /// # fn example(connection: &hotupdate::Connection) {
@@ -64,8 +64,8 @@ impl ConnectionActivity {
         self.record.end(Event::Forced);
     }
 
-    /// The client is told to leave, or the connection is closed, because the process drains: its end counts as `closed` and
-    /// not as `finished`.
+    /// The client is told to leave, or the connection is closed, because the process drains: its end counts
+    /// as `closed` and not as `finished`.
     pub fn set_closing(&self) {
         self.record.set(Status::CLOSING);
     }
@@ -76,8 +76,9 @@ impl ConnectionActivity {
         Drain::new(self.record.table.phase.subscribe())
     }
 
-    /// Whether this connection can migrate: the process drains, the one that serves now accepts connections of this kind and
-    /// listener, and nothing has stopped this connection since that changed last. [`Drain::changed`] tells of changes.
+    /// Whether this connection can migrate: the process drains, the one that serves now accepts connections
+    /// of this kind and listener, and nothing has stopped this connection since that changed last.
+    /// [`Drain::changed`] tells of changes.
     #[must_use]
     pub fn can_migrate(&self, kind: &str) -> bool {
         self.can_migrate_if(|accepted| accepted == kind)
@@ -99,7 +100,8 @@ impl ConnectionActivity {
         !record.is_refused() && record.table.accepted().any(fits)
     }
 
-    /// The process that serves takes no connections for now. After this moment they cannot migrate, if nothing changes.
+    /// The process that serves takes no connections for now. After this moment they cannot migrate, if
+    /// nothing changes.
     #[doc(hidden)]
     #[must_use]
     pub fn suspended_until(&self) -> Option<Instant> {

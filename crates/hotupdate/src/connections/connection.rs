@@ -37,6 +37,7 @@ pub(crate) struct MigrationRequest {
 /// A connection that stays where it is.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection does not migrate: {why}")]
+#[non_exhaustive]
 pub struct NotMigrated {
     /// The connection, untouched.
     pub connection: Connection,
@@ -46,8 +47,8 @@ pub struct NotMigrated {
 
 /// One accepted connection.
 ///
-/// It is in the table of [`Connections`](super::Connections) until it is dropped. At the deadline of a drain its socket is shut down: reads return
-/// end-of-file then, and writes fail.
+/// It is in the table of [`Connections`](super::Connections) until it is dropped. At the deadline of a drain
+/// its socket is shut down: reads return end-of-file then, and writes fail.
 #[derive(Debug)]
 pub struct Connection {
     socket: Arc<Socket>,
@@ -89,13 +90,14 @@ impl Connection {
         self.activity().drain()
     }
 
-    /// The connection's place in the queue of those that move.
+    /// The connection's place in the queue of those that migrate.
     #[must_use]
     pub fn migration_slot(&self) -> MigrationSlot {
         self.activity().migration_slot()
     }
 
-    /// Whether this connection can migrate: the process drains, and the one that serves now accepts connections of this kind.
+    /// Whether this connection can migrate: the process drains, and the one that serves now accepts
+    /// connections of this kind.
     ///
     /// ```no_run
     /// # async fn example(connection: hotupdate::Connection) {
@@ -110,17 +112,17 @@ impl Connection {
     }
 
     /// Migrates this connection to the process that serves now, whose
-    /// [`Starting::on_migrated`](crate::Starting::on_migrated) of the same kind goes on with it and with `state` (as JSON).
-    /// Its client notices nothing: the caller stops reading and writing at a point from which the other version can go on,
-    /// and everything else that the other version has to know, such as bytes that were read and not handled, goes into
-    /// `state`.
+    /// [`Starting::on_migrated`](crate::Starting::on_migrated) of the same kind goes on with it and with
+    /// `state` (as JSON). Its client notices nothing: the caller stops reading and writing at a point from
+    /// which the other version can go on, and everything else that the other version has to know, such as
+    /// bytes that were read and not handled, goes into `state`.
     ///
-    /// It begins at once; [`MigrationSlot::acquire`] tells when it is a good moment. Not safe to cancel: a connection whose
-    /// migration is cancelled is closed if it did not arrive.
+    /// It begins at once; [`MigrationSlot::acquire`] tells when it is a good moment. Not safe to cancel: a
+    /// connection whose migration is cancelled is closed if it did not arrive.
     ///
     /// # Errors
-    /// [`NotMigrated`] with the connection, to serve on: the process does not drain, the next version does not accept this
-    /// kind or cannot read the state, or it died before it had the connection.
+    /// [`NotMigrated`] with the connection, to serve on: the process does not drain, the next version does
+    /// not accept this kind or cannot read the state, or it died before it had the connection.
     pub async fn migrate(self, kind: &str, state: &(impl Serialize + Sync)) -> Result<(), NotMigrated> {
         match serde_json::to_vec(state) {
             Ok(state) => self.migrate_bytes(kind, state).await,

@@ -1,7 +1,7 @@
-//! How a connection learns that its process drains, and when its own turn to be closed has come.
+//! How a connection learns that its process drains, and when it should be closed.
 //!
-//! Deliberately absent: closing anything. Whoever owns the connection does that; see [`crate::connections`] for what
-//! happens to those that are left at the deadline.
+//! Deliberately absent: closing anything. The code that serves a connection does that, and the table closes
+//! what is left at the deadline.
 
 use std::future::pending;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 /// What the process wants of its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Phase {
     /// Go on.
     Serving,
@@ -22,23 +23,33 @@ pub enum Phase {
 
 /// The times of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Plan {
     /// When it began.
     pub since: Instant,
     /// When the rest is forced.
     pub until: Instant,
-    /// How long everybody who is silent is left alone.
+    /// How long idle connections are left alone.
     pub grace: Duration,
-    /// The window after the grace over which silent connections are closed, so that not all clients come back at once.
+    /// The window after the grace over which idle connections are closed, so that not all clients come back
+    /// at once.
     pub spread: Duration,
 }
 
 impl Plan {
-    /// When a silent connection with this id is closed: after the grace, at its own place in the window, and before the
-    /// deadline.
+    /// For tests of what serves connections.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn new(since: Instant, until: Instant, grace: Duration, spread: Duration) -> Self {
+        Self { since, until, grace, spread }
+    }
+
+    /// When an idle connection with this id is closed: after the grace, at its own place in the window, and
+    /// before the deadline.
     #[must_use]
     pub fn scheduled_close(&self, id: u64) -> Instant {
-        // Ids count up; multiplying by 2^64 divided by the golden ratio spreads neighbours evenly (Knuth, 6.4).
+        // Ids count up; multiplying by 2^64 divided by the golden ratio spreads neighbours evenly (Knuth,
+        // 6.4).
         let place = (id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f64 / f64::from(1 << 24);
         (self.since + self.grace + self.spread.mul_f64(place)).min(self.until)
     }
@@ -84,7 +95,8 @@ impl Drain {
         self.wait(|phase| *phase != Phase::Serving).await;
     }
 
-    /// Resolves when there is no drain (any more): after a rollback or when the successor died, the process serves on.
+    /// Resolves when there is no drain (any more): after a rollback or when the successor died, the process
+    /// serves on.
     pub async fn ended(&mut self) {
         self.wait(|phase| *phase == Phase::Serving).await;
     }

@@ -1,5 +1,5 @@
-//! How far the exchange of requests and responses on a connection has come: what the I/O and the parser of a protocol
-//! report, and what the task that serves the connection asks between two polls of them.
+//! How far the exchange of requests and responses on a connection has come: what the I/O and the parser of a
+//! protocol report, and what the task that serves the connection asks between two polls of them.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -8,7 +8,8 @@ use std::task::Waker;
 use super::activity::ConnectionActivity;
 use super::record::{Record, Status};
 
-/// For the crate `hotupdate-axum`. Everything but the end of a request happens in the task that serves the connection.
+/// For the crate `hotupdate-axum`. Everything but the end of a request happens in the task that serves the
+/// connection.
 #[doc(hidden)]
 impl ConnectionActivity {
     /// Bytes were read.
@@ -51,8 +52,8 @@ impl ConnectionActivity {
         self.record.status().is_serving()
     }
 
-    /// To be called right before hyper is polled, and if `holds_back`, requests behind the one in flight are for the next
-    /// version; the answer is for [`ConnectionActivity::is_between_messages`].
+    /// To be called right before hyper is polled, and if `holds_back`, requests behind the one in flight are
+    /// for the next version; the answer is for [`ConnectionActivity::is_between_messages`].
     #[must_use]
     pub fn begin_poll(&self, holds_back: bool) -> PollSnapshot {
         let before = self.record.update(|status| {
@@ -67,21 +68,22 @@ impl ConnectionActivity {
         self.record.register(waker);
     }
 
-    /// To be called after hyper was polled, before anything is asked: from here on the end of a request wakes the task. An
-    /// end during the poll does not, as the task is awake and about to ask.
+    /// To be called after hyper was polled, before anything is asked: from here on the end of a request wakes
+    /// the task. An end during the poll does not, as the task is awake and about to ask.
     pub fn wait(&self) {
         self.record.set(Status::WAITS);
     }
 
-    /// Whether hyper is between two messages, so that what it has read and not parsed is the beginning of a head. To be
-    /// called right after it was polled and is pending.
+    /// Whether hyper is between two messages, so that what it has read and not parsed is the beginning of a
+    /// head. To be called right after it was polled and is pending.
     ///
-    /// That nothing is in flight does not say it: a body that its handler dropped half-read, perhaps just now and in
-    /// another thread, is still being read as far as hyper knows, and the rest of it would be taken for a request. So the
-    /// last use of both bodies has to lie *before* the poll: `poll_read`, with which each poll begins, then finds the
-    /// receiver gone and skips the rest of the body, if it is there, or gives the connection up. And the poll has to end
-    /// with a flush that went through and no new request: then `Conn::try_keep_alive` has been passed with both sides
-    /// done, and reading and writing are `Init` (hyper 1.12, `proto/h1/dispatch.rs` and `conn.rs`).
+    /// That nothing is in flight does not say it: a body that its handler dropped half-read, perhaps just now
+    /// and in another thread, is still being read as far as hyper knows, and the rest of it would be taken
+    /// for a request. So the last use of both bodies has to lie *before* the poll: `poll_read`, with which
+    /// each poll begins, then finds the receiver gone and skips the rest of the body, if it is there, or
+    /// gives the connection up. And the poll has to end with a flush that went through and no new request:
+    /// then `Conn::try_keep_alive` has been passed with both sides done, and reading and writing are `Init`
+    /// (hyper 1.12, `proto/h1/dispatch.rs` and `conn.rs`).
     #[must_use]
     pub fn is_between_messages(&self, poll: PollSnapshot) -> bool {
         let status = self.record.status();
@@ -107,8 +109,8 @@ impl ConnectionActivity {
         self.record.take(Status::ENDED)
     }
 
-    /// Whether bytes went either way, or a request ended, since the last call. For HTTP/2, where bytes belong to many requests
-    /// at once.
+    /// Whether bytes went either way, or a request ended, since the last call. For HTTP/2, where bytes belong
+    /// to many requests at once.
     #[must_use]
     pub fn take_moved(&self) -> bool {
         self.record.take(Status::ENDED | Status::WROTE | Status::HEAD_BEGUN)
@@ -131,7 +133,8 @@ pub struct PollSnapshot {
     idle: bool,
 }
 
-/// Whether more of a request's body is wanted. Its drop says that the body was not read to its end: hyper skips the rest.
+/// Whether more of a request's body is wanted. Its drop says that the body was not read to its end: hyper
+/// skips the rest.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct BodyDemand {
@@ -313,7 +316,8 @@ mod tests {
         }
     }
 
-    /// A wake from within its own poll would make the task run, and another thread look for work, for nothing.
+    /// A wake from within its own poll would make the task run, and another thread look for work, for
+    /// nothing.
     #[tokio::test]
     async fn the_end_of_a_request_wakes_a_task_that_waits_and_no_other() {
         let activity = activity();

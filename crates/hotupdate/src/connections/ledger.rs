@@ -1,6 +1,5 @@
-//! Who came, who went, and what those do that are here: numbers that are in balance at every moment.
-//!
-//! Deliberately absent: the connections.
+//! How many connections came and went, and how many are open in which state: numbers that balance at every
+//! moment.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -40,10 +39,12 @@ impl Ledger {
         Totals { requests: self.requests.load(Relaxed), ..*self.lock() }
     }
 
-    /// Both at the same moment: the totals say how many are open, and the summary says in which states they are.
+    /// Both at the same moment: the totals say how many are open, and the summary says in which states they
+    /// are.
     pub(super) fn snapshot(&self) -> (Summary, Totals) {
         let totals = self.totals();
-        // A change of state is two steps, so for an instant a count can be one too low, below zero, or too high.
+        // A change of state is two steps, so for an instant a count can be one too low, below zero, or too
+        // high.
         let count = |count: &AtomicU64| u64::try_from(count.load(Relaxed).cast_signed()).unwrap_or(0);
         let open = totals.open();
         let active = count(&self.active).min(open);
@@ -59,7 +60,8 @@ impl Ledger {
 
     /// A connection that was in this state goes out.
     pub(super) fn leave(&self, state: ConnectionState, how: Event) {
-        // In this order: an open connection may be counted as idle for an instant, one that is gone never as open.
+        // In this order: an open connection may be counted as idle for an instant, one that is gone never as
+        // open.
         self.count(state, -1);
         self.book(how);
         self.metrics.state(Some(state), None);

@@ -1,4 +1,4 @@
-//! The queue of connections that migrate: so many at a time, the others are served here until they have a slot.
+//! The queue of connections that migrate: so many at a time; the rest are served here until they have a slot.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -9,12 +9,13 @@ use std::time::Duration;
 use super::activity::ConnectionActivity;
 use super::record::Record;
 
-/// Half as many again as can be on their way (1,000, `hotupdate_proto::migration`), so that the next ones are ready. A
-/// connection that has a slot is not served until it has arrived, which with so many before it takes some 60 ms: no matter
-/// for idle ones.
+/// Half as many again as can be on their way (1,000, `hotupdate_proto::migration`), so that the next ones are
+/// ready. A connection that has a slot is not served until it has arrived, which with so many before it takes
+/// some 60 ms: no matter for idle ones.
 const AT_A_TIME: usize = 1_500;
 
-/// Clients of active connections would notice; they go when the idle ones have gone, and with few before them.
+/// Clients of active connections would notice; they go when the idle ones have gone, and with few before
+/// them.
 const ACTIVE_AT_A_TIME: usize = 200;
 
 /// A connection is idle when its client has sent nothing for so long.
@@ -22,8 +23,8 @@ const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// A connection's place in the queue of those that migrate to the next version.
 ///
-/// A connection that migrates without it does so at once, and waits unserved until all that came before have migrated; with
-/// 100,000 connections these are seconds.
+/// A connection that migrates without it does so at once, and waits unserved until all that came before have
+/// migrated; with 100,000 connections these are seconds.
 ///
 /// ```no_run
 /// # async fn step(_: &mut hotupdate::Connection) {}
@@ -66,10 +67,12 @@ impl MigrationSlot {
         Self { record, place: Place::None }
     }
 
-    /// Resolves when the connection can migrate (see [`Connection::can_migrate`](crate::Connection::can_migrate)) and has a
-    /// slot. Connections whose clients have been silent for a second come first.
+    /// Resolves when the connection can migrate (see
+    /// [`Connection::can_migrate`](crate::Connection::can_migrate)) and has a slot. Connections whose clients
+    /// have been silent for a second come first.
     ///
-    /// The slot is held until this value is dropped, or asked for something else. Safe to cancel: then others come first.
+    /// The slot is held until this value is dropped, or asked for something else. Safe to cancel: the place
+    /// in the queue is lost.
     pub async fn acquire(&mut self, kind: &str) {
         let activity = ConnectionActivity { record: self.record.clone() };
         let mut drain = activity.drain();
@@ -96,8 +99,9 @@ impl MigrationSlot {
         poll_fn(|cx| waiting.0.poll_acquire(cx)).await;
     }
 
-    /// As [`MigrationSlot::acquire_any`]. Between two calls the place in the queue is kept, and the slot, until
-    /// [`MigrationSlot::release`]: a caller that neither polls again nor releases holds up others.
+    /// As [`MigrationSlot::acquire_any`]. Between two calls the place in the queue is kept, and the slot,
+    /// until [`MigrationSlot::release`]: a caller that neither polls again nor releases holds up other
+    /// connections.
     pub fn poll_acquire(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.record.table.queue.poll(&mut self.place, || self.record.silence() < IDLE_AFTER, cx)
     }

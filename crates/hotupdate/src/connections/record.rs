@@ -1,4 +1,5 @@
-//! The one record of an open connection: what the table knows of it, and what the code that serves it reports.
+//! The one record of an open connection: what the table knows of it, and what the code that serves it
+//! reports.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -38,8 +39,8 @@ pub(super) struct Record {
     owner: Mutex<Option<Waker>>,
 }
 
-/// What a connection does is one number, so that every change is one atomic step, seen whole, and counted exactly once
-/// without a lock: how many requests are in flight, and above them these flags.
+/// What a connection does is one number, so that every change is one atomic step, seen whole, and counted
+/// exactly once without a lock: how many requests are in flight, and above them these flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Status(u64);
 
@@ -224,7 +225,8 @@ impl Record {
         }
     }
 
-    /// The connection could not migrate, as of this change of the table. It does not try again before the next.
+    /// The connection could not migrate, as of this change of the table. It does not try again before the
+    /// next.
     pub(super) fn set_refused(&self, change: u64) {
         self.refused.store(change, SeqCst);
     }

@@ -9,7 +9,8 @@ use socket2::SockRef;
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// The kernel's side of a connection. Shared with the live table, which shuts it down at the deadline of a drain.
+/// The kernel's side of a connection. Shared with the live table, which shuts it down at the deadline of a
+/// drain.
 #[derive(Debug)]
 pub(crate) enum Socket {
     /// TCP.
@@ -87,8 +88,9 @@ impl Socket {
     }
 }
 
-/// As in tokio's own `poll_read`, a read that does not fill the buffer says that the kernel has no more: `WouldBlock` makes
-/// the next one wait for an event. Without that each request would cost a second recvfrom(2), which finds nothing.
+/// As in tokio's own `poll_read`, a read that does not fill the buffer says that the kernel has no more:
+/// `WouldBlock` makes the next one wait for an event. Without that each request would cost a second
+/// recvfrom(2), which finds nothing.
 fn read_once<'a>(
     buf: &mut ReadBuf<'a>,
     read: impl FnOnce(&mut ReadBuf<'a>) -> io::Result<usize>,

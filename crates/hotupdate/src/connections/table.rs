@@ -226,15 +226,16 @@ impl Connections {
         self.look_again();
     }
 
-    /// The process that serves takes nothing for now, or has not said yet what it accepts. Until then connections wait for
-    /// their slots, and no client is told to leave: if it came again, it would wait for the same process.
+    /// The process that serves takes nothing for now, or has not said yet what it accepts. Until then
+    /// connections wait for their slots, and no client is told to leave: if it came again, it would wait for
+    /// the same process.
     pub(crate) fn suspend_migration(&self, until: Instant) {
         self.table.accepted().suspended_until = Some(until);
         self.look_again();
     }
 
-    /// The process that serves does not answer. If it never does, half of the time that is left has to be enough for the
-    /// polite end.
+    /// The process that serves does not answer. If it never does, half of the time that is left has to be
+    /// enough for the polite end.
     pub(crate) fn suspend_half(&self) {
         if let Phase::Draining(plan) = *self.table.phase.borrow() {
             let now = Instant::now();
@@ -271,7 +272,8 @@ impl Connections {
         std::mem::take(&mut self.table.closed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Shuts down every connection that is left; their owners read end-of-file and let go. Returns which these were.
+    /// Shuts down every connection that is left; their owners read end-of-file and let go. Returns which
+    /// these were.
     pub(crate) fn force(&self) -> Vec<ConnectionRow> {
         let rows: Vec<_> = self.table.rows().values().cloned().collect();
         let named = rows.iter().map(|row| row.describe()).collect();

@@ -280,4 +280,20 @@ mod tests {
         gate.park().unwrap();
         assert!(gate.duplicate().is_err(), "closed for ever");
     }
+
+    /// A parked descriptor is not in epoll: a task that is not told waits for ever.
+    #[tokio::test]
+    async fn a_task_that_waits_is_told_when_the_gate_is_parked() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let gate = Gate::<Acceptor>::parked("http", ListenerKind::Tcp, address.into(), listener.into());
+        gate.open().unwrap();
+        let sent = gate.send(|_, _| Poll::Pending, |_| Ok(7));
+        tokio::pin!(sent);
+        assert!(timeout(Duration::ZERO, &mut sent).await.is_err(), "the queue is full");
+        gate.park().unwrap();
+        let sent = timeout(Duration::from_secs(60), sent).await.expect("it is told");
+        assert_eq!(sent.unwrap(), 7);
+    }
 }

@@ -1,7 +1,6 @@
-//! The move of an HTTP/1.1 connection to the version that serves now, and its arrival there.
+//! How an HTTP/1.1 connection migrates to the version that serves now, and arrives there.
 //!
-//! Deliberately absent: when a connection can move, see [`crate::watch`]; HTTP/2, whose state nobody can take out of
-//! hyper, and which has GOAWAY.
+//! Deliberately absent: HTTP/2, whose state cannot be taken out of hyper, and which has GOAWAY.
 
 use bytes::{BufMut as _, Bytes};
 use hotupdate::Connection;
@@ -10,7 +9,7 @@ use crate::detect::Protocol;
 use crate::io::Io;
 use crate::watch::Watch;
 
-/// What connections of this crate are called when they move, also those that have not said yet what they speak.
+/// The kind of connections of this crate, also of those whose clients have not said yet what they speak.
 pub(crate) const KIND: &str = "http/1.1";
 
 /// The first byte of the state. A version that does not know it leaves the connection where it is.
@@ -19,7 +18,8 @@ const STATE_VERSION: u8 = 1;
 /// Where a connection stands that came from another process: between two messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Http1State {
-    /// What the client speaks, if that is known: a first request looks like HTTP/2 or not, any other is HTTP/1.1.
+    /// What the client speaks, if that is known: a first request looks like HTTP/2 or not, any other is
+    /// HTTP/1.1.
     pub(crate) protocol: Option<Protocol>,
     /// Bytes that were read and belong to the next request.
     pub(crate) unread: Bytes,
@@ -52,7 +52,7 @@ impl Http1State {
     }
 }
 
-/// Hands the connection over, with the bytes that were given back to `io`. Returns it as it was if it stays.
+/// Migrates the connection, with the bytes that were given back to `io`. Returns it as it was if it stays.
 pub(crate) async fn migrate(
     io: Io<Connection>,
     protocol: Option<Protocol>,
