@@ -9,7 +9,7 @@ SECONDS ?= 60
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## everything, as it is released
@@ -44,7 +44,7 @@ test: ## the tests, of which all failures are shown; what this machine lacks for
 
 .PHONY: test-all
 test-all: test ## and the slow ones: campaigns of faults, handoffs and abuse
-	$(CARGO) test --workspace --no-fail-fast --test campaigns
+	.ci/skipped $(CARGO) test --workspace --test campaigns
 
 # Of a version that reads what the compiler writes (rustc -vV); Debian's 19 reads 22.
 LLVM_COV ?= /usr/bin/llvm-cov-19

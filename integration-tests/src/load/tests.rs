@@ -11,8 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{FailureClass, Kind, Load, LoadPlan, Tally};
-use crate::process::SOON;
-use crate::process::eventually;
+use crate::process::{SOON, eventually};
 
 fn plan_of(kind: Kind) -> LoadPlan {
     let mut plan = LoadPlan { pace: Duration::from_millis(2), ..LoadPlan::none() };
@@ -25,14 +24,18 @@ fn plan_of(kind: Kind) -> LoadPlan {
         Kind::WebSocket => plan.websocket = 1,
         Kind::Http2 => plan.http2 = 1,
     }
-    plan.patience = Duration::from_millis(300);
+    plan.patience = SOON;
     plan.slow_takes = Duration::from_millis(20);
     plan
 }
 
 /// One client against a server, until so many requests have an outcome.
 fn tally_of(kind: Kind, address: SocketAddr, outcomes: u64) -> Tally {
-    let load = Load::start(address, plan_of(kind));
+    tally_by(plan_of(kind), kind, address, outcomes)
+}
+
+fn tally_by(plan: LoadPlan, kind: Kind, address: SocketAddr, outcomes: u64) -> Tally {
+    let load = Load::start(address, plan);
     eventually("enough requests with an outcome", SOON, || {
         let progress = load.progress();
         (progress.all_answered() + progress.all_failed() >= outcomes).then_some(())

@@ -237,7 +237,7 @@ impl Connections {
     /// The process that serves does not answer. If it never does, half of the time that is left has to be
     /// enough for the polite end.
     pub(crate) fn suspend_half(&self) {
-        // A copy: telling of a change takes the lock that `borrow` holds.
+        // A phase that is borrowed for longer could not be changed.
         let phase = *self.table.phase.borrow();
         if let Phase::Draining(plan) = phase {
             let now = Instant::now();

@@ -206,7 +206,9 @@ pub(crate) fn alone<T>(test: impl Future<Output = T>) -> T {
     static ALONE: Mutex<()> = Mutex::new(());
     // A test that failed before this one leaves nothing of its own behind that this lock protects.
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    // Threads for blocking work count, too: otherwise they stay for ten seconds.
+    runtime.enable_all().thread_keep_alive(Duration::from_millis(100)).build().unwrap().block_on(test)
 }
 
 /// What this thread logs, as lines.

@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::common::peer::{call, status};
 use crate::common::{BRIEF, Folder, SOON, answer, ask, ask_on, eventually, hand_over, serve};
@@ -16,7 +17,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 async fn join_at(path: &Path) -> Result<Starting, Error> {
-    let timing = Timing::default().find(BRIEF);
+    let timing = Timing::default().find(BRIEF).probation(Duration::ZERO);
     timeout(SOON, hotupdate::builder(path).stop_signals(false).timing(timing).join()).await.unwrap()
 }
 

@@ -22,7 +22,7 @@ fn thirty_handoffs() {
         assert_eq!(serving.generation().0, 32);
         nothing_leaked(before).await;
         assert!(descriptors() >= before - 2, "that is not how it was: {:#?}", common::describe_descriptors());
-        // The runtime keeps those of blocking work for ten seconds.
+        // The runtime keeps those of blocking work for a moment.
         let as_before = async || (threads() <= threads_before).then_some(());
         eventually(&format!("no more than {threads_before} threads, as before"), as_before).await;
         assert_eq!(ask(address).await, "vn");
