@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::connections::Connections;
 use crate::connections::drain::Drain;
-use crate::driver::Application;
+use crate::driver::FromApplication;
 use crate::lifecycle::{Lifecycle, Served};
 use crate::migration::{Handler, Resume};
 use crate::state::{Arrived, State};
@@ -24,7 +24,7 @@ pub struct Serving {
 
 #[derive(Debug)]
 struct Inner {
-    application: mpsc::UnboundedSender<Application>,
+    application: mpsc::UnboundedSender<FromApplication>,
     generation: Generation,
     connections: Connections,
     tasks: Tasks,
@@ -34,7 +34,7 @@ struct Inner {
 
 impl Serving {
     pub(crate) fn new(
-        application: mpsc::UnboundedSender<Application>,
+        application: mpsc::UnboundedSender<FromApplication>,
         generation: Generation,
         connections: Connections,
         tasks: Tasks,
@@ -80,7 +80,7 @@ impl Serving {
         inspect: impl Fn(Vec<u8>) -> Option<Resume> + Send + Sync + 'static,
     ) {
         // Without a driver nothing arrives.
-        let _ = self.inner.application.send(Application::Adopt(Handler::new(kind, listener, inspect)));
+        let _ = self.inner.application.send(FromApplication::Adopt(Handler::new(kind, listener, inspect)));
     }
 
     /// Whether this process may do what only one process of the service may do: consume a queue, run what is due at an hour.

@@ -1,7 +1,7 @@
 //! A WebSocket that can migrate to the next version.
 //!
-//! Deliberately absent: splitting it into two halves; both migrate together. A task that waits for both directions selects
-//! between [`WebSocket::recv`] and whatever it wants to send.
+//! Deliberately absent: splitting it into two halves; both migrate together. A task that waits for both
+//! directions selects between [`WebSocket::recv`] and whatever it wants to send.
 
 use std::fmt;
 use std::future::pending;
@@ -21,21 +21,21 @@ use super::transport::Transport;
 use super::{KIND, name};
 use crate::drain::Draining;
 
-/// The most bytes of an incomplete message, and of what is to be sent, with which a socket migrates. The rest of what can
-/// migrate is for the application's state.
+/// The most bytes of an incomplete message, and of what is to be sent, with which a socket migrates. The rest
+/// of what can migrate is for the application's state.
 const MAX_PENDING_BYTES: usize = MAX_STATE - MAX_APPLICATION_STATE - 1024;
 
 /// State of an application that has at most this many bytes, as JSON, can always migrate.
 pub const MAX_APPLICATION_STATE: usize = 32 * 1024;
 
-/// How much later than scheduled clients are told to reconnect: the next version says one by one which kinds it accepts,
-/// and this kind may be the last.
+/// How much later than scheduled clients are told to reconnect: the next version says one by one which kinds
+/// it accepts, and this kind may be the last.
 const ACCEPT_WINDOW: Duration = Duration::from_secs(1);
 
 /// One WebSocket, on the server's side.
 ///
-/// Pings and close frames are answered by the library, while the application receives. Dropping it closes the connection
-/// without a close frame; see [`WebSocket::close`].
+/// Pings and close frames are answered by the library, while the application receives. Dropping it closes the
+/// connection without a close frame; see [`WebSocket::close`].
 pub struct WebSocket {
     transport: Transport,
     drain: Drain,
@@ -103,7 +103,7 @@ impl WebSocket {
     /// Tells when the process drains.
     #[must_use]
     pub fn draining(&self) -> Draining {
-        Draining::of(&self.transport.connection)
+        Draining::of(&self.transport.connection.activity())
     }
 
     /// Waits for the next message, of any kind; a ping is answered and returned too. `None` after the end.
@@ -129,7 +129,8 @@ impl WebSocket {
         self.transport.close(code, reason.into()).await;
     }
 
-    /// Waits for the next text or binary message, and for the drain of the process. The loop of a handler that migrates:
+    /// Waits for the next text or binary message, and for the drain of the process. The loop of a handler
+    /// that migrates:
     ///
     /// ```no_run
     /// use hotupdate_axum::ws::{Event, WebSocket};
@@ -153,10 +154,11 @@ impl WebSocket {
     /// }
     /// ```
     ///
-    /// [`Event::Draining`] comes when this socket has a slot to migrate in (see [`MigrationSlot`]), at a point at which it can
-    /// migrate: between messages, or within one that is not too large (of a larger one the rest is awaited). After a
-    /// migration that failed it comes again when the next version changes; else the client is told to reconnect (1012,
-    /// "service restart") at its place in the window over which a drain is spread, and this is the end.
+    /// [`Event::Draining`] comes when this socket has a slot to migrate in (see [`MigrationSlot`]), at a
+    /// point at which it can migrate: between messages, or within one that is not too large (of a larger one
+    /// the rest is awaited). After a migration that failed it comes again when the next version changes; else
+    /// the client is told to reconnect (1012, "service restart") at its place in the window over which a
+    /// drain is spread, and this is the end.
     ///
     /// Safe to cancel: no message is lost.
     pub async fn recv_or_drain(&mut self) -> Event {
@@ -178,12 +180,13 @@ impl WebSocket {
                 phase = drain.changed() => self.update_block(phase),
                 () = slot => return Event::Draining,
                 () = close => {
-                    transport.close(close_code::RESTART, Utf8Bytes::from_static("a new version serves")).await;
+                    let reason = Utf8Bytes::from_static("a new version serves");
+                    transport.close(close_code::RESTART, reason).await;
                     return Event::Closed(None);
                 }
                 message = transport.recv() => match message {
-                    Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => return Event::Message(message),
-                    Some(Ok(_)) => {}
+                    Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_))) => {}
+                    Some(Ok(message)) => return Event::Message(message),
                     Some(Err(error)) => return Event::Closed(Some(error)),
                     None => return Event::Closed(None),
                 },
@@ -191,15 +194,16 @@ impl WebSocket {
         }
     }
 
-    /// Migrates this WebSocket to the process that serves now, whose [`on_migrated`](super::on_migrated) of the same kind
-    /// goes on with it and with `state` (as JSON). Its client notices nothing: half a message that has arrived, and bytes
-    /// that are still to be sent, migrate along.
+    /// Migrates this WebSocket to the process that serves now, whose [`on_migrated`](super::on_migrated) of
+    /// the same kind goes on with it and with `state` (as JSON). Its client notices nothing: half a message
+    /// that has arrived, and bytes that are still to be sent, migrate along.
     ///
     /// Not safe to cancel: a connection whose migration is cancelled is closed if it did not arrive.
     ///
     /// # Errors
-    /// [`NotMigrated`] with the socket: serve on. The process does not drain, the next version does not accept this kind,
-    /// it died before it had the connection, the close handshake has begun, or there is too much to migrate.
+    /// [`NotMigrated`] with the socket: serve on. The process does not drain, the next version does not
+    /// accept this kind, it died before it had the connection, the close handshake has begun, or there is too
+    /// much to migrate.
     pub async fn migrate(mut self, kind: &str, state: &(impl Serialize + Sync)) -> Result<(), NotMigrated> {
         // As much as the operating system takes at once; the next version sends the rest.
         if self.transport.write_all().now_or_never().is_some_and(|written| written.is_err()) {
@@ -249,8 +253,8 @@ impl WebSocket {
             && matches!(self.drain.phase(), Phase::Draining(_))
     }
 
-    /// When the client is told to reconnect: each at its own place in the window, without the grace, which is for clients
-    /// that have not been told yet.
+    /// When the client is told to reconnect: each at its own place in the window, without the grace, which is
+    /// for clients that have not been told yet.
     fn scheduled_close(&self) -> Option<Instant> {
         match (&self.block, self.drain.phase()) {
             (MigrationBlock::Refused(_), Phase::Draining(plan)) => {
@@ -272,7 +276,8 @@ impl WebSocket {
     }
 }
 
-/// Ready when this WebSocket has a slot to migrate in, or when no other process accepts any. A change wakes the caller.
+/// Ready when this WebSocket has a slot to migrate in, or when no other process accepts any. A change wakes
+/// the caller.
 async fn acquire(activity: &ConnectionActivity, slot: &mut MigrationSlot) {
     if activity.can_migrate_any(KIND) {
         match activity.suspended_until() {

@@ -1,7 +1,7 @@
 //! The handshake (RFC 6455, section 4.2), and where the connection comes back from hyper.
 //!
-//! Deliberately absent: HTTP/2 (RFC 8441), where a WebSocket is one stream of many and cannot move by itself; extensions
-//! such as compression, whose state could not move.
+//! Deliberately absent: HTTP/2 (RFC 8441), where a WebSocket is one stream of many and cannot move by itself;
+//! extensions such as compression, whose state could not move.
 
 use axum::body::Body;
 use axum::extract::FromRequestParts;
@@ -20,8 +20,8 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::WebSocket;
 use super::codec::Negotiated;
-use crate::drain::Draining;
 use crate::io::Io;
+use crate::service::Migrates;
 
 /// The same as in axum: 16 MiB, in bytes.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -70,7 +70,8 @@ pub enum Rejection {
     /// `Sec-WebSocket-Key` is missing.
     #[error("the header Sec-WebSocket-Key is missing")]
     NoKey,
-    /// The connection is upgraded already, or it does not come from [`serve`](crate::serve()).
+    /// The connection is upgraded already, or it does not come from [`serve`](crate::serve()). Over a
+    /// connection that the application has wrapped itself, `axum::extract::ws` works.
     #[error("this connection cannot be upgraded")]
     NotUpgradable,
 }
@@ -144,7 +145,7 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
             HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Rejection::NoKey)?;
         let offered = words(headers, &SEC_WEBSOCKET_PROTOCOL).map(ToOwned::to_owned).collect();
         // Only `serve` puts this there.
-        if parts.extensions.get::<Draining>().is_none() {
+        if parts.extensions.get::<Migrates>().is_none() {
             return Err(Rejection::NotUpgradable);
         }
         let on_upgrade = parts.extensions.remove::<OnUpgrade>().ok_or(Rejection::NotUpgradable)?;

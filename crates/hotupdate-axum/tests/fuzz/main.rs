@@ -1,4 +1,5 @@
-//! Every input: what the fuzz targets check (`make fuzz`), for the inputs that they have found and for random ones.
+//! Every input: what the fuzz targets check (`make fuzz`), for the inputs that they have found and for random
+//! ones.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 

@@ -1,7 +1,8 @@
-//! Any stream of requests, cut anywhere by moves: the bytes of the answers are those of a connection that stays.
+//! Any stream of requests, cut anywhere by moves: the bytes of the answers are those of a connection that
+//! stays.
 //!
-//! Deliberately absent: bodies that their handler does not read. Whether their connection is closed depends on how much
-//! of them has arrived, with or without a move.
+//! Deliberately absent: bodies that their handler does not read. Whether their connection is closed depends
+//! on how much of them has arrived, with or without a move.
 
 use std::time::Duration;
 

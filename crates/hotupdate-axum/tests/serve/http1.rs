@@ -144,7 +144,8 @@ async fn an_answer_survives_a_body_that_nobody_read() {
     let mut client = server.client().await;
     client.get("/").await;
     let _new = server.hand_off().await;
-    // More is on its way than the server reads: without lingering this is a reset, which can destroy the answer.
+    // More is on its way than the server reads: without lingering this is a reset, which can destroy the
+    // answer.
     let body = "x".repeat(100_000);
     client
         .send(&format!("POST /ignore HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n{body}"))

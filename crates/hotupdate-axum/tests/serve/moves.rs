@@ -1,7 +1,7 @@
 //! HTTP/1.1 connections that move to the next version while their clients see nothing.
 //!
-//! Deliberately absent: servers that move none, see [`crate::http1`] and [`crate::idle`]; streams of requests that nobody
-//! has thought of, see [`crate::any_stream`].
+//! Deliberately absent: servers that move none, see [`crate::http1`] and [`crate::idle`]; streams of requests
+//! that nobody has thought of, see [`crate::any_stream`].
 
 mod bodies;
 mod in_flight;

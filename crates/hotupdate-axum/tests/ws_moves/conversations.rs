@@ -10,7 +10,8 @@ use crate::client::Client;
 use crate::server::{start, version};
 use crate::within;
 
-/// Numbers both ways, several at once, until told to stop; returns how many were answered, and by how many versions.
+/// Numbers both ways, several at once, until told to stop; returns how many were answered, and by how many
+/// versions.
 async fn converse(address: SocketAddr, stop: Arc<AtomicBool>) -> (u64, usize) {
     let mut client = Client::connect(address, "/ticks").await;
     let (mut said, mut answered, mut ticks) = (0, 0, 0);
@@ -62,6 +63,7 @@ async fn twenty_conversations_go_on_through_fifty_handoffs() {
         assert!(answered > HANDOFFS && versions > 10, "{answered} answers from {versions} versions");
     }
     assert_eq!(forced, 0);
-    // One that connects during the first handoff may begin in the second version, or be still HTTP when it moves.
+    // One that connects during the first handoff may begin in the second version, or be still HTTP when it
+    // moves.
     assert!((19 * HANDOFFS..=20 * HANDOFFS).contains(&moved), "{moved} moves");
 }

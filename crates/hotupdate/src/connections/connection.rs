@@ -190,11 +190,7 @@ impl Connection {
     /// Whether bytes wait to be read (or the end of the stream), without reading them.
     #[must_use]
     pub fn is_readable(&self) -> bool {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        match &*self.socket {
-            Socket::Tcp(stream) => SockRef::from(stream).peek(&mut byte).is_ok(),
-            Socket::Unix(stream) => SockRef::from(stream).peek(&mut byte).is_ok(),
-        }
+        self.socket.is_readable()
     }
 }
 

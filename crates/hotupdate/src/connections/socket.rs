@@ -39,6 +39,14 @@ impl Socket {
         }
     }
 
+    pub(super) fn is_readable(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        match self {
+            Self::Tcp(stream) => SockRef::from(stream).peek(&mut byte).is_ok(),
+            Self::Unix(stream) => SockRef::from(stream).peek(&mut byte).is_ok(),
+        }
+    }
+
     pub(crate) fn shut_down(&self) {
         // An error means that the client was faster.
         let _ = match self {

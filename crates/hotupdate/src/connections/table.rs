@@ -237,7 +237,9 @@ impl Connections {
     /// The process that serves does not answer. If it never does, half of the time that is left has to be
     /// enough for the polite end.
     pub(crate) fn suspend_half(&self) {
-        if let Phase::Draining(plan) = *self.table.phase.borrow() {
+        // A phase that is borrowed for longer could not be changed.
+        let phase = *self.table.phase.borrow();
+        if let Phase::Draining(plan) = phase {
             let now = Instant::now();
             self.suspend_migration(now + plan.until.saturating_duration_since(now) / 2);
         }

@@ -5,9 +5,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use hotupdate_proto::incumbent::Report;
 use hotupdate_proto::migration::{Inbound, Outbound};
-use hotupdate_proto::{Generation, MigrationItem};
+use hotupdate_proto::{FEATURE_MIGRATE, Generation, MigrationItem};
+use tokio::sync::mpsc;
 
+use super::Driver;
 use crate::connections::{MigrationRequest, Socket};
 use crate::migration::{Handler, Resume};
 
@@ -21,6 +24,8 @@ pub(crate) use taking::check;
 
 /// The moves of this process, in both directions.
 pub(super) struct Moves {
+    /// Connections of this process that want to leave.
+    pub(super) requests: mpsc::UnboundedReceiver<MigrationRequest>,
     mover: Outbound,
     queue: VecDeque<MigrationRequest>,
     on_the_way: HashMap<u64, MigrationRequest>,
@@ -29,11 +34,11 @@ pub(super) struct Moves {
     /// The other side wants to know when nothing is on its way.
     rest_due: bool,
     /// The peer of our drain knows what moves are.
-    pub(super) peer_knows: bool,
+    peer_knows: bool,
 
     pub(super) handlers: Vec<Handler>,
     /// Predecessors that know what moves are.
-    pub(super) knowing: HashSet<Generation>,
+    knowing: HashSet<Generation>,
     takers: HashMap<Generation, Taking>,
     /// Predecessors that have to come to rest before the accept loops are stopped.
     resting: Option<Resting>,
@@ -65,9 +70,24 @@ struct Resting {
     until: Instant,
 }
 
+impl Driver {
+    /// Who serves has changed, and with it which way connections move.
+    pub(super) fn heed(&mut self, report: &Report) {
+        match report {
+            Report::Served { peer, .. } => {
+                self.moves.peer_knows = peer.features.iter().any(|feature| feature == FEATURE_MIGRATE);
+            }
+            // After `serving`: before it the other side is not one that drains.
+            Report::Resumed(_) => self.announce(),
+            _ => {}
+        }
+    }
+}
+
 impl Moves {
-    pub(super) fn new(patience: Duration) -> Self {
+    pub(super) fn new(patience: Duration, requests: mpsc::UnboundedReceiver<MigrationRequest>) -> Self {
         Self {
+            requests,
             mover: Outbound::new(patience),
             queue: VecDeque::new(),
             on_the_way: HashMap::new(),
@@ -89,9 +109,10 @@ impl Moves {
         self.mover.deadline().into_iter().chain(resting).min()
     }
 
-    /// Whether a predecessor knows what moves are.
-    pub(super) fn knows(&self, generation: Generation) -> bool {
-        self.knowing.contains(&generation)
+    /// The predecessor serves again. What can be taken can be given: features belong to both sides.
+    pub(super) fn promote(&mut self, generation: Generation) {
+        self.peer_knows = self.knowing.contains(&generation);
+        self.forget(generation);
     }
 
     /// Whether no connection is about to leave.

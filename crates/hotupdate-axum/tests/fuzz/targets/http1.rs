@@ -1,8 +1,8 @@
-//! Any stream of bytes, in any pieces, with moves in between at any moment: the bytes of the answers are those of a
-//! connection that stays.
+//! Any stream of bytes, in any pieces, with moves in between at any moment: the bytes of the answers are
+//! those of a connection that stays.
 //!
-//! Deliberately absent: HTTP/2, which does not move. And where a connection ends whose client sends bodies that nobody
-//! reads: that depends on how much of them has arrived, with or without a move.
+//! Deliberately absent: HTTP/2, which does not move. And where a connection ends whose client sends bodies
+//! that nobody reads: that depends on how much of them has arrived, with or without a move.
 
 use arbitrary::Unstructured;
 
@@ -21,8 +21,8 @@ pub(crate) fn how_often_it_moves(bytes: &[u8]) -> u64 {
         return 0;
     }
     let (answers, moved, left) = perform(&script.stream, script.steps.iter().copied());
-    // hyper 1.12 goes to sleep when a body of several chunks that nobody reads is followed by a request and the answer
-    // before it is still being written, moved or not.
+    // hyper 1.12 goes to sleep when a body of several chunks that nobody reads is followed by a request and
+    // the answer before it is still being written, moved or not.
     assert!(
         script.ignores_bodies || left == 0,
         "a connection is left after {:?}",

@@ -11,7 +11,7 @@ use rustix::net::sockopt;
 use super::Moves;
 use crate::connections::MigrationRequest;
 use crate::driver::Driver;
-use crate::driver::incumbent::to_text;
+use crate::driver::text::to_text;
 
 /// How long after a handoff the next version may take to say which connections it picks up. Until then no client is told to
 /// leave.
@@ -20,7 +20,7 @@ const EXPECTED: Duration = Duration::from_secs(1);
 impl Driver {
     /// The drain begins.
     pub(in crate::driver) fn expect_moves(&mut self) {
-        if self.moves.peer_knows && self.peer.is_some() {
+        if self.moves.peer_knows && self.links.has_peer() {
             self.connections.suspend_migration(tokio::time::Instant::now() + EXPECTED);
         }
     }
@@ -28,7 +28,7 @@ impl Driver {
     /// What the process that serves says about moves; gives back what is not about them.
     pub(in crate::driver) fn hear_taker(&mut self, message: Message) -> Option<Message> {
         match message {
-            Message::Accepts { kinds } if self.draining => {
+            Message::Accepts { kinds } if self.drain.is_draining() => {
                 self.moves.open = !kinds.is_empty();
                 self.moves.rest_due = kinds.is_empty();
                 if self.moves.open {
@@ -41,17 +41,21 @@ impl Driver {
                 }
                 self.pump();
             }
-            Message::Prepared { batch, refused } if self.draining => self.held(batch, &refused),
+            Message::Prepared { batch, refused } if self.drain.is_draining() => self.held(batch, &refused),
             other => return Some(other),
         }
         None
     }
 
     pub(in crate::driver) fn give(&mut self, migration: MigrationRequest) {
-        // While the other side unread, a batch would reach a process that has stopped reading.
-        if self.draining && self.peer.is_some() && self.moves.open && !self.moves.mover.is_stuck() {
+        // While the other side rests, a batch would reach a process that has stopped reading.
+        if self.drain.is_draining()
+            && self.links.has_peer()
+            && self.moves.open
+            && !self.moves.mover.is_stuck()
+        {
             self.moves.queue.push_back(migration);
-            while let Ok(migration) = self.migrations.try_recv() {
+            while let Ok(migration) = self.moves.requests.try_recv() {
                 self.moves.queue.push_back(migration);
             }
             self.pump();
@@ -85,15 +89,15 @@ impl Driver {
     fn pump(&mut self) {
         while self.moves.mover.has_room() && !self.moves.queue.is_empty() {
             let migrations = self.moves.next_batch();
-            let Some(peer) = &self.peer else {
+            if !self.links.has_peer() {
                 return migrations.into_iter().for_each(give_back);
-            };
+            }
             let descriptors =
                 migrations.iter().map(|migration| migration.connection.socket().clone() as _).collect();
             let items = migrations.iter().map(describe).collect();
             for effect in self.moves.mover.offer(Instant::now(), items) {
                 if let OutboundEffect::Send(message) = effect {
-                    peer.send(&message, descriptors);
+                    self.links.send(&message, descriptors);
                     break;
                 }
             }
@@ -103,9 +107,7 @@ impl Driver {
         }
         if self.moves.rest_due && self.moves.mover.is_idle() {
             self.moves.rest_due = false;
-            if let Some(peer) = &self.peer {
-                peer.send(&Message::Quiesced, Vec::new());
-            }
+            self.links.send(&Message::Quiesced, Vec::new());
         }
     }
 
@@ -113,9 +115,7 @@ impl Driver {
         for effect in effects {
             match effect {
                 OutboundEffect::Send(message) => {
-                    if let Some(peer) = &self.peer {
-                        peer.send(&message, Vec::new());
-                    }
+                    self.links.send(&message, Vec::new());
                 }
                 OutboundEffect::Moved(ids) => {
                     for MigrationRequest { connection, reply, .. } in self.moves.take(&ids) {

@@ -13,8 +13,8 @@ use socket2::SockRef;
 
 use super::{Arrival, Moves, Resting, Taking};
 use crate::connections::Socket;
-use crate::driver::incumbent::from_text;
-use crate::driver::{Driver, Role};
+use crate::driver::Driver;
+use crate::driver::text::from_text;
 
 impl Driver {
     /// Tells predecessors which connections this process picks up.
@@ -23,16 +23,17 @@ impl Driver {
             return;
         }
         let kinds: Vec<_> = self.moves.handlers.iter().map(|handler| handler.kind.clone()).collect();
-        let Role::Incumbent(machine) = &self.role else { return };
+        let Some(machine) = self.machine.incumbent() else { return };
         for predecessor in machine.predecessors() {
             if !predecessor.features.iter().any(|feature| feature == FEATURE_MIGRATE) {
                 continue;
             }
             self.moves.knowing.insert(predecessor.generation);
             let wants = !kinds.is_empty() && !predecessor.drained;
-            if let (true, Some(link)) = (wants, self.predecessors.get(&predecessor.generation)) {
+            if wants && self.links.has(predecessor.generation) {
                 self.moves.takers.entry(predecessor.generation).or_default();
-                link.send(&Message::Accepts { kinds: kinds.clone() }, Vec::new());
+                let message = Message::Accepts { kinds: kinds.clone() };
+                self.links.send_to(predecessor.generation, &message);
             }
         }
     }
@@ -60,7 +61,7 @@ impl Driver {
             Ok(effects) => self.perform_taking(generation, effects),
             Err(fault) => {
                 self.moves.forget(generation);
-                self.incumbent(incumbent::Event::PredecessorClosed(generation, fault)).await;
+                self.handle(incumbent::Event::PredecessorClosed(generation, fault)).await;
             }
         }
         None
@@ -122,9 +123,7 @@ impl Driver {
         for effect in effects {
             match effect {
                 InboundEffect::Send(message) => {
-                    if let Some(link) = self.predecessors.get(&generation) {
-                        link.send(&message, Vec::new());
-                    }
+                    self.links.send_to(generation, &message);
                 }
                 InboundEffect::Serve(batch) => {
                     for Arrival { item, socket, resume } in self.release_held(generation, batch) {
@@ -146,23 +145,19 @@ impl Driver {
 
     /// Before the accept loops stop, predecessors finish the moves that are under way: the next version could not.
     pub(in crate::driver) async fn stop(&mut self) {
-        self.resources.tasks.set_serving(false);
         self.stops += 1;
-        self.reopen_at = None;
         self.moves.quiet = true;
         let expired = self.moves.patience + self.settings.timing.quiesce;
         let waits = |(generation, taking): &(&Generation, &Taking)| {
             let late = self.moves.late.contains(generation) && !taking.may_be_given(expired);
-            self.predecessors.contains_key(generation) && !late
+            self.links.has(**generation) && !late
         };
         let awaited: HashSet<_> = self.moves.takers.iter().filter(waits).map(|(g, _)| *g).collect();
         if awaited.is_empty() {
             return self.stop_now().await;
         }
         for generation in &awaited {
-            if let Some(link) = self.predecessors.get(generation) {
-                link.send(&Message::Accepts { kinds: Vec::new() }, Vec::new());
-            }
+            self.links.send_to(*generation, &Message::Accepts { kinds: Vec::new() });
         }
         self.moves.resting = Some(Resting { awaited, until: Instant::now() + self.settings.timing.quiesce });
     }
@@ -183,8 +178,7 @@ impl Driver {
             "generation {} did not finish its moves in time (deadline `quiesce`)",
             generations.join(" and ")
         );
-        self.events.push_back(incumbent::Event::CannotStop(what));
-        self.perform(Vec::new()).await;
+        self.machine.queue(incumbent::Event::CannotStop(what));
     }
 
     async fn rested(&mut self, generation: Generation) {
@@ -194,7 +188,6 @@ impl Driver {
         if resting.awaited.is_empty() {
             self.moves.resting = None;
             self.stop_now().await;
-            self.perform(Vec::new()).await;
         }
     }
 }
