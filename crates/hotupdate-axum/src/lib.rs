@@ -103,6 +103,8 @@ pub use app::App;
 mod drain;
 pub use drain::Draining;
 
+pub mod guides;
+
 #[cfg(feature = "ws")]
 #[cfg_attr(docsrs, doc(cfg(feature = "ws")))]
 pub mod ws;

@@ -92,6 +92,10 @@ pub struct Incumbent {
     terminating: bool,
     /// The application has a hook that ends what only one process may do.
     has_hook: bool,
+    /// Tasks of the application keep this process alive, as it was told last.
+    has_tasks: bool,
+    /// They are not waited for: this process was told to end now.
+    abandons_tasks: bool,
 }
 
 impl Incumbent {
@@ -113,6 +117,8 @@ impl Incumbent {
             predecessors,
             terminating: false,
             has_hook: false,
+            has_tasks: false,
+            abandons_tasks: false,
         }
     }
 
@@ -166,6 +172,12 @@ impl Incumbent {
                 | State::Standby { .. }
                 | State::BeforeRelease { .. }
         )
+    }
+
+    /// Whether this process only waits for tasks of the application, without a deadline.
+    #[must_use]
+    pub fn has_only_tasks(&self) -> bool {
+        matches!(self.state, State::Retired { drain: Drain::Tasks, .. })
     }
 
     /// Whether nothing is left to do.
@@ -324,8 +336,8 @@ impl Incumbent {
                 state @ (State::Probation { .. } | State::Retired { .. }),
                 Event::Progress { connections, closed, totals, tasks },
             ) => {
-                out.push(Effect::Send(M::Progress { connections, closed, totals, tasks }));
-                state
+                out.push(Effect::Send(M::Progress { connections, closed, totals, tasks: tasks.clone() }));
+                self.progress(state, &tasks, out)
             }
 
             // ---- rollback ----------------------------------------------------------------------------------

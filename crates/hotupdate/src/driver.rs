@@ -218,10 +218,6 @@ impl Driver {
             Some(FromApplication::Ready { resources, ready, reply }) => {
                 self.make_ready(resources, ready, reply).await;
             }
-            Some(FromApplication::Adopt(handler)) => {
-                self.moves.handlers.push(handler);
-                self.announce();
-            }
             None if matches!(self.machine.role, Role::First | Role::Successor(_)) => {
                 self.application_gave_up().await;
             }

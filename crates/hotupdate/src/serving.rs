@@ -6,13 +6,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hotupdate_proto::Generation;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::connections::Connections;
 use crate::connections::drain::Drain;
-use crate::driver::FromApplication;
 use crate::lifecycle::{Lifecycle, Served};
-use crate::migration::{Handler, Resume};
 use crate::state::{Arrived, State};
 use crate::tasks::{TaskGuard, Tasks};
 
@@ -24,7 +22,6 @@ pub struct Serving {
 
 #[derive(Debug)]
 struct Inner {
-    application: mpsc::UnboundedSender<FromApplication>,
     generation: Generation,
     connections: Connections,
     tasks: Tasks,
@@ -34,14 +31,13 @@ struct Inner {
 
 impl Serving {
     pub(crate) fn new(
-        application: mpsc::UnboundedSender<FromApplication>,
         generation: Generation,
         connections: Connections,
         tasks: Tasks,
         served: Served,
     ) -> Self {
         let Served { lifecycle, state } = served;
-        Self { inner: Arc::new(Inner { application, generation, connections, tasks, lifecycle, state }) }
+        Self { inner: Arc::new(Inner { generation, connections, tasks, lifecycle, state }) }
     }
 
     /// The number of this process in the succession.
@@ -69,18 +65,6 @@ impl Serving {
     #[must_use]
     pub fn import(&self, name: &str) -> Option<&State> {
         self.inner.state.get(name)?.get()
-    }
-
-    /// In the crate `hotupdate-axum`, until it registers before ready.
-    #[doc(hidden)]
-    pub fn adopt_bytes(
-        &self,
-        kind: &str,
-        listener: Option<&str>,
-        inspect: impl Fn(Vec<u8>) -> Option<Resume> + Send + Sync + 'static,
-    ) {
-        // Without a driver nothing arrives.
-        let _ = self.inner.application.send(FromApplication::Adopt(Handler::new(kind, listener, inspect)));
     }
 
     /// Whether this process may do what only one process of the service may do: consume a queue, run what is due at an hour.

@@ -383,7 +383,7 @@ impl Starting {
         let _ = application.send(FromApplication::Ready { resources, ready, reply });
         match served.await {
             Ok(served) => {
-                let now = Serving::new(application, generation, connections, tasks, served?);
+                let now = Serving::new(generation, connections, tasks, served?);
                 serving.send_replace(Some(now.clone()));
                 Ok(now)
             }

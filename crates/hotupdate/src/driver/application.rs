@@ -23,7 +23,6 @@ use crate::tasks::{self, Hook, Tasks};
 
 /// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
 pub(crate) enum FromApplication {
-    Adopt(migration::Handler),
     Ready { resources: Resources, ready: Ready, reply: oneshot::Sender<Result<Served>> },
 }
 
