@@ -33,8 +33,8 @@ pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 /// ```
 ///
 /// A `Router<S>` whose state was not given with `.with_state(…)` is none, and neither is what
-/// [`into_make_service`](axum::Router::into_make_service) returns: the router itself is the application. The compiler says
-/// so:
+/// [`into_make_service`](axum::Router::into_make_service) returns: the router itself is the application. The
+/// compiler says so:
 ///
 /// ```compile_fail
 /// # use axum::{Router, extract::State, routing::get};
@@ -47,7 +47,7 @@ pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
     message = "`{Self}` cannot be served",
     label = "not an application: no service of HTTP requests",
     note = "a `Router<S>` is one once its state is given: `.with_state(…)`",
-    note = "a service is one if it is `Clone + Send` and makes `Response<impl Body<Data = Bytes>>` of `Request<axum::body::Body>`"
+    note = "a service is one if it is `Clone + Send` and takes a `Request<axum::body::Body>`"
 )]
 pub trait App: Clone + Send + 'static {
     #[doc(hidden)]

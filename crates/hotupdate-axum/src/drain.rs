@@ -1,22 +1,25 @@
 //! The extractor that tells a handler that its process drains.
 //!
-//! Deliberately absent: stopping the handler. A handler that does not listen is cut off at the deadline of the drain.
+//! Deliberately absent: stopping the handler. A handler that does not listen is cut off at the deadline of
+//! the drain.
 
 use std::convert::Infallible;
 use std::future::pending;
 
 use axum::extract::FromRequestParts;
 use futures_util::{Stream, StreamExt as _};
+use hotupdate::Drain;
+use hotupdate::connections::ConnectionActivity;
 use hotupdate::drain::{Phase, Plan};
-use hotupdate::{Connection, Drain};
 use http::request::Parts;
 use tokio::time::Instant;
 
-/// Tells a handler that its process drains: the next version serves already, and this request should end soon.
+/// Tells a handler that its process drains: the next version serves already, and this request should end
+/// soon.
 ///
-/// For handlers that would otherwise go on for long: server-sent events, long polls, WebSockets. It never fails; outside
-/// of [`serve`](crate::serve()) it never drains, so tests of handlers need nothing. Services without extractors find it in
-/// the extensions of the request.
+/// For handlers that would otherwise go on for long: server-sent events, long polls, WebSockets. It never
+/// fails; outside of [`serve`](crate::serve()) it never drains, so tests of handlers need nothing. Services
+/// without extractors find it in the extensions of the request.
 ///
 /// ```
 /// use axum::response::IntoResponse;
@@ -36,8 +39,8 @@ pub struct Draining {
 }
 
 impl Draining {
-    pub(crate) fn of(connection: &Connection) -> Self {
-        Self { connection: Some((connection.drain(), connection.id())) }
+    pub(crate) fn of(activity: &ConnectionActivity) -> Self {
+        Self { connection: Some((activity.drain(), activity.id())) }
     }
 
     fn never() -> Self {
@@ -46,7 +49,8 @@ impl Draining {
 
     /// Whether the process drains now.
     ///
-    /// A drain may end again: when the next version fails, or an operator takes it back, this process serves on.
+    /// A drain may end again: when the next version fails, or an operator takes it back, this process serves
+    /// on.
     ///
     /// ```
     /// # use hotupdate_axum::Draining;
@@ -80,11 +84,11 @@ impl Draining {
         }
     }
 
-    /// Resolves when the process drains and the moment has come at which this connection should be closed: each
-    /// connection has its own place in the window over which a drain is spread (`drain_spread`).
+    /// Resolves when the process drains and the moment has come at which this connection should be closed:
+    /// each connection has its own place in the window over which a drain is spread (`drain_spread`).
     ///
-    /// For connections whose clients reconnect at once, such as WebSockets: if all of them were closed in the same
-    /// instant, all of them would reconnect in the same instant.
+    /// For connections whose clients reconnect at once, such as WebSockets: if all of them were closed in the
+    /// same instant, all of them would reconnect in the same instant.
     ///
     /// ```
     /// use axum::extract::ws::{CloseFrame, Message, WebSocket};
@@ -127,8 +131,9 @@ impl Draining {
     /// use axum::response::sse::{Event, Sse};
     /// use futures_util::Stream;
     /// # use hotupdate_axum::Draining;
-    /// # fn news() -> impl Stream<Item = Result<Event, std::convert::Infallible>> { futures_util::stream::empty() }
-    /// async fn events(draining: Draining) -> Sse<impl Stream<Item = Result<Event, std::convert::Infallible>>> {
+    /// # use std::convert::Infallible;
+    /// # fn news() -> impl Stream<Item = Result<Event, Infallible>> { futures_util::stream::empty() }
+    /// async fn events(draining: Draining) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     ///     Sse::new(draining.take_until_draining(news()))
     /// }
     /// ```

@@ -7,16 +7,15 @@
 use std::pin::Pin;
 
 use axum::body::Body;
-use hotupdate::Connection;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::app::BoxError;
 use crate::detect::Protocol;
 use crate::io::Io;
-use crate::migration;
 use crate::service::Tracked;
 use crate::settings::Http1;
 use crate::watch::{Event, Watch};
@@ -28,12 +27,19 @@ enum Why {
     TimedOut,
 }
 
-/// Serves until the client closes, the connection is upgraded (then its new owner has it), the next version
-/// has it, or the process lets go of it.
-pub(crate) async fn serve<S>(mut io: Io<Connection>, mut service: S, watch: &mut Watch, settings: &Http1)
+/// Serves until the client closes, the connection is upgraded (then its new owner has it), or the process
+/// lets go of it. Returns the connection if it shall migrate.
+pub(crate) async fn serve<T, S>(
+    mut io: Io<T>,
+    mut service: S,
+    watch: &mut Watch,
+    settings: &Http1,
+) -> Option<Io<T>>
 where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError> + Unpin,
 {
+    watch.set_protocol(Some(Protocol::Http1));
     let builder = settings.builder();
     loop {
         let mut hyper = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
@@ -42,7 +48,7 @@ where
                 Event::Ended(result) => break Why::Ended(result),
                 Event::Migrates => break Why::Migrates,
                 Event::TimedOut => break Why::TimedOut,
-                Event::Forced => return,
+                Event::Forced => return None,
                 // The service and the timeout see it by themselves.
                 Event::Phase(_) => {}
             }
@@ -50,23 +56,24 @@ where
         if let Why::Ended(Err(error)) = &why {
             tracing::debug!(%error, "an HTTP/1 connection failed");
         }
-        let Some(parts) = hyper.into_parts() else { return };
+        let parts = hyper.into_parts()?;
         io = parts.io.into_inner();
         match why {
             Why::Migrates => {
                 io.give_back(parts.read_buf);
-                match migration::migrate(io, Some(Protocol::Http1), watch).await {
-                    Some(stays) => io = stays,
-                    None => return,
-                }
+                return Some(io);
             }
             // Idle, but bytes are there that hyper has not seen: it goes on where it was.
-            Why::TimedOut if watch.is_readable(io.get()) => io.give_back(parts.read_buf),
+            Why::TimedOut if watch.is_readable() => io.give_back(parts.read_buf),
             Why::TimedOut => {
                 watch.closing();
-                return watch.close(io.into_inner()).await;
+                watch.close(io.into_inner()).await;
+                return None;
             }
-            Why::Ended(_) => return watch.close(io.into_inner()).await,
+            Why::Ended(_) => {
+                watch.close(io.into_inner()).await;
+                return None;
+            }
         }
         service = parts.service;
     }

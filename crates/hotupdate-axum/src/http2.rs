@@ -8,7 +8,6 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use axum::body::Body;
-use hotupdate::Connection;
 use hotupdate::drain::Phase;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -25,12 +24,13 @@ use crate::settings::Http2;
 use crate::watch::{Event, Watch};
 
 /// Serves until the client closes or the process lets go of it.
-pub(crate) async fn serve<S>(io: Io<Connection>, service: S, watch: &mut Watch, settings: &Http2)
+pub(crate) async fn serve<T, S>(io: Io<T>, service: S, watch: &mut Watch, settings: &Http2)
 where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError>,
     S::Future: Send + 'static,
 {
-    watch.set_protocol(Protocol::Http2);
+    watch.set_protocol(Some(Protocol::Http2));
     let (home, mut returned) = oneshot::channel();
     let builder = settings.builder();
     {
@@ -65,19 +65,19 @@ where
 /// A connection that comes home when it is dropped: hyper does not give it back, and it has to be closed
 /// gently.
 #[derive(Debug)]
-struct ReturnOnDrop {
-    connection: Option<Connection>,
-    home: Option<oneshot::Sender<Connection>>,
+struct ReturnOnDrop<T> {
+    connection: Option<T>,
+    home: Option<oneshot::Sender<T>>,
 }
 
-impl ReturnOnDrop {
-    fn get(self: Pin<&mut Self>) -> Pin<&mut Connection> {
+impl<T: Unpin> ReturnOnDrop<T> {
+    fn get(self: Pin<&mut Self>) -> Pin<&mut T> {
         let connection = self.get_mut().connection.as_mut();
         Pin::new(connection.expect("it is taken in `drop` only"))
     }
 }
 
-impl Drop for ReturnOnDrop {
+impl<T> Drop for ReturnOnDrop<T> {
     fn drop(&mut self) {
         if let (Some(connection), Some(home)) = (self.connection.take(), self.home.take()) {
             // It was forced if the receiver is gone, and closes here.
@@ -86,13 +86,13 @@ impl Drop for ReturnOnDrop {
     }
 }
 
-impl AsyncRead for ReturnOnDrop {
+impl<T: AsyncRead + Unpin> AsyncRead for ReturnOnDrop<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.get().poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for ReturnOnDrop {
+impl<T: AsyncWrite + Unpin> AsyncWrite for ReturnOnDrop<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.get().poll_write(cx, buf)
     }
@@ -106,7 +106,7 @@ impl AsyncWrite for ReturnOnDrop {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.connection.as_ref().is_some_and(Connection::is_write_vectored)
+        self.connection.as_ref().is_some_and(T::is_write_vectored)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -37,10 +37,6 @@ impl<T> Io<T> {
         }
     }
 
-    pub(crate) fn get(&self) -> &T {
-        &self.inner
-    }
-
     pub(crate) fn into_inner(self) -> T {
         self.inner
     }

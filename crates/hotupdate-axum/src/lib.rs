@@ -4,13 +4,14 @@
 //! use axum::{Router, routing::get};
 //!
 //! # async fn example() -> hotupdate::Result<()> {
-//! let mut hot = hotupdate::join("/run/hello/control.sock").await?; // first start, or meets the process it replaces
+//! // A first start, or it meets the process that it replaces.
+//! let mut hot = hotupdate::join("/run/hello/control.sock").await?;
 //! let http = hot.tcp("http", "0.0.0.0:3000").await?;
 //! let app = Router::new().route("/", get(|| async { "hello" }));
 //!
 //! let server = hotupdate_axum::serve(http, app, &mut hot); // its connections migrate here, too
-//! hot.ready().await?;                                      // the old version stops accepting, this one starts
-//! server.await                                             // until the next version takes over, and all is drained
+//! hot.ready().await?; // the old version stops accepting, this one starts
+//! server.await        // until the next version takes over, and all is drained
 //! # }
 //! ```
 //!
@@ -18,32 +19,34 @@
 //!
 //! # What migrates, and what does not
 //!
-//! When the next version is ready, this one accepts no further connection and drains. What becomes of those that are open:
+//! When the next version is ready, this one accepts no further connection and drains. What becomes of those
+//! that are open:
 //!
 //! | connection | becomes |
 //! |---|---|
 //! | HTTP/1.1, idle, or without a byte so far | migrates at once; its client notices nothing |
 //! | HTTP/1.1, half a head has arrived | migrates with these bytes, up to 128 KiB |
 //! | HTTP/1.1, a request is in flight | the request is finished here, then it migrates |
-//! | HTTP/1.1, pipelined requests | migrates between two of them; those not yet begun are answered by the next version |
-//! | HTTP/1.1, server-sent events, long polls | ends when its handler listens to [`Draining`], then migrates; else it is cut off at the deadline |
+//! | HTTP/1.1, pipelined requests | migrates between two of them; the next version answers the rest |
+//! | HTTP/1.1, server-sent events, long polls | migrates if its handler ends with [`Draining`] |
 //! | WebSocket of [`ws`] | migrates with its state, also in the middle of a message |
-//! | WebSocket of `axum::extract::ws` | stays: its handler closes it when [`Draining::scheduled_close`] says so; else it is cut off at the deadline |
+//! | WebSocket of `axum::extract::ws` | stays: its handler closes it, see [`Draining::scheduled_close`] |
 //! | HTTP/2 | stays: gets GOAWAY, finishes its streams; its client opens a new connection |
-//! | wrapped by the application ([`serve_connection()`]), such as TLS | stays: `Connection: close` or GOAWAY |
+//! | wrapped, such as TLS: [`serve_connection()`] | stays: gets `Connection: close` or GOAWAY |
 //!
-//! An HTTP/1.1 connection that would migrate stays as well if the next version does not call [`serve()`] for a listener of
-//! the same name, or if one of both versions says `migrate_connections(false)`. Then its next response says
-//! `Connection: close`, and a silent client is closed after a grace (5 s) at its own place in a window (10 s). What is left
-//! at the deadline (60 s) is closed and counted as forced. [`Timing`](hotupdate::Timing) has all of these times.
+//! An HTTP/1.1 connection that would migrate stays as well if the next version does not call [`serve()`] for
+//! a listener of the same name, or if one of both versions says `migrate_connections(false)`. Then its next
+//! response says `Connection: close`, and a silent client is closed after a grace (5 s) at its own place in a
+//! window (10 s). What is left at the deadline (60 s) is closed and counted as forced.
+//! [`Timing`](hotupdate::Timing) has all of these times.
 //!
-//! What the application itself keeps for a connection, such as an entry in a map with the client's address as its key, does
-//! not migrate. State of the process does: [`Starting::export`](hotupdate::Starting::export).
+//! What the application itself keeps for a connection, such as an entry in a map with the client's address as
+//! its key, does not migrate. State of the process does: [`Starting::export`](hotupdate::Starting::export).
 //!
 //! # With `axum::serve`
 //!
-//! An application that keeps [`axum::serve()`] changes less and gets less: nothing migrates, idle connections are closed at
-//! once, streams hold the drain until its deadline, and requests are not counted.
+//! An application that keeps [`axum::serve()`] changes less and gets less: nothing migrates, idle connections
+//! are closed at once, streams hold the drain until its deadline, and requests are not counted.
 //!
 //! ```no_run
 //! use axum::extract::ConnectInfo;
@@ -75,12 +78,19 @@
 //! Deliberately absent: TLS, see [`serve_connection()`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use hotupdate;
 
 mod serve;
 #[cfg(feature = "test-util")]
 pub use serve::serve_one;
 pub use serve::{Serve, serve};
+
+mod wrapped;
+pub use wrapped::{ServeConnection, serve_connection};
 
 mod settings;
 pub use settings::Http1;
@@ -92,6 +102,8 @@ pub use app::App;
 
 mod drain;
 pub use drain::Draining;
+
+pub mod guides;
 
 #[cfg(feature = "ws")]
 #[cfg_attr(docsrs, doc(cfg(feature = "ws")))]

@@ -1,7 +1,7 @@
 //! Accepts connections and gives each of them a task.
 //!
-//! Deliberately absent: making a service for each connection (`MakeService`). What it is used for, the client's address,
-//! is always there.
+//! Deliberately absent: making a service for each connection (`MakeService`). What it is used for, the
+//! client's address, is always there.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -9,30 +9,37 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::BytesMut;
+use hotupdate::connections::ConnectionActivity;
 use hotupdate::{Connection, Listener, Serving, Starting};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::app::App;
+use crate::app::{App, BoxError};
 use crate::detect::{Protocol, detect, wait_for_more};
 use crate::http1;
 use crate::io::Io;
 use crate::migration::{self, Http1State, KIND};
-use crate::service::ConnectionContext;
+use crate::service::{ConnectionContext, Tracked};
 use crate::settings::{Http1, Settings};
 use crate::watch::{Event, Watch};
 #[cfg(feature = "http2")]
 use crate::{http2, settings::Http2};
 
-/// How long a server may be awaited while its process is not ready before the log says so: `ready` that is called after the
-/// server was awaited, and not before, never comes.
+/// How long a server may be awaited while its process is not ready before the log says so: `ready` that is
+/// called after the server was awaited, and not before, never comes.
 const READY_OVERDUE: Duration = Duration::from_secs(10);
 
-/// Serves `app` on `listener` until another process has taken over for good, and everything that was open here is done.
+/// Serves `app` on `listener` until another process has taken over for good, and everything that was open
+/// here is done.
 ///
-/// It is called **before** [`ready`](Starting::ready), so that the version before learns together with `ready` that this one
-/// accepts its connections, and awaited after it:
+/// It is called **before** [`ready`](Starting::ready), so that the version before learns together with
+/// `ready` that this one accepts its connections, and awaited after it:
 ///
 /// ```no_run
 /// use axum::{Router, routing::get};
@@ -43,30 +50,32 @@ const READY_OVERDUE: Duration = Duration::from_secs(10);
 /// let app = Router::new().route("/", get(|| async { "hello" }));
 ///
 /// let server = hotupdate_axum::serve(http, app, &mut hot); // its connections migrate here, too
-/// hot.ready().await?;                                      // the old version stops accepting, this one starts
-/// server.await                                             // until the next version takes over, and all is drained
+/// hot.ready().await?; // the old version stops accepting, this one starts
+/// server.await        // until the next version takes over, and all is drained
 /// # }
 /// ```
 ///
 /// `app` is a [`Router`](axum::Router), a [`MethodRouter`](axum::routing::MethodRouter), or any other
-/// [`tower::Service`] of HTTP requests, see [`App`]. HTTP/1.1, HTTP/2 (with prior knowledge) and upgrades are served.
+/// [`tower::Service`] of HTTP requests, see [`App`]. HTTP/1.1, HTTP/2 (with prior knowledge) and upgrades are
+/// served.
 ///
-/// The client's address is always there: as `ConnectInfo<SocketAddr>` over TCP, and as `ConnectInfo<hotupdate::Address>`.
-/// So `app` is the router itself, and not what
-/// [`into_make_service_with_connect_info`](axum::Router::into_make_service_with_connect_info) returns. The extractor
-/// [`Draining`](crate::Draining) tells long-running handlers to come to an end.
+/// The client's address is always there: as `ConnectInfo<SocketAddr>` over TCP, and as
+/// `ConnectInfo<hotupdate::Address>`. So `app` is the router itself, and not what
+/// [`into_make_service_with_connect_info`](axum::Router::into_make_service_with_connect_info) returns. The
+/// extractor [`Draining`](crate::Draining) tells long-running handlers to come to an end.
 ///
 /// # When the process drains
-/// A request in flight is finished, and so is any that still arrives on an open connection. Then an HTTP/1.1 connection
-/// **migrates** to the version that serves now, if that version calls `serve` for a listener of the same name: between two
-/// requests, before the first one, or with half a head, which goes along. Its client notices nothing. What the application
-/// keeps for a connection does not migrate; the client's address and the row in the live table do.
+/// A request in flight is finished, and so is any that still arrives on an open connection. Then an HTTP/1.1
+/// connection **migrates** to the version that serves now, if that version calls `serve` for a listener of
+/// the same name: between two requests, before the first one, or with half a head, which goes along. Its
+/// client notices nothing. What the application keeps for a connection does not migrate; the client's address
+/// and the row in the live table do.
 ///
 /// Connections that cannot migrate (the other version does not accept them, or the half head is longer than
-/// [`MAX_STATE`](hotupdate::connections::MAX_STATE)) get `Connection: close` with their next response, and those that stay
-/// silent are closed after a grace, one after the other. HTTP/2 does not migrate, its connections get GOAWAY. What is left
-/// at the deadline is closed and counted as forced. If the drain ends early, because the next version failed, everything
-/// goes on as before.
+/// [`MAX_STATE`](hotupdate::connections::MAX_STATE)) get `Connection: close` with their next response, and
+/// those that stay silent are closed after a grace, one after the other. HTTP/2 does not migrate, its
+/// connections get GOAWAY. What is left at the deadline is closed and counted as forced. If the drain ends
+/// early, because the next version failed, everything goes on as before.
 pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
     let (arrivals, arrived) = mpsc::unbounded_channel();
     let registered = hot.on_migrated_bytes(KIND, Some(listener.name()), move |state| {
@@ -90,12 +99,12 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
     }
 }
 
-/// A server, see [`serve`](crate::serve()). It accepts nothing until it is awaited; connections that arrive before wait:
-/// new ones in the backlog of the socket, those of the version before in a queue. So an application may import its state
-/// between [`ready`](Starting::ready) and the `await`.
+/// A server, see [`serve`](crate::serve()). It accepts nothing until it is awaited; connections that arrive
+/// before wait: new ones in the backlog of the socket, those of the version before in a queue. So an
+/// application may import its state between [`ready`](Starting::ready) and the `await`.
 ///
-/// Dropping it closes the listener, and what waits in the queue. A connection that is already being served has a task of
-/// its own and goes on.
+/// Dropping it closes the listener, and what waits in the queue. A connection that is already being served
+/// has a task of its own and goes on.
 ///
 /// Several servers are awaited together:
 ///
@@ -103,7 +112,8 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
 /// # use std::future::IntoFuture;
 /// # async fn example(public: axum::Router, admin: axum::Router) -> hotupdate::Result<()> {
 /// let mut hot = hotupdate::join("/run/hello/control.sock").await?;
-/// let (http, local) = (hot.tcp("http", "0.0.0.0:3000").await?, hot.unix("admin", "/run/hello/admin.sock").await?);
+/// let http = hot.tcp("http", "0.0.0.0:3000").await?;
+/// let local = hot.unix("admin", "/run/hello/admin.sock").await?;
 /// let public = hotupdate_axum::serve(http, public, &mut hot);
 /// let admin = hotupdate_axum::serve(local, admin, &mut hot);
 /// hot.ready().await?;
@@ -113,9 +123,9 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
 /// ```
 ///
 /// # Errors
-/// What the `await` returns:
-/// [`ErrorKind::ApiMisuse`](hotupdate::ErrorKind::ApiMisuse) if the process will never serve, because `ready` has failed or was
-/// never called, or if its connections already have another handler. Errors of accept(2) are waited out by the listener.
+/// What the `await` returns: [`ErrorKind::ApiMisuse`](hotupdate::ErrorKind::ApiMisuse) if the process will
+/// never serve, because `ready` has failed or was never called, or if its connections already have another
+/// handler. Errors of accept(2) are waited out by the listener.
 #[must_use = "nothing is served until it is awaited"]
 pub struct Serve {
     listener: Listener,
@@ -136,6 +146,12 @@ type WhenServing = Pin<Box<dyn Future<Output = Option<Serving>> + Send>>;
 struct Arrival {
     connection: Connection,
     state: Http1State,
+}
+
+impl Arrival {
+    fn new(connection: Connection) -> Self {
+        Self { connection, state: Http1State::default() }
+    }
 }
 
 impl Serve {
@@ -161,7 +177,8 @@ impl Serve {
     /// ```no_run
     /// # async fn example(http: hotupdate::Listener, mut hot: hotupdate::Starting) -> hotupdate::Result<()> {
     /// # let app = axum::Router::new();
-    /// let server = hotupdate_axum::serve(http, app, &mut hot).http2(|http2| http2.max_concurrent_streams(500));
+    /// let server = hotupdate_axum::serve(http, app, &mut hot)
+    ///     .http2(|http2| http2.max_concurrent_streams(500));
     /// # hot.ready().await?;
     /// # server.await
     /// # }
@@ -184,7 +201,7 @@ impl Serve {
         loop {
             tokio::select! {
                 connection = listener.accept(), if accepts => match connection {
-                    Some(connection) => spawn(Arrival { connection, state: Http1State::default() }, &settings),
+                    Some(connection) => spawn(Arrival::new(connection), &settings),
                     None => accepts = false,
                 },
                 Some(arrival) = arrived.recv() => spawn(arrival, &settings),
@@ -246,41 +263,78 @@ pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, a
     converse(connection, state.unwrap_or_default(), app, Arc::default()).await;
 }
 
-/// One connection, from its first byte, or from where another process has come to, to its last or to the next process.
+/// One connection, from its first byte, or from where another process has come to, to its last or to the next
+/// process.
 async fn converse<S: App>(connection: Connection, state: Http1State, app: S, settings: Arc<Settings>) {
-    let mut watch = Watch::new(&connection, settings.http1.header_read_timeout);
     let activity = connection.activity();
-    let context = ConnectionContext::new(&connection);
+    let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, true);
+    let service = ConnectionContext::new(&activity, true).service(app);
     let mut io = Io::new(connection, activity.clone());
     io.give_back(state.unread);
-    let Some((protocol, io)) = listen(io, state.protocol, &mut watch).await else { return };
+    let mut known = state.protocol;
+    while let Some((migrates, protocol)) =
+        exchange(io, known, service.clone(), &activity, &mut watch, &settings).await
+    {
+        let Some(stays) = migration::migrate(migrates, protocol, &mut watch).await else { return };
+        (io, known) = (stays, protocol);
+    }
+}
+
+/// Speaks HTTP until the connection has ended. Returns it, and what it speaks if that is known, if it shall
+/// migrate.
+pub(crate) async fn exchange<T, S>(
+    io: Io<T>,
+    known: Option<Protocol>,
+    service: S,
+    activity: &ConnectionActivity,
+    watch: &mut Watch,
+    settings: &Settings,
+) -> Option<(Io<T>, Option<Protocol>)>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError> + Unpin,
+    S::Future: Send + 'static,
+{
+    let (protocol, io) = match listen(io, known, watch).await? {
+        Listened::Speaks(protocol, io) => (protocol, io),
+        Listened::Migrates(io) => return Some((io, known)),
+    };
     match protocol {
         #[cfg(feature = "http2")]
         Protocol::Http2 => {
             activity.set_protocol("h2");
-            http2::serve(io, context.service(app), &mut watch, &settings.http2).await;
+            http2::serve(io, service, watch, &settings.http2).await;
+            None
         }
         _ => {
-            watch.set_protocol(Protocol::Http1);
             activity.set_protocol("http/1.1");
-            http1::serve(io, context.service(app), &mut watch, &settings.http1).await;
+            let io = http1::serve(io, service, watch, &settings.http1).await?;
+            Some((io, Some(Protocol::Http1)))
         }
     }
 }
 
-/// Waits until the client has said what it speaks, or says something at all if that is known; `None` when the connection
-/// is over before, or moves (on).
-async fn listen(
-    mut io: Io<Connection>,
-    known: Option<Protocol>,
-    watch: &mut Watch,
-) -> Option<(Protocol, Io<Connection>)> {
+/// What [`listen`] has come to.
+enum Listened<T> {
+    /// The client has said something, and this is what it speaks.
+    Speaks(Protocol, Io<T>),
+    /// The connection shall migrate before the client has said more.
+    Migrates(Io<T>),
+}
+
+/// Waits until the client has said what it speaks, or says something at all if that is known; `None` when the
+/// connection is over before.
+async fn listen<T>(mut io: Io<T>, known: Option<Protocol>, watch: &mut Watch) -> Option<Listened<T>>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    watch.set_protocol(None);
     let mut seen = BytesMut::new();
     loop {
         let event = {
             let listening = async {
                 match known {
-                    // hyper would take a buffer for it, and many of those that move stay idle for long.
+                    // hyper would take a buffer for it, and many of those that migrate stay idle for long.
                     Some(protocol) => wait_for_more(&mut io, &mut seen, protocol).await,
                     None => detect(&mut io, &mut seen).await,
                 }
@@ -290,14 +344,14 @@ async fn listen(
         match event {
             Event::Ended(Ok(Some(protocol))) => {
                 io.give_back(seen.freeze());
-                return Some((protocol, io));
+                return Some(Listened::Speaks(protocol, io));
             }
             Event::Ended(_) | Event::Forced => return None,
             Event::Migrates => {
-                io.give_back(seen.split().freeze());
-                io = migration::migrate(io, known, watch).await?;
+                io.give_back(seen.freeze());
+                return Some(Listened::Migrates(io));
             }
-            Event::TimedOut if !watch.is_readable(io.get()) => {
+            Event::TimedOut if !watch.is_readable() => {
                 watch.closing();
                 watch.close(io.into_inner()).await;
                 return None;

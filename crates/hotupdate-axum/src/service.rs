@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use hotupdate::Address;
 use hotupdate::connections::{BodyDemand, ConnectionActivity, RequestGuard};
-use hotupdate::{Address, Connection};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
@@ -28,6 +28,8 @@ pub(crate) struct ConnectionContext {
     peer: Address,
     draining: Draining,
     activity: ConnectionActivity,
+    /// Not if the application has put something around it.
+    migrates: bool,
 }
 
 /// Counts a request until both of its bodies are done with: a request whose body is still being read is not
@@ -35,11 +37,12 @@ pub(crate) struct ConnectionContext {
 type InFlight = RequestGuard;
 
 impl ConnectionContext {
-    pub(crate) fn new(connection: &Connection) -> Self {
+    pub(crate) fn new(activity: &ConnectionActivity, migrates: bool) -> Self {
         Self {
-            peer: connection.peer_addr().clone(),
-            draining: Draining::of(connection),
-            activity: connection.activity(),
+            peer: activity.peer_addr().clone(),
+            draining: Draining::of(activity),
+            activity: activity.clone(),
+            migrates,
         }
     }
 
@@ -52,7 +55,8 @@ impl ConnectionContext {
         Response = Response<Tracked<Body>>,
         Error = BoxError,
         Future: Send + 'static,
-    > + Send
+    > + Clone
+    + Send
     + Unpin
     + 'static {
         // Boxed, so that `app` need not be `Unpin` for its connection to be taken apart.
@@ -82,6 +86,9 @@ impl ConnectionContext {
         }
         extensions.insert(ConnectInfo(self.peer.clone()));
         extensions.insert(self.draining.clone());
+        if self.migrates {
+            extensions.insert(Migrates);
+        }
         request.map(|body| {
             if http_body::Body::is_end_stream(&body) {
                 Body::empty()
@@ -100,7 +107,7 @@ impl ConnectionContext {
             // hyper closes after this response (RFC 9112, section 9.6). HTTP/2 has GOAWAY instead.
             _ if version < Version::HTTP_2
                 && self.draining.is_draining()
-                && !self.activity.can_migrate(KIND) =>
+                && !(self.migrates && self.activity.can_migrate(KIND)) =>
             {
                 self.activity.set_closing();
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -109,6 +116,11 @@ impl ConnectionContext {
         }
     }
 }
+
+/// An extension of requests whose connection migrates, so that it comes back from hyper as it was given to
+/// it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Migrates;
 
 /// The client wants to speak something else.
 #[derive(Clone, Copy, Debug)]

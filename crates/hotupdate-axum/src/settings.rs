@@ -1,6 +1,7 @@
 //! What an application can set about HTTP.
 //!
-//! Deliberately absent: settings that would break a migration, such as a connection that is closed after each response.
+//! Deliberately absent: settings that would break a migration, such as a connection that is closed after each
+//! response.
 
 use std::time::Duration;
 
@@ -9,7 +10,14 @@ use std::time::Duration;
 /// ```no_run
 /// # use std::time::Duration;
 /// # fn example(server: hotupdate_axum::Serve) -> hotupdate_axum::Serve {
-/// server.http1(|http1| http1.header_read_timeout(Duration::from_secs(5)).max_headers(50))
+/// server.http1(|http1| {
+///     http1
+///         .header_read_timeout(Duration::from_secs(5))
+///         .max_headers(50)
+///         .max_header_size(16 * 1024)
+///         .max_buffer_size(64 * 1024)
+///         .title_case_headers(true)
+/// })
 /// # }
 /// ```
 #[derive(Clone, Debug)]
@@ -22,8 +30,9 @@ pub struct Http1 {
     title_case_headers: bool,
 }
 
-/// How long a client may take for the head of a request once it has begun. Generous, for phones in tunnels; finite,
-/// because half a head costs memory (RFC 9112 leaves it to the server; hyper's own default is the same).
+/// How long a client may take for the head of a request once it has begun. Generous, for phones in tunnels;
+/// finite, because half a head costs memory (RFC 9112 leaves it to the server; hyper's own default is the
+/// same).
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// hyper panics below it.
@@ -46,15 +55,15 @@ impl Default for Http1 {
 }
 
 impl Http1 {
-    /// Closes a connection whose client has begun a request and has not sent its whole head within this time. 30 s by
-    /// default. A client that is silent between requests may stay.
+    /// Closes a connection whose client has begun a request and has not sent its whole head within this time.
+    /// 30 s by default. A client that is silent between requests may stay.
     pub fn header_read_timeout(mut self, timeout: Duration) -> Self {
         self.header_read_timeout = timeout;
         self
     }
 
-    /// The most header fields of a request, 100 by default; a request with more gets status 431. Any other number than the
-    /// default costs an allocation for each request.
+    /// The most header fields of a request, 100 by default; a request with more gets status 431. Any other
+    /// number than the default costs an allocation for each request.
     pub fn max_headers(mut self, fields: usize) -> Self {
         self.max_headers = Some(fields);
         self
@@ -67,21 +76,22 @@ impl Http1 {
         self
     }
 
-    /// The most bytes that are buffered for a connection in each direction, about 400 KiB by default, 8 KiB at least.
+    /// The most bytes that are buffered for a connection in each direction, about 400 KiB by default, 8 KiB
+    /// at least.
     pub fn max_buffer_size(mut self, bytes: usize) -> Self {
         self.max_buffer_size = Some(bytes.max(MIN_BUFFER_SIZE));
         self
     }
 
-    /// Whether the names of header fields are sent as `Content-Type` and not as `content-type`, for clients that compare
-    /// them as text. Off by default.
+    /// Whether the names of header fields are sent as `Content-Type` and not as `content-type`, for clients
+    /// that compare them as text. Off by default.
     pub fn title_case_headers(mut self, title_case: bool) -> Self {
         self.title_case_headers = title_case;
         self
     }
 
-    /// Without a timer: hyper's own timeout for heads would also close idle connections, which races with their next
-    /// request; the idle monitor of a connection knows the difference.
+    /// Without a timer: hyper's own timeout for heads would also close idle connections, which races with
+    /// their next request; the idle monitor of a connection knows the difference.
     pub(crate) fn builder(&self) -> hyper::server::conn::http1::Builder {
         let Self {
             header_read_timeout: _,
@@ -104,8 +114,16 @@ impl Http1 {
 /// ```no_run
 /// # use std::time::Duration;
 /// # fn example(server: hotupdate_axum::Serve) -> hotupdate_axum::Serve {
-/// let seconds = Duration::from_secs;
-/// server.http2(|http2| http2.max_concurrent_streams(500).keep_alive(seconds(20), seconds(10)))
+/// server.http2(|http2| {
+///     http2
+///         .max_concurrent_streams(500)
+///         .keep_alive(Duration::from_secs(20), Duration::from_secs(10))
+///         .initial_stream_window_size(256 * 1024)
+///         .initial_connection_window_size(4 << 20)
+///         .max_frame_size(64 * 1024)
+///         .max_header_list_size(32 * 1024)
+///         .max_send_buffer_size(256 * 1024)
+/// })
 /// # }
 /// ```
 #[cfg(feature = "http2")]
@@ -125,21 +143,23 @@ pub struct Http2 {
 
 #[cfg(feature = "http2")]
 impl Http2 {
-    /// The most requests that a client may have in flight on one connection (`SETTINGS_MAX_CONCURRENT_STREAMS`), 200 by
-    /// default.
+    /// The most requests that a client may have in flight on one connection
+    /// (`SETTINGS_MAX_CONCURRENT_STREAMS`), 200 by default.
     pub fn max_concurrent_streams(mut self, streams: u32) -> Self {
         self.max_concurrent_streams = Some(streams);
         self
     }
 
-    /// Sends a PING after each `interval`, and closes the connection if its answer does not come within `timeout`. None is
-    /// sent by default: a client that has vanished without a word is noticed when something is sent to it.
+    /// Sends a PING after each `interval`, and closes the connection if its answer does not come within
+    /// `timeout`. None is sent by default: a client that has vanished without a word is noticed when
+    /// something is sent to it.
     pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
         self.keep_alive = Some((interval, timeout));
         self
     }
 
-    /// How many bytes of a request's body a client may send ahead (`SETTINGS_INITIAL_WINDOW_SIZE`), 1 MiB by default.
+    /// How many bytes of a request's body a client may send ahead (`SETTINGS_INITIAL_WINDOW_SIZE`), 1 MiB by
+    /// default.
     pub fn initial_stream_window_size(mut self, bytes: u32) -> Self {
         self.initial_stream_window_size = Some(bytes.min(MAX_WINDOW_SIZE));
         self
@@ -151,22 +171,23 @@ impl Http2 {
         self
     }
 
-    /// Whether both windows are adapted to the measured delay and throughput of a connection; then their initial sizes are
-    /// not used. Off by default.
+    /// Whether both windows are adapted to the measured delay and throughput of a connection; then their
+    /// initial sizes are not used. Off by default.
     pub fn adaptive_window(mut self, adaptive: bool) -> Self {
         self.adaptive_window = adaptive;
         self
     }
 
-    /// The largest frame that a client may send (`SETTINGS_MAX_FRAME_SIZE`): 16 KiB by default, and at least; 16 MiB - 1 at
-    /// most.
+    /// The largest frame that a client may send (`SETTINGS_MAX_FRAME_SIZE`): 16 KiB by default, and at least;
+    /// 16 MiB - 1 at most.
     pub fn max_frame_size(mut self, bytes: u32) -> Self {
         // RFC 9113, section 6.5.2; hyper panics outside.
         self.max_frame_size = Some(bytes.clamp(1 << 14, (1 << 24) - 1));
         self
     }
 
-    /// The most bytes of the header fields of a request, uncompressed (`SETTINGS_MAX_HEADER_LIST_SIZE`), 16 KiB by default.
+    /// The most bytes of the header fields of a request, uncompressed (`SETTINGS_MAX_HEADER_LIST_SIZE`), 16
+    /// KiB by default.
     pub fn max_header_list_size(mut self, bytes: u32) -> Self {
         self.max_header_list_size = Some(bytes);
         self

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use hotupdate::connections::{ConnectionActivity, PollSnapshot};
 use hotupdate::drain::Phase;
-use hotupdate::{Connection, Drain, MigrationSlot};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use hotupdate::{Drain, MigrationSlot};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, Sleep};
 
 use crate::detect::Protocol;
@@ -32,6 +32,7 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 struct IdleMonitor {
     activity: ConnectionActivity,
+    migrates: bool,
     timeout: IdleTimeout,
     /// What the client speaks, once that is known.
     protocol: Option<Protocol>,
@@ -56,15 +57,17 @@ pub(crate) enum Event<T> {
 }
 
 impl Watch {
-    pub(crate) fn new(connection: &Connection, header_timeout: Duration) -> Self {
-        let drain = connection.drain();
+    /// `migrates` says whether the connection may migrate at all.
+    pub(crate) fn new(activity: &ConnectionActivity, header_timeout: Duration, migrates: bool) -> Self {
+        let drain = activity.drain();
         Self {
             phase: drain.phase(),
             drain,
-            slot: connection.migration_slot(),
+            slot: activity.migration_slot(),
             monitor: IdleMonitor {
-                activity: connection.activity(),
-                timeout: IdleTimeout::new(connection.id(), header_timeout),
+                activity: activity.clone(),
+                migrates,
+                timeout: IdleTimeout::new(activity.id(), header_timeout),
                 protocol: None,
                 timer: None,
                 may_migrate: false,
@@ -72,8 +75,9 @@ impl Watch {
         }
     }
 
-    pub(crate) fn set_protocol(&mut self, protocol: Protocol) {
-        self.monitor.protocol = Some(protocol);
+    /// `None` as long as hyper has not got the connection.
+    pub(crate) fn set_protocol(&mut self, protocol: Option<Protocol>) {
+        self.monitor.protocol = protocol;
     }
 
     #[cfg(feature = "http2")]
@@ -137,8 +141,8 @@ impl Watch {
 
     /// Whether the client has just sent something that was not read. Then it is not idle: hyper gets the
     /// connection back.
-    pub(crate) fn is_readable(&mut self, connection: &Connection) -> bool {
-        let readable = self.phase != Phase::Serving && connection.is_readable();
+    pub(crate) fn is_readable(&mut self) -> bool {
+        let readable = self.phase != Phase::Serving && self.monitor.activity.is_readable();
         if readable {
             self.monitor.activity.bytes_read();
             self.monitor.timeout.begin_head(Instant::now());
@@ -155,7 +159,7 @@ impl Watch {
 
     /// Ends the connection in a way that cannot destroy an answer on its way to the client: FIN, then reading
     /// on for a moment, then close.
-    pub(crate) async fn close(&self, mut connection: Connection) {
+    pub(crate) async fn close(&self, mut connection: impl AsyncRead + AsyncWrite + Unpin) {
         let until = linger(self.drain.phase(), Instant::now());
         let farewell = async {
             connection.shutdown().await?;
@@ -171,6 +175,7 @@ impl Watch {
 impl IdleMonitor {
     fn can_migrate(&self, phase: Phase) -> bool {
         matches!(phase, Phase::Draining(_))
+            && self.migrates
             && self.protocol != Some(Protocol::Http2)
             && self.activity.can_migrate(KIND)
     }
@@ -214,7 +219,7 @@ impl IdleMonitor {
 
     /// Ready when the connection was idle for too long.
     fn poll_timeout(&mut self, phase: Phase, migrates: bool, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { activity, timeout, protocol, timer, may_migrate: _ } = self;
+        let Self { activity, migrates: _, timeout, protocol, timer, may_migrate: _ } = self;
         let now = Instant::now();
         let observation = if *protocol == Some(Protocol::Http2) {
             // Bytes belong to many requests at once, so there is no half head, and all of them count as

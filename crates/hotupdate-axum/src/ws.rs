@@ -1,9 +1,11 @@
-//! WebSockets that outlive the process: at a deploy they migrate to the next version, and their clients notice nothing.
+//! WebSockets that outlive the process: at a deploy they migrate to the next version, and their clients
+//! notice nothing.
 //!
-//! A handler takes the extractor [`Upgrade`] and gets a [`WebSocket`]. When the process drains, the handler migrates the
-//! socket, together with what it knows about the client; the next version goes on with both in the function that it gave
-//! to [`on_migrated`]. Half a message that has arrived, a ping that is not answered, bytes that a slow client has not
-//! read: they migrate along. There is no close frame, no reconnect, and no message is lost or doubled.
+//! A handler takes the extractor [`Upgrade`] and gets a [`WebSocket`]. When the process drains, the handler
+//! migrates the socket, together with what it knows about the client; the next version goes on with both in
+//! the function that it gave to [`on_migrated`]. Half a message that has arrived, a ping that is not
+//! answered, bytes that a slow client has not read: they migrate along. There is no close frame, no
+//! reconnect, and no message is lost or doubled.
 //!
 //! ```no_run
 //! use axum::{Router, routing::any};
@@ -41,10 +43,11 @@
 //! ```
 //!
 //! Where a socket cannot migrate, because the next version does not accept it or there is none,
-//! [`recv_or_drain`](WebSocket::recv_or_drain) tells the client to reconnect (1012), each at its own place in the window
-//! over which a drain is spread.
+//! [`recv_or_drain`](WebSocket::recv_or_drain) tells the client to reconnect (1012), each at its own place in
+//! the window over which a drain is spread.
 //!
-//! Deliberately absent: framing, which is tungstenite's; WebSockets over HTTP/2; compression, whose state cannot migrate.
+//! Deliberately absent: framing, which is tungstenite's; WebSockets over HTTP/2; compression, whose state
+//! cannot migrate.
 
 use hotupdate::Starting;
 use serde::de::DeserializeOwned;
@@ -64,12 +67,12 @@ mod transport;
 
 use codec::Codec;
 
-/// Goes on with WebSockets of this kind that other versions migrate here with [`WebSocket::migrate`]: for each of them
-/// `serve` runs in a task of its own, with the state that came along.
+/// Goes on with WebSockets of this kind that other versions migrate here with [`WebSocket::migrate`]: for
+/// each of them `serve` runs in a task of its own, with the state that came along.
 ///
-/// The other version learns of it together with [`ready`](Starting::ready), and the first WebSockets may arrive before
-/// `ready` has returned. A state that cannot be read as `S` comes from a version that does not fit: the WebSocket stays
-/// where it is, and the log says so.
+/// The other version learns of it together with [`ready`](Starting::ready), and the first WebSockets may
+/// arrive before `ready` has returned. A state that cannot be read as `S` comes from a version that does not
+/// fit: the WebSocket stays where it is, and the log says so.
 ///
 /// ```no_run
 /// # async fn example(mut hot: hotupdate::Starting) -> hotupdate::Result<()> {
@@ -83,7 +86,8 @@ use codec::Codec;
 /// ```
 ///
 /// # Errors
-/// [`ErrorKind::ApiMisuse`](hotupdate::ErrorKind::ApiMisuse) for a kind that was registered before, or has more than 245 bytes.
+/// [`ErrorKind::ApiMisuse`](hotupdate::ErrorKind::ApiMisuse) for a kind that was registered before, or has
+/// more than 245 bytes.
 pub fn on_migrated<S, F, Fut>(hot: &mut Starting, kind: &str, serve: F) -> hotupdate::Result<()>
 where
     S: DeserializeOwned + Send + 'static,
@@ -113,7 +117,8 @@ where
     })
 }
 
-/// The prefix of the kinds of WebSockets, so that they never collide with kinds that an application migrates itself.
+/// The prefix of the kinds of WebSockets, so that they never collide with kinds that an application migrates
+/// itself.
 const KIND: &str = "websocket/";
 
 fn name(kind: &str) -> String {

@@ -100,6 +100,10 @@ pub struct Incumbent {
     accepts: Vec<ConnectionKind>,
     /// Connections that leave.
     outbound: Outbound,
+    /// Tasks of the application keep this process alive, as it was told last.
+    has_tasks: bool,
+    /// They are not waited for: this process was told to end now.
+    abandons_tasks: bool,
 }
 
 impl Incumbent {
@@ -123,6 +127,8 @@ impl Incumbent {
             has_hook: false,
             accepts: Vec::new(),
             outbound,
+            has_tasks: false,
+            abandons_tasks: false,
         }
     }
 
@@ -187,6 +193,12 @@ impl Incumbent {
     #[must_use]
     pub fn outbound(&self) -> &Outbound {
         &self.outbound
+    }
+
+    /// Whether this process only waits for tasks of the application, without a deadline.
+    #[must_use]
+    pub fn has_only_tasks(&self) -> bool {
+        matches!(self.state, State::Retired { drain: Drain::Tasks, .. })
     }
 
     /// Whether nothing is left to do.
@@ -379,8 +391,8 @@ impl Incumbent {
                 state @ (State::Probation { .. } | State::Retired { .. }),
                 Event::Progress { connections, closed, totals, tasks },
             ) => {
-                out.push(Effect::Send(M::Progress { connections, closed, totals, tasks }));
-                state
+                out.push(Effect::Send(M::Progress { connections, closed, totals, tasks: tasks.clone() }));
+                self.progress(state, &tasks, out)
             }
 
             // ---- rollback ----------------------------------------------------------------------------------

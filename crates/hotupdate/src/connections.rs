@@ -22,6 +22,9 @@ mod exchange;
 #[doc(hidden)]
 pub use exchange::{BodyDemand, PollSnapshot};
 
+#[cfg(test)]
+mod fixture;
+
 mod ledger;
 mod record;
 

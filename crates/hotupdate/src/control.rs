@@ -14,7 +14,6 @@ pub(crate) use ownership::{Found, Ownership, check_inherited, find, remove};
 mod acceptor;
 pub(crate) use acceptor::Control;
 
-mod idle_callers;
 pub(crate) mod replies;
 pub(crate) mod session;
 pub(crate) use reserve::Reserve;

@@ -1,221 +1,130 @@
-//! The one task that owns the state of a process: its machine, its links, its listeners.
+//! The one task that owns the state of a process: its parts, the loop that brings events to the machine, and what follows.
 //!
 //! Deliberately absent: decisions. The machines of `hotupdate-proto` decide; this task brings them what happened and does
-//! what they say (`driver/incumbent.rs`).
+//! what they say (`driver/successor.rs`, `driver/incumbent.rs`).
 
+// The parts, which own their fields.
 mod application;
 mod drain;
-mod incumbent;
-mod inventory;
-mod link_events;
+mod exports;
+mod links;
+mod listeners;
+mod machine;
 mod migration;
 mod operators;
-mod report;
-mod signals;
-mod status;
-mod successor;
+mod standstill;
 mod supervisor;
 
-pub(crate) use application::{Inherited, start_first, start_successor};
+// What is done with several of them, in the order of a life.
+mod start;
+pub(crate) use start::{Inherited, start_first, start_successor};
+
+mod join;
+
+mod inventory;
+
+mod link_events;
+
+mod successor;
+
+mod incumbent;
+
+mod report;
+
+mod status;
+
+// Tools.
+mod clock;
+
+mod text;
 #[cfg(feature = "test-util")]
-pub(crate) use incumbent::from_text;
+pub(crate) use text::from_text;
+
+pub(crate) use application::{FromApplication, Resources};
 #[cfg(feature = "test-util")]
 pub(crate) use migration::{check, describe};
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::process::{Child, ExitStatus};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use hotupdate_proto::incumbent::{Event as IncumbentEvent, Incumbent, Local, Stopped};
-use hotupdate_proto::inventory::UnreadLink;
-use hotupdate_proto::message::Ready;
-use hotupdate_proto::operator::{LastFailure, LastHandoff};
-use hotupdate_proto::successor::Event as SuccessorEvent;
-use hotupdate_proto::{ConnectionRow, Generation, Joined, ListenerItem, StateItem, Successor};
-use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
-use tokio::time::{Interval, sleep_until};
+use hotupdate_proto::incumbent::{Event, Local, Stopped};
+use hotupdate_proto::operator::Command;
+use hotupdate_proto::{ConnectionRow, Generation, Join, successor as successor_machine};
+use tokio::sync::mpsc;
+use tokio::time::sleep_until;
 use tracing::{Instrument, Span};
 
+use self::application::Application;
+use self::drain::Drain;
+use self::exports::{Exports, SealedState};
+use self::inventory::Inventory;
+use self::links::Links;
+use self::listeners::Listeners;
+use self::machine::{Machine, Role};
 use self::migration::Migrations;
-use crate::connections::Connections;
-use crate::connections::MigrationRequest;
-use crate::control::Control;
-use crate::control::session::{self, Outcome, Request, SessionConfig};
-use crate::error::{Error, Result};
-use crate::lifecycle::{Lifecycle, Served};
+use self::operators::{Awaited, Operators};
+use self::standstill::Standstill;
+use self::status::View;
+use self::supervisor::Supervisor;
+use crate::connections::{Connections, MigrationRequest};
+use crate::control::session::Request;
+use crate::error::{Error, ErrorKind};
+use crate::lifecycle::Lifecycle;
 use crate::link::channel::Receiver;
-use crate::link::{Heard, Link, LinkId};
-use crate::listeners::gate::GateControl;
-use crate::listeners::inherited::Origin;
-use crate::migration::Handler;
-use crate::process::signal::{Signal, Signals};
-use crate::process::spawn::Program;
+use crate::link::{Heard, LinkId};
+use crate::process::signal::Signal;
 use crate::settings::Settings;
-use crate::state::Export;
-use crate::systemd::Manager;
-use crate::tasks::{Hook, Tasks};
 
-/// Rows that are remembered of one predecessor.
-const MAX_ROWS: usize = 200_000;
-
-/// What predecessors say before this process serves, after which their links are not read until it does.
-const MAX_DEFERRED: usize = 256;
-
-/// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
-pub(crate) enum Application {
-    Ready { resources: Resources, ready: Ready, reply: oneshot::Sender<Result<Served>> },
-}
-
-/// Everything a process serves with.
-#[derive(Default)]
-pub(crate) struct Resources {
-    pub(crate) gates: Vec<(Arc<dyn GateControl>, Origin)>,
-    pub(crate) descriptors: Vec<(ListenerItem, OwnedFd, Origin)>,
-    pub(crate) exports: Vec<Export>,
-    /// What accepts connections of other versions.
-    pub(crate) handlers: Vec<Handler>,
-    /// What the application does before another process takes over from this one.
-    pub(crate) hooks: Vec<Hook>,
-    pub(crate) tasks: Tasks,
-    /// Names under which the descriptor store may have something that this process does not use.
-    pub(crate) stale: Vec<String>,
-    /// The application dropped a listener.
-    pub(crate) dropped: Arc<Notify>,
-}
-
-/// What this process is at the moment.
-enum Role {
-    /// A first start that is not ready.
-    First,
-    /// A successor, until it serves.
-    Successor(Box<SuccessorRole>),
-    /// A process that serves or has served.
-    Incumbent(Box<Incumbent>),
-    /// A successor that failed.
-    Failed,
-}
-
-struct SuccessorRole {
-    machine: Successor,
-    joined: Joined,
+/// Which process this is.
+struct Identity {
+    local: Local,
+    generation: Generation,
+    /// What its starter calls the attempt.
+    attempt: Option<String>,
+    /// When it started, or when it began to serve.
     since: Instant,
-}
-
-impl SuccessorRole {
-    /// The incumbent, unless it is dead or has released this process.
-    fn serves_on(&self) -> Option<String> {
-        (!self.machine.can_serve_alone()).then(|| format!("process {}", self.joined.incumbent))
-    }
-}
-
-/// Both ends of a queue: tasks that work for the driver get a sender.
-type Both<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
-
-/// State that was exported for an attempt.
-type SealedState = Vec<(StateItem, OwnedFd)>;
-
-/// What tasks that work for the driver bring back.
-enum TaskResult {
-    /// State for the inventory of a successor that may join.
-    Exported {
-        join: hotupdate_proto::Join,
-        receiver: Box<Receiver>,
-        sealed: io::Result<SealedState>,
-    },
-    /// The final state, after the accept loops stopped.
-    Finished {
-        stop: u64,
-        stopped: Stopped,
-        sealed: io::Result<SealedState>,
-    },
-    Rows(Vec<ConnectionRow>),
-    Child {
-        child: Child,
-        attempt: String,
-        status: io::Result<ExitStatus>,
-    },
-    /// Everything that the peer should know is in the kernel.
-    Flushed,
-}
-
-/// An operator who waits for the outcome of a command.
-struct PendingCommand {
-    rollback: bool,
-    reply: oneshot::Sender<Outcome>,
 }
 
 pub(crate) struct Driver {
     settings: Settings,
-    local: Local,
-    generation: Generation,
-    attempt: Option<String>,
-    since: Instant,
-    role: Role,
-    events: VecDeque<IncumbentEvent>,
-
-    resources: Resources,
-    exports: Arc<Vec<Export>>,
-    control: Option<Control>,
-    connections: Connections,
-
-    application: mpsc::UnboundedReceiver<Application>,
-    application_is_gone: bool,
-    migrations_in: mpsc::UnboundedReceiver<MigrationRequest>,
+    identity: Identity,
+    machine: Machine,
+    links: Links,
+    listeners: Listeners,
+    application: Application,
+    exports: Exports,
+    operators: Operators,
     migrations: Migrations,
-    ready: Option<oneshot::Sender<Result<Served>>>,
-    ready_at: Option<Instant>,
-    failed: Option<oneshot::Sender<Error>>,
-    requests: mpsc::Receiver<Request>,
-    sessions: SessionConfig,
-    signals: Option<Signals>,
-    program: Option<Program>,
-    manager: Option<Manager>,
-    /// The process that took over, which is the service's main process as soon as this one cannot serve again.
-    new_main_pid: Option<u32>,
-
-    /// The link to the other side of the handoff: a successor has the incumbent there, and the other way round.
-    peer: Option<Link>,
-    /// The handoff that is under way, or that this process drains after.
-    span: Span,
-    predecessors: HashMap<Generation, Link>,
-    last_link_id: u64,
-    heard: Both<(LinkId, Heard)>,
-    /// What was heard from predecessors before this process served.
-    deferred: VecDeque<(LinkId, Heard)>,
-    done: Both<TaskResult>,
-    sealed: SealedState,
+    supervisor: Supervisor,
+    drain: Drain,
+    connections: Connections,
+    /// Tasks that work for the driver get a sender.
+    results: (mpsc::Sender<TaskResult>, mpsc::Receiver<TaskResult>),
     /// Counts stops and starts of the accept loops, so that a late export is recognised.
     stops: u64,
-    /// After a standstill: no deadline counts before.
-    catches_up: Option<Instant>,
-    /// A listener that should be open is not.
-    reopen_at: Option<Instant>,
-    /// What the incumbent had read of links that are ours now.
-    unread_link_bytes: Vec<UnreadLink>,
+    standstill: Standstill,
+}
 
-    lifecycle: watch::Sender<Lifecycle>,
-    monitor: broadcast::Sender<session::Event>,
-    pending_commands: Vec<PendingCommand>,
-    rows: HashMap<Generation, BTreeMap<u64, (tokio::time::Instant, ConnectionRow)>>,
-    last_handoff: Option<LastHandoff>,
-    last_failure: Option<LastFailure>,
-
-    progress: Interval,
-    last_progress: Option<(hotupdate_proto::Summary, hotupdate_proto::Totals)>,
-    draining: bool,
-    drained: bool,
-    rows_sent: bool,
-    /// No successor follows: the control socket's file goes with us.
-    stopping: bool,
-    exiting: bool,
+/// What tasks that work for the driver bring back.
+enum TaskResult {
+    /// State for the inventory of a successor that may join.
+    Exported { join: Join, receiver: Box<Receiver>, sealed: io::Result<SealedState> },
+    /// The application's hooks have ended.
+    HooksEnded { run: u64, ended: Result<(), String> },
+    /// The final state, after the accept loops stopped.
+    Finished { stop: u64, stopped: Stopped, sealed: io::Result<SealedState> },
+    /// What is open in this process, which drains.
+    Rows(Vec<ConnectionRow>),
+    /// A successor that a signal had started has ended.
+    Child { child: Child, attempt: String, status: io::Result<ExitStatus> },
+    /// Everything that the peer and systemd should know is in the kernel.
+    Flushed,
 }
 
 /// What the loop woke up for.
 enum Wake {
-    Application(Option<Application>),
+    Application(Option<FromApplication>),
     Migration(MigrationRequest),
     ListenerDropped,
     Request(Request),
@@ -227,158 +136,199 @@ enum Wake {
     Drained,
 }
 
-impl Drop for Resources {
-    /// Whatever the application still holds leads nowhere: a listener that is forgotten here would keep clients waiting.
-    fn drop(&mut self) {
-        self.gates.iter().for_each(|(gate, _)| gate.close());
-    }
-}
-
 impl Driver {
     async fn run(mut self) {
         while !self.is_over() {
             let wake = self.wait().await;
             let span = self.span_of(&wake);
-            self.act(wake).instrument(span).await;
+            let turn = async {
+                self.act(wake).await;
+                self.catch_up().await;
+            };
+            turn.instrument(span).await;
         }
-        self.lifecycle.send_replace(Lifecycle::Drained);
+        self.application.end();
     }
 
-    /// What is said about this carries the name of the handoff that it belongs to.
+    fn is_over(&self) -> bool {
+        self.machine.has_failed() || self.application.lifecycle() == Lifecycle::Drained
+    }
+
+    async fn wait(&mut self) -> Wake {
+        if self.machine.incumbent().is_some()
+            && let Some((id, heard)) = self.links.next_deferred()
+        {
+            return Wake::Heard(id, heard);
+        }
+        let deadline = self.due().map(|due| self.standstill.wake_at(due));
+        let tasks = self.application.tasks().clone();
+        let Self {
+            links,
+            listeners,
+            application,
+            operators,
+            migrations,
+            supervisor,
+            drain,
+            connections,
+            results,
+            ..
+        } = self;
+        tokio::select! {
+            biased;
+            (id, what) = links.next() => Wake::Heard(id, what),
+            Some(done) = results.1.recv() => Wake::Done(done),
+            said = application.next() => Wake::Application(said),
+            Some(request) = migrations.requests.recv() => Wake::Migration(request),
+            () = listeners.dropped().notified() => Wake::ListenerDropped,
+            request = operators.next() => Wake::Request(request),
+            signal = supervisor.next() => Wake::Signal(signal),
+            () = until(deadline) => Wake::Deadline,
+            drained = drain.next(connections, &tasks) => if drained { Wake::Drained } else { Wake::Progress },
+        }
+    }
+
+    /// What is logged about this carries the name of the handoff that it belongs to.
     fn span_of(&self, wake: &Wake) -> Span {
         match wake {
-            Wake::Heard(id, _) => {
-                let links = self.peer.iter().chain(self.predecessors.values());
-                links
-                    .into_iter()
-                    .find(|link| link.id == *id)
-                    .map_or_else(Span::none, |link| link.span.clone())
-            }
-            // Somebody else wants to come, or cannot.
+            Wake::Heard(id, _) => self.links.span_of(*id),
+            // Another one wants to come, or cannot.
             Wake::Request(Request::Join(..)) | Wake::Done(TaskResult::Exported { .. }) => Span::none(),
-            _ => self.span.clone(),
+            _ => self.links.span(),
         }
     }
 
     async fn act(&mut self, wake: Wake) {
         match wake {
-            Wake::Application(Some(Application::Ready { resources, ready, reply })) => {
-                self.make_ready(resources, ready, reply).await;
-            }
-            Wake::Application(None) => {
-                self.application_is_gone = true;
-                if matches!(self.role, Role::First | Role::Successor(_)) {
-                    self.application_gave_up().await;
-                }
-            }
+            Wake::Application(said) => self.application_says(said).await,
             Wake::Migration(request) => self.leave(request).await,
-            Wake::ListenerDropped => self.forget_dropped_listeners(),
+            Wake::ListenerDropped => self.listener_dropped(),
             Wake::Request(request) => self.request(request).await,
             Wake::Heard(id, heard) => self.hear(id, heard).await,
             Wake::Done(done) => self.done(done).await,
             Wake::Signal(signal) => self.signal(signal).await,
-            Wake::Deadline if self.has_stood_still() => {}
             Wake::Deadline => self.tick().await,
             Wake::Progress => self.send_progress().await,
-            Wake::Drained => {
-                self.drained = true;
-                let forced = self.connections.forced();
-                self.log_drained();
-                self.send_progress().await;
-                self.incumbent(IncumbentEvent::Drained { forced }).await;
+            Wake::Drained => self.drained().await,
+        }
+    }
+
+    async fn application_says(&mut self, said: Option<FromApplication>) {
+        match said {
+            Some(FromApplication::Ready { resources, ready, reply }) => {
+                self.make_ready(resources, ready, reply).await;
+            }
+            None if matches!(self.machine.role, Role::First | Role::Successor(_)) => {
+                self.application_gave_up().await;
+            }
+            None => {}
+        }
+    }
+
+    fn listener_dropped(&mut self) {
+        let lifecycle = self.application.lifecycle();
+        self.listeners.forget_dropped(lifecycle);
+        // As long as another process may serve them, the descriptor store keeps them.
+        let machine = self.machine.incumbent().filter(|_| lifecycle == Lifecycle::Serving);
+        if machine.is_some_and(|machine| machine.predecessors().iter().all(|older| !older.probation)) {
+            self.supervisor.keep(&mut self.listeners);
+        }
+    }
+
+    async fn request(&mut self, request: Request) {
+        let (view, operators) = self.view();
+        match request {
+            Request::Status(reply) => drop(reply.send(operators.status(view))),
+            Request::Monitor(reply) => drop(reply.send(operators.monitor(view))),
+            Request::Connections(reply) => drop(reply.send(operators.connections(view))),
+            Request::Join(join, receiver) => self.join(join, receiver),
+            Request::Command(command, reply) => {
+                let awaited = match command {
+                    Command::Handoff => Some(Awaited::Handoff),
+                    Command::Rollback => Some(Awaited::Rollback),
+                    _ => None,
+                };
+                match self.command(command) {
+                    Err(error) => drop(reply.send(Err(error))),
+                    Ok(effects) => {
+                        match awaited {
+                            Some(awaited) => self.operators.wait(awaited, reply),
+                            None => drop(reply.send(Ok(None))),
+                        }
+                        self.perform(effects).await;
+                    }
+                }
             }
         }
     }
 
-    fn is_over(&self) -> bool {
-        matches!(self.role, Role::Failed) || *self.lifecycle.borrow() == Lifecycle::Drained
-    }
-
-    async fn wait(&mut self) -> Wake {
-        if let Role::Incumbent(_) = self.role
-            && let Some((id, heard)) = self.deferred.pop_front()
-        {
-            return Wake::Heard(id, heard);
-        }
-        let deadline = self.deadline();
-        let there = !self.application_is_gone;
-        let draining = self.draining && !self.drained;
-        let Self {
-            resources,
-            application,
-            migrations_in,
-            requests,
-            heard,
-            done,
-            signals,
-            progress,
-            connections,
-            ..
-        } = self;
-        tokio::select! {
-            biased;
-            Some((id, what)) = heard.1.recv() => Wake::Heard(id, what),
-            Some(done) = done.1.recv() => Wake::Done(done),
-            application = application.recv(), if there => Wake::Application(application),
-            Some(request) = migrations_in.recv() => Wake::Migration(request),
-            () = resources.dropped.notified() => Wake::ListenerDropped,
-            Some(request) = requests.recv() => Wake::Request(request),
-            signal = Signals::next(signals.as_mut()) => Wake::Signal(signal),
-            () = until(deadline) => Wake::Deadline,
-            () = nothing_left(connections, &resources.tasks), if draining => Wake::Drained,
-            _ = progress.tick(), if draining => Wake::Progress,
+    async fn done(&mut self, done: TaskResult) {
+        match done {
+            TaskResult::Exported { join, receiver, sealed } => self.offer(join, *receiver, sealed).await,
+            TaskResult::HooksEnded { run, ended } => self.hooks_ended(run, ended).await,
+            TaskResult::Finished { stop, stopped, sealed } => self.stopped(stop, stopped, sealed).await,
+            TaskResult::Rows(rows) => self.send_rows(&rows),
+            TaskResult::Child { child, attempt, status } => {
+                let serves = self.application.lifecycle() == Lifecycle::Serving;
+                let awaited = serves && !self.operators.has_failed(&attempt);
+                self.supervisor.child_ended(child, status, awaited);
+            }
+            TaskResult::Flushed => self.application.end(),
         }
     }
 
-    /// When to look up, if nothing happens.
-    fn deadline(&self) -> Option<Instant> {
-        let due = self.due()?;
-        Some(self.catches_up.map_or(due, |until| due.max(until)))
+    async fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Successor => self.supervisor.start_successor(&self.results.0),
+            Signal::Stop if self.drain.is_exiting() => self.application.end(),
+            Signal::Stop if self.machine.incumbent().is_some() => {
+                if let Ok(effects) = self.command(Command::Terminate) {
+                    self.perform(effects).await;
+                }
+            }
+            Signal::Stop => {
+                let stopped = Error::new(ErrorKind::Cancelled, "becoming ready", "stopped by a signal");
+                self.give_up(stopped).await;
+            }
+        }
     }
 
+    /// What is due next.
     fn due(&self) -> Option<Instant> {
-        let machine = match &self.role {
-            Role::Successor(successor) => successor.machine.deadline(),
-            Role::Incumbent(machine) => machine.deadline(),
-            Role::First | Role::Failed => None,
-        };
-        machine.into_iter().chain(self.reopen_at).min()
-    }
-
-    /// A deadline that was missed by so much means that the whole process has stood still (SIGSTOP, a suspended machine).
-    /// Then what has arrived meanwhile comes first, and those who read it have not had their turn yet.
-    fn has_stood_still(&mut self) -> bool {
-        const LATE: Duration = Duration::from_millis(100);
-        const CATCH_UP: Duration = Duration::from_millis(50);
-        let (now, Some(due)) = (Instant::now(), self.due()) else { return false };
-        // Once for each deadline, so that a process that is always late ticks, too.
-        let granted = self.catches_up.is_some_and(|until| until >= due);
-        let late = !granted && now.saturating_duration_since(due) > LATE;
-        if late {
-            self.catches_up = Some(now + CATCH_UP);
-        }
-        late
+        let parts = [self.machine.deadline(), self.listeners.deadline()];
+        parts.into_iter().flatten().min()
     }
 
     async fn tick(&mut self) {
-        if self.reopen_at.is_some_and(|at| Instant::now() >= at) {
-            self.open_all();
-        }
-        match &self.role {
-            Role::Successor(_) => self.successor(SuccessorEvent::Tick).await,
-            _ => self.incumbent(IncumbentEvent::Tick).await,
-        }
-    }
-}
-
-/// Waits until no connection is open and no task runs.
-async fn nothing_left(connections: &Connections, tasks: &Tasks) {
-    loop {
-        connections.wait_until_empty().await;
-        if tasks.is_empty() {
+        let (now, Some(due)) = (Instant::now(), self.due()) else { return };
+        if self.standstill.postpones(now, due) {
             return;
         }
-        tasks.wait_until_empty().await;
+        self.listeners.tick(now);
+        if self.machine.is_successor() {
+            return self.handle_successor(successor_machine::Event::Tick).await;
+        }
+        self.handle(Event::Tick).await;
+    }
+
+    // ---- several parts at once -------------------------------------------------------------------------------------
+
+    /// What can be told about this process, and those who tell it.
+    fn view(&mut self) -> (View<'_>, &mut Operators) {
+        let view = View {
+            identity: &self.identity,
+            machine: self.machine.incumbent(),
+            listeners: &self.listeners,
+            connections: &self.connections,
+            tasks: self.application.tasks(),
+            is_draining: self.drain.is_draining(),
+        };
+        (view, &mut self.operators)
+    }
+
+    /// What can be passed on to a successor.
+    fn inventory(&self) -> Inventory<'_> {
+        Inventory { listeners: &self.listeners, exports: &self.exports, links: &self.links }
     }
 }
 

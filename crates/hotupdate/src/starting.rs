@@ -19,7 +19,7 @@ use tracing::Span;
 use crate::address::Address;
 use crate::connections::Connection;
 use crate::connections::Connections;
-use crate::driver::{Application, Resources};
+use crate::driver::{FromApplication, Resources};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::listeners::bind;
 use crate::listeners::datagram::{UdpSocket, UnixDatagramSocket};
@@ -38,7 +38,7 @@ const MAX_DESCRIPTION: usize = frame::MAX_MESSAGE / 2;
 /// incumbent, if there is one, serves on.
 #[derive(Debug)]
 pub struct Starting {
-    pub(crate) application: mpsc::UnboundedSender<Application>,
+    pub(crate) application: mpsc::UnboundedSender<FromApplication>,
     pub(crate) generation: Generation,
     /// The handoff that brought the inventory.
     pub(crate) span: Span,
@@ -380,7 +380,7 @@ impl Starting {
         ready.release = release;
         let tasks = resources.tasks.clone();
         let (reply, served) = oneshot::channel();
-        let _ = application.send(Application::Ready { resources, ready, reply });
+        let _ = application.send(FromApplication::Ready { resources, ready, reply });
         match served.await {
             Ok(served) => {
                 let now = Serving::new(generation, connections, tasks, served?);

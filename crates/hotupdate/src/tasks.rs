@@ -1,7 +1,5 @@
 //! Work that is no connection: tasks that keep a process alive, and hooks that end what only one process may do.
 
-#![allow(dead_code, reason = "the driver does not run hooks yet")]
-
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,14 +1,8 @@
 //! The flags.
-//!
-//! Deliberately absent: a configuration file.
 
-use std::env;
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 
 /// An HTTP server that can be replaced while it runs.
@@ -22,8 +16,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub(crate) listen: String,
 
-    /// The control socket; its directory is created when it is missing
-    /// [default: axum-server/control.sock in $XDG_RUNTIME_DIR or /run]
+    /// The control socket [default: $HOTUPDATE_SOCKET, or axum-server/control.sock in /run or $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 
@@ -68,18 +61,8 @@ pub(crate) enum Failure {
 }
 
 impl Cli {
-    /// The path of the control socket, in a directory that exists.
-    pub(crate) fn control_path(&self) -> anyhow::Result<PathBuf> {
-        let path = self.control.clone().unwrap_or_else(|| {
-            let runtime = env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-            runtime.map_or_else(|| "/run".into(), PathBuf::from).join("axum-server/control.sock")
-        });
-        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            // For its owner only: whoever can write to it could pretend to be this service.
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-            made.with_context(|| format!("cannot create {}", dir.display()))?;
-        }
-        Ok(path)
+    pub(crate) fn control_path(&self) -> hotupdate::Result<PathBuf> {
+        self.control.clone().map_or_else(|| hotupdate::control_path("axum-server"), Ok)
     }
 }
 

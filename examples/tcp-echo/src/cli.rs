@@ -1,14 +1,8 @@
 //! The flags, the same as those of `axum-server` where they mean the same.
-//!
-//! Deliberately absent: a configuration file.
 
-use std::env;
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Parser;
 
 /// A server of a raw protocol, whose connections move to the next version while they are in use.
@@ -22,8 +16,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7777")]
     pub(crate) listen: String,
 
-    /// The control socket; its directory is created when it is missing
-    /// [default: tcp-echo/control.sock in $XDG_RUNTIME_DIR or /run]
+    /// The control socket [default: $HOTUPDATE_SOCKET, or tcp-echo/control.sock in /run or $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 
@@ -41,18 +34,8 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// The path of the control socket, in a directory that exists.
-    pub(crate) fn control_path(&self) -> anyhow::Result<PathBuf> {
-        let path = self.control.clone().unwrap_or_else(|| {
-            let runtime = env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-            runtime.map_or_else(|| "/run".into(), PathBuf::from).join("tcp-echo/control.sock")
-        });
-        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            // For its owner only: whoever can write to it could pretend to be this service.
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-            made.with_context(|| format!("cannot create {}", dir.display()))?;
-        }
-        Ok(path)
+    pub(crate) fn control_path(&self) -> hotupdate::Result<PathBuf> {
+        self.control.clone().map_or_else(|| hotupdate::control_path("tcp-echo"), Ok)
     }
 }
 

@@ -5,13 +5,17 @@
 //! The walk uses port 8080 and finds processes by name, so it runs in network and process namespaces of its own
 //! (unshare(1)), where nobody else has either.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use hotupdate::testing::{self, Process};
 use integration_tests::process::binary;
 use integration_tests::process::needs::{CURL, IP, NAMESPACES, PKILL, have};
+use tempfile::TempDir;
 
 fn readme(folder: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join("README.md")).unwrap()
@@ -23,10 +27,15 @@ fn commands(readme: &str, name: &str) -> String {
     rest.split_once("```").unwrap().0.to_owned()
 }
 
-/// Runs a script in a folder where `target/release` leads to the programs under test.
-fn run(script: &str) -> Output {
+fn private_folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    folder
+}
+
+/// Runs a script in a folder where `target/release` leads to the programs under test.
+fn run(script: &str) -> Output {
+    let folder = private_folder();
     fs::create_dir(folder.path().join("target")).unwrap();
     let programs = binary("hotctl").parent().unwrap().to_owned();
     std::os::unix::fs::symlink(programs, folder.path().join("target/release")).unwrap();
@@ -35,6 +44,8 @@ fn run(script: &str) -> Output {
         .args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .args(["bash", "-euo", "pipefail", "walk"])
         .current_dir(&folder)
+        // Where `axum-server` puts its socket, and where `hotctl` looks for any.
+        .env("RUNTIME_DIRECTORY", folder.path().join("axum-server"))
         .env("XDG_RUNTIME_DIR", folder.path())
         .env_remove("HOTUPDATE_SOCKET")
         .output()
@@ -166,4 +177,46 @@ fn its_fifteen_lines_are_the_example() {
     assert_eq!(program.trim_end(), code.join("\n"));
     let lines = program.lines().filter(|line| !line.trim().is_empty()).count();
     assert!(lines <= 15, "{lines} lines");
+}
+
+/// In a network of its own, where port 3000 is free, and with a socket where it is told: two versions of it, one after the other.
+#[test]
+fn its_fifteen_lines_are_replaced_while_they_run() {
+    if !have(&[NAMESPACES]) {
+        return;
+    }
+    let folder = private_folder();
+    let control = folder.path().join("hello.sock");
+    let start = || {
+        let mut hello = Command::new("unshare");
+        hello.arg("--net").arg(binary("axum-hello")).env("HOTUPDATE_SOCKET", &control);
+        Process::start(&mut hello, &control).unwrap()
+    };
+    let old = start();
+    let new = start();
+    assert!(old.wait().unwrap().success(), "the old one drains and ends");
+    let status = testing::status(&control).unwrap();
+    assert_eq!((status.serving.process.pid, status.listeners[0].name.as_str()), (new.id(), "http"));
+    assert_eq!(status.listeners[0].origin, "inherited");
+}
+
+#[test]
+fn it_takes_no_arguments_and_leaves_nothing() {
+    let folder = private_folder();
+    let control = folder.path().join("hello.sock");
+    for argument in [OsStr::new("--help"), OsStr::new("/run/hello.sock"), OsStr::from_bytes(b"\xff")] {
+        let mut hello = Command::new(binary("axum-hello"));
+        let output = hello
+            .arg(argument)
+            .env("HOTUPDATE_SOCKET", &control)
+            .env("RUST_BACKTRACE", "0")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            (output.status.code(), said.as_ref()),
+            (Some(1), "Error: axum-hello takes no arguments\n")
+        );
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -1,7 +1,7 @@
 //! One WebSocket without its socket: bytes in, messages out, and the other way round.
 //!
-//! Deliberately absent: I/O. Between two calls the codec holds nothing that could not migrate: what arrived and was not
-//! delivered is in the [`FrameBuffer`], what is to be sent is in [`Memory`].
+//! Deliberately absent: I/O. Between two calls the codec holds nothing that could not migrate: what arrived
+//! and was not delivered is in the [`FrameBuffer`], what is to be sent is in [`Memory`].
 
 use std::io::{self, Read, Write};
 
@@ -15,7 +15,8 @@ use super::message::{Error, Message};
 /// The first byte of the state that migrates. A version that does not know it refuses the connection.
 const STATE_VERSION: u8 = 1;
 
-/// Bytes of tungstenite's read buffer for each socket. Small: what is read goes through it once, and there are many.
+/// Bytes of tungstenite's read buffer for each socket. Small: what is read goes through it once, and there
+/// are many.
 const CODEC_BUFFER: usize = 4 * 1024;
 
 /// The protocol state of one WebSocket.
@@ -43,8 +44,8 @@ struct Memory {
     output: BytesMut,
 }
 
-/// The head of the state that migrates, with the lengths of what follows it: the application's state, the bytes to be
-/// sent; the rest are the bytes that arrived.
+/// The head of the state that migrates, with the lengths of what follows it: the application's state, the
+/// bytes to be sent; the rest are the bytes that arrived.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
     negotiated: Negotiated,
@@ -84,13 +85,14 @@ impl Codec {
         self.end_of_stream = true;
     }
 
-    /// The next message; `None` if it has not arrived completely. After an error, or [`Error::Closed`] at the orderly
-    /// end, there is nothing more.
+    /// The next message; `None` if it has not arrived completely. After an error, or [`Error::Closed`] at the
+    /// orderly end, there is nothing more.
     pub(super) fn next(&mut self) -> Option<Result<Message, Error>> {
         loop {
             match self.tungstenite.read() {
                 Ok(message) => {
-                    // Puts a pong or a close frame that is due into `unsent`. If this fails, the next read fails too.
+                    // Puts a pong or a close frame that is due into `unsent`. If this fails, the next read
+                    // fails too.
                     let _ = self.tungstenite.flush();
                     if let Some(message) = Message::from_tungstenite(message) {
                         return Some(Ok(message));
@@ -145,7 +147,8 @@ impl Codec {
         error
     }
 
-    // ---- migration ------------------------------------------------------------------------------------------------
+    // ---- migration
+    // ------------------------------------------------------------------------------------------------
 
     /// Why this WebSocket cannot migrate at all, if so.
     pub(super) fn migration_block(&self) -> Option<&'static str> {

@@ -1,13 +1,13 @@
 //! Buffers the frames that have arrived until a message is complete.
 //!
-//! Only the lengths in the headers of frames (RFC 6455, section 5.2) are parsed here; tungstenite decodes and validates.
-//! Tungstenite is given complete messages only, so that everything that has arrived and was not delivered is in this
-//! buffer, and can migrate.
+//! Only the lengths in the headers of frames (RFC 6455, section 5.2) are parsed here; tungstenite decodes and
+//! validates. Tungstenite is given complete messages only, so that everything that has arrived and was not
+//! delivered is in this buffer, and can migrate.
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// The headers of fragments may have this much on top of the largest message, so that fragments without payload have a
-/// limit too.
+/// The headers of fragments may have this much on top of the largest message, so that fragments without
+/// payload have a limit too.
 const SLACK: usize = 64 * 1024;
 
 /// Bytes between the socket and tungstenite.
@@ -57,8 +57,8 @@ impl FrameBuffer {
         self.fragments.len() + self.rest.len()
     }
 
-    /// Whether the buffer holds everything that the next process has to know. Not after an invalid frame, which has
-    /// been given to tungstenite.
+    /// Whether the buffer holds everything that the next process has to know. Not after an invalid frame,
+    /// which has been given to tungstenite.
     pub(super) fn is_valid(&self) -> bool {
         !self.invalid
     }

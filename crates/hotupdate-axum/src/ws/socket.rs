@@ -1,7 +1,7 @@
 //! A WebSocket that can migrate to the next version.
 //!
-//! Deliberately absent: splitting it into two halves; both migrate together. A task that waits for both directions selects
-//! between [`WebSocket::recv`] and whatever it wants to send.
+//! Deliberately absent: splitting it into two halves; both migrate together. A task that waits for both
+//! directions selects between [`WebSocket::recv`] and whatever it wants to send.
 
 use std::fmt;
 use std::future::pending;
@@ -21,21 +21,23 @@ use super::transport::Transport;
 use super::{KIND, name};
 use crate::drain::Draining;
 
-/// The most bytes of an incomplete message, and of what is to be sent, with which a socket migrates. The rest of what can
-/// migrate is for the application's state.
+/// The most bytes of an incomplete message, and of what is to be sent, with which a socket migrates. The rest
+/// of what can migrate is for the application's state.
 const MAX_PENDING_BYTES: usize = MAX_STATE - MAX_APPLICATION_STATE - 1024;
 
-/// State of an application that has at most this many bytes, as JSON, can always migrate.
+/// State of an application that has at most this many bytes, as JSON, can always migrate. A larger one may,
+/// up to [`MAX_STATE`](hotupdate::connections::MAX_STATE) together with the bytes that are on their way.
 pub const MAX_APPLICATION_STATE: usize = 32 * 1024;
 
-/// How much later than scheduled clients are told to reconnect: the next version says one by one which kinds it accepts,
-/// and this kind may be the last.
-const ACCEPT_WINDOW: Duration = Duration::from_secs(1);
+/// How much later than scheduled clients are told to reconnect. A migration also fails when the next version
+/// is just dying; then this process serves again in a moment, and its clients need not reconnect.
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 /// One WebSocket, on the server's side.
 ///
-/// Pings and close frames are answered by the library, while the application receives. Dropping it closes the connection
-/// without a close frame; see [`WebSocket::close`].
+/// Pings and close frames are answered by the library, while the application receives. Dropping it closes the
+/// connection without a close frame; see [`WebSocket::close`]. [`WebSocket::recv_or_drain`] has the loop of a
+/// handler whose sockets migrate.
 pub struct WebSocket {
     transport: Transport,
     drain: Drain,
@@ -43,7 +45,7 @@ pub struct WebSocket {
     block: MigrationBlock,
 }
 
-/// What [`WebSocket::recv_or_drain`] returns.
+/// What [`WebSocket::recv_or_drain`] returns, where there is an example.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -56,6 +58,17 @@ pub enum Event {
 }
 
 /// A WebSocket that stays where it is.
+///
+/// ```no_run
+/// # async fn example(mut socket: hotupdate_axum::ws::WebSocket) {
+/// if let Err(stays) = socket.migrate("echo", &7).await {
+///     println!("{}", stays.why);
+///     socket = stays.socket;
+///     # let _ = socket;
+/// }
+/// # }
+/// ```
+#[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 #[error("the WebSocket does not migrate: {why}")]
 pub struct NotMigrated {
@@ -88,27 +101,62 @@ impl WebSocket {
         Self::new(connection, Codec::new(negotiated, arrived, b""))
     }
 
-    /// The subprotocol that was agreed on.
+    /// The subprotocol that was agreed on, see [`Upgrade::protocols`](super::Upgrade::protocols).
+    ///
+    /// ```no_run
+    /// # async fn example(socket: hotupdate_axum::ws::WebSocket) {
+    /// if socket.protocol() == Some("chat/2") { /* … */ }
+    /// # }
+    /// ```
     #[must_use]
     pub fn protocol(&self) -> Option<&str> {
         self.transport.codec.negotiated().protocol.as_deref()
     }
 
     /// The connection underneath: its number, its addresses.
+    ///
+    /// ```no_run
+    /// # async fn example(socket: hotupdate_axum::ws::WebSocket) {
+    /// let client = socket.connection().peer_addr();
+    /// # }
+    /// ```
     #[must_use]
     pub fn connection(&self) -> &Connection {
         &self.transport.connection
     }
 
-    /// Tells when the process drains.
+    /// Tells when the process drains, in a handler that does not use
+    /// [`recv_or_drain`](WebSocket::recv_or_drain).
+    ///
+    /// ```no_run
+    /// # async fn example(mut socket: hotupdate_axum::ws::WebSocket) {
+    /// let draining = socket.draining();
+    /// tokio::select! {
+    ///     message = socket.recv() => drop(message),
+    ///     () = draining.scheduled_close() => socket.close(1012, "restart").await,
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn draining(&self) -> Draining {
-        Draining::of(&self.transport.connection)
+        Draining::of(&self.transport.connection.activity())
     }
 
     /// Waits for the next message, of any kind; a ping is answered and returned too. `None` after the end.
     ///
     /// Safe to cancel: no message is lost.
+    ///
+    /// ```no_run
+    /// # async fn example(mut socket: hotupdate_axum::ws::WebSocket) {
+    /// while let Some(Ok(message)) = socket.recv().await {
+    ///     println!("{message:?}");
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The client broke the protocol, its message was too large, or the connection failed. It is the last
+    /// item.
     pub async fn recv(&mut self) -> Option<Result<Message, Error>> {
         self.transport.recv().await
     }
@@ -116,6 +164,14 @@ impl WebSocket {
     /// Sends a message. Returns when the operating system has all of it.
     ///
     /// If it is cancelled, the message is still sent: by the next call, or in the next version.
+    ///
+    /// ```no_run
+    /// # async fn example(mut socket: hotupdate_axum::ws::WebSocket) {
+    /// if socket.send("hello".into()).await.is_err() {
+    ///     return; // the client has left
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// The connection is over.
@@ -125,11 +181,20 @@ impl WebSocket {
     }
 
     /// Sends a close frame, and waits up to a second for the client's.
+    ///
+    /// ```no_run
+    /// # async fn example(socket: hotupdate_axum::ws::WebSocket) {
+    /// use hotupdate_axum::ws::close_code;
+    ///
+    /// socket.close(close_code::NORMAL, "bye").await;
+    /// # }
+    /// ```
     pub async fn close(mut self, code: CloseCode, reason: impl Into<Utf8Bytes>) {
         self.transport.close(code, reason.into()).await;
     }
 
-    /// Waits for the next text or binary message, and for the drain of the process. The loop of a handler that migrates:
+    /// Waits for the next text or binary message, and for the drain of the process. The loop of a handler
+    /// that migrates:
     ///
     /// ```no_run
     /// use hotupdate_axum::ws::{Event, WebSocket};
@@ -153,10 +218,11 @@ impl WebSocket {
     /// }
     /// ```
     ///
-    /// [`Event::Draining`] comes when this socket has a slot to migrate in (see [`MigrationSlot`]), at a point at which it can
-    /// migrate: between messages, or within one that is not too large (of a larger one the rest is awaited). After a
-    /// migration that failed it comes again when the next version changes; else the client is told to reconnect (1012,
-    /// "service restart") at its place in the window over which a drain is spread, and this is the end.
+    /// [`Event::Draining`] comes when this socket has a slot to migrate in (see [`MigrationSlot`]), at a
+    /// point at which it can migrate: between messages, or within one that is not too large (of a larger one
+    /// the rest is awaited). After a migration that failed it comes again when the next version changes; else
+    /// the client is told to reconnect (1012, "service restart") at its place in the window over which a
+    /// drain is spread, and this is the end.
     ///
     /// Safe to cancel: no message is lost.
     pub async fn recv_or_drain(&mut self) -> Event {
@@ -178,12 +244,13 @@ impl WebSocket {
                 phase = drain.changed() => self.update_block(phase),
                 () = slot => return Event::Draining,
                 () = close => {
-                    transport.close(close_code::RESTART, Utf8Bytes::from_static("a new version serves")).await;
+                    let reason = Utf8Bytes::from_static("a new version serves");
+                    transport.close(close_code::RESTART, reason).await;
                     return Event::Closed(None);
                 }
                 message = transport.recv() => match message {
-                    Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => return Event::Message(message),
-                    Some(Ok(_)) => {}
+                    Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_))) => {}
+                    Some(Ok(message)) => return Event::Message(message),
                     Some(Err(error)) => return Event::Closed(Some(error)),
                     None => return Event::Closed(None),
                 },
@@ -191,15 +258,16 @@ impl WebSocket {
         }
     }
 
-    /// Migrates this WebSocket to the process that serves now, whose [`on_migrated`](super::on_migrated) of the same kind
-    /// goes on with it and with `state` (as JSON). Its client notices nothing: half a message that has arrived, and bytes
-    /// that are still to be sent, migrate along.
+    /// Migrates this WebSocket to the process that serves now, whose [`on_migrated`](super::on_migrated) of
+    /// the same kind goes on with it and with `state` (as JSON). Its client notices nothing: half a message
+    /// that has arrived, and bytes that are still to be sent, migrate along.
     ///
     /// Not safe to cancel: a connection whose migration is cancelled is closed if it did not arrive.
     ///
     /// # Errors
-    /// [`NotMigrated`] with the socket: serve on. The process does not drain, the next version does not accept this kind,
-    /// it died before it had the connection, the close handshake has begun, or there is too much to migrate.
+    /// [`NotMigrated`] with the socket: serve on. The process does not drain, the next version does not
+    /// accept this kind, it died before it had the connection, the close handshake has begun, or there is too
+    /// much to migrate.
     pub async fn migrate(mut self, kind: &str, state: &(impl Serialize + Sync)) -> Result<(), NotMigrated> {
         // As much as the operating system takes at once; the next version sends the rest.
         if self.transport.write_all().now_or_never().is_some_and(|written| written.is_err()) {
@@ -249,14 +317,14 @@ impl WebSocket {
             && matches!(self.drain.phase(), Phase::Draining(_))
     }
 
-    /// When the client is told to reconnect: each at its own place in the window, without the grace, which is for clients
-    /// that have not been told yet.
+    /// When the client is told to reconnect: each at its own place in the window, without the grace, which is
+    /// for clients that have not been told yet.
     fn scheduled_close(&self) -> Option<Instant> {
         match (&self.block, self.drain.phase()) {
             (MigrationBlock::Refused(_), Phase::Draining(plan)) => {
                 let close = plan.scheduled_close(self.transport.connection.id());
                 let close = close.checked_sub(plan.grace).unwrap_or(plan.since).max(plan.since);
-                Some((close + ACCEPT_WINDOW).min(plan.until))
+                Some((close + RECONNECT_DELAY).min(plan.until))
             }
             _ => None,
         }
@@ -272,7 +340,8 @@ impl WebSocket {
     }
 }
 
-/// Ready when this WebSocket has a slot to migrate in, or when no other process accepts any. A change wakes the caller.
+/// Ready when this WebSocket has a slot to migrate in, or when no other process accepts any. A change wakes
+/// the caller.
 async fn acquire(activity: &ConnectionActivity, slot: &mut MigrationSlot) {
     if activity.can_migrate_any(KIND) {
         match activity.suspended_until() {

@@ -17,10 +17,12 @@ use super::message::{CloseCode, Error, Message, Utf8Bytes};
 /// The most that is read at once.
 const CHUNK: usize = 16 * 1024;
 
-/// While more bytes than this wait to be sent, nothing is read: backpressure for a client that sends and does not read.
+/// While more bytes than this wait to be sent, nothing is read: backpressure for a client that sends and does
+/// not read.
 const MAX_UNSENT: usize = 64 * 1024;
 
-/// How long a client may take to answer a close frame (RFC 6455, section 7.1.1: the server closes after that).
+/// How long a client may take to answer a close frame (RFC 6455, section 7.1.1: the server closes after
+/// that).
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection, and the codec for its bytes.
@@ -40,7 +42,8 @@ impl Transport {
             if self.codec.unsent().len() <= MAX_UNSENT {
                 match self.codec.next() {
                     Some(Ok(message)) => {
-                        // A pong or a close frame goes out even if the application receives no further message.
+                        // A pong or a close frame goes out even if the application receives no further
+                        // message.
                         let _ = self.write_all().now_or_never();
                         return Some(Ok(message));
                     }
@@ -107,8 +110,8 @@ impl Transport {
         self.codec.give_up();
     }
 
-    /// Closes without destroying the last bytes on their way to the client: FIN, then reads on for a moment, because
-    /// unread bytes at close(2) would make the kernel send a reset.
+    /// Closes without destroying the last bytes on their way to the client: FIN, then reads on for a moment,
+    /// because unread bytes at close(2) would make the kernel send a reset.
     async fn hang_up(&mut self) {
         if std::mem::replace(&mut self.hung_up, true) {
             return;

@@ -1,6 +1,8 @@
-//! `hotupdate_axum::serve` over real sockets: what clients see while one version of a server replaces another.
+//! `hotupdate_axum::serve` over real sockets: what clients see while one version of a server replaces
+//! another.
 //!
-//! Deliberately absent: processes. Old and new version live in this one; killing them is for the integration tests.
+//! Deliberately absent: processes. Old and new version live in this one; killing them is for the integration
+//! tests.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
@@ -11,7 +13,7 @@ mod deadline;
 mod http1;
 mod http2;
 mod idle;
-mod moves;
+mod migration;
 mod pipelines;
 mod server;
 mod settings;
@@ -19,3 +21,4 @@ mod streams;
 mod table;
 mod unix;
 mod websockets;
+mod wrapped;

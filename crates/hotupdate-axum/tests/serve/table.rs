@@ -14,14 +14,16 @@ async fn same(_: Request<Body>) -> Result<Response<Body>, Infallible> {
     Ok(Response::new(Body::from("same")))
 }
 
-/// Everything that was sent until now is known to the runtime: what comes later over another socket has arrived.
+/// Everything that was sent until now is known to the runtime: what comes later over another socket has
+/// arrived.
 async fn is_noticed() {
     let (mut from, mut to) = UnixStream::pair().unwrap();
     from.write_all(b"!").await.unwrap();
     within(to.read_exact(&mut [0])).await.unwrap();
 }
 
-/// The version that was to take a connection is dead, and another one is there before the connection knows either.
+/// The version that was to take a connection is dead, and another one is there before the connection knows
+/// either.
 #[tokio::test]
 async fn a_connection_that_comes_back_may_still_leave_for_the_next_version() {
     let mut old = Table::new();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Incumbent;
 use super::events::Effect;
-use super::state::{Goal, State};
+use super::state::{Drain, Goal, State};
 use crate::error::Fault;
 use crate::message::Message;
 use crate::operator::{Command, OperatorError};
@@ -149,7 +149,10 @@ impl Incumbent {
     /// A supervisor's SIGTERM: if somebody is about to take over, that comes first, and nobody notices.
     fn command_terminate(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> Commanded {
         let again = mem::replace(&mut self.terminating, true);
+        self.abandons_tasks |= again;
         match state {
+            // Now means that tasks are not waited for, either.
+            State::Retired { drain: Drain::Tasks, .. } if again => (self.tasks_ended(state, out), Ok(())),
             // The predecessor was asked to serve again and does it, whenever it reads that.
             State::Resuming { to, .. } if again => (self.step_aside(now, to, Duration::ZERO, out), Ok(())),
             // Now means that the hook is not waited for.

@@ -57,8 +57,14 @@ pub(super) enum Goal {
 /// How the drain of this process goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Drain {
-    Running { until: Instant },
-    Forcing { until: Instant },
+    Running {
+        until: Instant,
+    },
+    Forcing {
+        until: Instant,
+    },
+    /// Only tasks of the application are left; no deadline ends them.
+    Tasks,
     Done,
 }
 
@@ -67,7 +73,7 @@ impl Drain {
         match self {
             Self::Running { until } => Some((Deadline::Drain, until)),
             Self::Forcing { until } => Some((Deadline::Force, until)),
-            Self::Done => None,
+            Self::Tasks | Self::Done => None,
         }
     }
 }

@@ -459,6 +459,26 @@ impl Incumbent {
         }
     }
 
+    /// How the drain goes, as the caller says it.
+    pub(super) fn progress(&mut self, state: State, tasks: &[String], out: &mut Vec<Effect>) -> State {
+        self.has_tasks = !tasks.is_empty();
+        if self.has_tasks { state } else { self.tasks_ended(state, out) }
+    }
+
+    /// Nothing is waited for any more, if it was only tasks.
+    pub(super) fn tasks_ended(&self, state: State, out: &mut Vec<Effect>) -> State {
+        match state {
+            State::Probation { peer, until, drain: Drain::Tasks, quiet } => {
+                State::Probation { peer, until, drain: Drain::Done, quiet }
+            }
+            State::Retired { drain: Drain::Tasks, .. } => {
+                out.push(Effect::Exit);
+                State::Gone
+            }
+            state => state,
+        }
+    }
+
     /// In probation there is time after it: the end of the probation ends the process.
     fn tick_drain(&self, now: Instant, drain: Drain, out: &mut Vec<Effect>) -> Drain {
         match drain {
@@ -466,7 +486,8 @@ impl Incumbent {
                 out.push(Effect::Force);
                 Drain::Forcing { until: after(now, self.local.timing.force) }
             }
-            Drain::Forcing { .. } | Drain::Done => Drain::Done,
+            Drain::Forcing { .. } if self.has_tasks && !self.abandons_tasks => Drain::Tasks,
+            Drain::Forcing { .. } | Drain::Tasks | Drain::Done => Drain::Done,
         }
     }
 }

@@ -1,5 +1,7 @@
-//! Work that only one process may do: the application ends it before the release, and goes on if there is none.
+//! Work that only one process may do: the application ends it before the release, and goes on if there is none. And tasks
+//! that keep a process alive.
 
+use hotupdate_proto::Deadline;
 use hotupdate_proto::incumbent::{Effect, Event, Report};
 use hotupdate_proto::message::Release;
 use hotupdate_proto::operator::{Command, ProcessState};
@@ -134,4 +136,61 @@ fn established_when_no_predecessor_can_serve_again() {
     world.kill(new);
     world.run();
     assert_eq!(world.established, [new, next]);
+}
+
+/// What the driver says of a drain whose connections are gone.
+fn progress(world: &mut World, index: usize, tasks: &[&str]) {
+    let tasks = tasks.iter().map(|name| (*name).to_owned()).collect();
+    let (connections, totals) = Default::default();
+    world.incumbent_event(index, Event::Progress { connections, closed: Vec::new(), totals, tasks });
+}
+
+/// The first process drains, its connections do not end by themselves, and a task runs in it.
+fn with_a_task() -> (World, usize) {
+    let mut world = World::new(App { drains: false, ends: false, ..App::default() });
+    let new = world.join(App::default());
+    world.run();
+    progress(&mut world, 0, &["report"]);
+    while world.tick() {
+        world.run();
+    }
+    assert!(world.fired.contains(&Deadline::Force) && world.procs[0].alive, "{world}");
+    let told = &world.incumbent(new).expect("it serves").predecessors()[0].tasks;
+    assert_eq!(told, &["report"]);
+    (world, new)
+}
+
+#[test]
+fn no_deadline_ends_a_task() {
+    let (mut world, new) = with_a_task();
+    progress(&mut world, 0, &[]);
+    world.run();
+    assert_eq!(world.living(), [new], "{world}");
+    // Nor before the deadlines of the drain, where the driver says that nothing is left.
+    let (mut world, new) = with_a_task();
+    world.incumbent_event(0, Event::Drained { forced: 1 });
+    world.run();
+    assert_eq!(world.living(), [new], "{world}");
+}
+
+#[test]
+fn the_second_sigterm_ends_a_task() {
+    let (mut world, new) = with_a_task();
+    assert_eq!(world.command_to(0, Command::Terminate), Ok(()));
+    assert!(world.procs[0].alive, "the first one means when nothing is left");
+    assert_eq!(world.command_to(0, Command::Terminate), Ok(()));
+    world.run();
+    assert_eq!(world.living(), [new], "{world}");
+    // Also before.
+    let mut world = World::new(App { drains: false, ends: false, ..App::default() });
+    let new = world.join(App::default());
+    world.run();
+    progress(&mut world, 0, &["report"]);
+    for _ in 0..2 {
+        assert_eq!(world.command_to(0, Command::Terminate), Ok(()));
+    }
+    while world.tick() {
+        world.run();
+    }
+    assert_eq!(world.living(), [new], "{world}");
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::drain::Drain;
 use super::queue::MigrationSlot;
 use super::record::{Record, Status};
+use crate::address::Address;
 use crate::metrics::Event;
 
 /// Reports what a connection does, and asks what is known of it. Cheap to clone; a report about a connection
@@ -29,6 +30,24 @@ pub struct ConnectionActivity {
 }
 
 impl ConnectionActivity {
+    /// The connection's number, unique in this process.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.record.id
+    }
+
+    /// The client's address.
+    #[must_use]
+    pub fn peer_addr(&self) -> &Address {
+        &self.record.peer
+    }
+
+    /// Whether bytes wait to be read (or the end of the stream), without reading them. `false` once the connection is gone.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        self.record.socket.upgrade().is_some_and(|socket| socket.is_readable())
+    }
+
     /// What is spoken: `http/1.1`, `h2`, `websocket`, `raw`, or a word of the application.
     pub fn set_protocol(&self, protocol: &'static str) {
         self.record.set_protocol(protocol);

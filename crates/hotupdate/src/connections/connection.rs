@@ -190,11 +190,7 @@ impl Connection {
     /// Whether bytes wait to be read (or the end of the stream), without reading them.
     #[must_use]
     pub fn is_readable(&self) -> bool {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        match &*self.socket {
-            Socket::Tcp(stream) => SockRef::from(stream).peek(&mut byte).is_ok(),
-            Socket::Unix(stream) => SockRef::from(stream).peek(&mut byte).is_ok(),
-        }
+        self.socket.is_readable()
     }
 }
 
@@ -247,5 +243,167 @@ impl AsyncWrite for Connection {
             io::ErrorKind::NotConnected => Ok(()),
             _ => Err(error),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hotupdate_proto::Totals;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::Instant;
+
+    use super::super::fixture::{Fixture, poll_once};
+    use super::*;
+
+    fn why(migrated: Result<(), NotMigrated>) -> String {
+        migrated.expect_err("it stays").why
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_cannot_migrate_stays_and_says_why() {
+        let mut fixture = Fixture::new();
+        let migrate = |state: Vec<u8>| fixture.connection().migrate_bytes("echo", state);
+        let nobody = "no other process accepts connections of kind \"echo\"";
+        assert_eq!(why(migrate(Vec::new()).await), nobody);
+        (fixture.drain(), fixture.accept_kind("another", None));
+        assert_eq!(why(migrate(Vec::new()).await), nobody);
+        fixture.accept_kind("echo", None);
+        let too_long = format!("its state has {} bytes, at most {MAX_STATE} migrate", MAX_STATE + 1);
+        assert_eq!(why(migrate(vec![0; MAX_STATE + 1]).await), too_long);
+        assert!(poll_once(migrate(vec![0; MAX_STATE])).is_pending(), "it is on its way");
+        let unreadable = std::collections::HashMap::from([((1, 2), 3)]);
+        let stays = fixture.connection().migrate("echo", &unreadable).await.unwrap_err();
+        assert!(stays.why.starts_with("its state cannot be JSON: "), "{}", stays.why);
+        assert!(!stays.connection.can_migrate("echo"), "its state is the same until something changes");
+        let request = fixture.migrations.try_recv().unwrap();
+        assert_eq!((request.kind.as_str(), request.state.len()), ("echo", MAX_STATE));
+        drop(fixture.migrations);
+        let connection =
+            fixture.connections.accept(&"test".into(), Address::Unix(None), Address::Unix(None), {
+                Socket::Unix(tokio::net::UnixStream::pair().unwrap().0)
+            });
+        assert_eq!(why(connection.migrate("echo", &1).await), "the runtime is shutting down");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_accepted_is_waited_for_while_it_is_not_known() {
+        let fixture = Fixture::new();
+        let second = Duration::from_secs(1);
+        fixture.drain();
+        fixture.connections.suspend_migration(Instant::now() + second);
+        let connection = fixture.connection();
+        assert!(connection.can_migrate("echo"), "as far as is known");
+        assert_eq!(connection.activity().suspended_until(), Some(Instant::now() + second));
+        let begun = Instant::now();
+        assert!(why(connection.migrate("echo", &1).await).starts_with("no other process accepts"));
+        assert_eq!(begun.elapsed(), second);
+        fixture.accept_kind("echo", None);
+        assert!(fixture.connection().can_migrate("echo"));
+        fixture.connections.suspend_migration(Instant::now() + second);
+        let connection = fixture.connection();
+        assert!(connection.can_migrate("echo") && !connection.can_migrate("another"));
+        tokio::time::advance(second).await;
+        assert!(!connection.can_migrate("echo"), "it has not gone on in time");
+        fixture.connections.resume_migration();
+        assert!(connection.can_migrate("echo") && connection.activity().suspended_until().is_none());
+        assert!(connection.activity().can_migrate_any("ec") && !connection.activity().can_migrate_any("co"));
+    }
+
+    /// If the process that serves never answers, the other half is for the polite end.
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_hangs_is_waited_for_half_of_the_time_that_is_left() {
+        let fixture = Fixture::new();
+        let connection = fixture.connection();
+        fixture.connections.suspend_half();
+        assert_eq!(connection.activity().suspended_until(), None, "nothing drains");
+        (fixture.drain(), fixture.accept_kind("echo", None));
+        tokio::time::advance(Duration::from_secs(600)).await;
+        fixture.connections.suspend_half();
+        let half = Instant::now() + Duration::from_secs(1500);
+        assert_eq!(connection.activity().suspended_until(), Some(half));
+    }
+
+    #[tokio::test]
+    async fn how_a_connection_ends_is_counted_once() {
+        let fixture = Fixture::new();
+        let [finished, closed, forced, migrated] = [(); 4].map(|()| fixture.connection());
+        closed.activity().set_closing();
+        (forced.activity().set_closing(), forced.activity().set_forced());
+        migrated.set_migrated();
+        (migrated.activity().set_closing(), migrated.activity().set_forced());
+        drop((finished, closed, forced, migrated));
+        let Totals { accepted, finished, closed, forced, migrated, .. } = fixture.connections.totals();
+        assert_eq!((accepted, finished, closed, forced, migrated), (4, 1, 1, 1, 1));
+    }
+
+    #[tokio::test]
+    async fn ids_of_connections_that_ended_are_kept_while_the_process_drains() {
+        let fixture = Fixture::new();
+        let [before, after] = [(); 2].map(|()| fixture.connection());
+        let (first, second) = (before.id(), after.id());
+        assert_eq!(second, first + 1);
+        drop(before);
+        assert!(fixture.connections.take_closed().is_empty(), "the next version has no row of it");
+        fixture.drain();
+        assert!(poll_once(fixture.connections.wait_until_empty()).is_pending());
+        let empty = tokio::spawn({
+            let connections = fixture.connections.clone();
+            async move { connections.wait_until_empty().await }
+        });
+        tokio::task::yield_now().await;
+        drop(after);
+        tokio::time::timeout(Duration::from_secs(60), empty).await.expect("it is told").unwrap();
+        assert_eq!(fixture.connections.take_closed(), [second]);
+        assert!(fixture.connections.take_closed().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_migrated_goes_on_with_its_history() {
+        let (old, new) = (Fixture::new(), Fixture::new());
+        let (connection, _client) = old.accept();
+        (0..3).for_each(|_| drop(connection.activity().begin_request()));
+        connection.activity().set_protocol("lines");
+        let mut row = connection.describe();
+        (row.age_ms, row.peer) = (5_000, "10.0.0.1:80".into());
+        let socket = Socket::Unix(tokio::net::UnixStream::pair().unwrap().0);
+        let arrived = new.connections.adopt(row, socket);
+        assert_eq!(
+            (arrived.peer_addr().to_string().as_str(), arrived.activity().requests()),
+            ("10.0.0.1:80", 3)
+        );
+        let rows = new.connections.rows();
+        assert_eq!((rows[0].protocol.as_str(), rows[0].requests), ("lines", 3));
+        assert!((5_000..65_000).contains(&rows[0].age_ms), "{rows:?}");
+        assert_eq!((new.connections.adopted(), new.connections.accepted()), (1, 0));
+        assert_eq!(arrived.tracker().record.silence(), Duration::MAX, "nothing was said here");
+    }
+
+    #[tokio::test]
+    async fn what_is_left_at_the_deadline_is_shut_down_and_named() {
+        let fixture = Fixture::new();
+        let ((mut connection, _client), mut drain) = (fixture.accept(), fixture.connections.drain());
+        let named = fixture.connections.force();
+        assert_eq!(named.iter().map(|row| row.id).collect::<Vec<_>>(), [connection.id()]);
+        assert_eq!(connection.read(&mut [0]).await.unwrap(), 0);
+        assert!(poll_once(drain.forced()).is_ready());
+        assert_eq!((fixture.connections.forced(), fixture.connections.summary().idle), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn what_the_client_sent_is_seen_without_reading_it() {
+        let (mut connection, mut client) = Fixture::new().accept();
+        assert!(!connection.is_readable());
+        client.write_all(b"?").await.unwrap();
+        assert!(connection.is_readable() && connection.is_readable());
+        assert_eq!(connection.read_u8().await.unwrap(), b'?');
+        assert!(!connection.is_readable());
+        connection.shutdown().await.unwrap();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        drop(client);
+        assert!(connection.is_readable(), "the end");
+        connection.shutdown().await.unwrap();
+        assert!(rustix::net::sockopt::socket_error(&connection).is_ok());
     }
 }

@@ -114,11 +114,6 @@ impl Drain {
         *self.phase.borrow_and_update()
     }
 
-    /// What is so now is no change.
-    pub(crate) fn seen(&mut self) {
-        self.phase.mark_unchanged();
-    }
-
     async fn wait(&mut self, wanted: impl FnMut(&Phase) -> bool) {
         // The sender lives as long as the table of connections; without it nothing can change any more.
         if self.phase.wait_for(wanted).await.is_err() {

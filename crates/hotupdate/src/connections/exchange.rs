@@ -174,35 +174,13 @@ impl Drop for BodyDemand {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-    use std::task::Wake;
+    use hotupdate_proto::ConnectionState;
 
-    use hotupdate_proto::{ConnectionState, Generation};
-    use tokio::net::UnixStream;
-
+    use super::super::fixture::{Fixture, Woken};
     use super::*;
-    use crate::address::Address;
-    use crate::connections::{Connection, Connections, Socket};
-
-    #[derive(Default)]
-    struct Woken(AtomicUsize);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Relaxed);
-        }
-    }
-
-    fn connection() -> (Connections, Connection) {
-        let (connections, _) = Connections::new(Generation::FIRST);
-        let socket = Socket::Unix(UnixStream::pair().unwrap().0);
-        let unnamed = Address::Unix(None);
-        let connection = connections.accept(&"test".into(), unnamed.clone(), unnamed, socket);
-        (connections, connection)
-    }
 
     fn activity() -> ConnectionActivity {
-        connection().1.activity()
+        Fixture::new().connection().activity()
     }
 
     #[tokio::test]
@@ -322,7 +300,7 @@ mod tests {
     async fn the_end_of_a_request_wakes_a_task_that_waits_and_no_other() {
         let activity = activity();
         let woken = Arc::new(Woken::default());
-        let count = || woken.0.load(Relaxed);
+        let count = || woken.count();
         activity.register(&Waker::from(Arc::new(Woken::default())));
         activity.register(&Waker::from(woken.clone()));
         let _ = activity.begin_poll(false);
@@ -341,7 +319,7 @@ mod tests {
     async fn a_body_that_is_wanted_wakes_if_it_is_held_back() {
         let activity = activity();
         let woken = Arc::new(Woken::default());
-        let count = || woken.0.load(Relaxed);
+        let count = || woken.count();
         activity.register(&Waker::from(woken.clone()));
         let _request = activity.begin_request();
         let body = activity.body_demand();
@@ -357,7 +335,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_happens_after_the_end_is_not_counted() {
-        let (connections, connection) = connection();
+        let fixture = Fixture::new();
+        let (connections, connection) = (&fixture.connections, fixture.connection());
         let activity = connection.activity();
         let request = activity.begin_request();
         assert_eq!((connections.summary().active, connections.rows()[0].state), (1, ConnectionState::Active));

@@ -109,3 +109,44 @@ impl Ledger {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ConnectionState::{Active, Idle, Upgraded};
+
+    fn summary(ledger: &Ledger) -> (u64, u64, u64) {
+        let Summary { idle, active, upgraded, .. } = ledger.snapshot().0;
+        (idle, active, upgraded)
+    }
+
+    #[test]
+    fn every_connection_is_in_one_state_until_it_goes() {
+        let ledger = Ledger::new(Generation::FIRST);
+        (0..3).for_each(|_| ledger.enter(Event::Accepted));
+        ledger.enter(Event::Adopted);
+        assert_eq!(summary(&ledger), (4, 0, 0));
+        (ledger.changed(Idle, Active), ledger.changed(Idle, Active), ledger.changed(Active, Upgraded));
+        ledger.changed(Active, Active);
+        assert_eq!(summary(&ledger), (2, 1, 1));
+        (ledger.leave(Upgraded, Event::Migrated), ledger.leave(Active, Event::Forced));
+        assert_eq!(summary(&ledger), (2, 0, 0));
+        (ledger.leave(Idle, Event::Finished), ledger.leave(Idle, Event::Closed), ledger.request());
+        assert_eq!(summary(&ledger), (0, 0, 0));
+        let Totals { accepted, adopted, migrated, finished, closed, forced, requests, .. } = ledger.totals();
+        assert_eq!((accepted, adopted, migrated, finished, closed, forced, requests), (3, 1, 1, 1, 1, 1, 1));
+    }
+
+    /// Between the two steps of a change, as another thread sees it.
+    #[test]
+    fn a_snapshot_never_has_more_connections_than_are_open() {
+        let ledger = Ledger::new(Generation::FIRST);
+        ledger.enter(Event::Accepted);
+        ledger.count(Active, 2);
+        assert_eq!(summary(&ledger), (0, 1, 0));
+        (ledger.count(Active, -1), ledger.count(Upgraded, 1));
+        assert_eq!(summary(&ledger), (0, 1, 0), "it becomes upgraded in the next step");
+        ledger.count(Active, -2);
+        assert_eq!(summary(&ledger), (0, 0, 1));
+    }
+}

@@ -78,8 +78,6 @@ impl MigrationSlot {
         let mut drain = activity.drain();
         loop {
             self.release();
-            // Before the look, so that no change is missed.
-            drain.seen();
             if drain.is_draining() && activity.can_migrate(kind) {
                 tokio::select! {
                     () = self.acquire_any() => return,
@@ -233,22 +231,11 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-    use std::task::Wake;
-
+    use super::super::fixture::{Fixture, Woken, poll_once};
     use super::*;
 
     const IDLE: bool = false;
     const ACTIVE: bool = true;
-
-    #[derive(Default)]
-    struct Woken(AtomicUsize);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Relaxed);
-        }
-    }
 
     fn has_slot(queue: &Queue, place: &mut Place, active: bool) -> bool {
         queue.poll(place, || active, &mut Context::from_waker(Waker::noop())).is_ready()
@@ -347,9 +334,9 @@ mod tests {
             assert!(queue.poll(place, || is_active, &mut Context::from_waker(&waker)).is_pending());
         }
         queue.leave(&mut held[0]);
-        assert_eq!(woken.0.load(Relaxed), 0);
+        assert_eq!(woken.count(), 0);
         queue.suspend(false);
-        assert_eq!(woken.0.load(Relaxed), 2, "both are called");
+        assert_eq!(woken.count(), 2, "both are called");
         assert!(has_slot(&queue, &mut idle, IDLE) && has_slot(&queue, &mut active, ACTIVE));
     }
 
@@ -365,9 +352,32 @@ mod tests {
         }
         queue.suspend(false);
         queue.suspend(false);
-        assert_eq!(wakers.map(|woken| woken.0.load(Relaxed)), [0, 1]);
+        assert_eq!(wakers.map(|woken| woken.count()), [0, 1]);
         queue.leave(&mut place);
         assert_empty(&queue);
+    }
+
+    #[test]
+    fn active_connections_are_called_in_their_order() {
+        let queue = Queue::default();
+        queue.suspend(true);
+        let mut waiting: Vec<_> = std::iter::repeat_with(Place::default).take(ACTIVE_AT_A_TIME + 1).collect();
+        assert!(!waiting.iter_mut().any(|place| has_slot(&queue, place, ACTIVE)));
+        queue.suspend(false);
+        let last = waiting.pop().as_mut().is_some_and(|place| has_slot(&queue, place, ACTIVE));
+        let others = waiting.iter_mut().all(|place| has_slot(&queue, place, ACTIVE));
+        assert!(others && !last, "all but the last");
+    }
+
+    #[test]
+    fn a_slot_that_is_released_wakes_the_next() {
+        let queue = Queue::default();
+        let mut before = granted(&queue, AT_A_TIME);
+        let woken = Arc::new(Woken::default());
+        let (waker, mut next) = (Waker::from(woken.clone()), Place::None);
+        assert!(queue.poll(&mut next, || IDLE, &mut Context::from_waker(&waker)).is_pending());
+        queue.leave(&mut before[0]);
+        assert_eq!(woken.count(), 1);
     }
 
     #[test]
@@ -379,5 +389,110 @@ mod tests {
         queue.leave(&mut before[0]);
         queue.leave(&mut called);
         assert!(has_slot(&queue, &mut waits, IDLE));
+    }
+
+    #[tokio::test]
+    async fn a_slot_needs_a_drain_and_a_process_that_accepts_the_kind() {
+        let fixture = Fixture::new();
+        let mut slot = fixture.connection().migration_slot();
+        fixture.accept_kind("echo", None);
+        assert!(poll_once(slot.acquire("echo")).is_pending(), "the process serves");
+        fixture.drain();
+        assert!(poll_once(slot.acquire("echo")).is_ready());
+        assert!(poll_once(slot.acquire("another")).is_pending());
+        fixture.accept_kind("echo", Some("another listener"));
+        assert!(poll_once(slot.acquire("echo")).is_pending());
+        fixture.accept_kind("echo", Some("test"));
+        assert!(poll_once(slot.acquire("echo")).is_ready());
+        fixture.connections.end_migration();
+        assert!(poll_once(slot.acquire("echo")).is_pending());
+    }
+
+    #[tokio::test]
+    async fn a_change_is_a_new_chance_and_comes_to_a_connection_that_waits() {
+        let fixture = Fixture::new();
+        let mut slot = fixture.connection().migration_slot();
+        let acquired = tokio::spawn(async move { slot.acquire("echo").await });
+        for change in [Fixture::drain, |fixture: &Fixture| fixture.connections.end_migration()] {
+            tokio::task::yield_now().await;
+            change(&fixture);
+        }
+        tokio::task::yield_now().await;
+        assert!(!acquired.is_finished());
+        fixture.accept_kind("echo", None);
+        tokio::time::timeout(Duration::from_secs(60), acquired).await.expect("it is told").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_refused_has_no_slot_until_something_changes() {
+        let mut fixture = Fixture::new();
+        let connection = fixture.connection();
+        let mut slot = connection.migration_slot();
+        (fixture.drain(), fixture.accept_kind("echo", None));
+        assert!(poll_once(slot.acquire("echo")).is_ready());
+        let refuses = async {
+            let request = fixture.migrations.recv().await.unwrap();
+            let _ = request.reply.send(Err(Box::new(request.connection)));
+        };
+        let (migrated, ()) = tokio::join!(connection.migrate("echo", &1), refuses);
+        let connection = migrated.unwrap_err().connection;
+        assert!(!connection.can_migrate("echo"));
+        assert!(poll_once(slot.acquire("echo")).is_pending());
+        assert_empty(&fixture.connections.table.queue);
+        fixture.accept_kind("echo", None);
+        assert!(poll_once(slot.acquire("echo")).is_ready());
+    }
+
+    /// The other process answers again while the refusal is on its way to the connection.
+    #[tokio::test]
+    async fn a_refusal_from_before_a_change_does_not_count() {
+        let mut fixture = Fixture::new();
+        let connection = fixture.connection();
+        (fixture.drain(), fixture.accept_kind("echo", None));
+        let migrated = async {
+            let request = fixture.migrations.recv().await.unwrap();
+            fixture.connections.resume_migration();
+            let _ = request.reply.send(Err(Box::new(request.connection)));
+        };
+        let (migrated, ()) = tokio::join!(connection.migrate("echo", &1), migrated);
+        assert!(migrated.unwrap_err().connection.can_migrate("echo"));
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_is_cancelled_gives_up_the_place_and_not_the_slot() {
+        let fixture = Fixture::new();
+        let [mut first, mut second] = [(); 2].map(|()| fixture.connection().migration_slot());
+        assert!(poll_once(first.acquire_any()).is_ready());
+        assert!(matches!(first.place, Place::Granted));
+        fixture.connections.suspend_migration(tokio::time::Instant::now() + Duration::from_secs(60));
+        assert!(poll_once(second.acquire_any()).is_pending());
+        assert!(matches!(second.place, Place::None));
+        assert!(poll_once(first.acquire_any()).is_ready(), "it has it still");
+        drop(first);
+        assert_empty(&fixture.connections.table.queue);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_active_for_a_second_after_its_client_sent_something() {
+        let fixture = Fixture::new();
+        let (mut connection, mut client) = fixture.accept();
+        let mut slot = connection.migration_slot();
+        fixture.connections.table.queue.suspend(true);
+        let waits_as_active = |slot: &mut MigrationSlot| {
+            assert!(slot.poll_acquire(&mut Context::from_waker(Waker::noop())).is_pending());
+            let Place::Waits(ticket) = slot.place else { unreachable!("it is pending") };
+            slot.release();
+            ticket.active
+        };
+        assert!(waits_as_active(&mut slot), "it is new");
+        tokio::time::advance(IDLE_AFTER + Duration::from_millis(1)).await;
+        assert!(!waits_as_active(&mut slot));
+        tokio::io::AsyncWriteExt::write_all(&mut client, b"?").await.unwrap();
+        tokio::io::AsyncReadExt::read_u8(&mut connection).await.unwrap();
+        assert!(waits_as_active(&mut slot));
+        tokio::time::advance(IDLE_AFTER - Duration::from_millis(1)).await;
+        assert!(waits_as_active(&mut slot));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!waits_as_active(&mut slot));
     }
 }

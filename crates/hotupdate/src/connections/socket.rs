@@ -39,6 +39,14 @@ impl Socket {
         }
     }
 
+    pub(super) fn is_readable(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        match self {
+            Self::Tcp(stream) => SockRef::from(stream).peek(&mut byte).is_ok(),
+            Self::Unix(stream) => SockRef::from(stream).peek(&mut byte).is_ok(),
+        }
+    }
+
     pub(crate) fn shut_down(&self) {
         // An error means that the client was faster.
         let _ = match self {
@@ -98,4 +106,74 @@ fn read_once<'a>(
     let room = buf.remaining();
     let n = read(buf)?;
     if (1..room).contains(&n) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::super::fixture::{Fixture, poll_once};
+    use super::*;
+
+    #[test]
+    fn a_read_that_fills_the_buffer_or_finds_the_end_says_nothing_about_what_is_left() {
+        let read = |n: usize| {
+            let mut bytes = [0; 4];
+            let mut buf = ReadBuf::new(&mut bytes);
+            read_once(&mut buf, |_| Ok(n)).map_err(|error| error.kind())
+        };
+        assert_eq!((read(0), read(4)), (Ok(()), Ok(())));
+        assert_eq!([read(1), read(3)], [Err(io::ErrorKind::WouldBlock); 2]);
+    }
+
+    /// In pieces that fill the buffer and in pieces that do not, with pauses and without: nothing waits for ever.
+    #[tokio::test]
+    async fn everything_is_read_to_the_end() {
+        let (mut connection, mut client) = Fixture::new().accept();
+        let writes = async move {
+            for (n, byte) in [(3, b'a'), (4, b'b'), (9, b'c'), (1, b'd')] {
+                client.write_all(&vec![byte; n]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        let reads = async move {
+            let (mut all, mut buf) = (Vec::new(), [0; 4]);
+            loop {
+                let n = connection.read(&mut buf).await.unwrap();
+                all.extend_from_slice(&buf[..n]);
+                if n == 0 {
+                    return all;
+                }
+            }
+        };
+        let both = async { tokio::join!(reads, writes).0 };
+        let all = tokio::time::timeout(Duration::from_secs(60), both).await.expect("the end is read");
+        assert_eq!(all, b"aaabbbbcccccccccd");
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_a_short_read_is_an_event() {
+        let (mut connection, mut client) = Fixture::new().accept();
+        let mut buf = [0; 64];
+        for message in [&b"one"[..], b"two", b"three"] {
+            assert!(poll_once(connection.read(&mut buf)).is_pending());
+            client.write_all(message).await.unwrap();
+            let n = connection.read(&mut buf).await.unwrap();
+            assert_eq!(&buf[..n], message);
+        }
+        drop(client);
+        assert_eq!(connection.read(&mut buf).await.unwrap(), 0);
+        assert_eq!(connection.read(&mut buf).await.unwrap(), 0, "the end stays the end");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_shut_down_ends_for_both_sides() {
+        let (mut connection, mut client) = Fixture::new().accept();
+        connection.socket().shut_down();
+        assert_eq!(connection.read(&mut [0; 4]).await.unwrap(), 0);
+        assert!(connection.write_all(b"late").await.is_err());
+        assert_eq!(client.read(&mut [0; 4]).await.unwrap(), 0);
+    }
 }

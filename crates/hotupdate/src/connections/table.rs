@@ -135,7 +135,7 @@ impl Connections {
         self.totals().finished
     }
 
-    /// Connections that were closed politely because of a drain, see [`ConnectionActivity::set_closing`].
+    /// Connections that were closed politely because of a drain, see [`super::ConnectionActivity::set_closing`].
     #[must_use]
     pub fn closed(&self) -> u64 {
         self.totals().closed
@@ -237,7 +237,7 @@ impl Connections {
     /// The process that serves does not answer. If it never does, half of the time that is left has to be
     /// enough for the polite end.
     pub(crate) fn suspend_half(&self) {
-        // Not borrowed any more when connections are told to look again.
+        // A phase that is borrowed for longer could not be changed.
         let phase = *self.table.phase.borrow();
         if let Phase::Draining(plan) = phase {
             let now = Instant::now();

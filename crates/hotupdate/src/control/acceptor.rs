@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hotupdate_proto::{ListenerKind, Refusal};
 use tokio::net::UnixStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::ownership::Ownership;
@@ -24,15 +24,12 @@ use crate::listeners::gate::{Gate, GateControl};
 use crate::listeners::stream::Acceptor;
 use crate::rate_limited_log::RateLimitedLog;
 
-/// Callers on the control socket at the same time; they cost a descriptor each. If more come, the one that has been silent
-/// longest has to go, and if none is silent the newest is turned away.
-const MAX_SESSIONS: usize = 256;
+/// Callers on the control socket at the same time; they cost a descriptor each. If more come, the one that has been idle
+/// longest has to leave, and if none is idle the newest is turned away.
+pub(super) const MAX_SESSIONS: usize = 256;
 
-/// How long a caller waits for the place of one that is silent.
-const CROWDED_PAUSE: Duration = Duration::from_millis(10);
-
-/// How many of those that are silent are asked for their place.
-const CROWDED_TRIES: u32 = 5;
+/// How long a new caller waits for the place of one that is idle.
+const LEAVING: Duration = Duration::from_millis(50);
 
 /// How long accepting callers pauses after an error, such as being out of descriptors, and between two looks for more.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -76,7 +73,6 @@ async fn next_caller(gate: &Gate<Acceptor>, reserve: &Reserve) -> Option<io::Res
 }
 
 async fn accept_callers(gate: Arc<Gate<Acceptor>>, config: SessionConfig, allowed: Vec<u32>) {
-    let slots = Arc::new(Semaphore::new(MAX_SESSIONS));
     let reserve = Reserve::default();
     // What is missing is taken later.
     let _ = reserve.fill();
@@ -105,33 +101,88 @@ async fn accept_callers(gate: Arc<Gate<Acceptor>>, config: SessionConfig, allowe
             tokio::spawn(session::refuse(stream, replies::refused(&refusal), config.write));
             continue;
         }
-        let slot = match slots.clone().try_acquire_owned() {
-            Ok(slot) => Some(slot),
-            Err(_) => make_room(&slots, &config).await,
-        };
-        let Some(slot) = slot else {
+        let Some(place) = place(&config).await else {
             tokio::spawn(session::refuse(stream, replies::crowded(), Duration::ZERO));
             continue;
         };
         let (config, reserve) = (config.clone(), reserve.clone());
         tokio::spawn(async move {
             session::serve(stream, config).await;
-            drop(slot);
+            drop(place);
             let _ = reserve.fill();
         });
     }
 }
 
-/// A flood of callers that say nothing must not keep out one that has something to say, so it pushes itself out.
-async fn make_room(slots: &Arc<Semaphore>, config: &SessionConfig) -> Option<OwnedSemaphorePermit> {
-    config.complain(format_args!("too many callers on the control socket, at most {MAX_SESSIONS} at a time"));
-    let mut slot = pin!(slots.clone().acquire_owned());
-    // The first may just have said something; then it is the next one's turn.
-    for _ in 0..CROWDED_TRIES {
-        config.idle_callers.dismiss_one();
-        if let Ok(slot) = timeout(CROWDED_PAUSE, &mut slot).await {
-            return slot.ok();
-        }
+/// A place for another caller. If all are taken, the caller that has been idle longest leaves for it, so that a flood of callers
+/// that say nothing pushes itself out.
+async fn place(config: &SessionConfig) -> Option<OwnedSemaphorePermit> {
+    if let Ok(place) = config.places.clone().try_acquire_owned() {
+        return Some(place);
     }
-    None
+    config.complain(format_args!("too many callers on the control socket, at most {MAX_SESSIONS} at a time"));
+    config.idle.notify_one();
+    let place = timeout(LEAVING, config.places.clone().acquire_owned()).await;
+    // If none was idle, the first to fall idle later must not leave for a caller that is gone.
+    pin!(config.idle.notified()).enable();
+    place.ok()?.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::Lifecycle;
+    use hotupdate_proto::Timing;
+    use std::pin::Pin;
+    use std::task::{Context, Waker};
+    use tokio::sync::{mpsc, watch};
+
+    fn config() -> SessionConfig {
+        let (requests, lifecycle) = (mpsc::channel(1).0, watch::channel(Lifecycle::Serving).1);
+        SessionConfig::new("process 1".into(), &Timing::default(), requests, lifecycle)
+    }
+
+    /// With so many places.
+    fn config_of(places: usize) -> SessionConfig {
+        let config = config();
+        config.places.forget_permits(MAX_SESSIONS - places);
+        config
+    }
+
+    fn is_pending(future: Pin<&mut impl Future>) -> bool {
+        future.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    #[tokio::test]
+    async fn the_caller_that_has_been_idle_longest_leaves() {
+        let config = config_of(2);
+        let [one, two] = [place(&config).await.unwrap(), place(&config).await.unwrap()];
+        let (mut later, mut longest) = (pin!(config.place_is_needed()), pin!(config.place_is_needed()));
+        assert!(is_pending(longest.as_mut()) && is_pending(later.as_mut()));
+        let leaves = async {
+            longest.await;
+            drop(one);
+        };
+        let (third, ()) = tokio::join!(place(&config), leaves);
+        assert!(third.is_some());
+        assert!(is_pending(later), "one was enough");
+        drop(two);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_falls_idle_too_late_stays() {
+        let config = config_of(1);
+        let _busy = place(&config).await.unwrap();
+        assert!(place(&config).await.is_none(), "the newest is turned away");
+        assert!(is_pending(pin!(config.place_is_needed())));
+    }
+
+    #[tokio::test]
+    async fn a_caller_stays_as_long_as_there_are_places() {
+        let config = config_of(2);
+        let _one = place(&config).await.unwrap();
+        // It hung up in the moment in which it had to leave.
+        config.idle.notify_one();
+        assert!(is_pending(pin!(config.place_is_needed())));
+    }
 }

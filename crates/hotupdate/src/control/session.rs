@@ -13,11 +13,11 @@ use hotupdate_proto::{Fault, INTERFACE, Join, Process, Timing, frame};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::idle_callers::IdleCallers;
+use super::acceptor::MAX_SESSIONS;
 use super::replies::{
     busy, crowded, description, encoded, failed, info, monitored, parameters, service_error, unknown,
 };
@@ -41,14 +41,14 @@ pub(crate) type Event = Arc<[u8]>;
 pub(crate) type Outcome = Result<Option<HandoffResult>, OperatorError>;
 
 /// Callers that watch (`Monitor`) at the same time. They may stay as long as they like, so there are fewer of them than
-/// callers: whoever only asks finds a place.
-pub(crate) const MAX_WATCHERS: usize = 192;
+/// callers: a caller that only asks finds a place.
+const MAX_WATCHERS: usize = 192;
 
 /// Lists of connections (`Connections`) that are sent at the same time: each holds a copy of all rows until its caller has
 /// read them.
 const MAX_LISTINGS: usize = 2;
 
-/// The least time that a list of connections has for itself. To write one of 100,000 rows takes a good part of a second of
+/// The least time that a list of connections takes. To write one of 100,000 rows takes a good part of a second of
 /// one processor, which belongs to the clients of the service.
 const LISTING_TIME: Duration = Duration::from_millis(250);
 
@@ -61,9 +61,12 @@ pub(crate) struct SessionConfig {
     pub(crate) write: Duration,
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) lifecycle: watch::Receiver<Lifecycle>,
-    pub(crate) idle_callers: Arc<IdleCallers>,
-    pub(crate) watchers: Arc<Semaphore>,
-    pub(crate) listings: Arc<Semaphore>,
+    /// One for each caller.
+    pub(super) places: Arc<Semaphore>,
+    /// Callers that are idle wait here, in the order in which they fell idle.
+    pub(super) idle: Arc<Notify>,
+    watchers: Arc<Semaphore>,
+    listings: Arc<Semaphore>,
     log: Arc<RateLimitedLog>,
     /// About successors, which others must not hide.
     refusals: Arc<RateLimitedLog>,
@@ -82,7 +85,8 @@ impl SessionConfig {
             write: timing.write,
             requests,
             lifecycle,
-            idle_callers: Arc::default(),
+            places: Arc::new(Semaphore::new(MAX_SESSIONS)),
+            idle: Arc::default(),
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             listings: Arc::new(Semaphore::new(MAX_LISTINGS)),
             log: Arc::default(),
@@ -100,6 +104,17 @@ impl SessionConfig {
     /// How the line in the log ends that says that a successor is turned away, if it is of use.
     pub(crate) fn end_of_refusal(&self) -> Option<String> {
         self.end(&self.refusals)
+    }
+
+    /// Resolves when this caller has to leave for another one. As long as it waits here, it counts as idle.
+    pub(super) async fn place_is_needed(&self) {
+        loop {
+            self.idle.notified().await;
+            // A caller that was notified and hung up at the same moment passes that on, perhaps to one that comes much later.
+            if self.places.available_permits() == 0 {
+                return;
+            }
+        }
     }
 
     fn end(&self, log: &RateLimitedLog) -> Option<String> {
@@ -133,7 +148,7 @@ pub(crate) async fn serve(stream: UnixStream, config: SessionConfig) {
     let mut session = Session { receiver, stream, config };
     // A connection that says nothing must cost nothing: only the first call has to come soon.
     let Ok(first) = timeout(session.config.hello, session.next()).await else { return };
-    let Some(mut frame) = first else { return session.make_room().await };
+    let Some(mut frame) = first else { return session.leave().await };
     loop {
         let call = match frame.map_err(|fault| fault.to_string()).and_then(|frame| parse(&frame)) {
             Ok(_) if session.receiver.has_descriptors() => {
@@ -155,7 +170,7 @@ pub(crate) async fn serve(stream: UnixStream, config: SessionConfig) {
             // Somebody else owns the control socket now: the caller has to connect anew.
             _ = lifecycle.wait_for(|now| *now > Lifecycle::Serving), if is_first => return,
         };
-        let Some(called) = next else { return session.make_room().await };
+        let Some(called) = next else { return session.leave().await };
         frame = called;
     }
 }
@@ -173,12 +188,12 @@ impl Session {
         tokio::select! {
             biased;
             frame = self.receiver.frame() => Some(frame),
-            () = self.config.idle_callers.dismissed() => None,
+            () = self.config.place_is_needed() => None,
         }
     }
 
     /// Says why, if there is room for it.
-    async fn make_room(&self) {
+    async fn leave(&self) {
         if let Ok(bytes) = frame::encode(&crowded()) {
             let _ = channel::send(&self.stream, &bytes, &[], Instant::now()).await;
         }
@@ -221,28 +236,30 @@ impl Session {
         self.say(&reply, quiet).await
     }
 
-    async fn connections(&mut self) -> Gone {
-        /// Written in one go: about 200 bytes a row, far below the limit of a message and a fraction of a millisecond.
-        const ROWS: usize = 100;
+    async fn connections(&self) -> Gone {
         let place = tokio::select! {
             place = timeout(self.config.write, self.config.listings.clone().acquire_owned()) => place.ok(),
-            // Whoever waits here keeps nobody out who only asks who serves.
-            () = self.config.idle_callers.dismissed() => None,
+            // A caller that waits here must not keep out one that only asks which process serves.
+            () = self.config.place_is_needed() => None,
         };
         let Some(Ok(place)) = place else {
             let why = format!("{MAX_LISTINGS} callers read lists of connections and do not come to an end");
             self.say(&busy(&why), false).await?;
             return None;
         };
-        // Both have to be over: the list, and its time.
-        let (place, time) = (Arc::new(place), LISTING_TIME);
-        tokio::spawn({
-            let place = place.clone();
-            async move {
-                sleep(time).await;
-                drop(place);
-            }
+        let begun = Instant::now();
+        let listed = self.list_connections().await;
+        // Not here: the caller is not kept for it.
+        tokio::spawn(async move {
+            sleep_until(begun + LISTING_TIME).await;
+            drop(place);
         });
+        listed
+    }
+
+    async fn list_connections(&self) -> Gone {
+        /// Written in one go: about 200 bytes a row, far below the limit of a message and a fraction of a millisecond.
+        const ROWS: usize = 100;
         let generations = self.ask(Request::Connections).await?;
         let Some(last) = generations.iter().rposition(|generation| !generation.rows.is_empty()) else {
             return self.reply(&json!({ "generation": 0, "rows": [] }), false).await;

@@ -1,240 +1,242 @@
-//! From the first line of a process to the moment at which it serves, or fails.
+//! The application: what it says before it is ready, what it is told, and its work that is no connection.
 //!
-//! Deliberately absent: the handoff itself, see `successor.rs`.
+//! Deliberately absent: its listeners and its state, see `listeners.rs` and `exports.rs`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hotupdate_proto::incumbent::{self, Incumbent};
+use hotupdate_proto::ListenerItem;
 use hotupdate_proto::message::Ready;
-use hotupdate_proto::{Generation, Joined, LinkItem, Successor, successor};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval};
-use tracing::Span;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 
-use super::migration::Migrations;
-use super::{Application, Driver, Resources, Role, SuccessorRole};
-use crate::connections::Connections;
-use crate::control::Reserve;
-use crate::control::session::SessionConfig;
-use crate::control::{self, Ownership};
-use crate::error::{Doing, Error, Result};
+use super::TaskResult;
+use crate::error::{Error, Result};
 use crate::lifecycle::{Lifecycle, Served};
-use crate::link::channel::Receiver;
-use crate::link::{self, Link};
-use crate::process::signal::Signals;
-use crate::settings::Settings;
-use crate::state::Arrived;
-use crate::systemd::Manager;
+use crate::listeners::gate::GateControl;
+use crate::listeners::inherited::Origin;
+use crate::migration;
+use crate::state::{Arrived, Export};
+use crate::tasks::{self, Hook, Tasks};
 
-/// How often a predecessor tells how its drain goes, if there is something to tell.
-const PROGRESS: Duration = Duration::from_millis(100);
-
-/// What a successor starts with.
-pub(crate) struct Inherited {
-    pub(crate) machine: Successor,
-    pub(crate) joined: Joined,
-    pub(crate) receiver: Receiver,
-    pub(crate) links: Vec<(LinkItem, OwnedFd)>,
-    pub(crate) ownership: Ownership,
+/// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
+pub(crate) enum FromApplication {
+    Ready { resources: Resources, ready: Ready, reply: oneshot::Sender<Result<Served>> },
 }
 
-/// The driver of a first start.
-pub(crate) fn start_first(
-    settings: Settings,
-    local: incumbent::Local,
-    ownership: Ownership,
-) -> (mpsc::UnboundedSender<Application>, Connections) {
-    let (application, mut driver) = Driver::new(settings, local, Role::First, Generation::FIRST);
-    driver.own(ownership);
-    // Operators can ask from the beginning, and a successor is told to ask again.
-    driver.open_all();
-    let connections = driver.connections.clone();
-    tokio::spawn(driver.run());
-    (application, connections)
+/// Everything a process serves with.
+#[derive(Default)]
+pub(crate) struct Resources {
+    pub(crate) gates: Vec<(Arc<dyn GateControl>, Origin)>,
+    pub(crate) descriptors: Vec<(ListenerItem, OwnedFd, Origin)>,
+    pub(crate) exports: Vec<Export>,
+    /// What accepts connections of other versions.
+    pub(crate) handlers: Vec<migration::Handler>,
+    /// What the application does before another process takes over from this one.
+    pub(crate) hooks: Vec<Hook>,
+    pub(crate) tasks: Tasks,
+    /// Names under which the descriptor store may have something that this process does not use.
+    pub(crate) stale: Vec<String>,
+    /// The application dropped a listener.
+    pub(crate) dropped: Arc<Notify>,
 }
 
-/// The driver of a successor that has its inventory.
-pub(crate) fn start_successor(
-    settings: Settings,
-    local: incumbent::Local,
-    inherited: Inherited,
-) -> Result<(mpsc::UnboundedSender<Application>, Connections, oneshot::Receiver<Error>)> {
-    let Inherited { machine, joined, receiver, links, ownership } = inherited;
-    let generation = joined.generation;
-    let write = settings.timing.write;
-    let span = link::span(&joined.handoff);
-    let role = Role::Successor(Box::new(SuccessorRole { machine, joined, since: Instant::now() }));
-    let (application, mut driver) = Driver::new(settings, local, role, generation);
-    driver.own(ownership);
-    let (stream, rest) = receiver.into_rest();
-    driver.span = span;
-    let mut peer =
-        Link::paused(driver.next_link_id(), driver.span.clone(), stream, rest, driver.heard.0.clone(), write);
-    peer.resume(None);
-    driver.peer = Some(peer);
-    for (item, fd) in links {
-        let link = Link::inherited(
-            driver.next_link_id(),
-            link::span(&item.handoff),
-            fd,
-            driver.heard.0.clone(),
-            write,
-        )
-        .doing(|| format!("the link to generation {}", item.generation))?;
-        driver.predecessors.insert(item.generation, link);
+impl Drop for Resources {
+    /// A listener that the application still holds would keep clients waiting in a queue that no process reads.
+    fn drop(&mut self) {
+        self.gates.iter().for_each(|(gate, _)| gate.close());
     }
-    let (failed, failure) = oneshot::channel();
-    driver.failed = Some(failed);
-    let connections = driver.connections.clone();
-    tokio::spawn(driver.run());
-    Ok((application, connections, failure))
 }
 
-impl Driver {
-    fn new(
-        settings: Settings,
-        local: incumbent::Local,
-        role: Role,
-        generation: Generation,
-    ) -> (mpsc::UnboundedSender<Application>, Self) {
-        let (application, applications) = mpsc::unbounded_channel();
-        let (connections, migrations_in) = Connections::new(generation);
-        let (requests_in, requests) = mpsc::channel(64);
-        let lifecycle = watch::Sender::new(Lifecycle::Starting);
-        let mut progress = interval(PROGRESS);
-        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let us = local.process.to_string().into();
-        let sessions = SessionConfig::new(us, &settings.timing, requests_in, lifecycle.subscribe());
-        let driver = Self {
-            local,
-            program: settings.program(),
-            manager: Manager::find(settings.descriptor_store),
-            new_main_pid: None,
-            settings,
-            generation,
-            attempt: std::env::var(hotupdate_proto::environment::ATTEMPT).ok(),
-            since: Instant::now(),
-            role,
-            events: VecDeque::new(),
-            resources: Resources::default(),
-            exports: Arc::default(),
-            control: None,
-            connections,
-            application: applications,
-            application_is_gone: false,
-            migrations_in,
-            migrations: Migrations::default(),
+/// Work that only one process may do.
+enum Exclusive {
+    /// It may be under way.
+    Allowed,
+    /// The application's hooks run, which end it.
+    Ending(AbortHandle),
+    Ended,
+}
+
+pub(super) struct Application {
+    says: mpsc::UnboundedReceiver<FromApplication>,
+    is_gone: bool,
+    /// It waits for the answer to `ready`.
+    ready: Option<oneshot::Sender<Result<Served>>>,
+    ready_at: Option<Instant>,
+    /// Why there will be no answer, if it fails before `ready`.
+    failed: Option<oneshot::Sender<Error>>,
+    lifecycle: watch::Sender<Lifecycle>,
+    hooks: Arc<[Hook]>,
+    exclusive: Exclusive,
+    /// Counts runs of the hooks, so that the end of one that was given up is recognised.
+    runs: u64,
+    tasks: Tasks,
+}
+
+impl Application {
+    pub(super) fn new(
+        says: mpsc::UnboundedReceiver<FromApplication>,
+        failed: Option<oneshot::Sender<Error>>,
+    ) -> Self {
+        Self {
+            says,
+            is_gone: false,
             ready: None,
             ready_at: None,
-            failed: None,
-            requests,
-            sessions,
-            signals: None,
-            peer: None,
-            span: Span::none(),
-            predecessors: HashMap::new(),
-            last_link_id: 0,
-            // Each link holds a place while it waits for its next message.
-            heard: mpsc::channel(256),
-            deferred: VecDeque::new(),
-            done: mpsc::channel(16),
-            sealed: Vec::new(),
-            stops: 0,
-            catches_up: None,
-            reopen_at: None,
-            unread_link_bytes: Vec::new(),
-            lifecycle,
-            monitor: broadcast::Sender::new(64),
-            pending_commands: Vec::new(),
-            rows: HashMap::new(),
-            last_handoff: None,
-            last_failure: None,
-            progress,
-            last_progress: None,
-            draining: false,
-            drained: false,
-            rows_sent: false,
-            stopping: false,
-            exiting: false,
-        };
-        (application, driver)
+            failed,
+            lifecycle: watch::Sender::new(Lifecycle::Starting),
+            hooks: Arc::new([]),
+            exclusive: Exclusive::Ended,
+            runs: 0,
+            tasks: Tasks::default(),
+        }
     }
 
-    pub(super) async fn make_ready(
+    /// What it says next; `None` once, when it says nothing more. Safe to cancel.
+    pub(super) async fn next(&mut self) -> Option<FromApplication> {
+        if self.is_gone {
+            std::future::pending::<()>().await;
+        }
+        let said = self.says.recv().await;
+        self.is_gone = said.is_none();
+        said
+    }
+
+    // ---- until it serves -------------------------------------------------------------------------------------------
+
+    /// It is ready, and waits for the answer.
+    pub(super) fn is_ready(
         &mut self,
-        resources: Resources,
-        ready: Ready,
+        hooks: Vec<Hook>,
+        tasks: Tasks,
         reply: oneshot::Sender<Result<Served>>,
     ) {
-        self.resources = resources;
-        self.exports = Arc::new(std::mem::take(&mut self.resources.exports));
-        self.migrations.handlers = std::mem::take(&mut self.resources.handlers);
+        self.hooks = hooks.into();
+        self.tasks = tasks;
         self.ready = Some(reply);
         self.ready_at = Some(Instant::now());
-        // Whoever cannot open another descriptor cannot accept either. Nothing has stopped yet.
-        let room = Reserve::default().fill().doing(|| "looking for room for connections".to_owned());
-        if let Err(error) = room {
-            return self.give_up(error).await;
-        }
-        match Signals::install(&self.settings) {
-            Ok(signals) => self.signals = Some(signals),
-            Err(error) => return self.give_up(error).await,
-        }
-        if matches!(self.role, Role::First) {
-            if let Err(error) = self.open_gates() {
-                return self.give_up(error).await;
-            }
-            let mut machine = Incumbent::first(self.local.clone()).accepting(self.migrations.kinds());
-            let greeting = machine.greet();
-            self.role = Role::Incumbent(Box::new(machine));
-            self.serve(HashMap::new());
-            self.perform(greeting).await;
-        } else {
-            let ready = Ready { accepts: self.migrations.kinds(), ..ready };
-            self.successor(successor::Event::Ready(ready)).await;
-        }
     }
 
-    pub(super) async fn give_up(&mut self, error: Error) {
-        let reason = error.reason();
-        let serves_on = match &self.role {
-            Role::Successor(successor) => successor.serves_on(),
-            _ => None,
-        };
-        let error = error.while_served_by(serves_on);
-        if let Some(ready) = self.ready.take() {
-            let _ = ready.send(Err(error));
-        }
-        if matches!(self.role, Role::Successor(_)) {
-            self.successor(successor::Event::GiveUp(reason)).await;
-        }
-        self.role = Role::Failed;
+    pub(super) fn has_hook(&self) -> bool {
+        !self.hooks.is_empty()
     }
 
-    /// `Starting` was dropped, so nobody is going to say that it is ready.
-    pub(super) async fn application_gave_up(&mut self) {
-        if let (Role::First, Some(control)) = (&self.role, &self.control)
-            && let Ok(ownership) = control.ownership()
-        {
-            control::remove(&self.settings.path, &ownership);
-        }
-        let error = Error::misuse("becoming ready", "the application gave up before it was ready");
-        self.give_up(error).await;
+    /// Whether it was ready already so long ago.
+    pub(super) fn was_ready(&self, ago: Duration) -> bool {
+        self.ready_at.is_some_and(|ready| ago <= ready.elapsed())
     }
 
-    /// This process serves; tells the application.
+    /// This process serves.
     pub(super) fn serve(&mut self, state: HashMap<String, Arrived>) {
-        self.since = Instant::now();
-        self.lifecycle.send_replace(Lifecycle::Serving);
-        self.resources.tasks.set_serving(true);
+        self.serve_again();
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(Ok(Served { lifecycle: self.lifecycle.subscribe(), state }));
         }
-        if let Some(manager) = &self.manager {
-            manager.ready();
+    }
+
+    /// This process will not serve; an application that waits for the answer to `ready` is told why.
+    pub(super) fn gives_up(&mut self, error: Error) {
+        if let Some(ready) = self.ready.take() {
+            let _ = ready.send(Err(error));
         }
+    }
+
+    /// This process will not serve; an application that is not ready yet learns why when it will be.
+    pub(super) fn fail(&mut self, error: Error) {
+        match self.ready.take() {
+            Some(ready) => drop(ready.send(Err(error))),
+            None => drop(self.failed.take().map(|failed| failed.send(error))),
+        }
+    }
+
+    // ---- how far its life has come ---------------------------------------------------------------------------------
+
+    pub(super) fn lifecycle(&self) -> Lifecycle {
+        *self.lifecycle.borrow()
+    }
+
+    pub(super) fn watch_lifecycle(&self) -> watch::Receiver<Lifecycle> {
+        self.lifecycle.subscribe()
+    }
+
+    /// It serves, as before or for the first time.
+    pub(super) fn serve_again(&mut self) {
+        self.allow_exclusive();
+        self.lifecycle.send_replace(Lifecycle::Serving);
+    }
+
+    /// Another process serves.
+    pub(super) fn drain(&mut self) {
+        self.lifecycle.send_if_modified(|now| {
+            let earlier = *now < Lifecycle::Draining;
+            *now = (*now).max(Lifecycle::Draining);
+            earlier
+        });
+    }
+
+    /// It will never serve again.
+    pub(super) fn retire(&mut self) {
+        self.forbid_exclusive();
+        self.lifecycle.send_replace(Lifecycle::Retired);
+    }
+
+    /// Nothing is left to do.
+    pub(super) fn end(&mut self) {
+        self.lifecycle.send_replace(Lifecycle::Drained);
+    }
+
+    // ---- work that only one process may do -------------------------------------------------------------------------
+
+    fn allow_exclusive(&mut self) {
+        if let Exclusive::Ending(hooks) = &self.exclusive {
+            hooks.abort();
+        }
+        self.exclusive = Exclusive::Allowed;
+        self.tasks.set_serving(true);
+    }
+
+    /// The accept loops stop; what the hooks have not ended by now is not waited for.
+    pub(super) fn forbid_exclusive(&mut self) {
+        if let Exclusive::Ending(hooks) = &self.exclusive {
+            hooks.abort();
+        }
+        self.exclusive = Exclusive::Ended;
+        self.tasks.set_serving(false);
+    }
+
+    /// Runs the hooks, unless they run already. Returns whether there is nothing to wait for.
+    pub(super) fn end_exclusive(&mut self, results: &mpsc::Sender<TaskResult>) -> bool {
+        match self.exclusive {
+            Exclusive::Ended => return true,
+            Exclusive::Ending(_) => return false,
+            Exclusive::Allowed => {}
+        }
+        // First, so that a hook may wait for work that looks at this.
+        self.tasks.set_serving(false);
+        self.runs += 1;
+        let (hooks, results, run) = (self.hooks.clone(), results.clone(), self.runs);
+        let running = tokio::spawn(async move {
+            let ended = tasks::run(&hooks).await;
+            let _ = results.send(TaskResult::HooksEnded { run, ended }).await;
+        });
+        self.exclusive = Exclusive::Ending(running.abort_handle());
+        false
+    }
+
+    /// Whether the hooks of this run were waited for.
+    pub(super) fn exclusive_ended(&mut self, run: u64) -> bool {
+        let awaited = run == self.runs && matches!(self.exclusive, Exclusive::Ending(_));
+        if awaited {
+            self.exclusive = Exclusive::Ended;
+        }
+        awaited
+    }
+
+    // ---- tasks that keep the process alive -------------------------------------------------------------------------
+
+    pub(super) fn tasks(&self) -> &Tasks {
+        &self.tasks
     }
 }

@@ -1,55 +1,176 @@
-//! The progress of the drain, and its end.
+//! How far the drain of this process has come, and what is told of it.
 //!
 //! Deliberately absent: when a drain begins and which deadlines it has; the machine says that.
 
-use hotupdate_proto::{ConnectionRow, Message, Totals, incumbent};
+use std::time::{Duration, Instant};
 
-use super::{Driver, Role};
+use hotupdate_proto::incumbent::Afterwards;
+use hotupdate_proto::{ConnectionRow, Summary, Timing, Totals};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
-impl Driver {
-    pub(super) async fn send_progress(&mut self) {
-        // Most connections are gone in a moment, and need no row over there.
-        let Role::Incumbent(machine) = &self.role else { return };
-        if !self.rows_sent && machine.outbound().is_idle() {
-            self.rows_sent = true;
-            self.collect_rows();
+use crate::connections::Connections;
+use crate::connections::drain::{Phase, Plan};
+use crate::tasks::Tasks;
+
+/// How often a predecessor tells how its drain goes, if there is something to tell.
+const PROGRESS: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// There is no drain.
+    Serving,
+    /// Something is open, or a task runs.
+    Draining {
+        /// The process that serves was told of every connection that is left.
+        rows_sent: bool,
+        /// It was said that only tasks are left.
+        tasks_logged: bool,
+    },
+    /// Nothing is open.
+    Drained,
+    /// Nothing is left to do.
+    Exiting,
+}
+
+pub(super) struct Drain {
+    state: State,
+    interval: Interval,
+    last_progress: Option<Progress>,
+    /// What becomes of the service, once this process has let go of it.
+    afterwards: Option<Afterwards>,
+}
+
+/// What the process that serves is told, again and again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub(super) connections: Summary,
+    pub(super) totals: Totals,
+    pub(super) tasks: Vec<String>,
+}
+
+impl Drain {
+    pub(super) fn new() -> Self {
+        let mut interval = interval(PROGRESS);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { state: State::Serving, interval, last_progress: None, afterwards: None }
+    }
+
+    /// Begins, or goes on with an earlier deadline. Returns whether it begins.
+    pub(super) fn begin(&mut self, connections: &Connections, timing: &Timing, until: Instant) -> bool {
+        let since = tokio::time::Instant::now();
+        let until = tokio::time::Instant::from(until);
+        let whole = until.saturating_duration_since(since);
+        let (grace, spread) = (timing.drain_grace.min(whole / 4), timing.drain_spread.min(whole / 2));
+        let begins = !self.is_draining();
+        if begins {
+            self.state = State::Draining { rows_sent: false, tasks_logged: false };
+            self.interval.reset();
         }
-        let (connections, totals) = self.connections.snapshot();
-        let closed = self.connections.take_closed();
-        if self.last_progress == Some((connections, totals)) && closed.is_empty() {
+        connections.set_phase(Phase::Draining(Plan { since, until, grace, spread }));
+        begins
+    }
+
+    /// This process serves again.
+    pub(super) fn cancel(&mut self, connections: &Connections) {
+        (self.state, self.last_progress) = (State::Serving, None);
+        connections.set_phase(Phase::Serving);
+    }
+
+    /// It has let go of its listeners.
+    pub(super) fn let_go(&mut self, afterwards: Afterwards) {
+        self.afterwards = Some(afterwards);
+    }
+
+    pub(super) fn drained(&mut self) {
+        self.state = State::Drained;
+    }
+
+    pub(super) fn exit(&mut self) {
+        self.state = State::Exiting;
+    }
+
+    /// Another process serves, or none.
+    pub(super) fn is_draining(&self) -> bool {
+        self.state != State::Serving
+    }
+
+    pub(super) fn is_exiting(&self) -> bool {
+        self.state == State::Exiting
+    }
+
+    /// Whether another process goes on with the service.
+    pub(super) fn is_succeeded(&self) -> bool {
+        matches!(self.afterwards, Some(Afterwards::ServedBy(_)))
+    }
+
+    /// Waits for the next moment of which the process that serves is told: `true` when nothing is open any more and no task
+    /// runs. Safe to cancel.
+    pub(super) async fn next(&mut self, connections: &Connections, tasks: &Tasks) -> bool {
+        let State::Draining { .. } = self.state else { return std::future::pending().await };
+        tokio::select! {
+            biased;
+            () = nothing_left(connections, tasks) => true,
+            _ = self.interval.tick() => false,
+        }
+    }
+
+    /// Whether every connection that is left is to be told of now. Most are gone in a moment, and need no row there.
+    pub(super) fn takes_rows(&mut self) -> bool {
+        match &mut self.state {
+            State::Draining { rows_sent, .. } => !std::mem::replace(rows_sent, true),
+            _ => false,
+        }
+    }
+
+    /// What is to be told now, if that is anything new: with the ids of connections that ended.
+    pub(super) fn progress(
+        &mut self,
+        now: Progress,
+        connections: &Connections,
+    ) -> Option<(Progress, Vec<u64>)> {
+        let closed = connections.take_closed();
+        if self.last_progress.as_ref() == Some(&now) && closed.is_empty() {
+            return None;
+        }
+        if let State::Draining { tasks_logged, .. } = &mut self.state
+            && now.connections.open() == 0
+            && !now.tasks.is_empty()
+            && !std::mem::replace(tasks_logged, true)
+        {
+            tracing::info!(tasks = ?now.tasks, "no connection is left, and tasks are still running");
+        }
+        self.last_progress = Some(now.clone());
+        Some((now, closed))
+    }
+}
+
+async fn nothing_left(connections: &Connections, tasks: &Tasks) {
+    loop {
+        connections.wait_until_empty().await;
+        if tasks.is_empty() {
             return;
         }
-        self.last_progress = Some((connections, totals));
-        self.incumbent(incumbent::Event::Progress { connections, closed, totals, tasks: Vec::new() }).await;
+        tasks.wait_until_empty().await;
     }
+}
 
-    /// The deadline of the drain: what is left is closed, and named.
-    pub(super) fn force(&self) {
-        /// Who looks for more finds it before, in `hotctl connections`.
-        const NAMED: usize = 20;
-        let rows = self.connections.force();
-        for ConnectionRow { listener, peer, protocol, requests, state, .. } in rows.iter().take(NAMED) {
-            tracing::warn!(
-                %listener, %peer, %protocol, requests, ?state, "a connection is closed at the deadline of the drain"
-            );
-        }
-        if rows.len() > NAMED {
-            tracing::warn!(more = rows.len() - NAMED, "and so are more connections");
-        }
+/// The deadline of the drain: what is left is closed, and named.
+pub(super) fn force(connections: &Connections, tasks: &[String]) {
+    /// An operator who looks for more finds it before, in `hotctl connections`.
+    const NAMED: usize = 20;
+    let rows = connections.force();
+    for ConnectionRow { listener, peer, protocol, requests, state, .. } in rows.iter().take(NAMED) {
+        tracing::warn!(
+            %listener, %peer, %protocol, requests, ?state, "a connection is closed at the deadline of the drain"
+        );
     }
-
-    /// Nothing is open any more.
-    pub(super) fn log_drained(&self) {
-        let Totals { migrated, finished, closed, forced, .. } = self.connections.totals();
-        tracing::info!(migrated, finished, closed, forced, "drained");
+    if rows.len() > NAMED {
+        tracing::warn!(more = rows.len() - NAMED, "and so are more connections");
     }
-
-    pub(super) fn send_rows(&self, rows: &[ConnectionRow]) {
-        /// About 200 bytes each, so that a message stays far below its limit.
-        const BATCH: usize = 1000;
-        let Some(peer) = &self.peer else { return };
-        for items in rows.chunks(BATCH) {
-            peer.send(&Message::Connections { items: items.to_vec() }, Vec::new());
-        }
+    if !tasks.is_empty() {
+        tracing::warn!(
+            ?tasks,
+            "tasks are still running at the deadline of the drain; this process waits for them"
+        );
     }
 }

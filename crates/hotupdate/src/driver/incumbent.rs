@@ -1,262 +1,276 @@
-//! Doing what the machines say.
+//! Doing what the machine of a process says that serves, or has served.
 //!
-//! Deliberately absent: telling people, see `driver/report.rs`.
+//! In the order of a handoff: the inventory goes out (`send`), the application ends what only one process may do
+//! (`before_release`), the accept loops stop (`stop`) and the state is exported (`stopped`); the other process serves and this
+//! one drains (`begin_drain`), lets go of its listeners (`let_go`), and ends (`exit`). Or it serves again (`accept`).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Stopped};
-use hotupdate_proto::inventory::UnreadLink;
-use hotupdate_proto::{Fault, Message};
-use rustix::time::{ClockId, clock_gettime};
-use tracing::Span;
+use hotupdate_proto::inventory::{MAX_TASKS, UnreadLink};
+use hotupdate_proto::operator::{Command, OperatorError};
+use hotupdate_proto::{ConnectionRow, Fault, Joined, Message, Refusal, Totals};
 
-use super::{Driver, Role, TaskResult};
-use crate::connections::drain::{Phase, Plan};
-use crate::control;
+use super::clock::monotonic_ns;
+use super::drain::{self, Progress};
+use super::exports::SealedState;
+use super::machine::Role;
+use super::{Driver, TaskResult};
 use crate::control::replies;
-use crate::lifecycle::Lifecycle;
-use crate::listeners::gate::GateControl;
-use crate::settings::AfterDrain;
-use crate::systemd::Manager;
 
 impl Driver {
-    // ---- as the incumbent ------------------------------------------------------------------------------------------
-
-    /// Brings an event to the machine of a process that serves, or served.
-    pub(super) async fn incumbent(&mut self, event: Event) {
-        self.events.push_back(event);
+    /// Brings an event to the machine, and does what it says.
+    pub(super) async fn handle(&mut self, event: Event) {
+        self.machine.queue(event);
         self.catch_up().await;
     }
 
-    async fn catch_up(&mut self) {
-        while let Some(event) = self.events.pop_front() {
-            let Role::Incumbent(machine) = &mut self.role else { return };
+    /// Brings everything to the machine that it has still to hear.
+    pub(super) async fn catch_up(&mut self) {
+        while let Some(event) = self.machine.next_event() {
+            let Role::Incumbent(machine) = &mut self.machine.role else { return };
             let effects = machine.handle(Instant::now(), event);
-            self.perform_now(effects).await;
+            self.perform(effects).await;
         }
     }
 
-    /// Does what a command came to.
-    pub(super) async fn perform(&mut self, effects: Vec<Effect>) {
-        self.perform_now(effects).await;
-        self.catch_up().await;
+    /// An operator or a supervisor wants something. Returns what is to be done.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub(super) fn command(&mut self, command: Command) -> Result<Vec<Effect>, OperatorError> {
+        match &mut self.machine.role {
+            Role::Incumbent(machine) => machine.command(Instant::now(), command),
+            _ => Err(OperatorError::NotServing),
+        }
     }
 
-    async fn perform_now(&mut self, effects: Vec<Effect>) {
+    pub(super) async fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
+                // The links.
                 Effect::Reply(reply) => self.reply(reply),
                 Effect::Send(message) => self.send(&message),
-                Effect::SendTo(generation, message) => {
-                    if let Some(link) = self.predecessors.get(&generation) {
-                        link.send(&message, Vec::new());
-                    }
-                }
-                Effect::Close => {
-                    self.peer = None;
-                    self.span = Span::none();
-                    self.sealed.clear();
-                }
+                Effect::SendTo(generation, message) => self.links.send_to(generation, &message),
+                Effect::Read(generation) => self.links.read(generation),
                 // The machine does not listen any more; the reader goes on for the end of the link.
                 Effect::Quiet => {}
-                Effect::Stop => self.stop().await,
-                Effect::Accept(unread) => self.accept(&unread),
-                Effect::Read(generation) => {
-                    if let Some(link) = self.predecessors.get_mut(&generation) {
-                        link.resume(None);
-                    }
+                Effect::Close => {
+                    self.links.close();
+                    self.exports.forget();
                 }
-                Effect::BeforeRelease => self.events.push_back(Event::BeforeReleaseDone(Ok(()))),
-                Effect::LetGo(afterwards) => self.let_go(afterwards),
-                Effect::Established => self.confirm_main_process(),
-                Effect::Drain { until } => self.drain(until),
-                Effect::Undrain => self.undrain(),
-                Effect::Force => self.force(),
-                Effect::Demote(generation) => {
-                    self.span = Span::none();
-                    if let Some(link) = self.peer.take() {
-                        self.predecessors.insert(generation, link);
-                    }
-                }
-                Effect::Promote(generation) => {
-                    self.peer = self.predecessors.remove(&generation);
-                    self.span = self.peer.as_ref().map_or_else(Span::none, |peer| peer.span.clone());
-                }
+                Effect::Demote(generation) => self.links.demote(generation),
+                Effect::Promote(generation) => self.links.promote(generation),
                 Effect::Forget(generation) => {
-                    self.predecessors.remove(&generation);
-                    self.rows.remove(&generation);
+                    self.links.forget(generation);
+                    self.operators.forget(generation);
                     self.connections.metrics().forget(generation);
                 }
+                // The service.
+                Effect::BeforeRelease => self.before_release(),
+                Effect::Stop => self.stop().await,
+                Effect::Accept(unread) => self.accept(&unread),
+                Effect::Established => self.established(),
+                Effect::LetGo(afterwards) => self.let_go(afterwards),
+                // The drain.
+                Effect::Drain { until } => self.begin_drain(until),
+                Effect::Undrain => self.undrain(),
+                Effect::Force => {
+                    drain::force(&self.connections, &self.application.tasks().names(MAX_TASKS));
+                }
+                Effect::Exit => self.exit(),
+                // Connections.
                 Effect::Outbound(effect) => self.perform_outbound(effect),
                 Effect::Inbound(from, effect) => self.perform_inbound(from, effect),
-                Effect::Exit => self.exit(),
-                Effect::Report(report) => self.report(report),
+                Effect::Report(report) => {
+                    let (view, operators) = self.view();
+                    operators.report(view, report);
+                }
             }
         }
     }
 
-    fn reply(&mut self, reply: Result<hotupdate_proto::Joined, hotupdate_proto::Refusal>) {
+    // ---- the inventory ---------------------------------------------------------------------------------------------
+
+    fn reply(&mut self, reply: Result<Joined, Refusal>) {
         let (reply, joined) = match reply {
             Ok(joined) => (replies::joined(&joined), true),
             Err(refusal) => (replies::refused(&refusal), false),
         };
-        if let (Some(peer), Ok(bytes)) = (&self.peer, hotupdate_proto::frame::encode(&reply)) {
-            peer.send_bytes(bytes);
+        if let Ok(bytes) = hotupdate_proto::frame::encode(&reply) {
+            self.links.reply(bytes);
         }
         if !joined {
-            self.peer = None;
+            self.links.peer_is_gone();
         }
     }
 
     fn send(&mut self, message: &Message) {
-        let Some(peer) = &self.peer else { return };
-        match self.attach(message) {
+        if !self.links.has_peer() {
+            return;
+        }
+        match self.inventory().attach(message) {
             Ok(descriptors) => {
-                peer.send(message, descriptors.into_iter().map(|fd| Arc::new(fd) as _).collect());
+                self.links.send(message, descriptors.into_iter().map(|fd| Arc::new(fd) as _).collect());
                 // The other side has it; the final word is sealed anew.
                 if let Message::Complete { .. } = message {
-                    self.sealed.clear();
+                    self.exports.forget();
                 }
             }
             // Out of descriptors, most likely. The attempt fails, and nothing else.
             Err(error) => {
                 let doing = format!("sending `{}`", message.name());
-                self.events.push_back(Event::Closed(Fault::Local(format!("{doing}: {error}"))));
+                self.machine.queue(Event::Closed(Fault::Local(format!("{doing}: {error}"))));
             }
         }
     }
 
-    /// Parks every listener. When the loop is through, nothing is accepted any more.
+    // ---- the release -----------------------------------------------------------------------------------------------
+
+    fn before_release(&mut self) {
+        if self.application.end_exclusive(&self.results.0) {
+            self.machine.queue(Event::BeforeReleaseDone(Ok(())));
+        }
+    }
+
+    /// The application's hooks have ended.
+    pub(super) async fn hooks_ended(&mut self, run: u64, ended: Result<(), String>) {
+        if self.application.exclusive_ended(run) {
+            self.handle(Event::BeforeReleaseDone(ended)).await;
+        }
+    }
+
+    /// Stops the accept loops: when this is through, nothing is accepted any more, and no predecessor is heard.
     async fn stop(&mut self) {
-        self.resources.tasks.set_serving(false);
         self.stops += 1;
-        self.reopen_at = None;
-        for (gate, _) in &self.resources.gates {
-            if let Err(error) = gate.park() {
-                let what = format!("the listener {:?} cannot be parked: {error}", gate.name());
-                return self.events.push_back(Event::CannotStop(what));
-            }
-        }
-        let at_ns = monotonic_ns();
-        if let Some(control) = &self.control
-            && let Err(error) = control.gate.park()
-        {
-            return self
-                .events
-                .push_back(Event::CannotStop(format!("the control socket cannot be parked: {error}")));
-        }
-        let mut links = Vec::new();
-        for (generation, link) in &mut self.predecessors {
-            links.push(UnreadLink { generation: *generation, unread: to_text(&link.pause().await) });
-        }
+        self.application.forbid_exclusive();
+        let at_ns = match self.listeners.park() {
+            Ok(at_ns) => at_ns,
+            Err(why) => return self.machine.queue(Event::CannotStop(why)),
+        };
+        let links = self.links.pause_predecessors().await;
         let stopped = Stopped { at_ns, connections: self.connections.summary(), links, ..Stopped::default() };
         if self.exports.is_empty() {
-            self.events.push_back(Event::Stopped(stopped));
-        } else {
-            let stop = self.stops;
-            self.export(move |sealed| TaskResult::Finished { stop, stopped, sealed });
+            return self.machine.queue(Event::Stopped(stopped));
         }
+        let stop = self.stops;
+        self.exports.run(&self.results.0, move |sealed| TaskResult::Finished { stop, stopped, sealed });
     }
 
+    /// The final state is exported, unless the attempt that it was for has ended meanwhile.
+    pub(super) async fn stopped(
+        &mut self,
+        stop: u64,
+        mut stopped: Stopped,
+        sealed: std::io::Result<SealedState>,
+    ) {
+        if stop != self.stops {
+            return;
+        }
+        let event = match sealed {
+            Ok(sealed) => {
+                self.exports.keep(sealed);
+                stopped.ago = Duration::from_nanos(monotonic_ns().saturating_sub(stopped.at_ns));
+                stopped.state = self.exports.items();
+                Event::Stopped(stopped)
+            }
+            Err(error) => Event::CannotStop(format!("the state cannot be exported: {error}")),
+        };
+        self.handle(event).await;
+    }
+
+    /// Serves (again).
     fn accept(&mut self, unread: &[UnreadLink]) {
         self.stops += 1;
-        self.open_all();
-        self.read_predecessors(unread);
-        self.lifecycle.send_replace(Lifecycle::Serving);
-        self.resources.tasks.set_serving(true);
+        self.listeners.open_all();
+        self.links.read_predecessors(unread);
+        self.application.serve_again();
     }
 
-    pub(super) fn read_predecessors(&mut self, unread: &[UnreadLink]) {
-        for (generation, link) in &mut self.predecessors {
-            let rest = unread.iter().find(|rest| rest.generation == *generation);
-            link.resume(rest.map(|rest| from_text(&rest.unread)));
-        }
+    fn established(&mut self) {
+        self.supervisor.established(self.identity.generation, &mut self.listeners);
     }
 
     fn let_go(&mut self, afterwards: Afterwards) {
-        self.reopen_at = None;
-        self.stopping = !matches!(afterwards, Afterwards::ServedBy(_));
-        self.pass_on_main_process(afterwards);
-        if let (true, Some(control)) = (self.stopping, &self.control)
-            && let Ok(ownership) = control.ownership()
-        {
-            control::remove(&self.settings.path, &ownership);
+        self.supervisor.let_go(afterwards, &self.listeners);
+        if !matches!(afterwards, Afterwards::ServedBy(_)) {
+            self.listeners.remove_control_socket();
         }
-        for (gate, _) in &self.resources.gates {
-            gate.close();
-        }
-        self.resources.descriptors.clear();
-        if let Some(control) = self.control.take() {
-            control.gate.close();
-        }
-        self.predecessors.clear();
-        self.rows.clear();
-        self.lifecycle.send_replace(Lifecycle::Retired);
+        self.listeners.let_go();
+        self.links.forget_predecessors();
+        self.operators.forget_predecessors();
+        self.drain.let_go(afterwards);
+        self.application.retire();
     }
 
-    fn drain(&mut self, until: Instant) {
-        let since = tokio::time::Instant::now();
-        let until = tokio::time::Instant::from(until);
-        let whole = until.saturating_duration_since(since);
-        let timing = &self.settings.timing;
-        let (grace, spread) = (timing.drain_grace.min(whole / 4), timing.drain_spread.min(whole / 2));
-        if !self.draining {
-            self.progress.reset();
-        }
-        self.connections.set_phase(Phase::Draining(Plan { since, until, grace, spread }));
-        self.lifecycle.send_if_modified(|now| {
-            let earlier = *now < Lifecycle::Draining;
-            *now = (*now).max(Lifecycle::Draining);
-            earlier
-        });
-        self.draining = true;
-    }
+    // ---- the drain -------------------------------------------------------------------------------------------------
 
-    /// To be sent when they are there, outside of the critical path.
-    pub(super) fn collect_rows(&self) {
-        let (connections, back) = (self.connections.clone(), self.done.0.clone());
-        tokio::task::spawn_blocking(move || drop(back.blocking_send(TaskResult::Rows(connections.rows()))));
+    fn begin_drain(&mut self, until: Instant) {
+        self.drain.begin(&self.connections, &self.settings.timing, until);
+        self.application.drain();
     }
 
     fn undrain(&mut self) {
-        (self.draining, self.drained, self.rows_sent, self.last_progress) = (false, false, false, None);
-        self.connections.set_phase(Phase::Serving);
+        self.drain.cancel(&self.connections);
     }
 
-    /// The last words go out first.
-    fn exit(&mut self) {
-        self.exiting = true;
-        if self.settings.after_drain == AfterDrain::StayUntilTerm && !self.stopping {
-            tracing::info!("drained; stays until SIGTERM");
-            return;
+    /// Tells the process that serves how the drain goes.
+    pub(super) async fn send_progress(&mut self) {
+        let is_migrating = self.machine.incumbent().is_some_and(|machine| !machine.outbound().is_idle());
+        if !is_migrating && self.drain.takes_rows() {
+            self.collect_rows();
         }
-        let flushed = self.peer.as_ref().map(crate::link::Link::flushed);
-        let told = self.manager.as_ref().map(Manager::told);
-        let (back, write) = (self.done.0.clone(), self.settings.timing.write);
-        tokio::spawn(async move {
-            if let Some(told) = told {
-                let _ = tokio::time::timeout(write, told).await;
-            }
-            if let Some(flushed) = flushed {
-                let _ = tokio::time::timeout(write, flushed).await;
-            }
-            let _ = back.send(TaskResult::Flushed).await;
+        let (connections, totals) = self.connections.snapshot();
+        let tasks = self.application.tasks().names(MAX_TASKS);
+        let now = Progress { connections, totals, tasks };
+        if let Some((Progress { connections, totals, tasks }, closed)) =
+            self.drain.progress(now, &self.connections)
+        {
+            self.handle(Event::Progress { connections, closed, totals, tasks }).await;
+        }
+    }
+
+    /// Rows of all connections that are left, to be sent when they are there, outside of the critical path.
+    pub(super) fn collect_rows(&self) {
+        let (connections, results) = (self.connections.clone(), self.results.0.clone());
+        tokio::task::spawn_blocking(move || {
+            drop(results.blocking_send(TaskResult::Rows(connections.rows())));
         });
     }
-}
 
-pub(super) fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or_default() * 1_000_000_000
-        + u64::try_from(now.tv_nsec).unwrap_or_default()
-}
+    pub(super) fn send_rows(&self, rows: &[ConnectionRow]) {
+        /// About 200 bytes each, so that a message stays far below its limit.
+        const BATCH: usize = 1000;
+        // After a rollback the link that they were for is another's.
+        if self.drain.is_draining() {
+            for items in rows.chunks(BATCH) {
+                self.links.send(&Message::Connections { items: items.to_vec() }, Vec::new());
+            }
+        }
+    }
 
-/// Bytes as JSON can carry them: one character each, because a message may be cut in the middle of one.
-pub(super) fn to_text(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| char::from(*byte)).collect()
-}
+    /// Nothing is open any more, and no task runs.
+    pub(super) async fn drained(&mut self) {
+        self.drain.drained();
+        let Totals { migrated, finished, closed, forced, .. } = self.connections.totals();
+        tracing::info!(migrated, finished, closed, forced, "drained");
+        self.send_progress().await;
+        self.handle(Event::Drained { forced }).await;
+    }
 
-pub(crate) fn from_text(text: &str) -> Vec<u8> {
-    text.chars().filter_map(|c| u8::try_from(u32::from(c)).ok()).collect()
+    /// Nothing is left to do. The last words go out first.
+    fn exit(&mut self) {
+        self.drain.exit();
+        if self.supervisor.wants_it_to_stay() && self.drain.is_succeeded() {
+            return tracing::info!("drained; stays until SIGTERM");
+        }
+        let (told, flushed) = (self.supervisor.told(), self.links.flushed());
+        let (results, write) = (self.results.0.clone(), self.settings.timing.write);
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(write, told).await;
+            let _ = tokio::time::timeout(write, flushed).await;
+            let _ = results.send(TaskResult::Flushed).await;
+        });
+    }
 }

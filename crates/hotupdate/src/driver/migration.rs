@@ -10,16 +10,18 @@ use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect};
 use hotupdate_proto::{ConnectionKind, Fault, Generation, Message, MigrationItem};
 use rustix::net::sockopt;
 use socket2::SockRef;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::incumbent::{from_text, to_text};
-use super::{Driver, Role};
+use super::Driver;
+use super::text::{from_text, to_text};
 use crate::connections::{MigrationRequest, Socket};
 use crate::migration::{Handler, Resume};
 
 /// What this process has of connections that migrate, in both directions.
-#[derive(Default)]
 pub(super) struct Migrations {
+    /// Connections of this process that ask to leave.
+    pub(super) requests: mpsc::UnboundedReceiver<MigrationRequest>,
     /// What accepts connections of predecessors.
     pub(super) handlers: Vec<Handler>,
     /// Connections that have asked to leave, by id.
@@ -40,6 +42,17 @@ struct Arrival {
 }
 
 impl Migrations {
+    pub(super) fn new(requests: mpsc::UnboundedReceiver<MigrationRequest>) -> Self {
+        Self {
+            requests,
+            handlers: Vec::new(),
+            leaving: HashMap::new(),
+            arriving: Vec::new(),
+            held: HashMap::new(),
+            stalled: false,
+        }
+    }
+
     /// The kinds of connections that this process accepts.
     pub(super) fn kinds(&self) -> Vec<ConnectionKind> {
         self.handlers.iter().map(|handler| handler.kind.clone()).collect()
@@ -56,10 +69,10 @@ impl Driver {
     /// A connection asks to leave, and with it all that have asked meanwhile: large batches need few turns.
     pub(super) async fn leave(&mut self, first: MigrationRequest) {
         let mut requests = vec![first];
-        while let Ok(next) = self.migrations_in.try_recv() {
+        while let Ok(next) = self.migrations.requests.try_recv() {
             requests.push(next);
         }
-        if !matches!(self.role, Role::Incumbent(_)) {
+        if self.machine.incumbent().is_none() {
             return requests.into_iter().for_each(give_back);
         }
         let leaving =
@@ -68,16 +81,12 @@ impl Driver {
         self.migrations
             .leaving
             .extend(requests.into_iter().map(|request| (request.connection.id(), request)));
-        self.incumbent(Event::Leave(leaving)).await;
+        self.handle(Event::Leave(leaving)).await;
     }
 
     pub(super) fn perform_outbound(&mut self, effect: OutboundEffect) {
         match effect {
-            OutboundEffect::Send(message) => {
-                if let Some(peer) = &self.peer {
-                    peer.send(&message, Vec::new());
-                }
-            }
+            OutboundEffect::Send(message) => self.links.send(&message, Vec::new()),
             OutboundEffect::Prepare { batch, ids } => self.prepare(batch, &ids),
             OutboundEffect::Migrated(ids) => {
                 for MigrationRequest { connection, reply, .. } in self.migrations.take(ids) {
@@ -109,14 +118,13 @@ impl Driver {
     fn prepare(&self, batch: u32, ids: &[u64]) {
         let requests = || ids.iter().filter_map(|id| self.migrations.leaving.get(id));
         let descriptors = requests().map(|request| request.connection.socket().clone() as _).collect();
-        if let Some(peer) = &self.peer {
-            peer.send(&Message::Prepare { batch, items: requests().map(describe).collect() }, descriptors);
-        }
+        let items = requests().map(describe).collect();
+        self.links.send(&Message::Prepare { batch, items }, descriptors);
     }
 
     /// If the process that serves never goes on, half of the drain has to be enough for the polite end.
     fn suspend_migration(&self) {
-        if self.draining {
+        if self.drain.is_draining() {
             self.connections.suspend_half();
         } else {
             self.connections.suspend_migration(Instant::now() + self.settings.timing.drain / 2);
@@ -127,18 +135,13 @@ impl Driver {
 
     pub(super) fn perform_inbound(&mut self, from: Generation, effect: InboundEffect) {
         match effect {
-            InboundEffect::Send(message) => {
-                if let Some(link) = self.predecessors.get(&from) {
-                    link.send(&message, Vec::new());
-                }
-            }
+            InboundEffect::Send(message) => self.links.send_to(from, &message),
             InboundEffect::Inspect { batch, items } => {
                 let event = match self.inspect(from, batch, items) {
                     Ok(refused) => Event::Inspected { from, batch, refused },
                     Err(what) => Event::PredecessorClosed(from, Fault::PeerMisbehaved(what)),
                 };
-                // Before anything else that it says.
-                self.events.push_front(event);
+                self.machine.queue(event);
             }
             InboundEffect::Serve(batch) => {
                 for Arrival { item, socket, resume } in self.migrations.release(from, batch) {

@@ -1,161 +1,182 @@
-//! Callers on the control socket: who may, what they ask, and successors that want to join.
+//! Operators: what they ask, what they wait for, and what they are told of.
 //!
-//! Deliberately absent: the form of what is said, see [`crate::control::session`].
+//! Deliberately absent: the form of it, see [`crate::control::session`].
 
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, HashMap};
 
-use hotupdate_proto::operator::Reply;
-use hotupdate_proto::{Join, Refusal, incumbent, operator};
-use tokio::sync::{mpsc, oneshot};
+use hotupdate_proto::operator::{
+    Connections, HandoffResult, LastFailure, LastHandoff, Monitored, OperatorError, ServiceEvent, Status,
+};
+use hotupdate_proto::{ConnectionRow, Generation, Join, Message, Process, Refusal};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::incumbent::monotonic_ns;
-use super::{Driver, PendingCommand, Role, SealedState, TaskResult};
-use crate::control::Control;
-use crate::control::Ownership;
+use super::status::View;
+use crate::connections::{accepted_at, age_ms};
 use crate::control::replies;
-use crate::control::session::{Outcome, Request};
-use crate::error::{Doing, Result};
-use crate::lifecycle::Lifecycle;
-use crate::link::channel::{self, Receiver};
-use crate::listeners::gate::GateControl;
-use crate::state::Export;
+use crate::control::session::{self, Outcome, Request, SessionConfig};
 
-/// How long between two tries to open a listener, which fails when the kernel is short of memory or of watches (epoll_ctl(2)).
-const REOPEN_PAUSE: Duration = Duration::from_millis(50);
+/// Rows that are remembered of one predecessor.
+const MAX_ROWS: usize = 200_000;
 
-impl Driver {
-    pub(super) async fn request(&mut self, request: Request) {
-        match request {
-            Request::Status(reply) => drop(reply.send(self.status())),
-            Request::Monitor(reply) => drop(reply.send((self.status(), self.monitor.subscribe()))),
-            Request::Connections(reply) => drop(reply.send(self.all_rows())),
-            Request::Command(command, reply) => self.command(command, reply).await,
-            Request::Join(join, receiver) => self.join(join, receiver),
+/// Events that a slow watcher may be behind.
+const MONITOR_QUEUE: usize = 64;
+
+/// What an operator waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    Handoff,
+    Rollback,
+}
+
+/// Rows of the connections of a predecessor, and when these were accepted.
+type Rows = BTreeMap<u64, (tokio::time::Instant, ConnectionRow)>;
+
+pub(super) struct Operators {
+    requests: mpsc::Receiver<Request>,
+    sessions: SessionConfig,
+    monitor: broadcast::Sender<session::Event>,
+    waiting: Vec<(Awaited, oneshot::Sender<Outcome>)>,
+    /// What predecessors said of their connections.
+    rows: HashMap<Generation, Rows>,
+    last_handoff: Option<LastHandoff>,
+    last_failure: Option<LastFailure>,
+}
+
+impl Operators {
+    /// `sessions` sends what is asked to the receiver.
+    pub(super) fn new(sessions: SessionConfig, requests: mpsc::Receiver<Request>) -> Self {
+        Self {
+            requests,
+            sessions,
+            monitor: broadcast::Sender::new(MONITOR_QUEUE),
+            waiting: Vec::new(),
+            rows: HashMap::new(),
+            last_handoff: None,
+            last_failure: None,
         }
     }
 
-    pub(super) async fn command(&mut self, command: operator::Command, reply: oneshot::Sender<Outcome>) {
-        let waits = match command {
-            operator::Command::Handoff => Some(false),
-            operator::Command::Rollback => Some(true),
-            _ => None,
-        };
-        let Role::Incumbent(machine) = &mut self.role else {
-            let _ = reply.send(Err(operator::OperatorError::NotServing));
-            return;
-        };
-        match machine.command(Instant::now(), command) {
-            Err(error) => drop(reply.send(Err(error))),
-            Ok(effects) => {
-                match waits {
-                    Some(rollback) => self.pending_commands.push(PendingCommand { rollback, reply }),
-                    None => drop(reply.send(Ok(None))),
+    /// What is asked next. Safe to cancel.
+    pub(super) async fn next(&mut self) -> Request {
+        match self.requests.recv().await {
+            Some(request) => request,
+            // Sessions get their sender from here, so that it never ends.
+            None => std::future::pending().await,
+        }
+    }
+
+    // ---- answers ---------------------------------------------------------------------------------------------------
+
+    pub(super) fn status(&self, view: View<'_>) -> Status {
+        view.status(self.last_handoff.clone(), self.last_failure.clone())
+    }
+
+    /// The status now, and all events from here on.
+    pub(super) fn monitor(&self, view: View<'_>) -> (Status, broadcast::Receiver<session::Event>) {
+        (self.status(view), self.monitor.subscribe())
+    }
+
+    /// Our own rows, and what predecessors said of theirs; newest generation first.
+    pub(super) fn connections(&self, view: View<'_>) -> Vec<Connections> {
+        let mut all = vec![view.rows()];
+        for (generation, rows) in &self.rows {
+            let row = |(accepted, row): &(tokio::time::Instant, ConnectionRow)| ConnectionRow {
+                age_ms: age_ms(*accepted),
+                ..row.clone()
+            };
+            all.push(Connections { generation: *generation, rows: rows.values().map(row).collect() });
+        }
+        all.sort_by_key(|connections| std::cmp::Reverse(connections.generation));
+        all
+    }
+
+    /// The command was taken; the answer comes with its outcome.
+    pub(super) fn wait(&mut self, awaited: Awaited, reply: oneshot::Sender<Outcome>) {
+        self.waiting.push((awaited, reply));
+    }
+
+    /// Answers every operator who waits for this.
+    pub(super) fn answer(&mut self, awaited: Awaited, outcome: &Result<HandoffResult, OperatorError>) {
+        for (_, reply) in self.waiting.extract_if(.., |(waits_for, _)| *waits_for == awaited) {
+            let _ = reply.send(outcome.clone().map(Some));
+        }
+    }
+
+    // ---- events ----------------------------------------------------------------------------------------------------
+
+    pub(super) fn notify(&self, view: View<'_>, kind: &str, generation: Generation, text: String) {
+        if self.monitor.receiver_count() > 0 {
+            let event = Some(ServiceEvent { kind: kind.to_owned(), generation, text });
+            if let Some(event) = replies::monitored(&Monitored { event, status: self.status(view) }) {
+                let _ = self.monitor.send(event);
+            }
+        }
+    }
+
+    /// Those who watch ask the new owner of the control socket for the rest.
+    pub(super) fn end_monitors(&mut self) {
+        self.monitor = broadcast::Sender::new(MONITOR_QUEUE);
+    }
+
+    // ---- what is remembered ----------------------------------------------------------------------------------------
+
+    pub(super) fn handed_over(&mut self, handoff: LastHandoff) {
+        self.last_handoff = Some(handoff);
+    }
+
+    pub(super) fn failed(&mut self, failure: LastFailure) {
+        self.last_failure = Some(failure);
+    }
+
+    /// Whether the attempt of this name is the one that failed last.
+    pub(super) fn has_failed(&self, attempt: &str) -> bool {
+        self.last_failure.as_ref().is_some_and(|failure| failure.attempt.as_deref() == Some(attempt))
+    }
+
+    /// What a predecessor says of its connections.
+    pub(super) fn remember(&mut self, generation: Generation, message: &Message) {
+        match message {
+            Message::Connections { items } => {
+                let rows = self.rows.entry(generation).or_default();
+                let room = MAX_ROWS.saturating_sub(rows.len());
+                let known = |row: &ConnectionRow| (row.id, (accepted_at(row.age_ms), row.clone()));
+                rows.extend(items.iter().take(room).map(known));
+            }
+            Message::Progress { closed, .. } => {
+                if let Some(rows) = self.rows.get_mut(&generation) {
+                    closed.iter().for_each(|id| drop(rows.remove(id)));
                 }
-                self.perform(effects).await;
             }
+            _ => {}
         }
     }
 
-    pub(super) fn join(&mut self, join: Join, receiver: Box<Receiver>) {
-        let admitted = match &self.role {
-            Role::Incumbent(machine) => machine.admits(&join),
-            _ => Err(Refusal::Starting),
-        };
-        match admitted {
-            Err(refusal) => {
-                if let Some(end) = self.sessions.end_of_refusal() {
-                    tracing::warn!(successor = %join.process, %refusal, "a successor is turned away{end}");
-                }
-                self.turn_away(&receiver, replies::refused(&refusal));
-            }
-            Ok(()) => self.export(move |sealed| TaskResult::Exported { join, receiver, sealed }),
+    pub(super) fn forget(&mut self, generation: Generation) {
+        self.rows.remove(&generation);
+    }
+
+    pub(super) fn forget_predecessors(&mut self) {
+        self.rows.clear();
+    }
+
+    // ---- successors that do not join -------------------------------------------------------------------------------
+
+    pub(super) fn log_refusal(&self, successor: &Process, refusal: &Refusal) {
+        if let Some(end) = self.sessions.end_of_refusal() {
+            tracing::warn!(%successor, %refusal, "a successor is turned away{end}");
         }
     }
 
-    pub(super) fn turn_away(&self, receiver: &Receiver, reply: Reply) {
-        let (stream, write) = (receiver.stream().clone(), self.settings.timing.write);
-        tokio::spawn(async move {
-            if let Ok(bytes) = hotupdate_proto::frame::encode(&reply) {
-                let _ = channel::send(&stream, &bytes, &[], tokio::time::Instant::now() + write).await;
-            }
-        });
-    }
-
-    /// Asks the application for its state where it can block nobody.
-    pub(super) fn export(&self, done: impl FnOnce(io::Result<SealedState>) -> TaskResult + Send + 'static) {
-        let back = self.done.0.clone();
-        if self.exports.is_empty() {
-            // The answer is looked at next, and the queue is only that long if the driver is far behind.
-            if let Err(mpsc::error::TrySendError::Full(done)) = back.try_send(done(Ok(Vec::new()))) {
-                tokio::spawn(async move { back.send(done).await });
-            }
-            return;
+    /// Nothing has begun, but operators who started this successor have to learn why nothing will.
+    pub(super) fn joining_failed(&mut self, view: View<'_>, join: Join, reason: String) {
+        let Join { process: successor, attempt, .. } = join;
+        if let Some(end) = self.sessions.end_of_refusal() {
+            tracing::error!(%successor, reason, "a successor is turned away{end}");
         }
-        let exports = self.exports.clone();
-        tokio::task::spawn_blocking(move || {
-            // Without an answer everybody would wait for a deadline that says nothing about the reason.
-            let run = AssertUnwindSafe(|| exports.iter().map(Export::run).collect());
-            let panicked = |_| Err(io::Error::other("the application's export panicked"));
-            let sealed = catch_unwind(run).unwrap_or_else(panicked);
-            drop(back.blocking_send(done(sealed)));
-        });
-    }
-
-    pub(super) async fn done(&mut self, done: TaskResult) {
-        match done {
-            TaskResult::Exported { join, receiver, sealed } => self.offer(join, *receiver, sealed).await,
-            // The attempt that it was for has ended; the accept loops run again.
-            TaskResult::Finished { stop, .. } if stop != self.stops => {}
-            TaskResult::Finished { mut stopped, sealed, .. } => {
-                let event = match sealed {
-                    Ok(sealed) => {
-                        stopped.ago = Duration::from_nanos(monotonic_ns().saturating_sub(stopped.at_ns));
-                        stopped.state = sealed.iter().map(|(item, _)| item.clone()).collect();
-                        self.sealed = sealed;
-                        incumbent::Event::Stopped(stopped)
-                    }
-                    Err(error) => {
-                        incumbent::Event::CannotStop(format!("the state cannot be exported: {error}"))
-                    }
-                };
-                self.incumbent(event).await;
-            }
-            // After a rollback the link that they were for is another's.
-            TaskResult::Rows(rows) if self.draining => self.send_rows(&rows),
-            TaskResult::Rows(_) => {}
-            TaskResult::Child { child, attempt, status } => self.child_ended(child, &attempt, status),
-            TaskResult::Flushed => drop(self.lifecycle.send_replace(Lifecycle::Drained)),
-        }
-    }
-
-    pub(super) fn own(&mut self, ownership: Ownership) {
-        let Self { settings, sessions, .. } = self;
-        let control = Control::new(ownership, &settings.path, sessions.clone(), settings.allowed.clone());
-        self.control = Some(control);
-    }
-
-    /// Opens everything that a process serves on. What cannot be opened now is tried again: there is nobody else to do it.
-    pub(super) fn open_all(&mut self) {
-        let listeners = self.resources.gates.iter().map(|(gate, _)| gate.as_ref());
-        let control = self.control.iter().map(|control| control.gate.as_ref() as &dyn GateControl);
-        let mut failed = None;
-        for gate in listeners.chain(control) {
-            if let Err(error) = gate.open() {
-                failed = Some((gate.name(), error));
-            }
-        }
-        if let (Some((listener, error)), None) = (&failed, self.reopen_at) {
-            tracing::error!(%listener, %error, "a listener cannot be opened; it is tried again until it can");
-        }
-        self.reopen_at = failed.map(|_| Instant::now() + REOPEN_PAUSE);
-    }
-
-    pub(super) fn open_gates(&self) -> Result<()> {
-        for (gate, _) in &self.resources.gates {
-            gate.open().doing(|| format!("opening the listener {:?}", gate.name()))?;
-        }
-        Ok(())
+        view.connections.metrics().handoff("failed", None);
+        let text = format!("successor {successor} was turned away: {reason}");
+        let (generation, stage) = (Generation(0), "joining".to_owned());
+        self.failed(LastFailure { successor, generation, attempt, stage, reason });
+        self.notify(view, "failed", generation, text);
     }
 }

@@ -1,34 +1,67 @@
-//! What operators see.
+//! What operators see of this process.
 //!
 //! Deliberately absent: how it is printed; that is `hotctl`.
 
 use std::time::Instant;
 
-use hotupdate_proto::operator::{Connections, ListenerStatus, ProcessState, ProcessStatus, Status};
-use hotupdate_proto::{ConnectionRow, Predecessor, Summary, Totals};
+use hotupdate_proto::inventory::MAX_TASKS;
+use hotupdate_proto::operator::{Connections as Rows, LastFailure, LastHandoff};
+use hotupdate_proto::operator::{ProcessState, ProcessStatus, Status};
+use hotupdate_proto::{Generation, Incumbent, Predecessor, Process, Summary, Totals};
 
-use super::{Driver, Role};
+use super::Identity;
+use super::listeners::Listeners;
+use crate::connections::Connections;
+use crate::tasks::Tasks;
 
-impl Driver {
-    pub(super) fn status(&self) -> Status {
-        let machine = match &self.role {
-            Role::Incumbent(machine) => Some(machine),
-            _ => None,
-        };
-        let state = machine.map_or(ProcessState::Starting, |machine| machine.process_state());
+/// The parts of a driver that can be looked at, and not changed.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) identity: &'a Identity,
+    /// There is none until this process serves.
+    pub(super) machine: Option<&'a Incumbent>,
+    pub(super) listeners: &'a Listeners,
+    pub(super) connections: &'a Connections,
+    pub(super) tasks: &'a Tasks,
+    pub(super) is_draining: bool,
+}
+
+impl View<'_> {
+    pub(super) fn process(&self) -> &Process {
+        &self.identity.local.process
+    }
+
+    pub(super) fn generation(&self) -> Generation {
+        self.identity.generation
+    }
+
+    pub(super) fn predecessor(&self, generation: Generation) -> Option<&Predecessor> {
+        self.machine?.predecessors().iter().find(|predecessor| predecessor.generation == generation)
+    }
+
+    pub(super) fn rows(&self) -> Rows {
+        Rows { generation: self.identity.generation, rows: self.connections.rows() }
+    }
+
+    pub(super) fn status(
+        &self,
+        last_handoff: Option<LastHandoff>,
+        last_failure: Option<LastFailure>,
+    ) -> Status {
+        let Identity { local, generation, attempt, since } = self.identity;
         let (connections, totals) = self.connections.snapshot();
         let serving = ProcessStatus {
-            generation: self.generation,
-            process: self.local.process.clone(),
-            state,
-            since_ms: millis_since(self.since),
+            generation: *generation,
+            process: local.process.clone(),
+            state: self.machine.map_or(ProcessState::Starting, Incumbent::process_state),
+            since_ms: millis_since(*since),
             connections,
             totals,
-            tasks: Vec::new(),
+            tasks: self.tasks.names(MAX_TASKS),
             probation: false,
-            attempt: self.attempt.clone(),
+            attempt: attempt.clone(),
         };
-        let successor = machine.and_then(|machine| machine.successor()).map(|(peer, state)| ProcessStatus {
+        let successor = self.machine.and_then(Incumbent::successor).map(|(peer, state)| ProcessStatus {
             generation: peer.generation,
             process: peer.process.clone(),
             state,
@@ -39,47 +72,15 @@ impl Driver {
             probation: false,
             attempt: peer.attempt.clone(),
         });
+        let predecessors = self.machine.map(Incumbent::predecessors).unwrap_or_default();
         Status {
             serving,
             successor,
-            predecessors: machine
-                .map(|m| m.predecessors().iter().map(describe).collect())
-                .unwrap_or_default(),
-            listeners: self.listeners(),
-            last_handoff: self.last_handoff.clone(),
-            last_failure: self.last_failure.clone(),
+            predecessors: predecessors.iter().map(describe).collect(),
+            listeners: self.listeners.status(),
+            last_handoff,
+            last_failure,
         }
-    }
-
-    fn listeners(&self) -> Vec<ListenerStatus> {
-        let gates = self.resources.gates.iter().map(|(gate, origin)| ListenerStatus {
-            name: gate.name().to_string(),
-            kind: gate.kind(),
-            address: gate.address().to_string(),
-            origin: origin.to_string(),
-        });
-        let others = self.resources.descriptors.iter().map(|(item, _, origin)| ListenerStatus {
-            name: item.name.clone(),
-            kind: item.kind,
-            address: item.address.clone(),
-            origin: origin.to_string(),
-        });
-        gates.chain(others).collect()
-    }
-
-    /// Our own rows, and what predecessors said of theirs.
-    pub(super) fn all_rows(&self) -> Vec<Connections> {
-        let ours = Connections { generation: self.generation, rows: self.connections.rows() };
-        let mut all = vec![ours];
-        for (generation, rows) in &self.rows {
-            let told = rows.values().map(|(accepted, row)| ConnectionRow {
-                age_ms: crate::connections::age_ms(*accepted),
-                ..row.clone()
-            });
-            all.push(Connections { generation: *generation, rows: told.collect() });
-        }
-        all.sort_by_key(|connections| std::cmp::Reverse(connections.generation));
-        all
     }
 }
 

@@ -1,47 +1,160 @@
-//! What the service manager has to know, and when.
+//! The supervisor of this process, systemd or a container runtime: what it is told, and the signals that it sends.
 //!
-//! Deliberately absent: how it is told, see [`crate::systemd`].
+//! Deliberately absent: how systemd is told, see [`crate::systemd`]; which signals mean what, see
+//! [`crate::process::signal`].
 
-use std::mem;
+use std::io;
+use std::process::{Child, ExitStatus};
 
 use hotupdate_proto::Generation;
 use hotupdate_proto::incumbent::Afterwards;
+use tokio::sync::mpsc;
 
-use super::Driver;
+use super::TaskResult;
+use super::listeners::Listeners;
+use crate::error::Result;
+use crate::process::signal::{Signal, Signals};
+use crate::process::spawn::{self, Program};
+use crate::settings::{AfterDrain, Settings, random_hex};
+use crate::systemd::Manager;
 
-impl Driver {
-    /// Nobody can take this process's place back: it is the service's main process, and its listeners are the ones to keep.
-    /// As long as somebody can, everything stays as that one had it.
-    pub(super) fn confirm_main_process(&mut self) {
-        let Some(manager) = &self.manager else { return };
-        // The manager knows best what it started itself.
-        if self.generation != Generation::FIRST {
-            manager.main_is(std::process::id());
+pub(super) struct Supervisor {
+    manager: Option<Manager>,
+    /// The process that the manager was told to be the main one, when this one let go.
+    new_main_pid: Option<u32>,
+    signals: Option<Signals>,
+    /// What a signal starts.
+    program: Option<Program>,
+    after_drain: AfterDrain,
+    /// SIGTERM or SIGINT came.
+    terminated: bool,
+}
+
+impl Supervisor {
+    pub(super) fn find(settings: &Settings) -> Self {
+        Self {
+            manager: Manager::find(settings.descriptor_store),
+            new_main_pid: None,
+            signals: None,
+            program: settings.program(),
+            after_drain: settings.after_drain,
+            terminated: false,
         }
-        // In this order: a name may be in use again for another socket.
-        manager.forget(mem::take(&mut self.resources.stale).into_iter());
-        manager.keep(self.resources.gates.iter().map(|(gate, _)| (gate.name().clone(), gate.duplicate())));
     }
 
-    /// The main process of the service is somebody else from here on, or the service ends.
-    pub(super) fn pass_on_main_process(&mut self, afterwards: Afterwards) {
+    // ---- signals ---------------------------------------------------------------------------------------------------
+
+    pub(super) fn listen(&mut self, settings: &Settings) -> Result<()> {
+        self.signals = Some(Signals::install(settings)?);
+        Ok(())
+    }
+
+    /// The next signal. Safe to cancel.
+    pub(super) async fn next(&mut self) -> Signal {
+        let signal = Signals::next(self.signals.as_mut()).await;
+        self.terminated |= signal == Signal::Stop;
+        signal
+    }
+
+    /// Starts the program of this process anew; its end is told in time.
+    pub(super) fn start_successor(&self, results: &mpsc::Sender<TaskResult>) {
+        let Some(program) = &self.program else { return };
+        let path = program.path().display().to_string();
+        let attempt = random_hex();
+        match program.start(&attempt) {
+            Err(error) => {
+                tracing::error!(path, %error, "the successor cannot be started; this process serves on")
+            }
+            Ok(child) => {
+                tracing::info!(path, pid = child.id(), "started a successor");
+                let results = results.clone();
+                tokio::spawn(async move {
+                    let status = spawn::ended(&child).await;
+                    let _ = results.send(TaskResult::Child { child, attempt, status }).await;
+                });
+            }
+        }
+    }
+
+    /// A successor that was started here has ended. `awaited`: this process serves, and the successor had not joined.
+    pub(super) fn child_ended(&self, mut child: Child, status: io::Result<ExitStatus>, awaited: bool) {
+        let pid = child.id();
+        let failed = status.as_ref().is_ok_and(|status| !status.success());
+        let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        if failed && self.is_main_process(pid) {
+            // systemd hears of the end of a process as its parent, which it is when this one is gone: no process waits for it
+            // before.
+            return tracing::error!(
+                pid,
+                how,
+                "the new version has ended; systemd learns it when this process has drained"
+            );
+        }
+        // It fails if the application waits for all of its children; then that one is done.
+        let _ = child.try_wait();
+        if awaited {
+            tracing::error!(pid, how, "the successor ended before it served; this process serves on");
+        }
+    }
+
+    // ---- what systemd is told --------------------------------------------------------------------------------------
+
+    /// This process serves.
+    pub(super) fn ready(&self) {
+        if let Some(manager) = &self.manager {
+            manager.ready();
+        }
+    }
+
+    /// This is the service's main process, and its listeners are the ones to keep.
+    pub(super) fn established(&self, generation: Generation, listeners: &mut Listeners) {
+        let Some(manager) = &self.manager else { return };
+        // The manager knows best what it started itself.
+        if generation != Generation::FIRST {
+            manager.main_is(std::process::id());
+        }
+        self.keep(listeners);
+    }
+
+    /// The listeners have changed. In this order: a name may be in use again for another socket.
+    pub(super) fn keep(&self, listeners: &mut Listeners) {
+        let Some(manager) = &self.manager else { return };
+        manager.forget(listeners.take_stale().into_iter());
+        manager.keep(listeners.duplicates());
+    }
+
+    /// Another process is the service's main process from here on, or the service ends.
+    pub(super) fn let_go(&mut self, afterwards: Afterwards, listeners: &Listeners) {
         let Some(manager) = &self.manager else { return };
         match afterwards {
-            // Before anything of ours ends: systemd takes the end of the main process for the end of the service.
+            // Before anything here ends: systemd takes the end of the main process for the end of the service.
             Afterwards::ServedBy(Some(pid)) => {
                 manager.main_is(pid);
                 self.new_main_pid = Some(pid);
             }
-            // Nobody is going to accept again. (SIGTERM may be a restart, and then somebody is.)
-            Afterwards::StoppedForGood => {
-                manager.forget(self.resources.gates.iter().map(|(gate, _)| gate.name().to_string()))
-            }
+            // No process is going to accept again. (SIGTERM may be a restart, and then one is.)
+            Afterwards::StoppedForGood => manager.forget(listeners.names()),
             Afterwards::ServedBy(None) | Afterwards::Stopped => {}
         }
     }
 
-    /// The manager was told that this is the main process of the service, and not we any more.
-    pub(super) fn is_main_process(&self, pid: u32) -> bool {
+    /// The manager was told that this is the main process of the service.
+    fn is_main_process(&self, pid: u32) -> bool {
         self.manager.is_some() && self.new_main_pid == Some(pid)
+    }
+
+    /// Whether this process stays when nothing is left to do, because its supervisor would start the service again.
+    pub(super) fn wants_it_to_stay(&self) -> bool {
+        self.after_drain == AfterDrain::StayUntilTerm && !self.terminated
+    }
+
+    /// Resolves when systemd has everything that it was told.
+    pub(super) fn told(&self) -> impl Future<Output = ()> + Send + use<> {
+        let told = self.manager.as_ref().map(Manager::told);
+        async move {
+            if let Some(told) = told {
+                told.await;
+            }
+        }
     }
 }

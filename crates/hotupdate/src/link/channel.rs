@@ -7,6 +7,7 @@
 //! at most one set of descriptors). A set waits in a queue until the message that owns it is whole. At the limit of open
 //! files the kernel drops what does not fit (`MSG_CTRUNC`): that is found out when the message is taken.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -28,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 const KERNEL_MAX_DESCRIPTORS: usize = 253;
 
 /// One read. Batches of connection rows are the only messages that need several.
-const READ_SIZE: usize = 64 * 1024;
+const READ_SIZE: usize = 1 << 16;
 
 /// How long to wait when the kernel is short of something.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(2);
@@ -82,8 +83,10 @@ impl Receiver {
         let owned = message.descriptors();
         let set = if owned == 0 { None } else { self.sets.pop_front() };
         let Set { descriptors, truncated } = set.unwrap_or(Set { descriptors: Vec::new(), truncated: false });
-        if descriptors.len() != owned && !(truncated && matches!(message, Message::Prepare { .. })) {
-            return Err(wrong_number(&message, owned, descriptors.len(), truncated));
+        match descriptors.len().cmp(&owned) {
+            Ordering::Equal => {}
+            Ordering::Less if truncated && matches!(message, Message::Prepare { .. }) => {}
+            _ => return Err(wrong_number(&message, owned, descriptors.len(), truncated)),
         }
         self.check_stray()?;
         Ok((message, descriptors))
@@ -131,23 +134,23 @@ impl Receiver {
         let Self { stream, decoder: _, sets, buffer } = self;
         let read = loop {
             stream.readable().await.map_err(|error| Fault::Local(format!("reading the link: {error}")))?;
-            match stream.try_io(Interest::READABLE, || receive(stream, buffer, sets)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Whoever waits for what cannot be read has a deadline.
-                Err(error) if passes(&error) => sleep(SHORTAGE_PAUSE).await,
-                result => break result,
+            match stream.try_io(Interest::READABLE, || {
+                receive(stream, buffer, &mut [MaybeUninit::uninit(); SPACE], sets)
+            }) {
+                Ok(bytes) => break bytes,
+                Err(error) => match retry(&error) {
+                    Some(Retry::WhenReady) => {}
+                    // Whatever waits for what cannot be read has a deadline.
+                    Some(Retry::Later) => sleep(SHORTAGE_PAUSE).await,
+                    None => return Err(unreadable(&error)),
+                },
             }
         };
-        match read {
-            Ok(_) if self.waiting() > KERNEL_MAX_DESCRIPTORS + MAX_DESCRIPTORS => Err(self.stray()),
-            Ok(bytes) => {
-                self.decoder.push(&self.buffer[..bytes]);
-                Ok(bytes)
-            }
-            // The other side closed with something of ours unread, which is a way of being gone.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(Fault::PeerGone),
-            Err(error) => Err(Fault::Local(format!("reading the link: {error}"))),
+        if self.waiting() > KERNEL_MAX_DESCRIPTORS + MAX_DESCRIPTORS {
+            return Err(self.stray());
         }
+        self.decoder.push(&self.buffer[..read]);
+        Ok(read)
     }
 }
 
@@ -163,14 +166,21 @@ fn wrong_number(message: &Message, owned: usize, came: usize, truncated: bool) -
     Fault::PeerMisbehaved(format!("a `{name}` message of {owned} descriptors came with {came}"))
 }
 
-fn receive(stream: &UnixStream, buffer: &mut [u8], sets: &mut VecDeque<Set>) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_MAX_DESCRIPTORS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
+/// Room for the descriptors that one read can bring.
+const SPACE: usize = rustix::cmsg_space!(ScmRights(KERNEL_MAX_DESCRIPTORS));
+
+fn receive(
+    stream: &UnixStream,
+    buffer: &mut [u8],
+    space: &mut [MaybeUninit<u8>],
+    sets: &mut VecDeque<Set>,
+) -> io::Result<usize> {
+    let mut control = RecvAncillaryBuffer::new(space);
     let received = recvmsg(
         stream,
         &mut [IoSliceMut::new(buffer)],
         &mut control,
-        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+        RecvFlags::CMSG_CLOEXEC.union(RecvFlags::DONTWAIT),
     )?;
     let mut descriptors = Vec::new();
     for message in control.drain() {
@@ -205,19 +215,40 @@ async fn send_all(stream: &UnixStream, mut bytes: &[u8], mut descriptors: &[Sent
                 bytes = &bytes[sent..];
                 descriptors = &[];
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
-            Err(error) if passes(&error) => sleep(SHORTAGE_PAUSE).await,
-            Err(error) => return Err(error),
+            Err(error) => match retry(&error) {
+                Some(Retry::WhenReady) => stream.writable().await?,
+                Some(Retry::Later) => sleep(SHORTAGE_PAUSE).await,
+                None => return Err(error),
+            },
         }
     }
     Ok(())
 }
 
-/// A signal came; too many descriptors are in flight (unix(7)), and the receiver only has to read; or there is no memory at the
-/// moment (sendmsg(2), recvmsg(2)). A link that was given up for that could not even say so.
-fn passes(error: &io::Error) -> bool {
-    const PASSING: [Errno; 4] = [Errno::INTR, Errno::TOOMANYREFS, Errno::NOBUFS, Errno::NOMEM];
-    Errno::from_io_error(error).is_some_and(|errno| PASSING.contains(&errno))
+/// When to read or write again after an error that is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retry {
+    WhenReady,
+    Later,
+}
+
+/// Not ready; or a signal came; too many descriptors are in flight (unix(7)), and the receiver only has to read; or there is no
+/// memory at the moment (sendmsg(2), recvmsg(2)). A link that was given up for that could not even say so.
+fn retry(error: &io::Error) -> Option<Retry> {
+    // tokio's own "not ready" has no number.
+    match (error.kind(), Errno::from_io_error(error)) {
+        (io::ErrorKind::WouldBlock, _) => Some(Retry::WhenReady),
+        (_, Some(Errno::INTR | Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM)) => Some(Retry::Later),
+        _ => None,
+    }
+}
+
+/// The other side closed with something of ours unread, which is a way of being gone; or else the fault is here.
+fn unreadable(error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset => Fault::PeerGone,
+        _ => Fault::Local(format!("reading the link: {error}")),
+    }
 }
 
 fn misbehaved(error: FrameError) -> Fault {
@@ -322,6 +353,145 @@ mod tests {
             drop(receiver);
             sending.await.unwrap();
         }
+    }
+
+    /// What the kernel does at the limit of open files: it drops what does not fit, and says `MSG_CTRUNC`.
+    async fn truncated(message: &Message, sent: usize) -> Receiver {
+        let (sender, mut receiver) = pair();
+        let (_, fds) = listeners(sent);
+        say(&sender, message, &fds).await;
+        let Receiver { stream, decoder, sets, buffer } = &mut receiver;
+        stream.readable().await.unwrap();
+        let mut room_for_one = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let read =
+            stream.try_io(Interest::READABLE, || receive(stream, buffer, &mut room_for_one, sets)).unwrap();
+        decoder.push(&buffer[..read]);
+        receiver
+    }
+
+    fn prepare(count: usize) -> Message {
+        let row = serde_json::json!({
+            "id": 1, "listener": "http", "peer": "", "local": "", "protocol": "raw", "age_ms": 0, "requests": 0, "state": "idle"
+        });
+        let item = serde_json::json!({ "row": row, "kind": "raw", "cookie": 1, "state": "" });
+        let message = serde_json::json!({ "type": "prepare", "batch": 1, "items": vec![item; count] });
+        serde_json::from_value(message).unwrap()
+    }
+
+    #[tokio::test]
+    async fn descriptors_that_the_kernel_dropped_are_our_own_fault() {
+        let fault = truncated(&listeners(20).0, 20).await.message().await.unwrap_err();
+        let Fault::Local(what) = fault else { panic!("{fault}") };
+        let lost: usize = what.split(' ').next().unwrap().parse().unwrap();
+        assert!((1..20).contains(&lost), "{what}");
+        assert!(
+            what.contains("of the 20 descriptors of a `listeners` message were lost on arrival"),
+            "{what}"
+        );
+    }
+
+    #[tokio::test]
+    async fn of_connections_the_first_are_enough_when_the_kernel_dropped_the_others() {
+        let (_, descriptors) = truncated(&prepare(20), 20).await.message().await.unwrap();
+        assert!((1..20).contains(&descriptors.len()), "{descriptors:?}");
+        let (sender, mut receiver) = pair();
+        say(&sender, &prepare(3), &listeners(2).1).await;
+        let fault = receiver.message().await.unwrap_err();
+        assert!(matches!(fault, Fault::PeerMisbehaved(_)), "the kernel dropped nothing: {fault}");
+        truncated(&prepare(1), 20).await.message().await.expect_err("more than the message owns");
+    }
+
+    #[tokio::test]
+    async fn descriptors_before_their_message_is_whole_are_limited() {
+        let most = KERNEL_MAX_DESCRIPTORS + MAX_DESCRIPTORS;
+        for (one_more, faulty) in [(0, false), (1, true)] {
+            let (sender, mut receiver) = pair();
+            let mut left = most + one_more;
+            while left > 0 {
+                let some = left.min(250);
+                left -= some;
+                send(&sender, b"x", &listeners(some).1, soon()).await.unwrap();
+            }
+            drop(sender);
+            let fault = receiver.frame().await.unwrap_err();
+            match fault {
+                Fault::PeerMisbehaved(what) if faulty => {
+                    assert!(what.starts_with(&format!("{} descriptors", most + 1)), "{what}");
+                }
+                Fault::PeerGone if !faulty => assert!(receiver.has_descriptors()),
+                fault => panic!("{one_more} more: {fault}"),
+            }
+        }
+    }
+
+    /// After nonsense only the end counts, and nothing of what comes before it is kept.
+    #[tokio::test]
+    async fn reading_on_for_the_end() {
+        let (sender, mut receiver) = pair();
+        send(&sender, b"garbage\0", &[], soon()).await.unwrap();
+        receiver.message().await.unwrap_err();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        send(&sender, b"more", &[Arc::new(theirs) as Sent], soon()).await.unwrap();
+        let mut end = std::pin::pin!(receiver.end());
+        tokio::select! {
+            () = &mut end => panic!("it has not ended"),
+            read = ours.readable() => read.unwrap(),
+        }
+        assert_eq!(ours.try_read(&mut [0]).unwrap(), 0, "the descriptor that came is closed");
+        drop(sender);
+        tokio::time::timeout_at(soon(), end).await.expect("that is the end");
+    }
+
+    #[tokio::test]
+    async fn what_was_read_of_half_a_message_is_passed_on() {
+        let (sender, mut receiver) = pair();
+        assert!(!receiver.has_descriptors());
+        let (message, fds) = listeners(1);
+        let bytes = frame::encode_message(&message).unwrap();
+        send(&sender, &bytes[..9], &[], soon()).await.unwrap();
+        receiver.stream().readable().await.unwrap();
+        assert!(
+            std::future::poll_fn(|cx| {
+                let frame = std::pin::pin!(receiver.frame());
+                std::task::Poll::Ready(frame.poll(cx).is_pending())
+            })
+            .await
+        );
+        let (stream, rest) = receiver.into_rest();
+        assert_eq!(rest, bytes[..9]);
+        // Descriptors ride on the first byte that is sent, which is not the first of the message here.
+        send(&sender, &bytes[9..], &fds, soon()).await.unwrap();
+        assert_eq!(Receiver::new(stream, &rest).message().await.unwrap().0, message);
+    }
+
+    #[test]
+    fn a_shortage_passes_and_an_error_does_not() {
+        for (errno, expected) in [
+            (Errno::AGAIN, Some(Retry::WhenReady)),
+            (Errno::INTR, Some(Retry::Later)),
+            (Errno::TOOMANYREFS, Some(Retry::Later)),
+            (Errno::NOBUFS, Some(Retry::Later)),
+            (Errno::NOMEM, Some(Retry::Later)),
+            (Errno::PIPE, None),
+            (Errno::CONNRESET, None),
+        ] {
+            assert_eq!(retry(&io::Error::from(errno)), expected, "{errno:?}");
+        }
+        assert_eq!(retry(&io::ErrorKind::WouldBlock.into()), Some(Retry::WhenReady));
+        assert_eq!(retry(&io::Error::other("no number")), None);
+        assert_eq!(unreadable(&Errno::CONNRESET.into()), Fault::PeerGone);
+        assert!(matches!(unreadable(&Errno::BADF.into()), Fault::Local(_)));
+    }
+
+    /// A process that hangs up with something unread resets the connection (unix(7)).
+    #[tokio::test]
+    async fn a_reset_is_a_way_of_being_gone() {
+        let (sender, mut receiver) = pair();
+        let (message, _) = listeners(0);
+        // Ours, which the other side never reads.
+        send(receiver.stream(), &frame::encode_message(&message).unwrap(), &[], soon()).await.unwrap();
+        drop(sender);
+        assert_eq!(receiver.message().await.unwrap_err(), Fault::PeerGone);
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 //! accepted any more: that is confirmed, whatever the application's accept loop is doing. A parked listener is taken out
 //! of epoll before, because epoll watches open file descriptions and both processes share this one (epoll(7), Q6).
 
+use std::future::poll_fn;
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,7 +15,7 @@ use std::time::Duration;
 use hotupdate_proto::{ListenerItem, ListenerKind};
 use smol_str::SmolStr;
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use crate::address::Address;
 use crate::listeners::inherited::Offered;
@@ -23,13 +24,6 @@ use crate::listeners::inherited::Offered;
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Whether a listener may be used now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum GateState {
-    Parked,
-    Open,
-    Closed,
-}
-
 enum Slot<T> {
     Parked(OwnedFd),
     Open(T),
@@ -48,7 +42,8 @@ pub(crate) struct Gate<T> {
     kind: ListenerKind,
     pub(crate) address: Address,
     slot: Mutex<Slot<T>>,
-    state: watch::Sender<GateState>,
+    /// Tells those that wait that there is something else in the slot.
+    changes: watch::Sender<()>,
 }
 
 /// The application's end of a gate. Nothing would accept behind it once it is dropped, so that closes the gate: clients are
@@ -108,7 +103,7 @@ impl<T: Gated> Gate<T> {
             kind,
             address,
             slot: Mutex::new(Slot::Parked(fd)),
-            state: watch::Sender::new(GateState::Parked),
+            changes: watch::Sender::new(()),
         })
     }
 
@@ -128,69 +123,53 @@ impl<T: Gated> Gate<T> {
 
     /// Repeats `poll` whenever the gate is open, until it is ready; `None` when the gate is closed for ever.
     pub(crate) async fn wait<R>(&self, mut poll: impl FnMut(&T, &mut Context<'_>) -> Poll<R>) -> Option<R> {
-        let mut state = self.state.subscribe();
+        let mut changes = self.changes.subscribe();
         loop {
-            let seen = *state.borrow_and_update();
-            match seen {
-                GateState::Closed => return None,
-                GateState::Parked => drop(state.changed().await),
-                GateState::Open => tokio::select! {
-                    biased;
-                    result = self.poll_open(&mut poll) => return Some(result),
-                    _ = state.changed() => {}
-                },
+            let ready = poll_fn(|cx| match &*self.slot() {
+                Slot::Open(open) => poll(open, cx).map(Some),
+                Slot::Parked(_) => Poll::Pending,
+                Slot::Closed => Poll::Ready(None),
+            });
+            tokio::select! {
+                biased;
+                ready = ready => return ready,
+                _ = changes.changed() => {}
             }
         }
     }
 
-    /// Sends something whenever the gate is not closed: that takes nothing away from the process that serves, and a client
-    /// that asked just before this one was parked gets its answer.
+    /// Sends something unless the gate is closed. A parked descriptor sends, too: that takes nothing away from the process that
+    /// serves, and a client that asked just before gets its answer.
     pub(crate) async fn send(
         &self,
         mut open: impl FnMut(&T, &mut Context<'_>) -> Poll<io::Result<usize>>,
-        parked: impl Fn(BorrowedFd<'_>) -> io::Result<usize>,
+        mut parked: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let mut state = self.state.subscribe();
+        let mut changes = self.changes.subscribe();
         loop {
-            let seen = *state.borrow_and_update();
-            let sent = match seen {
-                GateState::Closed => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::NotConnected,
-                        "this process does not serve any more",
-                    ));
+            let sent = poll_fn(|cx| match &*self.slot() {
+                Slot::Open(socket) => open(socket, cx),
+                Slot::Parked(fd) => match parked(fd.as_fd()) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                    sent => Poll::Ready(sent),
+                },
+                Slot::Closed => {
+                    let why = "this process does not serve any more";
+                    Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, why)))
                 }
-                GateState::Parked => match self.with_fd(&parked) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        // A parked descriptor is not in epoll, so the queue has to be looked at.
-                        let _ = timeout(FULL_QUEUE_PAUSE, state.changed()).await;
-                        continue;
-                    }
-                    sent => Some(sent),
-                },
-                GateState::Open => tokio::select! {
-                    biased;
-                    sent = self.poll_open(&mut open) => Some(sent),
-                    _ = state.changed() => None,
-                },
-            };
-            match sent {
-                // It changed in between.
-                Some(Err(_)) if *state.borrow() != seen => {}
-                Some(sent) => return sent,
-                None => {}
+            });
+            tokio::select! {
+                biased;
+                sent = sent => return sent,
+                _ = changes.changed() => {}
+                // The runtime does not watch what is parked, so it has to be tried again.
+                () = sleep(FULL_QUEUE_PAUSE), if self.is_parked() => {}
             }
         }
     }
 
-    /// Is never ready unless the gate is open.
-    async fn poll_open<R>(&self, poll: &mut impl FnMut(&T, &mut Context<'_>) -> Poll<R>) -> R {
-        std::future::poll_fn(|cx| match &*self.slot() {
-            Slot::Open(open) => poll(open, cx),
-            // The state is about to change.
-            Slot::Parked(_) | Slot::Closed => Poll::Pending,
-        })
-        .await
+    fn is_parked(&self) -> bool {
+        matches!(*self.slot(), Slot::Parked(_))
     }
 }
 
@@ -218,9 +197,7 @@ impl<T: Gated> GateControl for Gate<T> {
                 *slot = Slot::Open(T::register(fd)?);
             }
         }
-        if matches!(*slot, Slot::Open(_)) {
-            self.state.send_replace(GateState::Open);
-        }
+        self.changes.send_replace(());
         Ok(())
     }
 
@@ -229,7 +206,7 @@ impl<T: Gated> GateControl for Gate<T> {
         match std::mem::replace(&mut *slot, Slot::Closed) {
             Slot::Open(open) => {
                 *slot = Slot::Parked(open.deregister()?);
-                self.state.send_replace(GateState::Parked);
+                self.changes.send_replace(());
             }
             // One that could not be opened is parked already.
             parked_or_closed => *slot = parked_or_closed,
@@ -241,7 +218,7 @@ impl<T: Gated> GateControl for Gate<T> {
         let mut slot = self.slot();
         // Dropping deregisters first and closes then.
         *slot = Slot::Closed;
-        self.state.send_replace(GateState::Closed);
+        self.changes.send_replace(());
     }
 
     fn is_closed(&self) -> bool {
@@ -261,39 +238,215 @@ impl<T: Gated> GateControl for Gate<T> {
 mod tests {
     use super::*;
     use crate::listeners::stream::Acceptor;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::pin::{Pin, pin};
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+    use std::task::{Wake, Waker};
+    use tokio::net::UnixDatagram;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn tcp() -> (Arc<Gate<Acceptor>>, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        (Gate::parked("http", ListenerKind::Tcp, address.into(), listener.into()), address)
+    }
+
+    /// The next client's address.
+    async fn accept(gate: &Gate<Acceptor>) -> Option<SocketAddr> {
+        let accepted = gate.wait(|acceptor, cx| match acceptor {
+            Acceptor::Tcp(listener) => listener.poll_accept(cx),
+            Acceptor::Unix(_) => panic!("it is another kind"),
+        });
+        accepted.await.map(|accepted| accepted.unwrap().1)
+    }
+
+    /// Polls it once.
+    async fn is_pending<F: Future>(mut future: Pin<&mut F>) -> bool {
+        poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
+    }
+
+    async fn soon<T>(future: impl Future<Output = T>) -> T {
+        tokio::time::timeout(SOON, future).await.expect("it ends")
+    }
 
     /// A listener that could not be opened, and a process that hands over while it tries again.
     #[tokio::test]
     async fn what_is_parked_can_be_parked() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        let gate = Gate::<Acceptor>::parked("http", ListenerKind::Tcp, address.into(), listener.into());
+        let (gate, address) = tcp();
         gate.park().unwrap();
-        assert!(std::net::TcpStream::connect(address).is_ok(), "it is closed");
+        assert!(TcpStream::connect(address).is_ok(), "it is closed");
         gate.open().unwrap();
         for _ in 0..2 {
             gate.park().unwrap();
             gate.duplicate().unwrap();
         }
+        assert!(!gate.is_closed());
         gate.close();
         gate.park().unwrap();
-        assert!(gate.duplicate().is_err(), "closed for ever");
+        gate.open().unwrap();
+        assert!(gate.is_closed() && gate.duplicate().is_err(), "closed for ever");
+        assert!(gate.describe().unwrap_err().to_string().contains("the listener \"http\" is closed"));
     }
 
-    /// A parked descriptor is not in epoll: a task that is not told waits for ever.
     #[tokio::test]
-    async fn a_task_that_waits_is_told_when_the_gate_is_parked() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        let gate = Gate::<Acceptor>::parked("http", ListenerKind::Tcp, address.into(), listener.into());
+    async fn what_is_known_of_it() {
+        let (gate, address) = tcp();
+        assert_eq!(
+            (gate.name().as_str(), gate.kind(), gate.address().ip()),
+            ("http", ListenerKind::Tcp, Some(address))
+        );
+        let ListenerItem { name, kind, address: at, cookie } = gate.describe().unwrap();
+        assert_eq!((name.as_str(), kind, at), ("http", ListenerKind::Tcp, address.to_string()));
+        assert_ne!(cookie, 0);
         gate.open().unwrap();
-        let sent = gate.send(|_, _| Poll::Pending, |_| Ok(7));
-        tokio::pin!(sent);
-        assert!(timeout(Duration::ZERO, &mut sent).await.is_err(), "the queue is full");
+        assert_eq!(gate.describe().unwrap().cookie, cookie);
+    }
+
+    /// A task that waits when the gate changes goes on with what it has become.
+    #[tokio::test]
+    async fn a_wait_survives_parking_and_ends_with_the_gate() {
+        let (gate, address) = tcp();
+        let mut waits = pin!(accept(&gate));
+        assert!(is_pending(waits.as_mut()).await, "it is parked");
+        gate.open().unwrap();
+        assert!(is_pending(waits.as_mut()).await, "nobody came");
         gate.park().unwrap();
-        let sent = timeout(Duration::from_secs(60), sent).await.expect("it is told");
-        assert_eq!(sent.unwrap(), 7);
+        let client = TcpStream::connect(address).unwrap();
+        assert!(is_pending(waits.as_mut()).await, "it is parked");
+        gate.open().unwrap();
+        assert_eq!(soon(waits).await, Some(client.local_addr().unwrap()));
+
+        let mut waits = pin!(accept(&gate));
+        assert!(is_pending(waits.as_mut()).await, "nobody came");
+        gate.close();
+        assert_eq!(soon(waits).await, None);
+        assert_eq!(soon(accept(&gate)).await, None);
+    }
+
+    /// Notes that a task was woken.
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Relaxed);
+        }
+    }
+
+    /// Polls it until only a change can wake it, makes the change, and expects that it was woken.
+    async fn is_woken_by<F: Future>(mut future: Pin<&mut F>, change: impl FnOnce()) {
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        loop {
+            woken.0.store(false, Relaxed);
+            assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            for _ in 0..10 {
+                // The runtime looks after its sockets meanwhile.
+                tokio::task::yield_now().await;
+            }
+            if !woken.0.load(Relaxed) {
+                break;
+            }
+        }
+        change();
+        assert!(woken.0.load(Relaxed), "nothing tells it");
+    }
+
+    #[tokio::test]
+    async fn a_change_wakes_what_waits() {
+        let (gate, _) = tcp();
+        let mut waits = pin!(accept(&gate));
+        is_woken_by(waits.as_mut(), || gate.open().unwrap()).await;
+        is_woken_by(waits.as_mut(), || gate.park().unwrap()).await;
+        is_woken_by(waits.as_mut(), || gate.close()).await;
+        assert_eq!(soon(waits).await, None);
+
+        let (gate, _) = tcp();
+        gate.open().unwrap();
+        let mut sends = pin!(gate.send(|_, _| Poll::Pending, |_| Ok(7)));
+        is_woken_by(sends.as_mut(), || gate.park().unwrap()).await;
+        assert_eq!(soon(sends).await.unwrap(), 7);
+    }
+
+    /// What is open is left to the runtime, which knows when to look again.
+    #[tokio::test]
+    async fn only_what_is_parked_is_tried_again_and_again() {
+        const TRIES: u32 = 20;
+        let full = |_: BorrowedFd<'_>| Err(io::ErrorKind::WouldBlock.into());
+        let (gate, _) = tcp();
+        for open in [false, true] {
+            if open {
+                gate.open().unwrap();
+            }
+            let tried = AtomicU32::new(0);
+            let sends = gate.send(
+                |_, _| {
+                    tried.fetch_add(1, Relaxed);
+                    Poll::Pending
+                },
+                |fd| {
+                    tried.fetch_add(1, Relaxed);
+                    full(fd)
+                },
+            );
+            let ends = tokio::time::timeout(TRIES * FULL_QUEUE_PAUSE, sends).await;
+            assert!(ends.is_err(), "it is full");
+            assert_eq!(tried.load(Relaxed) > 2, !open, "{tried:?} tries");
+        }
+    }
+
+    /// A gate with a datagram socket, and the socket at the other end.
+    fn datagrams() -> (Arc<Gate<UnixDatagram>>, UnixDatagram) {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let (kind, fd) = (ListenerKind::UnixDatagram, ours.into_std().unwrap().into());
+        (Gate::parked("log", kind, Address::Unix(None), fd), theirs)
+    }
+
+    fn write(fd: BorrowedFd<'_>) -> io::Result<usize> {
+        Ok(rustix::io::write(fd, b"x")?)
+    }
+
+    fn send(gate: &Gate<UnixDatagram>) -> impl Future<Output = io::Result<usize>> {
+        gate.send(|socket, cx| socket.poll_send(cx, b"x"), write)
+    }
+
+    #[tokio::test]
+    async fn what_waits_to_be_sent_goes_on_when_the_gate_is_parked_or_closed() {
+        let (gate, theirs) = datagrams();
+        assert_eq!(soon(send(&gate)).await.unwrap(), 1, "it is parked");
+        gate.open().unwrap();
+        assert_eq!(soon(send(&gate)).await.unwrap(), 1);
+        while gate.with_fd(write).is_ok() {}
+        let mut waits = pin!(send(&gate));
+        is_woken_by(waits.as_mut(), || gate.park().unwrap()).await;
+        assert!(is_pending(waits.as_mut()).await, "the queue is full");
+        assert_eq!(soon(theirs.recv(&mut [0])).await.unwrap(), 1);
+        assert_eq!(soon(waits).await.unwrap(), 1, "it is tried again while it is parked");
+
+        let error = gate.send(|_, _| Poll::Pending, |_| Err(io::ErrorKind::PermissionDenied.into())).await;
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+
+        let mut waits = pin!(send(&gate));
+        assert!(is_pending(waits.as_mut()).await, "the queue is full");
+        gate.close();
+        assert_eq!(soon(waits).await.unwrap_err().kind(), io::ErrorKind::NotConnected);
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_is_dropped_tells_it_unless_the_driver_closed_it() {
+        let dropped = Arc::new(Notify::new());
+        let (gate, address) = tcp();
+        gate.open().unwrap();
+        drop(Claim::new(gate.clone(), dropped.clone()));
+        soon(dropped.notified()).await;
+        assert!(gate.is_closed());
+        assert!(TcpStream::connect(address).is_err(), "clients are refused");
+
+        let (gate, _) = tcp();
+        gate.close();
+        drop(Claim::new(gate, dropped.clone()));
+        assert!(is_pending(pin!(dropped.notified())).await);
     }
 }

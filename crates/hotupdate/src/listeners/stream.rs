@@ -15,9 +15,9 @@ use crate::connections::{Connection, Socket};
 use crate::listeners::gate::{Claim, Gate, Gated};
 use crate::rate_limited_log::RateLimitedLog;
 
-/// How long accepting pauses when the process has no descriptor left (accept(2), `EMFILE`): the clients wait in the
-/// backlog meanwhile, and connections that end make room.
-const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(50);
+/// How long accepting pauses when it is not possible, because the process has no descriptor left (accept(2), `EMFILE`) or for
+/// another reason: the clients wait in the backlog meanwhile, and connections that end make room.
+const CANNOT_ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A TCP or Unix stream listener.
 #[derive(Debug)]
@@ -190,8 +190,8 @@ impl Listener {
 
     /// The next connection. Waits while this process is not the one that serves; `None` when it never will be again.
     ///
-    /// Errors of accept(2) are dealt with here: a client that is gone already is skipped, and out of descriptors means
-    /// a short pause, since the backlog keeps the clients. Safe to cancel.
+    /// Errors of accept(2) are dealt with here: a client that is gone already is skipped, and anything else, such as being out of
+    /// descriptors, means a line in the log and a short pause, since the backlog keeps the clients. Safe to cancel.
     ///
     /// Takes `&mut self` because the runtime wakes one task for each listener.
     pub async fn accept(&mut self) -> Option<Connection> {
@@ -205,17 +205,17 @@ impl Listener {
             });
             match accepted.await? {
                 Ok(connection) => return Some(connection),
-                Err(error) if is_out_of_descriptors(&error) => {
+                Err(error) if is_of_the_connection(&error) => {
+                    tracing::debug!(listener = self.name(), %error, "a connection failed before accept");
+                }
+                Err(error) => {
                     if !std::mem::replace(&mut told, true)
                         && let Some(suppressed) = self.log.due()
                     {
                         let listener = self.name();
                         tracing::warn!(listener, %error, "cannot accept; connections wait in the backlog{suppressed}");
                     }
-                    tokio::time::sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
-                }
-                Err(error) => {
-                    tracing::debug!(listener = self.name(), %error, "a connection failed before accept")
+                    tokio::time::sleep(CANNOT_ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -231,9 +231,25 @@ impl fmt::Debug for Listener {
     }
 }
 
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    const SHORTAGES: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    Errno::from_io_error(error).is_some_and(|errno| SHORTAGES.contains(&errno))
+/// Errors of a connection that ended before it was accepted, which accept(2) passes on as its own: the next one may be fine.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    const PASSED_ON: [Errno; 14] = [
+        Errno::INTR,
+        Errno::CONNABORTED,
+        Errno::CONNRESET,
+        Errno::CONNREFUSED,
+        Errno::PERM,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::OPNOTSUPP,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::NONET,
+        Errno::TIMEDOUT,
+    ];
+    Errno::from_io_error(error).is_some_and(|errno| PASSED_ON.contains(&errno))
 }
 
 #[cfg(feature = "axum")]
@@ -262,5 +278,79 @@ impl axum::serve::Listener for Listener {
 impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Listener>> for Address {
     fn connect_info(stream: axum::serve::IncomingStream<'_, Listener>) -> Self {
         stream.remote_addr().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listeners::gate::GateControl;
+    use hotupdate_proto::{Generation, ListenerKind};
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    fn listener(fd: OwnedFd, kind: ListenerKind, address: Address) -> (Listener, Arc<Gate<Acceptor>>) {
+        let gate = Gate::parked("http", kind, address, fd);
+        gate.open().unwrap();
+        let (connections, _) = Connections::new(Generation::FIRST);
+        (Listener::new(Claim::new(gate.clone(), Arc::default()), connections), gate)
+    }
+
+    fn tcp() -> (Listener, Arc<Gate<Acceptor>>, std::net::SocketAddr) {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = socket.local_addr().unwrap();
+        let (listener, gate) = listener(socket.into(), ListenerKind::Tcp, address.into());
+        (listener, gate, address)
+    }
+
+    #[tokio::test]
+    async fn connections_know_both_ends() {
+        let (mut listener, _gate, address) = tcp();
+        assert_eq!((listener.name(), listener.local_addr().ip()), ("http", Some(address)));
+        assert!(listener.with_fd(|fd| socket2::SockRef::from(&fd).is_listener()).unwrap());
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let connection = listener.accept().await.unwrap();
+        assert_eq!(connection.peer_addr().ip(), Some(client.local_addr().unwrap()));
+        assert_eq!(connection.local_addr().ip(), Some(address));
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.sock");
+        let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = Address::Unix(Some(path.clone()));
+        let (mut listener, _gate) = self::listener(socket.into(), ListenerKind::Unix, address);
+        let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let connection = listener.accept().await.unwrap();
+        assert_eq!(connection.peer_addr(), &Address::Unix(None));
+        assert_eq!(connection.local_addr().path(), Some(path.as_path()));
+    }
+
+    /// Something else may shut the socket down, which ends accepting for all that share it: that must not keep a processor busy.
+    #[tokio::test]
+    async fn a_listener_that_cannot_accept_pauses() {
+        let (mut listener, gate, _) = tcp();
+        listener.with_fd(|fd| socket2::SockRef::from(&fd).shutdown(std::net::Shutdown::Both)).unwrap();
+        let mut accept = pin!(listener.accept());
+        let polls = AtomicU32::new(0);
+        let counted = std::future::poll_fn(|cx| {
+            polls.fetch_add(1, Relaxed);
+            accept.as_mut().poll(cx)
+        });
+        let until = tokio::time::timeout(2 * CANNOT_ACCEPT_PAUSE, counted).await;
+        assert!(until.is_err() && polls.load(Relaxed) < 10, "{polls:?} polls");
+        gate.close();
+        assert!(accept.await.is_none());
+    }
+
+    #[test]
+    fn the_next_connection_may_be_fine() {
+        for errno in [Errno::CONNABORTED, Errno::PERM, Errno::HOSTUNREACH, Errno::PROTO] {
+            assert!(is_of_the_connection(&errno.into()), "{errno:?}");
+        }
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::INVAL, Errno::BADF] {
+            assert!(!is_of_the_connection(&errno.into()), "{errno:?}");
+        }
     }
 }

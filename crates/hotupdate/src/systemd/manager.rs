@@ -76,7 +76,7 @@ impl Manager {
     }
 
     /// Resolves when everything that was said so far is with systemd.
-    pub(crate) fn told(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub(crate) fn told(&self) -> impl Future<Output = ()> + Send + use<> {
         let (told, wait) = oneshot::channel();
         self.say(Word::Told(told));
         async move { drop(wait.await) }

@@ -8,5 +8,6 @@ mod counts;
 mod datagrams;
 mod dropped;
 mod forced_log;
+mod hesitant;
 mod listeners;
 mod migration;

@@ -49,7 +49,7 @@ async fn count(mut connection: Connection, name: u8, mut counted: u8) {
     }
 }
 
-async fn serve(builder: Builder, name: u8, accepts: bool) -> (Serving, SocketAddr) {
+pub(crate) async fn serve(builder: Builder, name: u8, accepts: bool) -> (Serving, SocketAddr) {
     let mut starting = builder.join().await.unwrap();
     let listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().ip().unwrap();
@@ -68,14 +68,14 @@ async fn accept(mut listener: Listener, name: u8) {
     }
 }
 
-async fn ask(stream: &mut TcpStream) -> (u8, u8) {
+pub(crate) async fn ask(stream: &mut TcpStream) -> (u8, u8) {
     stream.write_all(b"?").await.unwrap();
     let mut answer = [0; 2];
     timeout(SOON, stream.read_exact(&mut answer)).await.expect("an answer").unwrap();
     (answer[0], answer[1])
 }
 
-async fn clients(address: SocketAddr, how_many: usize) -> Vec<TcpStream> {
+pub(crate) async fn clients(address: SocketAddr, how_many: usize) -> Vec<TcpStream> {
     let mut clients = Vec::new();
     for _ in 0..how_many {
         let mut client = TcpStream::connect(address).await.unwrap();

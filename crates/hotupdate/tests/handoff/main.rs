@@ -7,6 +7,7 @@
 mod basics;
 #[path = "../common/mod.rs"]
 mod common;
+mod exclusive;
 mod life;
 mod log;
 mod skew;

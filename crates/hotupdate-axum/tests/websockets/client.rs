@@ -44,7 +44,8 @@ impl Client {
         }
     }
 
-    /// Sends the beginning of something in one piece with a message, so that the server has read both when it answers.
+    /// Sends the beginning of something in one piece with a message, so that the server has read both when it
+    /// answers.
     pub(crate) async fn begin(&mut self, beginning: &[u8]) {
         self.raw(&[&frame(0x81, b"first"), beginning].concat()).await;
         let answer = self.text().await;

@@ -1,0 +1,180 @@
+//! From the first line of a process to the moment at which it serves, or fails.
+//!
+//! Deliberately absent: the handoff itself, see `successor.rs`.
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use hotupdate_proto::incumbent::{Incumbent, Local};
+use hotupdate_proto::message::Ready;
+use hotupdate_proto::{Generation, Joined, LinkItem, Successor, successor};
+use tokio::sync::{mpsc, oneshot};
+
+use super::application::{Application, FromApplication, Resources};
+use super::drain::Drain;
+use super::exports::Exports;
+use super::links::Links;
+use super::listeners::Listeners;
+use super::machine::{Machine, Role, SuccessorRole};
+use super::migration::Migrations;
+use super::operators::Operators;
+use super::standstill::Standstill;
+use super::supervisor::Supervisor;
+use super::{Driver, Identity};
+use crate::connections::Connections;
+use crate::control::session::SessionConfig;
+use crate::control::{Control, Ownership, Reserve};
+use crate::error::{Doing, Error, Result};
+use crate::lifecycle::Served;
+use crate::link::channel::Receiver;
+use crate::settings::Settings;
+
+/// What a successor starts with.
+pub(crate) struct Inherited {
+    pub(crate) machine: Successor,
+    pub(crate) joined: Joined,
+    pub(crate) receiver: Receiver,
+    pub(crate) links: Vec<(LinkItem, OwnedFd)>,
+    pub(crate) ownership: Ownership,
+}
+
+/// The driver of a first start.
+pub(crate) fn start_first(
+    settings: Settings,
+    local: Local,
+    ownership: Ownership,
+) -> (mpsc::UnboundedSender<FromApplication>, Connections) {
+    let (application, says) = mpsc::unbounded_channel();
+    let part = Application::new(says, None);
+    let mut driver = Driver::new(settings, local, Role::First, Generation::FIRST, ownership, part);
+    // Operators can ask from the beginning, and a successor is told to ask again.
+    driver.listeners.open_all();
+    let connections = driver.connections.clone();
+    tokio::spawn(driver.run());
+    (application, connections)
+}
+
+/// The driver of a successor that has its inventory.
+pub(crate) fn start_successor(
+    settings: Settings,
+    local: Local,
+    inherited: Inherited,
+) -> Result<(mpsc::UnboundedSender<FromApplication>, Connections, oneshot::Receiver<Error>)> {
+    let Inherited { machine, joined, receiver, links, ownership } = inherited;
+    let (application, says) = mpsc::unbounded_channel();
+    let (failed, failure) = oneshot::channel();
+    let part = Application::new(says, Some(failed));
+    let (generation, handoff) = (joined.generation, joined.handoff.clone());
+    let role = Role::Successor(Box::new(SuccessorRole { machine, joined, since: Instant::now() }));
+    let mut driver = Driver::new(settings, local, role, generation, ownership, part);
+    driver.links.begin(&handoff, receiver);
+    for (item, fd) in links {
+        let inherited = driver.links.inherit(&item, fd);
+        inherited.doing(|| format!("the link to generation {}", item.generation))?;
+    }
+    let connections = driver.connections.clone();
+    tokio::spawn(driver.run());
+    Ok((application, connections, failure))
+}
+
+impl Driver {
+    fn new(
+        settings: Settings,
+        local: Local,
+        role: Role,
+        generation: Generation,
+        ownership: Ownership,
+        application: Application,
+    ) -> Self {
+        let (connections, migrations) = Connections::new(generation);
+        let (requests, requested) = mpsc::channel(64);
+        let us = local.process.to_string().into();
+        let sessions = SessionConfig::new(us, &settings.timing, requests, application.watch_lifecycle());
+        let control = Control::new(ownership, &settings.path, sessions.clone(), settings.allowed.clone());
+        let attempt = std::env::var(hotupdate_proto::environment::ATTEMPT).ok();
+        Self {
+            identity: Identity { local, generation, attempt, since: Instant::now() },
+            machine: Machine::new(role),
+            links: Links::new(settings.timing.write),
+            listeners: Listeners::new(control, settings.path.clone()),
+            application,
+            exports: Exports::default(),
+            operators: Operators::new(sessions, requested),
+            migrations: Migrations::new(migrations),
+            supervisor: Supervisor::find(&settings),
+            drain: Drain::new(),
+            connections,
+            results: mpsc::channel(16),
+            stops: 0,
+            standstill: Standstill::default(),
+            settings,
+        }
+    }
+
+    /// The application is ready: a first start serves, and a successor says so to the incumbent.
+    pub(super) async fn make_ready(
+        &mut self,
+        mut resources: Resources,
+        ready: Ready,
+        reply: oneshot::Sender<Result<Served>>,
+    ) {
+        self.exports.register(std::mem::take(&mut resources.exports));
+        self.migrations.handlers = std::mem::take(&mut resources.handlers);
+        let hooks = std::mem::take(&mut resources.hooks);
+        self.application.is_ready(hooks, resources.tasks.clone(), reply);
+        self.listeners.claim(resources);
+        if let Err(error) = self.look_for_room() {
+            return self.give_up(error).await;
+        }
+        if let Role::First = self.machine.role {
+            self.serve_first().await;
+        } else {
+            let ready = Ready { accepts: self.migrations.kinds(), ..ready };
+            self.handle_successor(successor::Event::Ready(ready)).await;
+        }
+    }
+
+    /// A process that cannot open another descriptor cannot accept either. Nothing has stopped yet.
+    fn look_for_room(&mut self) -> Result<()> {
+        Reserve::default().fill().doing(|| "looking for room for connections".to_owned())?;
+        self.supervisor.listen(&self.settings)?;
+        if let Role::First = self.machine.role { self.listeners.open() } else { Ok(()) }
+    }
+
+    async fn serve_first(&mut self) {
+        let machine = Incumbent::first(self.identity.local.clone());
+        let machine = machine.with_hook(self.application.has_hook());
+        let mut machine = machine.accepting(self.migrations.kinds());
+        let greeting = machine.greet();
+        self.machine.role = Role::Incumbent(Box::new(machine));
+        self.serve();
+        self.perform(greeting).await;
+    }
+
+    /// This process serves: tells the application and the supervisor.
+    pub(super) fn serve(&mut self) {
+        self.identity.since = Instant::now();
+        self.application.serve(self.exports.take());
+        self.supervisor.ready();
+    }
+
+    pub(super) async fn give_up(&mut self, error: Error) {
+        let reason = error.reason();
+        let serves_on = match &self.machine.role {
+            Role::Successor(successor) => successor.serves_on(),
+            _ => None,
+        };
+        self.application.gives_up(error.while_served_by(serves_on));
+        self.handle_successor(successor::Event::GiveUp(reason)).await;
+        self.machine.role = Role::Failed;
+    }
+
+    /// `Starting` was dropped, so that it is never going to be ready.
+    pub(super) async fn application_gave_up(&mut self) {
+        if let Role::First = self.machine.role {
+            self.listeners.remove_control_socket();
+        }
+        let error = Error::misuse("becoming ready", "the application gave up before it was ready");
+        self.give_up(error).await;
+    }
+}
