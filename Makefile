@@ -86,6 +86,10 @@ check: ## format, lints, documentation and dependencies, all without a warning
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	@set -e; for features in "" http2 ws; do echo "hotupdate-axum --no-default-features --features '$$features'"; \
 		$(CARGO) clippy -q -p hotupdate-axum --no-default-features --features "$$features" -- -D warnings; done
+	for features in '' http2 ws; do \
+		$(CARGO) clippy --quiet -p hotupdate-axum --no-default-features --features "$$features" -- -D warnings || exit; \
+	done
+	$(CARGO) clippy --quiet -p hotupdate -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
 	$(CARGO) package --quiet --offline --allow-dirty --no-verify $(addprefix -p ,$(PUBLISHED))
 	.ci/minimum-rust
