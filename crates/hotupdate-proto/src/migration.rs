@@ -20,8 +20,8 @@
 //! other has the only copies left and serves them. If the process that serves hangs, the batch is taken back, and `abort`
 //! is said first.
 
+use crate::text::ShortText;
 use serde::{Deserialize, Serialize};
-use smol_str::SmolStr;
 
 use crate::inventory::ConnectionRow;
 
@@ -58,7 +58,7 @@ pub struct MigrationItem {
     /// What is known of it; its history continues.
     pub row: ConnectionRow,
     /// What it carries, which says how the other process goes on with it.
-    pub kind: SmolStr,
+    pub kind: ShortText,
     /// `SO_COOKIE` (socket(7)): the kernel's number of the socket.
     pub cookie: u64,
     /// What the next owner has to know, one character for each byte.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hotupdate_proto::message::{Generation, Message};
 use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect};
 use hotupdate_proto::{
-    ConnectionKind, ConnectionRow, ConnectionState, MigrationItem, SmolStr, Timing, incumbent,
+    ConnectionKind, ConnectionRow, ConnectionState, MigrationItem, ShortText, Timing, incumbent,
 };
 
 use super::kernel::{End, Id, Said};
@@ -55,15 +55,15 @@ pub(crate) fn kinds() -> Vec<ConnectionKind> {
 fn item(id: Connection) -> MigrationItem {
     let row = ConnectionRow {
         id,
-        listener: SmolStr::default(),
-        peer: SmolStr::default(),
-        local: SmolStr::default(),
-        protocol: SmolStr::default(),
+        listener: ShortText::default(),
+        peer: ShortText::default(),
+        local: ShortText::default(),
+        protocol: ShortText::default(),
         age_ms: 0,
         requests: 0,
         state: ConnectionState::Idle,
     };
-    MigrationItem { row, kind: SmolStr::default(), cookie: id, state: String::new() }
+    MigrationItem { row, kind: ShortText::default(), cookie: id, state: String::new() }
 }
 
 impl World {

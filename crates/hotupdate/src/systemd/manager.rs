@@ -1,4 +1,5 @@
-//! What systemd is told (sd_notify(3)): that we serve, who the main process is, which listeners to keep.
+//! What systemd is told (sd_notify(3)): that we serve, which process is the main one, which listeners to
+//! keep.
 //!
 //! Deliberately absent: waiting for systemd. It may be busy, so a thread of its own tells it, in order.
 
@@ -8,8 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use hotupdate_proto::ShortText;
 use sd_notify::NotifyState::{Custom, FdName, FdStore, FdStoreRemove, MainPid, Ready};
-use smol_str::SmolStr;
 use tokio::sync::oneshot;
 
 use super::name::encode;
@@ -18,7 +19,7 @@ use super::name::encode;
 enum Word {
     Ready,
     Main(u32),
-    Keep(SmolStr, OwnedFd),
+    Keep(ShortText, OwnedFd),
     Forget(String),
     /// Answered when everything before it was told.
     Told(oneshot::Sender<()>),
@@ -51,8 +52,8 @@ impl Manager {
         self.say(Word::Ready);
     }
 
-    /// This one is the main process of the service from now on. A successor that somebody started elsewhere cannot be, so
-    /// nothing is said about it.
+    /// This one is the main process of the service from now on. A successor that was started elsewhere cannot
+    /// be, so nothing is said about it.
     pub(crate) fn main_is(&self, pid: u32) {
         let group = |pid: &str| std::fs::read(format!("/proc/{pid}/cgroup")).ok();
         if group("self") == group(&pid.to_string()) {
@@ -61,7 +62,7 @@ impl Manager {
     }
 
     /// Keep these. What systemd has already, it recognises.
-    pub(crate) fn keep(&self, listeners: impl Iterator<Item = (SmolStr, io::Result<OwnedFd>)>) {
+    pub(crate) fn keep(&self, listeners: impl Iterator<Item = (ShortText, io::Result<OwnedFd>)>) {
         for (name, fd) in listeners.filter(|_| self.store) {
             match fd {
                 Ok(fd) => self.say(Word::Keep(name, fd)),
@@ -116,7 +117,8 @@ fn keep(name: &str, fd: &OwnedFd) -> io::Result<()> {
         tracing::warn!(name, "a listener is not in the descriptor store: its name is too long for it");
         return Ok(());
     };
-    // Without polling: an error that waits on a UDP socket would end its time in the store (sd_notify(3), `FDPOLL=`).
+    // Without polling: an error that waits on a UDP socket would end its time in the store (sd_notify(3),
+    // `FDPOLL=`).
     sd_notify::notify_with_fds(&[FdStore, FdName(&encoded), Custom("FDPOLL=0")], &[fd.as_fd()])
 }
 

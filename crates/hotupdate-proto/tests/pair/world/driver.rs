@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use hotupdate_proto::message::{Generation, Message};
 use hotupdate_proto::migration::{InboundEffect, OutboundEffect};
 use hotupdate_proto::{
-    ConnectionRow, ConnectionState, Incumbent, LinkItem, MigrationItem, SmolStr, incumbent, successor,
+    ConnectionRow, ConnectionState, Incumbent, LinkItem, MigrationItem, ShortText, incumbent, successor,
 };
 
 use super::{End, Machine, Migration, Packet, Pending, Side, World, kinds, local};
@@ -201,8 +201,8 @@ fn migration_item(id: u64) -> MigrationItem {
     let row = ConnectionRow {
         id,
         listener: "http".into(),
-        peer: SmolStr::default(),
-        local: SmolStr::default(),
+        peer: ShortText::default(),
+        local: ShortText::default(),
         protocol: "http/1.1".into(),
         age_ms: 0,
         requests: 0,
