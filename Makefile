@@ -80,6 +80,17 @@ crash: ## a fault at each system call of a handoff, one run for each: minutes, a
 
 PUBLISHED = hotupdate-proto hotupdate hotupdate-axum hotctl
 
+# The files are in .cargo/mutants.toml. Each is tested by its own crate alone: what only whole processes would notice
+# is a test that is missing. Tests of peers that take long and decide nothing in these files are skipped.
+MUTANTS = $(CARGO) mutants --jobs 1 --no-shuffle --colors never --output $(TARGET)
+
+.PHONY: mutants
+mutants: ## changes each decision of migration, gate, queue, activity and channel; tests of their crates have to notice
+	@$(CARGO) mutants --version >/dev/null 2>&1 || { echo "make mutants: cargo-mutants is missing; install it with: cargo install --locked cargo-mutants" >&2; exit 1; }
+	$(MUTANTS) --package hotupdate-proto -- --lib --test pair
+	$(MUTANTS) --package hotupdate -- --lib --test connections --test handoff --test peers \
+		-- $(addprefix --skip ,callers hostile impostor:: leftovers many:: probation)
+
 .PHONY: check
 check: ## format, lints, documentation and dependencies, all without a warning
 	$(CARGO) fmt --all --check
