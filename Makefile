@@ -80,12 +80,27 @@ crash: ## a fault at each system call of a handoff, one run for each: minutes, a
 
 PUBLISHED = hotupdate-proto hotupdate hotupdate-axum hotctl
 
+# The files are in .cargo/mutants.toml. Each is tested by its own crate alone: what only whole processes would notice
+# is a test that is missing. Tests of peers that take long and decide nothing in these files are skipped.
+MUTANTS = $(CARGO) mutants --jobs 1 --no-shuffle --colors never --output $(TARGET)
+
+.PHONY: mutants
+mutants: ## changes each decision of migration, gate, queue, activity and channel; tests of their crates have to notice
+	@$(CARGO) mutants --version >/dev/null 2>&1 || { echo "make mutants: cargo-mutants is missing; install it with: cargo install --locked cargo-mutants" >&2; exit 1; }
+	$(MUTANTS) --package hotupdate-proto -- --lib --test pair
+	$(MUTANTS) --package hotupdate -- --lib --test connections --test handoff --test peers \
+		-- $(addprefix --skip ,callers hostile impostor:: leftovers many:: probation)
+
 .PHONY: check
 check: ## format, lints, documentation and dependencies, all without a warning
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	@set -e; for features in "" http2 ws; do echo "hotupdate-axum --no-default-features --features '$$features'"; \
 		$(CARGO) clippy -q -p hotupdate-axum --no-default-features --features "$$features" -- -D warnings; done
+	for features in '' http2 ws; do \
+		$(CARGO) clippy --quiet -p hotupdate-axum --no-default-features --features "$$features" -- -D warnings || exit; \
+	done
+	$(CARGO) clippy --quiet -p hotupdate -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
 	$(CARGO) package --quiet --offline --allow-dirty --no-verify $(addprefix -p ,$(PUBLISHED))
 	.ci/minimum-rust

@@ -10,7 +10,14 @@ use std::time::Duration;
 /// ```no_run
 /// # use std::time::Duration;
 /// # fn example(server: hotupdate_axum::Serve) -> hotupdate_axum::Serve {
-/// server.http1(|http1| http1.header_read_timeout(Duration::from_secs(5)).max_headers(50))
+/// server.http1(|http1| {
+///     http1
+///         .header_read_timeout(Duration::from_secs(5))
+///         .max_headers(50)
+///         .max_header_size(16 * 1024)
+///         .max_buffer_size(64 * 1024)
+///         .title_case_headers(true)
+/// })
 /// # }
 /// ```
 #[derive(Clone, Debug)]
@@ -107,8 +114,16 @@ impl Http1 {
 /// ```no_run
 /// # use std::time::Duration;
 /// # fn example(server: hotupdate_axum::Serve) -> hotupdate_axum::Serve {
-/// let seconds = Duration::from_secs;
-/// server.http2(|http2| http2.max_concurrent_streams(500).keep_alive(seconds(20), seconds(10)))
+/// server.http2(|http2| {
+///     http2
+///         .max_concurrent_streams(500)
+///         .keep_alive(Duration::from_secs(20), Duration::from_secs(10))
+///         .initial_stream_window_size(256 * 1024)
+///         .initial_connection_window_size(4 << 20)
+///         .max_frame_size(64 * 1024)
+///         .max_header_list_size(32 * 1024)
+///         .max_send_buffer_size(256 * 1024)
+/// })
 /// # }
 /// ```
 #[cfg(feature = "http2")]

@@ -58,8 +58,17 @@ impl<'a> Service<'a> {
     #[must_use]
     pub fn spawn(sandbox: &'a Sandbox, program: &Path, arguments: &[String]) -> Self {
         let (mut command, _) = sandbox.command(program);
-        command.args(arguments);
-        Self::of(sandbox, start(&mut command))
+        Self::run(sandbox, command.args(arguments))
+    }
+
+    /// Runs a command of the sandbox.
+    ///
+    /// # Panics
+    ///
+    /// If the program does not start.
+    #[must_use]
+    pub fn run(sandbox: &'a Sandbox, command: &mut Command) -> Self {
+        Self::of(sandbox, start(command))
     }
 
     /// A process that somebody else started in the sandbox.

@@ -1,6 +1,6 @@
 //! The chat room: nobody notices that its program is replaced, neither members who count every message nor a browser.
 //!
-//! Deliberately absent: WebSockets that cannot move, see `crates/hotupdate-axum/tests/ws_moves/staying.rs`.
+//! Deliberately absent: WebSockets that cannot move, see `crates/hotupdate-axum/tests/websockets/staying.rs`.
 
 #![allow(clippy::print_stdout, reason = "a test may say what it measured")]
 

@@ -66,8 +66,7 @@ fn with_descriptor_3<'a>(sandbox: &'a Sandbox, names: &str, pid: &str) -> (Servi
     let (mut command, _) = sandbox.command(Path::new("sh"));
     command.args(["-euc", SCRIPT, "sh", names, pid]).arg(binary("axum-server"));
     command.args(Service::arguments(sandbox, "v1", &["--probation", "0"])).stdin(OwnedFd::from(listener));
-    let child = command.spawn().expect("sh is everywhere");
-    (Service::of(sandbox, child.id()), address)
+    (Service::run(sandbox, &mut command), address)
 }
 
 #[test]

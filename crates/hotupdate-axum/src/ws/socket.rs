@@ -25,17 +25,19 @@ use crate::drain::Draining;
 /// of what can migrate is for the application's state.
 const MAX_PENDING_BYTES: usize = MAX_STATE - MAX_APPLICATION_STATE - 1024;
 
-/// State of an application that has at most this many bytes, as JSON, can always migrate.
+/// State of an application that has at most this many bytes, as JSON, can always migrate. A larger one may,
+/// up to [`MAX_STATE`](hotupdate::connections::MAX_STATE) together with the bytes that are on their way.
 pub const MAX_APPLICATION_STATE: usize = 32 * 1024;
 
-/// How much later than scheduled clients are told to reconnect: the next version says one by one which kinds
-/// it accepts, and this kind may be the last.
-const ACCEPT_WINDOW: Duration = Duration::from_secs(1);
+/// How much later than scheduled clients are told to reconnect. A migration also fails when the next version
+/// is just dying; then this process serves again in a moment, and its clients need not reconnect.
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 /// One WebSocket, on the server's side.
 ///
 /// Pings and close frames are answered by the library, while the application receives. Dropping it closes the
-/// connection without a close frame; see [`WebSocket::close`].
+/// connection without a close frame; see [`WebSocket::close`]. [`WebSocket::recv_or_drain`] has the loop of a
+/// handler whose sockets migrate.
 pub struct WebSocket {
     transport: Transport,
     drain: Drain,
@@ -43,7 +45,7 @@ pub struct WebSocket {
     block: MigrationBlock,
 }
 
-/// What [`WebSocket::recv_or_drain`] returns.
+/// What [`WebSocket::recv_or_drain`] returns, where there is an example.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -56,6 +58,17 @@ pub enum Event {
 }
 
 /// A WebSocket that stays where it is.
+///
+/// ```no_run
+/// # async fn example(mut socket: hotupdate_axum::ws::WebSocket) {
+/// if let Err(stays) = socket.migrate("echo", &7).await {
+///     println!("{}", stays.why);
+///     socket = stays.socket;
+///     # let _ = socket;
+/// }
+/// # }
+/// ```
+#[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 #[error("the WebSocket does not migrate: {why}")]
 pub struct NotMigrated {
@@ -88,19 +101,42 @@ impl WebSocket {
         Self::new(connection, Codec::new(negotiated, arrived, b""))
     }
 
-    /// The subprotocol that was agreed on.
+    /// The subprotocol that was agreed on, see [`Upgrade::protocols`](super::Upgrade::protocols).
+    ///
+    /// ```no_run
+    /// # async fn example(socket: hotupdate_axum::ws::WebSocket) {
+    /// if socket.protocol() == Some("chat/2") { /* … */ }
+    /// # }
+    /// ```
     #[must_use]
     pub fn protocol(&self) -> Option<&str> {
         self.transport.codec.negotiated().protocol.as_deref()
     }
 
     /// The connection underneath: its number, its addresses.
+    ///
+    /// ```no_run
+    /// # async fn example(socket: hotupdate_axum::ws::WebSocket) {
+    /// let client = socket.connection().peer_addr();
+    /// # }
+    /// ```
     #[must_use]
     pub fn connection(&self) -> &Connection {
         &self.transport.connection
     }
 
-    /// Tells when the process drains.
+    /// Tells when the process drains, in a handler that does not use
+    /// [`recv_or_drain`](WebSocket::recv_or_drain).
+    ///
+    /// ```no_run
+    /// # async fn example(mut socket: hotupdate_axum::ws::WebSocket) {
+    /// let draining = socket.draining();
+    /// tokio::select! {
+    ///     message = socket.recv() => drop(message),
+    ///     () = draining.scheduled_close() => socket.close(1012, "restart").await,
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn draining(&self) -> Draining {
         Draining::of(&self.transport.connection.activity())
@@ -109,6 +145,18 @@ impl WebSocket {
     /// Waits for the next message, of any kind; a ping is answered and returned too. `None` after the end.
     ///
     /// Safe to cancel: no message is lost.
+    ///
+    /// ```no_run
+    /// # async fn example(mut socket: hotupdate_axum::ws::WebSocket) {
+    /// while let Some(Ok(message)) = socket.recv().await {
+    ///     println!("{message:?}");
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The client broke the protocol, its message was too large, or the connection failed. It is the last
+    /// item.
     pub async fn recv(&mut self) -> Option<Result<Message, Error>> {
         self.transport.recv().await
     }
@@ -116,6 +164,14 @@ impl WebSocket {
     /// Sends a message. Returns when the operating system has all of it.
     ///
     /// If it is cancelled, the message is still sent: by the next call, or in the next version.
+    ///
+    /// ```no_run
+    /// # async fn example(mut socket: hotupdate_axum::ws::WebSocket) {
+    /// if socket.send("hello".into()).await.is_err() {
+    ///     return; // the client has left
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// The connection is over.
@@ -125,6 +181,14 @@ impl WebSocket {
     }
 
     /// Sends a close frame, and waits up to a second for the client's.
+    ///
+    /// ```no_run
+    /// # async fn example(socket: hotupdate_axum::ws::WebSocket) {
+    /// use hotupdate_axum::ws::close_code;
+    ///
+    /// socket.close(close_code::NORMAL, "bye").await;
+    /// # }
+    /// ```
     pub async fn close(mut self, code: CloseCode, reason: impl Into<Utf8Bytes>) {
         self.transport.close(code, reason.into()).await;
     }
@@ -260,7 +324,7 @@ impl WebSocket {
             (MigrationBlock::Refused(_), Phase::Draining(plan)) => {
                 let close = plan.scheduled_close(self.transport.connection.id());
                 let close = close.checked_sub(plan.grace).unwrap_or(plan.since).max(plan.since);
-                Some((close + ACCEPT_WINDOW).min(plan.until))
+                Some((close + RECONNECT_DELAY).min(plan.until))
             }
             _ => None,
         }

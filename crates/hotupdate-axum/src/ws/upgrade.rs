@@ -1,7 +1,7 @@
 //! The handshake (RFC 6455, section 4.2), and where the connection comes back from hyper.
 //!
-//! Deliberately absent: HTTP/2 (RFC 8441), where a WebSocket is one stream of many and cannot move by itself;
-//! extensions such as compression, whose state could not move.
+//! Deliberately absent: HTTP/2 (RFC 8441), where a WebSocket is one stream of many and cannot migrate by itself;
+//! extensions such as compression, whose state could not migrate.
 
 use axum::body::Body;
 use axum::extract::FromRequestParts;
@@ -51,7 +51,23 @@ pub struct Upgrade {
     max_message: usize,
 }
 
-/// Why a request cannot become a WebSocket.
+/// Why a request cannot become a WebSocket. As a response it has status 400, 405 or 426.
+///
+/// A handler that also has something to say to other clients takes a `Result`:
+///
+/// ```
+/// use axum::response::{IntoResponse as _, Response};
+/// use hotupdate_axum::ws::{Rejection, Upgrade};
+///
+/// async fn chat(upgrade: Result<Upgrade, Rejection>) -> Response {
+///     match upgrade {
+///         Ok(upgrade) => upgrade.on_upgrade(|socket| async { drop(socket) }),
+///         Err(Rejection::NoUpgrade) => "this is a chat room; it speaks WebSocket".into_response(),
+///         Err(rejection) => rejection.into_response(),
+///     }
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/chat", axum::routing::any(chat));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {
@@ -77,20 +93,32 @@ pub enum Rejection {
 }
 
 impl Upgrade {
-    /// Closes the connection (1009) when a message is larger; 16 MiB by default.
+    /// Closes the connection (1009) when a message has more bytes; 16 MiB by default.
+    ///
+    /// ```no_run
+    /// # async fn example(upgrade: hotupdate_axum::ws::Upgrade) {
+    /// let response = upgrade.max_message_size(64 * 1024).on_upgrade(|socket| async { drop(socket) });
+    /// # }
+    /// ```
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message = bytes;
         self
     }
 
     /// Agrees on the first of these subprotocols that the client offers, if any.
+    ///
+    /// ```no_run
+    /// # async fn example(upgrade: hotupdate_axum::ws::Upgrade) {
+    /// let upgrade = upgrade.protocols(["chat/2", "chat/1"]);
+    /// # }
+    /// ```
     pub fn protocols<'a>(mut self, ours: impl IntoIterator<Item = &'a str>) -> Self {
         let agreed = ours.into_iter().find(|ours| self.offered.iter().any(|offered| offered == ours));
         self.protocol = agreed.and_then(|name| Some((name.to_owned(), HeaderValue::from_str(name).ok()?)));
         self
     }
 
-    /// Agrees, and runs `serve` with the WebSocket in a task of its own.
+    /// Agrees, and runs `serve` with the WebSocket in a task of its own; see [`Upgrade`] for an example.
     #[must_use = "the upgrade happens when the response has been sent"]
     pub fn on_upgrade<F, Fut>(self, serve: F) -> Response
     where

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use targets::http1::{check, how_often_it_moves};
+use targets::http1::{check, how_often_it_migrates};
 
 #[test]
 fn the_corpus() {
@@ -30,9 +30,9 @@ fn the_corpus() {
 #[test]
 fn random_bytes() {
     let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
-    let moved = AtomicU64::new(0);
+    let migrated = AtomicU64::new(0);
     proptest!(config, |(bytes in vec(any::<u8>(), 0..300))| {
-        moved.fetch_add(how_often_it_moves(&bytes), Relaxed);
+        migrated.fetch_add(how_often_it_migrates(&bytes), Relaxed);
     });
-    assert!(moved.into_inner() > 100, "hardly anything has moved");
+    assert!(migrated.into_inner() > 100, "hardly anything has migrated");
 }

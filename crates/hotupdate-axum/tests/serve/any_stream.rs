@@ -1,8 +1,8 @@
-//! Any stream of requests, cut anywhere by moves: the bytes of the answers are those of a connection that
-//! stays.
+//! Any stream of requests, cut anywhere by migrations: the bytes of the answers are those of a connection
+//! that stays.
 //!
 //! Deliberately absent: bodies that their handler does not read. Whether their connection is closed depends
-//! on how much of them has arrived, with or without a move.
+//! on how much of them has arrived, with or without a migration.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use proptest::test_runner::{Config, TestCaseError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::client::Client;
-use crate::server::{MOVING, Server, within};
+use crate::server::{MIGRATING, Server, within};
 
 /// One request as it goes over the wire.
 fn request() -> impl Strategy<Value = Vec<u8>> {
@@ -45,7 +45,7 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// A stream, and where it is cut: at each cut another version takes over, and the rest follows at once or
-/// after the move.
+/// after the migration.
 fn stream() -> impl Strategy<Value = (Vec<u8>, Vec<(prop::sample::Index, bool)>)> {
     let requests = prop::collection::vec(request(), 1..8).prop_map(|requests| {
         let mut stream = requests.concat();
@@ -56,48 +56,48 @@ fn stream() -> impl Strategy<Value = (Vec<u8>, Vec<(prop::sample::Index, bool)>)
 }
 
 #[test]
-fn is_answered_as_if_nothing_had_moved() {
+fn is_answered_as_if_nothing_had_migrated() {
     let config = Config { cases: 40, failure_persistence: None, ..Config::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let moved = std::sync::atomic::AtomicU64::new(0);
+    let migrated = std::sync::atomic::AtomicU64::new(0);
     proptest!(config, |((stream, cuts) in stream())| {
         let mut cuts: Vec<_> = cuts.iter().map(|(cut, waits)| (cut.index(stream.len()), *waits)).collect();
         cuts.sort_unstable();
-        let (stays, moves, how_often) = runtime.block_on(both(&stream, &cuts));
-        moved.fetch_add(how_often, std::sync::atomic::Ordering::Relaxed);
-        if stays != moves {
+        let (stays, migrates, how_often) = runtime.block_on(both(&stream, &cuts));
+        migrated.fetch_add(how_often, std::sync::atomic::Ordering::Relaxed);
+        if stays != migrates {
             let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-            return Err(TestCaseError::fail(format!("{cuts:?}\n{}\n----\n{}", text(&stays), text(&moves))));
+            return Err(TestCaseError::fail(format!("{cuts:?}\n{}\n----\n{}", text(&stays), text(&migrates))));
         }
     });
-    assert!(moved.into_inner() > 10, "hardly anything has moved");
+    assert!(migrated.into_inner() > 10, "hardly anything has migrated");
 }
 
-/// The answers to the same bytes, without a move and with one at each cut.
+/// The answers to the same bytes, without a migration and with one at each cut.
 async fn both(stream: &[u8], cuts: &[(usize, bool)]) -> (Vec<u8>, Vec<u8>, u64) {
-    let mut server = Server::start(MOVING).await;
+    let mut server = Server::start(MIGRATING).await;
     let mut unmoved = server.client().await;
     unmoved.stream.write_all(stream).await.unwrap();
     let stays = to_end(&mut unmoved).await;
     drop(unmoved);
 
     let mut client = server.client().await;
-    let (mut sent, mut moved) = (0, 0);
+    let (mut sent, mut migrated) = (0, 0);
     for (cut, waits) in cuts {
         client.stream.write_all(&stream[sent..*cut]).await.unwrap();
         sent = *cut;
-        let new = server.hand_off_to(MOVING).await;
+        let new = server.hand_off_to(MIGRATING).await;
         if *waits {
-            // Long enough to move, unless the cut is in a body.
+            // Long enough to migrate, unless the cut is in a body.
             let gone = server.hot.connections().wait_until_empty();
             let _ = tokio::time::timeout(Duration::from_millis(200), gone).await;
         }
-        moved += server.hot.connections().migrated();
+        migrated += server.hot.connections().migrated();
         server = new;
     }
     client.stream.write_all(&stream[sent..]).await.unwrap();
-    let moves = to_end(&mut client).await;
-    (stays, moves, moved)
+    let migrates = to_end(&mut client).await;
+    (stays, migrates, migrated)
 }
 
 /// Everything up to the end, without what depends on the time.

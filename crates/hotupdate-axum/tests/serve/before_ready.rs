@@ -14,14 +14,14 @@ use tokio::io::AsyncReadExt as _;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::client::Client;
-use crate::server::{MOVING, Server, builder, until, within};
+use crate::server::{MIGRATING, Server, builder, until, within};
 
 fn answers(version: &'static str) -> Router {
     Router::new().route("/", get(move || async move { version }))
 }
 
 async fn first(dir: &TempDir) -> (Starting, SocketAddr, Serve) {
-    let mut hot = builder(dir, MOVING).join().await.unwrap();
+    let mut hot = builder(dir, MIGRATING).join().await.unwrap();
     let listener = hot.tcp("http", "127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().ip().unwrap();
     let server = hotupdate_axum::serve(listener, answers("first"), &mut hot);
@@ -57,7 +57,7 @@ async fn a_process_that_gives_up_ends_its_servers_with_an_error() {
 #[tokio::test]
 async fn a_kind_that_has_another_handler_is_an_error_of_the_server() {
     let dir = tempfile::tempdir().unwrap();
-    let mut hot = builder(&dir, MOVING).join().await.unwrap();
+    let mut hot = builder(&dir, MIGRATING).join().await.unwrap();
     let listener = hot.tcp("http", "127.0.0.1:0").await.unwrap();
     hot.on_migrated("http/1.1", |_, ()| async {}).unwrap();
     let server = hotupdate_axum::serve(listener, answers("first"), &mut hot);
@@ -68,22 +68,22 @@ async fn a_kind_that_has_another_handler_is_an_error_of_the_server() {
 /// An application imports its state in between, and no request sees it half-filled.
 #[tokio::test]
 async fn connections_that_arrive_between_ready_and_await_are_served_when_it_is_awaited() {
-    let old = Server::start(MOVING).await;
-    let mut moves = old.client().await;
-    assert_eq!(moves.get("/").await.body, "old");
-    let (listener, mut hot) = old.successor(MOVING).await;
+    let old = Server::start(MIGRATING).await;
+    let mut migrates = old.client().await;
+    assert_eq!(migrates.get("/").await.body, "old");
+    let (listener, mut hot) = old.successor(MIGRATING).await;
     let server = hotupdate_axum::serve(listener, answers("new"), &mut hot);
     let hot = hot.ready().await.unwrap();
     let mut fresh = Client::connect(old.address).await;
     until(|| hot.connections().adopted() == 1).await;
-    moves.ask("/").await;
+    migrates.ask("/").await;
     fresh.ask("/").await;
     assert_eq!(old.drained().await, 0);
     assert_eq!((hot.connections().requests(), hot.connections().accepted()), (0, 0));
     let mut byte = [0];
-    assert!(moves.stream.read(&mut byte).now_or_never().is_none(), "it was answered too early");
+    assert!(migrates.stream.read(&mut byte).now_or_never().is_none(), "it was answered too early");
     tokio::spawn(server.into_future());
-    for client in [&mut moves, &mut fresh] {
+    for client in [&mut migrates, &mut fresh] {
         assert_eq!(client.answer().await.body, "new");
     }
 }
@@ -91,7 +91,7 @@ async fn connections_that_arrive_between_ready_and_await_are_served_when_it_is_a
 #[tokio::test]
 async fn two_listeners_have_their_own_applications_before_and_after() {
     async fn start(dir: &TempDir, names: [&'static str; 2]) -> (hotupdate::Serving, [SocketAddr; 2]) {
-        let mut hot = builder(dir, MOVING).join().await.unwrap();
+        let mut hot = builder(dir, MIGRATING).join().await.unwrap();
         let (one, two) =
             (hot.tcp("one", "127.0.0.1:0").await.unwrap(), hot.tcp("two", "127.0.0.1:0").await.unwrap());
         let addresses = [&one, &two].map(|listener| listener.local_addr().ip().unwrap());
@@ -116,10 +116,10 @@ async fn two_listeners_have_their_own_applications_before_and_after() {
 
 #[tokio::test]
 async fn a_server_that_is_dropped_closes_what_waits_for_it() {
-    let old = Server::start(MOVING).await;
+    let old = Server::start(MIGRATING).await;
     let mut client = old.client().await;
     assert_eq!(client.get("/").await.body, "old");
-    let (listener, mut hot) = old.successor(MOVING).await;
+    let (listener, mut hot) = old.successor(MIGRATING).await;
     let server = hotupdate_axum::serve(listener, answers("new"), &mut hot);
     let hot = hot.ready().await.unwrap();
     until(|| hot.connections().adopted() == 1).await;
@@ -131,10 +131,10 @@ async fn a_server_that_is_dropped_closes_what_waits_for_it() {
 
 #[tokio::test]
 async fn connections_stay_where_they_are_if_the_server_was_dropped_before() {
-    let old = Server::start(MOVING).await;
+    let old = Server::start(MIGRATING).await;
     let mut client = old.client().await;
     assert_eq!(client.get("/").await.body, "old");
-    let (listener, mut hot) = old.successor(MOVING).await;
+    let (listener, mut hot) = old.successor(MIGRATING).await;
     drop(hotupdate_axum::serve(listener, answers("new"), &mut hot));
     let hot = hot.ready().await.unwrap();
     within(old.hot.drain().started()).await;

@@ -40,7 +40,7 @@ async fn a_connection_is_kept_and_counted() {
 }
 
 #[tokio::test]
-async fn who_speaks_while_it_drains_is_answered_and_told_to_close() {
+async fn a_client_that_asks_during_the_drain_is_answered_and_told_to_close() {
     let server = Server::start(PATIENT).await;
     let mut kept = server.client().await;
     assert!(!kept.get("/").await.says_close());
@@ -139,7 +139,7 @@ async fn a_body_that_is_still_being_sent_is_read() {
 }
 
 #[tokio::test]
-async fn an_answer_survives_a_body_that_nobody_read() {
+async fn an_answer_survives_a_body_that_was_not_read() {
     let server = Server::start(PATIENT).await;
     let mut client = server.client().await;
     client.get("/").await;

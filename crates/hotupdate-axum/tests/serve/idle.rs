@@ -1,6 +1,6 @@
-//! Who says nothing: left alone for the grace, then closed without a reset, and never in the way of a drain.
+//! Idle clients: left alone for the grace, then closed without a reset, and never in the way of a drain.
 //!
-//! Deliberately absent: who is answered, see [`crate::http1`].
+//! Deliberately absent: clients that ask, see [`crate::http1`].
 
 use std::time::Instant;
 

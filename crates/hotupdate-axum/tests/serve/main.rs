@@ -13,7 +13,7 @@ mod deadline;
 mod http1;
 mod http2;
 mod idle;
-mod moves;
+mod migration;
 mod pipelines;
 mod server;
 mod settings;

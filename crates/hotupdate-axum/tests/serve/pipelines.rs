@@ -1,6 +1,6 @@
-//! Clients that pipeline without a pause: there is always a request in flight, and still they move.
+//! Clients that pipeline without a pause: there is always a request in flight, and still they migrate.
 //!
-//! Deliberately absent: pipelines that end, see [`crate::moves`].
+//! Deliberately absent: pipelines that end, see [`crate::migration`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Semaphore;
 
 use crate::client::Client;
-use crate::server::{MOVING, Server, until, within};
+use crate::server::{MIGRATING, Server, until, within};
 
 /// How many requests are always ahead of their answers.
 const AHEAD: usize = 50;
@@ -40,8 +40,8 @@ async fn start(server: Option<&Server>) -> Server {
         router.route("/at", at).route("/slow-echo", slow_echo)
     };
     match server {
-        None => Server::start_with(MOVING, more).await,
-        Some(old) => old.hand_off_with(MOVING, more).await,
+        None => Server::start_with(MIGRATING, more).await,
+        Some(old) => old.hand_off_with(MIGRATING, more).await,
     }
 }
 
@@ -63,7 +63,7 @@ async fn pour(mut client: Client, stop: Arc<AtomicBool>) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_always_has_a_request_in_flight_moves_all_the_same() {
+async fn a_connection_that_always_has_a_request_in_flight_migrates_all_the_same() {
     const HANDOFFS: usize = 10;
     let mut server = start(None).await;
     let stop = Arc::new(AtomicBool::new(false));
@@ -88,11 +88,11 @@ async fn who_always_has_a_request_in_flight_moves_all_the_same() {
 /// A client that leaves while its request is in flight is noticed, also while what it could say is held back.
 #[tokio::test]
 async fn a_client_that_leaves_in_the_middle_does_not_hold_the_drain() {
-    let server = Server::start(MOVING).await;
+    let server = Server::start(MIGRATING).await;
     let (_idle, mut client) = (server.client().await, server.client().await);
     client.ask("/held").await;
     until(|| server.hot.connections().summary().active == 1).await;
-    let new = server.hand_off_to(MOVING).await;
+    let new = server.hand_off_to(MIGRATING).await;
     // The new version has said what it takes.
     until(|| new.hot.connections().adopted() == 1).await;
     drop(client);

@@ -41,15 +41,15 @@ pub(crate) struct Times {
     pub(crate) grace: Duration,
     pub(crate) probation: Duration,
     pub(crate) header: Duration,
-    /// Live connections move, if the other version says the same.
-    pub(crate) moves: bool,
+    /// Live connections migrate, if the other version says the same.
+    pub(crate) migrates: bool,
 }
 
 /// Nothing ends by itself within the time of a test.
 pub(crate) const PATIENT: Times =
-    Times { deadline: LONG, grace: LONG, probation: Duration::ZERO, header: LONG, moves: false };
-/// Connections move.
-pub(crate) const MOVING: Times = Times { moves: true, ..PATIENT };
+    Times { deadline: LONG, grace: LONG, probation: Duration::ZERO, header: LONG, migrates: false };
+/// Connections migrate.
+pub(crate) const MIGRATING: Times = Times { migrates: true, ..PATIENT };
 /// Silent connections are closed soon.
 pub(crate) const BRISK: Times = Times { grace: SHORT, ..PATIENT };
 
@@ -149,7 +149,7 @@ pub(crate) fn builder(dir: &TempDir, times: Times) -> Builder {
         .drain_deadline(times.deadline)
         .probation(times.probation)
         .timing(Timing::default().drain_grace(times.grace).drain_spread(Duration::ZERO))
-        .migrate_connections(times.moves)
+        .migrate_connections(times.migrates)
 }
 
 fn app(version: &'static str) -> Router<Arc<Semaphore>> {

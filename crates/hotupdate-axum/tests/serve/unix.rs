@@ -1,6 +1,6 @@
-//! HTTP over a Unix socket: its connections move as those over TCP do.
+//! HTTP over a Unix socket: its connections migrate as those over TCP do.
 //!
-//! Deliberately absent: the rest of what moves do, see [`crate::moves`].
+//! Deliberately absent: the rest of what migrations do, see [`crate::migration`].
 
 use std::future::IntoFuture as _;
 use std::path::Path;
@@ -13,11 +13,11 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-use crate::server::{MOVING, builder, until, within};
+use crate::server::{MIGRATING, builder, until, within};
 
 /// A version that answers with its name.
 async fn start(dir: &TempDir, version: &'static str) -> (Serving, JoinHandle<hotupdate::Result<()>>) {
-    let mut hot = builder(dir, MOVING).join().await.unwrap();
+    let mut hot = builder(dir, MIGRATING).join().await.unwrap();
     let listener = hot.unix("http", dir.path().join("http.sock")).await.unwrap();
     let app = Router::new().route("/", get(move || async move { version }));
     let serve = hotupdate_axum::serve(listener, app, &mut hot);

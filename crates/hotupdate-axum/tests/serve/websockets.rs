@@ -1,6 +1,6 @@
 //! WebSockets that the next version takes and does not understand.
 //!
-//! Deliberately absent: those that move, see `tests/ws_moves`.
+//! Deliberately absent: those that migrate, see `tests/websockets`.
 
 use axum::routing::any;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -8,7 +8,7 @@ use hotupdate_axum::ws::{self, Event, WebSocket};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::server::{MOVING, Server, within};
+use crate::server::{MIGRATING, Server, within};
 
 async fn count(mut socket: WebSocket, mut counted: u64) {
     loop {
@@ -29,13 +29,13 @@ async fn count(mut socket: WebSocket, mut counted: u64) {
 #[tokio::test]
 async fn a_state_that_the_next_version_cannot_read_stays_and_its_client_is_told_to_come_back() {
     let upgrade = any(|upgrade: ws::Upgrade| async { upgrade.on_upgrade(|socket| count(socket, 0)) });
-    let server = Server::start_with(MOVING, |router| router.route("/count", upgrade)).await;
+    let server = Server::start_with(MIGRATING, |router| router.route("/count", upgrade)).await;
     let stream = TcpStream::connect(server.address).await.unwrap();
     let (mut client, _) = within(tokio_tungstenite::client_async("ws://test/count", stream)).await.unwrap();
     client.send(Message::text("one")).await.unwrap();
     assert_eq!(within(client.next()).await.unwrap().unwrap(), Message::text("1"));
 
-    let (_listener, mut starting) = server.successor(MOVING).await;
+    let (_listener, mut starting) = server.successor(MIGRATING).await;
     ws::on_migrated(&mut starting, "count", |_, _: Vec<String>| async {}).unwrap();
     let new = starting.ready().await.unwrap();
     within(server.hot.drain().started()).await;

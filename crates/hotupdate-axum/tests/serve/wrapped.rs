@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::server::{BRISK, MOVING, Times, builder, until, within};
+use crate::server::{BRISK, MIGRATING, Times, builder, until, within};
 
 /// Every byte is another one on its way.
 struct Cipher<T>(T);
@@ -100,7 +100,7 @@ async fn ask(client: &mut Cipher<TcpStream>, path: &str) -> String {
 #[tokio::test]
 async fn http1_is_told_to_close_and_idle_clients_are_closed_after_the_grace() {
     let dir = tempfile::tempdir().unwrap();
-    let (old, address, serving) = start(&dir, Times { moves: true, ..BRISK }).await;
+    let (old, address, serving) = start(&dir, Times { migrates: true, ..BRISK }).await;
     let (mut asks, mut idle) = (connect(address).await, connect(address).await);
     for client in [&mut asks, &mut idle] {
         let answer = ask(client, "/").await;
@@ -110,7 +110,7 @@ async fn http1_is_told_to_close_and_idle_clients_are_closed_after_the_grace() {
         );
     }
     assert_eq!(old.connections().rows()[0].protocol, "http/1.1");
-    let (new, ..) = start(&dir, MOVING).await;
+    let (new, ..) = start(&dir, MIGRATING).await;
     within(old.drain().started()).await;
     let answer = ask(&mut asks, "/").await;
     assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
@@ -126,7 +126,7 @@ async fn http1_is_told_to_close_and_idle_clients_are_closed_after_the_grace() {
 #[tokio::test]
 async fn http2_gets_goaway_and_finishes_its_streams() {
     let dir = tempfile::tempdir().unwrap();
-    let (old, address, serving) = start(&dir, MOVING).await;
+    let (old, address, serving) = start(&dir, MIGRATING).await;
     let io = TokioIo::new(connect(address).await);
     let (mut requests, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
@@ -134,7 +134,7 @@ async fn http2_gets_goaway_and_finishes_its_streams() {
     let held = Request::get("http://test/held").body(Empty::<Bytes>::new()).unwrap();
     let held = tokio::spawn(requests.send_request(held));
     until(|| old.connections().summary().active == 1).await;
-    let _new = start(&dir, MOVING).await;
+    let _new = start(&dir, MIGRATING).await;
     within(old.drain().started()).await;
     RELEASE.notify_one();
     let answer = within(held).await.unwrap().unwrap();
@@ -148,7 +148,7 @@ async fn http2_gets_goaway_and_finishes_its_streams() {
 #[tokio::test]
 async fn websockets_that_could_not_migrate_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let (_hot, address, _) = start(&dir, MOVING).await;
+    let (_hot, address, _) = start(&dir, MIGRATING).await;
     let refused = tokio_tungstenite::client_async("ws://test/ws", connect(address).await);
     match within(refused).await {
         Err(tokio_tungstenite::tungstenite::Error::Http(response)) => assert_eq!(response.status(), 426),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hotupdate_proto::{ListenerKind, Refusal};
 use tokio::net::UnixStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::ownership::Ownership;
@@ -26,7 +26,7 @@ use crate::rate_limited_log::RateLimitedLog;
 
 /// Callers on the control socket at the same time; they cost a descriptor each. If more come, the one that has been idle
 /// longest has to leave, and if none is idle the newest is turned away.
-const MAX_SESSIONS: usize = 256;
+pub(super) const MAX_SESSIONS: usize = 256;
 
 /// How long a new caller waits for the place of one that is idle.
 const LEAVING: Duration = Duration::from_millis(50);
@@ -73,7 +73,6 @@ async fn next_caller(gate: &Gate<Acceptor>, reserve: &Reserve) -> Option<io::Res
 }
 
 async fn accept_callers(gate: Arc<Gate<Acceptor>>, config: SessionConfig, allowed: Vec<u32>) {
-    let places = Arc::new(Semaphore::new(MAX_SESSIONS));
     let reserve = Reserve::default();
     // What is missing is taken later.
     let _ = reserve.fill();
@@ -102,7 +101,7 @@ async fn accept_callers(gate: Arc<Gate<Acceptor>>, config: SessionConfig, allowe
             tokio::spawn(session::refuse(stream, replies::refused(&refusal), config.write));
             continue;
         }
-        let Some(place) = place(&places, &config).await else {
+        let Some(place) = place(&config).await else {
             tokio::spawn(session::refuse(stream, replies::crowded(), Duration::ZERO));
             continue;
         };
@@ -117,13 +116,13 @@ async fn accept_callers(gate: Arc<Gate<Acceptor>>, config: SessionConfig, allowe
 
 /// A place for another caller. If all are taken, the caller that has been idle longest leaves for it, so that a flood of callers
 /// that say nothing pushes itself out.
-async fn place(places: &Arc<Semaphore>, config: &SessionConfig) -> Option<OwnedSemaphorePermit> {
-    if let Ok(place) = places.clone().try_acquire_owned() {
+async fn place(config: &SessionConfig) -> Option<OwnedSemaphorePermit> {
+    if let Ok(place) = config.places.clone().try_acquire_owned() {
         return Some(place);
     }
     config.complain(format_args!("too many callers on the control socket, at most {MAX_SESSIONS} at a time"));
     config.idle.notify_one();
-    let place = timeout(LEAVING, places.clone().acquire_owned()).await;
+    let place = timeout(LEAVING, config.places.clone().acquire_owned()).await;
     // If none was idle, the first to fall idle later must not leave for a caller that is gone.
     pin!(config.idle.notified()).enable();
     place.ok()?.ok()
@@ -134,6 +133,7 @@ mod tests {
     use super::*;
     use crate::lifecycle::Lifecycle;
     use hotupdate_proto::Timing;
+    use std::pin::Pin;
     use std::task::{Context, Waker};
     use tokio::sync::{mpsc, watch};
 
@@ -142,28 +142,47 @@ mod tests {
         SessionConfig::new("process 1".into(), &Timing::default(), requests, lifecycle)
     }
 
+    /// With so many places.
+    fn config_of(places: usize) -> SessionConfig {
+        let config = config();
+        config.places.forget_permits(MAX_SESSIONS - places);
+        config
+    }
+
+    fn is_pending(future: Pin<&mut impl Future>) -> bool {
+        future.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
     #[tokio::test]
     async fn the_caller_that_has_been_idle_longest_leaves() {
-        let (places, config) = (Arc::new(Semaphore::new(2)), config());
-        let [one, two] = [place(&places, &config).await.unwrap(), place(&places, &config).await.unwrap()];
-        let (mut later, mut longest) = (pin!(config.idle.notified()), pin!(config.idle.notified()));
-        assert!(!longest.as_mut().enable() && !later.as_mut().enable());
+        let config = config_of(2);
+        let [one, two] = [place(&config).await.unwrap(), place(&config).await.unwrap()];
+        let (mut later, mut longest) = (pin!(config.place_is_needed()), pin!(config.place_is_needed()));
+        assert!(is_pending(longest.as_mut()) && is_pending(later.as_mut()));
         let leaves = async {
             longest.await;
             drop(one);
         };
-        let (third, ()) = tokio::join!(place(&places, &config), leaves);
+        let (third, ()) = tokio::join!(place(&config), leaves);
         assert!(third.is_some());
-        assert!(later.poll(&mut Context::from_waker(Waker::noop())).is_pending(), "one was enough");
+        assert!(is_pending(later), "one was enough");
         drop(two);
     }
 
     #[tokio::test]
     async fn a_caller_that_falls_idle_too_late_stays() {
-        let (places, config) = (Arc::new(Semaphore::new(1)), config());
-        let _busy = place(&places, &config).await.unwrap();
-        assert!(place(&places, &config).await.is_none(), "the newest is turned away");
-        let idle = pin!(config.idle.notified());
-        assert!(idle.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let config = config_of(1);
+        let _busy = place(&config).await.unwrap();
+        assert!(place(&config).await.is_none(), "the newest is turned away");
+        assert!(is_pending(pin!(config.place_is_needed())));
+    }
+
+    #[tokio::test]
+    async fn a_caller_stays_as_long_as_there_are_places() {
+        let config = config_of(2);
+        let _one = place(&config).await.unwrap();
+        // It hung up in the moment in which it had to leave.
+        config.idle.notify_one();
+        assert!(is_pending(pin!(config.place_is_needed())));
     }
 }

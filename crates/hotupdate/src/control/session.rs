@@ -17,6 +17,7 @@ use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::acceptor::MAX_SESSIONS;
 use super::replies::{
     busy, crowded, description, encoded, failed, info, monitored, parameters, service_error, unknown,
 };
@@ -60,7 +61,9 @@ pub(crate) struct SessionConfig {
     pub(crate) write: Duration,
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) lifecycle: watch::Receiver<Lifecycle>,
-    /// Callers that are idle wait here, in the order in which they fell idle; the one that is notified leaves.
+    /// One for each caller.
+    pub(super) places: Arc<Semaphore>,
+    /// Callers that are idle wait here, in the order in which they fell idle.
     pub(super) idle: Arc<Notify>,
     watchers: Arc<Semaphore>,
     listings: Arc<Semaphore>,
@@ -82,6 +85,7 @@ impl SessionConfig {
             write: timing.write,
             requests,
             lifecycle,
+            places: Arc::new(Semaphore::new(MAX_SESSIONS)),
             idle: Arc::default(),
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             listings: Arc::new(Semaphore::new(MAX_LISTINGS)),
@@ -100,6 +104,17 @@ impl SessionConfig {
     /// How the line in the log ends that says that a successor is turned away, if it is of use.
     pub(crate) fn end_of_refusal(&self) -> Option<String> {
         self.end(&self.refusals)
+    }
+
+    /// Resolves when this caller has to leave for another one. As long as it waits here, it counts as idle.
+    pub(super) async fn place_is_needed(&self) {
+        loop {
+            self.idle.notified().await;
+            // A caller that was notified and hung up at the same moment passes that on, perhaps to one that comes much later.
+            if self.places.available_permits() == 0 {
+                return;
+            }
+        }
     }
 
     fn end(&self, log: &RateLimitedLog) -> Option<String> {
@@ -173,7 +188,7 @@ impl Session {
         tokio::select! {
             biased;
             frame = self.receiver.frame() => Some(frame),
-            () = self.config.idle.notified() => None,
+            () = self.config.place_is_needed() => None,
         }
     }
 
@@ -225,7 +240,7 @@ impl Session {
         let place = tokio::select! {
             place = timeout(self.config.write, self.config.listings.clone().acquire_owned()) => place.ok(),
             // A caller that waits here must not keep out one that only asks which process serves.
-            () = self.config.idle.notified() => None,
+            () = self.config.place_is_needed() => None,
         };
         let Some(Ok(place)) = place else {
             let why = format!("{MAX_LISTINGS} callers read lists of connections and do not come to an end");

@@ -7,6 +7,7 @@
 //! at most one set of descriptors). A set waits in a queue until the message that owns it is whole. At the limit of open
 //! files the kernel drops what does not fit (`MSG_CTRUNC`): that is found out when the message is taken.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -28,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 const KERNEL_MAX_DESCRIPTORS: usize = 253;
 
 /// One read. Batches of connection rows are the only messages that need several.
-const READ_SIZE: usize = 64 * 1024;
+const READ_SIZE: usize = 1 << 16;
 
 /// How long to wait when the kernel is short of something.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(2);
@@ -82,10 +83,10 @@ impl Receiver {
         let owned = message.descriptors();
         let set = if owned == 0 { None } else { self.sets.pop_front() };
         let Set { descriptors, truncated } = set.unwrap_or(Set { descriptors: Vec::new(), truncated: false });
-        let some_are_enough =
-            truncated && descriptors.len() < owned && matches!(message, Message::Prepare { .. });
-        if descriptors.len() != owned && !some_are_enough {
-            return Err(wrong_number(&message, owned, descriptors.len(), truncated));
+        match descriptors.len().cmp(&owned) {
+            Ordering::Equal => {}
+            Ordering::Less if truncated && matches!(message, Message::Prepare { .. }) => {}
+            _ => return Err(wrong_number(&message, owned, descriptors.len(), truncated)),
         }
         self.check_stray()?;
         Ok((message, descriptors))
@@ -136,22 +137,20 @@ impl Receiver {
             match stream.try_io(Interest::READABLE, || {
                 receive(stream, buffer, &mut [MaybeUninit::uninit(); SPACE], sets)
             }) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Whoever waits for what cannot be read has a deadline.
-                Err(error) if passes(&error) => sleep(SHORTAGE_PAUSE).await,
-                result => break result,
+                Ok(bytes) => break bytes,
+                Err(error) => match retry(&error) {
+                    Some(Retry::WhenReady) => {}
+                    // Whatever waits for what cannot be read has a deadline.
+                    Some(Retry::Later) => sleep(SHORTAGE_PAUSE).await,
+                    None => return Err(unreadable(&error)),
+                },
             }
         };
-        match read {
-            Ok(_) if self.waiting() > KERNEL_MAX_DESCRIPTORS + MAX_DESCRIPTORS => Err(self.stray()),
-            Ok(bytes) => {
-                self.decoder.push(&self.buffer[..bytes]);
-                Ok(bytes)
-            }
-            // The other side closed with something of ours unread, which is a way of being gone.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(Fault::PeerGone),
-            Err(error) => Err(Fault::Local(format!("reading the link: {error}"))),
+        if self.waiting() > KERNEL_MAX_DESCRIPTORS + MAX_DESCRIPTORS {
+            return Err(self.stray());
         }
+        self.decoder.push(&self.buffer[..read]);
+        Ok(read)
     }
 }
 
@@ -181,7 +180,7 @@ fn receive(
         stream,
         &mut [IoSliceMut::new(buffer)],
         &mut control,
-        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+        RecvFlags::CMSG_CLOEXEC.union(RecvFlags::DONTWAIT),
     )?;
     let mut descriptors = Vec::new();
     for message in control.drain() {
@@ -216,19 +215,40 @@ async fn send_all(stream: &UnixStream, mut bytes: &[u8], mut descriptors: &[Sent
                 bytes = &bytes[sent..];
                 descriptors = &[];
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
-            Err(error) if passes(&error) => sleep(SHORTAGE_PAUSE).await,
-            Err(error) => return Err(error),
+            Err(error) => match retry(&error) {
+                Some(Retry::WhenReady) => stream.writable().await?,
+                Some(Retry::Later) => sleep(SHORTAGE_PAUSE).await,
+                None => return Err(error),
+            },
         }
     }
     Ok(())
 }
 
-/// A signal came; too many descriptors are in flight (unix(7)), and the receiver only has to read; or there is no memory at the
-/// moment (sendmsg(2), recvmsg(2)). A link that was given up for that could not even say so.
-fn passes(error: &io::Error) -> bool {
-    const PASSING: [Errno; 4] = [Errno::INTR, Errno::TOOMANYREFS, Errno::NOBUFS, Errno::NOMEM];
-    Errno::from_io_error(error).is_some_and(|errno| PASSING.contains(&errno))
+/// When to read or write again after an error that is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retry {
+    WhenReady,
+    Later,
+}
+
+/// Not ready; or a signal came; too many descriptors are in flight (unix(7)), and the receiver only has to read; or there is no
+/// memory at the moment (sendmsg(2), recvmsg(2)). A link that was given up for that could not even say so.
+fn retry(error: &io::Error) -> Option<Retry> {
+    // tokio's own "not ready" has no number.
+    match (error.kind(), Errno::from_io_error(error)) {
+        (io::ErrorKind::WouldBlock, _) => Some(Retry::WhenReady),
+        (_, Some(Errno::INTR | Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM)) => Some(Retry::Later),
+        _ => None,
+    }
+}
+
+/// The other side closed with something of ours unread, which is a way of being gone; or else the fault is here.
+fn unreadable(error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset => Fault::PeerGone,
+        _ => Fault::Local(format!("reading the link: {error}")),
+    }
 }
 
 fn misbehaved(error: FrameError) -> Fault {
@@ -447,17 +467,20 @@ mod tests {
     #[test]
     fn a_shortage_passes_and_an_error_does_not() {
         for (errno, expected) in [
-            (Errno::INTR, true),
-            (Errno::TOOMANYREFS, true),
-            (Errno::NOBUFS, true),
-            (Errno::NOMEM, true),
-            (Errno::PIPE, false),
-            (Errno::CONNRESET, false),
-            (Errno::AGAIN, false),
+            (Errno::AGAIN, Some(Retry::WhenReady)),
+            (Errno::INTR, Some(Retry::Later)),
+            (Errno::TOOMANYREFS, Some(Retry::Later)),
+            (Errno::NOBUFS, Some(Retry::Later)),
+            (Errno::NOMEM, Some(Retry::Later)),
+            (Errno::PIPE, None),
+            (Errno::CONNRESET, None),
         ] {
-            assert_eq!(passes(&io::Error::from(errno)), expected, "{errno:?}");
+            assert_eq!(retry(&io::Error::from(errno)), expected, "{errno:?}");
         }
-        assert!(!passes(&io::Error::other("no number")));
+        assert_eq!(retry(&io::ErrorKind::WouldBlock.into()), Some(Retry::WhenReady));
+        assert_eq!(retry(&io::Error::other("no number")), None);
+        assert_eq!(unreadable(&Errno::CONNRESET.into()), Fault::PeerGone);
+        assert!(matches!(unreadable(&Errno::BADF.into()), Fault::Local(_)));
     }
 
     /// A process that hangs up with something unread resets the connection (unix(7)).

@@ -240,7 +240,7 @@ mod tests {
     use crate::listeners::stream::Acceptor;
     use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::pin::{Pin, pin};
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
     use std::task::{Wake, Waker};
     use tokio::net::UnixDatagram;
 
@@ -370,6 +370,33 @@ mod tests {
         assert_eq!(soon(sends).await.unwrap(), 7);
     }
 
+    /// What is open is left to the runtime, which knows when to look again.
+    #[tokio::test]
+    async fn only_what_is_parked_is_tried_again_and_again() {
+        const TRIES: u32 = 20;
+        let full = |_: BorrowedFd<'_>| Err(io::ErrorKind::WouldBlock.into());
+        let (gate, _) = tcp();
+        for open in [false, true] {
+            if open {
+                gate.open().unwrap();
+            }
+            let tried = AtomicU32::new(0);
+            let sends = gate.send(
+                |_, _| {
+                    tried.fetch_add(1, Relaxed);
+                    Poll::Pending
+                },
+                |fd| {
+                    tried.fetch_add(1, Relaxed);
+                    full(fd)
+                },
+            );
+            let ends = tokio::time::timeout(TRIES * FULL_QUEUE_PAUSE, sends).await;
+            assert!(ends.is_err(), "it is full");
+            assert_eq!(tried.load(Relaxed) > 2, !open, "{tried:?} tries");
+        }
+    }
+
     /// A gate with a datagram socket, and the socket at the other end.
     fn datagrams() -> (Arc<Gate<UnixDatagram>>, UnixDatagram) {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
@@ -397,6 +424,9 @@ mod tests {
         assert!(is_pending(waits.as_mut()).await, "the queue is full");
         assert_eq!(soon(theirs.recv(&mut [0])).await.unwrap(), 1);
         assert_eq!(soon(waits).await.unwrap(), 1, "it is tried again while it is parked");
+
+        let error = gate.send(|_, _| Poll::Pending, |_| Err(io::ErrorKind::PermissionDenied.into())).await;
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
 
         let mut waits = pin!(send(&gate));
         assert!(is_pending(waits.as_mut()).await, "the queue is full");

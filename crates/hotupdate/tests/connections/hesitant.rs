@@ -5,8 +5,9 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use hotupdate::Timing;
+use hotupdate::{Connection, Timing};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -61,6 +62,52 @@ async fn connections_stay_until_the_successor_answers_again() {
     assert_eq!(peer.next_of("commit").await["batch"], again["batch"]);
     timeout(SOON, first.drained()).await.expect("it has migrated");
     assert_eq!(first.connections().migrated(), 1);
+}
+
+/// Tries to migrate at each byte, and says when that has failed.
+async fn tries(mut connection: Connection) {
+    while connection.read_u8().await.is_ok() {
+        match connection.migrate("count", &0_u8).await {
+            Ok(()) => return,
+            Err(stays) => connection = stays.connection,
+        }
+        connection.write_all(b"-").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn while_the_successor_does_not_answer_an_attempt_fails_at_once() {
+    let folder = Folder::new();
+    let mut starting = folder.builder("v1").timing(timing()).join().await.unwrap();
+    let mut listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().ip().unwrap();
+    let _first = starting.ready().await.unwrap();
+    tokio::spawn(async move {
+        while let Some(connection) = listener.accept().await {
+            tokio::spawn(tries(connection));
+        }
+    });
+    let mut clients =
+        [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+    let fails = async |client: &mut TcpStream| {
+        client.write_u8(b'?').await.unwrap();
+        let answer = timeout(SOON, client.read_u8()).await;
+        assert_eq!(answer.expect("it does not wait for the successor").unwrap(), b'-');
+    };
+    for client in &mut clients {
+        fails(client).await;
+    }
+    let mut peer = takes_over(&folder).await;
+    let first_attempt = async {
+        fails(&mut clients[0]).await;
+        fails(&mut clients[0]).await;
+        fails(&mut clients[1]).await;
+    };
+    let offers = async {
+        let prepare = peer.next_of("prepare").await;
+        assert_eq!(peer.next_of("abort").await["batch"], prepare["batch"]);
+    };
+    tokio::join!(first_attempt, offers);
 }
 
 /// The only thread of the service does nothing until the returned value is dropped.

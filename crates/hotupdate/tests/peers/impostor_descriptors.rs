@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use crate::common::lies::{fails, honest, offer, recovers};
 use crate::common::peer::{Impostor, Peer, complete, control, listeners, status};
 use crate::common::{self, Folder, Log, alone, answer, ask, descriptors, eventually};
-use hotupdate::{ErrorKind, Serving};
+use hotupdate::{Builder, ErrorKind, Serving};
 use serde_json::{Value, json};
 
 fn directory() -> OwnedFd {
@@ -155,7 +155,7 @@ fn a_link_that_is_a_file_or_blocks() {
 // ---- connections that move ---------------------------------------------------------------------------------------
 
 /// A successor of the impostor that serves and takes connections, and the link to it.
-async fn serves(folder: &Folder, impostor: &Impostor) -> (Serving, Peer) {
+pub(crate) async fn serves(builder: Builder, impostor: &Impostor) -> (Serving, Peer) {
     let talk = async {
         let mut peer = impostor.accept().await;
         let joined = json!({
@@ -168,7 +168,7 @@ async fn serves(folder: &Folder, impostor: &Impostor) -> (Serving, Peer) {
         peer.say(&complete(2)).await;
         peer
     };
-    let (joined, mut peer) = tokio::join!(folder.builder("v2").join(), talk);
+    let (joined, mut peer) = tokio::join!(builder.join(), talk);
     let mut starting = joined.unwrap();
     let listener = starting.tcp("http", "127.0.0.1:0").await.unwrap();
     let release = async {
@@ -187,7 +187,7 @@ async fn serves(folder: &Folder, impostor: &Impostor) -> (Serving, Peer) {
     (serving, peer)
 }
 
-fn moving(id: u64, fd: BorrowedFd<'_>) -> Value {
+pub(crate) fn moving(id: u64, fd: BorrowedFd<'_>) -> Value {
     let cookie = rustix::net::sockopt::socket_cookie(fd).unwrap_or(1);
     json!({
         "row": {
@@ -203,7 +203,7 @@ fn moves(fds: impl FnOnce(&mut Vec<TcpStream>) -> Vec<OwnedFd>, change: impl FnO
     alone(async {
         let (folder, (log, _guard)) = (Folder::new(), Log::begin());
         let impostor = Impostor::at(&folder);
-        let (_serving, mut peer) = serves(&folder, &impostor).await;
+        let (_serving, mut peer) = serves(folder.builder("v2"), &impostor).await;
         let mut clients = Vec::new();
         let fds = fds(&mut clients);
         let before = descriptors();
@@ -225,7 +225,7 @@ fn moves(fds: impl FnOnce(&mut Vec<TcpStream>) -> Vec<OwnedFd>, change: impl FnO
     });
 }
 
-fn connection(clients: &mut Vec<TcpStream>) -> OwnedFd {
+pub(crate) fn connection(clients: &mut Vec<TcpStream>) -> OwnedFd {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     clients.push(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
     let (accepted, _) = listener.accept().unwrap();

@@ -7,6 +7,7 @@
 mod callers;
 #[path = "../common/mod.rs"]
 mod common;
+mod hanging;
 mod hostile;
 mod impostor;
 mod impostor_descriptors;

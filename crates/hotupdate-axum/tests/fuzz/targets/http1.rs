@@ -1,8 +1,8 @@
-//! Any stream of bytes, in any pieces, with moves in between at any moment: the bytes of the answers are
+//! Any stream of bytes, in any pieces, with migrations in between at any moment: the bytes of the answers are
 //! those of a connection that stays.
 //!
-//! Deliberately absent: HTTP/2, which does not move. And where a connection ends whose client sends bodies
-//! that nobody reads: that depends on how much of them has arrived, with or without a move.
+//! Deliberately absent: HTTP/2, which does not migrate. And where a connection ends whose client sends bodies
+//! that are not read: that depends on how much of them has arrived, with or without a migration.
 
 use arbitrary::Unstructured;
 
@@ -10,25 +10,25 @@ use super::script::Script;
 use super::stage::perform;
 
 pub(crate) fn check(bytes: &[u8]) {
-    let _ = how_often_it_moves(bytes);
+    let _ = how_often_it_migrates(bytes);
 }
 
-/// Checks, and says how often the connection has moved.
-pub(crate) fn how_often_it_moves(bytes: &[u8]) -> u64 {
+/// Checks, and says how often the connection has migrated.
+pub(crate) fn how_often_it_migrates(bytes: &[u8]) -> u64 {
     let Ok(script) = Script::read(&mut Unstructured::new(bytes)) else { return 0 };
     // Known at its first bytes, and another protocol.
     if script.stream.starts_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n") {
         return 0;
     }
-    let (answers, moved, left) = perform(&script.stream, script.steps.iter().copied());
-    // hyper 1.12 goes to sleep when a body of several chunks that nobody reads is followed by a request and
-    // the answer before it is still being written, moved or not.
+    let (answers, migrated, left) = perform(&script.stream, script.steps.iter().copied());
+    // hyper 1.12 goes to sleep when a body of several chunks that is not read is followed by a request and
+    // the answer before it is still being written, migrated or not.
     assert!(
         script.ignores_bodies || left == 0,
         "a connection is left after {:?}",
         String::from_utf8_lossy(&answers)
     );
-    let stays = script.steps.iter().copied().filter(|step| !step.moves());
+    let stays = script.steps.iter().copied().filter(|step| !step.migrates());
     let (expected, ..) = perform(&script.stream, stays);
     if script.ignores_bodies {
         let same = expected.starts_with(&answers) || answers.starts_with(&expected);
@@ -38,12 +38,15 @@ pub(crate) fn how_often_it_moves(bytes: &[u8]) -> u64 {
     } else {
         assert!(expected == answers, "{}", differ(&script, &expected, &answers));
     }
-    moved
+    migrated
 }
 
 fn differ(script: &Script, expected: &[u8], answers: &[u8]) -> String {
     let [stream, expected, answers] =
         [&script.stream, expected, answers].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     let (expected, answers) = (expected.replace("bbbb", ""), answers.replace("bbbb", ""));
-    format!("{:?}\n---- sent\n{stream}\n---- without a move\n{expected}\n---- with\n{answers}", script.steps)
+    format!(
+        "{:?}\n---- sent\n{stream}\n---- without a migration\n{expected}\n---- with\n{answers}",
+        script.steps
+    )
 }

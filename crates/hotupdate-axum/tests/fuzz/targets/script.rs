@@ -45,7 +45,7 @@ pub(super) enum Step {
 
 impl Step {
     /// A connection that stays knows nothing of it.
-    pub(super) fn moves(self) -> bool {
+    pub(super) fn migrates(self) -> bool {
         matches!(self, Self::Drain | Self::Takes | Self::Arrive | Self::ServeAgain)
     }
 }
@@ -69,7 +69,7 @@ impl Script {
                 13 => Step::Takes,
                 14 => Step::Arrive,
                 15 => Step::ServeAgain,
-                // A whole move, if the connection is between two messages.
+                // A whole migration, if the connection is between two messages.
                 _ => {
                     script.steps.extend([Step::Drain, Step::Takes, Step::Settle]);
                     Step::Arrive
@@ -85,7 +85,7 @@ impl Script {
             // No request, or a bit of one.
             let length = u.int_in_range(0..=40)?.min(u.len());
             self.stream.extend_from_slice(u.bytes(length)?);
-            // Who knows what that makes of the rest.
+            // The rest may mean anything after it.
             (self.ignores_bodies, self.has_garbage) = (true, true);
             return Ok(());
         }
@@ -119,7 +119,7 @@ impl Script {
         self.ignores_bodies |= ignores(&self.stream);
         let mut pieces: Vec<Vec<u8>> = Vec::new();
         for _ in 0..u.int_in_range(0..=3)? {
-            // A body that is a request, if somebody takes it for one.
+            // A body that is a request, if it is taken for one.
             let bait = b"GET /trap HTTP/1.1\r\nHost: a\r\n\r\n".as_slice();
             let length = u.int_in_range(1..=40)?;
             pieces.push(if u.arbitrary()? { bait.to_vec() } else { vec![b'x'; length] });

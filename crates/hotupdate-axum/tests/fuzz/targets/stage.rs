@@ -1,5 +1,5 @@
 //! One client, and the processes that its connection comes through, in one thread and on a clock that stands
-//! still whenever somebody has something to do: the same script always plays in the same way.
+//! still whenever a task has something to do: the same script always plays in the same way.
 //!
 //! Deliberately absent: what should come of it.
 
@@ -17,8 +17,8 @@ use super::script::Step;
 /// What the kernel keeps for a client that does not read: as little as it can.
 const SEND_BUFFER: usize = 4096;
 
-/// Returns the bytes of the answers, without those that depend on the time, how often the connection moved,
-/// and whether it is still there although its client is gone.
+/// Returns the bytes of the answers, without those that depend on the time, how often the connection
+/// migrated, and whether it is still there although its client is gone.
 pub(super) fn perform(stream: &[u8], steps: impl Iterator<Item = Step>) -> (Vec<u8>, u64, usize) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().start_paused(true).build().expect("a runtime");
@@ -102,7 +102,7 @@ impl<'a> Stage<'a> {
             match self.client.try_read(&mut bytes) {
                 Ok(0) => return,
                 Ok(n) => self.answers.extend_from_slice(&bytes[..n]),
-                // Reset: what is sent after an upgrade that its handler did not want is read by nobody.
+                // Reset: what is sent after an upgrade that its handler did not want is not read.
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionReset) => {
                     return;
                 }
@@ -133,8 +133,8 @@ impl<'a> Stage<'a> {
             }
         }
         let left = self.processes.iter().map(|process| process.connections().rows().len()).sum();
-        let moved = self.processes.iter().map(|process| process.connections().migrated()).sum();
-        (comparable(&self.answers), moved, left)
+        let migrated = self.processes.iter().map(|process| process.connections().migrated()).sum();
+        (comparable(&self.answers), migrated, left)
     }
 }
 
@@ -144,8 +144,8 @@ fn serve(connection: hotupdate::Connection, state: Option<Vec<u8>>, app: &App) {
     tokio::spawn(hotupdate_axum::serve_one(connection, state, service));
 }
 
-/// Until nobody has anything to do. The clock moves only then, but what has just become readable is not yet
-/// read.
+/// Until no task has anything to do. The clock advances only then, but what has just become readable is not
+/// yet read.
 async fn settle() {
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_millis(1)).await;

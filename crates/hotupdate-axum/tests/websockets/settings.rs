@@ -1,4 +1,4 @@
-//! What a handler asks of an upgrade, without any move.
+//! What a handler asks of an upgrade, without any migration.
 //!
 //! Deliberately absent: what is no upgrade, see the unit tests of `src/ws/upgrade.rs`.
 

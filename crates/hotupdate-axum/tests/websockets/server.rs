@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::SPREAD;
 
-/// What moves with each socket.
+/// What migrates with each socket.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Counts {
     received: u64,
@@ -69,7 +69,7 @@ pub(crate) async fn start(dir: &TempDir, how: How) -> (Serving, SocketAddr) {
     (hot, address)
 }
 
-/// Says who has received what as which message; sends numbers in between.
+/// Answers with the version, the number of the message, and its text; sends numbers in between.
 pub(crate) async fn serve(mut socket: WebSocket, mut counts: Counts, version: u64) {
     let mut tick = tokio::time::interval(Duration::from_millis(1));
     loop {
@@ -105,7 +105,7 @@ pub(crate) async fn serve(mut socket: WebSocket, mut counts: Counts, version: u6
 /// Nothing more can be poured.
 pub(crate) static FULL: Notify = Notify::const_new();
 
-/// Sends until nothing more can be sent; the last message is half on its way when the socket moves.
+/// Sends until nothing more can be sent; the last message is half on its way when the socket migrates.
 async fn pour(mut socket: WebSocket) {
     let mut sent = 1u32;
     socket.send(Message::text(format!("{:>20000}", 0))).await.unwrap();

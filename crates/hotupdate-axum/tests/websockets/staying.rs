@@ -1,6 +1,6 @@
 //! Sockets that do not migrate: the next version does not accept them, or it has died.
 //!
-//! Deliberately absent: messages that are too large to move half, see [`crate::halves`].
+//! Deliberately absent: messages that are too large to migrate half, see [`crate::halves`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

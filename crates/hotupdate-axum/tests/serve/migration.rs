@@ -1,7 +1,7 @@
-//! HTTP/1.1 connections that move to the next version while their clients see nothing.
+//! HTTP/1.1 connections that migrate to the next version while their clients see nothing.
 //!
-//! Deliberately absent: servers that move none, see [`crate::http1`] and [`crate::idle`]; streams of requests
-//! that nobody has thought of, see [`crate::any_stream`].
+//! Deliberately absent: servers that migrate none, see [`crate::http1`] and [`crate::idle`]; streams of
+//! requests that no test has thought of, see [`crate::any_stream`].
 
 mod bodies;
 mod in_flight;
@@ -14,14 +14,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::io::AsyncReadExt as _;
 
 use crate::client::Client;
-use crate::server::{LONG, MOVING, Server, Times, until, within};
+use crate::server::{LONG, MIGRATING, Server, Times, until, within};
 
 const HEAD: &str = "Host: test\r\n\r\n";
 
 impl Server {
     /// Everything has left this version for `new`, and it was told to none.
-    async fn leaves_to(self, new: &Self, moved: u64) {
-        until(|| new.hot.connections().adopted() == moved).await;
+    async fn leaves_to(self, new: &Self, migrated: u64) {
+        until(|| new.hot.connections().adopted() == migrated).await;
         assert_eq!(self.drained().await, 0);
     }
 
@@ -45,11 +45,11 @@ impl Client {
 
 #[tokio::test]
 async fn between_requests() {
-    let server = Server::start(MOVING).await;
+    let server = Server::start(MIGRATING).await;
     let mut client = server.client().await;
     client.is_answered_by("old").await;
     let before = server.hot.connections().rows().remove(0);
-    let new = server.hand_off_to(MOVING).await;
+    let new = server.hand_off_to(MIGRATING).await;
     server.leaves_to(&new, 1).await;
     let after = new.hot.connections().rows().remove(0);
     assert_eq!((&after.peer, &after.local, &after.listener), (&before.peer, &before.local, &before.listener));
@@ -61,22 +61,22 @@ async fn between_requests() {
 
 #[tokio::test]
 async fn never_a_byte() {
-    let server = Server::start(MOVING).await;
+    let server = Server::start(MIGRATING).await;
     let mut client = server.client().await;
     until(|| server.hot.connections().summary().idle == 1).await;
-    let new = server.hand_off_to(MOVING).await;
+    let new = server.hand_off_to(MIGRATING).await;
     server.leaves_to(&new, 1).await;
     client.is_answered_by("new").await;
 }
 
 #[tokio::test]
 async fn half_a_preface() {
-    let server = Server::start(MOVING).await;
+    let server = Server::start(MIGRATING).await;
     let (mut http1, mut http2) = (server.client().await, server.client().await);
     http1.send("P").await;
     http2.send("PRI * HTTP/2.0\r\n").await;
     until(|| server.hot.connections().summary().idle == 2).await;
-    let new = server.hand_off_to(MOVING).await;
+    let new = server.hand_off_to(MIGRATING).await;
     server.leaves_to(&new, 2).await;
     http1.send(&format!("OST /echo HTTP/1.1\r\nContent-Length: 3\r\n{HEAD}abc")).await;
     http1.is_answered("abc").await;
@@ -88,14 +88,14 @@ async fn half_a_preface() {
 
 #[tokio::test]
 async fn a_second_request_is_never_taken_for_http2() {
-    let server = Server::start(MOVING).await;
+    let server = Server::start(MIGRATING).await;
     let mut client = server.client().await;
     client.is_answered_by("old").await;
     client.send("PRI").await;
-    let new = server.hand_off_to(MOVING).await;
+    let new = server.hand_off_to(MIGRATING).await;
     server.leaves_to(&new, 1).await;
     client.send(" * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-    // As without a move: hyper has no answer to that. HTTP/2 would begin with SETTINGS.
+    // As without a migration: hyper has no answer to that. HTTP/2 would begin with SETTINGS.
     client.ends().await;
 }
 
@@ -106,7 +106,7 @@ async fn half_a_head_or_pipelined_requests_cut_anywhere() {
         "\r\nPOST /echo HTTP/1.1\r\nContent-Length: 3\r\n{HEAD}abcGET /same HTTP/1.1\r\n{HEAD}\
          POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{HEAD}2\r\nde\r\n1\r\nf\r\n0\r\n\r\n"
     );
-    let server = Server::start(MOVING).await;
+    let server = Server::start(MIGRATING).await;
     let mut clients = Vec::new();
     for cut in 0..=stream.len() {
         let mut client = server.client().await;
@@ -114,27 +114,27 @@ async fn half_a_head_or_pipelined_requests_cut_anywhere() {
         clients.push((client, cut));
     }
     until(|| server.hot.connections().rows().len() == clients.len()).await;
-    let new = server.hand_off_to(MOVING).await;
+    let new = server.hand_off_to(MIGRATING).await;
     for (client, cut) in &mut clients {
         client.send(&stream[*cut..]).await;
         client.is_answered("abc").await;
         client.is_answered("same").await;
         client.is_answered("def").await;
     }
-    let moved = clients.len().try_into().unwrap();
-    server.leaves_to(&new, moved).await;
+    let migrated = clients.len().try_into().unwrap();
+    server.leaves_to(&new, migrated).await;
     for (client, _) in &mut clients {
         client.is_answered_by("new").await;
     }
 }
 
 #[tokio::test]
-async fn a_rollback_moves_them_back() {
-    let server = Server::start(Times { probation: LONG, ..MOVING }).await;
+async fn a_rollback_migrates_them_back() {
+    let server = Server::start(Times { probation: LONG, ..MIGRATING }).await;
     let (mut idle, mut half) = (server.client().await, server.client().await);
     idle.is_answered_by("old").await;
     half.send("GET / HT").await;
-    let new = server.hand_off_to(MOVING).await;
+    let new = server.hand_off_to(MIGRATING).await;
     until(|| new.hot.connections().adopted() == 2).await;
     idle.is_answered_by("new").await;
     server.roll_back().await;
@@ -145,14 +145,14 @@ async fn a_rollback_moves_them_back() {
     half.is_answered("old").await;
 }
 
-/// Clients that always ask, so that some of them ask in the very moment of each move.
+/// Clients that always ask, so that some of them ask in the very moment of each migration.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_handoffs_under_busy_clients() {
-    let mut server = Server::start(MOVING).await;
+    let mut server = Server::start(MIGRATING).await;
     let (address, stop) = (server.address, Arc::new(AtomicBool::new(false)));
     let clients: Vec<_> = (0..16).map(|n| tokio::spawn(busy(address, n, stop.clone()))).collect();
     for _ in 0..100 {
-        let new = server.hand_off_to(MOVING).await;
+        let new = server.hand_off_to(MIGRATING).await;
         assert_eq!(server.drained().await, 0);
         server = new;
     }

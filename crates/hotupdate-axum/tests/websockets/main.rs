@@ -1,4 +1,4 @@
-//! WebSockets that move to the next version: what their clients see, which is nothing.
+//! WebSockets that migrate to the next version: what their clients see, which is nothing.
 //!
 //! Deliberately absent: real processes, see `integration-tests/tests/connections/chat.rs`.
 

@@ -49,11 +49,11 @@ async fn twenty_conversations_go_on_through_fifty_handoffs() {
     let (mut hot, address) = start(&dir, version(1)).await;
     let stop = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..20).map(|_| tokio::spawn(converse(address, stop.clone()))).collect();
-    let (mut moved, mut forced) = (0, 0);
+    let (mut migrated, mut forced) = (0, 0);
     for next in 2..=HANDOFFS + 1 {
         let (new, _) = start(&dir, version(next)).await;
         within(hot.drained()).await;
-        moved += hot.connections().migrated();
+        migrated += hot.connections().migrated();
         forced += hot.connections().forced();
         hot = new;
     }
@@ -64,6 +64,6 @@ async fn twenty_conversations_go_on_through_fifty_handoffs() {
     }
     assert_eq!(forced, 0);
     // One that connects during the first handoff may begin in the second version, or be still HTTP when it
-    // moves.
-    assert!((19 * HANDOFFS..=20 * HANDOFFS).contains(&moved), "{moved} moves");
+    // migrations.
+    assert!((19 * HANDOFFS..=20 * HANDOFFS).contains(&migrated), "{migrated} migrations");
 }

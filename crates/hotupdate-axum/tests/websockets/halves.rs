@@ -1,6 +1,6 @@
-//! The move comes in the middle of something: a message, a close frame, what a slow client takes.
+//! The migration comes in the middle of something: a message, a close frame, what a slow client takes.
 //!
-//! Deliberately absent: sockets that cannot move, see [`crate::staying`].
+//! Deliberately absent: sockets that cannot migrate, see [`crate::staying`].
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::server::{FULL, start, version};
 use crate::within;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_cut_at_every_byte_by_the_move() {
+async fn messages_cut_at_every_byte_by_the_migration() {
     let fragmented =
         [frame(0x01, b"frag"), frame(0x89, b"ping"), frame(0x00, b"men"), frame(0x80, b"ted")].concat();
     let bytes = [fragmented, frame(0x81, b"single")].concat();
@@ -41,22 +41,22 @@ async fn messages_cut_at_every_byte_by_the_move() {
 async fn large_messages_half_received() {
     let dir = tempfile::tempdir().unwrap();
     let (old, address) = start(&dir, version(1)).await;
-    // What fits moves half; of what does not, the old version awaits the rest.
+    // What fits migrates half; of what does not, the old version awaits the rest.
     let (small, large) = (frame(0x82, &[7; 80 << 10]), frame(0x82, &[7; 1 << 20]));
-    let (mut moves, mut waits) =
+    let (mut migrates, mut waits) =
         (Client::connect(address, "/echo").await, Client::connect(address, "/echo").await);
-    moves.begin(&small[..small.len() / 2]).await;
+    migrates.begin(&small[..small.len() / 2]).await;
     waits.begin(&large[..large.len() / 2]).await;
     let (new, _) = start(&dir, version(2)).await;
-    let peer = moves.socket.get_ref().local_addr().unwrap().to_string();
+    let peer = migrates.socket.get_ref().local_addr().unwrap().to_string();
     within(async {
         while !new.connections().rows().iter().any(|row| row.peer == peer) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     })
     .await;
-    moves.raw(&small[small.len() / 2..]).await;
-    assert_eq!(moves.text().await, format!("2:2:{} bytes", 80 << 10));
+    migrates.raw(&small[small.len() / 2..]).await;
+    assert_eq!(migrates.text().await, format!("2:2:{} bytes", 80 << 10));
     waits.raw(&large[large.len() / 2..]).await;
     let answer = waits.text().await;
     assert!(answer.ends_with(&format!(":2:{} bytes", 1 << 20)), "{answer}");

@@ -1,4 +1,4 @@
-//! The body of a request is on its way, or nobody reads it: it is never taken for the next request.
+//! The body of a request is on its way, or it is not read: it is never taken for the next request.
 //!
 //! Deliberately absent: bodies of responses, see [`super::in_flight`].
 
@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 
 use super::HEAD;
-use crate::server::{MOVING, Server, until, within};
+use crate::server::{MIGRATING, Server, until, within};
 
 #[tokio::test]
 async fn a_body_that_is_being_sent_is_read_first() {
@@ -20,11 +20,11 @@ async fn a_body_that_is_being_sent_is_read_first() {
         ("Content-Length: 6", ["abc", "def"]),
         ("Transfer-Encoding: chunked", ["3\r\nabc\r\n3\r\nd", "ef\r\n0\r\n\r\n"]),
     ] {
-        let server = Server::start(MOVING).await;
+        let server = Server::start(MIGRATING).await;
         let mut client = server.client().await;
         client.send(&format!("POST /echo HTTP/1.1\r\n{header}\r\n{HEAD}{}", pieces[0])).await;
         server.is_active().await;
-        let new = server.hand_off_to(MOVING).await;
+        let new = server.hand_off_to(MIGRATING).await;
         client.send(pieces[1]).await;
         client.is_answered("abcdef").await;
         server.leaves_to(&new, 1).await;
@@ -34,17 +34,17 @@ async fn a_body_that_is_being_sent_is_read_first() {
 
 #[tokio::test]
 async fn a_client_that_waits_for_100_continue_gets_it() {
-    let server = Server::start(MOVING).await;
+    let server = Server::start(MIGRATING).await;
     let mut client = server.client().await;
     client.send(&format!("POST /echo HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n{HEAD}")).await;
     assert_eq!(client.until("\r\n\r\n").await, "HTTP/1.1 100 Continue");
-    let new = server.hand_off_to(MOVING).await;
+    let new = server.hand_off_to(MIGRATING).await;
     client.send("abc").await;
     client.is_answered("abc").await;
     server.leaves_to(&new, 1).await;
     // And one whose head came to the new version only in part.
     client.send("POST /echo HTTP/1.1\r\nExpect: 100-con").await;
-    let newer = new.hand_off_to(MOVING).await;
+    let newer = new.hand_off_to(MIGRATING).await;
     new.leaves_to(&newer, 1).await;
     client.send(&format!("tinue\r\nContent-Length: 3\r\n{HEAD}")).await;
     assert_eq!(client.until("\r\n\r\n").await, "HTTP/1.1 100 Continue");
@@ -78,7 +78,7 @@ async fn first(body: Body) -> Bytes {
 
 /// The handler is done with a body that has not come to its end: whatever happens, the rest is no request.
 #[tokio::test]
-async fn the_rest_of_a_body_that_nobody_read_is_never_a_request() {
+async fn the_rest_of_a_body_that_was_not_read_is_never_a_request() {
     let bait = format!("GET /trap HTTP/1.1\r\n{HEAD}");
     let chunk = format!("{:x}\r\n{bait}\r\n", bait.len());
     for path in ["/ignore", "/shelve", "/first"] {
@@ -88,7 +88,7 @@ async fn the_rest_of_a_body_that_nobody_read_is_never_a_request() {
         ] {
             for complete in [false, true] {
                 let (trapped, shelf) = (Arc::new(AtomicU64::new(0)), Shelf::default());
-                let server = Server::start_with(MOVING, |router| trap(router, &trapped, &shelf)).await;
+                let server = Server::start_with(MIGRATING, |router| trap(router, &trapped, &shelf)).await;
                 let mut client = server.client().await;
                 client.send(&format!("POST {path} HTTP/1.1\r\n{length}\r\n{HEAD}{piece}")).await;
                 if complete {
@@ -98,7 +98,7 @@ async fn the_rest_of_a_body_that_nobody_read_is_never_a_request() {
                 if path == "/shelve" {
                     until(|| shelf.lock().unwrap().len() == 1).await;
                 }
-                let new = server.hand_off_with(MOVING, |router| trap(router, &trapped, &shelf)).await;
+                let new = server.hand_off_with(MIGRATING, |router| trap(router, &trapped, &shelf)).await;
                 if path == "/shelve" {
                     assert_eq!(new.hot.connections().adopted(), 0, "a body that is held is in flight");
                     // Dropped in another thread than the connection's.
@@ -110,7 +110,7 @@ async fn the_rest_of_a_body_that_nobody_read_is_never_a_request() {
                     let _ = client.stream.write_all(format!("{piece}{end}").as_bytes()).await;
                 }
                 assert!(client.until("\r\n\r\n").await.starts_with("HTTP/1.1 200"));
-                // Closed, as without a move, or kept: then it is the new version's, and in step.
+                // Closed, as without a migration, or kept: then it is the new version's, and in step.
                 let mut rest = Vec::new();
                 let _ = client
                     .stream
@@ -127,10 +127,10 @@ async fn the_rest_of_a_body_that_nobody_read_is_never_a_request() {
 
 /// A body that is all there is read past by hyper, in whichever thread and at whichever moment it is let go.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_let_go_in_the_moment_of_the_move() {
+async fn a_body_let_go_in_the_moment_of_the_migration() {
     for _ in 0..20 {
         let (trapped, shelf) = (Arc::new(AtomicU64::new(0)), Shelf::default());
-        let server = Server::start_with(MOVING, |router| trap(router, &trapped, &shelf)).await;
+        let server = Server::start_with(MIGRATING, |router| trap(router, &trapped, &shelf)).await;
         let bait = format!("GET /trap HTTP/1.1\r\n{HEAD}");
         let mut clients = Vec::new();
         for _ in 0..10 {
@@ -150,7 +150,7 @@ async fn a_body_let_go_in_the_moment_of_the_move() {
                 }
             })
         };
-        let new = server.hand_off_with(MOVING, |router| trap(router, &trapped, &shelf)).await;
+        let new = server.hand_off_with(MIGRATING, |router| trap(router, &trapped, &shelf)).await;
         letting_go.join().unwrap();
         server.leaves_to(&new, 10).await;
         for client in &mut clients {
