@@ -4,8 +4,8 @@
 
 use std::fmt;
 
+use crate::text::ShortText;
 use serde::{Deserialize, Serialize};
-use smol_str::SmolStr;
 
 use crate::identity::{Generation, Process};
 
@@ -200,19 +200,19 @@ pub enum ConnectionState {
 }
 
 /// What is known of one live connection. Its words are short, and there are many connections, so they are kept without
-/// allocating; a [`SmolStr`] is a `&str` to its reader.
+/// allocating; a [`ShortText`] is a `&str` to its reader.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConnectionRow {
     /// A number that is unique in the process that accepted the connection.
     pub id: u64,
     /// The name of the listener that accepted it.
-    pub listener: SmolStr,
+    pub listener: ShortText,
     /// The client's address; empty for an unnamed Unix socket.
-    pub peer: SmolStr,
+    pub peer: ShortText,
     /// The address that the client connected to.
-    pub local: SmolStr,
+    pub local: ShortText,
     /// `http/1.1`, `h2`, `websocket`, `raw`, or what the application calls it.
-    pub protocol: SmolStr,
+    pub protocol: ShortText,
     /// How long ago it was accepted, in milliseconds: an age does not change with a clock that is set.
     pub age_ms: u64,
     /// Requests served so far.

@@ -22,9 +22,6 @@ pub use inventory::{
     ConnectionRow, ConnectionState, LinkItem, ListenerItem, ListenerKind, StateItem, Summary, Totals,
 };
 
-#[doc(no_inline)]
-pub use smol_str::SmolStr;
-
 pub mod migration;
 pub use migration::{ConnectionKind, Inbound, MigrationItem, Outbound};
 
@@ -48,6 +45,9 @@ pub mod error;
 pub use error::{Fault, Refusal};
 
 pub mod text;
+pub use text::ShortText;
+#[doc(hidden)]
+pub use text::ShortText as SmolStr;
 
 pub mod environment;
 

@@ -19,8 +19,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use crate::text::ShortText;
 use serde::{Deserialize, Serialize};
-use smol_str::SmolStr;
 
 use crate::error::Fault;
 use crate::inventory::ConnectionRow;
@@ -54,7 +54,7 @@ pub struct MigrationItem {
     /// What is known of it; its history continues.
     pub row: ConnectionRow,
     /// Who picks it up.
-    pub kind: SmolStr,
+    pub kind: ShortText,
     /// `SO_COOKIE` (socket(7)): the kernel's number of the socket.
     pub cookie: u64,
     /// What its owner has to know, one character for each byte.

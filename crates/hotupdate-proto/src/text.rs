@@ -2,7 +2,120 @@
 //!
 //! Deliberately absent: what is sent. JSON carries every character; only people have to be protected from some.
 
+use std::borrow::Borrow;
 use std::fmt::{self, Write};
+use std::ops::Deref;
+
+use serde::{Deserialize, Serialize};
+use smol_str::{SmolStr, ToSmolStr as _};
+
+/// A text that costs nothing to clone, and no allocation while it is short, as names, addresses and kinds are.
+///
+/// Its reader has a `&str`:
+///
+/// ```
+/// use hotupdate_proto::ShortText;
+///
+/// let listener = ShortText::from("http");
+/// assert!(listener == "http" && listener.starts_with("ht"));
+/// ```
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ShortText(SmolStr);
+
+impl ShortText {
+    /// A text that is part of the program.
+    #[must_use]
+    pub const fn from_static(text: &'static str) -> Self {
+        Self(SmolStr::new_static(text))
+    }
+
+    /// What a value shows.
+    #[must_use]
+    pub fn from_display(value: &impl fmt::Display) -> Self {
+        Self(value.to_smolstr())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl Deref for ShortText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl AsRef<str> for ShortText {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl Borrow<str> for ShortText {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl From<&str> for ShortText {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<String> for ShortText {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<&String> for ShortText {
+    fn from(text: &String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl PartialEq<str> for ShortText {
+    fn eq(&self, other: &str) -> bool {
+        self.as_str() == other
+    }
+}
+
+impl PartialEq<&str> for ShortText {
+    fn eq(&self, other: &&str) -> bool {
+        self.as_str() == *other
+    }
+}
+
+impl PartialEq<ShortText> for String {
+    fn eq(&self, other: &ShortText) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl PartialEq<String> for ShortText {
+    fn eq(&self, other: &String) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl fmt::Display for ShortText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+impl fmt::Debug for ShortText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
 
 /// The most characters of such a text that one line shows: no legitimate reason is longer, and a log must not be flooded.
 const MAX_SHOWN: usize = 1024;

@@ -11,7 +11,7 @@ use hotupdate_proto::migration::{
     ConnectionKind, Inbound, InboundEffect, MigrationItem, Outbound, OutboundEffect,
 };
 use hotupdate_proto::{
-    ConnectionRow, ConnectionState, FEATURE_MIGRATE, Fault, Incumbent, Predecessor, SmolStr, Timing,
+    ConnectionRow, ConnectionState, FEATURE_MIGRATE, Fault, Incumbent, Predecessor, ShortText, Timing,
     incumbent,
 };
 
@@ -109,15 +109,15 @@ impl Moves {
 fn item(id: Connection) -> MigrationItem {
     let row = ConnectionRow {
         id,
-        listener: SmolStr::default(),
-        peer: SmolStr::default(),
-        local: SmolStr::default(),
-        protocol: SmolStr::default(),
+        listener: ShortText::default(),
+        peer: ShortText::default(),
+        local: ShortText::default(),
+        protocol: ShortText::default(),
         age_ms: 0,
         requests: 0,
         state: ConnectionState::Idle,
     };
-    MigrationItem { row, kind: SmolStr::default(), cookie: id, state: String::new() }
+    MigrationItem { row, kind: ShortText::default(), cookie: id, state: String::new() }
 }
 
 // ---- giving ------------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hotupdate_proto::ConnectionRow;
+use hotupdate_proto::ShortText;
 use serde::Serialize;
-use smol_str::SmolStr;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
@@ -29,7 +29,7 @@ pub const MAX_STATE: usize = hotupdate_proto::migration::MAX_BATCH_STATE;
 #[derive(Debug)]
 pub(crate) struct MigrationRequest {
     pub(crate) connection: Connection,
-    pub(crate) kind: SmolStr,
+    pub(crate) kind: ShortText,
     pub(crate) state: Vec<u8>,
     pub(crate) reply: oneshot::Sender<Result<(), Box<Connection>>>,
 }

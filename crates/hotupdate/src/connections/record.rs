@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
+use hotupdate_proto::ShortText;
 use hotupdate_proto::{ConnectionRow, ConnectionState};
-use smol_str::{SmolStr, ToSmolStr as _};
 use tokio::time::Instant;
 
 use super::socket::Socket;
@@ -20,7 +20,7 @@ use crate::metrics::Event;
 pub(super) struct Record {
     pub(super) table: Arc<Table>,
     pub(super) id: u64,
-    pub(super) listener: SmolStr,
+    pub(super) listener: ShortText,
     pub(super) peer: Address,
     pub(super) local: Address,
     pub(super) accepted: Instant,
@@ -30,7 +30,7 @@ pub(super) struct Record {
     /// The number of a request of whose body more is wanted.
     pub(super) body_wanted: AtomicU64,
     status: AtomicU64,
-    protocol: Mutex<SmolStr>,
+    protocol: Mutex<ShortText>,
     /// When its client sent something last, in milliseconds after the table began, rounded up; 0: never here.
     heard: AtomicU64,
     /// The change of the table at which the connection could not migrate.
@@ -209,7 +209,7 @@ impl Record {
     }
 
     pub(super) fn set_protocol(&self, protocol: &'static str) {
-        *self.protocol.lock().unwrap_or_else(PoisonError::into_inner) = SmolStr::new_static(protocol);
+        *self.protocol.lock().unwrap_or_else(PoisonError::into_inner) = ShortText::from_static(protocol);
     }
 
     /// The client sent something.
@@ -241,8 +241,8 @@ impl Record {
         ConnectionRow {
             id: self.id,
             listener: self.listener.clone(),
-            peer: self.peer.to_smolstr(),
-            local: self.local.to_smolstr(),
+            peer: ShortText::from_display(&self.peer),
+            local: ShortText::from_display(&self.local),
             protocol: self.protocol.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             age_ms: age_ms(self.accepted),
             requests: self.requests.load(Relaxed),
@@ -254,12 +254,12 @@ impl Record {
 /// Where a connection comes from: from a client, or with its history from another process.
 #[derive(Debug)]
 pub(super) struct Origin {
-    pub(super) listener: SmolStr,
+    pub(super) listener: ShortText,
     pub(super) peer: Address,
     pub(super) local: Address,
     pub(super) accepted: Instant,
     pub(super) requests: u64,
-    pub(super) protocol: SmolStr,
+    pub(super) protocol: ShortText,
 }
 
 /// Keeps the record in the table as long as the connection is open.

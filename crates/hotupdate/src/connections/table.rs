@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hotupdate_proto::ShortText;
 use hotupdate_proto::{ConnectionKind, ConnectionRow, Generation, Summary, Totals};
-use smol_str::SmolStr;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
@@ -181,12 +181,12 @@ impl Connections {
     /// A connection that a client has just opened.
     pub(crate) fn accept(
         &self,
-        listener: &SmolStr,
+        listener: &ShortText,
         peer: Address,
         local: Address,
         socket: Socket,
     ) -> Connection {
-        let (listener, protocol) = (listener.clone(), SmolStr::new_static("raw"));
+        let (listener, protocol) = (listener.clone(), ShortText::from_static("raw"));
         let origin = Origin { listener, peer, local, accepted: Instant::now(), requests: 0, protocol };
         let connection = self.enter(origin, socket, Event::Accepted);
         // That it connects says that it is about to say more.

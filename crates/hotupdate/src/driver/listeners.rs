@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::ListenerItem;
+use hotupdate_proto::ShortText;
 use hotupdate_proto::operator::ListenerStatus;
-use smol_str::SmolStr;
 use tokio::sync::Notify;
 
 use super::Resources;
@@ -174,7 +174,7 @@ impl Listeners {
         self.resources.gates.iter().map(|(gate, _)| gate.name().to_string())
     }
 
-    pub(super) fn duplicates(&self) -> impl Iterator<Item = (SmolStr, io::Result<OwnedFd>)> {
+    pub(super) fn duplicates(&self) -> impl Iterator<Item = (ShortText, io::Result<OwnedFd>)> {
         self.resources.gates.iter().map(|(gate, _)| (gate.name().clone(), gate.duplicate()))
     }
 

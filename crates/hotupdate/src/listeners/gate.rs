@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hotupdate_proto::ShortText;
 use hotupdate_proto::{ListenerItem, ListenerKind};
-use smol_str::SmolStr;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
@@ -38,7 +38,7 @@ pub(crate) trait Gated: AsFd + Sized + Send + Sync + 'static {
 
 /// One named descriptor of this process.
 pub(crate) struct Gate<T> {
-    pub(crate) name: SmolStr,
+    pub(crate) name: ShortText,
     kind: ListenerKind,
     pub(crate) address: Address,
     slot: Mutex<Slot<T>>,
@@ -79,7 +79,7 @@ impl<T: Gated> Drop for Claim<T> {
 
 /// What the driver does with a gate, whatever is behind it.
 pub(crate) trait GateControl: Send + Sync {
-    fn name(&self) -> &SmolStr;
+    fn name(&self) -> &ShortText;
     fn kind(&self) -> ListenerKind;
     fn address(&self) -> &Address;
     /// Lets the application use it. Has to be called in a runtime.
@@ -174,7 +174,7 @@ impl<T: Gated> Gate<T> {
 }
 
 impl<T: Gated> GateControl for Gate<T> {
-    fn name(&self) -> &SmolStr {
+    fn name(&self) -> &ShortText {
         &self.name
     }
 

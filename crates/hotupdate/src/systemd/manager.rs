@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use hotupdate_proto::ShortText;
 use sd_notify::NotifyState::{Custom, FdName, FdStore, FdStoreRemove, MainPid, Ready};
-use smol_str::SmolStr;
 use tokio::sync::oneshot;
 
 use super::name::encode;
@@ -18,7 +18,7 @@ use super::name::encode;
 enum Word {
     Ready,
     Main(u32),
-    Keep(SmolStr, OwnedFd),
+    Keep(ShortText, OwnedFd),
     Forget(String),
     /// Answered when everything before it was told.
     Told(oneshot::Sender<()>),
@@ -61,7 +61,7 @@ impl Manager {
     }
 
     /// Keep these. What systemd has already, it recognises.
-    pub(crate) fn keep(&self, listeners: impl Iterator<Item = (SmolStr, io::Result<OwnedFd>)>) {
+    pub(crate) fn keep(&self, listeners: impl Iterator<Item = (ShortText, io::Result<OwnedFd>)>) {
         for (name, fd) in listeners.filter(|_| self.store) {
             match fd {
                 Ok(fd) => self.say(Word::Keep(name, fd)),

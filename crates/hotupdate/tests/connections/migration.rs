@@ -98,7 +98,7 @@ async fn connections_move_with_their_state_and_the_old_version_is_gone() {
     assert_eq!((first.connections().migrated(), second.connections().adopted()), (300, 300));
     let rows = second.connections().rows();
     assert!(rows.iter().all(|row| row.listener == "count" && row.age_ms < 60_000), "{rows:?}");
-    let peers: Vec<hotupdate::SmolStr> =
+    let peers: Vec<hotupdate::ShortText> =
         clients.iter().map(|client| client.local_addr().unwrap().to_string().into()).collect();
     assert!(rows.iter().all(|row| peers.contains(&row.peer)), "{rows:?}");
 }

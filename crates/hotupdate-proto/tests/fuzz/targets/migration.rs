@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arbitrary::{Result, Unstructured};
 use hotupdate_proto::migration::{InboundEffect, OutboundEffect, WINDOW};
 use hotupdate_proto::{
-    ConnectionRow, ConnectionState, Fault, Inbound, Message, MigrationItem, Outbound, SmolStr,
+    ConnectionRow, ConnectionState, Fault, Inbound, Message, MigrationItem, Outbound, ShortText,
 };
 
 use super::said;
@@ -279,13 +279,13 @@ impl Pair {
 fn item(id: u64) -> MigrationItem {
     let row = ConnectionRow {
         id,
-        listener: SmolStr::default(),
-        peer: SmolStr::default(),
-        local: SmolStr::default(),
-        protocol: SmolStr::default(),
+        listener: ShortText::default(),
+        peer: ShortText::default(),
+        local: ShortText::default(),
+        protocol: ShortText::default(),
         age_ms: 0,
         requests: 0,
         state: ConnectionState::Idle,
     };
-    MigrationItem { row, kind: SmolStr::default(), cookie: id, state: String::new() }
+    MigrationItem { row, kind: ShortText::default(), cookie: id, state: String::new() }
 }
