@@ -72,7 +72,7 @@ pub(crate) async fn join(settings: Settings) -> Result<Starting> {
     loop {
         let within = deadline.saturating_duration_since(Instant::now());
         match control::find(&settings.path, within).await? {
-            Found::Nobody(ownership) => return Ok(first(settings, local, ownership)),
+            Found::First(ownership) => return Ok(first(settings, local, ownership)),
             Found::Incumbent(stream) => match try_join(&settings, &local, stream).await? {
                 Tried::Complete(complete) => return succeed(settings, local, *complete),
                 Tried::Again if Instant::now() < deadline => sleep(ASK_AGAIN).await,
