@@ -25,6 +25,7 @@ const SEALS: SealFlags =
 
 /// State as it was exported.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct State {
     /// What the bytes are, in the application's own words, such as `sessions/2`.
     pub schema: String,

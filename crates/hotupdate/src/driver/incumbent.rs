@@ -1,8 +1,9 @@
 //! Doing what the machine of a process says that serves, or has served.
 //!
-//! In the order of a handoff: the inventory goes out (`send`), the application ends what only one process may do
-//! (`before_release`), the accept loops stop (`stop`) and the state is exported (`stopped`); the other process serves and this
-//! one drains (`begin_drain`), lets go of its listeners (`let_go`), and ends (`exit`). Or it serves again (`accept`).
+//! In the order of a handoff: the inventory goes out (`send`), the application ends what only one process may
+//! do (`before_release`), the accept loops stop (`stop`) and the state is exported (`stopped`); the other
+//! process serves and this one drains (`begin_drain`), lets go of its listeners (`let_go`), and ends
+//! (`exit`). Or it serves again (`accept`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -91,7 +92,7 @@ impl Driver {
         }
     }
 
-    // ---- the inventory ---------------------------------------------------------------------------------------------
+    // ---- the inventory ------------------------------------------------------------------------------------
 
     fn reply(&mut self, reply: Result<Joined, Refusal>) {
         let (reply, joined) = match reply {
@@ -126,7 +127,7 @@ impl Driver {
         }
     }
 
-    // ---- the release -----------------------------------------------------------------------------------------------
+    // ---- the release --------------------------------------------------------------------------------------
 
     fn before_release(&mut self) {
         if self.application.end_exclusive(&self.results.0) {
@@ -141,7 +142,8 @@ impl Driver {
         }
     }
 
-    /// Stops the accept loops: when this is through, nothing is accepted any more, and no predecessor is heard.
+    /// Stops the accept loops: when this is through, nothing is accepted any more, and no predecessor is
+    /// heard.
     async fn stop(&mut self) {
         self.stops += 1;
         self.application.forbid_exclusive();
@@ -204,7 +206,7 @@ impl Driver {
         self.application.retire();
     }
 
-    // ---- the drain -------------------------------------------------------------------------------------------------
+    // ---- the drain ----------------------------------------------------------------------------------------
 
     fn begin_drain(&mut self, until: Instant) {
         self.drain.begin(&self.connections, &self.settings.timing, until);
