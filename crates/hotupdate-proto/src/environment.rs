@@ -1,4 +1,5 @@
-//! Names and numbers that processes agree on outside of the conversation: environment variables, the length of a queue.
+//! Names and numbers that processes agree on outside of the conversation: environment variables, the length
+//! of a queue.
 //!
 //! Deliberately absent: reading them.
 
@@ -15,6 +16,6 @@ pub const DETACH: &str = "HOTUPDATE_DETACH";
 /// (sd_listen_fds(3)).
 pub const NOT_INHERITED: [&str; 3] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
 
-/// How many connections wait to be accepted. The kernel lowers it to `net.core.somaxconn` (listen(2)). It is said once: the
-/// queue belongs to the socket.
+/// How many connections wait to be accepted. The kernel lowers it to `net.core.somaxconn` (listen(2)). It is
+/// said once: the queue belongs to the socket.
 pub const BACKLOG: i32 = 4096;

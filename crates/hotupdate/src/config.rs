@@ -1,6 +1,4 @@
 //! What can be set before joining.
-//!
-//! Deliberately absent: anything that may differ between two calls on the same process; that is on [`crate::Starting`].
 
 use std::path::Path;
 use std::time::Duration;
@@ -41,7 +39,8 @@ type Setter = fn(Timing, Duration) -> Timing;
 
 /// Settings for a service whose control socket is at this path.
 ///
-/// The directory has to exist, and nobody but its owner (this user, or root) may be able to write to it.
+/// Its directory has to exist, and only its owner (this user, or root) may be able to write to it:
+/// [`control_path`](crate::control_path) makes such a directory.
 pub fn builder(path: impl AsRef<Path>) -> Builder {
     Builder { settings: Settings::new(path.as_ref().to_owned()), deadlines: Vec::new() }
 }
@@ -61,8 +60,8 @@ impl Builder {
         self
     }
 
-    /// Whether this process, once it is ready, stands by until an operator says `hotctl handoff`. Default: it takes over
-    /// as soon as it is ready.
+    /// Whether this process, once it is ready, stands by until an operator says `hotctl handoff`. Default: it
+    /// takes over as soon as it is ready.
     pub fn on_command(mut self, on_command: bool) -> Self {
         self.settings.release = if on_command { Release::OnCommand } else { Release::Now };
         self
@@ -79,14 +78,14 @@ impl Builder {
         self.deadline(Timing::drain, deadline)
     }
 
-    /// How long, after a handoff, this process holds its parked listeners and takes over again if the successor dies.
-    /// Zero lets go at once. Default: 5 s.
+    /// How long, after a handoff, this process holds its parked listeners and takes over again if the
+    /// successor dies. Zero lets go at once. Default: 5 s.
     pub fn probation(self, probation: Duration) -> Self {
         self.deadline(Timing::probation, probation)
     }
 
-    /// Every deadline at once, for those that have no method of their own. What has been set by such a method stays,
-    /// whichever is called first.
+    /// Every deadline at once, for those that have no method of their own. What has been set by such a method
+    /// stays, whichever is called first.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -107,26 +106,26 @@ impl Builder {
         self
     }
 
-    /// Another user that may use the control socket, next to the own one and root. That user also needs the right to
-    /// write to the socket file, which is made with mode 0600.
+    /// Another user that may use the control socket, next to the own one and root. That user also needs the
+    /// right to write to the socket file, which is made with mode 0600.
     pub fn allow_uid(mut self, uid: u32) -> Self {
         self.settings.allowed.push(uid);
         self
     }
 
-    /// A signal that starts the program of this process anew, with the same arguments, detached: it joins like any other
-    /// successor. Default: none.
+    /// A signal that starts the program of this process anew, with the same arguments, detached: it joins
+    /// like any other successor. Default: none.
     ///
-    /// The new process stays a child of this one as long as this one lives. A service manager that is no parent of it hears
-    /// of its end later than others: see [`Builder::descriptor_store`].
+    /// The new process stays a child of this one as long as this one lives. A service manager that is no
+    /// parent of it hears of its end later than one that is: see [`Builder::descriptor_store`].
     pub fn successor_signal(mut self, signal: SignalKind) -> Self {
         self.settings.successor_signal = Some(signal);
         self
     }
 
-    /// Whether SIGTERM and SIGINT stop the process gracefully: it accepts nothing more and drains; a second one closes
-    /// what is left. If a successor is on its way, it takes over first. Default: yes. Before [`Starting::ready`] they
-    /// end the process, as always.
+    /// Whether SIGTERM and SIGINT stop the process gracefully: it accepts nothing more and drains; a second
+    /// one closes what is left. If a successor is on its way, it takes over first. Default: yes. Before
+    /// [`Starting::ready`] they end the process, as always.
     pub fn stop_signals(mut self, stop_signals: bool) -> Self {
         self.settings.stop_signals = stop_signals;
         self
@@ -150,11 +149,11 @@ impl Builder {
         self
     }
 
-    /// Whether the listeners are kept in systemd's descriptor store too, so that they survive the last process: if it
-    /// crashes, clients wait in the queue until systemd has started the service again. Default: yes, where systemd says
-    /// that the service has a store (`$FDSTORE`, since version 254). With `true` also where it does not say so: before 254,
-    /// where `Environment=FDSTORE=1` in the unit does the same. Without `$NOTIFY_SOCKET` there is no systemd to talk to,
-    /// and nothing happens.
+    /// Whether the listeners are kept in systemd's descriptor store too, so that they survive the last
+    /// process: if it crashes, clients wait in the queue until systemd has started the service again.
+    /// Default: yes, where systemd says that the service has a store (`$FDSTORE`, since version 254). With
+    /// `true` also where it does not say so: before 254, where `Environment=FDSTORE=1` in the unit does the
+    /// same. Without `$NOTIFY_SOCKET` there is no systemd to talk to, and nothing happens.
     ///
     /// The unit needs
     ///
@@ -165,20 +164,23 @@ impl Builder {
     /// Restart=on-failure
     /// ```
     ///
-    /// New versions have to be started in the unit, best by `ExecReload=hotctl --socket … handoff -- …`: systemd notices
-    /// their crash at once, lets old versions drain and starts the service again. With [`Builder::successor_signal`] the new
-    /// version is a child of the old one, so systemd warns that it supervises a process "which is not our child", calls the
-    /// service active, and learns of the crash when the old one has drained. Then it starts the service again.
+    /// New versions have to be started in the unit, best by `ExecReload=hotctl --socket … handoff -- …`:
+    /// systemd notices their crash at once, lets old versions drain and starts the service again. With
+    /// [`Builder::successor_signal`] the new version is a child of the old one, so systemd warns that it
+    /// supervises a process "which is not our child", calls the service active, and learns of the crash when
+    /// the old one has drained. Then it starts the service again.
     ///
-    /// `NotifyAccess=all` because each new version speaks for itself. `FileDescriptorStoreMax=` is at least the number of
-    /// listeners. The store survives a crash and `systemctl restart`, and with `FileDescriptorStorePreserve=yes` (since 254)
-    /// also `systemctl stop`. In it, the listener `http` is called `hotupdate/http`; bytes that systemd does not allow in a
-    /// name (anything but printable ASCII, and `:`) are written as `%3A`. A name that has more than 255 bytes then is
-    /// not held, and the log says so.
+    /// `NotifyAccess=all` because each new version speaks for itself. `FileDescriptorStoreMax=` is at least
+    /// the number of listeners. The store survives a crash and `systemctl restart`, and with
+    /// `FileDescriptorStorePreserve=yes` (since 254) also `systemctl stop`. In it, the listener `http` is
+    /// called `hotupdate/http`; bytes that systemd does not allow in a name (anything but printable ASCII,
+    /// and `:`) are written as `%3A`. A name that has more than 255 bytes then is not held, and the log says
+    /// so.
     ///
-    /// A listener that is found there is used if its address is the one that is asked for, and is removed if nobody asks
-    /// for it. The store changes when a hot update can no longer be taken back. `hotctl stop` removes the listeners, SIGTERM
-    /// does not: it may come from `systemctl restart`. Descriptors of [`Starting::descriptor`] are not kept.
+    /// A listener that is found there is used if its address is the one that is asked for, and is removed if
+    /// no version asks for it. The store changes when a hot update can no longer be taken back. `hotctl stop`
+    /// removes the listeners, SIGTERM does not: it may come from `systemctl restart`. Descriptors of
+    /// [`Starting::descriptor`] are not kept.
     ///
     /// See systemd.service(5), `FileDescriptorStoreMax=`, and sd_notify(3), `FDSTORE=1`.
     pub fn descriptor_store(mut self, descriptor_store: bool) -> Self {
@@ -190,10 +192,10 @@ impl Builder {
     ///
     /// # Errors
     /// Of the kind [`ErrorKind::UnusablePath`] if a control socket cannot be there; [`ErrorKind::Refused`] if
-    /// another successor is there already, or the incumbent gives up; [`ErrorKind::TimedOut`] if it does not answer in
-    /// time; [`ErrorKind::PeerIncompatible`] if no common protocol version exists; [`ErrorKind::PeerMisbehaved`] if what
-    /// arrives is not what was announced; [`ErrorKind::Local`] if the kernel refuses something. The incumbent, if there is
-    /// one, serves on in all of these cases.
+    /// another successor is there already, or the incumbent gives up; [`ErrorKind::TimedOut`] if it does not
+    /// answer in time; [`ErrorKind::PeerIncompatible`] if no common protocol version exists;
+    /// [`ErrorKind::PeerMisbehaved`] if what arrives is not what was announced; [`ErrorKind::Local`] if the
+    /// kernel refuses something. The incumbent, if there is one, serves on in all of these cases.
     pub async fn join(self) -> Result<Starting> {
         crate::joining::join(self.settings()).await
     }

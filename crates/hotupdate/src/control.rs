@@ -1,4 +1,4 @@
-//! The control socket: who owns its path, who may connect to it, and what is said on it.
+//! The control socket: which process owns its path, which users may connect, and what is said on it.
 //!
 //! Deliberately absent: decisions. Each call becomes a request to the driver.
 

@@ -1,7 +1,8 @@
-//! The one task that owns the state of a process: its parts, the loop that brings events to the machine, and what follows.
+//! The one task that owns the state of a process: its parts, the loop that brings events to the machine, and
+//! what follows.
 //!
-//! Deliberately absent: decisions. The machines of `hotupdate-proto` decide; this task brings them what happened and does
-//! what they say (`driver/successor.rs`, `driver/incumbent.rs`).
+//! Deliberately absent: decisions. The machines of `hotupdate-proto` decide; this task brings them what
+//! happened and does what they say (`driver/successor.rs`, `driver/incumbent.rs`).
 
 // The parts, which own their fields.
 mod application;
@@ -312,7 +313,7 @@ impl Driver {
         self.handle(Event::Tick).await;
     }
 
-    // ---- several parts at once -------------------------------------------------------------------------------------
+    // ---- several parts at once ----------------------------------------------------------------------------
 
     /// What can be told about this process, and those who tell it.
     fn view(&mut self) -> (View<'_>, &mut Operators) {

@@ -10,8 +10,8 @@ use hotupdate_proto::Fault;
 
 /// Why a process cannot join, become ready, or use a listener.
 ///
-/// It shows as one line: what was being done, what went wrong, and which process serves in spite of it, as far as that is
-/// known. `Debug` prints the same, so that a `main` that returns it reads well.
+/// It shows as one line: what was being done, what went wrong, and which process serves in spite of it, as
+/// far as that is known. `Debug` prints the same, so that a `main` that returns it reads well.
 ///
 /// ```no_run
 /// use hotupdate::ErrorKind;
@@ -47,13 +47,14 @@ pub enum ErrorKind {
     PeerMisbehaved,
     /// The other process speaks another version of the protocol.
     PeerIncompatible,
-    /// The path cannot be that of a control socket: it is too long, its directory is missing or not safe, something else is
-    /// there, or what listens there belongs to a user that is not trusted. Nothing was changed there.
+    /// The path cannot be that of a control socket: it is too long, its directory is missing or not safe,
+    /// something else is there, or what listens there belongs to a user that is not trusted. Nothing was
+    /// changed there.
     UnusablePath,
     /// An operator or a signal ended the attempt.
     Cancelled,
-    /// Something failed in this process, most often because the kernel refused it: then [`std::error::Error::source`] is the
-    /// [`io::Error`].
+    /// Something failed in this process, most often because the kernel refused it: then
+    /// [`std::error::Error::source`] is the [`io::Error`].
     Local,
     /// A mistake in the program that calls this library.
     ApiMisuse,
@@ -69,8 +70,8 @@ impl Error {
         self.kind
     }
 
-    /// The process that serves in spite of this error, such as `process 4711 (1.2.0)`. `None` if it is not known that another
-    /// process serves.
+    /// The process that serves in spite of this error, such as `process 4711 (1.2.0)`. `None` if it is not
+    /// known that another process serves.
     #[must_use]
     pub fn served_by(&self) -> Option<&str> {
         self.serves.as_deref()
@@ -88,7 +89,8 @@ impl Error {
         Self::new(ErrorKind::UnusablePath, doing, why)
     }
 
-    /// A mistake in the program that calls: [`ErrorKind::ApiMisuse`]. For crates that build on this one, such as servers.
+    /// A mistake in the program that calls: [`ErrorKind::ApiMisuse`]. For crates that build on this one, such
+    /// as servers.
     ///
     /// ```
     /// let error = hotupdate::Error::misuse("serving FTP", "there is no listener");

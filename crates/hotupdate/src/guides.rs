@@ -1,5 +1,5 @@
-//! Guides: what an application does with this library, one subject at a time. Every program in them is compiled and run by
-//! the tests.
+//! Guides: what an application does with this library, one subject at a time. Every program in them is
+//! compiled and run by the tests.
 //!
 //! gRPC with tonic is in the guides of the crate `hotupdate-axum`.
 

@@ -1,6 +1,4 @@
 //! From finding the control socket to holding the whole inventory.
-//!
-//! Deliberately absent: what happens afterwards, see [`crate::driver`].
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -74,7 +72,7 @@ pub(crate) async fn join(settings: Settings) -> Result<Starting> {
     loop {
         let within = deadline.saturating_duration_since(Instant::now());
         match control::find(&settings.path, within).await? {
-            Found::Nobody(ownership) => return Ok(first(settings, local, ownership)),
+            Found::First(ownership) => return Ok(first(settings, local, ownership)),
             Found::Incumbent(stream) => match try_join(&settings, &local, stream).await? {
                 Tried::Complete(complete) => return succeed(settings, local, *complete),
                 Tried::Again if Instant::now() < deadline => sleep(ASK_AGAIN).await,
@@ -94,7 +92,7 @@ fn doing(path: &Path) -> String {
 fn first(settings: Settings, local: Local, ownership: Ownership) -> Starting {
     let offered = systemd::listeners();
     let release = settings.release;
-    tracing::info!(path = %settings.path.display(), "first start: nobody to take over from");
+    tracing::info!(path = %settings.path.display(), "first start: no process serves at this path");
     let (application, connections) = driver::start_first(settings, local, ownership);
     Starting {
         application,
@@ -113,7 +111,8 @@ fn first(settings: Settings, local: Local, ownership: Ownership) -> Starting {
 }
 
 fn succeed(settings: Settings, local: Local, complete: Complete) -> Result<Starting> {
-    // The incumbent has the sockets that count. Others must not stay open here: their clients would wait for ever.
+    // The incumbent has the sockets that count. Those of systemd must not stay open here: their clients would
+    // wait for ever.
     drop(systemd::listeners());
     let Complete { machine, joined, receiver, inventory } = complete;
     let Inventory { offered, state, links, ownership } = inventory;
@@ -154,7 +153,7 @@ async fn try_join(settings: &Settings, local: &Local, stream: UnixStream) -> Res
     let write = settings.timing.write;
 
     let mut event = match call(&stream, &join, write).await {
-        // Whoever hangs up without listening has said why: it can still be read.
+        // An incumbent that hangs up without listening has said why: that can still be read.
         Ok(()) | Err(Fault::PeerGone) => answer(&mut receiver, machine.deadline()).await,
         Err(fault) => Event::Closed(fault),
     };
@@ -210,7 +209,7 @@ async fn call(stream: &UnixStream, join: &Join, write: std::time::Duration) -> R
         Call { method: format!("{INTERFACE}.Join"), parameters, oneway: false, more: false, upgrade: true };
     let bytes = frame::encode(&call).map_err(|error| local(&error))?;
     match channel::send(stream, &bytes, &[], Instant::now() + write).await {
-        // Whoever is not allowed is told so before it has said anything: what the other side said last comes next.
+        // A caller that is not allowed is told so before it has said anything: that is what is read next.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         sent => sent.map_err(|error| local(&error)),
     }

@@ -1,15 +1,15 @@
 //! Replace a running network service by a new version while no client notices.
 //!
-//! The new version is started next to the old one, by anybody. It connects to the **control socket** of the old process,
-//! receives its listening sockets, warms up, and tells it to stop accepting and to drain. Old requests finish in the old
-//! version, new connections start in the new one.
+//! The new version is started next to the old one, by any means. It connects to the **control socket** of the
+//! old process, receives its listening sockets, warms up, and tells it to stop accepting and to drain. Old
+//! requests finish in the old version, new connections start in the new one.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), hotupdate::Error> {
-//! let mut hot = hotupdate::join("/run/hello/control.sock").await?; // first start, or meets the process it replaces
-//! let mut listener = hot.tcp("hello", "0.0.0.0:3000").await?;      // inherited if offered, else from systemd, else bound
+//! let mut hot = hotupdate::join("/run/hello/control.sock").await?; // first start, or meets the old process
+//! let mut listener = hot.tcp("hello", "0.0.0.0:3000").await?;      // inherited, else from systemd, else bound
 //!
-//! let hot = hot.ready().await?;                                    // the old version stops accepting, this one starts
+//! let hot = hot.ready().await?;                                    // the old process stops accepting
 //! while let Some(connection) = listener.accept().await {           // until the next version takes over
 //!     tokio::spawn(async move { drop(connection) });
 //! }

@@ -1,7 +1,7 @@
 //! A link: one task reads it, one task writes it, and the driver hears what was said.
 //!
-//! Deliberately absent: the protocol. Reading can be paused, because a link to an older generation travels to the next
-//! version, which goes on exactly where this process stopped.
+//! Deliberately absent: the protocol. Reading can be paused, because a link to an older generation travels to
+//! the next version, which goes on exactly where this process stopped.
 
 pub(crate) mod channel;
 
@@ -32,8 +32,8 @@ pub(crate) enum Heard {
     Closed(Fault),
 }
 
-/// Messages that wait to be written. The peer that does not read is given up after the deadline `write`; until then this
-/// bounds what it costs.
+/// Messages that wait to be written. The peer that does not read is given up after the deadline `write`;
+/// until then this bounds what it costs.
 const QUEUE: usize = 256;
 
 enum Outgoing {
@@ -49,20 +49,20 @@ pub(crate) struct Link {
     stream: Arc<UnixStream>,
     outgoing: mpsc::Sender<Outgoing>,
     reading: Option<(oneshot::Sender<()>, JoinHandle<Vec<u8>>)>,
-    /// What was read of a message that is not whole, while nobody reads.
+    /// What was read of a message that is not whole, while the link is paused.
     rest: Vec<u8>,
     heard: mpsc::Sender<(LinkId, Heard)>,
 }
 
-/// What every line of a log is written in that belongs to this handoff, on both sides. Its level is that of errors, so that
-/// no filter that lets the line through keeps the name back.
+/// What every line of a log is written in that belongs to this handoff, on both sides. Its level is that of
+/// errors, so that no filter that lets the line through keeps the name back.
 pub(crate) fn span(handoff: &str) -> Span {
     // The other side chose it.
     tracing::error_span!("handoff", handoff = %OneLine(handoff))
 }
 
 impl Link {
-    /// A link that nobody reads yet.
+    /// A link that is not read yet.
     pub(crate) fn paused(
         id: LinkId,
         span: Span,
@@ -126,7 +126,8 @@ impl Link {
             Err(mpsc::error::TrySendError::Closed(_)) => {
                 tracing::debug!(message = message.name(), "not said: the other side is gone");
             }
-            // The writer gives up after the deadline `write`; the link itself stays open, for the reason given there.
+            // The writer gives up after the deadline `write`; the link itself stays open, for the reason
+            // given there.
             Err(mpsc::error::TrySendError::Full(_)) => {
                 tracing::warn!(message = message.name(), "not said: the other side does not read");
             }
@@ -170,7 +171,8 @@ async fn read_link(
     mut stopped: oneshot::Receiver<()>,
 ) -> Vec<u8> {
     loop {
-        // The place in the queue comes first: a driver that waits for this task to stop must not have to empty its queue.
+        // The place in the queue comes first: a driver that waits for this task to stop must not have to
+        // empty its queue.
         let place = tokio::select! {
             biased;
             _ = &mut stopped => break,
@@ -194,7 +196,7 @@ async fn read_link(
         let lives = fault != Fault::PeerGone;
         place.send((id, Heard::Closed(fault)));
         if lives {
-            // Whoever talks nonsense lives. That it dies still has to be noticed.
+            // A peer that sent invalid data is still alive; keep reading to detect end-of-file.
             tokio::select! {
                 biased;
                 _ = &mut stopped => {}
@@ -212,8 +214,9 @@ async fn write_link(stream: Arc<UnixStream>, mut queue: mpsc::Receiver<Outgoing>
             Outgoing::Bytes(bytes, descriptors) => {
                 if let Err(error) = channel::send(&stream, &bytes, &descriptors, Instant::now() + write).await
                 {
-                    // The reader hears of a dead peer by itself. One that lives and does not read is told nothing
-                    // more, and the link stays open: its end would mean a death, and each side would serve alone.
+                    // The reader hears of a dead peer by itself. One that lives and does not read is told
+                    // nothing more, and the link stays open: its end would mean a death, and each side would
+                    // serve alone.
                     if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
                         // A generation that has just drained and gone; the reader says so, or that it died.
                         tracing::debug!(%error, "not said: the other side is gone");

@@ -1,7 +1,7 @@
 //! What a process does with connections that another version migrates to it.
 //!
-//! [`Starting::on_migrated`](crate::Starting::on_migrated) is enough for most applications; what is here belongs to
-//! [`Starting::on_migrated_bytes`](crate::Starting::on_migrated_bytes).
+//! [`Starting::on_migrated`](crate::Starting::on_migrated) is enough for most applications; what is here
+//! belongs to [`Starting::on_migrated_bytes`](crate::Starting::on_migrated_bytes).
 
 use std::fmt;
 
@@ -47,7 +47,10 @@ impl Handler {
                 Ok(state) => Some(Box::new(move |connection| drop(tokio::spawn(serve(connection, state))))),
                 Err(error) => {
                     let error = error.to_string();
-                    tracing::warn!(kind = name, error = %OneLine(&error), "a connection stays where it is: this version cannot read its state");
+                    tracing::warn!(
+                        kind = name, error = %OneLine(&error),
+                        "a connection stays where it is: this version cannot read its state"
+                    );
                     None
                 }
             }

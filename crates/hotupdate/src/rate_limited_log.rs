@@ -1,15 +1,13 @@
-//! Complaints that others can cause as often as they like: they must not be able to fill a disk with them.
-//!
-//! Deliberately absent: what is complained about.
+//! Lines in the log that a peer can cause as often as it likes: it must not be able to fill a disk with them.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// One line in this time is enough to know.
+/// At most one line in this time.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Counts what is not said.
+/// Counts the lines that are left out.
 #[derive(Debug)]
 pub(crate) struct RateLimitedLog {
     begun: Instant,
@@ -18,7 +16,7 @@ pub(crate) struct RateLimitedLog {
     suppressed: AtomicU64,
 }
 
-/// How many complaints were not made since the last one, for the end of this one.
+/// How many lines were left out since the last one, for the end of this one.
 #[derive(Debug)]
 pub(crate) struct Suppressed(u64);
 
@@ -38,7 +36,7 @@ impl Default for RateLimitedLog {
 }
 
 impl RateLimitedLog {
-    /// Whether to complain now.
+    /// Whether to write a line now.
     pub(crate) fn due(&self) -> Option<Suppressed> {
         let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let pause = u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX);

@@ -1,6 +1,6 @@
 //! After ready: what the application can ask while it serves, drains, and ends.
 //!
-//! Deliberately absent: commands. Who may steer a service connects to its control socket.
+//! Deliberately absent: commands. Operators give them on the control socket.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -60,18 +60,21 @@ impl Serving {
 
     /// The final word of the incumbent's state of this name: said when its accept loops had stopped.
     ///
-    /// It is read by the first call, which takes one to two milliseconds for each MiB, and kept as long as this value. A large
-    /// one is best read where it blocks nobody (`tokio::task::spawn_blocking`).
+    /// It is read by the first call, which takes one to two milliseconds for each MiB, and kept as long as
+    /// this value. A large one is best read where it does not block the runtime
+    /// (`tokio::task::spawn_blocking`).
     #[must_use]
     pub fn import(&self, name: &str) -> Option<&State> {
         self.inner.state.get(name)?.get()
     }
 
-    /// Whether this process may do what only one process of the service may do: consume a queue, run what is due at an hour.
+    /// Whether this process may do what only one process of the service may do: consume a queue, run what is
+    /// due at an hour.
     ///
-    /// It becomes true when [`Starting::ready`](crate::Starting::ready) returns, and false before the hooks of
-    /// [`Starting::before_release`](crate::Starting::before_release) run. It becomes true again if the next version fails, or
-    /// is rolled back. The guide [`one_worker`](crate::guides::one_worker) shows a worker.
+    /// It becomes true when [`Starting::ready`](crate::Starting::ready) returns, and false before the hooks
+    /// of [`Starting::before_release`](crate::Starting::before_release) run. It becomes true again if the
+    /// next version fails, or is rolled back. The guide [`one_worker`](crate::guides::one_worker) shows a
+    /// worker.
     ///
     /// ```no_run
     /// # async fn example(hot: hotupdate::Serving) {
@@ -89,7 +92,8 @@ impl Serving {
         self.inner.tasks.is_serving()
     }
 
-    /// Resolves with true when [`Serving::is_serving`] is, at once if it is already; with false when it never will be again.
+    /// Resolves with true when [`Serving::is_serving`] is, at once if it is already; with false when it never
+    /// will be again.
     pub fn wait_until_serving(&self) -> impl Future<Output = bool> + Send + 'static {
         let (tasks, retired) = (self.inner.tasks.clone(), self.retired());
         async move {
@@ -107,9 +111,9 @@ impl Serving {
         async move { tasks.wait_until_serving(false).await }
     }
 
-    /// Keeps this process alive for a task that is no connection, such as a report that is being written: until the guard is
-    /// dropped, [`Serving::drained`] does not resolve, and operators see the task by this name. The deadline of the drain
-    /// does not end it; the process waits for it as long as it takes.
+    /// Keeps this process alive for a task that is no connection, such as a report that is being written:
+    /// until the guard is dropped, [`Serving::drained`] does not resolve, and operators see the task by this
+    /// name. The deadline of the drain does not end it; the process waits for it as long as it takes.
     ///
     /// ```no_run
     /// # async fn example(hot: hotupdate::Serving) {
@@ -125,14 +129,14 @@ impl Serving {
         self.inner.tasks.begin(name)
     }
 
-    /// Resolves when this process will never accept again: another one serves and its probation is over, or it was
-    /// stopped. For `axum::serve(..).with_graceful_shutdown(hot.retired())`.
+    /// Resolves when this process will never accept again: another one serves and its probation is over, or
+    /// it was stopped. For `axum::serve(..).with_graceful_shutdown(hot.retired())`.
     pub fn retired(&self) -> impl Future<Output = ()> + Send + 'static {
         self.reached(Lifecycle::Retired)
     }
 
-    /// Resolves when nothing is left to do: no connection is open, the process that serves knows it, and the listeners
-    /// are let go. `main` returns after it, not before: returning kills what still drains.
+    /// Resolves when nothing is left to do: no connection is open, the process that serves knows it, and the
+    /// listeners are let go. `main` returns after it, not before: returning kills what still drains.
     pub fn drained(&self) -> impl Future<Output = ()> + Send + 'static {
         self.reached(Lifecycle::Drained)
     }

@@ -19,8 +19,8 @@ pub enum AfterDrain {
     /// [`crate::Serving::drained`] resolves and `main` returns.
     #[default]
     Exit,
-    /// The process stays, idle, until SIGTERM: for supervisors that would restart it and so take the service back, such
-    /// as a container runtime.
+    /// The process stays, idle, until SIGTERM: for supervisors that would restart it and so take the service
+    /// back, such as a container runtime.
     StayUntilTerm,
 }
 

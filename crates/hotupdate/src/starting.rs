@@ -1,6 +1,7 @@
 //! Before ready: claim listeners by name, import state, warm up.
 //!
-//! Deliberately absent: accepting. `ready` consumes this value, so that "bind before ready" is checked by the compiler.
+//! Deliberately absent: accepting. `ready` consumes this value, so that "bind before ready" is checked by the
+//! compiler.
 
 use std::collections::HashMap;
 use std::io;
@@ -31,11 +32,12 @@ use crate::serving::Serving;
 use crate::state::{Arrived, Export, State};
 use crate::tasks::Hook;
 
-/// The most bytes that describe all listeners of a process: half a message, because there are other things to say.
+/// The most bytes that describe all listeners of a process: half a message, because there are other things to
+/// say.
 const MAX_DESCRIPTION: usize = frame::MAX_MESSAGE / 2;
 
-/// A process that does not serve yet. [`Starting::ready`] makes a [`Serving`] of it; dropping it gives up, and the
-/// incumbent, if there is one, serves on.
+/// A process that does not serve yet. [`Starting::ready`] makes a [`Serving`] of it; dropping it gives up,
+/// and the incumbent, if there is one, serves on.
 #[derive(Debug)]
 pub struct Starting {
     pub(crate) application: mpsc::UnboundedSender<FromApplication>,
@@ -73,16 +75,16 @@ impl Starting {
     /// Port 0 accepts whatever port the incumbent has.
     ///
     /// # Errors
-    /// [`ErrorKind::ApiMisuse`] for a name that was used before, is empty, or has more than 255 bytes; [`ErrorKind::Local`] if the
-    /// address cannot be resolved or bound.
+    /// [`ErrorKind::ApiMisuse`] for a name that was used before, is empty, or has more than 255 bytes;
+    /// [`ErrorKind::Local`] if the address cannot be resolved or bound.
     pub async fn tcp(&mut self, name: &str, address: impl ToSocketAddrs) -> Result<Listener> {
         let wanted = self.resolve(name, address).await?;
         let gate: Claim<Acceptor> = self.claim(name, ListenerKind::Tcp, &wanted, bind::tcp)?;
         Ok(Listener::new(gate, self.connections.clone()))
     }
 
-    /// A Unix stream listener: inherited if one of this name and path is offered, else from systemd, else bound. What is
-    /// left at the path of a process that is gone is replaced.
+    /// A Unix stream listener: inherited if one of this name and path is offered, else from systemd, else
+    /// bound. What is left at the path of a process that is gone is replaced.
     ///
     /// # Errors
     /// As [`Starting::tcp`].
@@ -101,7 +103,8 @@ impl Starting {
         Ok(UdpSocket::new(self.claim(name, ListenerKind::Udp, &wanted, bind::udp)?))
     }
 
-    /// A Unix datagram socket: inherited if one of this name and path is offered, else from systemd, else bound.
+    /// A Unix datagram socket: inherited if one of this name and path is offered, else from systemd, else
+    /// bound.
     ///
     /// # Errors
     /// As [`Starting::tcp`].
@@ -115,8 +118,8 @@ impl Starting {
         )?))
     }
 
-    /// Any other descriptor: inherited if one of this name is offered, else what `make` returns. Nothing about it is
-    /// checked, and both processes have it from here on: when to use it is up to the application.
+    /// Any other descriptor: inherited if one of this name is offered, else what `make` returns. Nothing
+    /// about it is checked, and both processes have it from here on: when to use it is up to the application.
     ///
     /// # Errors
     /// As [`Starting::tcp`], and whatever `make` returns.
@@ -143,17 +146,20 @@ impl Starting {
     /// State of this name as the incumbent has it now, to warm up with. The final word comes with
     /// [`Serving::import`](crate::Serving::import).
     ///
-    /// It is read by the first call, which takes one to two milliseconds for each MiB, and kept until [`Starting::ready`].
+    /// It is read by the first call, which takes one to two milliseconds for each MiB, and kept until
+    /// [`Starting::ready`].
     #[must_use]
     pub fn import(&self, name: &str) -> Option<&State> {
         self.state.get(name)?.get()
     }
 
-    /// Passes state to the next version. `export` is called for the inventory and again when the accept loops have
-    /// stopped, in the second case while nobody accepts: it has to be quick, and what it returns small.
+    /// Passes state to the next version. `export` is called for the inventory and again when the accept loops
+    /// have stopped, in the second case while no process accepts: it has to be quick, and what it returns
+    /// small.
     ///
-    /// What it returns is copied into a memfd, and in new memory it is the page faults that cost. On a virtual machine with
-    /// two cores, nobody accepted for so long, half of it in an `export` that did nothing but clone its bytes:
+    /// What it returns is copied into a memfd, and in new memory it is the page faults that cost. On a
+    /// virtual machine with two cores, no process accepted for so long, half of it in an `export` that did
+    /// nothing but clone its bytes:
     ///
     /// | state | clients waited |
     /// |---|---|
@@ -163,14 +169,15 @@ impl Starting {
     /// | 500 MiB | 0.8 s |
     /// | 1 GiB, which is the limit | 1.7 s; 3.2 s once, when memory was slow |
     ///
-    /// So some MiB are fine, and what is larger belongs into a file or a database that both versions use. If the final word
-    /// does not come within the deadline `stop` (3 s by default), the handoff fails and this process serves on; the successor
-    /// and operators are told so, and which deadline it was. For the inventory that deadline is `reply` (5 s).
+    /// So some MiB are fine, and what is larger belongs into a file or a database that both versions use. If
+    /// the final word does not come within the deadline `stop` (3 s by default), the handoff fails and this
+    /// process serves on; the successor and operators are told so, and which deadline it was. For the
+    /// inventory that deadline is `reply` (5 s).
     ///
     /// # Errors
-    /// [`ErrorKind::ApiMisuse`] for a name that was exported before, is empty, or has more than 255 bytes, for a schema of more
-    /// than 255 bytes, and for more than 250 states. A state of more than 1 GiB is found when it is exported: the successor
-    /// is turned away and told why, and this process serves on.
+    /// [`ErrorKind::ApiMisuse`] for a name that was exported before, is empty, or has more than 255 bytes,
+    /// for a schema of more than 255 bytes, and for more than 250 states. A state of more than 1 GiB is found
+    /// when it is exported: the successor is turned away and told why, and this process serves on.
     pub fn export(
         &mut self,
         name: &str,
@@ -202,12 +209,12 @@ impl Starting {
     }
 
     /// Goes on with connections of this kind that other versions migrate here with
-    /// [`Connection::migrate`](crate::Connection::migrate): for each of them `serve` runs in a task of its own, with
-    /// the state that came along.
+    /// [`Connection::migrate`](crate::Connection::migrate): for each of them `serve` runs in a task of its
+    /// own, with the state that came along.
     ///
-    /// The other version hears of it together with [`Starting::ready`], so that its connections know at once whether they
-    /// can migrate. The first of them may arrive before `ready` has returned. A connection whose state cannot be read as
-    /// `S` stays with the other version, and the log says so.
+    /// The other version hears of it together with [`Starting::ready`], so that its connections know at once
+    /// whether they can migrate. The first of them may arrive before `ready` has returned. A connection whose
+    /// state cannot be read as `S` stays with the other version, and the log says so.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), hotupdate::Error> {
@@ -232,11 +239,12 @@ impl Starting {
         self.register(Handler::of_json(kind, serve))
     }
 
-    /// As [`Starting::on_migrated`], for state in a form of the caller's own, and, if `listener` is given, only for
-    /// connections that were accepted on the listener of that name.
+    /// As [`Starting::on_migrated`], for state in a form of the caller's own, and, if `listener` is given,
+    /// only for connections that were accepted on the listener of that name.
     ///
-    /// `inspect` is called while the other process still owns the connection. It returns what shall happen once this
-    /// process owns it, or `None` to leave it where it is. Both run in the driver of this process and must not block.
+    /// `inspect` is called while the other process still owns the connection. It returns what shall happen
+    /// once this process owns it, or `None` to leave it where it is. Both run in the driver of this process
+    /// and must not block.
     ///
     /// ```no_run
     /// # async fn echo(connection: hotupdate::Connection, count: u64) {}
@@ -251,7 +259,8 @@ impl Starting {
     /// ```
     ///
     /// # Errors
-    /// As [`Starting::on_migrated`]. Two registrations of one kind are fine if they are for different listeners.
+    /// As [`Starting::on_migrated`]. Two registrations of one kind are fine if they are for different
+    /// listeners.
     pub fn on_migrated_bytes(
         &mut self,
         kind: &str,
@@ -282,13 +291,15 @@ impl Starting {
         Ok(())
     }
 
-    /// Names something that has to be done before another process takes over from this one, or the service stops: ending
-    /// what only one process may do. It is awaited while clients are still served here, for at most the deadline
-    /// [`Timing::before_release`](crate::Timing::before_release) (5 s by default); several hooks run at the same time.
+    /// Names something that has to be done before another process takes over from this one, or the service
+    /// stops: ending what only one process may do. It is awaited while clients are still served here, for at
+    /// most the deadline [`Timing::before_release`](crate::Timing::before_release) (5 s by default); several
+    /// hooks run at the same time.
     ///
-    /// If a hook takes longer, or panics, the handoff fails: this process serves on, [`Serving::is_serving`] is true again,
-    /// and the successor and operators are told why. At a rollback the hooks of the version that is taken back run in the same
-    /// way. When the service stops they run too, and it stops all the same after the deadline.
+    /// If a hook takes longer, or panics, the handoff fails: this process serves on, [`Serving::is_serving`]
+    /// is true again, and the successor and operators are told why. At a rollback the hooks of the version
+    /// that is taken back run in the same way. When the service stops they run too, and it stops all the same
+    /// after the deadline.
     ///
     /// `hook` may be called more than once, because a handoff that begins may fail. The guide
     /// [`one_worker`](crate::guides::one_worker) shows a worker and its hook.
@@ -320,8 +331,9 @@ impl Starting {
         Ok(())
     }
 
-    /// Waits until this process serves: resolves with what [`Starting::ready`] returns, or with `None` if `ready` failed or
-    /// this value was dropped, so that it never will. For servers that are made before `ready` and run in a task of their own.
+    /// Waits until this process serves: resolves with what [`Starting::ready`] returns, or with `None` if
+    /// `ready` failed or this value was dropped, so that it never will. For servers that are made before
+    /// `ready` and run in a task of their own.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), hotupdate::Error> {
@@ -343,9 +355,9 @@ impl Starting {
     /// This process is warm: the incumbent stops accepting, this one starts. Returns when it serves.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] and others if the handoff failed: the incumbent serves on, this process should exit non-zero.
-    /// [`ErrorKind::ApiMisuse`] if there are more listeners than a successor or an operator could be told of: some 6,000 of
-    /// them, fewer if their names are long.
+    /// [`ErrorKind::Refused`] and others if the handoff failed: the incumbent serves on, this process should
+    /// exit non-zero. [`ErrorKind::ApiMisuse`] if there are more listeners than a successor or an operator
+    /// could be told of: some 6,000 of them, fewer if their names are long.
     pub async fn ready(self) -> Result<Serving> {
         let Self {
             application,
@@ -364,7 +376,10 @@ impl Starting {
         // A large one makes room for the final word.
         drop(state);
         for (name, address) in resources.take_dropped() {
-            tracing::warn!(parent: &span, %name, %address, "the application dropped this listener before it was ready; it is closed");
+            tracing::warn!(
+                parent: &span, %name, %address,
+                "the application dropped this listener before it was ready; it is closed"
+            );
             ready.bound.retain(|bound| *bound != name);
             if ready.adopted.contains(&name) {
                 ready.adopted.retain(|adopted| *adopted != name);
@@ -374,7 +389,10 @@ impl Starting {
         resources.stale.extend(offered.iter().map(|offered| offered.name.clone()));
         ready.unclaimed.extend(offered.iter().map(|offered| offered.name.clone()));
         for Offered { name, kind, address, .. } in &offered {
-            tracing::warn!(parent: &span, name, %kind, %address, "nobody asked for this listener; it closes with the incumbent");
+            tracing::warn!(
+                parent: &span, name, %kind, %address,
+                "this version does not claim the listener; it closes with the incumbent"
+            );
         }
         resources.check()?;
         ready.release = release;
@@ -394,7 +412,7 @@ impl Starting {
         }
     }
 
-    // ---- claiming ----------------------------------------------------------------------------------------------
+    // ---- claiming ------------------------------------------------------------------------------------------
 
     async fn resolve(&self, name: &str, address: impl ToSocketAddrs) -> Result<Vec<Address>> {
         let addresses =
@@ -432,7 +450,8 @@ impl Starting {
         let position = by_name.or_else(by_address)?;
         let offered = self.offered.swap_remove(position);
         if offered.name != name {
-            tracing::warn!(parent: &self.span, name, before = offered.name, address = %offered.address, "a listener has a new name");
+            let (before, address) = (&offered.name, &offered.address);
+            tracing::warn!(parent: &self.span, name, before, %address, "a listener has a new name");
             self.resources.stale.push(offered.name.clone());
         }
         Some(offered)
@@ -447,9 +466,12 @@ impl Starting {
     ) -> Result<Offered> {
         if let Some(before) = self.offered.iter().find(|o| o.name == name) {
             let now = wanted.first().map(ToString::to_string).unwrap_or_default();
-            tracing::warn!(parent: &self.span, name, before = %before.address, now, "a listener has moved to another address");
+            let before = &before.address;
+            tracing::warn!(parent: &self.span, name, %before, now, "a listener has another address");
         } else if self.succeeds {
-            tracing::warn!(parent: &self.span, name, %kind, "the incumbent has no such listener; it is bound afresh");
+            tracing::warn!(
+                parent: &self.span, name, %kind, "the incumbent has no such listener; it is bound afresh"
+            );
         }
         let mut error = io::Error::new(io::ErrorKind::AddrNotAvailable, "the address resolves to nothing");
         for address in wanted {
@@ -479,7 +501,7 @@ impl Starting {
     }
 }
 
-/// Whether a listener at `address` is what somebody who wants one of these addresses means.
+/// Whether a listener at `address` is one at an address that is `wanted`.
 fn matches(address: &Address, wanted: &[Address]) -> bool {
     let is_same = |ours: SocketAddr, theirs: SocketAddr| {
         ours == theirs || (theirs.port() == 0 && ours.ip() == theirs.ip())
@@ -498,15 +520,16 @@ impl std::fmt::Debug for Resources {
 }
 
 impl Resources {
-    /// A successor and operators are told of all listeners, and one message holds only so much. That has to be found now and
-    /// not when the next version wants to come.
+    /// A successor and operators are told of all listeners, and one message holds only so much. That has to
+    /// be found now and not when the next version wants to come.
     fn check(&self) -> Result<()> {
         let items = self.items().doing(|| "looking at the listeners".to_owned())?;
         match frame::encode(&items) {
             Ok(bytes) if bytes.len() <= MAX_DESCRIPTION => Ok(()),
             _ => {
                 let what = format!(
-                    "{} listeners cannot be described in {MAX_DESCRIPTION} bytes; use fewer, or shorter names",
+                    "{} listeners cannot be described in {MAX_DESCRIPTION} bytes; use fewer, or shorter \
+                     names",
                     items.len()
                 );
                 Err(Error::misuse("becoming ready", what))
@@ -514,7 +537,8 @@ impl Resources {
         }
     }
 
-    /// Listeners that the application dropped: their names and addresses. They are not among the resources any more.
+    /// Listeners that the application dropped: their names and addresses. They are not among the resources
+    /// any more.
     pub(crate) fn take_dropped(&mut self) -> Vec<(String, Address)> {
         let dropped = self.gates.extract_if(.., |(gate, _)| gate.is_closed());
         let dropped: Vec<_> =

@@ -2,7 +2,8 @@
 //!
 //! Deliberately absent: serialization. The two versions of a program agree on bytes by the schema string.
 //!
-//! A seal (fcntl(2), `F_ADD_SEALS`) makes sure that what was checked is what is read, whoever else holds the descriptor.
+//! A seal (fcntl(2), `F_ADD_SEALS`) makes sure that what was checked is what is read, whatever another
+//! process does with its copy of the descriptor.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -24,6 +25,7 @@ const SEALS: SealFlags =
 
 /// State as it was exported.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct State {
     /// What the bytes are, in the application's own words, such as `sessions/2`.
     pub schema: String,
@@ -79,8 +81,9 @@ pub(crate) fn check(item: &StateItem, fd: &OwnedFd) -> Result<(), String> {
     Ok(())
 }
 
-/// State that arrived. It is read when somebody asks for it: a large one takes its time, while which nobody should wait who
-/// does not need it, and nobody at all while nobody accepts.
+/// State that arrived. It is read when the application asks for it: a large one takes its time, which an
+/// application that does not need it should not spend, least of all between two versions, when no process
+/// accepts.
 #[derive(Debug)]
 pub(crate) struct Arrived {
     item: StateItem,

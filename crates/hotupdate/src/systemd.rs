@@ -1,6 +1,7 @@
 //! systemd: listeners that it passed to us, and what it is told.
 //!
-//! Deliberately absent: descriptors that are not sockets; the library that takes them over knows sockets only.
+//! Deliberately absent: descriptors that are not sockets; the library that takes them over knows sockets
+//! only.
 
 mod name;
 
@@ -15,14 +16,15 @@ use listenfd::ListenFd;
 
 use crate::listeners::inherited::{Offered, Origin};
 
-/// The name that systemd gives a descriptor without `FileDescriptorName=`, if it gives any (sd_listen_fds_with_names(3)).
+/// The name that systemd gives a descriptor without `FileDescriptorName=`, if it gives any
+/// (sd_listen_fds_with_names(3)).
 const UNNAMED: &str = "unknown";
 
-/// Takes over what `LISTEN_FDS` names, if `LISTEN_PID` is this process: listeners of socket units, and what an earlier
-/// process of this service left in the descriptor store.
+/// Takes over what `LISTEN_FDS` names, if `LISTEN_PID` is this process: listeners of socket units, and what
+/// an earlier process of this service left in the descriptor store.
 pub(crate) fn listeners() -> Vec<Offered> {
     let names = env::var_os("LISTEN_FDNAMES").unwrap_or_default();
-    // What is no text becomes a name that no application asks for; the others keep theirs.
+    // What is no text becomes a name that no application asks for; the rest keep theirs.
     let names = names.to_string_lossy();
     let mut names = names.split(':').filter(|name| !name.is_empty());
     let mut passed = ListenFd::from_env();

@@ -1,4 +1,5 @@
-//! Work that is no connection: tasks that keep a process alive, and hooks that end what only one process may do.
+//! Work that is no connection: tasks that keep a process alive, and hooks that end what only one process may
+//! do.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -24,8 +25,9 @@ struct Work {
     last: u64,
 }
 
-/// A task that keeps its process alive: [`Serving::drained`](crate::Serving::drained) does not resolve, and operators see the
-/// task by its name, until this value is dropped. Made by [`Serving::task_guard`](crate::Serving::task_guard).
+/// A task that keeps its process alive: [`Serving::drained`](crate::Serving::drained) does not resolve, and
+/// operators see the task by its name, until this value is dropped. Made by
+/// [`Serving::task_guard`](crate::Serving::task_guard).
 #[must_use = "the task ends when it is dropped"]
 pub struct TaskGuard {
     tasks: Tasks,
@@ -110,7 +112,8 @@ impl fmt::Debug for Hook {
     }
 }
 
-/// Runs all of them at the same time; an error says which one panicked. Dropping the future ends those that are not done.
+/// Runs all of them at the same time; an error says which one panicked. Dropping the future ends those that
+/// are not done.
 pub(crate) async fn run(hooks: &[Hook]) -> Result<(), String> {
     let mut running = JoinSet::new();
     let mut names = BTreeMap::new();

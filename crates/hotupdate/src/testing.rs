@@ -24,7 +24,8 @@ mod table;
 #[doc(hidden)]
 pub use table::Table;
 
-/// How long a [`Process`] may take to serve and to end: longer than anything takes on a machine that has much else to do.
+/// How long a [`Process`] may take to serve and to end: longer than anything takes on a machine that has much
+/// else to do.
 const SOON: Duration = Duration::from_secs(60);
 
 /// How long the control socket may take to answer.
@@ -33,8 +34,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How often a process is looked at that is waited for.
 const INTERVAL: Duration = Duration::from_millis(5);
 
-/// Settings for a version that lives in a test, next to others: no probation, so that the version before ends as soon as its
-/// connections have; signals are left to the test; and no deadline of a handoff is missed on a slow machine.
+/// Settings for a version that lives in a test beside another: no probation, so that the version before ends
+/// as soon as its connections have; signals are left to the test; and no deadline of a handoff is missed on a
+/// slow machine.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -87,12 +89,12 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the program, and waits until it serves: as the first of its service, or as the successor of the one that
-    /// serves at this control socket.
+    /// Starts the program, and waits until it serves: as the first of its service, or as the successor of the
+    /// one that serves at this control socket.
     ///
     /// # Errors
-    /// If the program cannot be started, ends before it serves (its standard error says why, and goes where that of the test
-    /// goes), or does not serve within a minute.
+    /// If the program cannot be started, ends before it serves (its standard error says why, and goes where
+    /// that of the test goes), or does not serve within a minute.
     pub fn start(command: &mut Command, control: impl AsRef<Path>) -> io::Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
         let mut process = Self { child: command.spawn()?, control: control.as_ref().to_owned() };
@@ -160,8 +162,8 @@ impl Drop for Process {
     }
 }
 
-/// Asks the process that serves at this control socket how the service is: which processes there are, how many connections
-/// they have, how the last handoff went. It is what `hotctl status` shows.
+/// Asks the process that serves at this control socket how the service is: which processes there are, how
+/// many connections they have, how the last handoff went. It is what `hotctl status` shows.
 ///
 /// # Errors
 /// If no process answers there.

@@ -7,8 +7,8 @@ use clap::{Parser, ValueEnum};
 
 /// An HTTP server that can be replaced while it runs.
 ///
-/// Start it once; start it again, and the second process takes over from the first. `kill -HUP` makes it start its own
-/// successor.
+/// Start it once; start it again, and the second process takes over from the first. `kill -HUP` makes it
+/// start its own successor.
 #[derive(Debug, Parser)]
 #[command(name = "axum-server", version)]
 pub(crate) struct Cli {
@@ -16,7 +16,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub(crate) listen: String,
 
-    /// The control socket [default: $HOTUPDATE_SOCKET, or axum-server/control.sock in /run or $XDG_RUNTIME_DIR]
+    /// The control socket [default: $HOTUPDATE_SOCKET, or axum-server/control.sock in /run or
+    /// $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 

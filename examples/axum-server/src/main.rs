@@ -1,6 +1,8 @@
-//! The classic demonstration: a server that is replaced by a new version while its slow requests are in flight.
+//! The classic demonstration: a server that is replaced by a new version while its slow requests are in
+//! flight.
 //!
-//! Deliberately absent: anything that a hot update does not need. What it answers is in `routes.rs` and `streams.rs`.
+//! Deliberately absent: anything that a hot update does not need. What it answers is in `routes.rs` and
+//! `streams.rs`.
 
 mod cli;
 mod metrics;
@@ -77,8 +79,8 @@ async fn join(cli: &Cli) -> anyhow::Result<Starting> {
     Ok(builder.join().await?)
 }
 
-/// One line for whoever waits for it: a script, a test, a person. That nobody can read it, or that the disk is full, is no
-/// reason to stop serving.
+/// One line for a script, a test or a person that waits for it. A closed output or a full disk is no reason
+/// to stop serving.
 fn say(line: fmt::Arguments<'_>) {
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());

@@ -1,7 +1,7 @@
 //! `GET /metrics`: the counts of this process, and of those before it, for Prometheus.
 //!
-//! Deliberately absent: a listener of its own. The one for HTTP moves from version to version, so a scraper finds whoever
-//! serves; the label `generation` says which process counted.
+//! Deliberately absent: a listener of its own. The one for HTTP moves from version to version, so a scraper
+//! finds the process that serves; the label `generation` says which process counted.
 
 use anyhow::Context as _;
 use axum::http::header::CONTENT_TYPE;

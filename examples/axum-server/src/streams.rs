@@ -1,6 +1,7 @@
 //! Answers that go on until the client leaves, or the process drains.
 //!
-//! Deliberately absent: moving an event stream to the next version. It ends politely, and its client comes back to it.
+//! Deliberately absent: moving an event stream to the next version. It ends politely, and its client comes
+//! back to it.
 
 use std::convert::Infallible;
 use std::time::Duration;

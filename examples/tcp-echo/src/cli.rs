@@ -7,8 +7,8 @@ use clap::Parser;
 
 /// A server of a raw protocol, whose connections move to the next version while they are in use.
 ///
-/// Start it once and connect (`nc 127.0.0.1 7777`); start it again, and go on typing: the second process answers on the
-/// same connection, and counts on. `kill -HUP` makes it start its own successor.
+/// Start it once and connect (`nc 127.0.0.1 7777`); start it again, and go on typing: the second process
+/// answers on the same connection, and counts on. `kill -HUP` makes it start its own successor.
 #[derive(Debug, Parser)]
 #[command(name = "tcp-echo", version)]
 pub(crate) struct Cli {

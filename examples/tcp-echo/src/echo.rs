@@ -1,6 +1,8 @@
-//! The protocol: each line is answered with `<version> <pid> <n> <line>`, where n counts the lines of the connection.
+//! The protocol: each line is answered with `<version> <pid> <n> <line>`, where n counts the lines of the
+//! connection.
 //!
-//! Deliberately absent: processes. What a connection needs in order to go on anywhere is one value, [`Conversation`].
+//! Deliberately absent: processes. What a connection needs in order to go on anywhere is one value,
+//! [`Conversation`].
 
 use std::mem;
 use std::process::id;
@@ -10,8 +12,8 @@ use serde::{Deserialize, Serialize};
 /// The longest line; a client that sends a longer one is not one of ours.
 pub(crate) const MAX_LINE: usize = 16 * 1024;
 
-/// Where a connection is in its conversation. This is what travels, so a later version may add fields, each with a default,
-/// and must not change those that are here.
+/// Where a connection is in its conversation. This is what travels, so a later version may add fields, each
+/// with a default, and must not change those that are here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Conversation {
     /// Lines answered so far.

@@ -21,7 +21,8 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::cli::Cli;
 use crate::echo::Conversation;
 
-/// The name of the conversation, and of the state that goes with it. A version that speaks another one has another name.
+/// The name of the conversation, and of the state that goes with it. A version that speaks another one has
+/// another name.
 const KIND: &str = "line-echo/1";
 
 #[tokio::main]
@@ -95,8 +96,8 @@ async fn converse(mut connection: Connection, mut conversation: Conversation, ve
     }
 }
 
-/// Sends or hears something; false when the client has left. Can be cut short at any time without losing a byte, so that a
-/// move never waits for a client.
+/// Sends or hears something; false when the client has left. Can be cut short at any time without losing a
+/// byte, so that a move never waits for a client.
 async fn step(connection: &mut Connection, conversation: &mut Conversation, version: &str) -> bool {
     if conversation.unsent().is_empty() {
         let mut bytes = [0; 1024];
@@ -120,8 +121,8 @@ async fn step(connection: &mut Connection, conversation: &mut Conversation, vers
     }
 }
 
-/// One line for whoever waits for it: a script, a test, a person. That nobody can read it, or that the disk is full, is no
-/// reason to stop serving.
+/// One line for a script, a test or a person that waits for it. A closed output or a full disk is no reason
+/// to stop serving.
 fn say(line: fmt::Arguments<'_>) {
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());

@@ -1,6 +1,8 @@
-//! A chat room that survives a deploy: its members stay connected, and every message reaches everybody once and in order.
+//! A chat room that survives a deploy: its members stay connected, and every message reaches all of them once
+//! and in order.
 //!
-//! Deliberately absent: reconnecting. What is in the room is in `room.rs`, what a member does is in `member.rs`.
+//! Deliberately absent: reconnecting. What is in the room is in `room.rs`, what a member does is in
+//! `member.rs`.
 
 mod cli;
 mod member;
@@ -90,8 +92,8 @@ fn app(server: Server) -> Router {
     Router::new().route("/", get(Html(include_str!("page.html")))).route("/chat", any(join))
 }
 
-/// One line for whoever waits for it: a script, a test, a person. That nobody can read it, or that the disk is full, is no
-/// reason to stop serving.
+/// One line for a script, a test or a person that waits for it. A closed output or a full disk is no reason
+/// to stop serving.
 fn say(line: fmt::Arguments<'_>) {
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());

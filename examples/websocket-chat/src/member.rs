@@ -1,6 +1,6 @@
 //! One member of the room: what it says and hears, here or in the next version.
 //!
-//! Deliberately absent: being remembered. Who closes the page has left.
+//! Deliberately absent: being remembered. A member that closes the page has left.
 
 use std::process::id;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub(crate) struct Member {
     name: String,
     /// The last message that was sent to it.
     heard: u64,
-    /// What it has said, and nobody has heard.
+    /// What it has said, and no member has heard.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pending: Vec<String>,
     /// What was said in the old version after the next one had got the history.
@@ -46,9 +46,9 @@ pub(crate) struct Member {
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum Notice<'a> {
-    /// Who serves, from now on.
+    /// The process that serves from now on.
     Served { version: &'a str, generation: &'a str, pid: u32, name: &'a str },
-    /// Somebody said something.
+    /// A member said something.
     Message(&'a Entry),
 }
 

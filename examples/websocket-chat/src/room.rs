@@ -1,13 +1,15 @@
-//! What was said, in the one order in which everybody hears it, also while the room moves to the next version.
+//! What was said, in the one order in which all members hear it, also while the room moves to the next
+//! version.
 //!
 //! Deliberately absent: sending. A member keeps in mind how far it has heard, and asks for the rest.
 //!
-//! Numbers are given by one process at a time, never by two. The old version exports its history for the next one, and
-//! goes on; when it begins to drain it gives no more numbers: what its members say from then on moves with them, unnumbered.
-//! Every member that moves brings along what was numbered after the export. So the first of them completes the history of the next
-//! version, which only then gives numbers itself. If that version is replaced before, it leaves the waiting to its
-//! successor. A rollback is a move like any other; only that nothing is exported for it, so what members bring along is
-//! all that the old version learns of what was said in the new one.
+//! Numbers are given by one process at a time, never by two. The old version exports its history for the next
+//! one, and goes on; when it begins to drain it gives no more numbers: what its members say from then on
+//! moves with them, unnumbered. Every member that moves brings along what was numbered after the export. So
+//! the first of them completes the history of the next version, which only then gives numbers itself. If that
+//! version is replaced before, it leaves the waiting to its successor. A rollback is a move like any other;
+//! only that nothing is exported for it, so what members bring along is all that the old version learns of
+//! what was said in the new one.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,13 +22,14 @@ use tokio::sync::watch;
 /// What the exported history is; another version that means something else says so.
 pub(crate) const SCHEMA: &str = "chat-history/1";
 
-/// So many messages are kept for those who come later.
+/// So many messages are kept for members that come later.
 const MAX_HISTORY: usize = 1000;
 
 /// So many bytes of the last messages, as JSON, a member can bring along.
 const MAX_LATE: usize = 22 * 1024;
 
-/// How long after an export the next version may take to begin. So long no more is numbered than a member can bring along.
+/// How long after an export the next version may take to begin. So long no more is numbered than a member can
+/// bring along.
 const HANDOFF: Duration = Duration::from_secs(2);
 
 /// How long after its own beginning a process expects that it may be rolled back.
@@ -109,7 +112,7 @@ struct History {
     entries: VecDeque<Entry>,
 }
 
-/// Somebody is in the room, as long as this value is there.
+/// A member is in the room as long as this value exists.
 #[derive(Debug)]
 pub(crate) struct Presence {
     room: Arc<Room>,
@@ -194,11 +197,11 @@ impl Room {
         self.changed.subscribe()
     }
 
-    /// Says it to everybody, unless numbers are not given here at the moment: then it is to be said again later, perhaps
-    /// in the next version.
+    /// Says it to all members, unless numbers are not given here at the moment: then it is to be said again
+    /// later, perhaps in the next version.
     pub(crate) fn say(&self, name: &str, text: &str) -> bool {
         let mut book = self.book();
-        // Under the lock: whoever moves, moves later, and brings this along.
+        // Under the lock: a member that migrates does it later, and brings this along.
         let entry = Entry { seq: book.last + 1, name: name.to_owned(), text: text.to_owned() };
         let since_export = book.since_export + entry.size();
         let handoff = book.exported.is_some_and(|exported| exported.at.elapsed() < HANDOFF);
@@ -218,7 +221,8 @@ impl Room {
         self.book().after(seq)
     }
 
-    /// What the other version has not heard, for members that move there. Complete, because this process drains.
+    /// What the other version has not heard, for members that move there. Complete, because this process
+    /// drains.
     pub(crate) fn late(&self) -> Late {
         let mut book = self.book();
         // If this process serves again, they come back with what they heard there.

@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
+use hotupdate_proto::Process;
 use hotupdate_proto::operator::{HandoffResult, Status};
 
 use super::change;
+use super::status::tasks;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::progress::Progress;
@@ -19,18 +21,18 @@ pub(crate) fn wait(
 ) -> Result<Status, Failure> {
     let HandoffResult { from, to, generation, gap_ns: _ } = changed;
     let mut stream = StatusStream::new(context);
-    let mut open = None;
+    let mut left = None;
     loop {
         if let Some(status) = stream.next() {
             change::still_stands(changed, &status)?;
             // A status from before the change says nothing about what is left.
             if status.serving.generation >= *generation {
-                open = change::connections_of(&status, from);
-                let Some(open) = open else {
+                left = left_in(&status, from);
+                let Some(left) = &left else {
                     context.report.record("drained", from)?;
                     return Ok(status);
                 };
-                progress.at(format!("{to} serves; draining, {open} left"));
+                progress.at(format!("{to} serves; {from} {left}"));
             }
         }
         if context.interrupted() {
@@ -39,10 +41,21 @@ pub(crate) fn wait(
             );
         }
         if Instant::now() >= until {
-            let left = open.map_or_else(String::new, |open| format!(" {}", text::connections(open)));
+            let left = left.as_deref().unwrap_or("is draining");
             let after = text::duration(context.change_timeout());
-            let line = format!("timed out after {after}: {from} is still draining{left}");
+            let line = format!("timed out after {after}: {from} {left}");
             return Err(Failure::new(Exit::TimedOut, line).now(to));
         }
     }
+}
+
+/// `is still draining 17 connections`, or `has drained, still running: 2 tasks (mail, report)`; `None` if it has exited.
+fn left_in(status: &Status, old: &Process) -> Option<String> {
+    let left = status.predecessors.iter().find(|it| it.process.instance == old.instance)?;
+    let draining = format!("is still draining {}", text::connections(left.connections.open()));
+    Some(match (left.connections.open(), tasks(&left.tasks)) {
+        (0, Some(tasks)) => format!("has drained, {tasks}"),
+        (_, Some(tasks)) => format!("{draining}, {tasks}"),
+        (_, None) => draining,
+    })
 }

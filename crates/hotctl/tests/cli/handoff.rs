@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::support::eventually;
 use crate::support::fake::{Answer, fail, join, process, take_over};
 use crate::support::run::{Place, is_alive, stat};
+use hotupdate_proto::Summary;
 use hotupdate_proto::operator::{HandoffResult, ProcessState, Status};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -339,6 +340,24 @@ fn a_drain_that_takes_too_long_says_that_the_new_version_serves() {
     place.fake.on("Handoff", release);
     place.hotctl(&["--timeout", "1", "handoff", "--until", "drained"]).code(4).says(
         "hotctl: handoff: timed out after 1 s: 4100 (v1.2.9) is still draining 17 connections; \
+         4242 (v1.3.0) serves now",
+    );
+}
+
+/// No connection is left in the old version, and work that is no connection goes on in it.
+#[test]
+fn tasks_that_keep_an_old_version_are_named() {
+    let place = Place::new();
+    place.fake.change(|status| join(status, 4242, "another", ProcessState::Standby));
+    place.fake.on("Handoff", |status| {
+        let answer = release(status);
+        let old = &mut status.predecessors[0];
+        old.connections = Summary::default();
+        old.tasks = vec!["mail".to_owned(), "re\nport".to_owned()];
+        answer
+    });
+    place.hotctl(&["--timeout", "1", "handoff", "--until", "drained"]).code(4).says(
+        "hotctl: handoff: timed out after 1 s: 4100 (v1.2.9) has drained, still running: 2 tasks (mail, re\\nport); \
          4242 (v1.3.0) serves now",
     );
 }

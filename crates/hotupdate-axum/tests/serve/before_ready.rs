@@ -11,6 +11,7 @@ use hotupdate::{ErrorKind, Starting};
 use hotupdate_axum::Serve;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::client::Client;
@@ -125,8 +126,24 @@ async fn a_server_that_is_dropped_closes_what_waits_for_it() {
     until(|| hot.connections().adopted() == 1).await;
     drop(server);
     client.ends().await;
+    let address = old.address;
     assert_eq!(old.drained().await, 0);
     until(|| hot.connections().rows().is_empty()).await;
+    assert!(TcpStream::connect(address).await.is_err(), "it does not listen any more");
+}
+
+#[tokio::test]
+async fn a_running_server_that_is_dropped_accepts_no_more_and_its_connections_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hot, address, server) = first(&dir).await;
+    let server = tokio::spawn(server.into_future());
+    let _hot = hot.ready().await.unwrap();
+    let mut client = Client::connect(address).await;
+    assert_eq!(client.get("/").await.body, "first");
+    server.abort();
+    assert!(server.await.unwrap_err().is_cancelled());
+    assert!(TcpStream::connect(address).await.is_err(), "it does not listen any more");
+    assert_eq!(client.get("/").await.body, "first");
 }
 
 #[tokio::test]

@@ -24,14 +24,15 @@ use crate::listeners::gate::{Gate, GateControl};
 use crate::listeners::stream::Acceptor;
 use crate::rate_limited_log::RateLimitedLog;
 
-/// Callers on the control socket at the same time; they cost a descriptor each. If more come, the one that has been idle
-/// longest has to leave, and if none is idle the newest is turned away.
+/// Callers on the control socket at the same time; they cost a descriptor each. If more come, the one that
+/// has been idle longest has to leave, and if none is idle the newest is turned away.
 pub(super) const MAX_SESSIONS: usize = 256;
 
 /// How long a new caller waits for the place of one that is idle.
 const LEAVING: Duration = Duration::from_millis(50);
 
-/// How long accepting callers pauses after an error, such as being out of descriptors, and between two looks for more.
+/// How long accepting callers pauses after an error, such as being out of descriptors, and between two looks
+/// for more.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The path's listener and its lock.
@@ -114,8 +115,8 @@ async fn accept_callers(gate: Arc<Gate<Acceptor>>, config: SessionConfig, allowe
     }
 }
 
-/// A place for another caller. If all are taken, the caller that has been idle longest leaves for it, so that a flood of callers
-/// that say nothing pushes itself out.
+/// A place for another caller. If all are taken, the caller that has been idle longest leaves for it, so that
+/// a flood of callers that say nothing pushes itself out.
 async fn place(config: &SessionConfig) -> Option<OwnedSemaphorePermit> {
     if let Ok(place) = config.places.clone().try_acquire_owned() {
         return Some(place);

@@ -1,11 +1,8 @@
-//! Who owns the path of the control socket, how it is made, and what of it is inherited.
+//! Which process owns the path of the control socket, how it is made, and what of it is inherited.
 //!
-//! Deliberately absent: what is said on it, see [`super::session`]; what the path has to be like, see [`super::path`]; who
-//! may connect, see [`super::user`].
-//!
-//! The owner is whoever holds the lock on `<path>.lock` (flock(2)). Lock and listener are open file descriptions and
-//! travel to the next version, so the path always leads to the owner, the lock is never free in between, and nobody ever
-//! has to unlink a socket that might be somebody's.
+//! The owner is the process that holds the lock on `<path>.lock` (flock(2)). Lock and listener are open file
+//! descriptions and travel to the next version, so the path always leads to the owner, the lock is never free
+//! in between, and no process ever has to unlink a socket that might belong to another one.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -39,22 +36,22 @@ pub(crate) struct Ownership {
     pub(crate) lock: OwnedFd,
 }
 
-/// Whom we meet at a path.
+/// What is found at a path.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// Nobody alive: we are the first, and own it now.
-    Nobody(Ownership),
+    /// No process: this one is the first, and owns it now.
+    First(Ownership),
     /// A process that listens.
     Incumbent(UnixStream),
 }
 
-/// Becomes the owner of the path, or connects to whoever is.
+/// Becomes the owner of the path, or connects to its owner.
 pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
     check_path(path)?;
     let deadline = Instant::now() + within;
     loop {
         let lock = open_lock(path)?;
-        // The holder of the lock may be alive although we have it, if somebody removed the lock file.
+        // The holder of the lock may be alive although we have it, if the lock file was removed.
         match (try_lock(&lock, path)?, connect(path).await) {
             (_, Ok(stream)) => {
                 check_peer(&stream, path)?;
@@ -63,14 +60,14 @@ pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
             (true, Err(error)) if is_nobody(&error) && error.kind() != io::ErrorKind::WouldBlock => {
                 check_replaceable(path)?;
                 check_replaceable(&temporary(path))?;
-                return Ok(Found::Nobody(Ownership { listener: bind(path)?, lock: lock.into() }));
+                return Ok(Found::First(Ownership { listener: bind(path)?, lock: lock.into() }));
             }
             // The owner has the lock and not yet its socket, or is going away.
             (_, Err(error)) if is_nobody(&error) && Instant::now() < deadline => sleep(LOOK_AGAIN).await,
             (_, Err(error)) if is_nobody(&error) => {
                 let why = format!(
-                    "its lock is held, and nobody answers ({error}; deadline `find`); if the holder hangs, or its \
-                     socket file was removed, stop it: see `lsof` for who has the lock file open"
+                    "its lock is held, and no process answers ({error}; deadline `find`); if the holder hangs, \
+                     or its socket file was removed, stop it: `lsof` names the process that has the lock file open"
                 );
                 return Err(Error::timed_out(format!("the control socket {}", path.display()), why));
             }
@@ -81,7 +78,8 @@ pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
     }
 }
 
-/// Removes the socket. Only its owner may, and only when nobody follows: later it could be somebody else's.
+/// Removes the socket. Only its owner may, and only when no successor follows: later it could belong to
+/// another process.
 pub(crate) fn remove(path: &Path, ownership: &Ownership) {
     let ours = rustix::fs::fstat(&ownership.lock).map(|stat| (stat.st_dev, stat.st_ino));
     let there = fs::symlink_metadata(lock_path(path)).map(|metadata| (metadata.dev(), metadata.ino()));
@@ -91,8 +89,9 @@ pub(crate) fn remove(path: &Path, ownership: &Ownership) {
     }
 }
 
-/// Checks a control listener and a lock that arrived: they have to be what they are said to be, and the listener that
-/// one through which the incumbent was `reached`. (Its own name is of no use: it was renamed, perhaps in another container.)
+/// Checks a control listener and a lock that arrived: they have to be what they are said to be, and the
+/// listener that one through which the incumbent was `reached`. (Its own name is of no use: it was renamed,
+/// perhaps in another container.)
 pub(crate) fn check_inherited(ownership: &Ownership, reached: Option<&Path>) -> Result<(), String> {
     use rustix::net::{AddressFamily, SocketType, sockopt};
     let Ownership { listener, lock } = ownership;
@@ -113,14 +112,15 @@ pub(crate) fn check_inherited(ownership: &Ownership, reached: Option<&Path>) -> 
             show(reached)
         ));
     }
-    // flock(2) takes whatever it gets, and would not be released by the death of whoever has the file.
+    // flock(2) takes whatever it gets, and would not be released by the death of the process that has the
+    // file.
     if !rustix::fs::fstat(lock)
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
     {
         return Err("the lock is not a file".to_owned());
     }
-    // The lock belongs to the open file description, so taking it again through a duplicate succeeds, and through any
-    // other description of the same file it does not.
+    // The lock belongs to the open file description, so taking it again through a duplicate succeeds, and
+    // through any other description of the same file it does not.
     flock(lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|error| format!("the lock is not held: {error}"))
 }
@@ -142,7 +142,8 @@ fn try_lock(lock: &File, path: &Path) -> Result<bool> {
 }
 
 async fn connect(path: &Path) -> io::Result<UnixStream> {
-    // The kernel's backlog of the listener can be full (`EAGAIN`, unix(7)): ask again, like one that is not there yet.
+    // The kernel's backlog of the listener can be full (`EAGAIN`, unix(7)): ask again, like one that is not
+    // there yet.
     UnixStream::connect(path).await
 }
 
@@ -201,7 +202,7 @@ pub(super) mod tests {
         let directory = directory(0o700);
         let path = directory.path().join("control.sock");
         let first = find(&path, SOON).await.unwrap();
-        assert!(matches!(first, Found::Nobody(_)));
+        assert!(matches!(first, Found::First(_)));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert!(matches!(find(&path, SOON).await.unwrap(), Found::Incumbent(_)));
         let names: Vec<_> = fs::read_dir(&directory).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -214,7 +215,7 @@ pub(super) mod tests {
         let path = directory.path().join("control.sock");
         drop(find(&path, SOON).await.unwrap());
         assert!(path.exists(), "as after kill -9");
-        assert!(matches!(find(&path, SOON).await.unwrap(), Found::Nobody(_)));
+        assert!(matches!(find(&path, SOON).await.unwrap(), Found::First(_)));
     }
 
     #[tokio::test]
@@ -240,7 +241,7 @@ pub(super) mod tests {
         for start in starts {
             found.push(start.await.unwrap());
         }
-        assert_eq!(found.iter().filter(|f| matches!(f, Found::Nobody(_))).count(), 1);
+        assert_eq!(found.iter().filter(|f| matches!(f, Found::First(_))).count(), 1);
     }
 
     #[tokio::test]
@@ -257,7 +258,7 @@ pub(super) mod tests {
     async fn an_inherited_lock_has_to_be_the_one() {
         let directory = directory(0o700);
         let path = directory.path().join("control.sock");
-        let Found::Nobody(owner) = find(&path, SOON).await.unwrap() else { panic!("nobody was there") };
+        let Found::First(owner) = find(&path, SOON).await.unwrap() else { panic!("no process was there") };
         let duplicate = |fd: &OwnedFd| fd.try_clone().unwrap();
         let stream = connect(&path).await.unwrap();
         let address = stream.peer_addr().unwrap();

@@ -1,6 +1,4 @@
 //! The path of the control socket: where it usually is, and what may be there.
-//!
-//! Deliberately absent: who owns it, see [`super::ownership`].
 
 use std::env;
 use std::ffi::OsString;
@@ -18,20 +16,21 @@ use crate::error::{Doing, Error, Result};
 /// `sun_path` has 108 bytes, one of them for the NUL (unix(7)).
 const MAX_PATH: usize = 107;
 
-/// The path of the control socket of the service `name`, where operators look for it. Its directory is made, for this user
-/// only, if it is not there.
+/// The path of the control socket of the service `name`, where operators look for it. Its directory is made,
+/// for this user only, if it is not there.
 ///
 /// It is the first of these that there is:
 ///
 /// 1. `$HOTUPDATE_SOCKET`, the path itself, which `hotctl` reads, too
 /// 2. `$RUNTIME_DIRECTORY/control.sock`, where systemd has made a directory for the service (systemd.exec(5),
 ///    `RuntimeDirectory=`): of several the one that is called `name`, or else the first
-/// 3. `/run/NAME/control.sock`, for root, and for a user to whom that directory belongs, so that a version started by hand finds
-///    the one that systemd has started
+/// 3. `/run/NAME/control.sock`, for root, and for a user to whom that directory belongs, so that a version
+///    started by hand finds the one that systemd has started
 /// 4. `$XDG_RUNTIME_DIR/NAME/control.sock`, for any other user
 ///
-/// All versions of a service have to come to the same path, or else they do not meet: the second would find that it is the
-/// first, and cannot bind the listeners. `hotctl` finds what is in `/run` and `$XDG_RUNTIME_DIR` by itself.
+/// All versions of a service have to come to the same path, or else they do not meet: the second would find
+/// that it is the first, and cannot bind the listeners. `hotctl` finds what is in `/run` and
+/// `$XDG_RUNTIME_DIR` by itself.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), hotupdate::Error> {
@@ -42,9 +41,9 @@ const MAX_PATH: usize = 107;
 ///
 /// # Errors
 /// [`ApiMisuse`](crate::ErrorKind::ApiMisuse) if `name` cannot be that of a directory;
-/// [`UnusablePath`](crate::ErrorKind::UnusablePath) if none of these is there, or the directory cannot be made. There is no
-/// place in `/tmp`: others can take its names first, and cleaners empty it. What the directory has to be like is checked by
-/// [`Builder::join`](crate::Builder::join).
+/// [`UnusablePath`](crate::ErrorKind::UnusablePath) if none of these is there, or the directory cannot be
+/// made. There is no place in `/tmp`: another user can take its names first, and cleaners empty it. What the
+/// directory has to be like is checked by [`Builder::join`](crate::Builder::join).
 pub fn control_path(name: &str) -> Result<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     let surroundings = Surroundings {
@@ -72,8 +71,9 @@ struct Surroundings {
 impl Surroundings {
     fn path(&self, name: &str) -> Result<PathBuf> {
         let Self { socket, runtime_directory, xdg_runtime_dir, run, uid } = self;
-        if !matches!(Path::new(name).components().collect::<Vec<_>>()[..], [Component::Normal(only)] if only == name)
-        {
+        let mut parts = Path::new(name).components();
+        let only = (parts.next(), parts.next());
+        if !matches!(only, (Some(Component::Normal(part)), None) if part == name) {
             let why = "it is to be the name of a directory: not empty, without slashes";
             return Err(Error::misuse(format!("the name {name:?} of a service"), why));
         }
@@ -94,8 +94,8 @@ impl Surroundings {
             None => Err(Error::unusable_path(
                 format!("looking for the control socket of {name}"),
                 format!(
-                    "$XDG_RUNTIME_DIR is not set, and {} does not belong to this user; set ${} to a path in a directory of \
-                     this user, or let systemd make one: RuntimeDirectory={name}",
+                    "$XDG_RUNTIME_DIR is not set, and {} does not belong to this user; set ${} to a path in a \
+                     directory of this user, or let systemd make one: RuntimeDirectory={name}",
                     system.display(),
                     environment::SOCKET
                 ),
@@ -121,8 +121,9 @@ fn doing(path: &Path) -> String {
 
 /// Checks everything that can be checked before anything is made.
 ///
-/// Symbolic links are followed on the way to the directory, because `/var/run` is one, and what counts is where they lead
-/// to. The socket and its lock must not be links: a service with two names would have two locks, and so two owners.
+/// Symbolic links are followed on the way to the directory, because `/var/run` is one, and what counts is
+/// where they lead to. The socket and its lock must not be links: a service with two names would have two
+/// locks, and so two owners.
 pub(super) fn check_path(path: &Path) -> Result<()> {
     let doing = || doing(path);
     if path.file_name().is_none() {
@@ -139,7 +140,8 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
     let metadata = match fs::metadata(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let why = format!(
-                "its directory does not exist ({error}); make it with mode 0700, or let systemd do it: RuntimeDirectory="
+                "its directory does not exist ({error}); make it with mode 0700, or let systemd do it: \
+                 RuntimeDirectory="
             );
             return Err(Error::unusable_path(doing(), why));
         }
@@ -155,7 +157,7 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
     }
     if mode & 0o022 != 0 {
         let why = format!(
-            "its directory can be written to by others (mode {:04o}): whoever can, could take the service; use a \
+            "its directory can be written to by other users (mode {:04o}), which could take the service; use a \
              directory of mode 0700 or 0755",
             mode & 0o7777
         );
@@ -164,7 +166,7 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
     let names = [path.to_owned(), lock_path(path), temporary(path)];
     names.iter().try_for_each(|path| check_no_link(path, doing))?;
     match fs::symlink_metadata(lock_path(path)) {
-        // Whoever holds it may still serve, whatever is at the path now.
+        // Its holder may still serve, whatever is at the path now.
         Ok(lock) if lock.is_file() => Ok(()),
         Ok(_) => {
             Err(Error::unusable_path(doing(), format!("{} is not a lock file", lock_path(path).display())))
@@ -184,7 +186,7 @@ fn check_no_link(path: &Path, doing: impl FnOnce() -> String) -> Result<()> {
     Err(Error::unusable_path(doing(), why))
 }
 
-/// What is in the way may only be a socket that somebody left: anything else is somebody's data.
+/// What is in the way may only be a socket that a process left behind: anything else may be data.
 pub(super) fn check_replaceable(path: &Path) -> Result<()> {
     let doing = || format!("making the control socket {}", path.display());
     match fs::symlink_metadata(path) {

@@ -1,7 +1,8 @@
-//! Descriptors that are held back for callers on the control socket: whoever wants to know why a service that is at its limit
-//! of open files answers nobody must not be kept out by the same limit.
+//! Descriptors that are held back for callers on the control socket: when a service is at its limit of open
+//! files and answers no client, an operator who asks why must not be kept out by the same limit.
 //!
-//! Deliberately absent: descriptors for anything else. A handoff needs more of them, and says so if there are none.
+//! Deliberately absent: descriptors for anything else. A handoff needs more of them, and says so if there are
+//! none.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-/// An operator needs one, `hotctl handoff -- …` three at a time: its own question, its watch, and the successor.
+/// An operator needs one, `hotctl handoff -- …` three at a time: its own question, its watch, and the
+/// successor.
 const SIZE: usize = 4;
 
 /// Some descriptors of nothing in particular.

@@ -34,28 +34,28 @@ pub(crate) enum Request {
     Join(Join, Box<Receiver>),
 }
 
-/// Something happened, as it is sent to everybody who monitors: written once, however many they are.
+/// Something happened, as it is sent to all callers that monitor: written once, however many they are.
 pub(crate) type Event = Arc<[u8]>;
 
-/// How a command ended; who serves now, if that changed.
+/// How a command ended; which process serves now, if that changed.
 pub(crate) type Outcome = Result<Option<HandoffResult>, OperatorError>;
 
-/// Callers that watch (`Monitor`) at the same time. They may stay as long as they like, so there are fewer of them than
-/// callers: a caller that only asks finds a place.
+/// Callers that watch (`Monitor`) at the same time. They may stay as long as they like, so there are fewer of
+/// them than callers: a caller that only asks finds a place.
 const MAX_WATCHERS: usize = 192;
 
-/// Lists of connections (`Connections`) that are sent at the same time: each holds a copy of all rows until its caller has
-/// read them.
+/// Lists of connections (`Connections`) that are sent at the same time: each holds a copy of all rows until
+/// its caller has read them.
 const MAX_LISTINGS: usize = 2;
 
-/// The least time that a list of connections takes. To write one of 100,000 rows takes a good part of a second of
-/// one processor, which belongs to the clients of the service.
+/// The least time that a list of connections takes. To write one of 100,000 rows takes a good part of a
+/// second of one processor, which belongs to the clients of the service.
 const LISTING_TIME: Duration = Duration::from_millis(250);
 
 /// What a session may and has to do.
 #[derive(Clone)]
 pub(crate) struct SessionConfig {
-    /// Who we are, for logs.
+    /// This process, for logs.
     pub(crate) us: Arc<str>,
     pub(crate) hello: Duration,
     pub(crate) write: Duration,
@@ -68,7 +68,7 @@ pub(crate) struct SessionConfig {
     watchers: Arc<Semaphore>,
     listings: Arc<Semaphore>,
     log: Arc<RateLimitedLog>,
-    /// About successors, which others must not hide.
+    /// About successors, which complaints about other callers must not hide.
     refusals: Arc<RateLimitedLog>,
 }
 
@@ -94,7 +94,8 @@ impl SessionConfig {
         }
     }
 
-    /// Says in the log that a caller is turned away, why, and who serves now; not more often than is of use.
+    /// Says in the log that a caller is turned away, why, and which process serves now; not more often than
+    /// is of use.
     pub(crate) fn complain(&self, why: impl std::fmt::Display) {
         if let Some(end) = self.end(&self.log) {
             tracing::warn!("a caller on the control socket is turned away: {why}{end}");
@@ -110,7 +111,8 @@ impl SessionConfig {
     pub(super) async fn place_is_needed(&self) {
         loop {
             self.idle.notified().await;
-            // A caller that was notified and hung up at the same moment passes that on, perhaps to one that comes much later.
+            // A caller that was notified and hung up at the same moment passes that on, perhaps to one that
+            // comes much later.
             if self.places.available_permits() == 0 {
                 return;
             }
@@ -167,7 +169,7 @@ pub(crate) async fn serve(stream: UnixStream, config: SessionConfig) {
         let is_first = *lifecycle.borrow() <= Lifecycle::Serving;
         let next = tokio::select! {
             next = session.next() => next,
-            // Somebody else owns the control socket now: the caller has to connect anew.
+            // Another process owns the control socket now: the caller has to connect anew.
             _ = lifecycle.wait_for(|now| *now > Lifecycle::Serving), if is_first => return,
         };
         let Some(called) = next else { return session.leave().await };
@@ -258,7 +260,8 @@ impl Session {
     }
 
     async fn list_connections(&self) -> Gone {
-        /// Written in one go: about 200 bytes a row, far below the limit of a message and a fraction of a millisecond.
+        /// Written in one go: about 200 bytes a row, far below the limit of a message and a fraction of a
+        /// millisecond.
         const ROWS: usize = 100;
         let generations = self.ask(Request::Connections).await?;
         let Some(last) = generations.iter().rposition(|generation| !generation.rows.is_empty()) else {

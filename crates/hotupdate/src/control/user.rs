@@ -1,6 +1,4 @@
-//! The user at the other end of the control socket: who may do what an owner may.
-//!
-//! Deliberately absent: whoever is listed with `allow_uid`, which the caller passes.
+//! The user at the other end of the control socket: whether it may do what an owner may.
 
 use std::fs;
 use std::path::Path;
@@ -10,14 +8,14 @@ use tokio::net::UnixStream;
 
 use crate::error::{Doing, Error, Result};
 
-/// Whether the process at the other end may do what an owner may. Its process id says nothing: it is 0 in another pid
-/// namespace, and somebody else's a moment later.
+/// Whether the process at the other end may do what an owner may. Its process id says nothing: it is 0 in
+/// another pid namespace, and that of another process a moment later.
 pub(crate) fn may(uid: u32, allowed: &[u32]) -> bool {
     (uid == geteuid().as_raw() || uid == 0 || allowed.contains(&uid)) && is_known(uid)
 }
 
-/// Users that our user namespace does not map all look alike: like the overflow uid (user_namespaces(7)). It names nobody,
-/// unless it is mapped itself.
+/// Users that our user namespace does not map all look alike: like the overflow uid (user_namespaces(7)). It
+/// names no user, unless it is mapped itself.
 pub(crate) fn is_known(uid: u32) -> bool {
     let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
     let overflow = overflow.and_then(|text| text.trim().parse().ok()).unwrap_or(65534);

@@ -44,7 +44,8 @@ pub(crate) struct Resources {
 }
 
 impl Drop for Resources {
-    /// A listener that the application still holds would keep clients waiting in a queue that no process reads.
+    /// A listener that the application still holds would keep clients waiting in a queue that no process
+    /// reads.
     fn drop(&mut self) {
         self.gates.iter().for_each(|(gate, _)| gate.close());
     }
@@ -104,7 +105,7 @@ impl Application {
         said
     }
 
-    // ---- until it serves -------------------------------------------------------------------------------------------
+    // ---- until it serves ----------------------------------------------------------------------------------
 
     /// It is ready, and waits for the answer.
     pub(super) fn is_ready(
@@ -151,7 +152,7 @@ impl Application {
         }
     }
 
-    // ---- how far its life has come ---------------------------------------------------------------------------------
+    // ---- how far its life has come ------------------------------------------------------------------------
 
     pub(super) fn lifecycle(&self) -> Lifecycle {
         *self.lifecycle.borrow()
@@ -187,7 +188,7 @@ impl Application {
         self.lifecycle.send_replace(Lifecycle::Drained);
     }
 
-    // ---- work that only one process may do -------------------------------------------------------------------------
+    // ---- work that only one process may do ----------------------------------------------------------------
 
     fn allow_exclusive(&mut self) {
         if let Exclusive::Ending(hooks) = &self.exclusive {
@@ -234,9 +235,86 @@ impl Application {
         awaited
     }
 
-    // ---- tasks that keep the process alive -------------------------------------------------------------------------
+    // ---- tasks that keep the process alive ----------------------------------------------------------------
 
     pub(super) fn tasks(&self) -> &Tasks {
         &self.tasks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    /// An application that serves and has this hook, and where the results go.
+    fn serving(hook: Hook) -> (Application, mpsc::Sender<TaskResult>, mpsc::Receiver<TaskResult>) {
+        let (_, says) = mpsc::unbounded_channel();
+        let mut application = Application::new(says, None);
+        application.is_ready(vec![hook], Tasks::default(), oneshot::channel().0);
+        application.serve(HashMap::new());
+        let (results, got) = mpsc::channel(4);
+        (application, results, got)
+    }
+
+    async fn hooks_ended(got: &mut mpsc::Receiver<TaskResult>) -> (u64, Result<(), String>) {
+        match got.recv().await {
+            Some(TaskResult::HooksEnded { run, ended }) => (run, ended),
+            _ => panic!("the hooks do not end"),
+        }
+    }
+
+    #[tokio::test]
+    async fn hooks_run_once_for_each_release() {
+        let (mut application, results, mut got) = serving(Hook::new("queue", || async {}));
+        assert!(application.tasks().is_serving() && application.has_hook());
+        assert!(!application.end_exclusive(&results) && !application.tasks().is_serving());
+        assert!(!application.end_exclusive(&results), "they run already");
+        let (run, ended) = hooks_ended(&mut got).await;
+        assert!(ended.is_ok() && application.exclusive_ended(run));
+        assert!(application.end_exclusive(&results), "it is ended, and nothing has to be done for it");
+        assert!(!application.exclusive_ended(run), "once");
+        application.serve_again();
+        assert!(application.tasks().is_serving());
+        assert!(!application.end_exclusive(&results), "the next time they run again");
+        assert_eq!(hooks_ended(&mut got).await, (run + 1, Ok(())));
+        assert!(got.try_recv().is_err(), "no run in between");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_run_that_was_given_up_is_none() {
+        let (mut application, results, mut got) = serving(Hook::new("queue", || async {}));
+        application.end_exclusive(&results);
+        let (run, _) = hooks_ended(&mut got).await;
+        application.serve_again();
+        assert!(!application.exclusive_ended(run), "this process serves");
+        application.end_exclusive(&results);
+        assert!(!application.exclusive_ended(run), "the next run is another one");
+    }
+
+    #[tokio::test]
+    async fn hooks_that_hang_are_ended() {
+        for ends in [Application::serve_again, Application::forbid_exclusive, Application::retire] {
+            let alive = Arc::new(());
+            let held = Arc::downgrade(&alive);
+            let hook = Hook::new("queue", move || {
+                let alive = alive.clone();
+                async move {
+                    pending::<()>().await;
+                    drop(alive);
+                }
+            });
+            let (mut application, results, mut got) = serving(hook);
+            application.end_exclusive(&results);
+            while held.strong_count() < 2 {
+                tokio::task::yield_now().await;
+            }
+            ends(&mut application);
+            while held.strong_count() > 1 {
+                tokio::task::yield_now().await;
+            }
+            assert!(got.try_recv().is_err(), "nothing is said of it");
+        }
     }
 }

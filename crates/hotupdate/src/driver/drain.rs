@@ -103,8 +103,8 @@ impl Drain {
         matches!(self.afterwards, Some(Afterwards::ServedBy(_)))
     }
 
-    /// Waits for the next moment of which the process that serves is told: `true` when nothing is open any more and no task
-    /// runs. Safe to cancel.
+    /// Waits for the next moment of which the process that serves is told: `true` when nothing is open any
+    /// more and no task runs. Safe to cancel.
     pub(super) async fn next(&mut self, connections: &Connections, tasks: &Tasks) -> bool {
         let State::Draining { .. } = self.state else { return std::future::pending().await };
         tokio::select! {
@@ -114,7 +114,8 @@ impl Drain {
         }
     }
 
-    /// Whether every connection that is left is to be told of now. Most are gone in a moment, and need no row there.
+    /// Whether every connection that is left is to be told of now. Most are gone in a moment, and need no row
+    /// there.
     pub(super) fn takes_rows(&mut self) -> bool {
         match &mut self.state {
             State::Draining { rows_sent, .. } => !std::mem::replace(rows_sent, true),
@@ -161,7 +162,8 @@ pub(super) fn force(connections: &Connections, tasks: &[String]) {
     let rows = connections.force();
     for ConnectionRow { listener, peer, protocol, requests, state, .. } in rows.iter().take(NAMED) {
         tracing::warn!(
-            %listener, %peer, %protocol, requests, ?state, "a connection is closed at the deadline of the drain"
+            %listener, %peer, %protocol, requests, ?state,
+            "a connection is closed at the deadline of the drain"
         );
     }
     if rows.len() > NAMED {
@@ -172,5 +174,68 @@ pub(super) fn force(connections: &Connections, tasks: &[String]) {
             ?tasks,
             "tasks are still running at the deadline of the drain; this process waits for them"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn until() -> Instant {
+        (tokio::time::Instant::now() + Duration::from_secs(60)).into_std()
+    }
+
+    fn progress(idle: u64, tasks: &[&str]) -> Progress {
+        let connections = Summary { idle, ..Summary::default() };
+        Progress {
+            connections,
+            totals: Totals::default(),
+            tasks: tasks.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[tokio::test]
+    async fn it_begins_once_and_again_after_it_was_cancelled() {
+        let (connections, _) = Connections::new(hotupdate_proto::Generation::FIRST);
+        let (mut drain, timing) = (Drain::new(), Timing::default());
+        assert!(!drain.is_draining() && !drain.takes_rows());
+        for _ in 0..2 {
+            assert!(drain.begin(&connections, &timing, until()), "it begins");
+            assert!(drain.is_draining() && connections.drain().is_draining());
+            assert!(drain.takes_rows() && !drain.takes_rows(), "all rows go out once");
+            assert!(!drain.begin(&connections, &timing, until()), "an earlier deadline is no new drain");
+            assert!(!drain.takes_rows());
+            drain.cancel(&connections);
+            assert!(!drain.is_draining() && !connections.drain().is_draining());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_known_is_not_said_again() {
+        let (connections, _) = Connections::new(hotupdate_proto::Generation::FIRST);
+        let mut drain = Drain::new();
+        drain.begin(&connections, &Timing::default(), until());
+        assert!(drain.progress(progress(1, &[]), &connections).is_some());
+        assert!(drain.progress(progress(1, &[]), &connections).is_none());
+        assert!(drain.progress(progress(1, &["report"]), &connections).is_some(), "a task is news");
+        assert!(drain.progress(progress(0, &["report"]), &connections).is_some());
+        drain.cancel(&connections);
+        drain.begin(&connections, &Timing::default(), until());
+        assert!(drain.progress(progress(0, &["report"]), &connections).is_some(), "another process is told");
+    }
+
+    #[tokio::test]
+    async fn it_is_over_when_no_task_runs_either() {
+        let (connections, _) = Connections::new(hotupdate_proto::Generation::FIRST);
+        let (mut drain, tasks) = (Drain::new(), Tasks::default());
+        let guard = tasks.begin("report");
+        drain.begin(&connections, &Timing::default(), until());
+        assert!(!drain.next(&connections, &tasks).await, "a moment to tell of it");
+        drop(guard);
+        assert!(drain.next(&connections, &tasks).await);
+        drain.drained();
+        let over = tokio::time::timeout(Duration::ZERO, drain.next(&connections, &tasks));
+        assert!(over.await.is_err(), "once");
+        assert!(drain.is_draining() && !drain.is_exiting());
     }
 }

@@ -1,8 +1,9 @@
 //! Doing what the machine of a process says that serves, or has served.
 //!
-//! In the order of a handoff: the inventory goes out (`send`), the application ends what only one process may do
-//! (`before_release`), the accept loops stop (`stop`) and the state is exported (`stopped`); the other process serves and this
-//! one drains (`begin_drain`), lets go of its listeners (`let_go`), and ends (`exit`). Or it serves again (`accept`).
+//! In the order of a handoff: the inventory goes out (`send`), the application ends what only one process may
+//! do (`before_release`), the accept loops stop (`stop`) and the state is exported (`stopped`); the other
+//! process serves and this one drains (`begin_drain`), lets go of its listeners (`let_go`), and ends
+//! (`exit`). Or it serves again (`accept`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -93,7 +94,7 @@ impl Driver {
         }
     }
 
-    // ---- the inventory ---------------------------------------------------------------------------------------------
+    // ---- the inventory ------------------------------------------------------------------------------------
 
     fn reply(&mut self, reply: Result<Joined, Refusal>) {
         let (reply, joined) = match reply {
@@ -128,7 +129,7 @@ impl Driver {
         }
     }
 
-    // ---- the release -----------------------------------------------------------------------------------------------
+    // ---- the release --------------------------------------------------------------------------------------
 
     fn before_release(&mut self) {
         if self.application.end_exclusive(&self.results.0) {
@@ -143,7 +144,8 @@ impl Driver {
         }
     }
 
-    /// Stops the accept loops: when this is through, nothing is accepted any more, and no predecessor is heard.
+    /// Stops the accept loops: when this is through, nothing is accepted any more, and no predecessor is
+    /// heard.
     pub(super) async fn stop_now(&mut self) {
         self.application.forbid_exclusive();
         let at_ns = match self.listeners.park() {
@@ -208,7 +210,7 @@ impl Driver {
         self.application.retire();
     }
 
-    // ---- the drain -------------------------------------------------------------------------------------------------
+    // ---- the drain ----------------------------------------------------------------------------------------
 
     fn begin_drain(&mut self, until: Instant) {
         if !self.drain.is_draining() {
@@ -219,7 +221,8 @@ impl Driver {
     }
 
     fn undrain(&mut self) {
-        // First of all, or else answers in between would say `Connection: close`: nothing drains, and nothing moves.
+        // First of all, or else answers in between would say `Connection: close`: nothing drains, and nothing
+        // moves.
         self.drain.cancel(&self.connections);
         self.take_all_back();
         // Another process has read the links of our predecessors meanwhile.

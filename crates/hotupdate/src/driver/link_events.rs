@@ -40,7 +40,8 @@ impl Driver {
         self.handle(event).await;
     }
 
-    /// The incumbent is dead, and a predecessor was asked to serve again. What else it says is heard when this process serves.
+    /// The incumbent is dead, and a predecessor was asked to serve again. What else it says is heard when
+    /// this process serves.
     async fn hear_early(&mut self, id: LinkId, generation: Generation, heard: Heard) {
         if let Heard::Message(Message::Serving { .. } | Message::Failed { .. }, _) = heard {
             return self.handle_successor(successor::Event::Resumed(generation)).await;
@@ -83,7 +84,8 @@ impl Driver {
         self.handle_successor(event).await;
     }
 
-    /// `released` brings the state of the application, and what was read of links that are read here from now on.
+    /// `released` brings the state of the application, and what was read of links that are read here from now
+    /// on.
     fn keep_final_word(&mut self, message: &Message, descriptors: Vec<OwnedFd>) -> Result<(), String> {
         let Message::Released(Released { state, links, .. }) = message else { return Ok(()) };
         self.links.note_unread(links.clone());

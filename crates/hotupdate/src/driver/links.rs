@@ -61,7 +61,7 @@ impl Links {
         }
     }
 
-    // ---- which links there are -------------------------------------------------------------------------------------
+    // ---- which links there are ----------------------------------------------------------------------------
 
     /// A handoff of this name begins with the process at the other end, whose link is read from here on.
     pub(super) fn begin(&mut self, handoff: &str, receiver: Receiver) {
@@ -134,7 +134,7 @@ impl Links {
         self.predecessors.clear();
     }
 
-    // ---- speaking --------------------------------------------------------------------------------------------------
+    // ---- speaking -----------------------------------------------------------------------------------------
 
     pub(super) fn send(&self, message: &Message, descriptors: Vec<Sent>) {
         if let Some(peer) = &self.peer {
@@ -165,7 +165,7 @@ impl Links {
         }
     }
 
-    // ---- hearing ---------------------------------------------------------------------------------------------------
+    // ---- hearing ------------------------------------------------------------------------------------------
 
     /// What is heard next. Safe to cancel.
     pub(super) async fn next(&mut self) -> (LinkId, Heard) {
@@ -219,7 +219,8 @@ impl Links {
         self.read_predecessors(&unread);
     }
 
-    /// Reads the links to predecessors from here on; from those that another process read meanwhile, after these bytes.
+    /// Reads the links to predecessors from here on; from those that another process read meanwhile, after
+    /// these bytes.
     pub(super) fn read_predecessors(&mut self, unread: &[UnreadLink]) {
         for (generation, link) in &mut self.predecessors {
             let rest = unread.iter().find(|rest| rest.generation == *generation);
@@ -233,7 +234,8 @@ impl Links {
         }
     }
 
-    /// Stops reading predecessors, so that another process can; returns what was read and is no whole message.
+    /// Stops reading predecessors, so that another process can; returns what was read and is no whole
+    /// message.
     pub(super) async fn pause_predecessors(&mut self) -> Vec<UnreadLink> {
         let mut links = Vec::with_capacity(self.predecessors.len());
         for (generation, link) in &mut self.predecessors {
@@ -242,7 +244,8 @@ impl Links {
         links
     }
 
-    /// A predecessor may end between the inventory and this; then the successor gets the end of a link, and sees that.
+    /// A predecessor may end between the inventory and this; then the successor gets the end of a link, and
+    /// sees that.
     pub(super) fn duplicate(&self, generation: Generation) -> io::Result<OwnedFd> {
         if let Some(link) = self.predecessors.get(&generation) {
             return link.duplicate();

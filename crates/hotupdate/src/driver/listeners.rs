@@ -21,7 +21,8 @@ use crate::error::{Doing, Result};
 use crate::lifecycle::Lifecycle;
 use crate::listeners::gate::GateControl;
 
-/// How long between two tries to open a listener, which fails when the kernel is short of memory or of watches (epoll_ctl(2)).
+/// How long between two tries to open a listener, which fails when the kernel is short of memory or of
+/// watches (epoll_ctl(2)).
 const REOPEN_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct Listeners {
@@ -44,9 +45,10 @@ impl Listeners {
         self.resources = resources;
     }
 
-    // ---- opening and closing ---------------------------------------------------------------------------------------
+    // ---- opening and closing ------------------------------------------------------------------------------
 
-    /// Opens everything that a process serves on. What cannot be opened now is tried again: no other process will do it.
+    /// Opens everything that a process serves on. What cannot be opened now is tried again: no other process
+    /// will do it.
     pub(super) fn open_all(&mut self) {
         let listeners = self.resources.gates.iter().map(|(gate, _)| gate.as_ref());
         let control = self.control.iter().map(|control| control.gate.as_ref() as &dyn GateControl);
@@ -73,8 +75,8 @@ impl Listeners {
         opened
     }
 
-    /// Parks everything: when this returns, nothing is accepted any more. Returns since when clients wait, in nanoseconds of
-    /// `CLOCK_MONOTONIC`, or why a listener cannot be parked.
+    /// Parks everything: when this returns, nothing is accepted any more. Returns since when clients wait, in
+    /// nanoseconds of `CLOCK_MONOTONIC`, or why a listener cannot be parked.
     pub(super) fn park(&mut self) -> Result<u64, String> {
         self.reopen_at = None;
         for (gate, _) in &self.resources.gates {
@@ -104,7 +106,7 @@ impl Listeners {
         }
     }
 
-    // ---- what may have changed -------------------------------------------------------------------------------------
+    // ---- what may have changed ----------------------------------------------------------------------------
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.reopen_at
@@ -121,7 +123,8 @@ impl Listeners {
         &self.resources.dropped
     }
 
-    /// The application dropped listeners, which closed them. When this process will never serve again, that is how they end.
+    /// The application dropped listeners, which closed them. When this process will never serve again, that
+    /// is how they end.
     pub(super) fn forget_dropped(&mut self, lifecycle: Lifecycle) {
         if lifecycle >= Lifecycle::Retired {
             return;
@@ -132,11 +135,15 @@ impl Listeners {
             _ => "it will not be served",
         };
         for (listener, address) in self.resources.take_dropped() {
-            tracing::warn!(listener, %address, "the application dropped this listener: {what}, and the next version is not offered it");
+            tracing::warn!(
+                listener,
+                %address,
+                "the application dropped this listener: {what}, and the next version is not offered it"
+            );
         }
     }
 
-    // ---- what others are told about them ---------------------------------------------------------------------------
+    // ---- what others are told about them ------------------------------------------------------------------
 
     /// What a successor is told.
     pub(super) fn items(&self) -> io::Result<Vec<ListenerItem>> {

@@ -65,7 +65,7 @@ impl Operators {
         }
     }
 
-    // ---- answers ---------------------------------------------------------------------------------------------------
+    // ---- answers ------------------------------------------------------------------------------------------
 
     pub(super) fn status(&self, view: View<'_>) -> Status {
         view.status(self.last_handoff.clone(), self.last_failure.clone())
@@ -102,7 +102,7 @@ impl Operators {
         }
     }
 
-    // ---- events ----------------------------------------------------------------------------------------------------
+    // ---- events -------------------------------------------------------------------------------------------
 
     pub(super) fn notify(&self, view: View<'_>, kind: &str, generation: Generation, text: String) {
         if self.monitor.receiver_count() > 0 {
@@ -118,7 +118,7 @@ impl Operators {
         self.monitor = broadcast::Sender::new(MONITOR_QUEUE);
     }
 
-    // ---- what is remembered ----------------------------------------------------------------------------------------
+    // ---- what is remembered -------------------------------------------------------------------------------
 
     pub(super) fn handed_over(&mut self, handoff: LastHandoff) {
         self.last_handoff = Some(handoff);
@@ -159,7 +159,7 @@ impl Operators {
         self.rows.clear();
     }
 
-    // ---- successors that do not join -------------------------------------------------------------------------------
+    // ---- successors that do not join ----------------------------------------------------------------------
 
     pub(super) fn log_refusal(&self, successor: &Process, refusal: &Refusal) {
         if let Some(end) = self.sessions.end_of_refusal() {

@@ -1,6 +1,7 @@
 //! What the machine reports: it is logged, counted, and told to operators who watch or wait.
 //!
-//! Deliberately absent: anything that changes what happens. Of the driver's parts only the operators' can be written here.
+//! Deliberately absent: anything that changes what happens. Of the driver's parts only the operators' can be
+//! written here.
 
 use hotupdate_proto::incumbent::{Peer, Report};
 use hotupdate_proto::operator::{HandoffResult, LastFailure, OperatorError};
@@ -38,8 +39,8 @@ impl Operators {
                 let Totals { migrated, finished, closed, .. } = meter(view, generation).unwrap_or_default();
                 tracing::info!(%generation, migrated, finished, closed, forced, "a predecessor is drained");
                 let text = format!(
-                    "generation {generation} is drained: {migrated} connections migrated, {finished} finished, \
-                     {closed} were closed, {forced} forced"
+                    "generation {generation} is drained: {migrated} connections migrated, \
+                     {finished} finished, {closed} were closed, {forced} forced"
                 );
                 self.notify(view, "drained", generation, text);
             }
@@ -54,7 +55,11 @@ impl Operators {
             }
             Report::TookOver { peer: Peer { process, generation, .. }, fault } => {
                 view.connections.metrics().handoff("took_over", None);
-                tracing::error!(successor = %process, %fault, "the successor died in probation; {us} serves again");
+                tracing::error!(
+                    successor = %process,
+                    %fault,
+                    "the successor died in probation; {us} serves again"
+                );
                 let text = format!("{process} died in probation; {us} serves again");
                 self.notify(view, "took_over", generation, text);
             }
@@ -83,7 +88,11 @@ impl Operators {
                     true => "the successor serves",
                     false => &format!("{us} is still serving"),
                 };
-                tracing::warn!(%generation, what, "a violation of the protocol; the link goes quiet; {serves}");
+                tracing::warn!(
+                    %generation,
+                    what,
+                    "a violation of the protocol; the link goes quiet; {serves}"
+                );
                 self.notify(view, "violation", generation, what);
             }
             Report::Stopping => {

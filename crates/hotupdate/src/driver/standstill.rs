@@ -20,8 +20,8 @@ impl Standstill {
         self.catches_up.map_or(due, |until| due.max(until))
     }
 
-    /// Whether what is due has to wait, because the process has just stood still. Once for each deadline, so that a process
-    /// that is always late ticks, too.
+    /// Whether what is due has to wait, because the process has just stood still. Once for each deadline, so
+    /// that a process that is always late ticks, too.
     pub(super) fn postpones(&mut self, now: Instant, due: Instant) -> bool {
         let granted = self.catches_up.is_some_and(|until| until >= due);
         let late = !granted && now.saturating_duration_since(due) > LATE;

@@ -55,8 +55,8 @@ impl Driver {
         Ok(gap.map(|gap| u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX)))
     }
 
-    /// How long no process has accepted. In another time namespace the clocks do not compare (time_namespaces(7)): a gap that
-    /// is longer than this process has been ready is not believed.
+    /// How long no process has accepted. In another time namespace the clocks do not compare
+    /// (time_namespaces(7)): a gap that is longer than this process has been ready is not believed.
     fn gap_since(&self, released: &Released) -> Option<Duration> {
         let gap = Duration::from_nanos(monotonic_ns().checked_sub(released.stopped_at_ns)?);
         self.application.was_ready(gap).then_some(gap)

@@ -1,4 +1,5 @@
-//! The supervisor of this process, systemd or a container runtime: what it is told, and the signals that it sends.
+//! The supervisor of this process, systemd or a container runtime: what it is told, and the signals that it
+//! sends.
 //!
 //! Deliberately absent: how systemd is told, see [`crate::systemd`]; which signals mean what, see
 //! [`crate::process::signal`].
@@ -42,7 +43,7 @@ impl Supervisor {
         }
     }
 
-    // ---- signals ---------------------------------------------------------------------------------------------------
+    // ---- signals ------------------------------------------------------------------------------------------
 
     pub(super) fn listen(&mut self, settings: &Settings) -> Result<()> {
         self.signals = Some(Signals::install(settings)?);
@@ -76,14 +77,15 @@ impl Supervisor {
         }
     }
 
-    /// A successor that was started here has ended. `awaited`: this process serves, and the successor had not joined.
+    /// A successor that was started here has ended. `awaited`: this process serves, and the successor had not
+    /// joined.
     pub(super) fn child_ended(&self, mut child: Child, status: io::Result<ExitStatus>, awaited: bool) {
         let pid = child.id();
         let failed = status.as_ref().is_ok_and(|status| !status.success());
         let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
         if failed && self.is_main_process(pid) {
-            // systemd hears of the end of a process as its parent, which it is when this one is gone: no process waits for it
-            // before.
+            // systemd hears of the end of a process as its parent, which it is when this one is gone: no
+            // process waits for it before.
             return tracing::error!(
                 pid,
                 how,
@@ -97,7 +99,7 @@ impl Supervisor {
         }
     }
 
-    // ---- what systemd is told --------------------------------------------------------------------------------------
+    // ---- what systemd is told -----------------------------------------------------------------------------
 
     /// This process serves.
     pub(super) fn ready(&self) {
@@ -127,7 +129,8 @@ impl Supervisor {
     pub(super) fn let_go(&mut self, afterwards: Afterwards, listeners: &Listeners) {
         let Some(manager) = &self.manager else { return };
         match afterwards {
-            // Before anything here ends: systemd takes the end of the main process for the end of the service.
+            // Before anything here ends: systemd takes the end of the main process for the end of the
+            // service.
             Afterwards::ServedBy(Some(pid)) => {
                 manager.main_is(pid);
                 self.new_main_pid = Some(pid);
@@ -143,7 +146,8 @@ impl Supervisor {
         self.manager.is_some() && self.new_main_pid == Some(pid)
     }
 
-    /// Whether this process stays when nothing is left to do, because its supervisor would start the service again.
+    /// Whether this process stays when nothing is left to do, because its supervisor would start the service
+    /// again.
     pub(super) fn wants_it_to_stay(&self) -> bool {
         self.after_drain == AfterDrain::StayUntilTerm && !self.terminated
     }

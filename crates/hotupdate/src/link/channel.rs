@@ -1,11 +1,12 @@
 //! Frames with their descriptors over a Unix stream socket.
 //!
-//! Deliberately absent: what the messages mean. `sendfd` sends descriptors; receiving is rustix' work, because only it
-//! sets `MSG_CMSG_CLOEXEC` and returns `OwnedFd`s.
+//! Deliberately absent: what the messages mean. `sendfd` sends descriptors; receiving is rustix' work,
+//! because only it sets `MSG_CMSG_CLOEXEC` and returns `OwnedFd`s.
 //!
-//! Descriptors ride on the first byte of their message (unix(7): ancillary data is a barrier, so one recvmsg(2) returns
-//! at most one set of descriptors). A set waits in a queue until the message that owns it is whole. At the limit of open
-//! files the kernel drops what does not fit (`MSG_CTRUNC`): that is found out when the message is taken.
+//! Descriptors ride on the first byte of their message (unix(7): ancillary data is a barrier, so one
+//! recvmsg(2) returns at most one set of descriptors). A set waits in a queue until the message that owns it
+//! is whole. At the limit of open files the kernel drops what does not fit (`MSG_CTRUNC`): that is found out
+//! when the message is taken.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -34,8 +35,8 @@ const READ_SIZE: usize = 1 << 16;
 /// How long to wait when the kernel is short of something.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(2);
 
-/// A descriptor to send: a copy that ends with the message, or a socket that its owner still holds, so that sending it
-/// costs no further descriptor.
+/// A descriptor to send: a copy that ends with the message, or a socket that its owner still holds, so that
+/// sending it costs no further descriptor.
 pub(crate) type Sent = Arc<dyn AsFd + Send + Sync>;
 
 /// The receiving half: cuts messages out of the stream, and the descriptors that they own. Safe to cancel.
@@ -75,8 +76,9 @@ impl Receiver {
         }
     }
 
-    /// The next message of the link with the descriptors that it owns: all of them, or, of moved connections, the first of
-    /// them if this process has no room for more. Those stay where they are; everything else is needed as a whole.
+    /// The next message of the link with the descriptors that it owns: all of them, or, of moved connections,
+    /// the first of them if this process has no room for more. Those stay where they are; everything else is
+    /// needed as a whole.
     pub(crate) async fn message(&mut self) -> Result<(Message, Vec<OwnedFd>), Fault> {
         let frame = self.frame().await?;
         let message = frame::decode_message(&frame).map_err(misbehaved)?;
@@ -159,8 +161,8 @@ fn wrong_number(message: &Message, owned: usize, came: usize, truncated: bool) -
     if truncated {
         let lost = owned.saturating_sub(came);
         return Fault::Local(format!(
-            "{lost} of the {owned} descriptors of a `{name}` message were lost on arrival: this process is at its limit of \
-             open files (MSG_CTRUNC)"
+            "{lost} of the {owned} descriptors of a `{name}` message were lost on arrival: this process is at \
+             its limit of open files (MSG_CTRUNC)"
         ));
     }
     Fault::PeerMisbehaved(format!("a `{name}` message of {owned} descriptors came with {came}"))
@@ -232,8 +234,9 @@ enum Retry {
     Later,
 }
 
-/// Not ready; or a signal came; too many descriptors are in flight (unix(7)), and the receiver only has to read; or there is no
-/// memory at the moment (sendmsg(2), recvmsg(2)). A link that was given up for that could not even say so.
+/// Not ready; or a signal came; too many descriptors are in flight (unix(7)), and the receiver only has to
+/// read; or there is no memory at the moment (sendmsg(2), recvmsg(2)). A link that was given up for that
+/// could not even say so.
 fn retry(error: &io::Error) -> Option<Retry> {
     // tokio's own "not ready" has no number.
     match (error.kind(), Errno::from_io_error(error)) {
@@ -243,7 +246,8 @@ fn retry(error: &io::Error) -> Option<Retry> {
     }
 }
 
-/// The other side closed with something of ours unread, which is a way of being gone; or else the fault is here.
+/// The other side closed with something of ours unread, which is a way of being gone; or else the fault is
+/// here.
 fn unreadable(error: &io::Error) -> Fault {
     match error.kind() {
         io::ErrorKind::ConnectionReset => Fault::PeerGone,
@@ -371,7 +375,8 @@ mod tests {
 
     fn prepare(count: usize) -> Message {
         let row = serde_json::json!({
-            "id": 1, "listener": "http", "peer": "", "local": "", "protocol": "raw", "age_ms": 0, "requests": 0, "state": "idle"
+            "id": 1, "listener": "http", "peer": "", "local": "", "protocol": "raw", "age_ms": 0,
+            "requests": 0, "state": "idle"
         });
         let item = serde_json::json!({ "row": row, "kind": "raw", "cookie": 1, "state": "" });
         let message = serde_json::json!({ "type": "prepare", "batch": 1, "items": vec![item; count] });

@@ -1,7 +1,7 @@
 //! Binding listeners afresh.
 //!
-//! Deliberately absent: `SO_REUSEPORT`. It gives every process a queue of its own, and the clients in the old one's queue
-//! are reset when it closes.
+//! Deliberately absent: `SO_REUSEPORT`. It gives every process a queue of its own, and the clients in the old
+//! one's queue are reset when it closes.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,8 +14,8 @@ use crate::address::Address;
 
 pub(crate) fn tcp(address: &Address) -> io::Result<OwnedFd> {
     let socket = ip(address, Type::STREAM, Protocol::TCP)?;
-    // Accepted connections have it from their listener (tcp(7)). Without it, an answer in two writes waits up to 40 ms for
-    // the client's delayed acknowledgement.
+    // Accepted connections have it from their listener (tcp(7)). Without it, an answer in two writes waits up
+    // to 40 ms for the client's delayed acknowledgement.
     socket.set_tcp_nodelay(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -29,7 +29,8 @@ fn ip(address: &Address, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let address = address.ip().ok_or(io::ErrorKind::InvalidInput)?;
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     if kind == Type::STREAM {
-        // Connections of an earlier process in TIME_WAIT do not matter (socket(7)). UDP would share the port with it.
+        // Connections of an earlier process in TIME_WAIT do not matter (socket(7)). UDP would share the port
+        // with it.
         socket.set_reuse_address(true)?;
     }
     socket.set_nonblocking(true)?;
@@ -62,8 +63,8 @@ fn at_path(address: &Address, kind: Type) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Whether a socket file is what a dead process left. The lock of the control socket makes sure that no other process of
-/// this service is about to use it.
+/// Whether a socket file is what a dead process left. The lock of the control socket makes sure that no other
+/// process of this service is about to use it.
 fn is_stale(path: &Path, kind: Type) -> bool {
     use std::os::unix::fs::FileTypeExt;
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());

@@ -35,8 +35,8 @@ impl Gated for UnixDatagram {
 
 /// A UDP socket that goes from one version of the program to the next.
 ///
-/// Datagrams that arrive while no process receives wait in the socket's buffer, and the next process to serve has them. A
-/// protocol that keeps state for each client (QUIC, DTLS) has to pass that state, too: see
+/// Datagrams that arrive while no process receives wait in the socket's buffer, and the next process to serve
+/// has them. A protocol that keeps state for each client (QUIC, DTLS) has to pass that state, too: see
 /// [`Starting::export`](crate::Starting::export).
 ///
 /// Dropping it closes it, as with [`Listener`](crate::Listener).
@@ -79,8 +79,8 @@ impl UdpSocket {
             .expect("what is no Unix socket was found to have an IP address when it was claimed")
     }
 
-    /// The next datagram: its length and its sender. Waits while this process is not the one that serves; `None` when it
-    /// never will be again. What does not fit into `buf` is lost. Safe to cancel.
+    /// The next datagram: its length and its sender. Waits while this process is not the one that serves;
+    /// `None` when it never will be again. What does not fit into `buf` is lost. Safe to cancel.
     ///
     /// # Errors
     /// As recvfrom(2).
@@ -106,8 +106,8 @@ impl UdpSocket {
             .await
     }
 
-    /// Sends a datagram. Possible until this process will never serve again, so that clients that asked just before the next
-    /// version took over get their answers.
+    /// Sends a datagram. Possible until this process will never serve again, so that clients that asked just
+    /// before the next version took over get their answers.
     ///
     /// # Errors
     /// As sendto(2); `NotConnected` when this process will never serve again.
@@ -116,8 +116,9 @@ impl UdpSocket {
         self.gate.send(|socket, cx| socket.poll_send_to(cx, bytes, to), parked).await
     }
 
-    /// Calls `use_it` with the socket: to read or set an option that has no method here, such as joining a multicast group.
-    /// For how long it may be used, and whose the options are, see [`Listener::with_fd`](crate::Listener::with_fd).
+    /// Calls `use_it` with the socket: to read or set an option that has no method here, such as joining a
+    /// multicast group. For how long it may be used, and whose the options are, see
+    /// [`Listener::with_fd`](crate::Listener::with_fd).
     ///
     /// ```no_run
     /// # async fn example(socket: hotupdate::UdpSocket) -> std::io::Result<()> {
@@ -153,7 +154,7 @@ impl fmt::Debug for UdpSocket {
 /// while let Some(received) = socket.recv_from(&mut buffer).await {
 ///     let (length, sender) = received?;
 ///     if let Some(path) = sender.path() {
-///         socket.send_to(&buffer[..length], path).await?; // others cannot be answered: they have no address
+///         socket.send_to(&buffer[..length], path).await?; // a client without a path has no address
 ///     }
 /// }
 /// hot.drained().await;
@@ -181,8 +182,8 @@ impl UnixDatagramSocket {
         &self.gate.address
     }
 
-    /// The next datagram: its length and its sender. Waits while this process is not the one that serves; `None` when it
-    /// never will be again. What does not fit into `buf` is lost. Safe to cancel.
+    /// The next datagram: its length and its sender. Waits while this process is not the one that serves;
+    /// `None` when it never will be again. What does not fit into `buf` is lost. Safe to cancel.
     ///
     /// # Errors
     /// As recvfrom(2).
@@ -195,8 +196,8 @@ impl UnixDatagramSocket {
             .await
     }
 
-    /// Sends a datagram to the socket at this path. Waits while its queue is full. Possible until this process will never
-    /// serve again, as with [`UdpSocket::send_to`].
+    /// Sends a datagram to the socket at this path. Waits while its queue is full. Possible until this
+    /// process will never serve again, as with [`UdpSocket::send_to`].
     ///
     /// # Errors
     /// As sendto(2); `NotConnected` when this process will never serve again.

@@ -1,8 +1,9 @@
 //! Named descriptors behind a gate: open, parked, or closed for ever.
 //!
-//! Accepting is one system call under the lock of the gate. Parking takes the same lock, so when it returns, nothing is
-//! accepted any more: that is confirmed, whatever the application's accept loop is doing. A parked listener is taken out
-//! of epoll before, because epoll watches open file descriptions and both processes share this one (epoll(7), Q6).
+//! Accepting is one system call under the lock of the gate. Parking takes the same lock, so when it returns,
+//! nothing is accepted any more: that is confirmed, whatever the application's accept loop is doing. A parked
+//! listener is taken out of epoll before, because epoll watches open file descriptions and both processes
+//! share this one (epoll(7), Q6).
 
 use std::future::poll_fn;
 use std::io;
@@ -46,8 +47,8 @@ pub(crate) struct Gate<T> {
     changes: watch::Sender<()>,
 }
 
-/// The application's end of a gate. Nothing would accept behind it once it is dropped, so that closes the gate: clients are
-/// refused, which they notice, instead of waiting for an answer that cannot come.
+/// The application's end of a gate. Nothing would accept behind it once it is dropped, so that closes the
+/// gate: clients are refused, which they notice, instead of waiting for an answer that cannot come.
 pub(crate) struct Claim<T: Gated> {
     gate: Arc<Gate<T>>,
     dropped: Arc<Notify>,
@@ -138,8 +139,8 @@ impl<T: Gated> Gate<T> {
         }
     }
 
-    /// Sends something unless the gate is closed. A parked descriptor sends, too: that takes nothing away from the process that
-    /// serves, and a client that asked just before gets its answer.
+    /// Sends something unless the gate is closed. A parked descriptor sends, too: that takes nothing away
+    /// from the process that serves, and a client that asked just before gets its answer.
     pub(crate) async fn send(
         &self,
         mut open: impl FnMut(&T, &mut Context<'_>) -> Poll<io::Result<usize>>,
@@ -193,7 +194,7 @@ impl<T: Gated> GateControl for Gate<T> {
             if let Ok(copy) = fd.try_clone() {
                 *slot = Slot::Open(T::register(copy)?);
             } else if let Slot::Parked(fd) = std::mem::replace(&mut *slot, Slot::Closed) {
-                // No descriptor is left, and a listener that nobody listens to would be an outage.
+                // No descriptor is left, and a listener that stays closed would be an outage.
                 *slot = Slot::Open(T::register(fd)?);
             }
         }

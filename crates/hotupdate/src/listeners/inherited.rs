@@ -1,6 +1,4 @@
-//! Descriptors that somebody else opened: what they are is found out, and compared with what was said.
-//!
-//! Deliberately absent: who asks for them, see [`crate::starting`].
+//! Descriptors that another process opened: what they are is found out, and compared with what was said.
 
 use std::fmt;
 use std::io;
@@ -49,7 +47,8 @@ impl Offered {
     pub(crate) fn examine(name: &str, fd: OwnedFd, origin: Origin) -> io::Result<Self> {
         let (kind, address) = identify(fd.as_fd())?;
         let socket = SockRef::from(&fd);
-        // Shared with whoever else has it (`O_NONBLOCK` belongs to the open file description), so it is only ever set.
+        // `O_NONBLOCK` belongs to the open file description, which other processes share, so it is only ever
+        // set.
         if kind != ListenerKind::Other && !socket.nonblocking()? {
             socket.set_nonblocking(true)?;
         }

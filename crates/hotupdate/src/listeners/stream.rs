@@ -15,8 +15,9 @@ use crate::connections::{Connection, Socket};
 use crate::listeners::gate::{Claim, Gate, Gated};
 use crate::rate_limited_log::RateLimitedLog;
 
-/// How long accepting pauses when it is not possible, because the process has no descriptor left (accept(2), `EMFILE`) or for
-/// another reason: the clients wait in the backlog meanwhile, and connections that end make room.
+/// How long accepting pauses when it is not possible, because the process has no descriptor left (accept(2),
+/// `EMFILE`) or for another reason: the clients wait in the backlog meanwhile, and connections that end make
+/// room.
 const CANNOT_ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A TCP or Unix stream listener.
@@ -83,9 +84,9 @@ impl Acceptor {
 ///
 /// Nothing is accepted before [`crate::Starting::ready`], and nothing after the next version has taken over.
 ///
-/// **Dropping it closes it**: clients are refused, the next version is not offered it, and the log says so, because a service
-/// that stops listening is seldom meant. So it has to live as long as the process serves; after that
-/// ([`Serving::retired`](crate::Serving::retired)) it may go without a word.
+/// **Dropping it closes it**: clients are refused, the next version is not offered it, and the log says so,
+/// because a service that stops listening is seldom meant. So it has to live as long as the process serves;
+/// after that ([`Serving::retired`](crate::Serving::retired)) it may go without a word.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), hotupdate::Error> {
@@ -105,7 +106,8 @@ impl Acceptor {
 ///
 /// # A framework that wants a listener of its own
 ///
-/// Some frameworks take a `std::net::TcpListener` and accept by themselves. They can have a duplicate of the socket:
+/// Some frameworks take a `std::net::TcpListener` and accept by themselves. They can have a duplicate of the
+/// socket:
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -116,26 +118,27 @@ impl Acceptor {
 ///
 /// let mut drain = hot.drain();
 /// let duplicate: std::net::TcpListener = listener.with_fd(|fd| fd.try_clone_to_owned())?.into();
-/// run(duplicate, async move { drain.started().await }).await; // has to close the duplicate when this resolves
+/// run(duplicate, async move { drain.started().await }).await; // closes the duplicate then
 /// hot.drained().await;
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// No client is refused or lost by that, because both processes accept from one queue. But the library does not see what the
-/// framework accepts, and this is what it costs:
+/// No client is refused or lost by that, because both processes accept from one queue. But the library does
+/// not see what the framework accepts, and this is what it costs:
 ///
-/// * The duplicate has to be closed as soon as the drain starts. Until then both versions accept, and a duplicate that
-///   stays open takes clients into a process that is about to end.
-/// * The duplicate is non-blocking, and has to stay so: `O_NONBLOCK` belongs to the socket, which both processes share.
-/// * The connections are not in the table: `status` does not count them, they are not told to end, do not migrate, and
-///   [`Serving::drained`](crate::Serving::drained) does not wait for them. The framework's own graceful shutdown has to,
-///   before `main` returns.
-/// * If the next version fails in its probation, this process serves again ([`Listener`]s open again by themselves), and the
-///   framework has to be started again with a new duplicate.
+/// * The duplicate has to be closed as soon as the drain starts. Until then both versions accept, and a
+///   duplicate that stays open takes clients into a process that is about to end.
+/// * The duplicate is non-blocking, and has to stay so: `O_NONBLOCK` belongs to the socket, which both
+///   processes share.
+/// * The connections are not in the table: `status` does not count them, they are not told to end, do not
+///   migrate, and [`Serving::drained`](crate::Serving::drained) does not wait for them. The framework's own
+///   graceful shutdown has to, before `main` returns.
+/// * If the next version fails in its probation, this process serves again ([`Listener`]s open again by
+///   themselves), and the framework has to be started again with a new duplicate.
 ///
-/// A framework that can be given connections, or anything with `AsyncRead` and `AsyncWrite`, is better served by
-/// [`Listener::accept`].
+/// A framework that can be given connections, or anything with `AsyncRead` and `AsyncWrite`, is better served
+/// by [`Listener::accept`].
 pub struct Listener {
     gate: Claim<Acceptor>,
     connections: Connections,
@@ -168,16 +171,18 @@ impl Listener {
         &self.gate.address
     }
 
-    /// Calls `use_it` with the listening socket: to read or set an option that has no method here, or to duplicate it.
+    /// Calls `use_it` with the listening socket: to read or set an option that has no method here, or to
+    /// duplicate it.
     ///
-    /// The socket cannot be borrowed for longer, because a handoff closes it at a time of its own, and waits meanwhile until
-    /// `use_it` returns. Options belong to the socket and not to the process: the next version has them, too, and so does this
-    /// one before it is ready.
+    /// The socket cannot be borrowed for longer, because a handoff closes it at a time of its own, and waits
+    /// meanwhile until `use_it` returns. Options belong to the socket and not to the process: the next
+    /// version has them, too, and so does this one before it is ready.
     ///
     /// ```no_run
     /// # async fn example(mut hot: hotupdate::Starting) -> Result<(), Box<dyn std::error::Error>> {
     /// let listener = hot.tcp("http", "0.0.0.0:3000").await?;
-    /// listener.with_fd(|fd| socket2::SockRef::from(&fd).set_keepalive(true))?; // accepted connections have it from here
+    /// // Accepted connections have it from their listener.
+    /// listener.with_fd(|fd| socket2::SockRef::from(&fd).set_keepalive(true))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -188,16 +193,19 @@ impl Listener {
         self.gate.with_fd(use_it)
     }
 
-    /// The next connection. Waits while this process is not the one that serves; `None` when it never will be again.
+    /// The next connection. Waits while this process is not the one that serves; `None` when it never will be
+    /// again.
     ///
-    /// Errors of accept(2) are dealt with here: a client that is gone already is skipped, and anything else, such as being out of
-    /// descriptors, means a line in the log and a short pause, since the backlog keeps the clients. Safe to cancel.
+    /// Errors of accept(2) are dealt with here: a client that is gone already is skipped, and anything else,
+    /// such as being out of descriptors, means a line in the log and a short pause, since the backlog keeps
+    /// the clients. Safe to cancel.
     ///
     /// Takes `&mut self` because the runtime wakes one task for each listener.
     pub async fn accept(&mut self) -> Option<Connection> {
         let mut told = false;
         loop {
-            // The row is made under the lock of the gate: a release counts every connection that was accepted.
+            // The row is made under the lock of the gate: a release counts every connection that was
+            // accepted.
             let accepted = self.gate.wait(|acceptor, cx| {
                 acceptor.poll_accept(cx).map_ok(|(socket, peer, local)| {
                     self.connections.accept(&self.gate.name, peer, local, socket)
@@ -213,7 +221,9 @@ impl Listener {
                         && let Some(suppressed) = self.log.due()
                     {
                         let listener = self.name();
-                        tracing::warn!(listener, %error, "cannot accept; connections wait in the backlog{suppressed}");
+                        tracing::warn!(
+                            listener, %error, "cannot accept; connections wait in the backlog{suppressed}"
+                        );
                     }
                     tokio::time::sleep(CANNOT_ACCEPT_PAUSE).await;
                 }
@@ -231,7 +241,8 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// Errors of a connection that ended before it was accepted, which accept(2) passes on as its own: the next one may be fine.
+/// Errors of a connection that ended before it was accepted, which accept(2) passes on as its own: the next
+/// one may be fine.
 fn is_of_the_connection(error: &io::Error) -> bool {
     const PASSED_ON: [Errno; 14] = [
         Errno::INTR,
@@ -273,7 +284,8 @@ impl axum::serve::Listener for Listener {
     }
 }
 
-/// `ConnectInfo<hotupdate::Address>` in handlers of `app.into_make_service_with_connect_info::<hotupdate::Address>()`.
+/// `ConnectInfo<hotupdate::Address>` in handlers of
+/// `app.into_make_service_with_connect_info::<hotupdate::Address>()`.
 #[cfg(feature = "axum")]
 impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Listener>> for Address {
     fn connect_info(stream: axum::serve::IncomingStream<'_, Listener>) -> Self {
@@ -327,7 +339,8 @@ mod tests {
         assert_eq!(connection.local_addr().path(), Some(path.as_path()));
     }
 
-    /// Something else may shut the socket down, which ends accepting for all that share it: that must not keep a processor busy.
+    /// Something else may shut the socket down, which ends accepting for all that share it: that must not
+    /// keep a processor busy.
     #[tokio::test]
     async fn a_listener_that_cannot_accept_pauses() {
         let (mut listener, gate, _) = tcp();

@@ -1,8 +1,8 @@
 //! Starting the program of this process anew, detached.
 //!
-//! Deliberately absent: waiting until it serves. It joins over the control socket like a successor that anybody started.
-//! And a second fork, which would make it a child of whoever adopts orphans: what happens between fork(2) and exec(2) is
-//! unsafe code in Rust, and nobody else could say how it ended.
+//! Deliberately absent: waiting until it serves. It joins over the control socket like a successor that
+//! anybody started. And a second fork, which would make it a child of the process that adopts orphans: what
+//! happens between fork(2) and exec(2) is unsafe code in Rust, and no other process could say how it ended.
 
 use std::env;
 use std::ffi::OsString;
@@ -25,8 +25,8 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// The path is the one that the process was started from, not `/proc/self/exe`: after a new binary was renamed to
-    /// that path, the latter still leads to the old one, and ends in ` (deleted)`.
+    /// The path is the one that the process was started from, not `/proc/self/exe`: after a new binary was
+    /// renamed to that path, the latter still leads to the old one, and ends in ` (deleted)`.
     pub(crate) fn of_this_process() -> Option<Self> {
         let mut arguments = env::args_os();
         let name = PathBuf::from(arguments.next()?);
@@ -60,8 +60,8 @@ fn search(name: &Path) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?).map(|directory| directory.join(name)).find(|path| path.is_file())
 }
 
-/// Waits until the child has ended, and leaves it to be waited for once more (waitid(2), `WNOWAIT`): by us, or by whoever
-/// inherits it. tokio's children leave nothing.
+/// Waits until the child has ended, and leaves it to be waited for once more (waitid(2), `WNOWAIT`): by this
+/// process, or by the one that inherits it. tokio's children leave nothing.
 pub(crate) async fn ended(child: &Child) -> io::Result<ExitStatus> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(Errno::CHILD)?;
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
@@ -76,7 +76,7 @@ pub(crate) async fn ended(child: &Child) -> io::Result<ExitStatus> {
     }
 }
 
-/// Leaves the session of whoever started this process, if that is what it was started for.
+/// Leaves the session in which this process was started, if that is what it was started for.
 pub(crate) fn detach_if_asked() {
     if env::var_os(DETACH).is_some() {
         // Fails for the leader of a process group (setsid(2)), which has a life of its own already.

@@ -1,4 +1,5 @@
-//! What systemd is told (sd_notify(3)): that we serve, who the main process is, which listeners to keep.
+//! What systemd is told (sd_notify(3)): that we serve, which process is the main one, which listeners to
+//! keep.
 //!
 //! Deliberately absent: waiting for systemd. It may be busy, so a thread of its own tells it, in order.
 
@@ -51,8 +52,8 @@ impl Manager {
         self.say(Word::Ready);
     }
 
-    /// This one is the main process of the service from now on. A successor that somebody started elsewhere cannot be, so
-    /// nothing is said about it.
+    /// This one is the main process of the service from now on. A successor that was started elsewhere cannot
+    /// be, so nothing is said about it.
     pub(crate) fn main_is(&self, pid: u32) {
         let group = |pid: &str| std::fs::read(format!("/proc/{pid}/cgroup")).ok();
         if group("self") == group(&pid.to_string()) {
@@ -116,7 +117,8 @@ fn keep(name: &str, fd: &OwnedFd) -> io::Result<()> {
         tracing::warn!(name, "a listener is not in the descriptor store: its name is too long for it");
         return Ok(());
     };
-    // Without polling: an error that waits on a UDP socket would end its time in the store (sd_notify(3), `FDPOLL=`).
+    // Without polling: an error that waits on a UDP socket would end its time in the store (sd_notify(3),
+    // `FDPOLL=`).
     sd_notify::notify_with_fds(&[FdStore, FdName(&encoded), Custom("FDPOLL=0")], &[fd.as_fd()])
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Deliberately absent: names of socket units (`FileDescriptorName=`), which are as their author wrote them.
 
-/// Tells what we stored from what others pass: a stored listener has to have the address that is asked for, and a socket
-/// unit has the say about its own.
+/// Tells what this service stored from what socket units pass: a stored listener has to have the address that
+/// is asked for, and a socket unit has the say about its own.
 const PREFIX: &str = "hotupdate/";
 
 /// `FDNAME_MAX` in systemd's `src/basic/fd-util.h`.

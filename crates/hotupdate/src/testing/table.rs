@@ -1,5 +1,5 @@
-//! Connections without a process, for tests and fuzzing of the crates of this workspace: they can be told to drain, and
-//! migrate from one [`Table`] to another as they migrate from one process to the next.
+//! Connections without a process, for tests and fuzzing of the crates of this workspace: they can be told to
+//! drain, and migrate from one [`Table`] to another as they migrate from one process to the next.
 //!
 //! Deliberately absent: the control socket and the machines. Nothing here is promised to stay as it is.
 
@@ -47,7 +47,8 @@ impl Table {
         self.connections.accept(&listener.into(), unnamed.clone(), unnamed, Socket::Unix(stream))
     }
 
-    /// Another process serves. For a second it may say what it takes; silent connections are left alone for half an hour.
+    /// Another process serves. For a second it may say what it takes; silent connections are left alone for
+    /// half an hour.
     pub fn drain(&self) {
         let since = Instant::now();
         let hour = Duration::from_secs(3600);

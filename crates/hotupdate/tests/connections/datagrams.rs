@@ -1,4 +1,5 @@
-//! Sockets without connections: what is sent to them is received by one process or the other, also while nobody receives.
+//! Sockets without connections: what is sent to them is received by one process or the other, also while
+//! nobody receives.
 //!
 //! Deliberately absent: protocols on top; those have to move their own state.
 
@@ -49,7 +50,8 @@ fn receive_unix(socket: UnixDatagramSocket) -> Numbers {
     numbers
 }
 
-/// Does something in each handoff while nobody accepts or receives: that is when state is exported the second time.
+/// Does something in each handoff while nobody accepts or receives: that is when state is exported the second
+/// time.
 fn in_the_gap(starting: &mut Starting, act: impl Fn() + Send + Sync + 'static) {
     let calls = std::sync::atomic::AtomicU32::new(0);
     let export = move || {

@@ -1,5 +1,5 @@
-//! Listeners that the application drops: clients are refused instead of waiting for ever, the next version is not offered
-//! them, and the log says so; but not at the end of a process, which drops everything.
+//! Listeners that the application drops: clients are refused instead of waiting for ever, the next version is
+//! not offered them, and the log says so; but not at the end of a process, which drops everything.
 
 use std::io;
 use std::net::SocketAddr;
@@ -146,7 +146,8 @@ async fn in_a_handoff_that_succeeds() {
     assert_eq!((ask(echo).await.as_str(), ask(address).await.as_str()), ("v2", "v2"));
 }
 
-/// Drops the listener while it is parked: state is exported the second time when nothing is accepted any more.
+/// Drops the listener while it is parked: state is exported the second time when nothing is accepted any
+/// more.
 async fn drops_when_parked(folder: &Folder) -> (Serving, SocketAddr, SocketAddr) {
     let mut starting = folder.join("v1").await;
     let (echo, admin) = claim(&mut starting, "v1").await;

@@ -57,7 +57,7 @@ async fn one_is_removed() {
     let _second = ready(second, &first).await;
     refused(admin).await;
     assert_eq!(ask(echo).await, "v2");
-    log.says(&["nobody asked for this listener", "admin", &admin.to_string()]);
+    log.says(&["this version does not claim the listener", "admin", &admin.to_string()]);
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn one_moves_to_another_address() {
     let _second = ready(second, &first).await;
     assert_eq!(ask(new).await, "v2");
     refused(old).await;
-    log.says(&["a listener has moved to another address", &old.to_string(), "127.0.0.2"]);
+    log.says(&["a listener has another address", &old.to_string(), "127.0.0.2"]);
 }
 
 #[tokio::test]

@@ -85,7 +85,7 @@ async fn a_removed_socket_makes_no_second_owner() {
     let folder = Folder::new();
     let (_first, address) = folder.serve("v1").await;
     fs::remove_file(folder.control()).unwrap();
-    is_refused(&folder.control(), "its lock is held, and nobody answers").await;
+    is_refused(&folder.control(), "its lock is held, and no process answers").await;
     is_refused(&folder.control(), "socket file was removed").await;
     assert_eq!(ask(address).await, "v1", "it serves on");
     assert_eq!(names(&folder), ["control.sock.lock"], "nothing was made");
@@ -138,7 +138,7 @@ async fn a_path_that_is_too_long() {
 async fn a_directory_that_others_can_write_to() {
     for mode in [0o777, 0o1777, 0o770, 0o702] {
         let folder = Folder::of_mode(mode);
-        is_refused(&folder.control(), "can be written to by others").await;
+        is_refused(&folder.control(), "can be written to by other users").await;
         assert!(names(&folder).is_empty(), "nothing was made");
     }
     let folder = Folder::of_mode(0o755);

@@ -55,7 +55,7 @@ async fn paths_that_cannot_be_used() {
     assert_eq!(fs::read_to_string(folder.file("file")).unwrap(), "precious");
 
     let open = Folder::of_mode(0o777);
-    is_unusable(&open, &open.control(), "can be written to by others").await;
+    is_unusable(&open, &open.control(), "can be written to by other users").await;
 }
 
 fn names(folder: &Folder) -> BTreeSet<OsString> {
@@ -127,7 +127,7 @@ async fn a_link_to_a_directory_that_others_can_write_to_is_refused() {
     let (folder, other) = (Folder::of_mode(0o777), Folder::new());
     let there = other.file("run");
     symlink(folder.path(), &there).unwrap();
-    is_refused(&there.join("control.sock"), "can be written to by others").await;
+    is_refused(&there.join("control.sock"), "can be written to by other users").await;
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was made");
 }
 
@@ -158,7 +158,7 @@ async fn another_socket_in_the_place_of_ours_takes_nothing() {
     let (joined, _stream) = tokio::join!(join_at(&path), talk);
     assert_eq!(joined.unwrap_err().kind(), ErrorKind::PeerMisbehaved);
     drop(other);
-    is_refused(&folder.control(), "its lock is held, and nobody answers").await;
+    is_refused(&folder.control(), "its lock is held, and no process answers").await;
     assert_eq!(ask(address).await, "v1", "it serves on");
 
     fs::rename(folder.file("away"), folder.control()).unwrap();
@@ -171,7 +171,7 @@ async fn a_file_in_the_place_of_our_socket_is_left_alone() {
     let (first, address) = folder.serve("v1").await;
     fs::rename(folder.control(), folder.file("away")).unwrap();
     fs::write(folder.control(), "precious").unwrap();
-    is_refused(&folder.control(), "its lock is held, and nobody answers").await;
+    is_refused(&folder.control(), "its lock is held, and no process answers").await;
     assert_eq!(ask(address).await, "v1", "it serves on");
     assert_eq!(status(&folder.file("away")).await["serving"]["state"], "serving");
     call(&folder.file("away"), "io.hotupdate.Stop", json!({})).await;

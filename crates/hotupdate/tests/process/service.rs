@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use hotupdate::{Connection, Error, Listener};
+use hotupdate::{AfterDrain, Connection, Error, Listener};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::SignalKind;
 
@@ -20,6 +20,9 @@ pub(crate) const NAME: &str = "HOT_TEST_NAME";
 
 /// It waits for a command once it is ready.
 pub(crate) const ON_COMMAND: &str = "HOT_TEST_ON_COMMAND";
+
+/// It stays after its drain, until SIGTERM.
+pub(crate) const STAYS: &str = "HOT_TEST_STAYS";
 
 /// As long as there is a file of this name in its folder, it does not come so far as to serve.
 pub(crate) const BROKEN: &str = "broken";
@@ -42,11 +45,16 @@ async fn service() -> Result<(), Error> {
 }
 
 async fn serve(folder: &Path) -> Result<(), Error> {
+    let after_drain = match env::var_os(STAYS) {
+        Some(_) => AfterDrain::StayUntilTerm,
+        None => AfterDrain::Exit,
+    };
     let mut starting = hotupdate::builder(folder.join("control.sock"))
         .version(env!("CARGO_PKG_VERSION"))
         .probation(Duration::ZERO)
         .on_command(env::var_os(ON_COMMAND).is_some())
         .successor_signal(SignalKind::hangup())
+        .after_drain(after_drain)
         .join()
         .await?;
     assert!(!folder.join(BROKEN).exists(), "this version is broken");

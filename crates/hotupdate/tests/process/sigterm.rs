@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::common::peer::{call, status};
 use crate::common::{eventually, refused};
-use crate::service::ON_COMMAND;
+use crate::service::{ON_COMMAND, STAYS};
 use crate::stage::{Client, Stage, who};
 
 #[tokio::test]
@@ -55,4 +55,22 @@ async fn to_a_successor_that_stands_by() {
     assert_eq!(who(serving.address).await, third.pid());
     third.signal(Signal::TERM);
     third.drains(0).await;
+}
+
+/// A container runtime that stops an old version while it drains has said all that it is going to say.
+#[tokio::test]
+async fn one_that_would_stay_does_not_when_it_came_before() {
+    let stage = Stage::new();
+    let mut first = stage.start(&[(STAYS, "1")]);
+    let serving = stage.serves(1).await;
+    let mut client = Client::connect(serving.address).await;
+    assert_eq!(client.ask().await, first.pid());
+    let mut second = stage.start(&[]);
+    stage.serves(2).await;
+    first.signal(Signal::TERM);
+    assert_eq!(client.ask().await, first.pid(), "the client finishes first");
+    drop(client);
+    first.drains(0).await;
+    second.signal(Signal::TERM);
+    second.drains(0).await;
 }

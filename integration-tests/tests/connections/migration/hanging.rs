@@ -63,7 +63,8 @@ fn who_waits_for_a_successor_that_stands_still_is_served_and_moves_when_it_goes_
     assert_eq!(answered + wait, CONNECTIONS, "{before:?}");
     // Those that were given to the new process before, which alone may serve them.
     assert!(wait as u64 <= fds, "some wait for nobody");
-    assert!(frozen.elapsed() >= STANDSTILL);
+    // It may be that none waited: then each was answered at once.
+    eventually("the standstill was long enough", SOON, || (frozen.elapsed() >= STANDSTILL).then_some(()));
     successor.signal(Signal::CONT);
     for (client, _) in clients.iter_mut().zip(&before).filter(|(_, fate)| **fate == Fate::Waits) {
         assert_eq!(answer_until(client, Instant::now() + SOON), Fate::AnsweredBy(successor.pid()));
