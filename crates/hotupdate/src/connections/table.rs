@@ -245,6 +245,13 @@ impl Connections {
         }
     }
 
+    /// It answers again.
+    #[cfg(test)]
+    pub(crate) fn resume_migration(&self) {
+        self.table.accepted().suspended_until = None;
+        self.look_again();
+    }
+
     /// Nothing migrates any more.
     pub(crate) fn end_migration(&self) {
         *self.table.accepted() = Accepted::default();
