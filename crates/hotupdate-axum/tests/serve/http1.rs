@@ -81,11 +81,11 @@ async fn a_drain_that_ends_is_forgotten() {
 /// Clients that pause between their requests, through handoffs whose grace is longer than the pauses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn busy_clients_lose_nothing() {
-    let mut server = Server::start(BRISK).await;
+    let mut server = Server::start(PATIENT).await;
     let (address, stop) = (server.address, Arc::new(AtomicBool::new(false)));
     let clients: Vec<_> = (0..20).map(|n| tokio::spawn(busy(address, n, stop.clone()))).collect();
     for _ in 0..5 {
-        let new = server.hand_off_to(BRISK).await;
+        let new = server.hand_off_to(PATIENT).await;
         assert_eq!(server.drained().await, 0);
         server = new;
     }

@@ -343,7 +343,7 @@ mod tests {
         let fixture = Fixture::new();
         let [before, after] = [(); 2].map(|()| fixture.connection());
         let (first, second) = (before.id(), after.id());
-        assert_eq!(second, first + 1);
+        assert_eq!((second, before.activity().id()), (first + 1, first));
         drop(before);
         assert!(fixture.connections.take_closed().is_empty(), "the next version has no row of it");
         fixture.drain();
