@@ -105,12 +105,13 @@ async fn silent_taker(folder: &Folder) -> Peer {
     peer.say(&call).await;
     assert_eq!(peer.next().await.expect("a reply")["error"], Value::Null);
     peer.receive_inventory().await;
-    let ready =
-        json!({ "type": "ready", "adopted": ["count"], "bound": [], "unclaimed": [], "release": "now" });
+    let ready = json!({
+        "type": "ready", "adopted": ["count"], "bound": [], "unclaimed": [], "release": "now",
+        "accepts": [{ "kind": "count" }],
+    });
     peer.say(&ready).await;
     peer.next_of("released").await;
     peer.say(&json!({ "type": "serving" })).await;
-    peer.say(&json!({ "type": "accepts", "kinds": [{ "kind": "count" }] })).await;
     let (mut batches, mut moving) = (0, 0);
     while batches < WINDOW && moving < MANY {
         moving += peer.next_of("prepare").await["items"].as_array().unwrap().len();
