@@ -6,13 +6,16 @@
 //!
 //! The protocol is one `match (state, event)`, in `Incumbent::step`. Beside it: `state` (what each state waits for),
 //! `transitions` (what the arms do), `predecessors` (what older generations say), `command` (what operators want) and
-//! `events` (events, effects, reports).
+//! `events` (events, effects, reports). Connections that migrate are counted by two machines of their own, which this one
+//! owns: [`crate::migration::outbound`] and, one for each predecessor, [`crate::migration::inbound`].
 
 use std::mem;
 use std::time::{Duration, Instant};
 
 use crate::error::{Fault, Refusal};
-use crate::message::{Generation, Join, Message, Released};
+use crate::identity::Generation;
+use crate::message::{Join, Message, Released};
+use crate::migration::{ConnectionKind, Outbound, OutboundEffect};
 use crate::operator::ProcessState;
 use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, after, millis};
@@ -21,7 +24,7 @@ mod events;
 pub use events::{Afterwards, Effect, Event, Local, Peer, Report, Stopped};
 
 mod state;
-use state::{Drain, Goal, State};
+use state::{Drain, State};
 
 mod transitions;
 use transitions::offer_next;
@@ -69,7 +72,8 @@ mod command;
 ///
 /// // They have stopped: it is told, and serves.
 /// incumbent.handle(now, Event::Stopped(Stopped::default()));
-/// let effects = incumbent.handle(now, Event::Message(Message::Serving { gap_ns: Some(90_000) }));
+/// let serving = Message::Serving { gap_ns: Some(90_000), accepts: Vec::new() };
+/// let effects = incumbent.handle(now, Event::Message(serving));
 /// assert!(effects.iter().any(|effect| matches!(effect, Effect::Drain { .. })));
 ///
 /// // The probation passes, the listeners go; the last connection ends, and so does the process.
@@ -92,6 +96,10 @@ pub struct Incumbent {
     terminating: bool,
     /// The application has a hook that ends what only one process may do.
     has_hook: bool,
+    /// The kinds of connections that come here.
+    accepts: Vec<ConnectionKind>,
+    /// Connections that leave.
+    outbound: Outbound,
     /// Tasks of the application keep this process alive, as it was told last.
     has_tasks: bool,
     /// They are not waited for: this process was told to end now.
@@ -108,18 +116,26 @@ impl Incumbent {
     /// A process that serves, with the generations that are left of those before it, newest first.
     #[must_use]
     pub fn serving(local: Local, generation: Generation, predecessors: Vec<Predecessor>) -> Self {
-        let state = State::Serving;
+        let outbound = Outbound::new(local.timing.prepared);
         Self {
             local,
             generation,
             issued: generation,
-            state,
+            state: State::Serving,
             predecessors,
             terminating: false,
             has_hook: false,
+            accepts: Vec::new(),
+            outbound,
             has_tasks: false,
             abandons_tasks: false,
         }
+    }
+
+    /// Live connections of these kinds come here, if a predecessor has them. A successor says the same with `ready`.
+    #[must_use]
+    pub fn accepting(self, kinds: Vec<ConnectionKind>) -> Self {
+        Self { accepts: kinds, ..self }
     }
 
     /// The application has a hook that ends what only one process may do: [`Effect::BeforeRelease`] comes before
@@ -152,10 +168,8 @@ impl Incumbent {
     #[must_use]
     pub fn process_state(&self) -> ProcessState {
         match self.state {
-            State::Probation { .. }
-            | State::Retired { .. }
-            | State::Stopping { .. }
-            | State::BeforeRelease { goal: Goal::Stop { .. }, .. } => ProcessState::Draining,
+            State::Probation { .. } | State::Retired { .. } => ProcessState::Draining,
+            ref state if state.stops() => ProcessState::Draining,
             State::Gone => ProcessState::Gone,
             _ => ProcessState::Serving,
         }
@@ -171,7 +185,14 @@ impl Incumbent {
                 | State::Warming { .. }
                 | State::Standby { .. }
                 | State::BeforeRelease { .. }
+                | State::Quiescing { .. }
         )
+    }
+
+    /// Connections of this process that leave.
+    #[must_use]
+    pub fn outbound(&self) -> &Outbound {
+        &self.outbound
     }
 
     /// Whether this process only waits for tasks of the application, without a deadline.
@@ -195,7 +216,9 @@ impl Incumbent {
     /// Which wait is under way, and when it ends; `None` if nothing is expected of anybody.
     #[must_use]
     pub fn waits_for(&self) -> Option<(Deadline, Instant)> {
-        self.state.wait()
+        let prepared = self.outbound.deadline().map(|until| (Deadline::Prepared, until));
+        let waits = self.state.wait().into_iter().chain(prepared.filter(|_| !self.is_gone()));
+        waits.min_by_key(|(_, until)| *until)
     }
 
     /// Whether this successor would be taken.
@@ -210,7 +233,8 @@ impl Incumbent {
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Effect> {
         let mut out = Vec::new();
         let state = mem::replace(&mut self.state, State::Gone);
-        self.state = self.step(now, state, event, &mut out);
+        let state = self.step(now, state, event, &mut out);
+        self.state = self.when_quiesced(now, state, &mut out);
         out
     }
 
@@ -234,10 +258,10 @@ impl Incumbent {
                 offer_next(now, &self.local.timing, peer, queue, awaiting, lease, out)
             }
             (State::Warming { peer, .. }, Event::Message(M::Ready(ready))) => {
-                self.ready(now, peer, &ready, out)
+                self.ready(now, peer, ready, out)
             }
             (State::BeforeRelease { goal, .. }, Event::BeforeReleaseDone(Ok(()))) => {
-                self.stop(now, goal, out)
+                self.quiesce(now, goal, out)
             }
             (State::BeforeRelease { goal, .. }, Event::BeforeReleaseDone(Err(why))) => {
                 self.hook_failed(now, goal, Fault::Local(why), out)
@@ -250,7 +274,7 @@ impl Incumbent {
                 out.push(Effect::Send(M::Released(released)));
                 State::Released { peer, until: after(now, self.local.timing.serving) }
             }
-            (State::Released { peer, .. }, Event::Message(M::Serving { gap_ns })) => {
+            (State::Released { peer, .. }, Event::Message(M::Serving { gap_ns, accepts: _ })) => {
                 self.hand_over(now, peer, gap_ns, out)
             }
 
@@ -291,7 +315,38 @@ impl Incumbent {
                 out.push(Effect::Send(M::LetGo));
                 state
             }
-            (State::Retired { drain, .. }, Event::Closed(_)) => State::Retired { drain, quiet: true },
+            (State::Retired { drain, .. }, Event::Closed(_)) => {
+                leave_effects(self.outbound.end(), out);
+                State::Retired { drain, quiet: true }
+            }
+            // ---- after it: our connections leave -----------------------------------------------------------
+            (
+                state @ (State::Probation { .. } | State::Retired { .. }),
+                Event::Message(M::Accepts { kinds }),
+            ) => {
+                leave_effects(self.outbound.accepts(now, kinds), out);
+                state
+            }
+            (
+                state @ (State::Probation { .. } | State::Retired { .. }),
+                Event::Message(M::Prepared { batch, refused }),
+            ) => match self.outbound.prepared(now, batch, &refused) {
+                Ok(effects) => {
+                    leave_effects(effects, out);
+                    state
+                }
+                Err(what) => self.violation(state, what, out),
+            },
+            (state @ (State::Probation { .. } | State::Retired { .. }), Event::Message(M::Quiesce)) => {
+                leave_effects(self.outbound.quiesce(now), out);
+                state
+            }
+            (state, Event::Leave(leaving)) => {
+                leave_effects(self.outbound.leave(now, leaving), out);
+                state
+            }
+
+            // ---- after it: the other side of the drain -----------------------------------------------------
             // It cannot serve any more. The other side may have stopped meanwhile, and drain too.
             (
                 state @ State::Retired { .. },
@@ -347,25 +402,22 @@ impl Incumbent {
                 out.push(Effect::SendTo(to, M::Resume { stopped_at_ns: at_ns, links }));
                 State::Resuming { to, until: after(now, self.local.timing.resume) }
             }
-            (State::RollingBack { .. }, Event::CannotStop(why)) => self.roll_on(now, None, why, out),
-            (State::Resuming { to, until }, Event::Predecessor(from, M::Serving { .. })) if from == to => {
-                self.step_back(now, to, until, out)
+            (State::RollingBack { .. }, Event::CannotStop(why)) => self.roll_on(now, None, true, why, out),
+            (State::Resuming { to, until }, Event::Predecessor(from, M::Serving { gap_ns: _, accepts }))
+                if from == to =>
+            {
+                self.step_back(now, to, until, accepts, out)
             }
-            (state, Event::Predecessor(from, M::LetGo)) if state.rolls_back_to(from) => {
+            (state, Event::Predecessor(from, M::LetGo)) if state.rolls_back_to() == Some(from) => {
+                let stopped = self.has_stopped(&state);
                 self.hear(now, state, from, M::LetGo, out);
                 let reason = "its listeners are let go, it cannot serve again".to_owned();
-                self.roll_on(now, Some(from), reason, out)
+                self.roll_on(now, Some(from), stopped, reason, out)
             }
-            (
-                State::BeforeRelease { goal: Goal::RollBack(to), .. } | State::RollingBack { to, .. },
-                Event::PredecessorClosed(from, fault),
-            ) if from == to => {
+            (state, Event::PredecessorClosed(from, fault)) if state.rolls_back_to() == Some(from) => {
                 self.lose(from, &fault, out);
-                self.roll_on(now, None, fault.to_string(), out)
-            }
-            (State::Resuming { to, .. }, Event::PredecessorClosed(from, fault)) if from == to => {
-                self.lose(from, &fault, out);
-                self.roll_on(now, Some(to), fault.to_string(), out)
+                let asked = matches!(state, State::Resuming { .. }).then_some(from);
+                self.roll_on(now, asked, self.has_stopped(&state), fault.to_string(), out)
             }
 
             // ---- what predecessors say ---------------------------------------------------------------------
@@ -374,6 +426,10 @@ impl Incumbent {
             }
             (state, Event::PredecessorClosed(generation, fault)) => {
                 self.lose(generation, &fault, out);
+                state
+            }
+            (state, Event::Inspected { from, batch, refused }) => {
+                self.inspected(from, batch, refused, out);
                 state
             }
 
@@ -397,4 +453,8 @@ impl Incumbent {
             ) => state,
         }
     }
+}
+
+fn leave_effects(effects: Vec<OutboundEffect>, out: &mut Vec<Effect>) {
+    out.extend(effects.into_iter().map(Effect::Outbound));
 }

@@ -23,7 +23,7 @@ pub use inventory::{
 };
 
 pub mod migration;
-pub use migration::{ConnectionKind, Inbound, MigrationItem, Outbound};
+pub use migration::{ConnectionKind, Inbound, Leaving, MigrationItem, Outbound};
 
 pub mod frame;
 

@@ -14,7 +14,7 @@
 //!    | ready ------------------------------------>|
 //!    |<---------------------------- released+fds  |  the accept loops have stopped
 //!    | serving ---------------------------------->|  parks its listeners, drains
-//!    | accepts --------------------------------->|
+//!    | accepts · quiesce ----------------------->|
 //!    |<- prepare+fds · commit or abort · quiesced |
 //!    | prepared (one for each prepare) ---------->|
 //!    |<- connections · progress · drained · let_go|
@@ -89,6 +89,9 @@ pub struct Ready {
     pub bound: Vec<String>,
     /// Names of listeners that were offered and that nobody asked for.
     pub unclaimed: Vec<String>,
+    /// The kinds of live connections that it accepts from the process that served before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepts: Vec<ConnectionKind>,
     /// When to take over.
     pub release: Release,
 }
@@ -166,6 +169,9 @@ pub enum Message {
         /// The time in which nobody accepted, in nanoseconds; absent where the clocks do not compare.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         gap_ns: Option<u64>,
+        /// The kinds of live connections that a predecessor that resumed accepts. A successor has said it with `ready`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        accepts: Vec<ConnectionKind>,
     },
     // ---- predecessor → serving process ----------------------------------------------------------------------
     /// Metadata of connections that are open in the predecessor.
@@ -190,7 +196,7 @@ pub enum Message {
         /// Its number.
         batch: u32,
     },
-    /// No batch is on its way, and none comes until the next `accepts`.
+    /// The answer to `quiesce`: no batch is on its way, and none comes until the next `accepts`.
     Quiesced,
     /// The drain as it goes.
     Progress {
@@ -216,9 +222,11 @@ pub enum Message {
     // ---- serving process → predecessor ----------------------------------------------------------------------
     /// The kinds of connections that the sender accepts.
     Accepts {
-        /// All of them; replaces what was said before. With none of them the predecessor says `quiesced`.
+        /// All of them; replaces what was said before.
         kinds: Vec<ConnectionKind>,
     },
+    /// The sender's accept loops are about to stop: finish the migrations that are under way, and say `quiesced`.
+    Quiesce,
     /// A batch of connections arrived and is held, untouched.
     Prepared {
         /// Its number.
@@ -300,6 +308,7 @@ impl Message {
             Self::Prepare { .. } => "prepare",
             Self::Commit { .. } => "commit",
             Self::Abort { .. } => "abort",
+            Self::Quiesce => "quiesce",
             Self::Quiesced => "quiesced",
             Self::Accepts { .. } => "accepts",
             Self::Prepared { .. } => "prepared",

@@ -4,8 +4,10 @@
 
 use std::time::{Duration, Instant};
 
+use crate::FEATURE_MIGRATE;
 use crate::identity::{Generation, Process};
 use crate::inventory::{LinkItem, Summary, Totals};
+use crate::migration::Inbound;
 use crate::timing::millis;
 
 /// A process that served before, seen over its link.
@@ -37,6 +39,8 @@ pub struct Predecessor {
     pub told: bool,
     /// Since when it is a predecessor.
     pub since: Instant,
+    /// Its connections that come here.
+    pub inbound: Inbound,
 }
 
 impl Predecessor {
@@ -57,6 +61,7 @@ impl Predecessor {
             quiet: false,
             told: false,
             since: now,
+            inbound: Inbound::default(),
         }
     }
 
@@ -79,6 +84,20 @@ impl Predecessor {
     #[must_use]
     pub fn can_resume(&self) -> bool {
         self.probation && !self.quiet && !self.told
+    }
+
+    /// It knows what this process accepts, which came with `ready` or `serving`.
+    pub(crate) fn knowing(mut self) -> Self {
+        if self.migrates() {
+            self.inbound.is_told();
+        }
+        self
+    }
+
+    /// Whether it migrates connections.
+    #[must_use]
+    pub fn migrates(&self) -> bool {
+        self.features.iter().any(|feature| feature == FEATURE_MIGRATE)
     }
 
     /// As it is passed on to a successor.

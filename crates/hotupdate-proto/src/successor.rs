@@ -66,7 +66,8 @@ use transitions::{fail, give_up, misbehaved, refused};
 /// let effects = successor.handle(now, Event::Message(Message::Released(Released::default())));
 /// assert!(matches!(effects[..], [Effect::Open(Some(_))]));
 /// let mut effects = successor.handle(now, Event::Opened { gap_ns: Some(90_000) });
-/// assert_eq!(effects.remove(0), Effect::Send(Message::Serving { gap_ns: Some(90_000) }));
+/// let serving = Message::Serving { gap_ns: Some(90_000), accepts: Vec::new() };
+/// assert_eq!(effects.remove(0), Effect::Send(serving));
 ///
 /// // From here on the other machine has the word.
 /// let Effect::Serve(served) = effects.remove(0) else { unreachable!("it serves") };
@@ -197,7 +198,7 @@ impl Successor {
             }
             (State::Opening { joined, released, alone }, Event::Opened { gap_ns }) => {
                 if !alone {
-                    out.push(Effect::Send(M::Serving { gap_ns }));
+                    out.push(Effect::Send(M::Serving { gap_ns, accepts: Vec::new() }));
                 }
                 // Its answer is not here yet, and there must not be two for long.
                 if let Some(asked) = self.asked {

@@ -48,9 +48,9 @@ pub struct Timing {
     pub resume: Duration,
     /// Serving process: what the oldest generation still gets when there are too many.
     pub hurry: Duration,
-    /// Predecessor: the serving process has to say that it holds connections that were moved to it.
+    /// Predecessor: the serving process has to say that it holds connections that migrate to it.
     pub prepared: Duration,
-    /// Serving process: before a handoff, predecessors have to finish the moves that are under way.
+    /// Serving process: before its accept loops stop, predecessors have to finish the migrations that are under way.
     pub quiesce: Duration,
     /// Both: the other side has to take a message that was sent.
     pub write: Duration,
@@ -166,11 +166,13 @@ pub enum Deadline {
     Drain,
     Force,
     Resume,
+    Prepared,
+    Quiesce,
 }
 
 impl Deadline {
     /// Every deadline of the machines.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Find,
         Self::Reply,
         Self::Batch,
@@ -184,6 +186,8 @@ impl Deadline {
         Self::Drain,
         Self::Force,
         Self::Resume,
+        Self::Prepared,
+        Self::Quiesce,
     ];
 }
 
@@ -207,6 +211,10 @@ impl fmt::Display for Deadline {
             Self::Drain => "connections were left at the end of the drain (deadline `drain`)",
             Self::Force => "connections did not go although they were forced (deadline `force`)",
             Self::Resume => "the predecessor did not resume in time (deadline `resume`)",
+            Self::Prepared => {
+                "the serving process did not say in time that it holds connections (deadline `prepared`)"
+            }
+            Self::Quiesce => "predecessors did not finish their migrations in time (deadline `quiesce`)",
         })
     }
 }

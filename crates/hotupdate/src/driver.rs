@@ -11,7 +11,7 @@ mod exports;
 mod links;
 mod listeners;
 mod machine;
-mod moves;
+mod migration;
 mod operators;
 mod standstill;
 mod supervisor;
@@ -43,7 +43,7 @@ pub(crate) use text::from_text;
 
 pub(crate) use application::{FromApplication, Resources};
 #[cfg(feature = "test-util")]
-pub(crate) use moves::{check, describe};
+pub(crate) use migration::{check, describe};
 
 use std::io;
 use std::process::{Child, ExitStatus};
@@ -63,7 +63,7 @@ use self::inventory::Inventory;
 use self::links::Links;
 use self::listeners::Listeners;
 use self::machine::{Machine, Role};
-use self::moves::Moves;
+use self::migration::Migrations;
 use self::operators::{Awaited, Operators};
 use self::standstill::Standstill;
 use self::status::View;
@@ -96,7 +96,7 @@ pub(crate) struct Driver {
     application: Application,
     exports: Exports,
     operators: Operators,
-    moves: Moves,
+    migrations: Migrations,
     supervisor: Supervisor,
     drain: Drain,
     connections: Connections,
@@ -168,7 +168,7 @@ impl Driver {
             listeners,
             application,
             operators,
-            moves,
+            migrations,
             supervisor,
             drain,
             connections,
@@ -180,7 +180,7 @@ impl Driver {
             (id, what) = links.next() => Wake::Heard(id, what),
             Some(done) = results.1.recv() => Wake::Done(done),
             said = application.next() => Wake::Application(said),
-            Some(request) = moves.requests.recv() => Wake::Migration(request),
+            Some(request) = migrations.requests.recv() => Wake::Migration(request),
             () = listeners.dropped().notified() => Wake::ListenerDropped,
             request = operators.next() => Wake::Request(request),
             signal = supervisor.next() => Wake::Signal(signal),
@@ -202,7 +202,7 @@ impl Driver {
     async fn act(&mut self, wake: Wake) {
         match wake {
             Wake::Application(said) => self.application_says(said).await,
-            Wake::Migration(request) => self.give(request),
+            Wake::Migration(request) => self.leave(request).await,
             Wake::ListenerDropped => self.listener_dropped(),
             Wake::Request(request) => self.request(request).await,
             Wake::Heard(id, heard) => self.hear(id, heard).await,
@@ -296,7 +296,7 @@ impl Driver {
 
     /// What is due next.
     fn due(&self) -> Option<Instant> {
-        let parts = [self.machine.deadline(), self.moves.deadline(), self.listeners.deadline()];
+        let parts = [self.machine.deadline(), self.listeners.deadline()];
         parts.into_iter().flatten().min()
     }
 
@@ -309,7 +309,6 @@ impl Driver {
         if self.machine.is_successor() {
             return self.handle_successor(successor_machine::Event::Tick).await;
         }
-        self.tick_moves().await;
         self.handle(Event::Tick).await;
     }
 

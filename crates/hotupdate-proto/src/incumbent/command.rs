@@ -32,7 +32,7 @@ impl Incumbent {
             Command::Stop { within } => self.command_stop(now, state, within, true, &mut out),
             Command::Terminate => self.command_terminate(now, state, &mut out),
         };
-        self.state = state;
+        self.state = self.when_quiesced(now, state, &mut out);
         result.map(|()| out)
     }
 
@@ -41,6 +41,7 @@ impl Incumbent {
             State::Standby { peer, .. } => (self.before(now, Goal::Release(peer), out), Ok(())),
             // It takes over by itself; whoever asked waits for the same outcome.
             state @ (State::BeforeRelease { goal: Goal::Release(_), .. }
+            | State::Quiescing { goal: Goal::Release(_), .. }
             | State::Releasing { .. }
             | State::Released { .. }) => (state, Ok(())),
             state @ (State::Offering { .. } | State::Warming { .. }) => {
@@ -118,10 +119,15 @@ impl Incumbent {
         match state {
             State::Serving
             | State::BeforeRelease { goal: Goal::RollBack(_), .. }
+            | State::Quiescing { goal: Goal::RollBack(_), .. }
             | State::RollingBack { .. } => (self.stop_service(now, drain, for_good, loops_stop, out), Ok(())),
             State::BeforeRelease { goal: Goal::Stop { for_good: before, .. }, until } => {
                 let goal = Goal::Stop { within: drain, for_good: before || for_good };
                 (State::BeforeRelease { goal, until }, Ok(()))
+            }
+            State::Quiescing { goal: Goal::Stop { for_good: before, .. }, until } => {
+                let goal = Goal::Stop { within: drain, for_good: before || for_good };
+                (State::Quiescing { goal, until }, Ok(()))
             }
             State::Stopping { until, for_good: before, .. } => {
                 (State::Stopping { until, within: drain, for_good: before || for_good }, Ok(()))
@@ -151,7 +157,7 @@ impl Incumbent {
             State::Resuming { to, .. } if again => (self.step_aside(now, to, Duration::ZERO, out), Ok(())),
             // Now means that the hook is not waited for.
             State::BeforeRelease { goal: Goal::Stop { for_good, .. }, .. } if again => {
-                (self.stop(now, Goal::Stop { within: Duration::ZERO, for_good }, out), Ok(()))
+                (self.quiesce(now, Goal::Stop { within: Duration::ZERO, for_good }, out), Ok(()))
             }
             state if again => self.command_stop(now, state, Some(Duration::ZERO), false, out),
             State::Standby { peer, .. } => (self.before(now, Goal::Release(peer), out), Ok(())),
@@ -165,9 +171,7 @@ fn refuse(state: State) -> Commanded {
     let error = match &state {
         State::Probation { .. } | State::Retired { .. } | State::Gone => OperatorError::NotServing,
         state if state.is_rollback() => OperatorError::Busy { doing: "a rollback is under way".to_owned() },
-        State::BeforeRelease { goal: Goal::Stop { .. }, .. } | State::Stopping { .. } => {
-            OperatorError::Busy { doing: "the service is stopping".to_owned() }
-        }
+        state if state.stops() => OperatorError::Busy { doing: "the service is stopping".to_owned() },
         State::Released { .. } => {
             let doing = "the successor is released; it serves in a moment, or this process accepts again";
             OperatorError::Busy { doing: doing.to_owned() }

@@ -5,8 +5,10 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Fault, Refusal};
+use crate::identity::{Generation, Process, Versions};
 use crate::inventory::{StateItem, Summary, Totals, UnreadLink};
-use crate::message::{Generation, Join, Joined, Message, Process, Versions};
+use crate::message::{Join, Joined, Message};
+use crate::migration::{ConnectionKind, InboundEffect, Leaving, OutboundEffect};
 use crate::timing::Timing;
 
 /// What a process is and may do, for either machine.
@@ -70,6 +72,17 @@ pub enum Event {
     /// A predecessor's link is closed ([`Fault::PeerGone`], as in [`Event::Closed`]), or cannot be understood; then it
     /// stays open and is read only for its end.
     PredecessorClosed(Generation, Fault),
+    /// Connections of this process ask to leave ([`OutboundEffect::Accepted`] said which can).
+    Leave(Vec<Leaving>),
+    /// The descriptors of a batch from a predecessor are checked ([`InboundEffect::Inspect`] is done).
+    Inspected {
+        /// Which predecessor.
+        from: Generation,
+        /// The number of the batch.
+        batch: u32,
+        /// Connections that stay where they are.
+        refused: Vec<u64>,
+    },
     /// Time has passed. What has arrived comes before it: after a pause of the whole machine everything is due, and a
     /// death must not look like a delay.
     Tick,
@@ -136,6 +149,10 @@ pub enum Effect {
     Promote(Generation),
     /// Close the link to this predecessor.
     Forget(Generation),
+    /// Connections of this process leave for the one that serves.
+    Outbound(OutboundEffect),
+    /// Connections of this predecessor come here.
+    Inbound(Generation, InboundEffect),
     /// Nothing is left to do.
     Exit,
     /// Log it, count it, tell operators: nothing else depends on it.
@@ -230,6 +247,8 @@ pub struct Peer {
     pub version: u16,
     /// The features that both have.
     pub features: Vec<String>,
+    /// The kinds of live connections that it accepts, as it said when it was ready.
+    pub accepts: Vec<ConnectionKind>,
     /// The name of the handoff in logs.
     pub handoff: String,
     /// When it joined.

@@ -9,16 +9,21 @@ use super::Incumbent;
 use super::events::{Effect, Report};
 use super::state::State;
 use crate::error::Fault;
+use crate::identity::Generation;
 use crate::inventory::{MAX_TASKS, Summary};
-use crate::message::{Generation, Message};
+use crate::message::Message;
+use crate::migration::InboundEffect;
+use crate::predecessor::Predecessor;
 use crate::timing::millis;
 
 impl Incumbent {
     /// What a new serving process says to the generations before it: the older ones end their probation, and the
-    /// oldest are hurried if there are too many. To be called once, when it has begun to serve.
+    /// oldest are hurried if there are too many; all learn what this process accepts, if they do not know. To be called
+    /// once, when it has begun to serve.
     #[must_use]
     pub fn greet(&mut self) -> Vec<Effect> {
         let mut out = Vec::new();
+        self.announce(&mut out);
         for older in self.predecessors.iter().skip(1) {
             out.push(Effect::SendTo(older.generation, Message::EndProbation));
         }
@@ -29,6 +34,35 @@ impl Incumbent {
         }
         self.establish(&mut out);
         out
+    }
+
+    /// Tells predecessors what this process accepts, those that were told something else last.
+    pub(super) fn announce(&mut self, out: &mut Vec<Effect>) {
+        for predecessor in &mut self.predecessors {
+            if predecessor.migrates() && !predecessor.drained && !predecessor.quiet {
+                let effects = predecessor.inbound.announce(&self.accepts);
+                predecessor.comes(effects, out);
+            }
+        }
+    }
+
+    pub(super) fn forget_predecessors(&mut self, out: &mut Vec<Effect>) {
+        for mut predecessor in self.predecessors.drain(..) {
+            let effects = predecessor.inbound.forget();
+            predecessor.comes(effects, out);
+        }
+    }
+
+    pub(super) fn inspected(
+        &mut self,
+        from: Generation,
+        batch: u32,
+        refused: Vec<u64>,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(predecessor) = self.predecessors.iter().find(|p| p.generation == from) {
+            predecessor.comes(predecessor.inbound.inspected(batch, refused), out);
+        }
     }
 
     /// As long as a predecessor can take this process's place back, everything stays as that one had it.
@@ -64,10 +98,7 @@ impl Incumbent {
             Message::Connections { .. } => {}
             Message::Issued { generation: issued } => match self.issued.counted_on(issued) {
                 Ok(issued) => self.issued = issued,
-                Err(what) => {
-                    predecessor.quiet = true;
-                    out.push(Effect::Report(Report::Violation(generation, what)));
-                }
+                Err(what) => predecessor.is_not_believed(what, out),
             },
             Message::Drained { forced } => {
                 predecessor.drained = true;
@@ -81,6 +112,21 @@ impl Incumbent {
                     self.establish(out);
                 }
             }
+            Message::Prepare { batch, items } => {
+                let heard = predecessor.inbound.prepare(now, batch, items);
+                predecessor.brings(heard, out);
+            }
+            Message::Commit { batch } => {
+                let heard = predecessor.inbound.commit(batch);
+                predecessor.brings(heard, out);
+            }
+            Message::Abort { batch } => {
+                let heard = predecessor.inbound.abort(batch);
+                predecessor.brings(heard, out);
+            }
+            Message::Quiesced => predecessor.inbound.quiesced(),
+            // It answers what it was sent when it served.
+            Message::Prepared { batch, .. } if self.outbound.has_abandoned(batch) => {}
             // Who stops does not care any more who serves.
             Message::Serving { .. } | Message::Resume { .. } | Message::Failed { .. } if !state.owns() => {}
             // It resumed when we had given up waiting for it, and now both accept; or it takes us for its predecessor.
@@ -98,9 +144,8 @@ impl Incumbent {
             // It may say more as one that serves, before it reads that it does not.
             _ if predecessor.quiet || predecessor.told || !state.owns() => {}
             other => {
-                predecessor.quiet = true;
                 let what = format!("said `{}` to the process that serves", other.name());
-                out.push(Effect::Report(Report::Violation(generation, what)));
+                predecessor.is_not_believed(what, out);
             }
         }
         state
@@ -111,7 +156,9 @@ impl Incumbent {
             return;
         };
         if matches!(fault, Fault::PeerGone) {
-            let gone = self.predecessors.remove(position);
+            let mut gone = self.predecessors.remove(position);
+            let effects = gone.inbound.closed();
+            gone.comes(effects, out);
             out.push(Effect::Forget(generation));
             if !gone.drained {
                 out.push(Effect::Report(Report::Lost { generation, connections: gone.connections }));
@@ -120,8 +167,28 @@ impl Incumbent {
                 self.establish(out);
             }
         } else {
-            self.predecessors[position].quiet = true;
-            out.push(Effect::Report(Report::Violation(generation, fault.to_string())));
+            self.predecessors[position].is_not_believed(fault.to_string(), out);
         }
+    }
+}
+
+impl Predecessor {
+    pub(super) fn comes(&self, effects: Vec<InboundEffect>, out: &mut Vec<Effect>) {
+        out.extend(effects.into_iter().map(|effect| Effect::Inbound(self.generation, effect)));
+    }
+
+    fn brings(&mut self, heard: Result<Vec<InboundEffect>, String>, out: &mut Vec<Effect>) {
+        match heard {
+            Ok(effects) => self.comes(effects, out),
+            Err(what) => self.is_not_believed(what, out),
+        }
+    }
+
+    /// It broke the protocol: only its end counts from here on.
+    fn is_not_believed(&mut self, what: String, out: &mut Vec<Effect>) {
+        self.quiet = true;
+        let effects = self.inbound.forget();
+        self.comes(effects, out);
+        out.push(Effect::Report(Report::Violation(self.generation, what)));
     }
 }

@@ -23,6 +23,8 @@ pub(super) enum State {
     Standby { peer: Peer, until: Instant },
     /// The application ends what only one process may do. Nothing of ours has stopped.
     BeforeRelease { goal: Goal, until: Instant },
+    /// Predecessors finish the migrations that are under way, before our accept loops stop.
+    Quiescing { goal: Goal, until: Instant },
     /// Our accept loops are stopping.
     Releasing { peer: Peer, until: Instant },
     /// Our accept loops have stopped, the successor's have to start.
@@ -85,6 +87,7 @@ impl State {
             Self::Warming { until, .. } => Some((Deadline::Lease, *until)),
             Self::Standby { until, .. } => Some((Deadline::Standby, *until)),
             Self::BeforeRelease { until, .. } => Some((Deadline::BeforeRelease, *until)),
+            Self::Quiescing { until, .. } => Some((Deadline::Quiesce, *until)),
             Self::Releasing { until, .. }
             | Self::RollingBack { until, .. }
             | Self::Stopping { until, .. } => Some((Deadline::Stop, *until)),
@@ -99,14 +102,26 @@ impl State {
         }
     }
 
-    /// Whether a rollback to this predecessor is under way.
-    pub(super) fn rolls_back_to(&self, predecessor: Generation) -> bool {
+    /// What is to come when the accept loops have stopped, as long as they have not begun to.
+    pub(super) fn goal(&self) -> Option<&Goal> {
         match self {
-            Self::BeforeRelease { goal: Goal::RollBack(to), .. }
-            | Self::RollingBack { to, .. }
-            | Self::Resuming { to, .. } => *to == predecessor,
-            _ => false,
+            Self::BeforeRelease { goal, .. } | Self::Quiescing { goal, .. } => Some(goal),
+            _ => None,
         }
+    }
+
+    /// The predecessor that a rollback is under way to.
+    pub(super) fn rolls_back_to(&self) -> Option<Generation> {
+        match (self, self.goal()) {
+            (_, Some(Goal::RollBack(to))) => Some(*to),
+            (Self::RollingBack { to, .. } | Self::Resuming { to, .. }, _) => Some(*to),
+            _ => None,
+        }
+    }
+
+    /// The service is stopping.
+    pub(super) fn stops(&self) -> bool {
+        matches!((self, self.goal()), (_, Some(Goal::Stop { .. })) | (Self::Stopping { .. }, _))
     }
 
     pub(super) fn successor(&self) -> Option<&Peer> {
@@ -115,6 +130,7 @@ impl State {
             | Self::Warming { peer, .. }
             | Self::Standby { peer, .. }
             | Self::BeforeRelease { goal: Goal::Release(peer), .. }
+            | Self::Quiescing { goal: Goal::Release(peer), .. }
             | Self::Releasing { peer, .. }
             | Self::Released { peer, .. }
             | Self::Probation { peer, .. } => Some(peer),
@@ -134,23 +150,19 @@ impl State {
 
     /// The service is on its way back to the predecessor.
     pub(super) fn is_rollback(&self) -> bool {
-        matches!(
-            self,
-            Self::BeforeRelease { goal: Goal::RollBack(_), .. }
-                | Self::RollingBack { .. }
-                | Self::Resuming { .. }
-        )
+        self.rolls_back_to().is_some()
     }
 
-    /// The accept loops are to stop, or have stopped.
+    /// The application's hook has ended: the accept loops are about to stop, or have stopped.
     pub(super) fn loops_stop(&self) -> bool {
         let releases = matches!(self, Self::Releasing { .. } | Self::Released { .. });
-        releases || matches!(self, Self::RollingBack { .. } | Self::Resuming { .. })
+        let rolls_back = matches!(self, Self::RollingBack { .. } | Self::Resuming { .. });
+        matches!(self, Self::Quiescing { .. }) || releases || rolls_back
     }
 
-    /// Something of ours has stopped for the successor, and has to go on if it does not serve.
+    /// Something of ours has stopped, and has to go on if no other process serves.
     pub(super) fn has_stopped(&self) -> bool {
-        matches!(self, Self::BeforeRelease { .. } | Self::Releasing { .. } | Self::Released { .. })
+        matches!(self, Self::BeforeRelease { .. }) || self.loops_stop()
     }
 
     /// How far the successor has come, as it reads in "while it was …" and "it is …".
@@ -159,7 +171,7 @@ impl State {
             Self::Offering { .. } => "receiving the inventory",
             Self::Warming { .. } => "warming up",
             Self::Standby { .. } => "in standby",
-            Self::BeforeRelease { goal: Goal::Release(_), .. } => "about to be released",
+            state if matches!(state.goal(), Some(Goal::Release(_))) => "about to be released",
             Self::Releasing { .. } | Self::Released { .. } => "released",
             Self::Probation { .. } => "serving",
             Self::Serving => "alone",
@@ -172,7 +184,9 @@ impl State {
     pub(super) fn successor_state(&self) -> ProcessState {
         match self {
             Self::Offering { .. } | Self::Warming { .. } => ProcessState::Starting,
-            Self::Standby { .. } | Self::BeforeRelease { .. } => ProcessState::Standby,
+            Self::Standby { .. } | Self::BeforeRelease { .. } | Self::Quiescing { .. } => {
+                ProcessState::Standby
+            }
             Self::Releasing { .. } | Self::Released { .. } => ProcessState::Standby,
             _ => ProcessState::Serving,
         }

@@ -5,12 +5,15 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::Incumbent;
 use super::events::{Afterwards, Effect, Peer, Report};
 use super::state::{Drain, Goal, State};
+use super::{Incumbent, leave_effects};
+use crate::FEATURE_MIGRATE;
 use crate::error::{Fault, Refusal};
+use crate::identity::Generation;
 use crate::inventory::{Summary, UnreadLink};
-use crate::message::{Generation, Join, Joined, Message, Ready, Release};
+use crate::message::{Join, Joined, Message, Ready, Release};
+use crate::migration::ConnectionKind;
 use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, Timing, after, millis};
 
@@ -55,12 +58,14 @@ impl Incumbent {
         for predecessor in &self.predecessors {
             out.push(Effect::SendTo(predecessor.generation, Message::Issued { generation }));
         }
-        let peer = Peer { process, generation, attempt, version, features, handoff, since: now };
+        let accepts = Vec::new();
+        let peer = Peer { process, generation, attempt, version, features, accepts, handoff, since: now };
         out.push(Effect::Report(Report::Joined(peer.clone())));
         offer_next(now, timing, peer, inventory.into(), 0, after(now, timing.lease), out)
     }
 
-    pub(super) fn ready(&mut self, now: Instant, peer: Peer, ready: &Ready, out: &mut Vec<Effect>) -> State {
+    pub(super) fn ready(&mut self, now: Instant, peer: Peer, ready: Ready, out: &mut Vec<Effect>) -> State {
+        let peer = Peer { accepts: ready.accepts, ..peer };
         if ready.release == Release::OnCommand && !self.terminating {
             out.push(Effect::Report(Report::Standby(peer.clone())));
             return State::Standby { peer, until: after(now, self.local.timing.standby) };
@@ -69,22 +74,57 @@ impl Incumbent {
     }
 
     /// The application's hook comes first, if it has one.
-    pub(super) fn before(&self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
+    pub(super) fn before(&mut self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
         if !self.has_hook {
-            return self.stop(now, goal, out);
+            return self.quiesce(now, goal, out);
         }
         out.push(Effect::BeforeRelease);
         State::BeforeRelease { goal, until: after(now, self.local.timing.before_release) }
     }
 
-    /// Stops the accept loops.
-    pub(super) fn stop(&self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
+    /// Then predecessors finish the migrations that are under way: the next process could not.
+    pub(super) fn quiesce(&mut self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
+        let Timing { prepared, quiesce, .. } = self.local.timing;
+        // Where nothing is accepted nothing is under way.
+        let migrating = self.predecessors.iter_mut().filter(|_| !self.accepts.is_empty());
+        for predecessor in migrating {
+            let effects = predecessor.inbound.quiesce(now, prepared.saturating_add(quiesce));
+            predecessor.comes(effects, out);
+        }
+        State::Quiescing { goal, until: after(now, quiesce) }
+    }
+
+    /// As soon as no predecessor is awaited, the accept loops stop.
+    pub(super) fn when_quiesced(&self, now: Instant, state: State, out: &mut Vec<Effect>) -> State {
+        let State::Quiescing { goal, until } = state else { return state };
+        if self.predecessors.iter().any(|predecessor| predecessor.inbound.is_awaited()) {
+            return State::Quiescing { goal, until };
+        }
         out.push(Effect::Stop);
         let until = after(now, self.local.timing.stop);
         match goal {
             Goal::Release(peer) => State::Releasing { peer, until },
             Goal::RollBack(to) => State::RollingBack { to, until },
             Goal::Stop { within, for_good } => State::Stopping { until, within, for_good },
+        }
+    }
+
+    /// Going on would lose the connections that are on their way, so what was to come does not. The next attempt does not
+    /// wait for a predecessor that hangs, once what it offered has expired.
+    fn not_quiesced(&mut self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
+        let mut generations = Vec::new();
+        for predecessor in self.predecessors.iter_mut().filter(|p| p.inbound.is_awaited()) {
+            predecessor.inbound.is_late();
+            generations.push(predecessor.generation.to_string());
+        }
+        let why = format!(
+            "generation {} did not finish its migrations in time (deadline `quiesce`)",
+            generations.join(" and ")
+        );
+        match goal {
+            Goal::Release(_) => self.fail(now, State::Quiescing { goal, until: now }, Fault::Local(why), out),
+            Goal::RollBack(_) => self.roll_on(now, None, self.has_hook, why, out),
+            Goal::Stop { within, for_good } => self.retire(now, within, for_good, out),
         }
     }
 
@@ -98,17 +138,25 @@ impl Incumbent {
     ) -> State {
         match goal {
             Goal::Release(_) => self.fail(now, State::BeforeRelease { goal, until: now }, fault, out),
-            Goal::RollBack(_) => self.roll_on(now, None, fault.to_string(), out),
+            Goal::RollBack(_) => self.roll_on(now, None, true, fault.to_string(), out),
             Goal::Stop { .. } => {
                 out.push(Effect::Report(Report::BeforeReleaseFailed(fault.to_string())));
-                self.stop(now, goal, out)
+                self.quiesce(now, goal, out)
             }
+        }
+    }
+
+    /// Whether something of ours has stopped, and has to go on if no other process serves.
+    pub(super) fn has_stopped(&self, state: &State) -> bool {
+        match state {
+            State::Quiescing { .. } => self.has_hook,
+            state => state.has_stopped(),
         }
     }
 
     /// The attempt is over; this process serves on, or stops if that is what it was waiting for.
     pub(super) fn fail(&mut self, now: Instant, state: State, fault: Fault, out: &mut Vec<Effect>) -> State {
-        let stopped = state.has_stopped();
+        let stopped = self.has_stopped(&state);
         self.dismiss(&state, fault, out);
         if stopped {
             out.push(Effect::Accept(Vec::new()));
@@ -126,10 +174,10 @@ impl Incumbent {
 
     fn serve_on(&mut self, now: Instant, out: &mut Vec<Effect>) -> State {
         if self.terminating {
-            self.stop_service(now, self.local.timing.drain, false, false, out)
-        } else {
-            State::Serving
+            return self.stop_service(now, self.local.timing.drain, false, false, out);
         }
+        self.announce(out);
+        State::Serving
     }
 
     // ---- after it ------------------------------------------------------------------------------------------
@@ -142,13 +190,23 @@ impl Incumbent {
         out: &mut Vec<Effect>,
     ) -> State {
         out.push(Effect::Report(Report::Served { peer: peer.clone(), gap_ns }));
-        self.park(now, peer, out)
+        let accepts = peer.accepts.clone();
+        self.park(now, peer, accepts, out)
     }
 
     /// Somebody else serves: drain, and be ready to take over for a while.
-    fn park(&mut self, now: Instant, peer: Peer, out: &mut Vec<Effect>) -> State {
+    fn park(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        accepts: Vec<ConnectionKind>,
+        out: &mut Vec<Effect>,
+    ) -> State {
         let timing = &self.local.timing;
         let (until, probation) = (after(now, timing.drain), timing.probation);
+        // First, so that no connection that can leave is told to close.
+        let migrates = peer.features.iter().any(|feature| feature == FEATURE_MIGRATE);
+        leave_effects(self.outbound.begin(Some(if migrates { accepts } else { Vec::new() })), out);
         out.push(Effect::Drain { until });
         let drain = Drain::Running { until };
         if self.terminating || probation.is_zero() {
@@ -158,7 +216,7 @@ impl Incumbent {
     }
 
     pub(super) fn let_go(&mut self, peer: &Peer, drain: Drain, out: &mut Vec<Effect>) -> State {
-        self.predecessors.clear();
+        self.forget_predecessors(out);
         let afterwards = Afterwards::ServedBy(Some(peer.process.pid));
         out.extend([Effect::LetGo(afterwards), Effect::Send(Message::LetGo)]);
         match drain {
@@ -171,14 +229,29 @@ impl Incumbent {
     }
 
     pub(super) fn take_over(&mut self, peer: Peer, fault: Fault, out: &mut Vec<Effect>) -> State {
-        out.extend([Effect::Close, Effect::Undrain, Effect::Accept(Vec::new())]);
+        out.push(Effect::Close);
+        self.undrain(out);
+        out.push(Effect::Accept(Vec::new()));
+        self.announce(out);
         out.push(Effect::Report(Report::TookOver { peer, fault }));
         State::Serving
     }
 
+    /// First of all nothing drains: or else answers in between would say `Connection: close`.
+    fn undrain(&mut self, out: &mut Vec<Effect>) {
+        out.push(Effect::Undrain);
+        leave_effects(self.outbound.end(), out);
+        // Another process has read their links meanwhile.
+        for older in &mut self.predecessors {
+            let effects = older.inbound.forget();
+            older.comes(effects, out);
+        }
+    }
+
     /// The successor broke the protocol where it does no harm: it serves, and only its death changes that.
-    pub(super) fn violation(&self, state: State, what: String, out: &mut Vec<Effect>) -> State {
+    pub(super) fn violation(&mut self, state: State, what: String, out: &mut Vec<Effect>) -> State {
         let generation = state.successor().map_or(self.issued, |peer| peer.generation);
+        leave_effects(self.outbound.withdraw(), out);
         out.extend([Effect::Quiet, Effect::Report(Report::Violation(generation, what))]);
         match state {
             State::Probation { peer, until, drain, .. } => {
@@ -211,7 +284,7 @@ impl Incumbent {
         out: &mut Vec<Effect>,
     ) -> Instant {
         let until = after(now, within);
-        self.predecessors.clear();
+        self.forget_predecessors(out);
         out.extend([Effect::LetGo(afterwards), Effect::Drain { until }]);
         until
     }
@@ -231,14 +304,15 @@ impl Incumbent {
         for older in &mut self.predecessors {
             older.drained |= !links.iter().any(|rest| rest.generation == older.generation);
         }
-        out.extend([Effect::Undrain, Effect::Accept(links), Effect::Demote(generation)]);
-        out.push(Effect::SendTo(generation, Message::Serving { gap_ns: None }));
+        self.undrain(out);
+        out.extend([Effect::Accept(links), Effect::Demote(generation)]);
+        let accepts = self.accepts.clone();
+        out.push(Effect::SendTo(generation, Message::Serving { gap_ns: None, accepts }));
+        self.announce(out);
         // It may take over again, as any predecessor.
         let former = Predecessor::released(now, generation, peer.process.clone(), Summary::default());
-        self.predecessors.insert(
-            0,
-            Predecessor { features: peer.features.clone(), handoff: peer.handoff.clone(), ..former },
-        );
+        let (features, handoff) = (peer.features.clone(), peer.handoff.clone());
+        self.predecessors.insert(0, Predecessor { features, handoff, ..former }.knowing());
         out.push(Effect::Report(Report::Resumed(peer)));
         State::Serving
     }
@@ -249,18 +323,36 @@ impl Incumbent {
         now: Instant,
         to: Generation,
         until: Instant,
+        accepts: Vec<ConnectionKind>,
         out: &mut Vec<Effect>,
     ) -> State {
-        let Some(position) = self.predecessors.iter().position(|p| p.generation == to) else {
+        let Some(predecessor) = self.promote(to, out) else {
             return State::Resuming { to, until };
         };
-        out.push(Effect::Promote(to));
         // It goes on under the name of the handoff that it takes back.
-        let Predecessor { process, features, handoff, .. } = self.predecessors.remove(position);
+        let Predecessor { process, features, handoff, .. } = predecessor;
         out.push(Effect::Report(Report::RolledBack(to, process.clone())));
-        let version = self.local.versions.max;
-        let peer = Peer { process, generation: to, attempt: None, version, features, handoff, since: now };
-        self.park(now, peer, out)
+        let peer = Peer {
+            process,
+            generation: to,
+            attempt: None,
+            version: self.local.versions.max,
+            features,
+            accepts: Vec::new(),
+            handoff,
+            since: now,
+        };
+        self.park(now, peer, accepts, out)
+    }
+
+    /// The link to this predecessor is the one to the process that serves. What it was about to migrate here stays there.
+    fn promote(&mut self, to: Generation, out: &mut Vec<Effect>) -> Option<Predecessor> {
+        let position = self.predecessors.iter().position(|p| p.generation == to)?;
+        let mut predecessor = self.predecessors.remove(position);
+        let effects = predecessor.inbound.forget();
+        predecessor.comes(effects, out);
+        out.push(Effect::Promote(to));
+        Some(predecessor)
     }
 
     /// Serving process: the predecessor does not serve again. If it was asked, it may only be late.
@@ -268,6 +360,7 @@ impl Incumbent {
         &mut self,
         now: Instant,
         asked: Option<Generation>,
+        stopped: bool,
         reason: String,
         out: &mut Vec<Effect>,
     ) -> State {
@@ -275,7 +368,10 @@ impl Incumbent {
             self.predecessors.iter_mut().filter(|p| p.generation == to).for_each(|p| p.told = true);
             out.push(Effect::SendTo(to, Message::Failed { reason: reason.clone() }));
         }
-        out.extend([Effect::Accept(Vec::new()), Effect::Report(Report::RollbackFailed(reason))]);
+        if stopped {
+            out.push(Effect::Accept(Vec::new()));
+        }
+        out.push(Effect::Report(Report::RollbackFailed(reason)));
         self.serve_on(now, out)
     }
 
@@ -306,8 +402,9 @@ impl Incumbent {
         for other in self.predecessors.iter().filter(|p| p.probation && p.generation != to) {
             out.push(Effect::SendTo(other.generation, Message::Farewell));
         }
-        out.push(Effect::Promote(to));
-        let serves = self.predecessors.iter().find(|p| p.generation == to).map(|p| p.process.pid);
+        let serves = self.promote(to, out).map(|predecessor| predecessor.process.pid);
+        // What it accepts it says in a moment.
+        leave_effects(self.outbound.begin(None), out);
         let until = self.leave(now, within, Afterwards::ServedBy(serves), out);
         out.push(Effect::Send(Message::LetGo));
         // What it said as a predecessor may still be on its way.
@@ -330,13 +427,14 @@ impl Incumbent {
         out.push(Effect::Report(Report::Stopping));
         let goal = Goal::Stop { within, for_good };
         // The hook has ended already if the accept loops were to stop for another reason.
-        if loops_stop { self.stop(now, goal, out) } else { self.before(now, goal, out) }
+        if loops_stop { self.quiesce(now, goal, out) } else { self.before(now, goal, out) }
     }
 
     // ---- time ----------------------------------------------------------------------------------------------
 
     /// Every deadline of this side.
     pub(super) fn tick(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> State {
+        leave_effects(self.outbound.tick(now), out);
         let Some((deadline, _)) = state.wait().filter(|(_, until)| now >= *until) else { return state };
         match state {
             State::Probation { peer, drain, .. } if deadline == Deadline::Probation => {
@@ -352,8 +450,9 @@ impl Incumbent {
                 }
                 drain => State::Retired { drain, quiet },
             },
-            State::RollingBack { .. } => self.roll_on(now, None, deadline.to_string(), out),
-            State::Resuming { to, .. } => self.roll_on(now, Some(to), deadline.to_string(), out),
+            State::RollingBack { .. } => self.roll_on(now, None, true, deadline.to_string(), out),
+            State::Resuming { to, .. } => self.roll_on(now, Some(to), true, deadline.to_string(), out),
+            State::Quiescing { goal, .. } => self.not_quiesced(now, goal, out),
             State::BeforeRelease { goal, .. } => self.hook_failed(now, goal, Fault::TimedOut(deadline), out),
             State::Stopping { within, for_good, .. } => self.retire(now, within, for_good, out),
             state => self.fail(now, state, Fault::TimedOut(deadline), out),

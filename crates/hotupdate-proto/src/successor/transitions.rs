@@ -131,7 +131,7 @@ impl Successor {
             let features = joined.features.clone();
             let newest = Predecessor::released(now, generation, process, released.connections);
             let handoff = joined.handoff.clone();
-            predecessors.push(Predecessor { features, handoff, ..newest });
+            predecessors.push(Predecessor { features, handoff, ..newest }.knowing());
         }
         // The incumbent knows which have ended since; their links end when they are read, which is no surprise then.
         let has_ended = |link: &Predecessor| {

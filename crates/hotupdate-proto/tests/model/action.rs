@@ -6,7 +6,7 @@ use hotupdate_proto::message::Release;
 use hotupdate_proto::operator::Command;
 
 use super::kernel::{End, Id};
-use super::moves::Connection;
+use super::migration::Connection;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -19,8 +19,6 @@ pub(crate) enum Action {
     EndOfFile(Id, End),
     /// The deadline that the machine waits for.
     Deadline(Id),
-    MovingIsLate(Id),
-    RestIsLate(Id),
     /// The application is warm.
     Ready(Id),
     Stopped(Id),
@@ -29,12 +27,14 @@ pub(crate) enum Action {
     CannotOpen(Id, End),
     Drained(Id),
     GiveUp(Id),
-    Give(Id, Connection),
+    Leave(Id, Connection),
     Command(Id, Command),
     Crash(Id),
     /// It dies in the middle of that, when only so many of the messages that come of it are written.
     DieIn(Box<Action>, usize),
     Hang(Id),
+    /// All processes stand still, so long that whatever migrates is not good any more.
+    TimePasses,
 }
 
 impl Action {
@@ -49,15 +49,16 @@ impl Action {
         use Action as A;
         match self {
             A::Start(p) | A::Find(p) | A::Accept(p, _) | A::Deliver(p, _) | A::EndOfFile(p, _) => *p,
-            A::Deadline(p) | A::MovingIsLate(p) | A::RestIsLate(p) | A::Ready(p) | A::Stopped(p) => *p,
-            A::CannotStop(p) | A::CannotOpen(p, _) | A::Drained(p) | A::GiveUp(p) | A::Give(p, _) => *p,
+            A::Deadline(p) | A::Ready(p) | A::Stopped(p) => *p,
+            A::CannotStop(p) | A::CannotOpen(p, _) | A::Drained(p) | A::GiveUp(p) | A::Leave(p, _) => *p,
             A::Command(p, _) | A::Crash(p) | A::Hang(p) => *p,
             A::DieIn(action, _) => action.actor(),
+            A::TimePasses => unreachable!("it is the step of no process"),
         }
     }
 
     pub(crate) fn is_deadline(&self) -> bool {
-        matches!(self, Self::Deadline(_) | Self::MovingIsLate(_) | Self::RestIsLate(_))
+        matches!(self, Self::Deadline(_))
     }
 }
 

@@ -15,7 +15,7 @@ use super::world::World;
 
 #[derive(Clone)]
 pub(crate) struct Handoffs {
-    pub(crate) start: World,
+    pub(crate) starts: Vec<World>,
     pub(crate) options: Options,
     /// What has to be possible, or the model does not show what it is for.
     pub(crate) reaches: Vec<Property<Self>>,
@@ -27,7 +27,7 @@ impl Model for Handoffs {
     type Action = Action;
 
     fn init_states(&self) -> Vec<World> {
-        vec![self.start.clone()]
+        self.starts.clone()
     }
 
     fn actions(&self, world: &World, actions: &mut Vec<Action>) {
@@ -56,21 +56,24 @@ impl Handoffs {
     pub(crate) fn new(start: World) -> Self {
         let options =
             Options { release: Release::Now, commands: Vec::new(), failures: false, hangs: false, offers: 0 };
-        Self { start, options, reaches: Vec::new(), endings: Arc::default() }
+        Self { starts: vec![start], options, reaches: Vec::new(), endings: Arc::default() }
     }
 
-    /// The first process has a connection, which moves.
-    pub(crate) fn moving(mut start: World) -> Self {
+    /// The first process has a connection, which migrates. An answer to it is late before a drain ends, or after.
+    pub(crate) fn migrating(mut start: World) -> Self {
         start.moves = true;
+        let mut patient = World { patient: true, ..start.clone() };
         start.first_connection();
+        patient.first_connection();
         let mut handoffs = Self::new(start);
+        handoffs.starts.push(patient);
         handoffs.options.offers = 2;
         handoffs
     }
 
     /// Operators ask for these, so often.
     pub(crate) fn orders(mut self, orders: u8, commands: &[Command]) -> Self {
-        self.start.orders = orders;
+        self.starts.iter_mut().for_each(|start| start.orders = orders);
         self.options.commands = commands.to_vec();
         self
     }
@@ -81,7 +84,7 @@ impl Handoffs {
     }
 
     pub(crate) fn prompt(mut self) -> Self {
-        self.start.prompt = true;
+        self.starts.iter_mut().for_each(|start| start.prompt = true);
         self
     }
 

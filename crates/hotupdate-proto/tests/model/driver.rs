@@ -1,7 +1,7 @@
 //! The driver of one process: brings its machine what happened and performs what it says, as `crates/hotupdate/src/driver`
 //! does with real descriptors.
 //!
-//! Deliberately absent: when something happens, see `world.rs`; connections that move, see `moves.rs`.
+//! Deliberately absent: when something happens, see `world.rs`; connections that migrate, see `migration.rs`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use hotupdate_proto::{Fault, Incumbent, LinkItem, Refusal};
 
 use super::kernel::{End, Id, Riders, Said};
 use super::process::{Held, Process, Role};
-use super::world::{World, local, now};
+use super::world::World;
 
 impl World {
     pub(crate) fn process(&mut self, p: Id) -> &mut Process {
@@ -24,7 +24,7 @@ impl World {
     // ---- as the incumbent ------------------------------------------------------------------------------------------
 
     pub(super) fn incumbent_event(&mut self, p: Id, event: Event) {
-        self.incumbent_event_at(now(), p, event);
+        self.incumbent_event_at(self.now(), p, event);
     }
 
     pub(super) fn incumbent_event_at(&mut self, at: Instant, p: Id, event: Event) {
@@ -75,29 +75,25 @@ impl World {
             Effect::SendTo(generation, message) => self.send_to(p, generation, message),
             Effect::Close => process.peer = None,
             Effect::Quiet => {}
-            Effect::Stop => self.stop(p),
+            Effect::Stop => {
+                // What the application exports may take a while.
+                (process.accepting, process.control_open, process.stopping) = (false, false, true);
+            }
             Effect::Accept(_) => self.accept(p),
             Effect::Read(generation) => {
                 if let Some(held) = process.predecessors.get_mut(&generation) {
                     held.reading = true;
                 }
             }
-            // The model has no hook, and no service manager.
-            Effect::BeforeRelease | Effect::Established => {}
             Effect::LetGo(afterwards) => {
                 let gone = !matches!(afterwards, Afterwards::ServedBy(_)) && process.control;
                 (process.accepting, process.holds, process.stopping) = (false, false, false);
                 (process.control, process.control_open) = (false, false);
                 process.predecessors.clear();
-                process.moves.forget_all();
                 self.path &= !gone;
             }
             Effect::Drain { .. } => process.draining = true,
-            Effect::Undrain => {
-                (process.draining, process.drained) = (false, false);
-                process.moves.forget_all();
-                self.take_all_back(p);
-            }
+            Effect::Undrain => (process.draining, process.drained) = (false, false),
             Effect::Force => self.force(p),
             Effect::Demote(generation) => {
                 if let Some(held) = process.peer.take() {
@@ -105,24 +101,19 @@ impl World {
                 }
             }
             Effect::Promote(generation) => {
-                process.moves.forget(generation);
                 process.peer = process.predecessors.remove(&generation);
             }
             Effect::Forget(generation) => {
                 process.predecessors.remove(&generation);
-                process.moves.forget(generation);
             }
             Effect::Exit => self.end(p),
-            Effect::Report(Report::Resumed(_)) => self.announce(p),
+            Effect::Outbound(effect) => self.outbound(p, effect),
+            Effect::Inbound(generation, effect) => self.inbound(p, generation, effect),
+            // The model has no hook, and no service manager.
+            Effect::BeforeRelease | Effect::Established => {}
             Effect::Report(Report::Violation(..)) => self.violation = true,
             Effect::Report(_) => {}
         }
-    }
-
-    /// The accept loops are parked; what the application exports may take a while.
-    pub(super) fn stop_now(&mut self, p: Id) {
-        let process = self.process(p);
-        (process.accepting, process.control_open, process.stopping) = (false, false, true);
     }
 
     /// They have stopped. (Predecessors are heard until here: what was read before the links were paused is heard later.)
@@ -140,10 +131,8 @@ impl World {
     fn accept(&mut self, p: Id) {
         let process = self.process(p);
         process.stopping = false;
-        process.moves.stop_is_off();
         (process.accepting, process.control_open) = (process.holds, process.control);
         process.predecessors.values_mut().for_each(|held| held.reading = true);
-        self.announce(p);
     }
 
     /// All descriptors are closed, and what was said is still read.
@@ -154,7 +143,7 @@ impl World {
     // ---- as a successor --------------------------------------------------------------------------------------------
 
     pub(super) fn successor_event(&mut self, p: Id, event: successor::Event) {
-        self.successor_event_at(now(), p, event);
+        self.successor_event_at(self.now(), p, event);
     }
 
     pub(super) fn successor_event_at(&mut self, at: Instant, p: Id, event: successor::Event) {
@@ -190,14 +179,15 @@ impl World {
 
     pub(super) fn ready(&mut self, p: Id, release: Release) {
         self.process(p).warming = false;
-        self.successor_event(p, successor::Event::Ready(Ready { release, ..Ready::default() }));
+        let ready = Ready { release, accepts: self.kinds(), ..Ready::default() };
+        self.successor_event(p, successor::Event::Ready(ready));
     }
 
     fn served(&mut self, p: Id, served: Served) {
         let Served { joined, predecessors, gap_ns: _ } = served;
         let alive: Vec<_> = predecessors.iter().map(|predecessor| predecessor.generation).collect();
-        let local = local(p, self.moves, self.max_draining);
-        let mut machine = Incumbent::serving(local, joined.generation, predecessors);
+        let machine = Incumbent::serving(self.local(p), joined.generation, predecessors);
+        let mut machine = machine.accepting(self.kinds());
         let greeting = machine.greet();
         let process = self.process(p);
         process.role = Role::Incumbent(Box::new(machine));
@@ -209,7 +199,6 @@ impl World {
         process.predecessors.retain(|generation, _| alive.contains(generation));
         process.control_open = true;
         process.predecessors.values_mut().for_each(|held| held.reading = true);
-        self.announce(p);
         self.perform(p, greeting);
         for (generation, message) in std::mem::take(&mut self.process(p).unheard) {
             self.hear_predecessor(p, generation, message);
@@ -244,7 +233,7 @@ impl World {
             .into_iter()
             .flat_map(Incumbent::predecessors)
             .filter(|predecessor| process.predecessors.contains_key(&predecessor.generation))
-            .map(|predecessor| predecessor.item(now()))
+            .map(|predecessor| predecessor.item(self.now()))
             .collect();
         let mut inventory = Vec::new();
         if !items.is_empty() {
@@ -274,11 +263,7 @@ impl World {
                 process.predecessors.extend(links.map(|(g, end)| (g, Held { end, reading: false })));
                 self.successor_event(p, successor::Event::Message(message));
             }
-            (_, None) => {
-                if let Some(message) = self.hear_taker(p, message) {
-                    self.incumbent_event(p, Event::Message(message));
-                }
-            }
+            (_, None) => self.incumbent_event(p, Event::Message(message)),
             (_, Some(generation)) => self.hear_predecessor(p, generation, Some(message)),
         }
     }
@@ -291,13 +276,8 @@ impl World {
                 self.successor_event(p, successor::Event::Resumed(generation));
             }
             (Role::Successor(_), message) => process.unheard.push((generation, message)),
-            (_, Some(message)) => {
-                if let Some(message) = self.hear_mover(p, generation, message) {
-                    self.incumbent_event(p, Event::Predecessor(generation, message));
-                }
-            }
+            (_, Some(message)) => self.incumbent_event(p, Event::Predecessor(generation, message)),
             (_, None) => {
-                self.mover_is_gone(p, generation);
                 self.incumbent_event(p, Event::PredecessorClosed(generation, Fault::PeerGone));
             }
         }
@@ -314,9 +294,6 @@ impl World {
             (Role::Successor(_), _) => self.successor_event(p, successor::Event::Closed(Fault::PeerGone)),
             (_, None) => {
                 process.peer = None;
-                if process.draining {
-                    self.take_all_back(p);
-                }
                 self.incumbent_event(p, Event::Closed(Fault::PeerGone));
             }
         }

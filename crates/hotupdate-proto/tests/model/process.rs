@@ -9,7 +9,7 @@ use hotupdate_proto::operator::ProcessState;
 use hotupdate_proto::{Deadline, Incumbent, Successor};
 
 use super::kernel::End;
-use super::moves::Moves;
+use super::migration::Connections;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Role {
@@ -56,7 +56,7 @@ pub(crate) struct Process {
     pub(crate) drained: bool,
     /// It does nothing any more, and keeps all it has.
     pub(crate) hangs: bool,
-    pub(crate) moves: Moves,
+    pub(crate) connections: Connections,
 }
 
 impl Process {

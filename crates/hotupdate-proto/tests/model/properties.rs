@@ -74,7 +74,7 @@ fn is_handing(process: &Process) -> bool {
 }
 
 fn servers(world: &World, connection: u64) -> usize {
-    world.living().filter(|(_, process)| process.moves.serves.contains(&connection)).count()
+    world.living().filter(|(_, process)| process.connections.serves.contains(&connection)).count()
 }
 
 /// Exactly one serves, or waits for its application alone; and each connection that is left has its one server.

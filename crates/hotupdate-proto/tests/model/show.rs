@@ -30,8 +30,8 @@ impl fmt::Display for World {
             let waits = process.waits_for().map(|deadline| format!(" [{deadline:?}]")).unwrap_or_default();
             writeln!(f, "       {p}: {role}{waits}: {}", flags.join(", "))?;
             if self.moves {
-                let moves = &process.moves;
-                writeln!(f, "          serves {:?}, moves {:?}", moves.serves, moves.on_the_way)?;
+                let connections = &process.connections;
+                writeln!(f, "          serves {:?}, leaving {:?}", connections.serves, connections.leaving)?;
             }
         }
         for (link, queues) in self.links.iter().enumerate() {

@@ -11,11 +11,11 @@ use std::time::Instant;
 use hotupdate_proto::incumbent::{Event, Local};
 use hotupdate_proto::message::{Message, Process as Name, Release};
 use hotupdate_proto::operator::Command;
-use hotupdate_proto::{FEATURE_MIGRATE, Incumbent, Successor, VERSIONS, successor};
+use hotupdate_proto::{ConnectionKind, FEATURE_MIGRATE, Incumbent, Successor, VERSIONS, successor};
 
 use super::action::{Action, Options};
 use super::kernel::{End, Id, Link, Said};
-use super::moves::{Connection, timing};
+use super::migration::{Connection, Connections, LATER, kinds, timing};
 use super::process::{Held, Process, Role};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -24,8 +24,12 @@ pub(crate) struct World {
     pub(crate) links: Vec<Arc<Link>>,
     /// The control socket's file is there.
     pub(crate) path: bool,
-    /// Connections move.
+    /// Connections migrate.
     pub(crate) moves: bool,
+    /// The answer to a `prepare` is waited for longer than a drain takes.
+    pub(crate) patient: bool,
+    /// Much time has passed since the beginning.
+    pub(crate) later: bool,
     /// So many generations may drain before the oldest is hurried.
     pub(crate) max_draining: usize,
     /// What is said arrives at once, and what has arrived is heard before calls, orders and deadlines, as the driver does it.
@@ -57,21 +61,31 @@ pub(crate) struct Dying {
     pub(crate) lost: bool,
 }
 
-/// The one instant.
+/// The first instant.
 #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
-pub(crate) fn now() -> Instant {
+fn now() -> Instant {
     static NOW: OnceLock<Instant> = OnceLock::new();
     *NOW.get_or_init(Instant::now)
 }
 
-pub(crate) fn local(p: Id, moves: bool, max_draining: usize) -> Local {
-    let pid = u32::try_from(p).expect("few processes");
-    let process = Name { instance: p.to_string(), pid, version: String::new() };
-    let features = if moves { vec![FEATURE_MIGRATE.to_owned()] } else { Vec::new() };
-    Local { process, versions: VERSIONS, features, timing: timing(), max_draining }
-}
-
 impl World {
+    /// The instant at which everything happens, but for deadlines.
+    pub(crate) fn now(&self) -> Instant {
+        if self.later { now() + LATER } else { now() }
+    }
+
+    pub(crate) fn local(&self, p: Id) -> Local {
+        let pid = u32::try_from(p).expect("few processes");
+        let process = Name { instance: p.to_string(), pid, version: String::new() };
+        let features = if self.moves { vec![FEATURE_MIGRATE.to_owned()] } else { Vec::new() };
+        let (timing, max_draining) = (timing(self.patient), self.max_draining);
+        Local { process, versions: VERSIONS, features, timing, max_draining }
+    }
+
+    pub(crate) fn kinds(&self) -> Vec<ConnectionKind> {
+        if self.moves { kinds() } else { Vec::new() }
+    }
+
     /// Nobody was started yet.
     pub(crate) fn new(processes: usize, mishaps: u8) -> Self {
         Self {
@@ -79,6 +93,8 @@ impl World {
             links: Vec::new(),
             path: false,
             moves: false,
+            patient: false,
+            later: false,
             max_draining: 8,
             prompt: false,
             again: 1,
@@ -124,8 +140,14 @@ impl World {
                 actions.push(Action::Hang(p));
             }
         }
+        let is_under_way = |machine: &Incumbent| machine.outbound().deadline().is_some();
+        if !self.later && self.living().any(|(_, process)| process.incumbent().is_some_and(is_under_way)) {
+            actions.push(Action::TimePasses);
+        }
         if self.mishaps > 0 {
-            let steps = actions.iter().filter(|a| !matches!(a, Action::Crash(_) | Action::Hang(_)));
+            let steps = actions
+                .iter()
+                .filter(|a| !matches!(a, Action::Crash(_) | Action::Hang(_) | Action::TimePasses));
             let dies =
                 |step: &Action| [0, 1, 2].map(|written| Action::DieIn(Box::new(step.clone()), written));
             actions.extend(steps.flat_map(dies).collect::<Vec<_>>());
@@ -162,8 +184,6 @@ impl World {
                 (0..self.links.len()).filter(|link| self.links[*link].backlog && process.control_open);
             actions.extend(calls.map(|link| Action::Accept(p, link)));
             actions.extend(process.waits_for().map(|_| Action::Deadline(p)));
-            actions.extend(process.moves.mover.deadline().map(|_| Action::MovingIsLate(p)));
-            actions.extend(process.moves.resting.as_ref().map(|_| Action::RestIsLate(p)));
         }
     }
 
@@ -193,11 +213,12 @@ impl World {
         if process.stopping {
             actions.push(Action::Stopped(p));
         }
-        if process.draining && !process.drained && process.moves.is_empty() {
+        if process.draining && !process.drained && process.connections.is_empty() {
             actions.push(Action::Drained(p));
         }
-        if process.draining && process.moves.gives() && process.moves.offers < options.offers {
-            actions.extend(process.moves.serves.iter().map(|connection| Action::Give(p, *connection)));
+        if process.draining && process.connections.offers < options.offers {
+            let serves = process.connections.serves.iter();
+            actions.extend(serves.map(|connection| Action::Leave(p, *connection)));
         }
         if !options.failures {
             return;
@@ -226,8 +247,6 @@ impl World {
             Action::Deliver(p, end) => self.deliver(p, end),
             Action::EndOfFile(p, end) => self.end_of_file(p, end),
             Action::Deadline(p) => self.deadline(p),
-            Action::MovingIsLate(p) => self.moving_is_late(p),
-            Action::RestIsLate(p) => self.rest_is_late(p),
             Action::Ready(p) => match self.procs[p].role {
                 Role::First => self.first(p),
                 _ => self.ready(p, release),
@@ -244,10 +263,11 @@ impl World {
                 self.process(p).drained = true;
                 self.incumbent_event(p, Event::Drained { forced: 0 });
             }
-            Action::Give(p, connection) => self.give(p, connection),
+            Action::Leave(p, connection) => self.leave(p, connection),
             Action::Command(p, ref command) => {
+                let at = self.now();
                 let Role::Incumbent(machine) = &mut self.process(p).role else { return false };
-                let Ok(effects) = machine.command(now(), command.clone()) else { return false };
+                let Ok(effects) = machine.command(at, command.clone()) else { return false };
                 self.orders -= 1;
                 self.ended |= matches!(command, Command::Stop { .. } | Command::Terminate);
                 self.perform(p, effects);
@@ -255,7 +275,8 @@ impl World {
             Action::Crash(p) => {
                 self.mishaps -= 1;
                 let process = self.procs[p].clone();
-                self.lost.extend(process.moves.held().chain(process.moves.serves.iter().copied()));
+                let Connections { serves, .. } = &process.connections;
+                self.lost.extend(process.connections.held().chain(serves.iter().copied()));
                 self.end(p);
             }
             Action::DieIn(ref step, written) => return self.die_in(step, written, release),
@@ -263,6 +284,7 @@ impl World {
                 self.process(p).hangs = true;
                 self.mishaps -= 1;
             }
+            Action::TimePasses => self.later = true,
         }
         self.collect();
         if !action.is_of_itself() {
@@ -278,7 +300,7 @@ impl World {
             (process.role, process.control, process.control_open) = (Role::First, true, true);
             return;
         }
-        let (machine, join) = Successor::join(now(), local(p, self.moves, self.max_draining), None);
+        let (machine, join) = Successor::join(self.now(), self.local(p), None);
         let end = self.connect(join);
         let process = self.process(p);
         process.role = Role::Successor(Box::new(machine));
@@ -286,7 +308,7 @@ impl World {
     }
 
     fn first(&mut self, p: Id) {
-        let machine = Incumbent::first(local(p, self.moves, self.max_draining));
+        let machine = Incumbent::first(self.local(p)).accepting(self.kinds());
         let process = self.process(p);
         process.role = Role::Incumbent(Box::new(machine));
         (process.accepting, process.holds) = (true, true);
@@ -296,11 +318,11 @@ impl World {
     fn deadline(&mut self, p: Id) {
         match &self.procs[p].role {
             Role::Incumbent(machine) => {
-                let at = machine.deadline().expect("there is a deadline");
+                let at = machine.deadline().expect("there is a deadline").max(self.now());
                 self.incumbent_event_at(at, p, Event::Tick);
             }
             Role::Successor(machine) => {
-                let at = machine.deadline().expect("there is a deadline");
+                let at = machine.deadline().expect("there is a deadline").max(self.now());
                 self.successor_event_at(at, p, successor::Event::Tick);
             }
             _ => self.end(p),
@@ -357,7 +379,8 @@ impl World {
 
     /// Some living process has it, or it is on its way to one.
     pub(crate) fn is_somewhere(&self, connection: Connection) -> bool {
-        self.living().any(|(_, process)| process.moves.has(connection) || self.holds(process, connection))
+        self.living()
+            .any(|(_, process)| process.connections.has(connection) || self.holds(process, connection))
             || self.ends().any(|end| self.carries(end, connection))
     }
 
@@ -366,10 +389,10 @@ impl World {
     }
 
     pub(crate) fn first_connection(&mut self) {
-        let machine = Incumbent::first(local(0, self.moves, self.max_draining));
+        let machine = Incumbent::first(self.local(0)).accepting(self.kinds());
         let process = self.process(0);
         process.role = Role::Incumbent(Box::new(machine));
-        process.moves.serves.insert(1);
+        process.connections.serves.insert(1);
     }
 
     pub(crate) fn serves(&self, p: Id) -> bool {

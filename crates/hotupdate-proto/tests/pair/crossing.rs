@@ -60,7 +60,7 @@ fn failed() -> Message {
 }
 
 fn serving() -> Message {
-    Message::Serving { gap_ns: None }
+    Message::Serving { gap_ns: None, accepts: Vec::new() }
 }
 
 fn resume() -> Message {

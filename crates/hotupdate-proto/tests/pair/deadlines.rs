@@ -8,6 +8,7 @@ use hotupdate_proto::message::Release;
 use hotupdate_proto::operator::Command;
 use hotupdate_proto::{Deadline, Fault, Timing, successor};
 
+use crate::migration::{leave, migrating};
 use crate::world::{Action, App, Pending, World};
 
 fn timed_out(world: &World, index: usize) -> Option<Deadline> {
@@ -262,6 +263,22 @@ fn resume(fired: &mut BTreeSet<Deadline>) {
     finish(world, fired);
 }
 
+fn prepared(fired: &mut BTreeSet<Deadline>) {
+    let (mut world, new) = migrating();
+    leave(&mut world, 1);
+    world.hang(new, Timing::default().prepared);
+    assert!(world.said.contains(&(0, "abort")), "{world}");
+    finish(world, fired);
+}
+
+fn quiesce(fired: &mut BTreeSet<Deadline>) {
+    let (mut world, new) = migrating();
+    assert_eq!(world.command(Command::Rollback), Some(Ok(())));
+    world.hang(0, Timing::default().quiesce);
+    assert_eq!(world.accepting(), [new], "nothing was stopped: {world}");
+    finish(world, fired);
+}
+
 fn finish(mut world: World, fired: &mut BTreeSet<Deadline>) {
     world.settle();
     fired.extend(&world.fired);
@@ -282,6 +299,8 @@ fn every_deadline_fires() {
         released,
         probation_drain_force,
         resume,
+        prepared,
+        quiesce,
     ];
     for one in ones {
         one(&mut fired);

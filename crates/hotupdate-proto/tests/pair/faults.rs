@@ -230,7 +230,7 @@ fn every_message() -> Vec<Message> {
         Message::Ready(Ready::default()),
         Message::Ready(Ready { release: Release::OnCommand, ..Ready::default() }),
         Message::Released(Released::default()),
-        Message::Serving { gap_ns: Some(u64::MAX) },
+        Message::Serving { gap_ns: Some(u64::MAX), accepts: Vec::new() },
         Message::Connections { items: Vec::new() },
         Message::Progress { connections, closed: vec![1], totals: Totals::default(), tasks: Vec::new() },
         Message::Drained { forced: 1 },

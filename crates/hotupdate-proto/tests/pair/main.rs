@@ -17,6 +17,8 @@ mod commands;
 
 mod generations;
 
+mod migration;
+
 mod rollback;
 
 mod violations;

@@ -20,7 +20,7 @@ fn rollback_swaps_roles_and_links() {
     assert_eq!(world.command(Command::Rollback), Some(Ok(())));
     world.run();
     let names: Vec<_> = world.said[said..].iter().map(|(from, name)| (*from, *name)).collect();
-    assert_eq!(names, [(2, "resume"), (1, "serving")]);
+    assert_eq!(names, [(2, "resume"), (1, "serving"), (1, "accepts")]);
     assert_eq!(world.accepting(), [1]);
     assert_eq!(generations(&world, 1), [3, 1], "{world}");
     assert!(world.gap.is_zero());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hotupdate_proto::incumbent::Report;
 use hotupdate_proto::message::{Generation, Message, Release};
 use hotupdate_proto::operator::{Command, ProcessState};
-use hotupdate_proto::{Predecessor, Summary, Timing, Totals, incumbent};
+use hotupdate_proto::{Inbound, Predecessor, Summary, Timing, Totals, incumbent};
 
 use crate::world::{App, World};
 
@@ -36,12 +36,12 @@ fn a_handoff_is_this_sequence_of_messages() {
     );
     world.run();
     let machine = world.incumbent(new).expect("it serves");
-    let predecessor = &machine.predecessors()[0];
+    let predecessor = Predecessor { inbound: Inbound::default(), ..machine.predecessors()[0].clone() };
     assert_eq!((predecessor.connections, predecessor.totals), (connections, totals));
     assert!(!predecessor.handoff.is_empty(), "its end is told under the name of its handoff");
     assert_eq!(
         Predecessor::inherited(world.now, &predecessor.item(world.now)),
-        *predecessor,
+        predecessor,
         "and travels on"
     );
     assert!(machine.predecessors()[0].probation);
@@ -183,7 +183,7 @@ fn an_answer_that_nobody_waits_for_changes_nothing() {
         incumbent::Event::CannotStop("late".to_owned()),
         incumbent::Event::BeforeReleaseDone(Ok(())),
         incumbent::Event::Drained { forced: 1 },
-        incumbent::Event::Message(Message::Serving { gap_ns: None }),
+        incumbent::Event::Message(Message::Serving { gap_ns: None, accepts: Vec::new() }),
         incumbent::Event::Message(Message::Failed { reason: "late".to_owned() }),
         incumbent::Event::Closed(hotupdate_proto::Fault::PeerGone),
         incumbent::Event::Progress {

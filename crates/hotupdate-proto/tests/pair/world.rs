@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use hotupdate_proto::incumbent::{Local, Report};
 use hotupdate_proto::message::{Generation, Join, Joined, Message, Process, Release, Versions};
+use hotupdate_proto::migration::{InboundEffect, OutboundEffect};
 use hotupdate_proto::operator::ProcessState;
-use hotupdate_proto::{Deadline, Fault, Incumbent, Refusal, Successor, Timing};
+use hotupdate_proto::{ConnectionKind, Deadline, Fault, Incumbent, Refusal, Successor, Timing};
 
 mod links;
 
@@ -77,6 +78,8 @@ pub(crate) struct App {
     pub(crate) has_hook: bool,
     pub(crate) hook_ends: bool,
     pub(crate) opens: bool,
+    /// It accepts connections of its predecessors.
+    pub(crate) accepts: bool,
     pub(crate) drains: bool,
     pub(crate) ends: bool,
     pub(crate) versions: Versions,
@@ -93,6 +96,7 @@ impl Default for App {
             has_hook: false,
             hook_ends: true,
             opens: true,
+            accepts: false,
             drains: true,
             ends: true,
             versions: hotupdate_proto::VERSIONS,
@@ -125,6 +129,15 @@ pub(crate) struct Proc {
     pub(crate) alive: bool,
 }
 
+/// What was done about connections that migrate.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Migration {
+    Outbound(OutboundEffect),
+    Inbound(Generation, InboundEffect),
+    /// The drain has begun.
+    Drain,
+}
+
 /// Something that can happen next, without any time passing.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
@@ -150,6 +163,8 @@ pub(crate) struct World {
     /// Every message that was sent: by whom, and its name.
     pub(crate) said: Vec<(usize, &'static str)>,
     pub(crate) reports: Vec<(usize, Report)>,
+    /// What was done about connections that migrate, beside messages.
+    pub(crate) migrations: Vec<(usize, Migration)>,
     /// Processes that became the service's main process.
     pub(crate) established: Vec<usize>,
     pub(crate) fired: BTreeSet<Deadline>,
@@ -184,6 +199,12 @@ pub(crate) fn local(index: usize, app: &App) -> Local {
     }
 }
 
+/// The one kind of connection that there is.
+pub(crate) fn kinds(app: &App) -> Vec<ConnectionKind> {
+    let kind = ConnectionKind { kind: "http/1.1".to_owned(), listener: None };
+    app.accepts.then_some(kind).into_iter().collect()
+}
+
 impl World {
     /// One process that serves.
     pub(crate) fn new(app: App) -> Self {
@@ -193,6 +214,7 @@ impl World {
             links: Vec::new(),
             said: Vec::new(),
             reports: Vec::new(),
+            migrations: Vec::new(),
             established: Vec::new(),
             fired: BTreeSet::new(),
             fuel: None,
@@ -228,7 +250,7 @@ impl World {
     /// A first start.
     pub(crate) fn first(&mut self, app: App) -> usize {
         let index = self.procs.len();
-        let machine = Incumbent::first(local(index, &app)).with_hook(app.has_hook);
+        let machine = Incumbent::first(local(index, &app)).with_hook(app.has_hook).accepting(kinds(&app));
         let machine = Machine::Incumbent(machine);
         self.add(machine, app, true)
     }

@@ -111,9 +111,10 @@ fn moving() -> impl Strategy<Value = MigrationItem> {
 
 fn ready() -> impl Strategy<Value = Ready> {
     let names = || vec(text(), 0..3);
-    (names(), names(), names(), any::<bool>()).prop_map(|(adopted, bound, unclaimed, on_command)| {
+    let rest = (any::<bool>(), vec(kind(), 0..3));
+    (names(), names(), names(), rest).prop_map(|(adopted, bound, unclaimed, (on_command, accepts))| {
         let release = if on_command { Release::OnCommand } else { Release::Now };
-        Ready { adopted, bound, unclaimed, release }
+        Ready { adopted, bound, unclaimed, release, accepts }
     })
 }
 
@@ -141,7 +142,7 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         batch().prop_map(|batch| Message::Received { batch }),
         ready().prop_map(Message::Ready),
         released().prop_map(Message::Released),
-        any::<Option<u64>>().prop_map(|gap_ns| Message::Serving { gap_ns }),
+        any::<Option<u64>>().prop_map(|gap_ns| Message::Serving { gap_ns, accepts: Vec::new() }),
         vec(row(), 0..4).prop_map(|items| Message::Connections { items }),
         (summary(), vec(any::<u64>(), 0..9), totals()).prop_map(|(connections, closed, totals)| {
             Message::Progress { connections, closed, totals, tasks: Vec::new() }
@@ -156,6 +157,7 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         Just(Message::Farewell),
         text().prop_map(|reason| Message::Failed { reason }),
         vec(kind(), 0..3).prop_map(|kinds| Message::Accepts { kinds }),
+        Just(Message::Quiesce),
         (batch(), vec(moving(), 0..4)).prop_map(|(batch, items)| Message::Prepare { batch, items }),
         (batch(), vec(any::<u64>(), 0..4)).prop_map(|(batch, refused)| Message::Prepared { batch, refused }),
         batch().prop_map(|batch| Message::Commit { batch }),

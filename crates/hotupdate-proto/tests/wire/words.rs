@@ -216,9 +216,10 @@ fn every_message() -> Vec<Message> {
         Message::Received { batch: 1 },
         Message::Ready(Ready::default()),
         Message::Released(Released::default()),
-        Message::Serving { gap_ns: Some(1) },
+        Message::Serving { gap_ns: Some(1), accepts: Vec::new() },
         Message::Connections { items: Vec::new() },
         Message::Accepts { kinds: Vec::new() },
+        Message::Quiesce,
         Message::Prepare { batch: 1, items: Vec::new() },
         Message::Prepared { batch: 1, refused: Vec::new() },
         Message::Commit { batch: 1 },
@@ -252,6 +253,7 @@ fn every_message() -> Vec<Message> {
             | Message::Serving { .. }
             | Message::Connections { .. }
             | Message::Accepts { .. }
+            | Message::Quiesce
             | Message::Prepare { .. }
             | Message::Prepared { .. }
             | Message::Commit { .. }
@@ -307,7 +309,7 @@ fn a_message_is_called_what_the_wire_calls_it() {
         assert_eq!(serde_json::to_value(&message).unwrap()["type"], message.name());
         names.insert(message.name());
     }
-    assert_eq!(names.len(), 25, "and each has a name of its own");
+    assert_eq!(names.len(), 26, "and each has a name of its own");
 }
 
 /// The picture at the top of `message.rs` shows every message.

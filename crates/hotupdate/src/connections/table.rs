@@ -246,6 +246,7 @@ impl Connections {
     }
 
     /// It answers again.
+    #[cfg(test)]
     pub(crate) fn resume_migration(&self) {
         self.table.accepted().suspended_until = None;
         self.look_again();

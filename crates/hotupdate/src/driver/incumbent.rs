@@ -62,13 +62,9 @@ impl Driver {
                     self.exports.forget();
                 }
                 Effect::Demote(generation) => self.links.demote(generation),
-                Effect::Promote(generation) => {
-                    self.moves.promote(generation);
-                    self.links.promote(generation);
-                }
+                Effect::Promote(generation) => self.links.promote(generation),
                 Effect::Forget(generation) => {
                     self.links.forget(generation);
-                    self.moves.forget(generation);
                     self.operators.forget(generation);
                     self.connections.metrics().forget(generation);
                 }
@@ -85,8 +81,10 @@ impl Driver {
                     drain::force(&self.connections, &self.application.tasks().names(MAX_TASKS));
                 }
                 Effect::Exit => self.exit(),
+                // Connections.
+                Effect::Outbound(effect) => self.perform_outbound(effect),
+                Effect::Inbound(from, effect) => self.perform_inbound(from, effect),
                 Effect::Report(report) => {
-                    self.heed(&report);
                     let (view, operators) = self.view();
                     operators.report(view, report);
                 }
@@ -146,7 +144,8 @@ impl Driver {
 
     /// Stops the accept loops: when this is through, nothing is accepted any more, and no predecessor is
     /// heard.
-    pub(super) async fn stop_now(&mut self) {
+    async fn stop(&mut self) {
+        self.stops += 1;
         self.application.forbid_exclusive();
         let at_ns = match self.listeners.park() {
             Ok(at_ns) => at_ns,
@@ -186,10 +185,8 @@ impl Driver {
     /// Serves (again).
     fn accept(&mut self, unread: &[UnreadLink]) {
         self.stops += 1;
-        self.stop_is_off();
         self.listeners.open_all();
         self.links.read_predecessors(unread);
-        self.announce();
         self.application.serve_again();
     }
 
@@ -204,7 +201,6 @@ impl Driver {
         }
         self.listeners.let_go();
         self.links.forget_predecessors();
-        self.moves.forget_all();
         self.operators.forget_predecessors();
         self.drain.let_go(afterwards);
         self.application.retire();
@@ -213,25 +209,18 @@ impl Driver {
     // ---- the drain ----------------------------------------------------------------------------------------
 
     fn begin_drain(&mut self, until: Instant) {
-        if !self.drain.is_draining() {
-            self.expect_moves();
-        }
         self.drain.begin(&self.connections, &self.settings.timing, until);
         self.application.drain();
     }
 
     fn undrain(&mut self) {
-        // First of all, or else answers in between would say `Connection: close`: nothing drains, and nothing
-        // moves.
         self.drain.cancel(&self.connections);
-        self.take_all_back();
-        // Another process has read the links of our predecessors meanwhile.
-        self.moves.forget_all();
     }
 
     /// Tells the process that serves how the drain goes.
     pub(super) async fn send_progress(&mut self) {
-        if self.moves.at_rest() && self.drain.takes_rows() {
+        let is_migrating = self.machine.incumbent().is_some_and(|machine| !machine.outbound().is_idle());
+        if !is_migrating && self.drain.takes_rows() {
             self.collect_rows();
         }
         let (connections, totals) = self.connections.snapshot();

@@ -26,18 +26,15 @@ impl Driver {
     async fn hear_predecessor(&mut self, generation: Generation, heard: Heard) {
         let event = match heard {
             Heard::Message(message, descriptors) => {
-                let Some(message) = self.hear_mover(generation, message, descriptors).await else { return };
+                self.migrations.arriving = descriptors;
                 self.operators.remember(generation, &message);
                 Event::Predecessor(generation, message)
             }
-            Heard::Closed(fault) => {
-                if fault == Fault::PeerGone {
-                    self.mover_is_gone(generation).await;
-                }
-                Event::PredecessorClosed(generation, fault)
-            }
+            Heard::Closed(fault) => Event::PredecessorClosed(generation, fault),
         };
         self.handle(event).await;
+        // What the machine did not ask for is closed.
+        self.migrations.arriving.clear();
     }
 
     /// The incumbent is dead, and a predecessor was asked to serve again. What else it says is heard when
@@ -52,7 +49,6 @@ impl Driver {
     async fn hear_successor(&mut self, heard: Heard) {
         match heard {
             Heard::Message(message, _) => {
-                let Some(message) = self.hear_taker(message) else { return };
                 // A later version serves; the rows went to the one before it.
                 if matches!(message, Message::EndProbation) && self.drain.is_draining() {
                     self.collect_rows();
@@ -65,10 +61,6 @@ impl Driver {
                     self.links.peer_is_gone();
                 }
                 self.handle(Event::Closed(fault)).await;
-                // A process that serves again has done so before its connections could be told to leave.
-                if self.drain.is_draining() {
-                    self.take_all_back();
-                }
             }
         }
     }

@@ -16,7 +16,7 @@ use super::exports::Exports;
 use super::links::Links;
 use super::listeners::Listeners;
 use super::machine::{Machine, Role, SuccessorRole};
-use super::moves::Moves;
+use super::migration::Migrations;
 use super::operators::Operators;
 use super::standstill::Standstill;
 use super::supervisor::Supervisor;
@@ -100,7 +100,7 @@ impl Driver {
             application,
             exports: Exports::default(),
             operators: Operators::new(sessions, requested),
-            moves: Moves::new(settings.timing.prepared, migrations),
+            migrations: Migrations::new(migrations),
             supervisor: Supervisor::find(&settings),
             drain: Drain::new(),
             connections,
@@ -119,7 +119,7 @@ impl Driver {
         reply: oneshot::Sender<Result<Served>>,
     ) {
         self.exports.register(std::mem::take(&mut resources.exports));
-        self.moves.handlers = std::mem::take(&mut resources.handlers);
+        self.migrations.handlers = std::mem::take(&mut resources.handlers);
         let hooks = std::mem::take(&mut resources.hooks);
         self.application.is_ready(hooks, resources.tasks.clone(), reply);
         self.listeners.claim(resources);
@@ -129,6 +129,7 @@ impl Driver {
         if let Role::First = self.machine.role {
             self.serve_first().await;
         } else {
+            let ready = Ready { accepts: self.migrations.kinds(), ..ready };
             self.handle_successor(successor::Event::Ready(ready)).await;
         }
     }
@@ -142,7 +143,8 @@ impl Driver {
 
     async fn serve_first(&mut self) {
         let machine = Incumbent::first(self.identity.local.clone());
-        let mut machine = machine.with_hook(self.application.has_hook());
+        let machine = machine.with_hook(self.application.has_hook());
+        let mut machine = machine.accepting(self.migrations.kinds());
         let greeting = machine.greet();
         self.machine.role = Role::Incumbent(Box::new(machine));
         self.serve();

@@ -68,7 +68,8 @@ impl Driver {
         let Served { joined, predecessors, gap_ns } = served;
         let alive: Vec<Generation> = predecessors.iter().map(|p| p.generation).collect();
         let machine = Incumbent::serving(self.identity.local.clone(), joined.generation, predecessors);
-        let mut machine = machine.with_hook(self.application.has_hook());
+        let machine = machine.with_hook(self.application.has_hook());
+        let mut machine = machine.accepting(self.migrations.kinds());
         let greeting = machine.greet();
         self.machine.role = Role::Incumbent(Box::new(machine));
         self.links.serve(joined.incumbent_generation, &alive);
@@ -88,7 +89,6 @@ impl Driver {
         self.connections.metrics().handoff("served", gap_ns);
         self.serve();
         self.links.read_inherited();
-        self.announce();
         self.perform(greeting).await;
     }
 

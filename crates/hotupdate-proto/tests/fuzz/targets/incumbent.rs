@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use arbitrary::{Result, Unstructured};
 use hotupdate_proto::incumbent::{Effect, Event, Stopped};
 use hotupdate_proto::message::{Generation, Join, Message, Ready, Versions};
+use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect};
 use hotupdate_proto::operator::{Command, ProcessState};
 use hotupdate_proto::{Incumbent, Predecessor, Summary, Totals};
 
@@ -28,6 +29,7 @@ fn begin(u: &mut Unstructured<'_>) -> Result<Life> {
         })
         .collect::<Result<_>>()?;
     let machine = Incumbent::serving(local, Generation(10), older).with_hook(u.arbitrary()?);
+    let machine = machine.accepting(said::kinds(u)?);
     Ok(Life::new(now, machine))
 }
 
@@ -50,6 +52,11 @@ pub(crate) struct Life {
     draining: Option<Instant>,
     /// The highest generation that was given away.
     given: Generation,
+    /// Connections that have asked to leave.
+    leaving: BTreeSet<u64>,
+    last_id: u64,
+    /// Batches of predecessors that are held.
+    held: BTreeSet<(Generation, u32)>,
     gone: bool,
 }
 
@@ -69,6 +76,9 @@ impl Life {
             predecessors,
             draining: None,
             given,
+            leaving: BTreeSet::new(),
+            last_id: 0,
+            held: BTreeSet::new(),
             gone: false,
         };
         let effects = life.machine.greet();
@@ -88,7 +98,8 @@ impl Life {
     }
 
     fn something_happens(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
-        match u.int_in_range(0..=16)? {
+        match u.int_in_range(0..=17)? {
+            17 => self.leave(),
             0 => self.now += Duration::from_millis(u.int_in_range(0..=20_000)?),
             1 => self.tick_too_early(),
             2 | 3 => self.tick(),
@@ -263,11 +274,47 @@ impl Life {
                 assert!(self.predecessors.remove(&generation), "generation {generation} is no predecessor");
             }
             Effect::Read(generation) => assert!(self.predecessors.contains(&generation)),
+            Effect::Outbound(effect) => self.outbound(effect),
+            Effect::Inbound(from, effect) => self.inbound(from, effect),
             Effect::Exit => {
                 assert!(!self.holds && !self.accepting, "leaves while it serves");
                 self.gone = true;
             }
             Effect::Reply(_) | Effect::Send(_) | Effect::SendTo(..) | Effect::Quiet | Effect::Report(_) => {}
+        }
+    }
+
+    fn leave(&mut self) {
+        self.last_id += 1;
+        self.leaving.insert(self.last_id);
+        self.handle(Event::Leave(vec![Leaving { id: self.last_id, bytes: 0 }]));
+    }
+
+    fn outbound(&mut self, effect: OutboundEffect) {
+        match effect {
+            OutboundEffect::Prepare { ids, .. } => {
+                assert!(ids.iter().all(|id| self.leaving.contains(id)), "{ids:?} did not ask to leave");
+            }
+            OutboundEffect::Migrated(ids) | OutboundEffect::Return(ids) => {
+                for id in ids {
+                    assert!(self.leaving.remove(&id), "{id} did not ask to leave, or has its answer");
+                }
+            }
+            OutboundEffect::Send(_) => assert!(self.link || self.draining.is_some(), "to no process"),
+            OutboundEffect::Accepted(_) | OutboundEffect::Pause | OutboundEffect::Stalled => {}
+        }
+    }
+
+    fn inbound(&mut self, from: Generation, effect: InboundEffect) {
+        match effect {
+            InboundEffect::Send(_) => assert!(self.predecessors.contains(&from), "to no process"),
+            InboundEffect::Inspect { batch, .. } => {
+                assert!(self.held.insert((from, batch)), "batch {batch} is held already");
+                self.handle(Event::Inspected { from, batch, refused: Vec::new() });
+            }
+            InboundEffect::Serve(batch) | InboundEffect::Discard(batch) => {
+                assert!(self.held.remove(&(from, batch)), "batch {batch} is not held");
+            }
         }
     }
 
@@ -281,6 +328,8 @@ impl Life {
         assert!(self.holds || machine.process_state() != ProcessState::Serving, "{machine:?}");
         // In probation it may have been closed by the other side.
         assert!(!machine.accepts() || self.link == machine.successor().is_some(), "{machine:?}");
+        assert!(self.leaving.is_empty() || self.draining.is_some(), "kept in vain: {:?}", self.leaving);
+        assert!(self.held.iter().all(|(from, _)| self.predecessors.contains(from)), "{:?}", self.held);
         let known: BTreeSet<_> = machine.predecessors().iter().map(|p| p.generation).collect();
         assert_eq!(known.len(), machine.predecessors().len(), "two of one generation: {machine:?}");
         assert_eq!(known, self.predecessors);
@@ -310,7 +359,7 @@ impl Life {
         }
         assert!(self.stopping, "{:?}", self.machine);
         self.stopped(Event::Stopped(Stopped::default()));
-        self.handle(Event::Message(Message::Serving { gap_ns: None }));
+        self.handle(Event::Message(Message::Serving { gap_ns: None, accepts: Vec::new() }));
         assert_eq!(self.machine.process_state(), ProcessState::Draining);
         assert!(self.draining.is_some());
         self.comes_to_rest();

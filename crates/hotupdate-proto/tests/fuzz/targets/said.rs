@@ -6,7 +6,9 @@ use arbitrary::{Result, Unstructured};
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::{Generation, Process, Ready, Release, Released, Versions};
-use hotupdate_proto::{Fault, LinkItem, ListenerItem, ListenerKind, Message, Summary, Timing, Totals};
+use hotupdate_proto::{
+    ConnectionKind, Fault, LinkItem, ListenerItem, ListenerKind, Message, Summary, Timing, Totals,
+};
 
 /// Numbers that mean something, and the largest.
 pub(super) fn number(u: &mut Unstructured<'_>) -> Result<u32> {
@@ -99,9 +101,14 @@ fn several<'a, T>(
     (0..u.int_in_range(0..=most)?).map(|_| one(u)).collect()
 }
 
+/// None, or some.
+pub(super) fn kinds(u: &mut Unstructured<'_>) -> Result<Vec<ConnectionKind>> {
+    several(u, 1, |_| Ok(ConnectionKind { kind: "http/1.1".to_owned(), listener: None }))
+}
+
 pub(super) fn ready(u: &mut Unstructured<'_>) -> Result<Ready> {
     let release = if u.arbitrary()? { Release::OnCommand } else { Release::Now };
-    Ok(Ready { release, ..Ready::default() })
+    Ok(Ready { release, accepts: kinds(u)?, ..Ready::default() })
 }
 
 pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
@@ -120,9 +127,10 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
         5 => Message::Received { batch: number(u)? },
         6 => Message::Ready(ready(u)?),
         7 => Message::Released(Released { links: rests(u)?, ..Released::default() }),
-        8 => Message::Serving { gap_ns: None },
+        8 => Message::Serving { gap_ns: None, accepts: Vec::new() },
         9 => Message::Connections { items: Vec::new() },
-        10 => Message::Accepts { kinds: Vec::new() },
+        10 if u.arbitrary()? => Message::Quiesce,
+        10 => Message::Accepts { kinds: kinds(u)? },
         11 => Message::Prepare { batch: number(u)?, items: Vec::new() },
         12 => Message::Prepared { batch: number(u)?, refused: Vec::new() },
         13 => Message::Commit { batch: number(u)? },

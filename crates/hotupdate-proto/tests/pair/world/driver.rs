@@ -5,9 +5,12 @@
 use std::collections::BTreeSet;
 
 use hotupdate_proto::message::{Generation, Message};
-use hotupdate_proto::{Incumbent, LinkItem, incumbent, successor};
+use hotupdate_proto::migration::{InboundEffect, OutboundEffect};
+use hotupdate_proto::{
+    ConnectionRow, ConnectionState, Incumbent, LinkItem, MigrationItem, ShortText, incumbent, successor,
+};
 
-use super::{End, Machine, Packet, Pending, Side, World, local};
+use super::{End, Machine, Migration, Packet, Pending, Side, World, kinds, local};
 
 impl World {
     pub(super) fn incumbent_effects(&mut self, index: usize, effects: Vec<incumbent::Effect>) {
@@ -89,10 +92,11 @@ impl World {
                 self.forget_all(index);
             }
             E::Drain { .. } if process.app.drains => {
+                self.migrations.push((index, Migration::Drain));
                 process.pending.retain(|pending| !matches!(pending, Pending::Drained { .. }));
                 process.pending.push_back(Pending::Drained { forced: 0 });
             }
-            E::Drain { .. } => {}
+            E::Drain { .. } => self.migrations.push((index, Migration::Drain)),
             E::Undrain => process.pending.retain(|pending| !matches!(pending, Pending::Drained { .. })),
             E::Force if process.app.ends => process.pending.push_back(Pending::Drained { forced: 3 }),
             E::Force => {}
@@ -105,6 +109,21 @@ impl World {
                 process.link = process.predecessors.remove(&generation);
             }
             E::Forget(generation) => self.forget(index, generation),
+            E::Outbound(OutboundEffect::Send(message)) => self.send(index, link, message),
+            E::Inbound(generation, InboundEffect::Send(message)) => {
+                let end = process.predecessors.get(&generation).copied();
+                self.send(index, end, message);
+            }
+            E::Outbound(OutboundEffect::Prepare { batch, ids }) => {
+                let items = ids.into_iter().map(migration_item).collect();
+                self.send(index, link, Message::Prepare { batch, items });
+            }
+            E::Inbound(from, InboundEffect::Inspect { batch, .. }) => {
+                let refused = Vec::new();
+                self.incumbent_event(index, incumbent::Event::Inspected { from, batch, refused });
+            }
+            E::Outbound(effect) => self.migrations.push((index, Migration::Outbound(effect))),
+            E::Inbound(from, effect) => self.migrations.push((index, Migration::Inbound(from, effect))),
             E::Exit => self.kill(index),
             E::Established => self.established.push(index),
             E::Report(report) => self.reports.push((index, report)),
@@ -155,7 +174,8 @@ impl World {
         let local = local(index, &self.procs[index].app);
         let left: BTreeSet<_> = predecessors.iter().map(|p| p.generation).collect();
         let machine = Incumbent::serving(local, joined.generation, predecessors)
-            .with_hook(self.procs[index].app.has_hook);
+            .with_hook(self.procs[index].app.has_hook)
+            .accepting(kinds(&self.procs[index].app));
         self.procs[index].machine = Machine::Incumbent(machine);
         for generation in self.procs[index].predecessors.keys().copied().collect::<Vec<_>>() {
             if !left.contains(&generation) {
@@ -175,4 +195,18 @@ impl World {
             self.incumbent_event(index, incumbent::Event::Predecessor(generation, message));
         }
     }
+}
+
+fn migration_item(id: u64) -> MigrationItem {
+    let row = ConnectionRow {
+        id,
+        listener: "http".into(),
+        peer: ShortText::default(),
+        local: ShortText::default(),
+        protocol: "http/1.1".into(),
+        age_ms: 0,
+        requests: 0,
+        state: ConnectionState::Idle,
+    };
+    MigrationItem { row, kind: "http/1.1".into(), cookie: id, state: String::new() }
 }

@@ -8,7 +8,7 @@ use hotupdate_proto::message::{Generation, Join, Message, Ready};
 use hotupdate_proto::operator::{Command, OperatorError};
 use hotupdate_proto::{Fault, Incumbent, ListenerItem, ListenerKind, Refusal, Summary, incumbent, successor};
 
-use super::{Action, End, Machine, Packet, Pending, World};
+use super::{Action, End, Machine, Packet, Pending, World, kinds};
 
 impl World {
     pub(crate) fn act(&mut self, action: Action) {
@@ -142,7 +142,8 @@ impl World {
         match pending {
             Pending::Ready => {
                 let release = self.procs[index].app.release;
-                let ready = Ready { adopted: vec!["http".to_owned()], release, ..Ready::default() };
+                let accepts = kinds(&self.procs[index].app);
+                let ready = Ready { adopted: vec!["http".to_owned()], release, accepts, ..Ready::default() };
                 self.successor_event(index, successor::Event::Ready(ready));
             }
             Pending::Opened => {

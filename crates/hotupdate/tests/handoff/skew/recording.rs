@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 /// Every message that version 1 knows; it hangs up on any other.
-const WORDS: [&str; 25] = [
+const WORDS: [&str; 26] = [
     "listeners",
     "state",
     "links",
@@ -24,6 +24,7 @@ const WORDS: [&str; 25] = [
     "drained",
     "let_go",
     "accepts",
+    "quiesce",
     "prepared",
     "hurry",
     "issued",

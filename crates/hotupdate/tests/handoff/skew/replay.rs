@@ -211,7 +211,7 @@ async fn rest(link: UnixStream) {
     let link = Arc::new(link);
     let mut wire = Wire::new(link.clone());
     while let Some((text, _)) = wire.next().await {
-        if text.contains("\"accepts\"") && text.contains("[]") {
+        if text.contains("\"quiesce\"") {
             say(&link, r#"{"type":"quiesced"}"#, &[]).await;
         }
     }

@@ -1,0 +1,224 @@
+//! The side that takes connections: a process that serves, and one of its predecessors migrates connections to it.
+//!
+//! Deliberately absent: what is done with a connection, which is the application's part.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::time::{Duration, Instant};
+
+use super::{ConnectionKind, MigrationItem, WINDOW};
+use crate::message::Message;
+
+/// What is to be done about connections of a predecessor, in this order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum InboundEffect {
+    /// Say this to the predecessor.
+    Send(Message),
+    /// Check the descriptors of a batch, and hold them without touching the connections; then [`Inbound::inspected`].
+    Inspect {
+        /// The number of the batch.
+        batch: u32,
+        /// The connections, in the order of their descriptors.
+        items: Vec<MigrationItem>,
+    },
+    /// The connections of this batch belong to this process: serve them.
+    Serve(u32),
+    /// Close our copies of this batch, without `shutdown(2)`.
+    Discard(u32),
+}
+
+/// What the predecessor was told last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Told {
+    /// Nothing: it may send nothing.
+    #[default]
+    Nothing,
+    /// What this process accepts.
+    Accepts,
+    /// To say when nothing is on its way, which is waited for.
+    Quiesce,
+    /// The same, and it is not waited for: it has answered, or it hangs.
+    Paused,
+}
+
+/// The side that takes connections, one for each predecessor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Inbound {
+    told: Told,
+    /// It did not come to rest in time, and has not said anything about it since.
+    was_late: bool,
+    /// The first batch may have any number: others may have gone to the process that served before.
+    first: Option<u32>,
+    last: Option<u32>,
+    /// When the last batch arrived.
+    arrived: Option<Instant>,
+    held: BTreeMap<u32, Held>,
+}
+
+/// A batch that is not committed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Held {
+    /// The kernel's numbers of its sockets.
+    cookies: BTreeSet<u64>,
+    /// Its connections, if all of them are to stay where they are. They are held all the same until the predecessor knows:
+    /// if it is dead, they have no other server.
+    refused: Option<Vec<u64>>,
+}
+
+impl Inbound {
+    /// Whether the predecessor has to say `quiesced` before the accept loops stop.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.told == Told::Quiesce
+    }
+
+    /// Whether some batch is held and not committed.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Whether it did not quiesce in time the last time that it was asked.
+    #[must_use]
+    pub fn was_late(&self) -> bool {
+        self.was_late
+    }
+
+    /// The predecessor knows what this process accepts: it came with `ready`, or with `serving`.
+    pub fn is_told(&mut self) {
+        self.told = Told::Accepts;
+    }
+
+    /// Tells the predecessor what this process accepts, unless it knows.
+    pub fn announce(&mut self, kinds: &[ConnectionKind]) -> Vec<InboundEffect> {
+        if mem::replace(&mut self.told, Told::Accepts) == Told::Accepts {
+            return Vec::new();
+        }
+        vec![InboundEffect::Send(Message::Accepts { kinds: kinds.to_vec() })]
+    }
+
+    /// The accept loops are about to stop, and then nothing of the predecessor can be answered: it has to finish what is
+    /// under way. One that hung the last time is not waited for, once it would take back what it offered as the first thing
+    /// that it does.
+    pub fn quiesce(&mut self, now: Instant, expires: Duration) -> Vec<InboundEffect> {
+        if self.told == Told::Nothing {
+            return Vec::new();
+        }
+        if self.was_late && !self.may_be_committed(now, expires) {
+            self.told = Told::Paused;
+            return Vec::new();
+        }
+        self.told = Told::Quiesce;
+        vec![InboundEffect::Send(Message::Quiesce)]
+    }
+
+    /// Whether something is held that the predecessor could still commit: if that was not heard here, the connections would
+    /// be lost.
+    fn may_be_committed(&self, now: Instant, expires: Duration) -> bool {
+        let is_good = |at: Instant| now.saturating_duration_since(at) < expires;
+        self.holds() && self.arrived.is_some_and(is_good)
+    }
+
+    /// It says that nothing is on its way.
+    pub fn quiesced(&mut self) {
+        self.was_late = false;
+        if self.told == Told::Quiesce {
+            // Nothing comes before it is told again what is accepted.
+            self.told = Told::Paused;
+        }
+    }
+
+    /// It did not say so in time.
+    pub fn is_late(&mut self) {
+        if self.is_awaited() {
+            (self.told, self.was_late) = (Told::Paused, true);
+        }
+    }
+
+    /// A batch arrived.
+    ///
+    /// # Errors
+    /// What is wrong with it: it was not asked for, is out of order, is more than the window allows, or brings a connection
+    /// that is here already.
+    pub fn prepare(
+        &mut self,
+        now: Instant,
+        batch: u32,
+        items: Vec<MigrationItem>,
+    ) -> Result<Vec<InboundEffect>, String> {
+        if self.told == Told::Nothing {
+            return Err("moved connections that were not asked for".to_owned());
+        }
+        if let Some(last) = self.last
+            && last.checked_add(1) != Some(batch)
+        {
+            return Err(format!("moved batch {batch} after batch {last}"));
+        }
+        if self.held.len() >= WINDOW {
+            return Err(format!("moved more than {WINDOW} batches at once"));
+        }
+        let mut cookies = BTreeSet::new();
+        for MigrationItem { row, cookie, .. } in &items {
+            if !cookies.insert(*cookie) || self.held.values().any(|held| held.cookies.contains(cookie)) {
+                return Err(format!("moved connection {} twice", row.id));
+            }
+        }
+        self.first.get_or_insert(batch);
+        (self.last, self.arrived) = (Some(batch), Some(now));
+        // A process that has woken is not waited for: the next one would hear what becomes of this, and does not hold it.
+        let refuses = self.told == Told::Paused;
+        let refused = refuses.then(|| items.iter().map(|item| item.row.id).collect());
+        self.held.insert(batch, Held { cookies, refused });
+        Ok(vec![InboundEffect::Inspect { batch, items }])
+    }
+
+    /// The descriptors of a batch are checked, and held except for those of these connections.
+    pub fn inspected(&self, batch: u32, refused: Vec<u64>) -> Vec<InboundEffect> {
+        let Some(held) = self.held.get(&batch) else { return Vec::new() };
+        let refused = held.refused.clone().unwrap_or(refused);
+        vec![InboundEffect::Send(Message::Prepared { batch, refused })]
+    }
+
+    /// The predecessor has let go of a batch.
+    ///
+    /// # Errors
+    /// That it is not held.
+    pub fn commit(&mut self, batch: u32) -> Result<Vec<InboundEffect>, String> {
+        let serve = |held: Held| match held.refused {
+            Some(_) => InboundEffect::Discard(batch),
+            None => InboundEffect::Serve(batch),
+        };
+        Ok(self.release(batch)?.map(serve).into_iter().collect())
+    }
+
+    /// The predecessor serves a batch again.
+    ///
+    /// # Errors
+    /// That it is not held.
+    pub fn abort(&mut self, batch: u32) -> Result<Vec<InboundEffect>, String> {
+        Ok(self.release(batch)?.map(|_| InboundEffect::Discard(batch)).into_iter().collect())
+    }
+
+    /// The predecessor is dead: what is held here has no other server.
+    pub fn closed(&mut self) -> Vec<InboundEffect> {
+        mem::take(self).held.into_keys().map(InboundEffect::Serve).collect()
+    }
+
+    /// The predecessor is not believed any more, or another process reads its link, or did.
+    pub fn forget(&mut self) -> Vec<InboundEffect> {
+        let Self { was_late, .. } = *self;
+        let forgotten = mem::replace(self, Self { was_late, ..Self::default() });
+        forgotten.held.into_keys().map(InboundEffect::Discard).collect()
+    }
+
+    /// What was held, if it was here. What went to the process that served before, and died, was held there.
+    fn release(&mut self, batch: u32) -> Result<Option<Held>, String> {
+        if let Some(held) = self.held.remove(&batch) {
+            return Ok(Some(held));
+        }
+        if self.first.is_none_or(|first| batch < first) {
+            return Ok(None);
+        }
+        Err(format!("spoke of batch {batch} of connections, which is not held"))
+    }
+}

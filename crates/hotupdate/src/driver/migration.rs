@@ -1,0 +1,227 @@
+//! Live connections that migrate: their descriptors, and the requests of those that leave.
+//!
+//! Deliberately absent: which process has a connection when; `hotupdate_proto::migration` decides that.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use hotupdate_proto::incumbent::Event;
+use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect};
+use hotupdate_proto::{ConnectionKind, Fault, Generation, Message, MigrationItem};
+use rustix::net::sockopt;
+use socket2::SockRef;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Driver;
+use super::text::{from_text, to_text};
+use crate::connections::{MigrationRequest, Socket};
+use crate::migration::{Handler, Resume};
+
+/// What this process has of connections that migrate, in both directions.
+pub(super) struct Migrations {
+    /// Connections of this process that ask to leave.
+    pub(super) requests: mpsc::UnboundedReceiver<MigrationRequest>,
+    /// What accepts connections of predecessors.
+    pub(super) handlers: Vec<Handler>,
+    /// Connections that have asked to leave, by id.
+    leaving: HashMap<u64, MigrationRequest>,
+    /// The descriptors of the batch that is heard at the moment.
+    pub(super) arriving: Vec<OwnedFd>,
+    /// Connections of predecessors that are not committed, by batch.
+    held: HashMap<(Generation, u32), Vec<Arrival>>,
+    /// The process that serves did not answer, and that was logged.
+    stalled: bool,
+}
+
+/// A connection that is here and not ours yet: it is not read, but it is registered, so that nothing can go wrong later.
+struct Arrival {
+    item: MigrationItem,
+    socket: Socket,
+    resume: Resume,
+}
+
+impl Migrations {
+    pub(super) fn new(requests: mpsc::UnboundedReceiver<MigrationRequest>) -> Self {
+        Self {
+            requests,
+            handlers: Vec::new(),
+            leaving: HashMap::new(),
+            arriving: Vec::new(),
+            held: HashMap::new(),
+            stalled: false,
+        }
+    }
+
+    /// The kinds of connections that this process accepts.
+    pub(super) fn kinds(&self) -> Vec<ConnectionKind> {
+        self.handlers.iter().map(|handler| handler.kind.clone()).collect()
+    }
+
+    fn take(&mut self, ids: Vec<u64>) -> impl Iterator<Item = MigrationRequest> {
+        ids.into_iter().filter_map(|id| self.leaving.remove(&id))
+    }
+}
+
+impl Driver {
+    // ---- connections of this process leave -------------------------------------------------------------------------
+
+    /// A connection asks to leave, and with it all that have asked meanwhile: large batches need few turns.
+    pub(super) async fn leave(&mut self, first: MigrationRequest) {
+        let mut requests = vec![first];
+        while let Ok(next) = self.migrations.requests.try_recv() {
+            requests.push(next);
+        }
+        if self.machine.incumbent().is_none() {
+            return requests.into_iter().for_each(give_back);
+        }
+        let leaving =
+            |request: &MigrationRequest| Leaving { id: request.connection.id(), bytes: request.state.len() };
+        let leaving = requests.iter().map(leaving).collect();
+        self.migrations
+            .leaving
+            .extend(requests.into_iter().map(|request| (request.connection.id(), request)));
+        self.handle(Event::Leave(leaving)).await;
+    }
+
+    pub(super) fn perform_outbound(&mut self, effect: OutboundEffect) {
+        match effect {
+            OutboundEffect::Send(message) => self.links.send(&message, Vec::new()),
+            OutboundEffect::Prepare { batch, ids } => self.prepare(batch, &ids),
+            OutboundEffect::Migrated(ids) => {
+                for MigrationRequest { connection, reply, .. } in self.migrations.take(ids) {
+                    connection.set_migrated();
+                    // Our copy is closed; the kernel's socket lives on in the other process.
+                    drop(connection);
+                    let _ = reply.send(Ok(()));
+                }
+            }
+            OutboundEffect::Return(ids) => self.migrations.take(ids).for_each(give_back),
+            OutboundEffect::Accepted(kinds) => {
+                if std::mem::take(&mut self.migrations.stalled) {
+                    tracing::info!("connections do not wait for the serving process any more");
+                }
+                self.connections.set_accepted(kinds);
+            }
+            OutboundEffect::Pause => self.suspend_migration(),
+            OutboundEffect::Stalled => {
+                if !std::mem::replace(&mut self.migrations.stalled, true) {
+                    tracing::warn!(
+                        "the serving process does not answer (deadline `prepared`); connections stay until it does"
+                    );
+                }
+                self.suspend_migration();
+            }
+        }
+    }
+
+    fn prepare(&self, batch: u32, ids: &[u64]) {
+        let requests = || ids.iter().filter_map(|id| self.migrations.leaving.get(id));
+        let descriptors = requests().map(|request| request.connection.socket().clone() as _).collect();
+        let items = requests().map(describe).collect();
+        self.links.send(&Message::Prepare { batch, items }, descriptors);
+    }
+
+    /// If the process that serves never goes on, half of the drain has to be enough for the polite end.
+    fn suspend_migration(&self) {
+        if self.drain.is_draining() {
+            self.connections.suspend_half();
+        } else {
+            self.connections.suspend_migration(Instant::now() + self.settings.timing.drain / 2);
+        }
+    }
+
+    // ---- connections of predecessors come here ---------------------------------------------------------------------
+
+    pub(super) fn perform_inbound(&mut self, from: Generation, effect: InboundEffect) {
+        match effect {
+            InboundEffect::Send(message) => self.links.send_to(from, &message),
+            InboundEffect::Inspect { batch, items } => {
+                let event = match self.inspect(from, batch, items) {
+                    Ok(refused) => Event::Inspected { from, batch, refused },
+                    Err(what) => Event::PredecessorClosed(from, Fault::PeerMisbehaved(what)),
+                };
+                self.machine.queue(event);
+            }
+            InboundEffect::Serve(batch) => {
+                for Arrival { item, socket, resume } in self.migrations.release(from, batch) {
+                    resume(self.connections.adopt(item.row, socket));
+                }
+            }
+            InboundEffect::Discard(batch) => drop(self.migrations.release(from, batch)),
+        }
+    }
+
+    /// Checks the descriptors of a batch and holds them. Returns which connections stay where they are.
+    fn inspect(
+        &mut self,
+        from: Generation,
+        batch: u32,
+        items: Vec<MigrationItem>,
+    ) -> Result<Vec<u64>, String> {
+        let descriptors = std::mem::take(&mut self.migrations.arriving);
+        let (mut held, mut refused) = (Vec::new(), Vec::new());
+        let lost = items.get(descriptors.len()..).unwrap_or_default();
+        if !lost.is_empty() {
+            tracing::warn!(
+                generation = %from, connections = lost.len(),
+                "no descriptors are left for connections; they stay where they are"
+            );
+            refused.extend(lost.iter().map(|item| item.row.id));
+        }
+        for (item, fd) in items.into_iter().zip(descriptors) {
+            check(&item, &fd)?;
+            let mut handlers = self.migrations.handlers.iter();
+            let handler = handlers.find(|handler| handler.fits(&item.kind, &item.row.listener));
+            let resume = handler.and_then(|handler| handler.inspect(from_text(&item.state)));
+            match resume.map(|resume| (resume, Socket::register(fd))) {
+                Some((resume, Ok(socket))) => held.push(Arrival { item, socket, resume }),
+                Some((_, Err(error))) => {
+                    tracing::warn!(%error, "a connection cannot be taken; it stays where it is");
+                    refused.push(item.row.id);
+                }
+                None => refused.push(item.row.id),
+            }
+        }
+        self.migrations.held.insert((from, batch), held);
+        Ok(refused)
+    }
+}
+
+impl Migrations {
+    fn release(&mut self, from: Generation, batch: u32) -> Vec<Arrival> {
+        self.held.remove(&(from, batch)).unwrap_or_default()
+    }
+}
+
+fn give_back(request: MigrationRequest) {
+    let MigrationRequest { connection, reply, .. } = request;
+    // If its owner has ended, it is closed.
+    let _ = reply.send(Err(Box::new(connection)));
+}
+
+pub(crate) fn describe(request: &MigrationRequest) -> MigrationItem {
+    let MigrationRequest { connection, kind, state, .. } = request;
+    MigrationItem {
+        row: connection.describe(),
+        kind: kind.clone(),
+        cookie: sockopt::socket_cookie(connection.socket()).unwrap_or_default(),
+        state: to_text(state),
+    }
+}
+
+/// A descriptor has to be the connection that it is said to be.
+pub(crate) fn check(item: &MigrationItem, fd: &OwnedFd) -> Result<(), String> {
+    let wrong = |what: &str| format!("moved connection {}, whose descriptor {what}", item.row.id);
+    let kind = sockopt::socket_type(fd).map_err(|error| wrong(&format!("is not a socket: {error}")))?;
+    if kind != rustix::net::SocketType::STREAM || sockopt::socket_acceptconn(fd) != Ok(false) {
+        return Err(wrong("is not a connection"));
+    }
+    if sockopt::socket_cookie(fd).unwrap_or_default() != item.cookie {
+        return Err(wrong("is another socket"));
+    }
+    match SockRef::from(fd).nonblocking() {
+        Ok(true) => Ok(()),
+        _ => Err(wrong("is in blocking mode")),
+    }
+}
