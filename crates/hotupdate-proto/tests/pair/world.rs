@@ -62,6 +62,7 @@ pub(crate) enum Pending {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a world has a handful of them")]
 enum Machine {
     Successor(Successor),
     Incumbent(Incumbent),

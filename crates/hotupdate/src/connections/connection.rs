@@ -267,7 +267,8 @@ mod tests {
         let migrate = |state: Vec<u8>| fixture.connection().migrate_bytes("echo", state);
         let nobody = "no other process accepts connections of kind \"echo\"";
         assert_eq!(why(migrate(Vec::new()).await), nobody);
-        (fixture.drain(), fixture.accept_kind("another", None));
+        fixture.drain();
+        fixture.accept_kind("another", None);
         assert_eq!(why(migrate(Vec::new()).await), nobody);
         fixture.accept_kind("echo", None);
         let too_long = format!("its state has {} bytes, at most {MAX_STATE} migrate", MAX_STATE + 1);
@@ -318,7 +319,8 @@ mod tests {
         let connection = fixture.connection();
         fixture.connections.suspend_half();
         assert_eq!(connection.activity().suspended_until(), None, "nothing drains");
-        (fixture.drain(), fixture.accept_kind("echo", None));
+        fixture.drain();
+        fixture.accept_kind("echo", None);
         tokio::time::advance(Duration::from_secs(600)).await;
         fixture.connections.suspend_half();
         let half = Instant::now() + Duration::from_secs(1500);
@@ -330,9 +332,11 @@ mod tests {
         let fixture = Fixture::new();
         let [finished, closed, forced, migrated] = [(); 4].map(|()| fixture.connection());
         closed.activity().set_closing();
-        (forced.activity().set_closing(), forced.activity().set_forced());
+        forced.activity().set_closing();
+        forced.activity().set_forced();
         migrated.set_migrated();
-        (migrated.activity().set_closing(), migrated.activity().set_forced());
+        migrated.activity().set_closing();
+        migrated.activity().set_forced();
         drop((finished, closed, forced, migrated));
         let Totals { accepted, finished, closed, forced, migrated, .. } = fixture.connections.totals();
         assert_eq!((accepted, finished, closed, forced, migrated), (4, 1, 1, 1, 1));

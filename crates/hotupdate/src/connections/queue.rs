@@ -428,7 +428,8 @@ mod tests {
         let mut fixture = Fixture::new();
         let connection = fixture.connection();
         let mut slot = connection.migration_slot();
-        (fixture.drain(), fixture.accept_kind("echo", None));
+        fixture.drain();
+        fixture.accept_kind("echo", None);
         assert!(poll_once(slot.acquire("echo")).is_ready());
         let refuses = async {
             let request = fixture.migrations.recv().await.unwrap();
@@ -448,7 +449,8 @@ mod tests {
     async fn a_refusal_from_before_a_change_does_not_count() {
         let mut fixture = Fixture::new();
         let connection = fixture.connection();
-        (fixture.drain(), fixture.accept_kind("echo", None));
+        fixture.drain();
+        fixture.accept_kind("echo", None);
         let migrated = async {
             let request = fixture.migrations.recv().await.unwrap();
             fixture.connections.resume_migration();
