@@ -144,7 +144,7 @@ fn the_successor_gives_up_at_every_step() {
         }
         world.successor_event(1, successor::Event::GiveUp("no license".to_owned()));
         world.run();
-        let says = |fault: &Fault| fault.to_string().contains("no license");
+        let says = |fault: &hotupdate_proto::Fault| fault.to_string().contains("no license");
         let failed = |r: &Report| matches!(r, Report::Failed { fault, .. } if says(fault));
         assert!(steps < 2 || world.reports.iter().any(|(_, report)| failed(report)), "{steps} {world}");
         assert_eq!(world.accepting(), [0]);
