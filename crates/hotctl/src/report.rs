@@ -40,7 +40,7 @@ impl Paint {
             ProcessState::Starting | ProcessState::Standby => Self::Cyan,
             ProcessState::Serving => Self::Green,
             ProcessState::Draining => Self::Yellow,
-            ProcessState::Gone => Self::Dim,
+            _ => Self::Dim,
         }
     }
 

@@ -114,6 +114,7 @@ pub const MAX_TASKS: usize = 100;
 
 /// Connections by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Summary {
     /// Between requests, or with nothing read yet.
     pub idle: u64,
@@ -124,6 +125,17 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// So many connections in each state.
+    ///
+    /// ```
+    /// use hotupdate_proto::Summary;
+    /// assert_eq!(Summary::new(2, 1, 0).open(), 3);
+    /// ```
+    #[must_use]
+    pub fn new(idle: u64, active: u64, upgraded: u64) -> Self {
+        Self { idle, active, upgraded }
+    }
+
     /// All open connections.
     #[must_use]
     pub fn open(&self) -> u64 {
@@ -149,6 +161,7 @@ impl fmt::Display for Summary {
 /// All zero where it is not known: a successor that does not serve yet, or a peer that is too old to say it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Totals {
     /// Accepted here.
     pub accepted: u64,
@@ -191,6 +204,7 @@ impl Totals {
 /// What a connection does at the moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ConnectionState {
     /// Between requests, or with nothing read yet.
     #[default]
@@ -203,7 +217,8 @@ pub enum ConnectionState {
 
 /// What is known of one live connection. Its words are short, and there are many connections, so they are
 /// kept without allocating; a [`ShortText`] is a `&str` to its reader.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ConnectionRow {
     /// A number that is unique in the process that accepted the connection.
     pub id: u64,

@@ -1,16 +1,39 @@
 //! The conversation of a hot update: what two processes say to each other, and when.
 //!
-//! Deliberately absent: sockets, descriptors, clocks and the environment. A machine is a plain value;
-//! time comes in as an argument and what is to be done comes out as a list of effects. `clippy.toml` in
-//! this crate makes that a lint and not a promise.
+//! A program that wants to be updated without losing a connection uses the crate `hotupdate`, which performs
+//! what the machines of this crate decide. Use this crate to read the control socket in another program, or
+//! to drive the machines with other I/O.
 //!
-//! # Reading order
+//! ```text
+//! operator             successor                                incumbent
+//!    |                     | Join --------------------------------->|  serves
+//!    |                     |<------------ Joined · the inventory+fds|
+//!    |                     |   warms up                             |  serves on
+//!    |                     | ready -------------------------------->|
+//!    | Handoff (if it stands by) ---------------------------------->|
+//!    |                     |<-------------------------- released+fds|  has stopped to accept
+//!    |             accepts | serving ------------------------------>|  parks its listeners, drains
+//!    |                     |                                        |
+//!    |             serving process                             predecessor
+//!    |                     |<------- prepare+fds · commit · progress|  its connections migrate or end
+//!    |                     |<---------------------- let_go · drained|  and it exits
+//! ```
 //!
-//! 1. [`message`]: everything either side can say, on one screen
-//! 2. [`incumbent`]: the side that serves when a handoff begins
-//! 3. [`successor`]: the side that arrives
-//! 4. [`timing`]: every named deadline, and the reason for its default
+//! # Calling order
+//!
+//! 1. A first start makes an [`Incumbent`] with [`Incumbent::first`]. A process that finds one makes a
+//!    [`Successor`] with [`Successor::join`], which becomes an [`Incumbent`] when it serves.
+//! 2. Whatever happens is an event: give it to `handle`, with the time. A [`frame::Decoder`] cuts what
+//!    arrives on a link into messages.
+//! 3. Perform the effects that come back, in their order.
+//! 4. Ask for the `deadline`, and call `handle` with a `Tick` when it has passed.
+//! 5. Give what operators command to [`Incumbent::command`].
+//!
+//! Deliberately absent: sockets, descriptors, clocks and the environment. A machine is a plain value; time
+//! comes in as an argument and what is to be done comes out as a list of effects, so that a checker can play
+//! every order of events. `clippy.toml` in this crate enforces it.
 
+// What is said: names and numbers first, then everything on a link.
 pub mod identity;
 pub use identity::{Generation, Process, Versions};
 
@@ -22,32 +45,34 @@ pub use inventory::{
     ConnectionRow, ConnectionState, LinkItem, ListenerItem, ListenerKind, StateItem, Summary, Totals,
 };
 
-pub mod migration;
-pub use migration::{ConnectionKind, Inbound, Leaving, MigrationItem, Outbound};
-
-pub mod frame;
-
+// When it is said: a machine for each side, and what they count for each other.
 pub mod incumbent;
 pub use incumbent::Incumbent;
-
-pub mod predecessor;
-pub use predecessor::Predecessor;
 
 pub mod successor;
 pub use successor::Successor;
 
-pub mod operator;
+pub mod predecessor;
+pub use predecessor::Predecessor;
 
+pub mod migration;
+pub use migration::{ConnectionKind, Inbound, Leaving, MigrationItem, Outbound};
+
+// Every named deadline with the reason for its default, and why an attempt ends.
 pub mod timing;
 pub use timing::{Deadline, Timing};
 
 pub mod error;
 pub use error::{Fault, Refusal};
 
+// What operators ask and are told.
+pub mod operator;
+
+// How all of it is written, and what is agreed on outside of the conversation.
+pub mod frame;
+
 pub mod text;
 pub use text::ShortText;
-#[doc(hidden)]
-pub use text::ShortText as SmolStr;
 
 pub mod environment;
 

@@ -50,6 +50,7 @@ fn is_false(value: &bool) -> bool {
 /// What a process is doing, as `hotctl status` prints it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ProcessState {
     /// Not ready yet.
     Starting,
@@ -77,6 +78,7 @@ impl std::fmt::Display for ProcessState {
 
 /// One process of the service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ProcessStatus {
     /// Its generation.
     pub generation: Generation,
@@ -99,6 +101,24 @@ pub struct ProcessStatus {
     /// What the starter of this process called the attempt, while it is a successor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<String>,
+}
+
+impl ProcessStatus {
+    /// A process that has just become known: no connections, no tasks, not in probation.
+    #[must_use]
+    pub fn new(generation: Generation, process: Process, state: ProcessState) -> Self {
+        Self {
+            generation,
+            process,
+            state,
+            since_ms: 0,
+            connections: Summary::default(),
+            totals: Totals::default(),
+            tasks: Vec::new(),
+            probation: false,
+            attempt: None,
+        }
+    }
 }
 
 /// One listener of the serving process.
@@ -146,6 +166,7 @@ pub struct LastFailure {
 
 /// The reply of `Status`, and each reply of `Monitor`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Status {
     /// The process that owns the control socket.
     pub serving: ProcessStatus,
@@ -162,6 +183,21 @@ pub struct Status {
     /// Why the last attempt to replace it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
+}
+
+impl Status {
+    /// The service right after a first start: this process, without listeners.
+    #[must_use]
+    pub fn new(serving: ProcessStatus) -> Self {
+        Self {
+            serving,
+            successor: None,
+            predecessors: Vec::new(),
+            listeners: Vec::new(),
+            last_handoff: None,
+            last_failure: None,
+        }
+    }
 }
 
 /// Something that happened; a reply of `Monitor` carries it next to the status after it.

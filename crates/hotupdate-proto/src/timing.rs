@@ -156,6 +156,7 @@ setters! {
 /// Which wait ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs, reason = "each is described at the field of `Timing` with the same name")]
+#[non_exhaustive]
 pub enum Deadline {
     Find,
     Reply,

@@ -76,8 +76,8 @@ mod facade {
 
         /// As a predecessor said last.
         fn set(&self, connections: Summary, totals: Totals) {
-            let Summary { idle, active, upgraded } = connections;
-            let Totals { accepted, adopted, migrated, finished, closed, forced, requests } = totals;
+            let Summary { idle, active, upgraded, .. } = connections;
+            let Totals { accepted, adopted, migrated, finished, closed, forced, requests, .. } = totals;
             // Exact up to 2^53.
             self.states.iter().zip([idle, active, upgraded]).for_each(|(gauge, n)| gauge.set(n as f64));
             let events = [accepted, adopted, migrated, finished, closed, forced];

@@ -51,7 +51,7 @@ const HEAD: &str =
     "GENERATION  ID         LISTENER      PROTOCOL   STATE     AGE     REQUESTS  PEER -> LOCAL";
 
 fn line(generation: Generation, row: &ConnectionRow) -> String {
-    let ConnectionRow { id, listener, peer, local, protocol, age_ms, requests, state } = row;
+    let ConnectionRow { id, listener, peer, local, protocol, age_ms, requests, state, .. } = row;
     let age = text::age(*age_ms);
     let (listener, protocol) = (column(listener, 12), column(protocol, 9));
     let (peer, local, state) = (text::or_dash(peer), text::or_dash(local), word(*state));
@@ -72,5 +72,6 @@ fn word(state: ConnectionState) -> &'static str {
         ConnectionState::Idle => "idle",
         ConnectionState::Active => "active",
         ConnectionState::Upgraded => "upgraded",
+        _ => "other",
     }
 }

@@ -38,7 +38,7 @@ pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
 }
 
 fn write(out: &mut impl Write, status: &Status, color: bool) -> io::Result<()> {
-    let Status { serving, successor, predecessors, listeners, last_handoff, last_failure } = status;
+    let Status { serving, successor, predecessors, listeners, last_handoff, last_failure, .. } = status;
     let mut table = Table::new(&HEAD);
     successor.iter().chain([serving]).chain(predecessors).for_each(|process| table.row(row(process)));
     table.write(out, color)?;
@@ -53,19 +53,9 @@ fn write(out: &mut impl Write, status: &Status, color: bool) -> io::Result<()> {
 }
 
 fn row(status: &ProcessStatus) -> Vec<Cell> {
-    let ProcessStatus {
-        generation,
-        process,
-        state,
-        since_ms,
-        connections,
-        totals: _,
-        tasks: _,
-        probation: _,
-        attempt: _,
-    } = status;
+    let ProcessStatus { generation, process, state, since_ms, connections, .. } = status;
     let Process { instance: _, pid, version } = process;
-    let Summary { idle, active, upgraded } = connections;
+    let Summary { idle, active, upgraded, .. } = connections;
     vec![
         Cell::new(generation),
         Cell::new(state).painted(Paint::of(*state)),
@@ -105,7 +95,7 @@ pub(super) fn tasks(names: &[String]) -> Option<String> {
 
 /// What became of the connections of a process that is draining; a count of zero is left out.
 fn ended(totals: &Totals) -> Option<String> {
-    let Totals { accepted: _, adopted: _, migrated, finished, closed, forced, requests: _ } = totals;
+    let Totals { migrated, finished, closed, forced, .. } = totals;
     let words = [(migrated, "migrated"), (finished, "finished"), (closed, "closed"), (forced, "forced")];
     let words = words.into_iter().filter(|(count, _)| **count > 0);
     let words: Vec<_> = words.map(|(count, word)| format!("{count} {word}")).collect();

@@ -3,7 +3,7 @@
 use crate::support::fake::{Answer, fail, join, lock, process, take_over};
 use crate::support::run::{Place, start};
 use hotupdate_proto::operator::ProcessState;
-use hotupdate_proto::{Generation, Summary, Totals};
+use hotupdate_proto::{Generation, Summary};
 use serde_json::{Value, json};
 
 /// A handoff has happened, another one has failed, a third is under way.
@@ -13,7 +13,7 @@ fn eventful() -> Place {
         join(status, 4242, "first", ProcessState::Starting);
         take_over(status);
         status.predecessors.push(process(1, 4000, "", ProcessState::Draining));
-        status.serving.connections = Summary { idle: 100, active: 5, upgraded: 2 };
+        status.serving.connections = Summary::new(100, 5, 2);
         join(status, 4300, "second", ProcessState::Starting);
         fail(status, "it was not ready when its lease ended (deadline `lease`)");
         join(status, 4400, "third", ProcessState::Standby);
@@ -141,7 +141,8 @@ fn what_became_of_a_drainers_connections_is_in_its_note() {
         join(status, 4242, "a", ProcessState::Starting);
         take_over(status);
         let old = &mut status.predecessors[0];
-        old.totals = Totals { accepted: 141, migrated: 117, finished: 4, forced: 3, ..Totals::default() };
+        let totals = &mut old.totals;
+        (totals.accepted, totals.migrated, totals.finished, totals.forced) = (141, 117, 4, 3);
     });
     let text = place.hotctl(&["status"]).code(0).stdout;
     assert!(text.contains("can take over again; 117 migrated, 4 finished, 3 forced"), "{text}");

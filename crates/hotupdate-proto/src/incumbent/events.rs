@@ -102,7 +102,7 @@ pub struct Stopped {
     pub links: Vec<UnreadLink>,
 }
 
-/// What is to be done, in this order.
+/// What is to be done, in this order. Exhaustive on purpose: a driver has to perform every one of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Answer the [`Event::Join`].

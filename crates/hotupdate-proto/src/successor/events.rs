@@ -31,7 +31,7 @@ pub enum Event {
     Tick,
 }
 
-/// What is to be done, in this order.
+/// What is to be done, in this order. Exhaustive on purpose: a driver has to perform every one of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Say this to the incumbent.

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use hotupdate_proto::message::{Generation, Message};
 use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect};
-use hotupdate_proto::{
-    ConnectionKind, ConnectionRow, ConnectionState, MigrationItem, ShortText, Timing, incumbent,
-};
+use hotupdate_proto::{ConnectionKind, ConnectionRow, MigrationItem, ShortText, Timing, incumbent};
 
 use super::kernel::{End, Id, Said};
 use super::process::Process;
@@ -51,16 +49,8 @@ pub(crate) fn kinds() -> Vec<ConnectionKind> {
 }
 
 fn item(id: Connection) -> MigrationItem {
-    let row = ConnectionRow {
-        id,
-        listener: ShortText::default(),
-        peer: ShortText::default(),
-        local: ShortText::default(),
-        protocol: ShortText::default(),
-        age_ms: 0,
-        requests: 0,
-        state: ConnectionState::Idle,
-    };
+    let mut row = ConnectionRow::default();
+    row.id = id;
     MigrationItem { row, kind: ShortText::default(), cookie: id, state: String::new() }
 }
 

@@ -219,7 +219,7 @@ fn every_message() -> Vec<Message> {
         address: "127.0.0.1:1".to_owned(),
         cookie: 1,
     };
-    let connections = Summary { idle: 1, active: 2, upgraded: 3 };
+    let connections = Summary::new(1, 2, 3);
     vec![
         Message::Listeners { batch: 1, items: vec![item] },
         Message::State { batch: 2, items: Vec::new() },

@@ -43,7 +43,7 @@ fn the_serving_process_sees_every_generation_that_is_left() {
 
     // Each is heard, over links that went through several hands.
     for (index, active) in [(0, 7), (1, 8), (2, 9)] {
-        let connections = Summary { active, ..Summary::default() };
+        let connections = Summary::new(0, active, 0);
         world.incumbent_event(
             index,
             Event::Progress { connections, closed: Vec::new(), totals: Totals::default(), tasks: Vec::new() },

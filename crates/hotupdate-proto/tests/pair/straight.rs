@@ -28,8 +28,9 @@ fn a_handoff_is_this_sequence_of_messages() {
     assert_eq!(world.accepting(), [new]);
 
     // What the predecessor tells while it drains.
-    let connections = Summary { idle: 0, active: 1, upgraded: 0 };
-    let totals = Totals { accepted: 3, migrated: 2, ..Totals::default() };
+    let connections = Summary::new(0, 1, 0);
+    let mut totals = Totals::default();
+    (totals.accepted, totals.migrated) = (3, 2);
     world.incumbent_event(
         0,
         incumbent::Event::Progress { connections, closed: vec![4, 5], totals, tasks: Vec::new() },

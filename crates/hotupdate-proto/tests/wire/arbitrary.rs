@@ -19,18 +19,16 @@ fn generation() -> impl Strategy<Value = Generation> {
 }
 
 fn summary() -> impl Strategy<Value = Summary> {
-    any::<(u64, u64, u64)>().prop_map(|(idle, active, upgraded)| Summary { idle, active, upgraded })
+    any::<(u64, u64, u64)>().prop_map(|(idle, active, upgraded)| Summary::new(idle, active, upgraded))
 }
 
 fn totals() -> impl Strategy<Value = Totals> {
-    any::<[u64; 7]>().prop_map(|[accepted, adopted, migrated, finished, closed, forced, requests]| Totals {
-        accepted,
-        adopted,
-        migrated,
-        finished,
-        closed,
-        forced,
-        requests,
+    any::<[u64; 7]>().prop_map(|[accepted, adopted, migrated, finished, closed, forced, requests]| {
+        let mut totals = Totals::default();
+        (totals.accepted, totals.adopted, totals.requests) = (accepted, adopted, requests);
+        (totals.migrated, totals.finished) = (migrated, finished);
+        (totals.closed, totals.forced) = (closed, forced);
+        totals
     })
 }
 
@@ -83,15 +81,12 @@ fn row() -> impl Strategy<Value = ConnectionRow> {
     let state =
         prop::sample::select(vec![ConnectionState::Idle, ConnectionState::Active, ConnectionState::Upgraded]);
     (any::<u64>(), text(), text(), text(), text(), any::<(u64, u64)>(), state).prop_map(
-        |(id, listener, peer, local, protocol, (age_ms, requests), state)| ConnectionRow {
-            id,
-            listener: listener.into(),
-            peer: peer.into(),
-            local: local.into(),
-            protocol: protocol.into(),
-            age_ms,
-            requests,
-            state,
+        |(id, listener, peer, local, protocol, (age_ms, requests), state)| {
+            let mut row = ConnectionRow::default();
+            (row.id, row.listener, row.protocol) = (id, listener.into(), protocol.into());
+            (row.peer, row.local) = (peer.into(), local.into());
+            (row.age_ms, row.requests, row.state) = (age_ms, requests, state);
+            row
         },
     )
 }

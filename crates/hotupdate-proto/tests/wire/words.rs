@@ -80,24 +80,16 @@ fn process() -> Process {
 }
 
 fn summary() -> Summary {
-    Summary { idle: 1, active: 2, upgraded: 3 }
+    Summary::new(1, 2, 3)
 }
 
 fn process_status(attempt: Option<String>) -> ProcessStatus {
     let (generation, state) = (Generation(1), ProcessState::Serving);
     let (connections, process) = (summary(), process());
-    let totals = Totals { accepted: 1, ..Totals::default() };
-    ProcessStatus {
-        generation,
-        process,
-        state,
-        since_ms: 1,
-        connections,
-        totals,
-        tasks: vec!["consumer".to_owned()],
-        probation: true,
-        attempt,
-    }
+    let mut status = ProcessStatus::new(generation, process, state);
+    (status.since_ms, status.connections, status.totals.accepted) = (1, connections, 1);
+    (status.tasks, status.probation, status.attempt) = (vec!["consumer".to_owned()], true, attempt);
+    status
 }
 
 /// With every field, or with as few as possible.
@@ -114,27 +106,20 @@ fn status(whole: bool) -> Status {
         reason: text(),
     };
     let kind = ListenerKind::UnixDatagram;
-    Status {
-        serving: process_status(some.clone()),
-        successor: whole.then(|| process_status(some.clone())),
-        predecessors: vec![process_status(some)],
-        listeners: vec![ListenerStatus { name: text(), kind, address: text(), origin: text() }],
-        last_handoff: whole.then_some(handoff),
-        last_failure: whole.then_some(failure),
-    }
+    let mut status = Status::new(process_status(some.clone()));
+    status.successor = whole.then(|| process_status(some.clone()));
+    status.predecessors = vec![process_status(some)];
+    status.listeners = vec![ListenerStatus { name: text(), kind, address: text(), origin: text() }];
+    status.last_handoff = whole.then_some(handoff);
+    status.last_failure = whole.then_some(failure);
+    status
 }
 
 fn row() -> ConnectionRow {
-    ConnectionRow {
-        id: 1,
-        listener: "http".into(),
-        peer: "".into(),
-        local: "".into(),
-        protocol: "h2".into(),
-        age_ms: 1,
-        requests: 1,
-        state: ConnectionState::Upgraded,
-    }
+    let mut row = ConnectionRow::default();
+    (row.id, row.listener, row.protocol) = (1, "http".into(), "h2".into());
+    (row.age_ms, row.requests, row.state) = (1, 1, ConnectionState::Upgraded);
+    row
 }
 
 #[test]
@@ -298,8 +283,9 @@ fn what_an_older_peer_says_is_understood() {
 
 #[test]
 fn totals_add_up() {
-    let totals =
-        Totals { accepted: 9, adopted: 3, migrated: 2, finished: 4, closed: 1, forced: 1, requests: 7 };
+    let mut totals = Totals::default();
+    (totals.accepted, totals.adopted, totals.requests) = (9, 3, 7);
+    (totals.migrated, totals.finished, totals.closed, totals.forced) = (2, 4, 1, 1);
     assert_eq!((totals.entered(), totals.ended(), totals.open()), (12, 8, 4));
 }
 

@@ -36,7 +36,9 @@ impl Ledger {
     }
 
     pub(super) fn totals(&self) -> Totals {
-        Totals { requests: self.requests.load(Relaxed), ..*self.lock() }
+        let mut totals = *self.lock();
+        totals.requests = self.requests.load(Relaxed);
+        totals
     }
 
     /// Both at the same moment: the totals say how many are open, and the summary says in which states they
@@ -49,7 +51,7 @@ impl Ledger {
         let open = totals.open();
         let active = count(&self.active).min(open);
         let upgraded = count(&self.upgraded).min(open - active);
-        (Summary { idle: open - active - upgraded, active, upgraded }, totals)
+        (Summary::new(open - active - upgraded, active, upgraded), totals)
     }
 
     /// A connection comes in, idle.
@@ -98,9 +100,9 @@ impl Ledger {
     fn count(&self, state: ConnectionState, by: i64) {
         let by = by.cast_unsigned();
         match state {
-            ConnectionState::Idle => {}
             ConnectionState::Active => drop(self.active.fetch_add(by, Relaxed)),
             ConnectionState::Upgraded => drop(self.upgraded.fetch_add(by, Relaxed)),
+            _ => {}
         }
     }
 

@@ -238,16 +238,16 @@ impl Record {
 
     /// The record, as it is told to other processes.
     pub(super) fn describe(&self) -> ConnectionRow {
-        ConnectionRow {
-            id: self.id,
-            listener: self.listener.clone(),
-            peer: ShortText::from_display(&self.peer),
-            local: ShortText::from_display(&self.local),
-            protocol: self.protocol.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            age_ms: age_ms(self.accepted),
-            requests: self.requests.load(Relaxed),
-            state: self.status().state(),
-        }
+        let mut row = ConnectionRow::default();
+        row.id = self.id;
+        row.listener = self.listener.clone();
+        row.peer = ShortText::from_display(&self.peer);
+        row.local = ShortText::from_display(&self.local);
+        row.protocol = self.protocol.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        row.age_ms = age_ms(self.accepted);
+        row.requests = self.requests.load(Relaxed);
+        row.state = self.status().state();
+        row
     }
 }
 

@@ -186,7 +186,7 @@ mod tests {
     }
 
     fn progress(idle: u64, tasks: &[&str]) -> Progress {
-        let connections = Summary { idle, ..Summary::default() };
+        let connections = Summary::new(idle, 0, 0);
         Progress {
             connections,
             totals: Totals::default(),

@@ -80,9 +80,10 @@ impl Operators {
     pub(super) fn connections(&self, view: View<'_>) -> Vec<Connections> {
         let mut all = vec![view.rows()];
         for (generation, rows) in &self.rows {
-            let row = |(accepted, row): &(tokio::time::Instant, ConnectionRow)| ConnectionRow {
-                age_ms: age_ms(*accepted),
-                ..row.clone()
+            let row = |(accepted, row): &(tokio::time::Instant, ConnectionRow)| {
+                let mut row = row.clone();
+                row.age_ms = age_ms(*accepted);
+                row
             };
             all.push(Connections { generation: *generation, rows: rows.values().map(row).collect() });
         }

@@ -4,10 +4,11 @@
 
 use std::time::Instant;
 
+use hotupdate_proto::incumbent::Peer;
 use hotupdate_proto::inventory::MAX_TASKS;
 use hotupdate_proto::operator::{Connections as Rows, LastFailure, LastHandoff};
 use hotupdate_proto::operator::{ProcessState, ProcessStatus, Status};
-use hotupdate_proto::{Generation, Incumbent, Predecessor, Process, Summary, Totals};
+use hotupdate_proto::{Generation, Incumbent, Predecessor, Process};
 
 use super::Identity;
 use super::listeners::Listeners;
@@ -50,52 +51,41 @@ impl View<'_> {
     ) -> Status {
         let Identity { local, generation, attempt, since } = self.identity;
         let (connections, totals) = self.connections.snapshot();
-        let serving = ProcessStatus {
-            generation: *generation,
-            process: local.process.clone(),
-            state: self.machine.map_or(ProcessState::Starting, Incumbent::process_state),
-            since_ms: millis_since(*since),
-            connections,
-            totals,
-            tasks: self.tasks.names(MAX_TASKS),
-            probation: false,
-            attempt: attempt.clone(),
-        };
-        let successor = self.machine.and_then(Incumbent::successor).map(|(peer, state)| ProcessStatus {
-            generation: peer.generation,
-            process: peer.process.clone(),
-            state,
-            since_ms: millis_since(peer.since),
-            connections: Summary::default(),
-            totals: Totals::default(),
-            tasks: Vec::new(),
-            probation: false,
-            attempt: peer.attempt.clone(),
-        });
+        let state = self.machine.map_or(ProcessState::Starting, Incumbent::process_state);
+        let mut serving = ProcessStatus::new(*generation, local.process.clone(), state);
+        serving.since_ms = millis_since(*since);
+        serving.connections = connections;
+        serving.totals = totals;
+        serving.tasks = self.tasks.names(MAX_TASKS);
+        serving.attempt = attempt.clone();
+
+        let mut status = Status::new(serving);
+        status.successor = self.machine.and_then(Incumbent::successor).map(joined);
         let predecessors = self.machine.map(Incumbent::predecessors).unwrap_or_default();
-        Status {
-            serving,
-            successor,
-            predecessors: predecessors.iter().map(describe).collect(),
-            listeners: self.listeners.status(),
-            last_handoff,
-            last_failure,
-        }
+        status.predecessors = predecessors.iter().map(drains).collect();
+        status.listeners = self.listeners.status();
+        status.last_handoff = last_handoff;
+        status.last_failure = last_failure;
+        status
     }
 }
 
-fn describe(predecessor: &Predecessor) -> ProcessStatus {
-    ProcessStatus {
-        generation: predecessor.generation,
-        process: predecessor.process.clone(),
-        state: ProcessState::Draining,
-        since_ms: millis_since(predecessor.since),
-        connections: predecessor.connections,
-        totals: predecessor.totals,
-        tasks: predecessor.tasks.clone(),
-        probation: predecessor.probation,
-        attempt: None,
-    }
+fn joined((peer, state): (&Peer, ProcessState)) -> ProcessStatus {
+    let mut status = ProcessStatus::new(peer.generation, peer.process.clone(), state);
+    status.since_ms = millis_since(peer.since);
+    status.attempt = peer.attempt.clone();
+    status
+}
+
+fn drains(predecessor: &Predecessor) -> ProcessStatus {
+    let Predecessor { generation, process, connections, totals, tasks, probation, since, .. } = predecessor;
+    let mut status = ProcessStatus::new(*generation, process.clone(), ProcessState::Draining);
+    status.since_ms = millis_since(*since);
+    status.connections = *connections;
+    status.totals = *totals;
+    status.tasks = tasks.clone();
+    status.probation = *probation;
+    status
 }
 
 fn millis_since(then: Instant) -> u64 {

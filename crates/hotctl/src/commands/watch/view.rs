@@ -33,7 +33,7 @@ impl Palette {
             ProcessState::Starting | ProcessState::Standby => self.paint(Color::Cyan),
             ProcessState::Serving => self.paint(Color::Green).add_modifier(Modifier::BOLD),
             ProcessState::Draining => self.paint(Color::Yellow),
-            ProcessState::Gone => self.dim(),
+            _ => self.dim(),
         }
     }
 
@@ -106,7 +106,7 @@ fn draw_generations(frame: &mut Frame<'_>, area: Rect, model: &Model, palette: P
 fn generation(status: &ProcessStatus, palette: Palette) -> Row<'static> {
     let ProcessStatus { generation, process, state, since_ms, connections, totals, .. } = status;
     let Process { instance: _, pid, version } = process;
-    let Summary { idle, active, upgraded } = connections;
+    let Summary { idle, active, upgraded, .. } = connections;
     let cells = [
         generation.to_string(),
         state.to_string(),
@@ -236,36 +236,32 @@ mod tests {
 
     fn process(generation: u64, totals: Totals) -> ProcessStatus {
         let pid = 4000 + u32::try_from(generation).expect("a small number");
-        ProcessStatus {
-            generation: Generation(generation),
-            process: Process {
-                instance: format!("i{generation}"),
-                pid,
-                version: format!("v{generation}\u{1b}"),
-            },
-            state: ProcessState::Serving,
-            since_ms: 12_000,
-            connections: Summary { idle: totals.open(), ..Summary::default() },
-            totals,
-            tasks: Vec::new(),
-            probation: false,
-            attempt: None,
-        }
+        let process =
+            Process { instance: format!("i{generation}"), pid, version: format!("v{generation}\u{1b}") };
+        let mut status = ProcessStatus::new(Generation(generation), process, ProcessState::Serving);
+        status.since_ms = 12_000;
+        status.connections = Summary::new(totals.open(), 0, 0);
+        status.totals = totals;
+        status
     }
 
-    fn alone(serving: ProcessStatus) -> Status {
-        let (predecessors, listeners) = (Vec::new(), Vec::new());
-        Status { serving, successor: None, predecessors, listeners, last_handoff: None, last_failure: None }
+    /// Nothing has left but what migrated.
+    fn totals(accepted: u64, adopted: u64, migrated: u64, requests: u64) -> Totals {
+        let mut totals = Totals::default();
+        (totals.accepted, totals.adopted) = (accepted, adopted);
+        (totals.migrated, totals.requests) = (migrated, requests);
+        totals
     }
 
     /// 100 connections, 80 of which have moved.
     fn handed_over() -> Status {
-        let old = Totals { accepted: 100, requests: 1000, migrated: 80, ..Totals::default() };
-        let old = ProcessStatus { state: ProcessState::Draining, probation: true, ..process(1, old) };
-        let new = process(2, Totals { accepted: 10, adopted: 80, requests: 300, ..Totals::default() });
+        let mut old = process(1, totals(100, 0, 80, 1000));
+        (old.state, old.probation) = (ProcessState::Draining, true);
+        let mut status = Status::new(process(2, totals(10, 80, 0, 300)));
         let handoff =
             LastHandoff { handoff: "h".to_owned(), from: Generation(1), gap_ns: Some(180_000), took_ms: 12 };
-        Status { predecessors: vec![old], last_handoff: Some(handoff), ..alone(new) }
+        (status.predecessors, status.last_handoff) = (vec![old], Some(handoff));
+        status
     }
 
     fn picture(model: &Model, now: Instant, width: u16, height: u16) -> String {
@@ -275,14 +271,14 @@ mod tests {
     }
 
     fn model(now: Instant) -> Model {
-        let first = process(1, Totals { accepted: 100, requests: 1000, ..Totals::default() });
-        let mut model = Model::new(Path::new("/run/x.sock"), now, alone(first));
+        let first = process(1, totals(100, 0, 0, 1000));
+        let mut model = Model::new(Path::new("/run/x.sock"), now, Status::new(first));
         let event = ServiceEvent {
             kind: "joined".to_owned(),
             generation: Generation(2),
             text: "2 joined".to_owned(),
         };
-        let told = alone(process(1, Totals { accepted: 100, requests: 1000, ..Totals::default() }));
+        let told = Status::new(process(1, totals(100, 0, 0, 1000)));
         model.told(now + SECOND, Monitored { event: Some(event), status: told });
         model.status(now + 2 * SECOND, handed_over());
         model
@@ -315,7 +311,9 @@ mod tests {
         let now = Instant::now();
         let mut model = model(now);
         let gone = |model: &mut Model, at| {
-            model.status(at, Status { predecessors: Vec::new(), ..handed_over() });
+            let mut alone = handed_over();
+            alone.predecessors.clear();
+            model.status(at, alone);
             picture(model, at, 100, 24)
         };
         assert!(gone(&mut model, now + 3 * SECOND).contains("(v1\\u{1b}) has drained · 80 migrated"));

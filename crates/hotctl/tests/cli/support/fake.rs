@@ -12,7 +12,7 @@ use hotupdate_proto::frame::{self, Decoder};
 use hotupdate_proto::operator::{
     Call, LastFailure, LastHandoff, ListenerStatus, Monitored, ProcessState, ProcessStatus, Reply, Status,
 };
-use hotupdate_proto::{Generation, ListenerKind, Process, Summary, Totals};
+use hotupdate_proto::{Generation, ListenerKind, Process, Summary};
 use serde_json::{Map, Value, json};
 
 /// How often a thread that waits looks whether the test is over.
@@ -250,52 +250,41 @@ fn info() -> Value {
 
 /// A process of the service with nothing open.
 pub(crate) fn process(generation: u64, pid: u32, version: &str, state: ProcessState) -> ProcessStatus {
-    ProcessStatus {
-        generation: Generation(generation),
-        process: Process { instance: format!("instance-of-{pid}"), pid, version: version.to_owned() },
-        state,
-        since_ms: 12_000,
-        connections: Summary::default(),
-        totals: Totals::default(),
-        tasks: Vec::new(),
-        probation: false,
-        attempt: None,
-    }
+    let process = Process { instance: format!("instance-of-{pid}"), pid, version: version.to_owned() };
+    let mut status = ProcessStatus::new(Generation(generation), process, state);
+    status.since_ms = 12_000;
+    status
 }
 
 pub(crate) fn first_status() -> Status {
-    Status {
-        serving: process(2, 4100, "v1.2.9", ProcessState::Serving),
-        successor: None,
-        predecessors: Vec::new(),
-        listeners: vec![ListenerStatus {
-            name: "http".to_owned(),
-            kind: ListenerKind::Tcp,
-            address: "0.0.0.0:3000".to_owned(),
-            origin: "inherited".to_owned(),
-        }],
-        last_handoff: None,
-        last_failure: None,
-    }
+    let mut status = Status::new(process(2, 4100, "v1.2.9", ProcessState::Serving));
+    status.listeners = vec![ListenerStatus {
+        name: "http".to_owned(),
+        kind: ListenerKind::Tcp,
+        address: "0.0.0.0:3000".to_owned(),
+        origin: "inherited".to_owned(),
+    }];
+    status
 }
 
 /// `pid (v1.3.0)` has joined under this attempt id.
 pub(crate) fn join(status: &mut Status, pid: u32, attempt: &str, state: ProcessState) {
-    let successor = process(3, pid, "v1.3.0", state);
-    status.successor = Some(ProcessStatus { attempt: Some(attempt.to_owned()), ..successor });
+    let mut successor = process(3, pid, "v1.3.0", state);
+    successor.attempt = Some(attempt.to_owned());
+    status.successor = Some(successor);
 }
 
 /// The successor serves, the incumbent drains 17 connections.
 pub(crate) fn take_over(status: &mut Status) {
     let successor = status.successor.take().expect("a successor has joined");
-    let old = std::mem::replace(&mut status.serving, successor);
+    let mut old = std::mem::replace(&mut status.serving, successor);
     status.serving.state = ProcessState::Serving;
     let gap_ns = Some(180_000);
     status.last_handoff =
         Some(LastHandoff { handoff: "h".to_owned(), from: old.generation, gap_ns, took_ms: 1200 });
-    let connections = Summary { idle: 10, active: 5, upgraded: 2 };
-    status.predecessors =
-        vec![ProcessStatus { state: ProcessState::Draining, probation: true, connections, ..old }];
+    (old.state, old.probation) = (ProcessState::Draining, true);
+    old.connections = Summary::new(10, 5, 2);
+    status.predecessors = vec![old];
 }
 
 /// The service gives the attempt up.

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use arbitrary::{Result, Unstructured};
 use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect, WINDOW};
-use hotupdate_proto::{
-    ConnectionKind, ConnectionRow, ConnectionState, Inbound, Message, MigrationItem, Outbound, ShortText,
-};
+use hotupdate_proto::{ConnectionKind, ConnectionRow, Inbound, Message, MigrationItem, Outbound, ShortText};
 
 use super::said;
 
@@ -294,15 +292,7 @@ fn kinds() -> Vec<ConnectionKind> {
 }
 
 fn item(id: u64) -> MigrationItem {
-    let row = ConnectionRow {
-        id,
-        listener: ShortText::default(),
-        peer: ShortText::default(),
-        local: ShortText::default(),
-        protocol: ShortText::default(),
-        age_ms: 0,
-        requests: 0,
-        state: ConnectionState::Idle,
-    };
+    let mut row = ConnectionRow::default();
+    row.id = id;
     MigrationItem { row, kind: ShortText::default(), cookie: id, state: String::new() }
 }

@@ -86,7 +86,7 @@ pub(super) fn link(u: &mut Unstructured<'_>) -> Result<LinkItem> {
 }
 
 fn summary(u: &mut Unstructured<'_>) -> Result<Summary> {
-    Ok(Summary { idle: number(u)?.into(), active: 0, upgraded: u64::MAX })
+    Ok(Summary::new(number(u)?.into(), 0, u64::MAX))
 }
 
 fn rests(u: &mut Unstructured<'_>) -> Result<Vec<UnreadLink>> {

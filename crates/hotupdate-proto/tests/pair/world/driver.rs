@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 
 use hotupdate_proto::message::{Generation, Message};
 use hotupdate_proto::migration::{InboundEffect, OutboundEffect};
-use hotupdate_proto::{
-    ConnectionRow, ConnectionState, Incumbent, LinkItem, MigrationItem, ShortText, incumbent, successor,
-};
+use hotupdate_proto::{ConnectionRow, Incumbent, LinkItem, MigrationItem, incumbent, successor};
 
 use super::{End, Machine, Migration, Packet, Pending, Side, World, kinds, local};
 
@@ -198,15 +196,7 @@ impl World {
 }
 
 fn migration_item(id: u64) -> MigrationItem {
-    let row = ConnectionRow {
-        id,
-        listener: "http".into(),
-        peer: ShortText::default(),
-        local: ShortText::default(),
-        protocol: "http/1.1".into(),
-        age_ms: 0,
-        requests: 0,
-        state: ConnectionState::Idle,
-    };
+    let mut row = ConnectionRow::default();
+    (row.id, row.listener, row.protocol) = (id, "http".into(), "http/1.1".into());
     MigrationItem { row, kind: "http/1.1".into(), cookie: id, state: String::new() }
 }

@@ -157,7 +157,7 @@ impl World {
                 self.procs[index].reads_predecessors = false;
                 let left = self.procs[index].predecessors.keys();
                 let links = left.map(|g| UnreadLink { generation: *g, unread: String::new() }).collect();
-                let connections = Summary { idle: 2, active: 1, upgraded: 0 };
+                let connections = Summary::new(2, 1, 0);
                 let stopped = Stopped { at_ns: 1, connections, links, ..Stopped::default() };
                 self.incumbent_event(index, incumbent::Event::Stopped(stopped));
             }
