@@ -73,7 +73,7 @@ impl InFlight {
         !self.thread.is_finished()
     }
 
-    /// Waits for the answer: who answered, and after how long.
+    /// Waits for the answer: which process answered, and after how long.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! One handoff after the other under load, and what the survivor holds when all is quiet: what the test of fifty and the soak
-//! of a thousand share.
+//! One handoff after the other under load, and what the survivor holds when all is quiet: what the test of
+//! fifty and the soak of a thousand share.
 //!
 //! Deliberately absent: how fast. That is a bench's question; here is only whether.
 
@@ -17,11 +17,12 @@ use crate::way::{Handover, Way};
 /// Predecessors leave soon, so that many of them fit into a test.
 pub const ARGUMENTS: [&str; 4] = ["--probation", "0.3", "--drain-deadline", "20"];
 
-/// From the eighth predecessor on the oldest is hurried, which closes connections; whoever goes on for ever in this tempo has
-/// to wait for them as an operator would.
+/// From the eighth predecessor on the oldest is hurried, which closes connections; a run that goes on for
+/// ever at this pace has to wait for them as an operator would.
 const MOST_DRAINING: usize = 4;
 
-/// For predecessors to leave, for the last connections of a load to go, and for threads that have nothing to do.
+/// For predecessors to leave, for the last connections of a load to go, and for threads that have nothing to
+/// do.
 const QUIET: Duration = Duration::from_secs(40);
 
 /// A service that is replaced again and again.
@@ -53,7 +54,7 @@ impl<'a> Endurance<'a> {
         Self { sandbox, serving, handoffs: 0 }
     }
 
-    /// Who serves.
+    /// The process that serves.
     #[must_use]
     pub fn serving(&self) -> Serving {
         self.serving
@@ -97,7 +98,7 @@ impl<'a> Endurance<'a> {
     ///
     /// # Panics
     ///
-    /// If nobody serves.
+    /// If no process serves.
     #[must_use]
     #[track_caller]
     pub fn holding(&self) -> Holding {
@@ -113,7 +114,7 @@ impl<'a> Endurance<'a> {
         }
     }
 
-    /// What it holds when it is alone, nobody is connected, and nothing has changed for so long.
+    /// What it holds when it is alone, no client is connected, and nothing has changed for so long.
     ///
     /// # Panics
     ///

@@ -6,7 +6,7 @@
 //! # Reading order
 //!
 //! 1. [`process`]: a sandbox, the service in it, `hotctl`, and [`eventually`], the only place that sleeps
-//! 2. [`status`]: who serves and who drains, asked over the control socket
+//! 2. [`status`]: which processes serve and drain, asked over the control socket
 //! 3. [`way`]: the three ways to start a successor
 //! 4. [`client`]: one request at a time, for tests
 //! 5. [`steady`]: clients whose connections outlive the process that serves them

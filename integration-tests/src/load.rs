@@ -2,8 +2,8 @@
 //!
 //! Deliberately absent: retries. A client that retries hides what a hot update must not do.
 //!
-//! The load runs on one thread with a runtime of its own, so that it takes at most one core and the caller may
-//! block as it likes.
+//! The load runs on one thread with a runtime of its own, so that it takes at most one core and the caller
+//! may block as it likes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,8 +34,8 @@ mod websocket;
 #[cfg(test)]
 mod tests;
 
-/// How many clients of each kind, and how hard they work. Without any load of another kind the default takes a
-/// part of one core.
+/// How many clients of each kind, and how hard they work. Without any load of another kind the default takes
+/// a part of one core.
 #[derive(Clone, Debug)]
 pub struct LoadPlan {
     /// Clients with one keep-alive connection: `GET /` and `GET /version` by turns.

@@ -1,6 +1,6 @@
 //! Real processes in a sandbox: started, watched, signalled, and ended whatever happens.
 //!
-//! Deliberately absent: sleeping. Whoever waits does so in [`eventually`].
+//! Deliberately absent: sleeping. Every wait goes through [`eventually`].
 
 mod eventually;
 pub use eventually::{SOON, eventually};

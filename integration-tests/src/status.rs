@@ -1,7 +1,8 @@
-//! Who serves, who waits, who drains: the Varlink method `io.hotupdate.Status`, asked as any client would.
+//! Which processes serve, wait and drain: the Varlink method `io.hotupdate.Status`, asked as any client
+//! would.
 //!
-//! Deliberately absent: the types of `hotupdate-proto`. This is an outside reader of the published interface, so a
-//! changed name in it fails here, as it would at a user's.
+//! Deliberately absent: the types of `hotupdate-proto`. This is an outside reader of the published interface,
+//! so a changed name in it fails here, as it would at a user's.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -38,7 +39,7 @@ pub struct ProcessStatus {
     pub probation: bool,
 }
 
-/// Who a process is.
+/// The identity of a process.
 #[derive(Clone, Debug, Deserialize)]
 #[allow(missing_docs, reason = "the interface description says what they mean")]
 pub struct Process {
@@ -88,7 +89,7 @@ impl Status {
     ///
     /// # Errors
     ///
-    /// If nobody listens there, or what comes back is not a status.
+    /// If no process listens there, or what comes back is not a status.
     pub fn ask(control: &Path) -> anyhow::Result<Self> {
         #[derive(Deserialize)]
         struct Parameters {
@@ -112,7 +113,7 @@ impl Status {
 ///
 /// # Errors
 ///
-/// If nobody answers, or the answer is a Varlink error.
+/// If no process answers, or the answer is a Varlink error.
 pub fn call(control: &Path, method: &str) -> anyhow::Result<serde_json::Value> {
     let mut stream =
         UnixStream::connect(control).with_context(|| format!("connect to {}", control.display()))?;

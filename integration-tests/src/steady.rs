@@ -28,7 +28,7 @@ impl Steady {
     ///
     /// # Errors
     ///
-    /// If nobody listens.
+    /// If no process listens.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -182,7 +182,8 @@ pub enum Fate {
     Waits,
 }
 
-/// Asks on every connection, and tells who answers until the time is over; `Connection: close` is an answer too.
+/// Asks on every connection, and tells which process answers until the time is over; `Connection: close` is
+/// an answer too.
 pub fn ask_all(clients: &mut [Steady], within: Duration) -> Vec<Fate> {
     let sent: Vec<_> = clients.iter_mut().map(Steady::ask).collect();
     let until = Instant::now() + within;
@@ -195,7 +196,7 @@ pub fn ask_all(clients: &mut [Steady], within: Duration) -> Vec<Fate> {
     clients.iter_mut().zip(sent).map(fate).collect()
 }
 
-/// Who answers a question that was sent, at the latest at `until`.
+/// The process that answers a question that was sent, at the latest at `until`.
 pub fn answer_until(client: &mut Steady, until: Instant) -> Fate {
     while !client.is_readable().unwrap_or(true) {
         if Instant::now() >= until {

@@ -1,6 +1,6 @@
 //! The three ways to start a successor, and what a handoff came to.
 //!
-//! Deliberately absent: handoffs that fail. Whoever tests those says what he does in his own words.
+//! Deliberately absent: handoffs that fail. Tests of those say what they do step by step.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ const AFTERMATH: Duration = Duration::from_millis(200);
 /// How a successor is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// Somebody starts it, with the same control socket.
+    /// It is started by hand, with the same control socket.
     ByHand,
     /// `hotctl handoff -- axum-server …`.
     Hotctl,
@@ -53,11 +53,11 @@ impl fmt::Display for Way {
 /// A handoff that went well.
 #[derive(Clone, Copy, Debug)]
 pub struct Handover {
-    /// Who served before.
+    /// The process that served before.
     pub from: Serving,
-    /// Who serves now.
+    /// The process that serves now.
     pub to: Serving,
-    /// The time in which nobody accepted; `None` if the service does not know.
+    /// The time in which no process accepted; `None` if the service does not know.
     pub gap: Option<Duration>,
     /// From the start of the successor until it served.
     pub took: Duration,

@@ -1,7 +1,5 @@
 //! Names and numbers that processes agree on outside of the conversation: environment variables, the length
 //! of a queue.
-//!
-//! Deliberately absent: reading them.
 
 /// The path of the control socket, for operators and for services that ask for their default path.
 pub const SOCKET: &str = "HOTUPDATE_SOCKET";

@@ -2,7 +2,8 @@
 //!
 //! Each shows as one line, whatever the other side put into it.
 //!
-//! Deliberately absent: I/O errors. The crate that does I/O puts them into [`Fault::Local`] as a line of text.
+//! Deliberately absent: I/O errors. The crate that does I/O puts them into [`Fault::Local`] as a line of
+//! text.
 
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +51,7 @@ pub enum Refusal {
     /// One handoff at a time.
     #[error("busy: successor {successor} is already there ({})", OneLine(doing))]
     Busy {
-        /// Who came first.
+        /// The process that came first.
         successor: Process,
         /// What it is doing.
         doing: String,

@@ -1,7 +1,7 @@
 //! Bytes and messages: one JSON object, then a NUL byte, with a limit.
 //!
-//! Deliberately absent: reading and writing. JSON never contains a raw NUL (RFC 8259, section 7), so the byte ends a
-//! message wherever it stands.
+//! Deliberately absent: reading and writing. JSON never contains a raw NUL (RFC 8259, section 7), so the byte
+//! ends a message wherever it stands.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

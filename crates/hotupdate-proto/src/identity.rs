@@ -1,4 +1,4 @@
-//! Who a process is, which number it has in the succession, and which protocol versions it speaks.
+//! The identity of a process, which number it has in the succession, and which protocol versions it speaks.
 
 use std::fmt;
 
@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::text::OneLine;
 
-/// Who a process is, shown on one line whatever its version string holds. `instance` is the identity; the process id is for
-/// people, since it means nothing across containers.
+/// The identity of a process, shown on one line whatever its version string holds. `instance` is the
+/// identity; the process id is for people, since it means nothing across containers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Process {
     /// 128 random bits in hexadecimal, new at every start.
@@ -64,11 +64,13 @@ impl Generation {
     /// The first process of a service.
     pub const FIRST: Self = Self(1);
 
-    /// No service comes this far, and JSON carries larger numbers exactly to some readers only (RFC 8259, section 6).
+    /// No service comes this far, and JSON carries larger numbers exactly to some readers only (RFC 8259,
+    /// section 6).
     pub const LAST: Self = Self((1 << 53) - 1);
 
-    /// By how much others may have counted further than we know: each number is told, and few are lost with a process that
-    /// dies as it tells them.
+    /// By how much another process may have counted further than this one knows. Each number that is given
+    /// away is announced; only a process that dies as it announces some takes them with it, and those are
+    /// few.
     pub const MAX_UNTOLD: u64 = 1 << 16;
 
     /// The generation after this one.
@@ -77,10 +79,10 @@ impl Generation {
         Self(self.0.saturating_add(1))
     }
 
-    /// The counter when somebody has told that it stands at `told`; it never goes back.
+    /// The counter after another process said that it stands at `told`; it never goes back.
     ///
     /// # Errors
-    /// What is wrong with a number that leaves too few for those who come.
+    /// If the number leaves too few for the processes that come later: one line that says so.
     pub(crate) fn counted_on(self, told: Self) -> Result<Self, String> {
         if told.0 > self.0.saturating_add(Self::MAX_UNTOLD) {
             return Err(format!(

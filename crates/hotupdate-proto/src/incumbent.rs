@@ -1,13 +1,14 @@
 //! The side that serves when a handoff begins, and what becomes of it: predecessor, or serving again.
 //!
-//! Deliberately absent: descriptors, sockets and the clock. Feed [`Incumbent::handle`] with what happened and do what
-//! it returns, in that order; call it with [`Event::Tick`] when [`Incumbent::deadline`] has passed; give operators'
-//! wishes to [`Incumbent::command`].
+//! Deliberately absent: descriptors, sockets and the clock. Feed [`Incumbent::handle`] with what happened and
+//! do what it returns, in that order; call it with [`Event::Tick`] when [`Incumbent::deadline`] has passed;
+//! give operators' wishes to [`Incumbent::command`].
 //!
-//! The protocol is one `match (state, event)`, in `Incumbent::step`. Beside it: `state` (what each state waits for),
-//! `transitions` (what the arms do), `predecessors` (what older generations say), `command` (what operators want) and
-//! `events` (events, effects, reports). Connections that migrate are counted by two machines of their own, which this one
-//! owns: [`crate::migration::outbound`] and, one for each predecessor, [`crate::migration::inbound`].
+//! The protocol is one `match (state, event)`, in `Incumbent::step`. Beside it: `state` (what each state
+//! waits for), `transitions` (what the arms do), `predecessors` (what older generations say), `command` (what
+//! operators want) and `events` (events, effects, reports). Connections that migrate are counted by two
+//! machines of their own, which this one owns: [`crate::migration::outbound`] and, one for each predecessor,
+//! [`crate::migration::inbound`].
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -35,8 +36,9 @@ mod command;
 
 /// The machine of a process from the moment it serves until it is gone.
 ///
-/// Calling order: whenever something happens, [`handle`](Self::handle); perform the effects in their order; then ask
-/// [`deadline`](Self::deadline) anew and set the one timer. After [`Effect::Exit`] nothing more comes.
+/// Calling order: whenever something happens, [`handle`](Self::handle); perform the effects in their order;
+/// then ask [`deadline`](Self::deadline) anew and set the one timer. After [`Effect::Exit`] nothing more
+/// comes.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -55,11 +57,11 @@ mod command;
 /// # #[expect(clippy::disallowed_methods, reason = "an example needs some moment")]
 /// let now = Instant::now();
 /// let mut incumbent = Incumbent::first(local(1));
-/// assert_eq!(incumbent.deadline(), None); // nobody is on the way, nothing to wait for
+/// assert_eq!(incumbent.deadline(), None); // no successor is on its way, nothing to wait for
 ///
-/// // Somebody joins: the reply and the first batch go out.
+/// // A successor joins: the reply and the first batch go out.
 /// let join = Join { versions: VERSIONS, features: Vec::new(), process: process(2), attempt: None };
-/// incumbent.admits(&join).expect("nobody else is on the way");
+/// incumbent.admits(&join).expect("no other successor is on its way");
 /// let inventory = vec![Message::Control { batch: 1 }];
 /// let effects = incumbent.handle(now, Event::Join { join, handoff: "h1".into(), inventory });
 /// assert!(effects.contains(&Effect::Send(Message::Control { batch: 1 })));
@@ -107,7 +109,7 @@ pub struct Incumbent {
 }
 
 impl Incumbent {
-    /// A first start: there was nobody.
+    /// A first start: no process served before this one.
     #[must_use]
     pub fn first(local: Local) -> Self {
         Self::serving(local, Generation::FIRST, Vec::new())
@@ -132,14 +134,15 @@ impl Incumbent {
         }
     }
 
-    /// Live connections of these kinds come here, if a predecessor has them. A successor says the same with `ready`.
+    /// Live connections of these kinds come here, if a predecessor has them. A successor says the same with
+    /// `ready`.
     #[must_use]
     pub fn accepting(self, kinds: Vec<ConnectionKind>) -> Self {
         Self { accepts: kinds, ..self }
     }
 
-    /// The application has a hook that ends what only one process may do: [`Effect::BeforeRelease`] comes before
-    /// [`Effect::Stop`].
+    /// The application has a hook that ends what only one process may do: [`Effect::BeforeRelease`] comes
+    /// before [`Effect::Stop`].
     #[must_use]
     pub fn with_hook(mut self, has_hook: bool) -> Self {
         self.has_hook = has_hook;
@@ -175,7 +178,8 @@ impl Incumbent {
         }
     }
 
-    /// Whether the accept loops run, and nothing that is under way stops them: an oracle for tests and models.
+    /// Whether the accept loops run, and nothing that is under way stops them: an oracle for tests and
+    /// models.
     #[must_use]
     pub fn accepts(&self) -> bool {
         matches!(
@@ -244,7 +248,7 @@ impl Incumbent {
         match (state, event) {
             (State::Gone, _) => State::Gone,
 
-            // ---- before the commit: nothing of ours has stopped --------------------------------------------
+            // ---- before the commit: nothing of ours has stopped ---------------------------------------
             (state, Event::Join { join, handoff, inventory }) => match self.admission(&state, &join) {
                 Ok(version) => self.offer(now, join, version, handoff, inventory, out),
                 Err(refusal) => {
@@ -278,7 +282,7 @@ impl Incumbent {
                 self.hand_over(now, peer, gap_ns, out)
             }
 
-            // ---- an attempt fails: misbehaviour, death, silence; we serve on -------------------------------
+            // ---- an attempt fails: misbehaviour, death, silence; we serve on --------------------------
             (state @ State::Releasing { .. }, Event::CannotStop(why)) => {
                 self.fail(now, state, Fault::Local(why), out)
             }
@@ -291,7 +295,7 @@ impl Incumbent {
             }
             (state, Event::Closed(fault)) if state.is_attempt() => self.fail(now, state, fault, out),
 
-            // ---- after it: probation and drain -------------------------------------------------------------
+            // ---- after it: probation and drain --------------------------------------------------------
             // It was reported already; only its end still counts.
             (
                 state @ State::Probation { quiet: true, .. },
@@ -319,7 +323,7 @@ impl Incumbent {
                 leave_effects(self.outbound.end(), out);
                 State::Retired { drain, quiet: true }
             }
-            // ---- after it: our connections leave -----------------------------------------------------------
+            // ---- after it: our connections leave ------------------------------------------------------
             (
                 state @ (State::Probation { .. } | State::Retired { .. }),
                 Event::Message(M::Accepts { kinds }),
@@ -346,7 +350,7 @@ impl Incumbent {
                 state
             }
 
-            // ---- after it: the other side of the drain -----------------------------------------------------
+            // ---- after it: the other side of the drain ------------------------------------------------
             // It cannot serve any more. The other side may have stopped meanwhile, and drain too.
             (
                 state @ State::Retired { .. },
@@ -395,7 +399,7 @@ impl Incumbent {
                 self.progress(state, &tasks, out)
             }
 
-            // ---- rollback ----------------------------------------------------------------------------------
+            // ---- rollback -----------------------------------------------------------------------------
             (State::RollingBack { to, .. }, Event::Stopped(Stopped { at_ns, mut links, .. })) => {
                 links.retain(|rest| rest.generation != to);
                 out.push(Effect::Read(to));
@@ -420,7 +424,7 @@ impl Incumbent {
                 self.roll_on(now, asked, self.has_stopped(&state), fault.to_string(), out)
             }
 
-            // ---- what predecessors say ---------------------------------------------------------------------
+            // ---- what predecessors say ----------------------------------------------------------------
             (state, Event::Predecessor(generation, message)) => {
                 self.hear(now, state, generation, message, out)
             }
@@ -433,14 +437,14 @@ impl Incumbent {
                 state
             }
 
-            // ---- stopping ----------------------------------------------------------------------------------
+            // ---- stopping -----------------------------------------------------------------------------
             (State::Stopping { within, for_good, .. }, Event::Stopped(_) | Event::CannotStop(_)) => {
                 self.retire(now, within, for_good, out)
             }
 
             (state, Event::Tick) => self.tick(now, state, out),
 
-            // An answer that came after its question was given up, or news for nobody.
+            // An answer that came after its question was given up, or news that no longer matters.
             (
                 state,
                 Event::Message(_)

@@ -1,6 +1,7 @@
 //! What travels: listeners, application state, links to older generations, and what is known of connections.
 //!
-//! Deliberately absent: the descriptors themselves. Items stand in the order of the descriptors of their message.
+//! Deliberately absent: the descriptors themselves. Items stand in the order of the descriptors of their
+//! message.
 
 use std::fmt;
 
@@ -73,7 +74,7 @@ pub struct StateItem {
 pub struct LinkItem {
     /// The predecessor's generation.
     pub generation: Generation,
-    /// Who it is.
+    /// The process itself.
     pub process: Process,
     /// The features that it has in common with the sender.
     #[serde(default)]
@@ -141,8 +142,9 @@ impl fmt::Display for Summary {
     }
 }
 
-/// What became of all connections of a process since its start. What came in is either still open or has ended in one of
-/// four ways: `accepted + adopted = open + migrated + finished + closed + forced`, at every moment.
+/// What became of all connections of a process since its start. What came in is either still open or has
+/// ended in one of four ways: `accepted + adopted = open + migrated + finished + closed + forced`, at every
+/// moment.
 ///
 /// All zero where it is not known: a successor that does not serve yet, or a peer that is too old to say it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -156,8 +158,8 @@ pub struct Totals {
     pub migrated: u64,
     /// Ended by themselves: the client left, or its conversation was over.
     pub finished: u64,
-    /// Ended politely by this process because it drains: `Connection: close`, GOAWAY, a close frame, or the end of the
-    /// grace of an idle connection.
+    /// Ended politely by this process because it drains: `Connection: close`, GOAWAY, a close frame, or the
+    /// end of the grace of an idle connection.
     pub closed: u64,
     /// Closed at the deadline of a drain.
     pub forced: u64,
@@ -199,8 +201,8 @@ pub enum ConnectionState {
     Upgraded,
 }
 
-/// What is known of one live connection. Its words are short, and there are many connections, so they are kept without
-/// allocating; a [`ShortText`] is a `&str` to its reader.
+/// What is known of one live connection. Its words are short, and there are many connections, so they are
+/// kept without allocating; a [`ShortText`] is a `&str` to its reader.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConnectionRow {
     /// A number that is unique in the process that accepted the connection.

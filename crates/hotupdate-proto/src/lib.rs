@@ -54,7 +54,7 @@ pub mod environment;
 /// The name of the Varlink interface that every process offers on its control socket.
 pub const INTERFACE: &str = "io.hotupdate";
 
-/// The feature of processes that migrate live connections ([`migration`]). Between others nothing of it is said.
+/// The feature of processes that migrate live connections ([`migration`]). Used if both sides name it.
 pub const FEATURE_MIGRATE: &str = "migrate";
 
 /// The protocol versions that this crate speaks.

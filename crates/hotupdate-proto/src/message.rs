@@ -43,7 +43,7 @@ pub struct Join {
     /// Optional abilities; those that both sides name are used.
     #[serde(default)]
     pub features: Vec<String>,
-    /// Who joins.
+    /// The process that joins.
     pub process: Process,
     /// What the starter of the successor calls this attempt, so that it recognises it in a status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,7 +63,7 @@ pub struct Joined {
     pub lease_ms: u64,
     /// The name of this handoff in logs of both sides.
     pub handoff: String,
-    /// Who serves.
+    /// The process that serves.
     pub incumbent: Process,
     /// The incumbent's generation.
     pub incumbent_generation: Generation,
@@ -87,7 +87,7 @@ pub struct Ready {
     pub adopted: Vec<String>,
     /// Names of listeners bound afresh.
     pub bound: Vec<String>,
-    /// Names of listeners that were offered and that nobody asked for.
+    /// Names of listeners that were offered and that the application did not ask for.
     pub unclaimed: Vec<String>,
     /// The kinds of live connections that it accepts from the process that served before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -103,8 +103,8 @@ pub struct Released {
     pub connections: Summary,
     /// When the last accept loop stopped, in nanoseconds of `CLOCK_MONOTONIC`.
     pub stopped_at_ns: u64,
-    /// The incumbent serves again when it has not heard `serving` this long after it stopped, in milliseconds. A successor
-    /// that was frozen meanwhile must not begin.
+    /// The incumbent serves again when it has not heard `serving` this long after it stopped, in
+    /// milliseconds. A successor that was frozen meanwhile must not begin.
     #[serde(default = "forever")]
     pub within_ms: u64,
     /// The final word of the application's state; one descriptor each.
@@ -153,7 +153,7 @@ pub enum Message {
         /// How many batches there were.
         batches: u32,
     },
-    // ---- successor → incumbent ------------------------------------------------------------------------------
+    // ---- successor → incumbent ------------------------------------------------------------------------
     /// A batch arrived whole.
     Received {
         /// Its number.
@@ -161,19 +161,20 @@ pub enum Message {
     },
     /// The successor is warm.
     Ready(Ready),
-    // ---- the commit -----------------------------------------------------------------------------------------
-    /// Incumbent: nobody accepts now; go. One descriptor for each state.
+    // ---- the commit -----------------------------------------------------------------------------------
+    /// Incumbent: no process accepts now, so begin. One descriptor for each state.
     Released(Released),
     /// Successor (or a predecessor that resumed): this process accepts.
     Serving {
-        /// The time in which nobody accepted, in nanoseconds; absent where the clocks do not compare.
+        /// The time in which no process accepted, in nanoseconds; absent where the clocks do not compare.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         gap_ns: Option<u64>,
-        /// The kinds of live connections that a predecessor that resumed accepts. A successor has said it with `ready`.
+        /// The kinds of live connections that a predecessor that resumed accepts. A successor has said it
+        /// with `ready`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         accepts: Vec<ConnectionKind>,
     },
-    // ---- predecessor → serving process ----------------------------------------------------------------------
+    // ---- predecessor → serving process ----------------------------------------------------------------
     /// Metadata of connections that are open in the predecessor.
     Connections {
         /// The rows.
@@ -208,7 +209,8 @@ pub enum Message {
         /// What became of all of them. It is said once more before `drained`.
         #[serde(default)]
         totals: Totals,
-        /// The names of tasks that keep the sender alive, at most [`MAX_TASKS`](crate::inventory::MAX_TASKS) of them.
+        /// The names of tasks that keep the sender alive, at most [`MAX_TASKS`](crate::inventory::MAX_TASKS)
+        /// of them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         tasks: Vec<String>,
     },
@@ -219,13 +221,14 @@ pub enum Message {
     },
     /// The predecessor's probation is over: it cannot take over again.
     LetGo,
-    // ---- serving process → predecessor ----------------------------------------------------------------------
+    // ---- serving process → predecessor ----------------------------------------------------------------
     /// The kinds of connections that the sender accepts.
     Accepts {
         /// All of them; replaces what was said before.
         kinds: Vec<ConnectionKind>,
     },
-    /// The sender's accept loops are about to stop: finish the migrations that are under way, and say `quiesced`.
+    /// The sender's accept loops are about to stop: finish the migrations that are under way, and say
+    /// `quiesced`.
     Quiesce,
     /// A batch of connections arrived and is held, untouched.
     Prepared {
@@ -250,13 +253,14 @@ pub enum Message {
     Resume {
         /// When they stopped, in nanoseconds of `CLOCK_MONOTONIC`.
         stopped_at_ns: u64,
-        /// The links to older generations that the receiver reads from now on, with the bytes already read from them.
+        /// The links to older generations that the receiver reads from now on, with the bytes already read
+        /// from them.
         #[serde(default)]
         links: Vec<UnreadLink>,
     },
     /// The serving process stops on purpose: let the listeners go.
     Farewell,
-    // ---- either ---------------------------------------------------------------------------------------------
+    // ---- either ---------------------------------------------------------------------------------------
     /// This attempt is over, and why. The sender closes the link after it.
     Failed {
         /// One line for a person.

@@ -1,7 +1,8 @@
 //! The migration of live connections from a process that drains to the one that serves: two-phase commit.
 //!
-//! [`outbound`] is the side that lets connections go, [`inbound`] the side that takes them; [`crate::Incumbent`] owns both.
-//! Deliberately absent: the descriptors, and what the connections carry; the caller keeps both by connection id.
+//! [`outbound`] is the side that lets connections go, [`inbound`] the side that takes them;
+//! [`crate::Incumbent`] owns both. Deliberately absent: the descriptors, and what the connections carry; the
+//! caller keeps both by connection id.
 //!
 //! ```text
 //! outbound (drains)                          inbound (serves)
@@ -14,11 +15,11 @@
 //!   | quiesced ------------------------------------->|  nothing is on its way until the next accepts
 //! ```
 //!
-//! A connection has exactly one server at every moment, whichever process dies or hangs. Outbound does not touch what it
-//! has sent; inbound does not touch what is not committed. If the process that serves dies before `commit`, the other goes
-//! on with its copies; if it dies after, the connection was its own. If the process that drains dies before `commit`, the
-//! other has the only copies left and serves them. If the process that serves hangs, the batch is taken back, and `abort`
-//! is said first.
+//! A connection has exactly one server at every moment, whichever process dies or hangs. Outbound does not
+//! touch what it has sent; inbound does not touch what is not committed. If the process that serves dies
+//! before `commit`, the other goes on with its copies; if it dies after, the connection was its own. If the
+//! process that drains dies before `commit`, the other has the only copies left and serves them. If the
+//! process that serves hangs, the batch is taken back, and `abort` is said first.
 
 use crate::text::ShortText;
 use serde::{Deserialize, Serialize};
@@ -31,15 +32,16 @@ pub use inbound::{Inbound, InboundEffect};
 pub mod outbound;
 pub use outbound::{Leaving, Outbound, OutboundEffect};
 
-/// The most connections in one batch: as many as a message may own descriptors. On a busy machine it is the wait for each
-/// other's turn that costs time, and large batches need few turns.
+/// The most connections in one batch: as many as a message may own descriptors. On a busy machine it is the
+/// wait for each other's turn that costs time, and large batches need few turns.
 pub const MAX_BATCH: usize = crate::message::MAX_DESCRIPTORS;
 
-/// The most bytes of state in one batch, so that the message stays below its limit even if every byte needs an escape.
+/// The most bytes of state in one batch, so that the message stays below its limit even if every byte needs
+/// an escape.
 pub const MAX_BATCH_STATE: usize = 128 * 1024;
 
-/// Batches on their way at the same time: at most 1,000 descriptors are in flight, which every user may have (unix(7): as
-/// many as the soft `RLIMIT_NOFILE`, 1,024 by default).
+/// Batches on their way at the same time: at most 1,000 descriptors are in flight, which every user may have
+/// (unix(7): as many as the soft `RLIMIT_NOFILE`, 1,024 by default).
 pub const WINDOW: usize = 4;
 
 /// A kind of connection that a process accepts from the one that served before it.

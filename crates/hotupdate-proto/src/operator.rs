@@ -80,7 +80,7 @@ impl std::fmt::Display for ProcessState {
 pub struct ProcessStatus {
     /// Its generation.
     pub generation: Generation,
-    /// Who it is.
+    /// The process itself.
     pub process: Process,
     /// What it does.
     pub state: ProcessState,
@@ -121,7 +121,7 @@ pub struct LastHandoff {
     pub handoff: String,
     /// The generation that served before.
     pub from: Generation,
-    /// The time in which nobody accepted, in nanoseconds.
+    /// The time in which no process accepted, in nanoseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap_ns: Option<u64>,
     /// From `Join` to `serving`, in milliseconds.
@@ -131,7 +131,7 @@ pub struct LastHandoff {
 /// Why the last attempt to replace this process failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastFailure {
-    /// Who tried.
+    /// The process that tried.
     pub successor: Process,
     /// The number it had been given, 0 if it was turned away before.
     pub generation: Generation,
@@ -167,8 +167,8 @@ pub struct Status {
 /// Something that happened; a reply of `Monitor` carries it next to the status after it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceEvent {
-    /// A word for programs: `joined`, `standby`, `failed`, `served`, `progress`, `drained`, `let_go`, `took_over`,
-    /// `rolled_back`, `violation`, `stopping`.
+    /// A word for programs: `joined`, `standby`, `failed`, `served`, `progress`, `drained`, `let_go`,
+    /// `took_over`, `rolled_back`, `violation`, `stopping`.
     pub kind: String,
     /// The generation that it happened to.
     pub generation: Generation,
@@ -195,16 +195,16 @@ pub struct Connections {
     pub rows: Vec<ConnectionRow>,
 }
 
-/// The reply of `Handoff` and `Rollback`: who served, who serves now.
+/// The reply of `Handoff` and `Rollback`: which process served before, and which serves now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandoffResult {
-    /// Who served before.
+    /// The process that served before.
     pub from: Process,
-    /// Who serves now.
+    /// The process that serves now.
     pub to: Process,
     /// The generation that serves now.
     pub generation: Generation,
-    /// The time in which nobody accepted, in nanoseconds.
+    /// The time in which no process accepted, in nanoseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap_ns: Option<u64>,
 }
@@ -236,7 +236,8 @@ pub enum Command {
         /// How long open connections may take, instead of the service's own deadline.
         within: Option<std::time::Duration>,
     },
-    /// SIGTERM or SIGINT: as `Stop`, but a successor that is on its way takes over first. The second time it means now.
+    /// SIGTERM or SIGINT: as `Stop`, but a successor that is on its way takes over first. The second time it
+    /// means now.
     Terminate,
 }
 
@@ -244,7 +245,7 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum OperatorError {
-    /// There is nobody to hand over to.
+    /// There is no process to hand the service to.
     #[error("no successor is waiting")]
     NoSuccessor,
     /// The successor is there, but not ready.

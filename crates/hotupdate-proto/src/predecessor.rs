@@ -1,6 +1,4 @@
 //! What the serving process knows of a generation that still drains.
-//!
-//! Deliberately absent: the predecessor's own side of the conversation, which is [`crate::incumbent`].
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +13,7 @@ use crate::timing::millis;
 pub struct Predecessor {
     /// Its generation.
     pub generation: Generation,
-    /// Who it is.
+    /// The process itself.
     pub process: Process,
     /// The features that both have.
     pub features: Vec<String>,

@@ -1,10 +1,11 @@
 //! The side that arrives: from `Join` until it serves, or gives up.
 //!
-//! Deliberately absent: descriptors, sockets and the clock. The caller checks the descriptors of a message before it
-//! hands the message to [`Successor::handle`]; afterwards the process goes on as an [`crate::Incumbent`].
+//! Deliberately absent: descriptors, sockets and the clock. The caller checks the descriptors of a message
+//! before it hands the message to [`Successor::handle`]; afterwards the process goes on as an
+//! [`crate::Incumbent`].
 //!
-//! The protocol is one `match (state, event)`, in `Successor::step`. Beside it: `state` (what each state waits for),
-//! `transitions` (what the arms do) and `events` (events, effects).
+//! The protocol is one `match (state, event)`, in `Successor::step`. Beside it: `state` (what each state
+//! waits for), `transitions` (what the arms do) and `events` (events, effects).
 
 use std::mem;
 use std::time::Instant;
@@ -28,8 +29,8 @@ use transitions::{fail, give_up, misbehaved, refused};
 /// The machine of a process that wants to succeed another.
 ///
 /// Calling order: [`join`](Self::join), and make the call that it returns; then, whenever something happens,
-/// [`handle`](Self::handle), perform the effects in their order, and ask [`deadline`](Self::deadline) anew. It ends with
-/// [`Effect::Serve`], [`Effect::StartOver`] or [`Effect::Fail`].
+/// [`handle`](Self::handle), perform the effects in their order, and ask [`deadline`](Self::deadline) anew.
+/// It ends with [`Effect::Serve`], [`Effect::StartOver`] or [`Effect::Fail`].
 ///
 /// ```
 /// use std::time::Instant;
@@ -62,7 +63,7 @@ use transitions::{fail, give_up, misbehaved, refused};
 /// let effects = successor.handle(now, Event::Ready(Ready::default()));
 /// assert_eq!(effects, [Effect::Send(Message::Ready(Ready::default()))]);
 ///
-/// // Nobody accepts: open, and say so.
+/// // No process accepts now: open, and say so.
 /// let effects = successor.handle(now, Event::Message(Message::Released(Released::default())));
 /// assert!(matches!(effects[..], [Effect::Open(Some(_))]));
 /// let mut effects = successor.handle(now, Event::Opened { gap_ns: Some(90_000) });
@@ -147,7 +148,7 @@ impl Successor {
         match (state, event) {
             (State::Done, _) => State::Done,
 
-            // ---- joining -------------------------------------------------------------------------------------
+            // ---- joining ------------------------------------------------------------------------------
             (State::Joining { .. }, Event::Replied(Ok(joined))) => self.joined(now, joined, out),
             (State::Joining { .. }, Event::Replied(Err(refusal))) => fail(refused(refusal), out),
             (State::Joining { .. } | State::Receiving { .. }, Event::Closed(Fault::PeerGone)) => {
@@ -155,12 +156,12 @@ impl Successor {
                 State::Done
             }
 
-            // ---- the inventory -------------------------------------------------------------------------------
+            // ---- the inventory ------------------------------------------------------------------------
             (state @ State::Receiving { .. }, Event::Message(message)) => {
                 self.receive(now, state, message, out)
             }
 
-            // ---- warming up ----------------------------------------------------------------------------------
+            // ---- warming up ---------------------------------------------------------------------------
             (State::Warming { joined, .. }, Event::Ready(ready)) => {
                 let timing = &self.local.timing;
                 let on_command = ready.release == Release::OnCommand;
@@ -191,7 +192,7 @@ impl Successor {
                 Event::Message(_) | Event::Closed(_),
             ) => state,
 
-            // ---- the commit ----------------------------------------------------------------------------------
+            // ---- the commit ---------------------------------------------------------------------------
             (State::Waiting { joined, .. }, Event::Message(M::Released(released))) => {
                 out.push(Effect::Open(Some(released.clone())));
                 State::Opening { joined, released: Some(released), alone: false }
@@ -208,12 +209,13 @@ impl Successor {
                 out.push(Effect::Serve(self.served(now, joined, released, alone, gap_ns)));
                 State::Done
             }
-            // It died after its last word. The commit stands, there is nobody to tell and nobody who drains.
+            // The incumbent died after its last message. The commit stands; no process is left to tell, and
+            // none drains.
             (State::Opening { joined, released, .. }, Event::Closed(Fault::PeerGone)) => {
                 State::Opening { joined, released, alone: true }
             }
 
-            // ---- failure -------------------------------------------------------------------------------------
+            // ---- failure ------------------------------------------------------------------------------
             (_, Event::Message(M::Failed { reason })) => {
                 out.push(Effect::Close);
                 fail(Fault::PeerFailed(reason), out)

@@ -1,6 +1,7 @@
-//! Text that somebody else chose, fit for one line of a log or a terminal.
+//! Text that another process chose, made fit for one line of a log or a terminal.
 //!
-//! Deliberately absent: what is sent. JSON carries every character; only people have to be protected from some.
+//! Deliberately absent: what is sent. JSON carries every character; only people have to be protected from
+//! some.
 
 use std::borrow::Borrow;
 use std::fmt::{self, Write};
@@ -9,7 +10,8 @@ use std::ops::Deref;
 use serde::{Deserialize, Serialize};
 use smol_str::{SmolStr, ToSmolStr as _};
 
-/// A text that costs nothing to clone, and no allocation while it is short, as names, addresses and kinds are.
+/// A text that costs nothing to clone, and no allocation while it is short, as names, addresses and kinds
+/// are.
 ///
 /// Its reader has a `&str`:
 ///
@@ -117,16 +119,18 @@ impl fmt::Debug for ShortText {
     }
 }
 
-/// The most characters of such a text that one line shows: no legitimate reason is longer, and a log must not be flooded.
+/// The most characters of such a text that one line shows: no legitimate reason is longer, and a log must not
+/// be flooded.
 const MAX_SHOWN: usize = 1024;
 
-/// Shows a text on one line: what could end the line, steer a terminal, or turn the direction of writing is escaped, and a
-/// text without end is cut off.
+/// Shows a text on one line: what could end the line, steer a terminal, or turn the direction of writing is
+/// escaped, and a text without end is cut off.
 ///
 /// ```
 /// use hotupdate_proto::text::OneLine;
 ///
-/// assert_eq!(OneLine("v2\n2026-01-01 INFO all is well\u{1b}[2J").to_string(), r"v2\n2026-01-01 INFO all is well\u{1b}[2J");
+/// let forged = "v2\n2026-01-01 INFO all is well\u{1b}[2J";
+/// assert_eq!(OneLine(forged).to_string(), r"v2\n2026-01-01 INFO all is well\u{1b}[2J");
 /// assert_eq!(OneLine("v1.2.9 ü").to_string(), "v1.2.9 ü");
 /// ```
 #[derive(Clone, Copy, Debug)]
@@ -157,8 +161,8 @@ pub fn write_plain(out: &mut impl Write, character: char) -> fmt::Result {
     }
 }
 
-/// Whether a character does something else than to be seen: control characters (C0, DEL, C1), line and paragraph
-/// separators, and those that change the direction of writing (<https://trojansource.codes>).
+/// Whether a character does something else than to be seen: control characters (C0, DEL, C1), line and
+/// paragraph separators, and those that change the direction of writing (<https://trojansource.codes>).
 #[must_use]
 pub fn is_unfit(character: char) -> bool {
     character.is_control()

@@ -1,6 +1,4 @@
 //! Every named deadline, and the reason for its default.
-//!
-//! Deliberately absent: a clock.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -16,27 +14,31 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Timing {
-    /// Successor: finding an owner of the control socket that answers. Long enough for a first start that warms up.
+    /// Successor: finding an owner of the control socket that answers. Long enough for a first start that
+    /// warms up.
     pub find: Duration,
     /// Both: a caller on the control socket has to say what it wants, so that a silent one costs nothing.
     pub hello: Duration,
     /// Successor: from `Join` to its reply. The incumbent only has to look at its state.
     pub reply: Duration,
-    /// Both: one batch of the inventory, and its acknowledgement: microseconds of work, seconds on a machine that swaps.
+    /// Both: one batch of the inventory, and its acknowledgement: microseconds of work, seconds on a machine
+    /// that swaps.
     pub batch: Duration,
-    /// Incumbent: from `Join` to `ready`. Warming caches takes time; a program that hangs has to end some time.
+    /// Incumbent: from `Join` to `ready`. Warming caches takes time; a program that hangs has to end some
+    /// time.
     pub lease: Duration,
     /// Incumbent: how long a successor may stand by for an operator's command.
     pub standby: Duration,
-    /// Incumbent: the application ends what only one process may do (its hook `before_release`). The clients are served
-    /// meanwhile.
+    /// Incumbent: the application ends what only one process may do (its hook `before_release`). The clients
+    /// are served meanwhile.
     pub before_release: Duration,
     /// Incumbent: its own accept loops have to stop, and its state has to be exported.
     pub stop: Duration,
-    /// Incumbent: from `released` to `serving`. Nobody accepts meanwhile, so this is short; the backlog holds clients.
+    /// Incumbent: from `released` to `serving`. No process accepts meanwhile, so this is short; clients wait
+    /// in the backlog.
     pub serving: Duration,
-    /// Successor: from `ready` to `released`, beside `before_release`; longer than `stop`, so that the incumbent gives up
-    /// first and says why.
+    /// Successor: from `ready` to `released`, beside `before_release`; longer than `stop`, so that the
+    /// incumbent gives up first and says why.
     pub released: Duration,
     /// Predecessor: how long it holds its parked listeners, to take over again if the successor dies.
     pub probation: Duration,
@@ -50,15 +52,16 @@ pub struct Timing {
     pub hurry: Duration,
     /// Predecessor: the serving process has to say that it holds connections that migrate to it.
     pub prepared: Duration,
-    /// Serving process: before its accept loops stop, predecessors have to finish the migrations that are under way.
+    /// Serving process: before its accept loops stop, predecessors have to finish the migrations that are
+    /// under way.
     pub quiesce: Duration,
     /// Both: the other side has to take a message that was sent.
     pub write: Duration,
-    /// Predecessor: how long after the beginning of its drain a silent connection is left alone; at most a quarter of the
-    /// drain. Most clients end by themselves what they have begun.
+    /// Predecessor: how long after the beginning of its drain a silent connection is left alone; at most a
+    /// quarter of the drain. Most clients end by themselves what they have begun.
     pub drain_grace: Duration,
-    /// Predecessor: the time after the grace over which silent connections are closed, so that not all of their clients come
-    /// back in the same instant; at most half of the drain.
+    /// Predecessor: the time after the grace over which silent connections are closed, so that not all of
+    /// their clients come back in the same instant; at most half of the drain.
     pub drain_spread: Duration,
 }
 
@@ -145,7 +148,8 @@ macro_rules! setters {
 }
 
 setters! {
-    find hello reply batch lease standby before_release stop serving released probation drain force resume hurry prepared quiesce
+    find hello reply batch lease standby before_release stop serving released probation drain force resume hurry
+    prepared quiesce
     write drain_grace drain_spread
 }
 
@@ -194,7 +198,7 @@ impl Deadline {
 impl fmt::Display for Deadline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Find => "nobody answered on the control socket in time (deadline `find`)",
+            Self::Find => "no process answered on the control socket in time (deadline `find`)",
             Self::Reply => "the incumbent did not answer `Join` in time (deadline `reply`)",
             Self::Batch => "the other side did not go on with the inventory in time (deadline `batch`)",
             Self::Lease => "it was not ready when its lease ended (deadline `lease`)",
@@ -222,8 +226,8 @@ impl fmt::Display for Deadline {
 /// A hundred years: what "never" means where an [`Instant`] is needed.
 const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// The moment so long after `now`. A wait that is too long for an [`Instant`] (`Duration::MAX` in a setting, a large
-/// number from the other side) is as good as for ever and must not panic.
+/// The moment so long after `now`. A wait that is too long for an [`Instant`] (`Duration::MAX` in a setting,
+/// a large number from the other side) is as good as for ever and must not panic.
 pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
     now + wait.min(FAR)
 }

@@ -1,5 +1,5 @@
-//! The open connections of this process: what each of them does, how many there are, and how they come to an end in a
-//! drain or migrate to the next version.
+//! The open connections of this process: what each of them does, how many there are, and how they come to an
+//! end in a drain or migrate to the next version.
 
 mod activity;
 pub use activity::{ConnectionActivity, RequestGuard};

@@ -314,7 +314,7 @@ impl Driver {
 
     // ---- several parts at once ----------------------------------------------------------------------------
 
-    /// What can be told about this process, and those who tell it.
+    /// What can be told about this process, and the tasks that tell it.
     fn view(&mut self) -> (View<'_>, &mut Operators) {
         let view = View {
             identity: &self.identity,

@@ -355,9 +355,9 @@ impl Starting {
     /// This process is warm: the incumbent stops accepting, this one starts. Returns when it serves.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] and others if the handoff failed: the incumbent serves on, this process should
-    /// exit non-zero. [`ErrorKind::ApiMisuse`] if there are more listeners than a successor or an operator
-    /// could be told of: some 6,000 of them, fewer if their names are long.
+    /// [`ErrorKind::Refused`] and other kinds if the handoff failed: the incumbent serves on, this process
+    /// should exit non-zero. [`ErrorKind::ApiMisuse`] if there are more listeners than a successor or an
+    /// operator could be told of: some 6,000 of them, fewer if their names are long.
     pub async fn ready(self) -> Result<Serving> {
         let Self {
             application,
@@ -412,7 +412,7 @@ impl Starting {
         }
     }
 
-    // ---- claiming ------------------------------------------------------------------------------------------
+    // ---- claiming -------------------------------------------------------------------------------------
 
     async fn resolve(&self, name: &str, address: impl ToSocketAddrs) -> Result<Vec<Address>> {
         let addresses =

@@ -1,6 +1,7 @@
 //! How long live connections take to move to the next version, and what that costs: a table.
 //!
-//! Deliberately absent: clients that speak meanwhile. Whether they notice is a test, `tests/connections/migration.rs`.
+//! Deliberately absent: clients that speak meanwhile. Whether they notice is a test,
+//! `tests/connections/migration.rs`.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // There is nobody else to tell.
+            // There is nowhere else to report it.
             let _ = writeln!(io::stderr(), "moves: {error:#}");
             ExitCode::FAILURE
         }

@@ -1,7 +1,8 @@
 //! A small HTTP/1.1 client that sees every byte.
 //!
-//! Deliberately absent: everything a good client does to be kind: retries, pools, redirects, tolerance. A response
-//! needs `Content-Length` or chunks; one that ends with the connection cannot be told from one that was cut.
+//! Deliberately absent: everything a good client does to be kind: retries, pools, redirects, tolerance. A
+//! response needs `Content-Length` or chunks; one that ends with the connection cannot be told from one that
+//! was cut.
 
 use std::net::SocketAddr;
 
@@ -57,8 +58,8 @@ impl Connection {
         Ok(Self { stream, unread: Vec::new(), answering: false })
     }
 
-    /// What has happened on the connection while nothing was asked. This asks the kernel and not tokio, which would
-    /// only know what epoll has told it already.
+    /// What has happened on the connection while nothing was asked. This asks the kernel and not tokio, which
+    /// would only know what epoll has told it already.
     pub(super) fn idle(&self) -> Idle {
         if !self.unread.is_empty() {
             return Idle::Spoke;

@@ -1,7 +1,7 @@
 //! HTTP/2 with prior knowledge, some streams at a time on one connection.
 //!
-//! Deliberately absent: repeating a refused stream. The protocol allows it (RFC 9113 section 8.7) and so it is no
-//! failure, but it is counted.
+//! Deliberately absent: repeating a refused stream. The protocol allows it (RFC 9113 section 8.7) and so it
+//! is no failure, but it is counted.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -144,14 +144,15 @@ async fn count_end(client: &mut Client, connection: Connection) {
     }
 }
 
-/// Whether the server promises that it has not touched this stream (RFC 9113 sections 6.8 and 8.7), or the request
-/// never left this process.
+/// Whether the server promises that it has not touched this stream (RFC 9113 sections 6.8 and 8.7), or the
+/// request never left this process.
 fn is_unprocessed(error: &hyper::Error) -> bool {
     let refused = behind(error).is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM));
     error.is_canceled() || refused || says_goodbye(error)
 }
 
-/// A GOAWAY without a complaint. For a stream it means that its number is above the last one that will be processed.
+/// A GOAWAY without a complaint. For a stream it means that its number is above the last one that will be
+/// processed.
 fn says_goodbye(error: &hyper::Error) -> bool {
     behind(error).is_some_and(|error| {
         error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)

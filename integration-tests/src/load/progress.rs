@@ -1,7 +1,7 @@
 //! What a running load has counted so far, to be looked at from outside.
 //!
-//! Deliberately absent: everything that the report tells at the end. These are two numbers per kind, not a second
-//! bookkeeping.
+//! Deliberately absent: everything that the report tells at the end. These are two numbers per kind, not a
+//! second bookkeeping.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

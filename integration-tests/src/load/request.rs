@@ -1,7 +1,7 @@
 //! The HTTP/1.1 clients that ask and get an answer: keep-alive, one connection per request, post, slow.
 //!
-//! Deliberately absent: trying again. A connection that the server announced to close, or that was found closed
-//! before anything was written, is opened anew; whatever happens after the first written byte counts.
+//! Deliberately absent: trying again. A connection that the server announced to close, or that was found
+//! closed before anything was written, is opened anew; whatever happens after the first written byte counts.
 
 use std::time::{Duration, Instant};
 
@@ -106,7 +106,7 @@ impl Question {
     }
 }
 
-/// What an answer says about who gave it.
+/// What an answer says about the process that gave it.
 enum Answer {
     Pid(u32),
     Version(String),

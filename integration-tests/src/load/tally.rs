@@ -124,8 +124,8 @@ pub struct Sample {
     pub took: Duration,
 }
 
-/// The counts. Always `sent = answered + failed + unechoed + retried`: a failure that belongs to no request, such as
-/// a stream that is cut, counts as one that was sent.
+/// The counts. Always `sent = answered + failed + unechoed + retried`: a failure that belongs to no request,
+/// such as a stream that is cut, counts as one that was sent.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// Requests, event streams, messages.
@@ -136,13 +136,14 @@ pub struct Tally {
     pub failures: BTreeMap<FailureClass, u64>,
     /// What the first of them said, and how often.
     pub texts: BTreeMap<String, u64>,
-    /// WebSocket messages that crossed with a polite close frame, so that nobody echoed them.
+    /// WebSocket messages that crossed with a polite close frame, so that they were not echoed.
     pub unechoed: u64,
     /// HTTP/2 streams that the server refused unprocessed, which the protocol lets a client repeat.
     pub retried: u64,
     /// Connections opened.
     pub connections: u64,
-    /// Times that the server asked to come again: `Connection: close`, GOAWAY, a close frame, a clean end of events.
+    /// Times that the server asked to come again: `Connection: close`, GOAWAY, a close frame, a clean end of
+    /// events.
     pub asked: u64,
     /// Times that a connection was found closed while idle, without a word.
     pub closed_idle: u64,

@@ -1,7 +1,8 @@
 //! Numbered messages over a WebSocket, each of which must come back.
 //!
-//! Deliberately absent: more than one message in flight. A message that crosses with the server's close frame is
-//! lost to the protocol, not to the hot update; it is counted apart, and there can be only one for each close.
+//! Deliberately absent: more than one message in flight. A message that crosses with the server's close frame
+//! is lost to the protocol, not to the hot update; it is counted apart, and there can be only one for each
+//! close.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -120,7 +121,8 @@ async fn hear(socket: &mut Socket) -> Result<Heard, Failure> {
     }
 }
 
-/// Answers the close frame, which tungstenite does while it is read from, and waits for the end of the connection.
+/// Answers the close frame, which tungstenite does while it is read from, and waits for the end of the
+/// connection.
 async fn polite_end(client: &mut Client, mut socket: Socket) {
     client.tally.asked += 1;
     let rest = async { while socket.next().await.is_some_and(|message| message.is_ok()) {} };

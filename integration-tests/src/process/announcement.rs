@@ -1,6 +1,7 @@
 //! The two lines that the examples print for programs, parsed.
 //!
-//! Deliberately absent: tolerance. A line that begins like an announcement and is none is a bug in the server.
+//! Deliberately absent: tolerance. A line that begins like an announcement and is none is a bug in the
+//! server.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

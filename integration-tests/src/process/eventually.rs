@@ -3,7 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often a condition is looked at: short beside anything that a person notices, long beside a system call.
+/// How often a condition is looked at: short beside anything that a person notices, long beside a system
+/// call.
 const INTERVAL: Duration = Duration::from_millis(2);
 
 /// Longer than anything takes that is not waited for on purpose, also on a machine that has much else to do.

@@ -1,6 +1,6 @@
 //! What the kernel says of a process: `/proc/<pid>`, see proc(5).
 //!
-//! Deliberately absent: processes of others. Facts are read of processes that a sandbox started.
+//! Deliberately absent: processes from outside. Facts are read of processes that a sandbox started.
 
 use std::fs;
 use std::time::Duration;
@@ -53,7 +53,8 @@ pub(super) fn is_frozen(pid: u32) -> bool {
     })
 }
 
-/// The fields of `/proc/<pid>/stat` from the third on: the second is a name that may hold spaces and brackets.
+/// The fields of `/proc/<pid>/stat` from the third on: the second is a name that may hold spaces and
+/// brackets.
 fn after_name(stat: &str) -> Vec<&str> {
     stat.rsplit_once(')').map(|(_, fields)| fields.split_whitespace().collect()).unwrap_or_default()
 }

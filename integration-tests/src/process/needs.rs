@@ -1,4 +1,5 @@
-//! What some tests need beside cargo, a C compiler and make. Where it is missing they are skipped, and the run says so.
+//! What some tests need beside cargo, a C compiler and make. Where it is missing they are skipped, and the
+//! run says so.
 //!
 //! Deliberately absent: installing anything.
 
@@ -8,8 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::{env, thread};
 
-/// The variable that names a file for the tests that are skipped: a line each, `test`, `what is missing`, `how to get it`, with
-/// tabs between. `make test` sets it, and shows what is in it.
+/// The variable that names a file for the tests that are skipped: a line each, `test`, `what is missing`,
+/// `how to get it`, with tabs between. `make test` sets it, and shows what is in it.
 const LIST: &str = "HOTUPDATE_SKIPPED";
 
 /// Something that a machine may lack.
@@ -88,7 +89,8 @@ pub const MEMORY_CGROUPS: Need = Need {
     is_here: |_| memory_cgroups().is_some_and(|(root, _)| can_make_a_folder(root)),
 };
 
-/// Whether everything is here. If something is not, the calling test is skipped: it has to return, and the list has it.
+/// Whether everything is here. If something is not, the calling test is skipped: it has to return, and the
+/// list has it.
 ///
 /// # Panics
 ///

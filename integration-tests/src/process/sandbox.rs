@@ -1,8 +1,8 @@
 //! A folder of its own for each test: control socket, logs, and every process that was started in it.
 //!
-//! Deliberately absent: names and process groups as a way to find processes. A successor is detached, in a session
-//! of its own, and nobody's child; but it inherits the environment, so a variable that holds the sandbox's path
-//! finds the processes of this sandbox and no others.
+//! Deliberately absent: names and process groups as a way to find processes. A successor is detached, in a
+//! session of its own, and no child of the test; but it inherits the environment, so a variable that holds
+//! the sandbox's path finds the processes of this sandbox, and only those.
 //!
 //! Output goes to files, not through pipes: a successor that SIGHUP started writes where its predecessor did,
 //! and a pipe would end with the reader.
@@ -32,8 +32,8 @@ const MARK: &str = "HOTUPDATE_TEST_SANDBOX";
 /// A process that gets SIGKILL is gone within microseconds; the rest is for a machine under load.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A folder, mode 0700, with everything that is started in it. Dropped, it ends all of it; in a test that fails it
-/// prints first what the processes wrote.
+/// A folder, mode 0700, with everything that is started in it. Dropped, it ends all of it; in a test that
+/// fails it prints first what the processes wrote.
 #[derive(Debug)]
 pub struct Sandbox {
     dir: TempDir,
@@ -73,8 +73,8 @@ impl Sandbox {
         self.path().join("control.sock")
     }
 
-    /// A command in this sandbox: its folder, its mark, its own output files, and no setting of the surroundings.
-    /// Both output paths are returned with it.
+    /// A command in this sandbox: its folder, its mark, its own output files, and no setting of the
+    /// surroundings. Both output paths are returned with it.
     ///
     /// # Panics
     ///
@@ -118,7 +118,7 @@ impl Sandbox {
         self.announced().drained.clone()
     }
 
-    /// The processes that run in this sandbox at the moment, whoever started them.
+    /// The processes that run in this sandbox at the moment, also those that the test did not start.
     #[must_use]
     pub fn processes(&self) -> Vec<u32> {
         let mark = format!("{MARK}={}", self.path().display());
@@ -151,8 +151,8 @@ impl Sandbox {
         announced
     }
 
-    /// Forgets the processes that are gone, but for what they announced: reaps them, and removes the logs that nobody writes
-    /// to any more. For those who start them by the thousand.
+    /// Forgets the processes that are gone, but for what they announced: reaps them, and removes the logs
+    /// that no process writes to any more. For tests that start processes by the thousand.
     pub fn tidy(&self) {
         for serving in self.servings() {
             let _ended_or_not_ours = reap(serving.pid);
@@ -178,7 +178,8 @@ impl Sandbox {
         paths
     }
 
-    /// Ends everything and removes the folder: for a program that is interrupted and will not drop its sandbox.
+    /// Ends everything and removes the folder: for a program that is interrupted and will not drop its
+    /// sandbox.
     ///
     /// # Panics
     ///
@@ -259,8 +260,8 @@ pub(super) fn to_pid(pid: u32) -> Pid {
     i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id is a positive i32")
 }
 
-/// Lets orphans become children of this process (`PR_SET_CHILD_SUBREAPER`, prctl(2)), so that the exit status of a
-/// detached successor can be read, and none is left as a zombie where process 1 does not reap.
+/// Lets orphans become children of this process (`PR_SET_CHILD_SUBREAPER`, prctl(2)), so that the exit status
+/// of a detached successor can be read, and none is left as a zombie where process 1 does not reap.
 fn adopt_orphans() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

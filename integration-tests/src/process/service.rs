@@ -1,4 +1,4 @@
-//! One process of the service under test: `axum-server`, started here or by somebody else.
+//! One process of the service under test: `axum-server`, started here or by another process.
 //!
 //! Deliberately absent: killing on drop. The sandbox ends everything, so a `Service` may be forgotten.
 
@@ -27,7 +27,7 @@ pub enum Exit {
     Status(i32),
     /// By this signal.
     Signal(i32),
-    /// Somebody else reaped it, so nobody told us.
+    /// Another process reaped it, so its exit status is unknown.
     Unknown,
 }
 
@@ -71,7 +71,7 @@ impl<'a> Service<'a> {
         Self::of(sandbox, start(command))
     }
 
-    /// A process that somebody else started in the sandbox.
+    /// A process that was started in the sandbox by another one.
     #[must_use]
     pub fn of(sandbox: &'a Sandbox, pid: u32) -> Self {
         Self { sandbox, pid, exit: Cell::new(None) }
@@ -181,7 +181,8 @@ impl<'a> Service<'a> {
     #[must_use]
     pub fn try_exit(&self) -> Option<Exit> {
         if self.exit.get().is_none() {
-            // In this order: of a process that is dead before the second look, only its parent learns the status.
+            // In this order: of a process that is dead before the second look, only its parent learns the
+            // status.
             let alive = is_alive(self.pid);
             self.exit.set(match reap(self.pid) {
                 // A child whose first thread has ended looks dead until its last one has.

@@ -49,7 +49,8 @@ pub(crate) fn wait(
     }
 }
 
-/// `is still draining 17 connections`, or `has drained, still running: 2 tasks (mail, report)`; `None` if it has exited.
+/// `is still draining 17 connections`, or `has drained, still running: 2 tasks (mail, report)`; `None` if it
+/// has exited.
 fn left_in(status: &Status, old: &Process) -> Option<String> {
     let left = status.predecessors.iter().find(|it| it.process.instance == old.instance)?;
     let draining = format!("is still draining {}", text::connections(left.connections.open()));

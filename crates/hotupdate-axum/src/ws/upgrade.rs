@@ -1,7 +1,7 @@
 //! The handshake (RFC 6455, section 4.2), and where the connection comes back from hyper.
 //!
-//! Deliberately absent: HTTP/2 (RFC 8441), where a WebSocket is one stream of many and cannot migrate by itself;
-//! extensions such as compression, whose state could not migrate.
+//! Deliberately absent: HTTP/2 (RFC 8441), where a WebSocket is one stream of many and cannot migrate by
+//! itself; extensions such as compression, whose state could not migrate.
 
 use axum::body::Body;
 use axum::extract::FromRequestParts;

@@ -1,6 +1,4 @@
 //! What operators and supervisors want of the serving process.
-//!
-//! Deliberately absent: status, connections and monitoring, which change nothing.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -39,7 +37,7 @@ impl Incumbent {
     fn command_handoff(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> Commanded {
         match state {
             State::Standby { peer, .. } => (self.before(now, Goal::Release(peer), out), Ok(())),
-            // It takes over by itself; whoever asked waits for the same outcome.
+            // It takes over by itself; this operator waits for the same outcome.
             state @ (State::BeforeRelease { goal: Goal::Release(_), .. }
             | State::Quiescing { goal: Goal::Release(_), .. }
             | State::Releasing { .. }
@@ -55,7 +53,8 @@ impl Incumbent {
 
     fn command_abort(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> Commanded {
         match state {
-            // It may serve already. If this process accepted now and died, it would stand down, for nobody.
+            // The other may serve already. If this process accepted now and then died, the other would have
+            // stood down for it, and no process would be left to serve.
             State::Released { .. } => refuse(state),
             state if state.is_attempt() => (self.fail(now, state, Fault::Aborted, out), Ok(())),
             state => (state, Err(OperatorError::NoHandoff)),
@@ -146,7 +145,8 @@ impl Incumbent {
         }
     }
 
-    /// A supervisor's SIGTERM: if somebody is about to take over, that comes first, and nobody notices.
+    /// A supervisor's SIGTERM. A successor that is about to take over does so first, so that clients notice
+    /// nothing.
     fn command_terminate(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> Commanded {
         let again = mem::replace(&mut self.terminating, true);
         self.abandons_tasks |= again;

@@ -1,6 +1,4 @@
 //! What the incumbent's machine is told, and what it wants done.
-//!
-//! Deliberately absent: what follows from what, which is the `match` in [`super`].
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +12,7 @@ use crate::timing::Timing;
 /// What a process is and may do, for either machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Local {
-    /// Who we are.
+    /// This process.
     pub process: Process,
     /// The protocol versions that we speak.
     pub versions: Versions,
@@ -29,8 +27,8 @@ pub struct Local {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// Somebody wants to succeed us. Ask [`Incumbent::admits`](super::Incumbent::admits) first, it is cheaper than an
-    /// inventory.
+    /// A process wants to succeed this one. Ask [`Incumbent::admits`](super::Incumbent::admits) first, which
+    /// is cheaper than an inventory.
     Join {
         /// What it said.
         join: Join,
@@ -41,15 +39,16 @@ pub enum Event {
     },
     /// The successor said something.
     Message(Message),
-    /// The successor's link is closed ([`Fault::PeerGone`]: end-of-file, even in the middle of a message, `EPIPE` or
-    /// `ECONNRESET`), or cannot be understood or written to (any other fault).
+    /// The successor's link is closed ([`Fault::PeerGone`]: end-of-file, even in the middle of a message,
+    /// `EPIPE` or `ECONNRESET`), or cannot be understood or written to (any other fault).
     Closed(Fault),
-    /// The accept loops have stopped ([`Effect::Stop`] is done). Not said any more once [`Effect::Accept`] followed.
+    /// The accept loops have stopped ([`Effect::Stop`] is done). Not said any more once [`Effect::Accept`]
+    /// followed.
     Stopped(Stopped),
     /// The accept loops cannot be stopped, or the state cannot be exported.
     CannotStop(String),
-    /// The application's hook has ended ([`Effect::BeforeRelease`] is done), or why it failed. Not said any more once
-    /// [`Effect::Accept`] followed.
+    /// The application's hook has ended ([`Effect::BeforeRelease`] is done), or why it failed. Not said any
+    /// more once [`Effect::Accept`] followed.
     BeforeReleaseDone(Result<(), String>),
     /// No connection is left; so many were forced.
     Drained {
@@ -69,8 +68,8 @@ pub enum Event {
     },
     /// A predecessor said something.
     Predecessor(Generation, Message),
-    /// A predecessor's link is closed ([`Fault::PeerGone`], as in [`Event::Closed`]), or cannot be understood; then it
-    /// stays open and is read only for its end.
+    /// A predecessor's link is closed ([`Fault::PeerGone`], as in [`Event::Closed`]), or cannot be
+    /// understood; then it stays open and is read only for its end.
     PredecessorClosed(Generation, Fault),
     /// Connections of this process ask to leave ([`OutboundEffect::Accepted`] said which can).
     Leave(Vec<Leaving>),
@@ -83,8 +82,8 @@ pub enum Event {
         /// Connections that stay where they are.
         refused: Vec<u64>,
     },
-    /// Time has passed. What has arrived comes before it: after a pause of the whole machine everything is due, and a
-    /// death must not look like a delay.
+    /// Time has passed. What has arrived comes before it: after a pause of the whole machine everything is
+    /// due, and a death must not look like a delay.
     Tick,
 }
 
@@ -99,7 +98,7 @@ pub struct Stopped {
     pub connections: Summary,
     /// The final word of the application's state.
     pub state: Vec<StateItem>,
-    /// The links to predecessors, which nobody reads now.
+    /// The links to predecessors, which are not read now.
     pub links: Vec<UnreadLink>,
 }
 
@@ -112,27 +111,29 @@ pub enum Effect {
     Send(Message),
     /// Say this to a predecessor.
     SendTo(Generation, Message),
-    /// Close the successor's link, after what was said on it; nothing that arrives on it is an event any more.
+    /// Close the successor's link, after what was said on it; nothing that arrives on it is an event any
+    /// more.
     Close,
     /// Read the successor's link only for its end.
     Quiet,
-    /// Let the application end what only one process may do; then [`Event::BeforeReleaseDone`], also if it has done so
-    /// already. The accept loops go on meanwhile. Comes only if the application has a hook for it.
+    /// Let the application end what only one process may do; then [`Event::BeforeReleaseDone`], also if it
+    /// has done so already. The accept loops go on meanwhile. Comes only if the application has a hook for
+    /// it.
     BeforeRelease,
     /// Stop the accept loops, park the listeners, stop reading predecessors' links; then [`Event::Stopped`],
     /// also if they were stopped already.
     Stop,
-    /// Run the accept loops (again), read the predecessors' links (again, after these bytes), and let the application do
-    /// again what only one process may do. Ends a [`Effect::BeforeRelease`] or [`Effect::Stop`] that is not done: their
-    /// events do not come any more.
+    /// Run the accept loops (again), read the predecessors' links (again, after these bytes), and let the
+    /// application do again what only one process may do. Ends a [`Effect::BeforeRelease`] or
+    /// [`Effect::Stop`] that is not done: their events do not come any more.
     Accept(Vec<UnreadLink>),
     /// Read this predecessor's link again, though the accept loops are stopped: its answer is due.
     Read(Generation),
     /// Stop the accept loops if they run; close the listeners, the control socket and the lock; forget the
     /// predecessors. If the service stops, the file of the control socket goes, too.
     LetGo(Afterwards),
-    /// No predecessor can take this process's place back (any more): it is the service's main process, and its listeners
-    /// are the ones to keep.
+    /// No predecessor can take this process's place back (any more): it is the service's main process, and
+    /// its listeners are the ones to keep.
     Established,
     /// Finish, move or close what is open; what is left then is forced. Comes again with an earlier deadline.
     Drain {
@@ -179,7 +180,7 @@ pub enum Report {
     Standby(Peer),
     /// An attempt failed; we serve on.
     Failed {
-        /// Who tried.
+        /// The successor that tried.
         peer: Peer,
         /// How far it had come.
         stage: &'static str,
@@ -188,9 +189,9 @@ pub enum Report {
     },
     /// The successor serves.
     Served {
-        /// Who serves now.
+        /// The process that serves now.
         peer: Peer,
-        /// The time in which nobody accepted, in nanoseconds.
+        /// The time in which no process accepted, in nanoseconds.
         gap_ns: Option<u64>,
     },
     /// A predecessor came on with its drain.
@@ -213,12 +214,13 @@ pub enum Report {
     },
     /// The successor died in probation, we serve again.
     TookOver {
-        /// Who died.
+        /// The successor that died.
         peer: Peer,
         /// How we know.
         fault: Fault,
     },
-    /// The service was given back; this process drains, and can take over again while its own probation lasts.
+    /// The service was given back; this process drains, and can take over again while its own probation
+    /// lasts.
     RolledBack(Generation, Process),
     /// We serve again, because an operator wanted it.
     Resumed(Peer),
@@ -237,7 +239,7 @@ pub enum Report {
 /// A successor that joined.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Peer {
-    /// Who it is.
+    /// The process itself.
     pub process: Process,
     /// The number it was given.
     pub generation: Generation,

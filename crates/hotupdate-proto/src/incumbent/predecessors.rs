@@ -1,6 +1,4 @@
 //! What the serving process hears from the generations before it, and says to them.
-//!
-//! Deliberately absent: the predecessor's own side, which is the second half of the `match` in [`super`].
 
 use std::mem;
 use std::time::Instant;
@@ -17,9 +15,9 @@ use crate::predecessor::Predecessor;
 use crate::timing::millis;
 
 impl Incumbent {
-    /// What a new serving process says to the generations before it: the older ones end their probation, and the
-    /// oldest are hurried if there are too many; all learn what this process accepts, if they do not know. To be called
-    /// once, when it has begun to serve.
+    /// What a new serving process says to the generations before it: the older ones end their probation, and
+    /// the oldest are hurried if there are too many; all learn what this process accepts, if they do not
+    /// know. To be called once, when it has begun to serve.
     #[must_use]
     pub fn greet(&mut self) -> Vec<Effect> {
         let mut out = Vec::new();
@@ -83,7 +81,8 @@ impl Incumbent {
         let Some(predecessor) = self.predecessors.iter_mut().find(|p| p.generation == generation) else {
             return state;
         };
-        // One that broke the protocol is believed nothing any more, but that it accepts: there are no two for long.
+        // One that broke the protocol is believed nothing any more, but that it accepts: there are no two for
+        // long.
         if predecessor.quiet && !matches!(message, Message::Failed { .. }) {
             return state;
         }
@@ -127,15 +126,17 @@ impl Incumbent {
             Message::Quiesced => predecessor.inbound.quiesced(),
             // It answers what it was sent when it served.
             Message::Prepared { batch, .. } if self.outbound.has_abandoned(batch) => {}
-            // Who stops does not care any more who serves.
+            // A process that stops has no use for the news of which one serves.
             Message::Serving { .. } | Message::Resume { .. } | Message::Failed { .. } if !state.owns() => {}
-            // It resumed when we had given up waiting for it, and now both accept; or it takes us for its predecessor.
+            // It resumed when we had given up waiting for it, and now both accept; or it takes us for its
+            // predecessor.
             Message::Serving { .. } | Message::Resume { .. } => {
                 predecessor.told = true;
                 let reason = "the rollback is over, its successor serves on".to_owned();
                 out.push(Effect::SendTo(generation, Message::Failed { reason }));
             }
-            // It had not read that we serve. If each tells the other so, the younger one stands down, and not both.
+            // It had not read that we serve. If each tells the other so, the younger one stands down, and not
+            // both.
             Message::Failed { .. } if predecessor.told && self.generation < generation => {}
             // It accepts: it waited for our `serving` in vain, or we for its. Once it has let go it cannot.
             Message::Failed { reason } if predecessor.probation => {

@@ -1,6 +1,4 @@
 //! The states of the incumbent's machine, and what can be read off a state alone.
-//!
-//! Deliberately absent: transitions.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -13,7 +11,7 @@ use crate::timing::Deadline;
 /// States are named for what they wait for and hold what they need for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum State {
-    /// Nobody is on the way.
+    /// No successor is on its way.
     Serving,
     /// The inventory goes out, batch by batch.
     Offering { peer: Peer, queue: VecDeque<Message>, awaiting: u32, until: Instant, lease: Instant },
@@ -29,9 +27,10 @@ pub(super) enum State {
     Releasing { peer: Peer, until: Instant },
     /// Our accept loops have stopped, the successor's have to start.
     Released { peer: Peer, until: Instant },
-    /// The successor serves; our listeners are parked. `quiet`: it broke the protocol, only its end still counts.
+    /// The successor serves; our listeners are parked. `quiet`: it broke the protocol, only its end still
+    /// counts.
     Probation { peer: Peer, until: Instant, drain: Drain, quiet: bool },
-    /// Our listeners are let go. `quiet`: nobody, or nobody sensible, is at the other end of the link.
+    /// Our listeners are let go. `quiet`: the other end of the link is closed, or broke the protocol.
     Retired { drain: Drain, quiet: bool },
     /// Rollback: our accept loops are stopping.
     RollingBack { to: Generation, until: Instant },

@@ -1,6 +1,4 @@
 //! What the arms of the incumbent's `match` do, in the order of a handoff.
-//!
-//! Deliberately absent: which arm applies, which is [`super`].
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -18,7 +16,7 @@ use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, Timing, after, millis};
 
 impl Incumbent {
-    // ---- before the commit ---------------------------------------------------------------------------------
+    // ---- before the commit ----------------------------------------------------------------------------
 
     pub(super) fn admission(&self, state: &State, join: &Join) -> Result<u16, Refusal> {
         let (ours, theirs) = (self.local.versions, join.versions);
@@ -109,8 +107,8 @@ impl Incumbent {
         }
     }
 
-    /// Going on would lose the connections that are on their way, so what was to come does not. The next attempt does not
-    /// wait for a predecessor that hangs, once what it offered has expired.
+    /// Going on would lose the connections that are on their way, so what was to come does not. The next
+    /// attempt does not wait for a predecessor that hangs, once what it offered has expired.
     fn not_quiesced(&mut self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
         let mut generations = Vec::new();
         for predecessor in self.predecessors.iter_mut().filter(|p| p.inbound.is_awaited()) {
@@ -180,7 +178,7 @@ impl Incumbent {
         State::Serving
     }
 
-    // ---- after it ------------------------------------------------------------------------------------------
+    // ---- after it -------------------------------------------------------------------------------------
 
     pub(super) fn hand_over(
         &mut self,
@@ -194,7 +192,7 @@ impl Incumbent {
         self.park(now, peer, accepts, out)
     }
 
-    /// Somebody else serves: drain, and be ready to take over for a while.
+    /// Another process serves: drain, and be ready to take over for a while.
     fn park(
         &mut self,
         now: Instant,
@@ -289,7 +287,7 @@ impl Incumbent {
         until
     }
 
-    // ---- rollback ------------------------------------------------------------------------------------------
+    // ---- rollback -------------------------------------------------------------------------------------
 
     /// Predecessor: both links and roles swap, the process that served is now one that drains.
     pub(super) fn resume(
@@ -317,7 +315,8 @@ impl Incumbent {
         State::Serving
     }
 
-    /// Serving process: the predecessor serves again, and this process is its predecessor, in probation like any other.
+    /// Serving process: the predecessor serves again, and this process is its predecessor, in probation like
+    /// any other.
     pub(super) fn step_back(
         &mut self,
         now: Instant,
@@ -345,7 +344,8 @@ impl Incumbent {
         self.park(now, peer, accepts, out)
     }
 
-    /// The link to this predecessor is the one to the process that serves. What it was about to migrate here stays there.
+    /// The link to this predecessor is the one to the process that serves. What it was about to migrate here
+    /// stays there.
     fn promote(&mut self, to: Generation, out: &mut Vec<Effect>) -> Option<Predecessor> {
         let position = self.predecessors.iter().position(|p| p.generation == to)?;
         let mut predecessor = self.predecessors.remove(position);
@@ -375,7 +375,8 @@ impl Incumbent {
         self.serve_on(now, out)
     }
 
-    /// The predecessor waited for our `serving` in vain, or we for its: it accepts. There must not be two for long.
+    /// The predecessor waited for our `serving` in vain, or we for its: it accepts. There must not be two for
+    /// long.
     pub(super) fn stand_down(
         &mut self,
         now: Instant,
@@ -411,7 +412,7 @@ impl Incumbent {
         State::Retired { drain: Drain::Running { until }, quiet: true }
     }
 
-    // ---- stopping ------------------------------------------------------------------------------------------
+    // ---- stopping -------------------------------------------------------------------------------------
 
     pub(super) fn stop_service(
         &mut self,
@@ -430,7 +431,7 @@ impl Incumbent {
         if loops_stop { self.quiesce(now, goal, out) } else { self.before(now, goal, out) }
     }
 
-    // ---- time ----------------------------------------------------------------------------------------------
+    // ---- time -----------------------------------------------------------------------------------------
 
     /// Every deadline of this side.
     pub(super) fn tick(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> State {

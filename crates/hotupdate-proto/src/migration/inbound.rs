@@ -1,6 +1,5 @@
-//! The side that takes connections: a process that serves, and one of its predecessors migrates connections to it.
-//!
-//! Deliberately absent: what is done with a connection, which is the application's part.
+//! The side that takes connections: a process that serves, and one of its predecessors migrates connections
+//! to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -14,7 +13,8 @@ use crate::message::Message;
 pub enum InboundEffect {
     /// Say this to the predecessor.
     Send(Message),
-    /// Check the descriptors of a batch, and hold them without touching the connections; then [`Inbound::inspected`].
+    /// Check the descriptors of a batch, and hold them without touching the connections; then
+    /// [`Inbound::inspected`].
     Inspect {
         /// The number of the batch.
         batch: u32,
@@ -47,7 +47,7 @@ pub struct Inbound {
     told: Told,
     /// It did not come to rest in time, and has not said anything about it since.
     was_late: bool,
-    /// The first batch may have any number: others may have gone to the process that served before.
+    /// The first batch may have any number: earlier ones may have gone to the process that served before.
     first: Option<u32>,
     last: Option<u32>,
     /// When the last batch arrived.
@@ -60,8 +60,8 @@ pub struct Inbound {
 struct Held {
     /// The kernel's numbers of its sockets.
     cookies: BTreeSet<u64>,
-    /// Its connections, if all of them are to stay where they are. They are held all the same until the predecessor knows:
-    /// if it is dead, they have no other server.
+    /// Its connections, if all of them are to stay where they are. They are held all the same until the
+    /// predecessor knows: if it is dead, they have no other server.
     refused: Option<Vec<u64>>,
 }
 
@@ -97,9 +97,9 @@ impl Inbound {
         vec![InboundEffect::Send(Message::Accepts { kinds: kinds.to_vec() })]
     }
 
-    /// The accept loops are about to stop, and then nothing of the predecessor can be answered: it has to finish what is
-    /// under way. One that hung the last time is not waited for, once it would take back what it offered as the first thing
-    /// that it does.
+    /// The accept loops are about to stop, and then nothing of the predecessor can be answered: it has to
+    /// finish what is under way. One that hung the last time is not waited for, once it would take back what
+    /// it offered as the first thing that it does.
     pub fn quiesce(&mut self, now: Instant, expires: Duration) -> Vec<InboundEffect> {
         if self.told == Told::Nothing {
             return Vec::new();
@@ -112,8 +112,8 @@ impl Inbound {
         vec![InboundEffect::Send(Message::Quiesce)]
     }
 
-    /// Whether something is held that the predecessor could still commit: if that was not heard here, the connections would
-    /// be lost.
+    /// Whether something is held that the predecessor could still commit: if that was not heard here, the
+    /// connections would be lost.
     fn may_be_committed(&self, now: Instant, expires: Duration) -> bool {
         let is_good = |at: Instant| now.saturating_duration_since(at) < expires;
         self.holds() && self.arrived.is_some_and(is_good)
@@ -138,8 +138,8 @@ impl Inbound {
     /// A batch arrived.
     ///
     /// # Errors
-    /// What is wrong with it: it was not asked for, is out of order, is more than the window allows, or brings a connection
-    /// that is here already.
+    /// What is wrong with it: it was not asked for, is out of order, is more than the window allows, or
+    /// brings a connection that is here already.
     pub fn prepare(
         &mut self,
         now: Instant,
@@ -165,7 +165,8 @@ impl Inbound {
         }
         self.first.get_or_insert(batch);
         (self.last, self.arrived) = (Some(batch), Some(now));
-        // A process that has woken is not waited for: the next one would hear what becomes of this, and does not hold it.
+        // A process that has woken is not waited for: the next one would hear what becomes of this, and does
+        // not hold it.
         let refuses = self.told == Told::Paused;
         let refused = refuses.then(|| items.iter().map(|item| item.row.id).collect());
         self.held.insert(batch, Held { cookies, refused });

@@ -1,6 +1,4 @@
 //! The side that lets connections go: a process that drains, and the one that serves accepts them.
-//!
-//! Deliberately absent: which connection asks to leave when, which its owner decides.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
@@ -15,8 +13,8 @@ use crate::timing::after;
 pub enum OutboundEffect {
     /// Say this to the process that serves.
     Send(Message),
-    /// Send these connections as the `prepare` of this number, each with its descriptor. They are not touched until they
-    /// have migrated or are returned.
+    /// Send these connections as the `prepare` of this number, each with its descriptor. They are not touched
+    /// until they have migrated or are returned.
     Prepare {
         /// The number of the batch.
         batch: u32,
@@ -27,16 +25,17 @@ pub enum OutboundEffect {
     Migrated(Vec<u64>),
     /// These did not migrate: go on serving them.
     Return(Vec<u64>),
-    /// Connections of these kinds can leave from here on, and no others.
+    /// Connections of these kinds, and only these, can leave from here on.
     Accepted(Vec<ConnectionKind>),
     /// The other process asks for a pause: connections that could leave wait, and are served meanwhile.
     Pause,
-    /// The other process did not answer in time: connections that could leave wait until it does, and are served meanwhile.
+    /// The other process did not answer in time: connections that could leave wait until it does, and are
+    /// served meanwhile.
     Stalled,
 }
 
-/// Batches whose answer may still come after everything was taken back: those of several rollbacks. Answers come in the
-/// order of the batches.
+/// Batches whose answer may still come after everything was taken back: those of several rollbacks. Answers
+/// come in the order of the batches.
 const MAX_ABANDONED: usize = 8 * WINDOW;
 
 /// A connection that asks to leave.
@@ -69,10 +68,10 @@ struct InFlight {
 
 /// The side that lets connections go.
 ///
-/// [`begin`](Self::begin) when a drain begins, [`leave`](Self::leave) for each connection that asks to, then what the other
-/// process says ([`accepts`](Self::accepts), [`prepared`](Self::prepared), [`quiesce`](Self::quiesce)),
-/// [`tick`](Self::tick) when [`deadline`](Self::deadline) has passed, and [`end`](Self::end) when the other process is dead
-/// or this one serves again.
+/// [`begin`](Self::begin) when a drain begins, [`leave`](Self::leave) for each connection that asks to, then
+/// what the other process says ([`accepts`](Self::accepts), [`prepared`](Self::prepared),
+/// [`quiesce`](Self::quiesce)), [`tick`](Self::tick) when [`deadline`](Self::deadline) has passed, and
+/// [`end`](Self::end) when the other process is dead or this one serves again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Outbound {
     patience: Duration,
@@ -82,7 +81,8 @@ pub struct Outbound {
     /// The number of the last batch. The numbers go on when the other process is another one.
     last: u32,
     in_flight: BTreeMap<u32, InFlight>,
-    /// Batches that were taken back because no answer came in time. As long as there are any, the other process hangs.
+    /// Batches that were taken back because no answer came in time. As long as there are any, the other
+    /// process hangs.
     late: BTreeSet<u32>,
     /// Batches whose answer was due when everything was taken back, and whether `abort` was said.
     abandoned: BTreeMap<u32, bool>,
@@ -147,8 +147,8 @@ impl Outbound {
         effects
     }
 
-    /// The process that serves says what it accepts. It may be another one than before, which answers to nothing that the
-    /// other one got; so a late answer is not waited for any more.
+    /// The process that serves says what it accepts. It may be another one than before, which answers to
+    /// nothing that the other one got; so a late answer is not waited for any more.
     pub fn accepts(&mut self, now: Instant, kinds: Vec<ConnectionKind>) -> Vec<OutboundEffect> {
         if self.to == Destination::None {
             return Vec::new();
@@ -160,8 +160,8 @@ impl Outbound {
         effects
     }
 
-    /// These connections ask to leave. Each is returned at once if it cannot, since the other process would not answer, or
-    /// has stopped to read.
+    /// These connections ask to leave. Each is returned at once if it cannot, since the other process would
+    /// not answer, or has stopped to read.
     pub fn leave(&mut self, now: Instant, leaving: Vec<Leaving>) -> Vec<OutboundEffect> {
         let mut effects = Vec::new();
         match &self.to {
@@ -184,8 +184,8 @@ impl Outbound {
         batch: u32,
         refused: &[u64],
     ) -> Result<Vec<OutboundEffect>, String> {
-        // An answer that comes too late is none, even if this process is the one that has slept: the other one does not
-        // count on it any more.
+        // An answer that comes too late is none, even if this process is the one that has slept: the other
+        // one does not count on it any more.
         let mut effects = self.tick(now);
         if self.late.remove(&batch) {
             if let (Destination::Accepts(kinds), false) = (&self.to, self.is_stalled()) {
@@ -207,7 +207,8 @@ impl Outbound {
         Ok(effects)
     }
 
-    /// The accept loops of the process that serves are about to stop; it wants to hear when nothing is on its way.
+    /// The accept loops of the process that serves are about to stop; it wants to hear when nothing is on its
+    /// way.
     pub fn quiesce(&mut self, now: Instant) -> Vec<OutboundEffect> {
         if self.to == Destination::None {
             return Vec::new();
@@ -219,8 +220,8 @@ impl Outbound {
         effects
     }
 
-    /// Time has passed. That a batch is taken back is said before its connections are touched, so that the other process
-    /// reads it even if this one dies then.
+    /// Time has passed. That a batch is taken back is said before its connections are touched, so that the
+    /// other process reads it even if this one dies then.
     pub fn tick(&mut self, now: Instant) -> Vec<OutboundEffect> {
         let late: Vec<u32> =
             self.in_flight.iter().filter(|(_, b)| now >= b.until).map(|(batch, _)| *batch).collect();
@@ -245,7 +246,8 @@ impl Outbound {
         effects
     }
 
-    /// The other process is dead, or this one serves again: everything that does not belong to the other stays here.
+    /// The other process is dead, or this one serves again: everything that does not belong to the other
+    /// stays here.
     pub fn end(&mut self) -> Vec<OutboundEffect> {
         if self.to == Destination::None {
             return Vec::new();
@@ -261,8 +263,8 @@ impl Outbound {
         effects
     }
 
-    /// As [`Self::end`], when nothing that the other process says is believed any more, although it lives: it is told to
-    /// close its copies.
+    /// As [`Self::end`], when nothing that the other process says is believed any more, although it lives: it
+    /// is told to close its copies.
     pub fn withdraw(&mut self) -> Vec<OutboundEffect> {
         let batches: Vec<u32> = self.in_flight.keys().copied().collect();
         let abort = |batch| OutboundEffect::Send(Message::Abort { batch });

@@ -1,6 +1,4 @@
 //! What the successor's machine is told, and what it wants done.
-//!
-//! Deliberately absent: what follows from what, which is the `match` in [`super`].
 
 use crate::error::{Fault, Refusal};
 use crate::message::{Generation, Joined, Message, Ready, Released};
@@ -16,20 +14,20 @@ pub enum Event {
     /// The link is closed ([`Fault::PeerGone`]: end-of-file, even in the middle of a message, `EPIPE` or
     /// `ECONNRESET`), or cannot be understood or written to (any other fault).
     Closed(Fault),
-    /// A predecessor whose link is read ([`Effect::Read`]) said that it serves. What else comes over its link is for later,
-    /// when this process serves.
+    /// A predecessor whose link is read ([`Effect::Read`]) said that it serves. What else comes over its link
+    /// is for later, when this process serves.
     Resumed(Generation),
     /// The application is warm ([`Effect::Complete`] came before).
     Ready(Ready),
     /// The accept loops run ([`Effect::Open`] is done).
     Opened {
-        /// The time in which nobody accepted, in nanoseconds, if it is known.
+        /// The time in which no process accepted, in nanoseconds, if it is known.
         gap_ns: Option<u64>,
     },
     /// The application does not want to any more.
     GiveUp(String),
-    /// Time has passed. What has arrived comes before it: after a pause of the whole machine everything is due, and a
-    /// death must not look like a delay.
+    /// Time has passed. What has arrived comes before it: after a pause of the whole machine everything is
+    /// due, and a death must not look like a delay.
     Tick,
 }
 
@@ -63,6 +61,6 @@ pub struct Served {
     pub joined: Joined,
     /// The generations before this one that are left, newest first.
     pub predecessors: Vec<Predecessor>,
-    /// The time in which nobody accepted, in nanoseconds.
+    /// The time in which no process accepted, in nanoseconds.
     pub gap_ns: Option<u64>,
 }

@@ -1,6 +1,4 @@
 //! The states of the successor's machine, and what can be read off a state alone.
-//!
-//! Deliberately absent: transitions.
 
 use std::time::Instant;
 
@@ -13,11 +11,12 @@ pub(super) enum State {
     Joining { until: Instant },
     Receiving { joined: Joined, next: u32, listeners: usize, control: bool, until: Instant },
     Warming { joined: Joined, until: Instant },
-    // The incumbent is dead. Without a deadline: like a first start it waits for nobody but its own application, unless
-    // a predecessor serves before that.
+    // The incumbent is dead. Without a deadline: like a first start it waits only for its own application,
+    // unless a predecessor serves before that.
     Orphaned { joined: Joined },
     Waiting { joined: Joined, on_command: bool, until: Instant },
-    // `alone`: the incumbent is dead. Without a deadline: the one that the incumbent has is the one that counts.
+    // `alone`: the incumbent is dead. Without a deadline: the one that the incumbent has is the one that
+    // counts.
     Opening { joined: Joined, released: Option<Released>, alone: bool },
     Done,
 }

@@ -1,6 +1,4 @@
 //! What the arms of the successor's `match` do, in the order of a handoff.
-//!
-//! Deliberately absent: which arm applies, which is [`super`].
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -106,8 +104,9 @@ impl Successor {
         Ok(())
     }
 
-    /// A predecessor in probation does not see that the incumbent is dead, because its link is held here too. It is asked to
-    /// serve: it is warm, and we are not. If its probation is over it does not, and we do when we are ready.
+    /// A predecessor in probation does not see that the incumbent is dead, because its link is held here too.
+    /// It is asked to serve: it is warm, and we are not. If its probation is over it does not, and we do when
+    /// we are ready.
     pub(super) fn call_back(&mut self, out: &mut Vec<Effect>) {
         let Some(newest) = self.links.iter().find(|link| link.probation) else { return };
         let to = newest.generation;
@@ -133,7 +132,8 @@ impl Successor {
             let handoff = joined.handoff.clone();
             predecessors.push(Predecessor { features, handoff, ..newest }.knowing());
         }
-        // The incumbent knows which have ended since; their links end when they are read, which is no surprise then.
+        // The incumbent knows which have ended since; their links end when they are read, which is no
+        // surprise then.
         let has_ended = |link: &Predecessor| {
             released.as_ref().is_some_and(|r| r.links.iter().all(|rest| rest.generation != link.generation))
         };

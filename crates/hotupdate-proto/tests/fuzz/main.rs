@@ -1,4 +1,5 @@
-//! Every input: what the fuzz targets check (`make fuzz`), for the inputs that they have found and for random ones.
+//! Every input: what the fuzz targets check (`make fuzz`), for the inputs that they have found and for random
+//! ones.
 
 mod targets;
 
@@ -31,7 +32,11 @@ macro_rules! targets {
         mod random {
             use super::*;
             $(proptest! {
-                #![proptest_config(ProptestConfig { cases: $cases, failure_persistence: None, ..ProptestConfig::default() })]
+                #![proptest_config(ProptestConfig {
+                    cases: $cases,
+                    failure_persistence: None,
+                    ..ProptestConfig::default()
+                })]
 
                 #[test]
                 fn $target(bytes in vec(any::<u8>(), 0..$length)) {

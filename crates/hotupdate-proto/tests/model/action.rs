@@ -1,6 +1,4 @@
 //! Everything that can happen, by name: a counterexample is a list of these.
-//!
-//! Deliberately absent: when it can happen, and what comes of it, see `world.rs`.
 
 use hotupdate_proto::message::Release;
 use hotupdate_proto::operator::Command;
@@ -11,7 +9,7 @@ use super::migration::Connection;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Start(Id),
-    /// It looks who owns the control socket, and calls or becomes the first.
+    /// It looks for an owner of the control socket, and calls it, or becomes the first process.
     Find(Id),
     /// A call is accepted on the control socket.
     Accept(Id, usize),
@@ -38,7 +36,8 @@ pub(crate) enum Action {
 }
 
 impl Action {
-    /// It comes about without applications, operators and mishaps: by messages on their way and deadlines alone.
+    /// It comes about without applications, operators and mishaps: by messages on their way and deadlines
+    /// alone.
     pub(crate) fn is_of_itself(&self) -> bool {
         use Action as A;
         matches!(self, A::Find(_) | A::Accept(..) | A::Deliver(..) | A::EndOfFile(..)) || self.is_deadline()

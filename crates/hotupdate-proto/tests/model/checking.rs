@@ -1,6 +1,4 @@
 //! The model as the checker sees it, and what is shown of a counterexample.
-//!
-//! Deliberately absent: what happens, see `world.rs`; what has to hold, see `properties.rs`.
 
 use std::sync::Arc;
 
@@ -59,7 +57,8 @@ impl Handoffs {
         Self { starts: vec![start], options, reaches: Vec::new(), endings: Arc::default() }
     }
 
-    /// The first process has a connection, which migrates. An answer to it is late before a drain ends, or after.
+    /// The first process has a connection, which migrates. An answer to it is late before a drain ends, or
+    /// after.
     pub(crate) fn migrating(mut start: World) -> Self {
         start.moves = true;
         let mut patient = World { patient: true, ..start.clone() };

@@ -1,7 +1,5 @@
-//! The driver of one process: brings its machine what happened and performs what it says, as `crates/hotupdate/src/driver`
-//! does with real descriptors.
-//!
-//! Deliberately absent: when something happens, see `world.rs`; connections that migrate, see `migration.rs`.
+//! The driver of one process: brings its machine what happened and performs what it says, as
+//! `crates/hotupdate/src/driver` does with real descriptors.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,7 +19,7 @@ impl World {
         Arc::make_mut(&mut self.procs[p])
     }
 
-    // ---- as the incumbent ------------------------------------------------------------------------------------------
+    // ---- as the incumbent -----------------------------------------------------------------------------
 
     pub(super) fn incumbent_event(&mut self, p: Id, event: Event) {
         self.incumbent_event_at(self.now(), p, event);
@@ -37,7 +35,8 @@ impl World {
         let Some(Held { end, .. }) = self.procs[p].peer else { return };
         let mut riders = Riders { control: matches!(message, Message::Control { .. }), links: Vec::new() };
         if let Message::Links { items, .. } = &message {
-            // One that ended since the inventory was made is passed on as a link that has ended, which changes nothing.
+            // One that ended since the inventory was made is passed on as a link that has ended, which
+            // changes nothing.
             let held = |item: &LinkItem| {
                 let held = self.procs[p].predecessors.get(&item.generation)?;
                 Some((item.generation, held.end))
@@ -116,7 +115,8 @@ impl World {
         }
     }
 
-    /// They have stopped. (Predecessors are heard until here: what was read before the links were paused is heard later.)
+    /// They have stopped. (Predecessors are heard until here: what was read before the links were paused is
+    /// heard later.)
     pub(super) fn stopped(&mut self, p: Id) {
         let process = self.process(p);
         process.stopping = false;
@@ -140,7 +140,7 @@ impl World {
         self.procs[p] = Arc::new(Process { role: Role::Dead, ..Process::default() });
     }
 
-    // ---- as a successor --------------------------------------------------------------------------------------------
+    // ---- as a successor -------------------------------------------------------------------------------
 
     pub(super) fn successor_event(&mut self, p: Id, event: successor::Event) {
         self.successor_event_at(self.now(), p, event);
@@ -170,7 +170,8 @@ impl World {
         }
     }
 
-    /// The process that answered is dead, or does not serve: look again, as long as the deadline `find` lets it.
+    /// The process that answered is dead, or does not serve: look again, as long as the deadline `find` lets
+    /// it.
     pub(super) fn find_again(&mut self, p: Id) {
         let role = if self.again > 0 { Role::Finding } else { Role::Dead };
         self.again = self.again.saturating_sub(1);
@@ -205,7 +206,7 @@ impl World {
         }
     }
 
-    // ---- what is heard ---------------------------------------------------------------------------------------------
+    // ---- what is heard --------------------------------------------------------------------------------
 
     /// A call on the control socket.
     pub(super) fn called(&mut self, p: Id, link: usize) {
@@ -268,7 +269,8 @@ impl World {
         }
     }
 
-    /// What one before it says, or that it is gone. A successor hears only that it serves, and the rest when it serves.
+    /// What one before it says, or that it is gone. A successor hears only that it serves, and the rest when
+    /// it serves.
     fn hear_predecessor(&mut self, p: Id, generation: Generation, message: Option<Message>) {
         let process = self.process(p);
         match (&process.role, message) {

@@ -1,7 +1,8 @@
 //! That everything ends: no state is ever reached again by messages and deadlines alone.
 //!
-//! The checker's own `eventually` misses cycles, so each step that comes about of itself is noted; without a cycle among
-//! them every course comes to a stand, and where it stands is a property of single states. Deliberately absent: those.
+//! The checker's own `eventually` misses cycles, so each step that comes about of itself is noted; without a
+//! cycle among them every course comes to a stand, and where it stands is a property of single states, as
+//! `properties.rs` has them.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

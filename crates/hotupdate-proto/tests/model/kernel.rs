@@ -1,4 +1,5 @@
-//! What the kernel does: socket pairs whose ends are held by whoever has a descriptor of them, also one in flight.
+//! What the kernel does: socket pairs, whose ends stay open while a descriptor of them exists, also one in
+//! flight.
 //!
 //! Deliberately absent: bytes. A message is read whole or not at all, in the order in which it was sent.
 
@@ -45,7 +46,7 @@ pub(crate) enum Said {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Link {
     pub(crate) queues: [VecDeque<Said>; 2],
-    /// Nobody has accepted it: its side 0 waits in the backlog of the control listener.
+    /// No process has accepted it: its side 0 waits in the backlog of the control listener.
     pub(crate) backlog: bool,
 }
 
@@ -62,7 +63,7 @@ impl World {
         &mut Arc::make_mut(&mut self.links[end.link]).queues[end.side]
     }
 
-    /// Says something at this end; if nobody holds the other one, it is lost.
+    /// Says something at this end; if no process holds the other one, it is lost.
     pub(crate) fn put(&mut self, from: Id, end: End, said: Said) {
         if let Some(Dying { process, writes, lost }) = &mut self.dying
             && *process == from
@@ -99,7 +100,7 @@ impl World {
         })
     }
 
-    /// Somebody alive has a descriptor of this end, or one is on its way to somebody.
+    /// A living process has a descriptor of this end, or one is on its way to such a process.
     pub(crate) fn is_held(&self, end: End) -> bool {
         let waits = end.side == 0 && self.links[end.link].backlog;
         waits || self.procs.iter().any(|process| process.has(end)) || self.is_on_its_way(end)
@@ -109,13 +110,14 @@ impl World {
         self.riders().any(|riders| riders.links.iter().any(|(_, held)| *held == end))
     }
 
-    /// The control listener exists, and `flock` on the file beside it fails: somebody has both, or they are on their way.
+    /// The control listener exists, and `flock` on the file beside it fails: a process has both, or they are
+    /// on their way.
     pub(crate) fn is_locked(&self) -> bool {
         self.procs.iter().any(|process| process.control) || self.riders().any(|riders| riders.control)
     }
 
-    /// What the kernel drops with the last descriptor: what was on its way to an end that is gone, and the descriptors
-    /// in that, and calls that nobody accepted.
+    /// What the kernel drops with the last descriptor: what was on its way to an end that is gone, and the
+    /// descriptors in that, and calls that no process accepted.
     pub(crate) fn collect(&mut self) {
         loop {
             let mut changed = false;

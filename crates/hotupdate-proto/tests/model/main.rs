@@ -1,22 +1,28 @@
 //! Every interleaving: the shipped machines under the model checker [`stateright`].
 //!
-//! `tests/pair` plays courses of events that somebody thought of, and random ones; here all of them are played, up to a
-//! number of processes, mishaps and orders. The machines are those of the crate. Around them are kernel and driver:
+//! `tests/pair` plays courses of events that a person thought of, and random ones; here all of them are
+//! played, up to a number of processes, mishaps and orders. The machines are those of the crate. Around them
+//! are kernel and driver:
 //!
-//! * `kernel.rs`: links with what is on its way, and descriptors, which keep links, lock and control socket alive in flight;
-//! * `process.rs`, `driver.rs`, `migration.rs`: what a process holds, and how its driver performs effects, mechanically;
+//! * `kernel.rs`: links with what is on its way, and descriptors, which keep links, lock and control socket
+//!   alive in flight;
+//! * `process.rs`, `driver.rs`, `migration.rs`: what a process holds, and how its driver performs effects,
+//!   mechanically;
 //! * `action.rs`, `world.rs`: what can happen, and the clock;
-//! * `properties.rs`, `endings.rs`: what has to hold; `checking.rs`, `show.rs`: the checker, and counterexamples to read.
+//! * `properties.rs`, `endings.rs`: what has to hold; `checking.rs`, `show.rs`: the checker, and
+//!   counterexamples to read.
 //!
-//! A process may die at any moment, also in the middle of a step, when only a part of what it says is written; successors
-//! may hang for ever. Any deadline may fire before anything that another process does. Words may stay on their way as long
-//! as they like between two processes. With three, what was said arrives at once (`prompt`): otherwise one word could be
-//! older than a whole handoff, which takes a process that stops for seconds between two system calls.
+//! A process may die at any moment, also in the middle of a step, when only a part of what it says is
+//! written; successors may hang for ever. Any deadline may fire before anything that another process does.
+//! Words may stay on their way as long as they like between two processes. With three, what was said arrives
+//! at once (`prompt`): otherwise one word could be older than a whole handoff, which takes a process that
+//! stops for seconds between two system calls.
 //!
-//! Not in the model: garbage and lies (`tests/pair`, the fuzzer), clocks that are compared (`within_ms`), `hotctl`.
+//! Not in the model: garbage and lies (`tests/pair`, the fuzzer), clocks that are compared (`within_ms`),
+//! `hotctl`.
 //!
-//! The number of states is printed: `cargo test -p hotupdate-proto --test model -- --nocapture`. The large ones run with
-//! `make model`.
+//! The number of states is printed: `cargo test -p hotupdate-proto --test model -- --nocapture`. The large
+//! ones run with `make model`.
 
 mod action;
 mod checking;
@@ -108,7 +114,8 @@ fn a_connection_migrates() {
         .check("a connection migrates");
 }
 
-/// The same while an operator insists on a rollback: what was late in the first attempt is there in the second.
+/// The same while an operator insists on a rollback: what was late in the first attempt is there in the
+/// second.
 #[test]
 #[ignore = "large: make model"]
 fn a_connection_migrates_while_an_operator_insists() {

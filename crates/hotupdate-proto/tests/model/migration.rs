@@ -1,6 +1,4 @@
-//! Connections that migrate: who serves them, and the descriptors of those on their way.
-//!
-//! Deliberately absent: every decision, which is the machines' ([`hotupdate_proto::migration`]).
+//! Connections that migrate: which process serves them, and the descriptors of those on their way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,7 +16,7 @@ use super::world::World;
 /// A connection, by its number.
 pub(crate) type Connection = u64;
 
-/// What a process has of connections. It serves those in `serves`, and no others.
+/// What a process has of connections. It serves those in `serves`, and only those.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Connections {
     pub(crate) serves: BTreeSet<Connection>,
@@ -174,11 +172,12 @@ impl World {
     }
 }
 
-/// How far the clock moves on when it does: longer than anything that migrates is good, shorter than a standby.
+/// How far the clock moves on when it does: longer than anything that migrates is good, shorter than a
+/// standby.
 pub(crate) const LATER: Duration = Duration::from_secs(3000);
 
-/// Everything is at its default, but that the answer to a `prepare` is waited for longer than a drain takes, where it is
-/// `patient`: then the drain ends first.
+/// Everything is at its default, but that the answer to a `prepare` is waited for longer than a drain takes,
+/// where it is `patient`: then the drain ends first.
 pub(crate) fn timing(patient: bool) -> Timing {
     Timing::default().prepared(Duration::from_secs(if patient { 1000 } else { 1 }))
 }

@@ -1,6 +1,4 @@
 //! One process: its machine, and what its driver holds.
-//!
-//! Deliberately absent: what it does, see `driver.rs`.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! What has to hold in every single state.
 //!
-//! Together with `endings.rs` this says what happens in the end: what comes about by messages and deadlines alone comes to
-//! a stand, and only these states can be where it stands.
+//! Together with `endings.rs` this says what happens in the end: what comes about by messages and deadlines
+//! alone comes to a stand, and only these states can be where it stands.
 
 use stateright::Property;
 
@@ -16,7 +16,7 @@ pub(crate) fn always() -> Vec<Property<Handoffs>> {
         always("the service is lost only with the last process that could go on with it", |_, w| {
             w.ended || w.heirs().next().is_some()
         }),
-        always("where nobody accepts, somebody will, without anything from outside", |_, w| {
+        always("where no process accepts, one will, without anything from outside", |_, w| {
             accepting(w) > 0 || w.heirs().all(|(_, p)| p.warming) || goes_on(w)
         }),
         always("who can take over again is not kept waiting for an application", |_, w| {
@@ -77,7 +77,8 @@ fn servers(world: &World, connection: u64) -> usize {
     world.living().filter(|(_, process)| process.connections.serves.contains(&connection)).count()
 }
 
-/// Exactly one serves, or waits for its application alone; and each connection that is left has its one server.
+/// Exactly one serves, or waits for its application alone; and each connection that is left has its one
+/// server.
 fn stands_well(world: &World) -> bool {
     let left: Vec<_> = world.living().map(|(_, p)| p).filter(|p| !p.hangs).collect();
     let one = match left[..] {

@@ -1,4 +1,4 @@
-//! A state in a few lines, for people who read a counterexample.
+//! A state in a few lines, to read a counterexample by.
 
 use std::fmt;
 

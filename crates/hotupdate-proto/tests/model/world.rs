@@ -1,8 +1,8 @@
 //! Every state that the processes can be in together, and everything that can happen next.
 //!
-//! Time: what happens, happens at one and the same instant, but for deadlines, which fire at their own. So a deadline may
-//! fire before or after anything that another process does, as if no two clocks had anything in common; only what has
-//! arrived from the dead is heard first, as [`Event::Tick`] demands. Deliberately absent: garbage, see `tests/pair`.
+//! Time: what happens, happens at one and the same instant, but for deadlines, which fire at their own. So a
+//! deadline may fire before or after anything that another process does, as if no two clocks had anything in
+//! common; only what has arrived from the dead is heard first, as [`Event::Tick`] demands.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
@@ -32,8 +32,8 @@ pub(crate) struct World {
     pub(crate) later: bool,
     /// So many generations may drain before the oldest is hurried.
     pub(crate) max_draining: usize,
-    /// What is said arrives at once, and what has arrived is heard before calls, orders and deadlines, as the driver does it.
-    /// Otherwise it may be late.
+    /// What is said arrives at once, and what has arrived is heard before calls, orders and deadlines, as the
+    /// driver does it. Otherwise it may be late.
     pub(crate) prompt: bool,
     /// So often a process that meets a dying owner may look again: the deadline `find`.
     pub(crate) again: u8,
@@ -43,9 +43,11 @@ pub(crate) struct World {
     pub(crate) mishaps: u8,
     /// Only in the middle of a step.
     pub(crate) dying: Option<Dying>,
-    /// There is no service to be lost: nobody serves yet, it was stopped, or all that could have gone on with it died.
+    /// There is no service to be lost: no process serves yet, it was stopped, or every process that could
+    /// have gone on with it died.
     pub(crate) ended: bool,
-    /// Connections that may be gone: with the only process that had them, or with one that had said that it holds them.
+    /// Connections that may be gone: with the only process that had them, or with one that had said that it
+    /// holds them.
     pub(crate) lost: BTreeSet<Connection>,
     /// Connections that were forced.
     pub(crate) forced: BTreeSet<Connection>,
@@ -86,7 +88,7 @@ impl World {
         if self.moves { kinds() } else { Vec::new() }
     }
 
-    /// Nobody was started yet.
+    /// No process was started yet.
     pub(crate) fn new(processes: usize, mishaps: u8) -> Self {
         Self {
             procs: vec![Arc::default(); processes],
@@ -187,8 +189,8 @@ impl World {
         }
     }
 
-    /// Who was at the other end is dead, and that the end is not closed lasts only moments: a descriptor of it is on its
-    /// way to a successor, or in one that is about to hear the same.
+    /// The process at the other end is dead, and its end stays open only for moments: a descriptor of it is
+    /// on its way to a successor, or in one that is about to hear the same.
     fn is_being_told_of_a_death(&self, end: End) -> bool {
         let mut heirs = self.living().filter(|(_, process)| process.has(end.other()));
         let on_its_way = self.is_on_its_way(end.other());
@@ -338,7 +340,8 @@ impl World {
         done && lost && self.procs[process].lives() && self.act(&Action::Crash(process), release)
     }
 
-    /// Somebody died or was told to stop: what nobody is left to go on with has ended there and then.
+    /// A process died or was told to stop: a service that no process is left to go on with has ended there
+    /// and then.
     fn take_stock(&mut self) {
         let ended = self.heirs().next().is_none();
         self.ended |= ended;
@@ -346,7 +349,7 @@ impl World {
         self.lost.extend(connections);
     }
 
-    /// Who could go on with the service, and has not been told otherwise.
+    /// The processes that could go on with the service, and were not told otherwise.
     pub(crate) fn heirs(&self) -> impl Iterator<Item = (Id, &Process)> {
         self.living().filter(|(p, process)| process.holds && !process.hangs && !self.is_dismissed(*p))
     }
@@ -355,8 +358,8 @@ impl World {
     fn is_dismissed(&self, p: Id) -> bool {
         let process = &self.procs[p];
         self.ends().filter(|end| process.has(*end)).any(|end| {
-            // What `failed` means: to a successor its end; to an incumbent that of its successor, but that somebody else
-            // serves if a predecessor says it.
+            // What `failed` means: to a successor its end; to an incumbent that of its successor; from a
+            // predecessor, that another process serves.
             let says = process.generation_at(end);
             let mut obeys = process.successor().is_some() || says.is_some_and(|says| process.believes(says));
             self.queue(end).iter().any(|said| match said {

@@ -87,7 +87,7 @@ fn an_operator_who_asks_for_a_handoff_hears_why_it_cannot_be() {
     assert_eq!(world.command_to(0, Command::Rollback), Err(OperatorError::NotServing));
 }
 
-/// The service stops, at whatever stage: nobody takes over, everybody ends, both know why.
+/// The service stops, at whatever stage: no process takes over, all end, and both sides know why.
 #[test]
 fn stop_at_every_stage() {
     for release in [Release::Now, Release::OnCommand] {
@@ -107,7 +107,7 @@ fn stop_at_every_stage() {
     }
 }
 
-/// SIGTERM while a successor is on its way: it takes over, and nobody notices.
+/// SIGTERM while a successor is on its way: it takes over, and clients notice nothing.
 #[test]
 fn terminate_at_every_stage_lets_a_successor_take_over_first() {
     for release in [Release::Now, Release::OnCommand] {
@@ -124,7 +124,7 @@ fn terminate_at_every_stage_lets_a_successor_take_over_first() {
                 );
                 world.assert_next_works();
             } else {
-                // Nobody had joined yet, or had been heard: that one starts over, as a first start.
+                // The successor had not joined yet, or was not heard: it starts over, as a first start.
                 assert!(!world.procs[0].alive, "{world}");
             }
         }

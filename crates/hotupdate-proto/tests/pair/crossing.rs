@@ -138,7 +138,8 @@ fn two_that_drain_may_tell_each_other() {
     }
 }
 
-/// It was asked after its probation, by one who cannot know that: the answer is not waited for until a deadline.
+/// The predecessor is asked after its probation, by a process that cannot know that. The answer comes at
+/// once, and not at a deadline.
 #[test]
 fn one_that_has_let_go_says_so_to_whoever_asks() {
     let mut two = Two::new(2, 1).resuming();

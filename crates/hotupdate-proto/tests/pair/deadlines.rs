@@ -18,7 +18,7 @@ fn timed_out(world: &World, index: usize) -> Option<Deadline> {
     }
 }
 
-/// The reasons for which the incumbent gave up on somebody.
+/// The deadlines at which the incumbent gave up an attempt.
 fn failures(world: &World) -> Vec<Deadline> {
     let deadline = |report: &Report| match report {
         Report::Failed { fault: Fault::TimedOut(deadline), .. } => Some(*deadline),

@@ -96,7 +96,7 @@ fn either_side_dies_after_every_single_step() {
     assert!(deaths > 150, "{deaths}");
 }
 
-/// The table of DESIGN §5: what a death means for the one that is left, and how long nobody accepts.
+/// The table of DESIGN §5: what a death means for the process that is left, and how long no process accepts.
 #[test]
 fn a_death_before_the_commit_is_no_gap() {
     for steps in 1.. {
@@ -144,7 +144,8 @@ fn the_successor_gives_up_at_every_step() {
         }
         world.successor_event(1, successor::Event::GiveUp("no license".to_owned()));
         world.run();
-        let failed = |r: &Report| matches!(r, Report::Failed { fault, .. } if fault.to_string().contains("no license"));
+        let says = |fault: &hotupdate_proto::Fault| fault.to_string().contains("no license");
+        let failed = |r: &Report| matches!(r, Report::Failed { fault, .. } if says(fault));
         assert!(steps < 2 || world.reports.iter().any(|(_, report)| failed(report)), "{steps} {world}");
         assert_eq!(world.accepting(), [0]);
         assert_healthy(world);
@@ -260,7 +261,7 @@ fn each_message_is_altered_into_each_other() {
                 if lie && world.living().is_empty() {
                     continue;
                 }
-                // Or keeps an older generation to itself, whose probation then ends in nobody's eyes.
+                // Or keeps an older generation to itself, whose probation then ends unseen.
                 if original.name() == "links" && world.living().len() == 2 {
                     assert_eq!(world.accepting(), world.living());
                     continue;

@@ -1,6 +1,4 @@
 //! Older generations: what the serving process sees of them, and what is left of them when it is gone.
-//!
-//! Deliberately absent: the way back, see [`crate::rollback`].
 
 use std::time::Duration;
 

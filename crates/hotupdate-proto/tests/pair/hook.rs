@@ -1,5 +1,5 @@
-//! Work that only one process may do: the application ends it before the release, and goes on if there is none. And tasks
-//! that keep a process alive.
+//! Work that only one process may do: the application ends it before the release, and goes on if there is
+//! none. And tasks that keep a process alive.
 
 use hotupdate_proto::Deadline;
 use hotupdate_proto::incumbent::{Effect, Event, Report};

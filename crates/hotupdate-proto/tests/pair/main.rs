@@ -1,7 +1,8 @@
 //! The two machines against each other, in a pretended world with a virtual clock.
 //!
-//! Each run ends with the same oracle: nobody waits without a deadline (checked after every step), exactly one process
-//! accepts when nothing can happen any more, nothing is left on a link, and the next handoff works.
+//! Each run ends with the same oracle: no process waits without a deadline (checked after every step),
+//! exactly one process accepts when nothing can happen any more, nothing is left on a link, and the next
+//! handoff works.
 
 mod world;
 

@@ -44,7 +44,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<usize>().prop_map(Op::Garble),
         2 => Just(Op::Tick),
         2 => (1_u64..20_000).prop_map(Op::Wait),
-        4 => join.prop_map(|(on_command, readies, opens, stops, drains)| Op::Join { on_command, readies, opens, stops, drains }),
+        4 => join.prop_map(|(on_command, readies, opens, stops, drains)| {
+            Op::Join { on_command, readies, opens, stops, drains }
+        }),
         4 => (0_usize..5).prop_map(Op::Command),
     ]
 }
@@ -66,7 +68,7 @@ fn line(world: &World, at: usize) -> Option<crate::world::End> {
     pick(&ends, at)
 }
 
-/// Somebody else is left who holds the listeners, and is not about to hear that it should not.
+/// Another process is left that holds the listeners, and is not about to hear that it should not.
 fn has_heirs(world: &World, victim: usize) -> bool {
     world.living().into_iter().any(|i| i != victim && world.procs[i].holds && !world.is_dismissed(i))
 }
@@ -81,7 +83,8 @@ fn apply(world: &mut World, op: &Op) -> bool {
         }
         Op::Drop(at) => {
             if let Some(end) = line(world, at) {
-                // Lost with the end of a stream is everything after it as well: `failed` and the end come together.
+                // Lost with the end of a stream is everything after it as well: `failed` and the end come
+                // together.
                 let front = world.queue(end).front();
                 let last = matches!(front, Some(Packet::Message(Message::Failed { .. }, _)));
                 // A caller that says nothing is the control socket's business.
@@ -124,7 +127,8 @@ fn apply(world: &mut World, op: &Op) -> bool {
             }
         }
         Op::Garble(at) => {
-            // Garbage in the place of a last word, and then the end of the link, is a death to whoever reads it.
+            // Garbage in the place of a last word, and then the end of the link, is a death to the process
+            // that reads it.
             if let Some(index) = pick(&world.living(), at).filter(|index| !world.is_dismissed(*index)) {
                 // A successor ends its attempt then.
                 let heirs = world.incumbent(index).is_some() || has_heirs(world, index);
@@ -166,7 +170,7 @@ proptest! {
     fn whatever_happens_the_service_heals(ops in prop::collection::vec(op(), 1..120)) {
         let mut world = World::new(App { drains: false, ..App::default() });
         let mut may_be_lost = false;
-        // A successor that turned down what an incumbent said, which then dies, is nobody's heir.
+        // A successor that refused what its incumbent said does not succeed it when the incumbent dies.
         let (mut tampered, mut killed) = (false, false);
         for op in &ops {
             if world.living().is_empty() {

@@ -1,4 +1,4 @@
-//! Who is turned down, with which words, and that nothing has changed then.
+//! Which calls are refused, with which words; a refusal changes nothing.
 
 use hotupdate_proto::message::{Generation, Joined, Message, Release, Versions};
 use hotupdate_proto::operator::{Command, ProcessState};
@@ -40,7 +40,7 @@ fn a_second_successor_gets_busy_which_names_the_first() {
             doings.push(doing.to_owned());
         }
         world.settle();
-        // The one that stood by was turned out in the end, the others took over.
+        // The successor that stood by was dismissed in the end; the other ones took over.
         let serves = world.assert_one_serves();
         assert!(serves == first || world.fired.contains(&Deadline::Standby), "{world}");
         world.assert_next_works();

@@ -1,6 +1,4 @@
 //! The way back: an operator wants it, or the predecessor takes the service because it waited in vain.
-//!
-//! Deliberately absent: the death of the one that serves, see [`crate::generations`] and [`crate::orphans`].
 
 use std::time::Duration;
 

@@ -58,7 +58,8 @@ fn a_handoff_is_this_sequence_of_messages() {
     world.assert_next_works();
 }
 
-/// Nobody stops before the successor is ready; the loops of the two never run at once; each step by itself.
+/// No accept loop stops before the successor is ready; the loops of the two never run at once; each step by
+/// itself.
 #[test]
 fn one_after_the_other_accepts() {
     let mut world = World::new(App::default());

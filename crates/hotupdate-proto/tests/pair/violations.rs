@@ -1,6 +1,4 @@
 //! What breaks the protocol after the commit: it is reported, not believed, and no reason for a second owner.
-//!
-//! Deliberately absent: what breaks it before, which ends the attempt, see [`crate::faults`].
 
 use hotupdate_proto::incumbent::Report;
 use hotupdate_proto::message::{Generation, Message};
@@ -36,7 +34,7 @@ fn garbage_in_probation_is_reported_and_is_no_second_owner() {
     }
 }
 
-/// One says that so many were given away that nobody could come any more.
+/// A peer says that so many generation numbers were given away that none is left for a later process.
 #[test]
 fn a_counter_that_cannot_be_is_reported_and_not_believed() {
     for (from, to) in [(1, 0), (0, 1)] {
@@ -55,7 +53,7 @@ fn a_counter_that_cannot_be_is_reported_and_not_believed() {
         };
         let violations = world.reports.iter().filter(|(by, r)| *by == to && of_it(r)).count();
         assert_eq!((violations, world.accepting()), (1, vec![1]), "{world}");
-        // Whoever serves next has a number for the one after it.
+        // The process that serves next has a number for the one after it.
         world.kill(from);
         world.run();
         assert_eq!(world.accepting(), [to]);

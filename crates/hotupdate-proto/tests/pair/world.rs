@@ -1,7 +1,7 @@
 //! Processes, links and a clock, all of them pretended: what the machines are run in.
 //!
-//! A link is a socket pair: each end may be held by several processes, as a duplicated descriptor is, and end-of-file
-//! comes when the last holder of the other end is gone and what it had said is read. Deliberately absent: real time.
+//! A link is a socket pair: each end may be held by several processes, as a duplicated descriptor is, and
+//! end-of-file comes when the last holder of the other end is gone and what it had said is read.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -161,7 +161,7 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) procs: Vec<Proc>,
     links: Vec<[Side; 2]>,
-    /// Every message that was sent: by whom, and its name.
+    /// Every message that was sent: its sender, and its name.
     pub(crate) said: Vec<(usize, &'static str)>,
     pub(crate) reports: Vec<(usize, Report)>,
     /// What was done about connections that migrate, beside messages.
@@ -174,7 +174,7 @@ pub(crate) struct World {
     pub(crate) tamper: Option<(usize, Tamper)>,
     pub(crate) tampered: Option<(usize, Message)>,
     late: Option<(End, Packet)>,
-    /// Since when nobody accepts, and the longest such time.
+    /// Since when no process accepts, and the longest such time.
     dark: Option<Instant>,
     pub(crate) gap: Duration,
 }
@@ -281,7 +281,8 @@ impl World {
         self.put(index, end, Packet::Join(join));
     }
 
-    /// Who reads the control socket: the newest process that serves; while the loops are stopped, whoever stopped them.
+    /// The process that reads the control socket: the newest that serves; while the loops are stopped, the
+    /// one that stopped them.
     pub(crate) fn owner(&self) -> Option<usize> {
         let living = |index: &usize| self.procs[*index].alive && self.incumbent(*index).is_some();
         let newest = |accepting: bool| {
@@ -324,5 +325,5 @@ impl World {
         self.living().into_iter().filter(|index| self.procs[*index].accepting).collect()
     }
 
-    // ---- links ---------------------------------------------------------------------------------------------
+    // ---- links ----------------------------------------------------------------------------------------
 }

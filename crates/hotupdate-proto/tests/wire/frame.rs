@@ -1,4 +1,5 @@
-//! Bytes and messages: what arrives is a message, an error, or not there yet; never a panic, never without a limit.
+//! Bytes and messages: what arrives is a message, an error, or not there yet; never a panic, never without a
+//! limit.
 
 use hotupdate_proto::frame::{
     Decoder, FrameError, MAX_MESSAGE, decode, decode_message, encode, encode_message,
@@ -32,7 +33,7 @@ fn with(message: &Message, from: &str, to: &str) -> Vec<u8> {
     text.replacen(from, to, 1).into_bytes()
 }
 
-// ---- cutting -----------------------------------------------------------------------------------------------
+// ---- cutting ------------------------------------------------------------------------------------------
 
 #[test]
 fn a_message_that_is_cut_anywhere_arrives_whole() {
@@ -117,7 +118,7 @@ fn a_lone_nul_is_an_empty_frame_and_no_message() {
     assert_eq!(decoder.next_frame(), None);
 }
 
-// ---- content -----------------------------------------------------------------------------------------------
+// ---- content ------------------------------------------------------------------------------------------
 
 #[test]
 fn an_unknown_type_is_an_error_and_an_unknown_field_is_not() {
@@ -207,7 +208,7 @@ fn deep_nesting_is_an_error() {
     }
 }
 
-// ---- anything ----------------------------------------------------------------------------------------------
+// ---- anything -----------------------------------------------------------------------------------------
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -243,7 +244,12 @@ proptest! {
 
     /// Arbitrary bytes, and messages with one byte changed: an error or a message, and nothing else.
     #[test]
-    fn no_bytes_are_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), message in message(), at in any::<usize>(), byte in any::<u8>()) {
+    fn no_bytes_are_a_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..400),
+        message in message(),
+        at in any::<usize>(),
+        byte in any::<u8>(),
+    ) {
         let mut decoder = Decoder::default();
         decoder.push(&bytes);
         while let Some(Ok(frame)) = decoder.next_frame() {

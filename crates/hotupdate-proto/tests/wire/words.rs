@@ -1,4 +1,5 @@
-//! The words on the wire: the Varlink interface says what serde writes, and messages are called what they are.
+//! The words on the wire: the Varlink interface says what serde writes, and messages are called what they
+//! are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +12,7 @@ use hotupdate_proto::{ConnectionRow, ConnectionState, INTERFACE, LinkItem, Liste
 use serde::Serialize;
 use serde_json::{Value, json};
 
-// ---- the interface description -----------------------------------------------------------------------------
+// ---- the interface description ------------------------------------------------------------------------
 
 /// Fields and their types, in the order of the description.
 type Fields = Vec<(String, String)>;
@@ -171,7 +172,7 @@ fn the_interface_declares_what_serde_writes() {
         says(json(&join), "Join");
         says(json(&joined), "Join ->");
     }
-    // Nothing is declared that nobody checked above.
+    // Nothing is declared that is not checked above.
     let methods =
         ["Status", "Monitor", "Connections", "Handoff", "Rollback", "Abort", "Drain", "Stop", "Join"];
     let replies = declared.keys().filter_map(|name| name.strip_suffix(" ->"));
@@ -203,7 +204,7 @@ fn every_error_has_its_name_in_the_interface() {
     assert_eq!(OperatorError::NotReady { doing: doing() }.name(), "NotReady");
 }
 
-// ---- the link ----------------------------------------------------------------------------------------------
+// ---- the link -----------------------------------------------------------------------------------------
 
 /// One of each. A new variant has to be added to the `match`, and then here.
 fn every_message() -> Vec<Message> {

@@ -42,7 +42,8 @@ impl ConnectionActivity {
         &self.record.peer
     }
 
-    /// Whether bytes wait to be read (or the end of the stream), without reading them. `false` once the connection is gone.
+    /// Whether bytes wait to be read (or the end of the stream), without reading them. `false` once the
+    /// connection is gone.
     #[must_use]
     pub fn is_readable(&self) -> bool {
         self.record.socket.upgrade().is_some_and(|socket| socket.is_readable())

@@ -34,7 +34,7 @@ const IDLE_AFTER: Duration = Duration::from_secs(1);
 ///         tokio::select! {
 ///             () = slot.acquire("echo") => match connection.migrate("echo", &()).await {
 ///                 Ok(()) => return,                            // the next version goes on
-///                 Err(stays) => connection = stays.connection, // this one goes on, and tries again after a change
+///                 Err(stays) => connection = stays.connection, // serve it here; try again after a change
 ///             },
 ///             () = step(&mut connection) => {}
 ///         }
@@ -212,7 +212,7 @@ impl Inner {
         first && !self.suspended && self.granted < limit
     }
 
-    /// Gives the slots that are free; returns whom to wake.
+    /// Gives the slots that are free; returns the tasks to wake.
     fn call(&mut self) -> Vec<Waker> {
         let mut called = Vec::new();
         while !self.suspended {

@@ -128,7 +128,8 @@ mod tests {
         assert_eq!([read(1), read(3)], [Err(io::ErrorKind::WouldBlock); 2]);
     }
 
-    /// In pieces that fill the buffer and in pieces that do not, with pauses and without: nothing waits for ever.
+    /// In pieces that fill the buffer and in pieces that do not, with pauses and without: nothing waits for
+    /// ever.
     #[tokio::test]
     async fn everything_is_read_to_the_end() {
         let (mut connection, mut client) = Fixture::new().accept();

@@ -135,7 +135,8 @@ impl Connections {
         self.totals().finished
     }
 
-    /// Connections that were closed politely because of a drain, see [`super::ConnectionActivity::set_closing`].
+    /// Connections that were closed politely because of a drain, see
+    /// [`super::ConnectionActivity::set_closing`].
     #[must_use]
     pub fn closed(&self) -> u64 {
         self.totals().closed

@@ -24,7 +24,7 @@ const MAX_PATH: usize = 107;
 /// 1. `$HOTUPDATE_SOCKET`, the path itself, which `hotctl` reads, too
 /// 2. `$RUNTIME_DIRECTORY/control.sock`, where systemd has made a directory for the service (systemd.exec(5),
 ///    `RuntimeDirectory=`): of several the one that is called `name`, or else the first
-/// 3. `/run/NAME/control.sock`, for root, and for a user to whom that directory belongs, so that a version
+/// 3. `/run/NAME/control.sock`, for root, and for the user that owns that directory, so that a version
 ///    started by hand finds the one that systemd has started
 /// 4. `$XDG_RUNTIME_DIR/NAME/control.sock`, for any other user
 ///

@@ -70,7 +70,7 @@ pub(super) fn busy(reason: &str) -> Reply {
     failed("Busy", json!({ "reason": reason }))
 }
 
-/// A caller for whom there is no room.
+/// The answer to a caller beyond the limit.
 pub(crate) fn crowded() -> Reply {
     busy("too many callers on the control socket, and this one had been silent longest, or came last")
 }

@@ -1,5 +1,5 @@
 //! Descriptors that are held back for callers on the control socket: when a service is at its limit of open
-//! files and answers no client, an operator who asks why must not be kept out by the same limit.
+//! files and answers no client, an operator that asks why must not be kept out by the same limit.
 //!
 //! Deliberately absent: descriptors for anything else. A handoff needs more of them, and says so if there are
 //! none.

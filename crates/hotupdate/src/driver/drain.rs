@@ -157,7 +157,7 @@ async fn nothing_left(connections: &Connections, tasks: &Tasks) {
 
 /// The deadline of the drain: what is left is closed, and named.
 pub(super) fn force(connections: &Connections, tasks: &[String]) {
-    /// An operator who looks for more finds it before, in `hotctl connections`.
+    /// An operator that looks for more finds it before, in `hotctl connections`.
     const NAMED: usize = 20;
     let rows = connections.force();
     for ConnectionRow { listener, peer, protocol, requests, state, .. } in rows.iter().take(NAMED) {

@@ -20,7 +20,7 @@ use crate::link::{self, Heard, Link, LinkId};
 /// What predecessors say before this process serves, after which their links are not read until it does.
 const MAX_DEFERRED: usize = 256;
 
-/// Who is at the other end of a link.
+/// The process at the other end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Speaker {
     /// The other side of the handoff: a successor has the incumbent there, and the other way round.

@@ -143,7 +143,7 @@ impl Listeners {
         }
     }
 
-    // ---- what others are told about them ------------------------------------------------------------------
+    // ---- what other processes are told about them --------------------------------------------------------
 
     /// What a successor is told.
     pub(super) fn items(&self) -> io::Result<Vec<ListenerItem>> {

@@ -34,7 +34,8 @@ pub(super) struct Migrations {
     stalled: bool,
 }
 
-/// A connection that is here and not ours yet: it is not read, but it is registered, so that nothing can go wrong later.
+/// A connection that is here and not ours yet: it is not read, but it is registered, so that nothing can go
+/// wrong later.
 struct Arrival {
     item: MigrationItem,
     socket: Socket,
@@ -64,7 +65,7 @@ impl Migrations {
 }
 
 impl Driver {
-    // ---- connections of this process leave -------------------------------------------------------------------------
+    // ---- connections of this process leave ------------------------------------------------------------
 
     /// A connection asks to leave, and with it all that have asked meanwhile: large batches need few turns.
     pub(super) async fn leave(&mut self, first: MigrationRequest) {
@@ -131,7 +132,7 @@ impl Driver {
         }
     }
 
-    // ---- connections of predecessors come here ---------------------------------------------------------------------
+    // ---- connections of predecessors come here --------------------------------------------------------
 
     pub(super) fn perform_inbound(&mut self, from: Generation, effect: InboundEffect) {
         match effect {

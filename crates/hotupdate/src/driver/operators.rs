@@ -95,7 +95,7 @@ impl Operators {
         self.waiting.push((awaited, reply));
     }
 
-    /// Answers every operator who waits for this.
+    /// Answers every operator that waits for this.
     pub(super) fn answer(&mut self, awaited: Awaited, outcome: &Result<HandoffResult, OperatorError>) {
         for (_, reply) in self.waiting.extract_if(.., |(waits_for, _)| *waits_for == awaited) {
             let _ = reply.send(outcome.clone().map(Some));
@@ -113,7 +113,7 @@ impl Operators {
         }
     }
 
-    /// Those who watch ask the new owner of the control socket for the rest.
+    /// Operators that watch ask the new owner of the control socket for the rest.
     pub(super) fn end_monitors(&mut self) {
         self.monitor = broadcast::Sender::new(MONITOR_QUEUE);
     }
@@ -167,7 +167,7 @@ impl Operators {
         }
     }
 
-    /// Nothing has begun, but operators who started this successor have to learn why nothing will.
+    /// Nothing has begun, but operators that started this successor have to learn why nothing will.
     pub(super) fn joining_failed(&mut self, view: View<'_>, join: Join, reason: String) {
         let Join { process: successor, attempt, .. } = join;
         if let Some(end) = self.sessions.end_of_refusal() {

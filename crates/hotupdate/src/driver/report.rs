@@ -1,4 +1,4 @@
-//! What the machine reports: it is logged, counted, and told to operators who watch or wait.
+//! What the machine reports: it is logged, counted, and told to operators that watch or wait.
 //!
 //! Deliberately absent: anything that changes what happens. Of the driver's parts only the operators' can be
 //! written here.

@@ -67,7 +67,7 @@ impl Table {
         self.connections.set_phase(Phase::Serving);
         self.connections.end_migration();
         while let Ok(MigrationRequest { connection, reply, .. }) = self.migrations.try_recv() {
-            // Nobody waits for it if its task has ended.
+            // Nothing waits for it if its task has ended.
             let _ = reply.send(Err(Box::new(connection)));
         }
     }

@@ -1,4 +1,4 @@
-//! `make demo`: a service is replaced ten times under load, and nobody notices.
+//! `make demo`: a service is replaced ten times under load, and clients notice nothing.
 //!
 //! Deliberately absent: options for the load. It is the same for everybody, so that numbers can be compared.
 
@@ -24,7 +24,7 @@ use story::{Ending, Line, Story};
 /// Until every client had its first answer.
 const WARM_UP: Duration = Duration::from_secs(20);
 
-/// Short, so that old versions leave while somebody watches; the default is some seconds.
+/// Short, so that old versions leave while one watches; the default is some seconds.
 const ARGUMENTS: [&str; 4] = ["--probation", "1", "--drain-deadline", "20"];
 
 /// Replaces a service under load, again and again, in all three ways, and counts what its clients saw.
@@ -147,7 +147,7 @@ fn reason(payload: &(dyn std::any::Any + Send)) -> &str {
     text.or_else(|| payload.downcast_ref().copied()).unwrap_or("it broke off")
 }
 
-/// Talk goes to stderr; that nobody reads it is no reason to fail.
+/// Talk goes to stderr; a closed pipe is no reason to fail.
 fn complain(what: &str) {
     let _nobody_listens = writeln!(io::stderr(), "demo: {what}");
 }

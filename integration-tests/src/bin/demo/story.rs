@@ -164,7 +164,7 @@ impl Story {
             .collect()
     }
 
-    /// Median and worst time in which nobody accepted.
+    /// Median and worst time in which no process accepted.
     fn gaps(&self) -> Option<(Duration, Duration)> {
         let mut gaps: Vec<_> = self.lines.iter().filter_map(|line| line.handover.gap).collect();
         gaps.sort_unstable();

@@ -1,5 +1,5 @@
-//! `make picture`: the moving picture of the README, from a real run. `hotctl watch` looks on in a terminal while an
-//! operator replaces a service that has clients, and then takes the update back.
+//! `make picture`: the moving picture of the README, from a real run. `hotctl watch` looks on in a terminal
+//! while an operator replaces a service that has clients, and then takes the update back.
 
 use std::fs;
 use std::path::PathBuf;

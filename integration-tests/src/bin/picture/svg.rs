@@ -1,5 +1,5 @@
-//! From screens to one SVG that moves: a strip of pictures behind a window, shifted in steps by CSS. It needs no script,
-//! so that it also moves as an image in a README.
+//! From screens to one SVG that moves: a strip of pictures behind a window, shifted in steps by CSS. It needs
+//! no script, so that it also moves as an image in a README.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

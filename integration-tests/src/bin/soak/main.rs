@@ -1,6 +1,8 @@
-//! `make soak`: a thousand handoffs under load, and what the serving process holds after each, as a table and as a picture.
+//! `make soak`: a thousand handoffs under load, and what the serving process holds after each, as a table and
+//! as a picture.
 //!
-//! Deliberately absent: judgement by eye. Whether something was left behind is decided here, and the exit code says it.
+//! Deliberately absent: judgement by eye. Whether something was left behind is decided here, and the exit
+//! code says it.
 
 use std::fs;
 use std::io::{self, Write};
@@ -22,7 +24,8 @@ mod plot;
 mod sample;
 use sample::Sample;
 
-/// After so many everything has been used once: all ways to start a successor, and a full house of predecessors.
+/// After so many everything has been used once: all ways to start a successor, and a full house of
+/// predecessors.
 const WARM_UP: usize = 10;
 
 /// tokio's threads for blocking work end after ten seconds without any.
@@ -34,7 +37,8 @@ const MEMORY_NOISE_KIB: u64 = 2 * 1024;
 /// A line on the terminal after so many.
 const TELL_EVERY: usize = 50;
 
-/// Replaces a service under load a thousand times, and compares what is left with what was there after the tenth.
+/// Replaces a service under load a thousand times, and compares what is left with what was there after the
+/// tenth.
 #[derive(Debug, Parser)]
 struct Options {
     /// How many times
@@ -58,7 +62,7 @@ fn main() -> ExitCode {
         Ok(Ok(true)) => ExitCode::SUCCESS,
         Ok(Ok(false)) | Err(_) => ExitCode::FAILURE,
         Ok(Err(error)) => {
-            // There is nobody else to tell.
+            // There is nowhere else to report it.
             let _ = writeln!(io::stderr(), "soak: {error:#}");
             ExitCode::FAILURE
         }
@@ -101,7 +105,8 @@ struct Soak<'a> {
 }
 
 impl Soak<'_> {
-    /// So many more, under a load of their own: the process that is looked at afterwards has always served one.
+    /// So many more, under a load of their own: the process that is looked at afterwards has always served
+    /// one.
     fn replace(&mut self, sandbox: &Sandbox, times: usize, all: usize) -> anyhow::Result<Report> {
         let load = Load::start(self.service.serving().http, LoadPlan::default());
         eventually("an answer to every client", SOON, || load.is_warm().then_some(()));

@@ -20,7 +20,7 @@ pub(crate) struct Sample {
     pub(crate) files: usize,
     pub(crate) status_bytes: usize,
     pub(crate) predecessors: usize,
-    /// In which nobody accepted.
+    /// The time in which no process accepted.
     pub(crate) gap: Duration,
     /// From the start of the successor until it served.
     pub(crate) took: Duration,
@@ -80,7 +80,7 @@ pub(crate) fn table(samples: &[Sample]) -> String {
     table
 }
 
-/// How long nobody accepted.
+/// How long no process accepted.
 pub(crate) fn gaps(samples: &[Sample]) -> String {
     let mut gaps: Vec<_> = samples.iter().map(|sample| sample.gap).collect();
     gaps.sort_unstable();

@@ -52,7 +52,7 @@ pub(super) fn scripted<const N: usize>(answers: [&str; N]) -> SocketAddr {
     })
 }
 
-/// Reads up to the end of a head; all requests here have no body or one that nobody reads.
+/// Reads up to the end of a head; all requests here have no body or one that is not read.
 pub(super) async fn read_head(stream: &mut TcpStream) -> Option<()> {
     let mut read = Vec::new();
     while !read.windows(4).any(|window| window == b"\r\n\r\n") {

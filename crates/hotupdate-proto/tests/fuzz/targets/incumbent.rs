@@ -1,5 +1,5 @@
-//! The incumbent's machine, whatever it is told: it never waits without a deadline, asks for nothing that cannot be done,
-//! and when all is over it is gone, or serves and the next handoff works.
+//! The incumbent's machine, whatever it is told: it never waits without a deadline, asks for nothing that
+//! cannot be done, and when all is over it is gone, or serves and the next handoff works.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -220,7 +220,7 @@ impl Life {
         Ok(())
     }
 
-    // ---- what the driver does ------------------------------------------------------------------------------
+    // ---- what the driver does -------------------------------------------------------------------------
 
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
@@ -335,9 +335,9 @@ impl Life {
         assert_eq!(known, self.predecessors);
     }
 
-    // ---- the end -------------------------------------------------------------------------------------------
+    // ---- the end --------------------------------------------------------------------------------------
 
-    /// Nobody says anything any more.
+    /// No process says anything any more.
     fn comes_to_rest(&mut self) {
         for _ in 0..16 {
             self.tick();

@@ -33,7 +33,7 @@ fn link(bytes: &[u8]) {
     assert_eq!(encode_message(&message).map(unterminated), Ok(frame.clone()));
     let json: serde_json::Value = decode(&frame).expect("a message is JSON");
     assert_eq!(json["type"], message.name());
-    // For people, who see every number that a process says.
+    // What operators read: every number that a process says is shown.
     if let Message::Progress { connections, totals, .. } = message {
         let _ =
             (connections.to_string(), connections.open(), totals.open(), totals.ended(), totals.entered());

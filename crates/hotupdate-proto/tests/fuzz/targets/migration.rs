@@ -1,5 +1,5 @@
-//! Both machines of a migration, in any order and with any deaths: no connection is ever served by two or lost by a process
-//! that lives. And each of them alone, with a peer that says anything.
+//! Both machines of a migration, in any order and with any deaths: no connection is ever served by two or
+//! lost by a process that lives. And each of them alone, with a peer that says anything.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -120,7 +120,7 @@ impl Pair {
         Ok(())
     }
 
-    // ---- the process that drains -------------------------------------------------------------------------------
+    // ---- the process that drains ----------------------------------------------------------------------
 
     /// New connections, and one that came back.
     fn leave(&mut self, new: u64) {
@@ -193,7 +193,7 @@ impl Pair {
         *self = Self { last_id, ..Self::new(self.now, self.patience) };
     }
 
-    // ---- the process that serves -------------------------------------------------------------------------------
+    // ---- the process that serves ----------------------------------------------------------------------
 
     /// The next message; of a batch those are refused whose bit is set.
     fn inbound_hears(&mut self, refuse: u8) {
@@ -266,7 +266,7 @@ impl Pair {
         self.begin();
     }
 
-    // ---- the end -----------------------------------------------------------------------------------------------
+    // ---- the end --------------------------------------------------------------------------------------
 
     /// Everything that was said is heard, time passes, and what is accepted is said again.
     fn comes_to_rest(&mut self) {

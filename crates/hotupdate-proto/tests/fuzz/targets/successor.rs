@@ -1,5 +1,5 @@
-//! The successor's machine, whatever it is told: it waits with a deadline or can serve alone, ends once and in one way, and
-//! a process that serves after it is one as any other.
+//! The successor's machine, whatever it is told: it waits with a deadline or can serve alone, ends once and
+//! in one way, and a process that serves after it is one as any other.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,4 @@
 //! The driver of one process: performs what a machine wants done, on pretended links.
-//!
-//! Deliberately absent: when it does so, which is [`super::World::act`].
 
 use std::collections::BTreeSet;
 
@@ -24,7 +22,8 @@ impl World {
         let mut links = Vec::new();
         if let Message::Links { items, .. } = &message {
             for LinkItem { generation, .. } in items {
-                // A driver duplicates the descriptors when it lists them; one that ended since is passed on, ended.
+                // A driver duplicates the descriptors when it lists them; one that ended since is passed on,
+                // ended.
                 let held = self.procs[index].predecessors.get(generation).copied();
                 links.push((*generation, held.unwrap_or_else(|| self.ended_link())));
             }
@@ -158,7 +157,8 @@ impl World {
     fn start_over(&mut self, index: usize) {
         let app = self.procs[index].app.clone();
         self.kill(index);
-        // An orphan holds the lock, or its descriptor is on its way, and nobody answers yet: the wait for that ends.
+        // An orphan holds the lock, or its descriptor is on its way, and no process answers yet: the wait for
+        // that ends.
         let on_its_way = |side: &Side| {
             side.queue.iter().any(|packet| matches!(packet, Packet::Message(Message::Control { .. }, _)))
         };

@@ -1,6 +1,4 @@
 //! What happens: messages arrive, applications answer, operators ask, processes die.
-//!
-//! Deliberately absent: what follows from it, which is what the machines say.
 
 use hotupdate_proto::incumbent::Stopped;
 use hotupdate_proto::inventory::UnreadLink;
@@ -247,7 +245,7 @@ impl World {
                 }
             }
         }
-        // What nobody reads and nobody will: a call that the control socket's next owner finds closed.
+        // What no process reads or will read: a call that the control socket's next owner finds closed.
         self.check();
     }
 }

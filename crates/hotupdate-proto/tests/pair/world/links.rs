@@ -1,6 +1,4 @@
 //! What processes hold, what is on its way, and what can therefore happen next.
-//!
-//! Deliberately absent: what a message does, see [`super::World::act`].
 
 use std::collections::VecDeque;
 
@@ -69,7 +67,7 @@ impl World {
             for side in 0..2 {
                 let end = End { link, side };
                 let Some(reader) = self.reader(end) else { continue };
-                // A call that nobody has taken yet: the listener's queue, not yet a link.
+                // A call that is not accepted yet: it is in the listener's queue, and not a link.
                 if !self.links[link][side].queue.is_empty() {
                     actions.push(Action::Deliver { end, reader });
                 } else if self.links[link][1 - side].holders.is_empty() {

@@ -29,7 +29,8 @@ impl World {
         }
     }
 
-    /// What holds when nothing can happen any more: one process is there and serves, and nothing else is left.
+    /// What holds when nothing can happen any more: one process is there and serves, and nothing else is
+    /// left.
     pub(crate) fn assert_one_serves(&self) -> usize {
         let (living, accepting) = (self.living(), self.accepting());
         assert_eq!(accepting.len(), 1, "exactly one accepts\n{self}");
@@ -54,7 +55,7 @@ impl World {
         }
     }
 
-    /// A whole handoff works, from here, whoever else is left.
+    /// A whole handoff works from here, whatever other processes are left.
     pub(crate) fn assert_handoff_while_others_drain(&mut self) {
         let next = self.join(App::default());
         self.run();
@@ -86,7 +87,8 @@ impl std::fmt::Display for World {
             let Proc { alive, accepting, holds, link, predecessors, pending, failed, .. } = process;
             writeln!(
                 f,
-                "{index}: alive {alive}, accepting {accepting}, holds {holds}, failed {failed:?}, pending {pending:?}"
+                "{index}: alive {alive}, accepting {accepting}, holds {holds}, failed {failed:?}, \
+                 pending {pending:?}"
             )?;
             writeln!(f, "   {:?} link {link:?} predecessors {predecessors:?}", self.state(index))?;
             if *alive {

@@ -1,6 +1,4 @@
 //! The virtual clock, and everything that goes on until the next deadline.
-//!
-//! Deliberately absent: sleeping.
 
 use std::time::{Duration, Instant};
 
@@ -62,8 +60,8 @@ impl World {
         self.check();
     }
 
-    /// A driver reads before it looks at the clock, or else a pause of the whole machine turns deaths into delays. Here
-    /// that is only done for links whose other end is dead: anything else may be late.
+    /// A driver reads before it looks at the clock, or else a pause of the whole machine turns deaths into
+    /// delays. Here that is only done for links whose other end is dead: anything else may be late.
     pub(super) fn hear_of_deaths(&mut self, index: usize) {
         let dead = |world: &Self, end: End| world.links[end.link][end.other().side].holders.is_empty();
         loop {
@@ -77,7 +75,7 @@ impl World {
         }
     }
 
-    /// One process does nothing at all for so long, while the others and time go on.
+    /// One process does nothing at all for so long, while the other processes and time go on.
     pub(crate) fn hang(&mut self, sleeper: usize, time: Duration) {
         let wakes = self.now + time;
         loop {
@@ -110,7 +108,7 @@ impl World {
         panic!("this never ends:\n{self}");
     }
 
-    /// An application that has nobody left to wait for it gets ready some time, or is killed by people.
+    /// An application that no process waits for any more gets ready some time, or an operator kills it.
     pub(crate) fn orphans_get_ready(&mut self) -> bool {
         let mut found = false;
         for index in self.living() {
