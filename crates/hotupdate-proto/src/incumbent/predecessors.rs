@@ -181,7 +181,7 @@ impl Predecessor {
     fn brings(&mut self, heard: Result<Vec<InboundEffect>, String>, out: &mut Vec<Effect>) {
         match heard {
             Ok(effects) => self.comes(effects, out),
-            Err(what) => self.is_not_believed(what, out),
+            Err(what) => self.is_not_believed(Fault::PeerMisbehaved(what).to_string(), out),
         }
     }
 

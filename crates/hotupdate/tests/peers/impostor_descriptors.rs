@@ -183,7 +183,6 @@ pub(crate) async fn serves(builder: Builder, impostor: &Impostor) -> (Serving, P
     let (serving, ()) = tokio::join!(starting.ready(), release);
     let serving = serving.unwrap();
     answer(listener, "v2");
-    peer.next_of("accepts").await;
     (serving, peer)
 }
 
