@@ -1,6 +1,4 @@
 //! Operators: what they ask, what they wait for, and what they are told of.
-//!
-//! Deliberately absent: the form of it, see [`crate::control::session`].
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -122,7 +122,7 @@ impl Operators {
     fn served_by_successor(&mut self, view: View<'_>, peer: Peer, gap_ns: Option<u64>) {
         let Peer { process, generation, .. } = peer;
         let gap_us = gap_ns.map(|ns| ns / 1000);
-        tracing::info!(successor = %process, %generation, nobody_accepted_us = gap_us, "handed over");
+        tracing::info!(successor = %process, %generation, gap_us, "handed over");
         let from = view.process().clone();
         self.answer(Awaited::Handoff, &Ok(HandoffResult { from, to: process.clone(), generation, gap_ns }));
         self.notify(view, "served", generation, format!("{process} serves now"));

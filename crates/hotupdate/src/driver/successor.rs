@@ -83,7 +83,7 @@ impl Driver {
         tracing::info!(
             generation = %joined.generation,
             predecessor = %successor.joined.incumbent,
-            nobody_accepted_us = gap_ns.map(|ns| ns / 1000),
+            gap_us = gap_ns.map(|ns| ns / 1000),
             "serving"
         );
         self.connections.metrics().handoff("served", gap_ns);
