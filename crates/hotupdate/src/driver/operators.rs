@@ -174,8 +174,9 @@ impl Operators {
         }
         view.connections.metrics().handoff("failed", None);
         let text = format!("successor {successor} was turned away: {reason}");
-        let (generation, stage) = (Generation(0), "joining".to_owned());
-        self.failed(LastFailure { successor, generation, attempt, stage, reason });
-        self.notify(view, "failed", generation, text);
+        let mut failure = LastFailure::new(successor, "joining".to_owned(), reason);
+        failure.attempt = attempt;
+        self.failed(failure);
+        self.notify(view, "failed", Generation(0), text);
     }
 }

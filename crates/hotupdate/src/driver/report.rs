@@ -108,13 +108,10 @@ impl Operators {
         let us = view.process();
         let reason = format!("successor {process} failed while it was {stage}: {fault}");
         tracing::error!(successor = %process, stage, %fault, "the handoff failed; {us} is still serving");
-        self.failed(LastFailure {
-            successor: process.clone(),
-            generation: *generation,
-            attempt: attempt.clone(),
-            stage: stage.to_owned(),
-            reason: fault.to_string(),
-        });
+        let mut failure = LastFailure::new(process.clone(), stage.to_owned(), fault.to_string());
+        failure.generation = *generation;
+        failure.attempt = attempt.clone();
+        self.failed(failure);
         self.answer(Awaited::Handoff, &Err(OperatorError::Failed { reason: reason.clone() }));
         self.notify(view, "failed", *generation, reason);
     }
