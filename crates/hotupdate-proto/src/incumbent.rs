@@ -115,7 +115,8 @@ impl Incumbent {
         Self::serving(local, Generation::FIRST, Vec::new())
     }
 
-    /// The machine of a process that serves, with the generations that are left of those before it, newest first.
+    /// The machine of a process that serves, with the generations that are left of those before it, newest
+    /// first.
     #[must_use]
     pub fn serving(local: Local, generation: Generation, predecessors: Vec<Predecessor>) -> Self {
         let outbound = Outbound::new(local.timing.prepared);

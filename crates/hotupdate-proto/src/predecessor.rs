@@ -78,8 +78,8 @@ impl Predecessor {
         }
     }
 
-    /// Whether the predecessor can be asked to serve again. Once it was told that this process serves, it lets
-    /// its listeners go.
+    /// Whether the predecessor can be asked to serve again. Once it was told that this process serves, it
+    /// lets its listeners go.
     #[must_use]
     pub fn can_resume(&self) -> bool {
         self.probation && !self.quiet && !self.told

@@ -122,7 +122,8 @@ impl Successor {
         }
     }
 
-    /// Whether this process accepts, or will as soon as its application is ready: an oracle for tests and models.
+    /// Whether this process accepts, or will as soon as its application is ready: an oracle for tests and
+    /// models.
     #[must_use]
     pub fn can_serve_alone(&self) -> bool {
         matches!(self.state, State::Orphaned { .. } | State::Opening { .. })

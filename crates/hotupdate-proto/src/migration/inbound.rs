@@ -138,8 +138,8 @@ impl Inbound {
     /// A batch arrived.
     ///
     /// # Errors
-    /// One line that says what is wrong with the batch: it was not asked for, is out of order, is more than the window allows, or
-    /// brings a connection that is here already.
+    /// One line that says what is wrong with the batch: it was not asked for, is out of order, is more than
+    /// the window allows, or brings a connection that is here already.
     pub fn prepare(
         &mut self,
         now: Instant,
