@@ -45,7 +45,7 @@ enum Told {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Inbound {
     told: Told,
-    /// It did not come to rest in time, and has not said anything about it since.
+    /// The predecessor did not say `quiesced` in time, and has not said it since.
     was_late: bool,
     /// The first batch may have any number: earlier ones may have gone to the process that served before.
     first: Option<u32>,
@@ -78,7 +78,7 @@ impl Inbound {
         !self.held.is_empty()
     }
 
-    /// Whether it did not quiesce in time the last time that it was asked.
+    /// Whether the predecessor missed the deadline `quiesce` the last time that it was asked.
     #[must_use]
     pub fn was_late(&self) -> bool {
         self.was_late
@@ -119,7 +119,7 @@ impl Inbound {
         self.holds() && self.arrived.is_some_and(is_good)
     }
 
-    /// It says that nothing is on its way.
+    /// The predecessor said `quiesced`: no batch is on its way.
     pub fn quiesced(&mut self) {
         self.was_late = false;
         if self.told == Told::Quiesce {
@@ -128,7 +128,7 @@ impl Inbound {
         }
     }
 
-    /// It did not say so in time.
+    /// The deadline `quiesce` passed before the predecessor said `quiesced`.
     pub fn is_late(&mut self) {
         if self.is_awaited() {
             (self.told, self.was_late) = (Told::Paused, true);
@@ -138,8 +138,8 @@ impl Inbound {
     /// A batch arrived.
     ///
     /// # Errors
-    /// What is wrong with it: it was not asked for, is out of order, is more than the window allows, or
-    /// brings a connection that is here already.
+    /// One line that says what is wrong with the batch: it was not asked for, is out of order, is more than
+    /// the window allows, or brings a connection that is here already.
     pub fn prepare(
         &mut self,
         now: Instant,
@@ -183,7 +183,7 @@ impl Inbound {
     /// The predecessor has let go of a batch.
     ///
     /// # Errors
-    /// That it is not held.
+    /// One line that says so, if the batch is not held.
     pub fn commit(&mut self, batch: u32) -> Result<Vec<InboundEffect>, String> {
         let serve = |held: Held| match held.refused {
             Some(_) => InboundEffect::Discard(batch),
@@ -195,7 +195,7 @@ impl Inbound {
     /// The predecessor serves a batch again.
     ///
     /// # Errors
-    /// That it is not held.
+    /// One line that says so, if the batch is not held.
     pub fn abort(&mut self, batch: u32) -> Result<Vec<InboundEffect>, String> {
         Ok(self.release(batch)?.map(|_| InboundEffect::Discard(batch)).into_iter().collect())
     }

@@ -89,7 +89,7 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// With a deadline for each `prepared`. Nothing leaves yet.
+    /// No connection leaves yet; each `prepared` has to come within `patience`.
     #[must_use]
     pub fn new(patience: Duration) -> Self {
         Self {
@@ -177,7 +177,7 @@ impl Outbound {
     /// The process that serves holds a batch, except for these.
     ///
     /// # Errors
-    /// What is wrong with the answer.
+    /// One line that says what is wrong with the answer.
     pub fn prepared(
         &mut self,
         now: Instant,
