@@ -1,7 +1,6 @@
 //! The command line: one definition for parsing, help, completions and the man page.
 //!
-//! Deliberately absent: the hidden arguments with which hotctl starts itself, see
-//! [`crate::commands::detach`].
+//! Deliberately absent: the hidden arguments with which hotctl starts itself. Users never type them.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -219,7 +219,7 @@ async fn wait_until_ready(listener: &Listener, mut serving: WhenServing) -> hotu
             let listener = listener.name();
             tracing::warn!(
                 listener,
-                "a server waits for `Starting::ready`, which has to be called before it is awaited"
+                "a server waits for `Starting::ready`, which has to be called before the server is awaited"
             );
             serving.await
         }

@@ -47,7 +47,7 @@ use crate::watch::Watch;
 ///         hotupdate_axum::serve_connection(stream, activity, app).await;
 ///     });
 /// }
-/// hot.drained().await; // returning earlier would kill what drains
+/// hot.drained().await; // returning earlier would cut off clients
 /// # Ok(())
 /// # }
 /// ```

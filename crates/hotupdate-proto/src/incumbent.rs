@@ -109,13 +109,14 @@ pub struct Incumbent {
 }
 
 impl Incumbent {
-    /// A first start: no process served before this one.
+    /// The machine of a first start: no process served before this one.
     #[must_use]
     pub fn first(local: Local) -> Self {
         Self::serving(local, Generation::FIRST, Vec::new())
     }
 
-    /// A process that serves, with the generations that are left of those before it, newest first.
+    /// The machine of a process that serves, with the generations that are left of those before it, newest
+    /// first.
     #[must_use]
     pub fn serving(local: Local, generation: Generation, predecessors: Vec<Predecessor>) -> Self {
         let outbound = Outbound::new(local.timing.prepared);
@@ -149,7 +150,7 @@ impl Incumbent {
         self
     }
 
-    /// Our own generation.
+    /// The generation of this process.
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.generation
@@ -193,7 +194,7 @@ impl Incumbent {
         )
     }
 
-    /// Connections of this process that leave.
+    /// The connections of this process that migrate to the one that serves.
     #[must_use]
     pub fn outbound(&self) -> &Outbound {
         &self.outbound
@@ -217,7 +218,7 @@ impl Incumbent {
         self.waits_for().map(|(_, until)| until)
     }
 
-    /// Which wait is under way, and when it ends; `None` if nothing is expected of anybody.
+    /// Which wait is under way, and when it ends; `None` if no other process is expected to act.
     #[must_use]
     pub fn waits_for(&self) -> Option<(Deadline, Instant)> {
         let prepared = self.outbound.deadline().map(|until| (Deadline::Prepared, until));
@@ -225,10 +226,10 @@ impl Incumbent {
         waits.min_by_key(|(_, until)| *until)
     }
 
-    /// Whether this successor would be taken.
+    /// Whether this successor may join now. Nothing changes.
     ///
     /// # Errors
-    /// Why not.
+    /// The [`Refusal`] to answer the call with.
     pub fn admits(&self, join: &Join) -> Result<(), Refusal> {
         self.admission(&self.state, join).map(drop)
     }

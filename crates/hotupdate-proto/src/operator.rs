@@ -123,6 +123,7 @@ impl ProcessStatus {
 
 /// One listener of the serving process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ListenerStatus {
     /// Its name.
     pub name: String,
@@ -134,8 +135,17 @@ pub struct ListenerStatus {
     pub origin: String,
 }
 
+impl ListenerStatus {
+    /// A listener without an address, as [`ListenerKind::Other`] has none.
+    #[must_use]
+    pub fn new(name: String, kind: ListenerKind, origin: String) -> Self {
+        Self { name, kind, address: String::new(), origin }
+    }
+}
+
 /// How the last handoff to this process went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LastHandoff {
     /// Its name in the logs of both sides.
     pub handoff: String,
@@ -148,8 +158,17 @@ pub struct LastHandoff {
     pub took_ms: u64,
 }
 
+impl LastHandoff {
+    /// A handoff of this name from this generation, whose times are not known.
+    #[must_use]
+    pub fn new(handoff: String, from: Generation) -> Self {
+        Self { handoff, from, gap_ns: None, took_ms: 0 }
+    }
+}
+
 /// Why the last attempt to replace this process failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LastFailure {
     /// The process that tried.
     pub successor: Process,
@@ -162,6 +181,14 @@ pub struct LastFailure {
     pub stage: String,
     /// One line for a person.
     pub reason: String,
+}
+
+impl LastFailure {
+    /// An attempt without a name, which failed before this process was given a generation.
+    #[must_use]
+    pub fn new(successor: Process, stage: String, reason: String) -> Self {
+        Self { successor, generation: Generation(0), attempt: None, stage, reason }
+    }
 }
 
 /// The reply of `Status`, and each reply of `Monitor`.

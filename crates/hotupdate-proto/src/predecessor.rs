@@ -42,7 +42,7 @@ pub struct Predecessor {
 }
 
 impl Predecessor {
-    /// The process that has just released its listeners.
+    /// A predecessor that has just released its listeners to this process.
     #[must_use]
     pub fn released(now: Instant, generation: Generation, process: Process, connections: Summary) -> Self {
         Self {
@@ -78,7 +78,8 @@ impl Predecessor {
         }
     }
 
-    /// Whether it can be asked to serve again. Once it was told that this process does, it lets go.
+    /// Whether the predecessor can be asked to serve again. Once it was told that this process serves, it
+    /// lets its listeners go.
     #[must_use]
     pub fn can_resume(&self) -> bool {
         self.probation && !self.quiet && !self.told
@@ -92,13 +93,13 @@ impl Predecessor {
         self
     }
 
-    /// Whether it migrates connections.
+    /// Whether both processes can migrate connections, see [`FEATURE_MIGRATE`].
     #[must_use]
     pub fn migrates(&self) -> bool {
         self.features.iter().any(|feature| feature == FEATURE_MIGRATE)
     }
 
-    /// As it is passed on to a successor.
+    /// What is told of the predecessor when its link is passed on to a successor.
     #[must_use]
     pub fn item(&self, now: Instant) -> LinkItem {
         LinkItem {

@@ -86,7 +86,7 @@ pub struct Successor {
 }
 
 impl Successor {
-    /// A process that has just found an incumbent, and the call to make.
+    /// The machine of a process that has just found an incumbent, and the call to make.
     #[must_use]
     pub fn join(now: Instant, local: Local, attempt: Option<String>) -> (Self, Join) {
         let join = Join {
@@ -122,7 +122,8 @@ impl Successor {
         }
     }
 
-    /// Whether it accepts, or will as soon as its application is ready: an oracle for tests and models.
+    /// Whether this process accepts, or will as soon as its application is ready: an oracle for tests and
+    /// models.
     #[must_use]
     pub fn can_serve_alone(&self) -> bool {
         matches!(self.state, State::Orphaned { .. } | State::Opening { .. })

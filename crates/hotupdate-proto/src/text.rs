@@ -152,7 +152,7 @@ impl fmt::Display for OneLine<'_> {
 /// Writes one character, escaped if [`is_unfit`].
 ///
 /// # Errors
-/// Those of `out`.
+/// If `out` fails.
 pub fn write_plain(out: &mut impl Write, character: char) -> fmt::Result {
     if is_unfit(character) {
         write!(out, "{}", character.escape_default())

@@ -148,8 +148,8 @@ macro_rules! setters {
 }
 
 setters! {
-    find hello reply batch lease standby before_release stop serving released probation drain force resume hurry
-    prepared quiesce
+    find hello reply batch lease standby before_release stop serving released probation drain force resume
+    hurry prepared quiesce
     write drain_grace drain_spread
 }
 

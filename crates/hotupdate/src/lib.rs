@@ -7,13 +7,13 @@
 //! ```no_run
 //! # async fn example() -> Result<(), hotupdate::Error> {
 //! let mut hot = hotupdate::join("/run/hello/control.sock").await?; // first start, or meets the old process
-//! let mut listener = hot.tcp("hello", "0.0.0.0:3000").await?;      // inherited, else from systemd, else bound
+//! let mut listener = hot.tcp("hello", "0.0.0.0:3000").await?;      // inherited, from systemd, or bound
 //!
 //! let hot = hot.ready().await?;                                    // the old process stops accepting
 //! while let Some(connection) = listener.accept().await {           // until the next version takes over
 //!     tokio::spawn(async move { drop(connection) });
 //! }
-//! hot.drained().await;                                             // returning earlier would kill what drains
+//! hot.drained().await;                                             // returning earlier would cut off clients
 //! # Ok(())
 //! # }
 //! ```

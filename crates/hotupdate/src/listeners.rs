@@ -1,6 +1,4 @@
 //! Listeners and datagram sockets that go from one version of the program to the next.
-//!
-//! Deliberately absent: claiming them by name, see [`crate::Starting`].
 
 pub(crate) mod bind;
 pub(crate) mod gate;

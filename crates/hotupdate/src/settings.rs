@@ -1,6 +1,4 @@
 //! What was set before joining, as the other parts of a process read it.
-//!
-//! Deliberately absent: how it is set, see [`crate::Builder`].
 
 use std::path::PathBuf;
 

@@ -107,7 +107,7 @@ fn write_listeners(out: &mut impl Write, listeners: &[ListenerStatus]) -> io::Re
         return Ok(());
     }
     let mut table = Table::new(&["LISTENER", "KIND", "ADDRESS", "ORIGIN"]);
-    for ListenerStatus { name, kind, address, origin } in listeners {
+    for ListenerStatus { name, kind, address, origin, .. } in listeners {
         let cells = [name.clone(), kind.to_string(), text::or_dash(address), origin.clone()];
         table.row(cells.iter().map(Cell::new).collect());
     }
@@ -116,13 +116,13 @@ fn write_listeners(out: &mut impl Write, listeners: &[ListenerStatus]) -> io::Re
 }
 
 pub(super) fn how_it_went(handoff: &LastHandoff, serving: &ProcessStatus) -> String {
-    let LastHandoff { handoff: _, from, gap_ns, took_ms } = handoff;
+    let LastHandoff { from, gap_ns, took_ms, .. } = handoff;
     let took = text::duration(Duration::from_millis(*took_ms));
     format!("last handoff: generation {from} to {} in {took}{}", serving.generation, text::gap(*gap_ns))
 }
 
 pub(super) fn why_it_failed(failure: &LastFailure) -> String {
-    let LastFailure { successor, generation, attempt: _, stage, reason } = failure;
+    let LastFailure { successor, generation, stage, reason, .. } = failure;
     let number = if generation.0 == 0 { String::new() } else { format!(", generation {generation}") };
     format!("last failure: {successor}{number}, {stage}: {reason}")
 }

@@ -18,7 +18,7 @@ impl Incumbent {
     /// An operator wants something.
     ///
     /// # Errors
-    /// Why it cannot be; nothing has changed then.
+    /// The [`OperatorError`] that says why the command is refused; nothing has changed then.
     pub fn command(&mut self, now: Instant, command: Command) -> Result<Vec<Effect>, OperatorError> {
         let mut out = Vec::new();
         let state = mem::replace(&mut self.state, State::Gone);

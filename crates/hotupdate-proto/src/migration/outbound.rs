@@ -89,7 +89,7 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// With a deadline for each `prepared`. Nothing leaves yet.
+    /// No connection leaves yet; each `prepared` has to come within `patience`.
     #[must_use]
     pub fn new(patience: Duration) -> Self {
         Self {
@@ -177,7 +177,7 @@ impl Outbound {
     /// The process that serves holds a batch, except for these.
     ///
     /// # Errors
-    /// What is wrong with the answer.
+    /// One line that says what is wrong with the answer.
     pub fn prepared(
         &mut self,
         now: Instant,
@@ -493,5 +493,22 @@ mod tests {
         }
         assert_eq!(outbound.leave(now, leaving(1..2)), []);
         assert!(outbound.prepared(now, 9, &[]).is_err(), "it is not on its way");
+    }
+
+    /// Each rollback takes back a full window, and the process that serves answers to none of them.
+    #[test]
+    fn answers_to_the_batches_of_eight_rollbacks_may_still_come() {
+        let (now, mut outbound) = draining();
+        for _ in 0..9 {
+            for id in 1..=4 {
+                outbound.leave(now, leaving(id..id + 1));
+            }
+            outbound.end();
+            outbound.begin(Some(kinds()));
+        }
+        assert!(!outbound.has_abandoned(4), "a process that never answers is not waited for without limit");
+        for batch in 5..=36 {
+            assert_eq!(outbound.prepared(now, batch, &[]).unwrap(), [], "it was told to close batch {batch}");
+        }
     }
 }

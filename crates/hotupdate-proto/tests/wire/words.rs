@@ -96,20 +96,15 @@ fn process_status(attempt: Option<String>) -> ProcessStatus {
 fn status(whole: bool) -> Status {
     let some = whole.then(|| "x".to_owned());
     let text = String::new;
-    let handoff =
-        LastHandoff { handoff: text(), from: Generation(1), gap_ns: whole.then_some(1), took_ms: 1 };
-    let failure = LastFailure {
-        successor: process(),
-        generation: Generation(2),
-        attempt: some.clone(),
-        stage: text(),
-        reason: text(),
-    };
+    let mut handoff = LastHandoff::new(text(), Generation(1));
+    (handoff.gap_ns, handoff.took_ms) = (whole.then_some(1), 1);
+    let mut failure = LastFailure::new(process(), text(), text());
+    (failure.generation, failure.attempt) = (Generation(2), some.clone());
     let kind = ListenerKind::UnixDatagram;
     let mut status = Status::new(process_status(some.clone()));
     status.successor = whole.then(|| process_status(some.clone()));
     status.predecessors = vec![process_status(some)];
-    status.listeners = vec![ListenerStatus { name: text(), kind, address: text(), origin: text() }];
+    status.listeners = vec![ListenerStatus::new(text(), kind, text())];
     status.last_handoff = whole.then_some(handoff);
     status.last_failure = whole.then_some(failure);
     status

@@ -254,6 +254,7 @@ impl Connections {
     }
 
     /// Nothing migrates any more.
+    #[cfg(any(test, feature = "test-util"))]
     pub(crate) fn end_migration(&self) {
         *self.table.accepted() = Accepted::default();
         self.look_again();

@@ -1,6 +1,4 @@
 //! Accepting callers on the control socket: how many at a time, and which users.
-//!
-//! Deliberately absent: what they say, see [`super::session`].
 
 use std::io;
 use std::os::fd::OwnedFd;

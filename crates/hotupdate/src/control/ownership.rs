@@ -66,8 +66,9 @@ pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
             (_, Err(error)) if is_nobody(&error) && Instant::now() < deadline => sleep(LOOK_AGAIN).await,
             (_, Err(error)) if is_nobody(&error) => {
                 let why = format!(
-                    "its lock is held, and no process answers ({error}; deadline `find`); if the holder hangs, \
-                     or its socket file was removed, stop it: `lsof` names the process that has the lock file open"
+                    "its lock is held, and no process answers ({error}; deadline `find`); if the holder \
+                     hangs, or its socket file was removed, stop it: `lsof` names the process that has the \
+                     lock file open"
                 );
                 return Err(Error::timed_out(format!("the control socket {}", path.display()), why));
             }

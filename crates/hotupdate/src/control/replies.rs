@@ -1,6 +1,4 @@
 //! What is answered on the control socket: replies, errors, and what Varlink says of itself.
-//!
-//! Deliberately absent: which call gets which, see [`super::session`].
 
 use hotupdate_proto::operator::{self, Monitored, Reply};
 use hotupdate_proto::{INTERFACE, Refusal, frame};

@@ -1,6 +1,4 @@
 //! The application: what it says before it is ready, what it is told, and its work that is no connection.
-//!
-//! Deliberately absent: its listeners and its state, see `listeners.rs` and `exports.rs`.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;

@@ -1,6 +1,4 @@
 //! A successor joins: from its call to the machine's answer.
-//!
-//! Deliberately absent: what follows, see `incumbent.rs`; the successor's own side, see [`crate::joining`].
 
 use std::io;
 

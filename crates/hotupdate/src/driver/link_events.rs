@@ -1,6 +1,4 @@
 //! What is said on the links: by the other side of a handoff, and by predecessors.
-//!
-//! Deliberately absent: what follows from it, see `incumbent.rs` and `successor.rs`.
 
 use std::os::fd::OwnedFd;
 

@@ -1,6 +1,4 @@
 //! The links of this process: to the other side of a handoff, and to predecessors that drain.
-//!
-//! Deliberately absent: what is said on them, see `link_events.rs`.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;

@@ -180,17 +180,15 @@ impl Listeners {
 
     /// What operators are told.
     pub(super) fn status(&self) -> Vec<ListenerStatus> {
-        let gates = self.resources.gates.iter().map(|(gate, origin)| ListenerStatus {
-            name: gate.name().to_string(),
-            kind: gate.kind(),
-            address: gate.address().to_string(),
-            origin: origin.to_string(),
+        let gates = self.resources.gates.iter().map(|(gate, origin)| {
+            let mut status = ListenerStatus::new(gate.name().to_string(), gate.kind(), origin.to_string());
+            status.address = gate.address().to_string();
+            status
         });
-        let others = self.resources.descriptors.iter().map(|(item, _, origin)| ListenerStatus {
-            name: item.name.clone(),
-            kind: item.kind,
-            address: item.address.clone(),
-            origin: origin.to_string(),
+        let others = self.resources.descriptors.iter().map(|(item, _, origin)| {
+            let mut status = ListenerStatus::new(item.name.clone(), item.kind, origin.to_string());
+            status.address.clone_from(&item.address);
+            status
         });
         gates.chain(others).collect()
     }

@@ -108,7 +108,8 @@ impl Driver {
             OutboundEffect::Stalled => {
                 if !std::mem::replace(&mut self.migrations.stalled, true) {
                     tracing::warn!(
-                        "the serving process does not answer (deadline `prepared`); connections stay until it does"
+                        "the serving process does not answer (deadline `prepared`); connections stay \
+                         until it does"
                     );
                 }
                 self.suspend_migration();

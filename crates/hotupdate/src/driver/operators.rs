@@ -1,6 +1,4 @@
 //! Operators: what they ask, what they wait for, and what they are told of.
-//!
-//! Deliberately absent: the form of it, see [`crate::control::session`].
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -176,8 +174,9 @@ impl Operators {
         }
         view.connections.metrics().handoff("failed", None);
         let text = format!("successor {successor} was turned away: {reason}");
-        let (generation, stage) = (Generation(0), "joining".to_owned());
-        self.failed(LastFailure { successor, generation, attempt, stage, reason });
-        self.notify(view, "failed", generation, text);
+        let mut failure = LastFailure::new(successor, "joining".to_owned(), reason);
+        failure.attempt = attempt;
+        self.failed(failure);
+        self.notify(view, "failed", Generation(0), text);
     }
 }

@@ -108,13 +108,10 @@ impl Operators {
         let us = view.process();
         let reason = format!("successor {process} failed while it was {stage}: {fault}");
         tracing::error!(successor = %process, stage, %fault, "the handoff failed; {us} is still serving");
-        self.failed(LastFailure {
-            successor: process.clone(),
-            generation: *generation,
-            attempt: attempt.clone(),
-            stage: stage.to_owned(),
-            reason: fault.to_string(),
-        });
+        let mut failure = LastFailure::new(process.clone(), stage.to_owned(), fault.to_string());
+        failure.generation = *generation;
+        failure.attempt = attempt.clone();
+        self.failed(failure);
         self.answer(Awaited::Handoff, &Err(OperatorError::Failed { reason: reason.clone() }));
         self.notify(view, "failed", *generation, reason);
     }
@@ -122,7 +119,7 @@ impl Operators {
     fn served_by_successor(&mut self, view: View<'_>, peer: Peer, gap_ns: Option<u64>) {
         let Peer { process, generation, .. } = peer;
         let gap_us = gap_ns.map(|ns| ns / 1000);
-        tracing::info!(successor = %process, %generation, nobody_accepted_us = gap_us, "handed over");
+        tracing::info!(successor = %process, %generation, gap_us, "handed over");
         let from = view.process().clone();
         self.answer(Awaited::Handoff, &Ok(HandoffResult { from, to: process.clone(), generation, gap_ns }));
         self.notify(view, "served", generation, format!("{process} serves now"));

@@ -1,6 +1,4 @@
 //! From the first line of a process to the moment at which it serves, or fails.
-//!
-//! Deliberately absent: the handoff itself, see `successor.rs`.
 
 use std::os::fd::OwnedFd;
 use std::time::Instant;

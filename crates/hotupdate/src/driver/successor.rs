@@ -74,16 +74,14 @@ impl Driver {
         self.machine.role = Role::Incumbent(Box::new(machine));
         self.links.serve(joined.incumbent_generation, &alive);
         self.listeners.open_all();
-        self.operators.handed_over(LastHandoff {
-            handoff: joined.handoff.clone(),
-            from: joined.incumbent_generation,
-            gap_ns,
-            took_ms: u64::try_from(successor.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-        });
+        let mut handoff = LastHandoff::new(joined.handoff.clone(), joined.incumbent_generation);
+        handoff.gap_ns = gap_ns;
+        handoff.took_ms = u64::try_from(successor.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.operators.handed_over(handoff);
         tracing::info!(
             generation = %joined.generation,
             predecessor = %successor.joined.incumbent,
-            nobody_accepted_us = gap_ns.map(|ns| ns / 1000),
+            gap_us = gap_ns.map(|ns| ns / 1000),
             "serving"
         );
         self.connections.metrics().handoff("served", gap_ns);

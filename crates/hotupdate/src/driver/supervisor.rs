@@ -1,8 +1,5 @@
 //! The supervisor of this process, systemd or a container runtime: what it is told, and the signals that it
 //! sends.
-//!
-//! Deliberately absent: how systemd is told, see [`crate::systemd`]; which signals mean what, see
-//! [`crate::process::signal`].
 
 use std::io;
 use std::process::{Child, ExitStatus};

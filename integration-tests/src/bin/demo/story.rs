@@ -46,10 +46,10 @@ impl Story {
         }
         say(&format!(
             "Process {} (v1) serves on {}, and {clients} clients keep it busy.\n\
-             It will be replaced {handoffs} times. Each line is one handoff; in the time in which nobody accepts,\n\
-             a client that connects waits in the kernel's queue and is not refused.\n\n\
+             It will be replaced {handoffs} times. Each line is one handoff; in the gap, while no process\n\
+             accepts, a client that connects waits in the kernel's queue and is not refused.\n\n\
              {:>3}  {:<15}{:>8}        {:>8}       {:>16}{:>10}{:>11}{:>8}",
-            first.pid, first.http, "#", "how", "from", "to", "nobody accepted", "took", "answered", "failed"
+            first.pid, first.http, "#", "how", "from", "to", "gap", "took", "answered", "failed"
         ))
     }
 
@@ -101,7 +101,11 @@ impl Story {
             say(&format!("{:>10}{:>9}{version:>9}{answers:>22}", serving.generation, serving.pid))?;
         }
         if let Some((median, worst)) = self.gaps() {
-            say(&format!("\nTime in which nobody accepted: median {}, worst {}", span(median), span(worst)))?;
+            say(&format!(
+                "\nGap in which no process accepted: median {}, worst {}",
+                span(median),
+                span(worst)
+            ))?;
         }
         say(&format!(
             "\n{:<24}{:>9}{:>10}{:>10}{:>10}",

@@ -22,7 +22,7 @@ const STRIPS: [Strip; 7] = [
     ("files in the folder of the control socket", |sample| sample.files as f64),
     ("bytes of the status", |sample| sample.status_bytes as f64),
     ("predecessors that drain", |sample| sample.predecessors as f64),
-    ("time in which nobody accepted, ms", |sample| sample.gap.as_secs_f64() * 1e3),
+    ("gap in which no process accepted, ms", |sample| sample.gap.as_secs_f64() * 1e3),
 ];
 
 /// Writes it.

@@ -86,7 +86,7 @@ pub(crate) fn gaps(samples: &[Sample]) -> String {
     gaps.sort_unstable();
     let at = |part: f64| gaps[((gaps.len() - 1) as f64 * part) as usize];
     format!(
-        "nobody accepted for {:.1?} (median), {:.1?} (99 of 100), {:.1?} (worst)",
+        "no process accepted for {:.1?} (median), {:.1?} (99 of 100), {:.1?} (worst)",
         at(0.5),
         at(0.99),
         at(1.0)

@@ -258,8 +258,8 @@ mod tests {
         let mut old = process(1, totals(100, 0, 80, 1000));
         (old.state, old.probation) = (ProcessState::Draining, true);
         let mut status = Status::new(process(2, totals(10, 80, 0, 300)));
-        let handoff =
-            LastHandoff { handoff: "h".to_owned(), from: Generation(1), gap_ns: Some(180_000), took_ms: 12 };
+        let mut handoff = LastHandoff::new("h".to_owned(), Generation(1));
+        (handoff.gap_ns, handoff.took_ms) = (Some(180_000), 12);
         (status.predecessors, status.last_handoff) = (vec![old], Some(handoff));
         status
     }

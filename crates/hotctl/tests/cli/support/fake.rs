@@ -258,12 +258,9 @@ pub(crate) fn process(generation: u64, pid: u32, version: &str, state: ProcessSt
 
 pub(crate) fn first_status() -> Status {
     let mut status = Status::new(process(2, 4100, "v1.2.9", ProcessState::Serving));
-    status.listeners = vec![ListenerStatus {
-        name: "http".to_owned(),
-        kind: ListenerKind::Tcp,
-        address: "0.0.0.0:3000".to_owned(),
-        origin: "inherited".to_owned(),
-    }];
+    let mut http = ListenerStatus::new("http".to_owned(), ListenerKind::Tcp, "inherited".to_owned());
+    http.address = "0.0.0.0:3000".to_owned();
+    status.listeners = vec![http];
     status
 }
 
@@ -279,9 +276,9 @@ pub(crate) fn take_over(status: &mut Status) {
     let successor = status.successor.take().expect("a successor has joined");
     let mut old = std::mem::replace(&mut status.serving, successor);
     status.serving.state = ProcessState::Serving;
-    let gap_ns = Some(180_000);
-    status.last_handoff =
-        Some(LastHandoff { handoff: "h".to_owned(), from: old.generation, gap_ns, took_ms: 1200 });
+    let mut handoff = LastHandoff::new("h".to_owned(), old.generation);
+    (handoff.gap_ns, handoff.took_ms) = (Some(180_000), 1200);
+    status.last_handoff = Some(handoff);
     (old.state, old.probation) = (ProcessState::Draining, true);
     old.connections = Summary::new(10, 5, 2);
     status.predecessors = vec![old];
@@ -290,11 +287,7 @@ pub(crate) fn take_over(status: &mut Status) {
 /// The service gives the attempt up.
 pub(crate) fn fail(status: &mut Status, reason: &str) {
     let successor = status.successor.take().expect("a successor has joined");
-    status.last_failure = Some(LastFailure {
-        successor: successor.process,
-        generation: successor.generation,
-        attempt: successor.attempt,
-        stage: "warming up".to_owned(),
-        reason: reason.to_owned(),
-    });
+    let mut failure = LastFailure::new(successor.process, "warming up".to_owned(), reason.to_owned());
+    (failure.generation, failure.attempt) = (successor.generation, successor.attempt);
+    status.last_failure = Some(failure);
 }
