@@ -66,3 +66,24 @@ pub struct MigrationItem {
     /// What the next owner has to know, one character for each byte.
     pub state: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{MAX_MESSAGE, encode_message};
+    use crate::message::Message;
+
+    #[test]
+    fn a_full_batch_fits_into_a_message_though_every_byte_of_state_needs_an_escape() {
+        let item = |bytes: usize| MigrationItem {
+            row: ConnectionRow::default(),
+            kind: "http/1.1".into(),
+            cookie: u64::MAX,
+            state: "\0".repeat(bytes),
+        };
+        let mut items: Vec<_> = (1..MAX_BATCH).map(|_| item(0)).collect();
+        items.push(item(MAX_BATCH_STATE));
+        let length = encode_message(&Message::Prepare { batch: u32::MAX, items }).unwrap().len();
+        assert!(length > MAX_MESSAGE / 2, "{length} bytes: few batches would carry much more than they do");
+    }
+}

@@ -223,3 +223,183 @@ impl Inbound {
         Err(format!("spoke of batch {batch} of connections, which is not held"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::ConnectionRow;
+
+    const EXPIRES: Duration = Duration::from_secs(10);
+
+    #[allow(clippy::disallowed_methods, reason = "one origin for virtual time")]
+    fn origin() -> Instant {
+        Instant::now()
+    }
+
+    fn kinds() -> Vec<ConnectionKind> {
+        vec![ConnectionKind { kind: "http/1.1".into(), listener: None }]
+    }
+
+    /// Connections whose sockets have the same numbers.
+    fn items(ids: &[u64]) -> Vec<MigrationItem> {
+        let item = |&id: &u64| {
+            let row = ConnectionRow { id, ..ConnectionRow::default() };
+            MigrationItem { row, kind: "http/1.1".into(), cookie: id, state: String::new() }
+        };
+        ids.iter().map(item).collect()
+    }
+
+    /// The predecessor knows what is accepted.
+    fn accepting() -> (Instant, Inbound) {
+        let mut inbound = Inbound::default();
+        let accepts = InboundEffect::Send(Message::Accepts { kinds: kinds() });
+        assert_eq!(inbound.announce(&kinds()), [accepts]);
+        (origin(), inbound)
+    }
+
+    fn prepared(batch: u32, refused: &[u64]) -> InboundEffect {
+        InboundEffect::Send(Message::Prepared { batch, refused: refused.to_vec() })
+    }
+
+    #[test]
+    fn a_batch_is_served_once_it_is_committed_and_discarded_if_it_is_taken_back() {
+        let (now, mut inbound) = accepting();
+        assert!(!inbound.holds());
+        for (batch, id) in [(1, 7), (2, 8)] {
+            let inspect = InboundEffect::Inspect { batch, items: items(&[id]) };
+            assert_eq!(inbound.prepare(now, batch, items(&[id])).unwrap(), [inspect]);
+        }
+        assert_eq!(inbound.inspected(1, vec![]), [prepared(1, &[])]);
+        assert_eq!(inbound.inspected(2, vec![8]), [prepared(2, &[8])]);
+        assert_eq!(inbound.commit(1).unwrap(), [InboundEffect::Serve(1)]);
+        assert!(inbound.holds());
+        assert_eq!(inbound.abort(2).unwrap(), [InboundEffect::Discard(2)]);
+        assert!(!inbound.holds());
+        assert_eq!(inbound.inspected(2, vec![]), [], "it was taken back meanwhile");
+    }
+
+    /// Batches before the first went to the process that served before, and died.
+    #[test]
+    fn a_batch_is_committed_and_taken_back_once() {
+        let (now, mut inbound) = accepting();
+        assert_eq!(inbound.commit(1).unwrap(), [], "nothing has come here");
+        inbound.prepare(now, 5, items(&[7])).unwrap();
+        assert_eq!((inbound.commit(4).unwrap(), inbound.abort(3).unwrap()), (vec![], vec![]));
+        inbound.commit(5).unwrap();
+        assert!(inbound.commit(5).is_err() && inbound.abort(5).is_err() && inbound.commit(6).is_err());
+    }
+
+    #[test]
+    fn batches_come_in_order_and_only_after_they_were_asked_for() {
+        assert!(Inbound::default().prepare(origin(), 1, items(&[7])).is_err());
+        let (now, mut inbound) = accepting();
+        inbound.prepare(now, 5, items(&[7])).unwrap();
+        for batch in [4, 5, 7] {
+            assert!(inbound.prepare(now, batch, items(&[8])).is_err(), "batch {batch} after batch 5");
+        }
+        inbound.prepare(now, 6, items(&[8])).unwrap();
+    }
+
+    #[test]
+    fn a_connection_is_held_once() {
+        let (now, mut inbound) = accepting();
+        assert!(inbound.prepare(now, 1, items(&[7, 7])).is_err());
+        inbound.prepare(now, 1, items(&[7, 8])).unwrap();
+        assert!(inbound.prepare(now, 2, items(&[8])).is_err());
+        inbound.abort(1).unwrap();
+        inbound.prepare(now, 2, items(&[8])).unwrap();
+    }
+
+    #[test]
+    fn no_more_is_held_than_the_window_allows() {
+        let (now, mut inbound) = accepting();
+        for batch in 1..=4 {
+            inbound.prepare(now, batch, items(&[batch.into()])).unwrap();
+        }
+        assert!(inbound.prepare(now, 5, items(&[5])).is_err());
+        inbound.commit(1).unwrap();
+        inbound.prepare(now, 5, items(&[5])).unwrap();
+    }
+
+    #[test]
+    fn a_predecessor_that_knows_what_is_accepted_is_not_told_again() {
+        let (now, mut inbound) = accepting();
+        assert_eq!(inbound.announce(&kinds()), []);
+        inbound.quiesce(now, EXPIRES);
+        inbound.quiesced();
+        assert_eq!(inbound.announce(&kinds()).len(), 1, "its connections wait for this");
+        let mut inbound = Inbound::default();
+        inbound.is_told();
+        assert_eq!(inbound.announce(&kinds()), [], "it came with `ready`");
+    }
+
+    #[test]
+    fn a_predecessor_that_may_send_nothing_does_not_have_to_quiesce() {
+        let mut inbound = Inbound::default();
+        assert_eq!(inbound.quiesce(origin(), EXPIRES), []);
+        inbound.is_late();
+        assert!(!inbound.is_awaited() && !inbound.was_late());
+    }
+
+    #[test]
+    fn one_that_hung_is_waited_for_only_while_it_may_commit_what_is_held() {
+        let (now, mut inbound) = accepting();
+        let quiesce = [InboundEffect::Send(Message::Quiesce)];
+        inbound.prepare(now, 1, items(&[7])).unwrap();
+        assert_eq!(inbound.quiesce(now, EXPIRES), quiesce);
+        assert!(inbound.is_awaited() && !inbound.was_late());
+        inbound.is_late();
+        assert!(!inbound.is_awaited() && inbound.was_late());
+        let before = EXPIRES - Duration::from_millis(1);
+        assert_eq!(inbound.quiesce(now + before, EXPIRES), quiesce, "it may still commit the batch");
+        assert!(inbound.is_awaited());
+        assert_eq!(inbound.quiesce(now + EXPIRES, EXPIRES), [], "it takes the batch back when it wakes");
+        assert!(!inbound.is_awaited());
+        inbound.abort(1).unwrap();
+        assert_eq!(inbound.quiesce(now, EXPIRES), [], "nothing is held");
+        inbound.quiesced();
+        assert!(!inbound.was_late(), "it has woken");
+        assert_eq!(inbound.quiesce(now, EXPIRES), quiesce);
+        inbound.quiesced();
+        assert!(!inbound.is_awaited());
+    }
+
+    /// The next process would hear what becomes of the batch, and does not hold it.
+    #[test]
+    fn what_comes_from_one_that_was_not_waited_for_stays_where_it_is() {
+        let (now, mut inbound) = accepting();
+        inbound.quiesce(now, EXPIRES);
+        inbound.prepare(now, 1, items(&[7])).unwrap();
+        assert_eq!(inbound.inspected(1, vec![]), [prepared(1, &[])], "it was on its way");
+        inbound.is_late();
+        inbound.prepare(now, 2, items(&[8, 9])).unwrap();
+        assert_eq!(inbound.inspected(2, vec![8]), [prepared(2, &[8, 9])]);
+        assert_eq!(inbound.commit(2).unwrap(), [InboundEffect::Discard(2)]);
+        assert_eq!(inbound.commit(1).unwrap(), [InboundEffect::Serve(1)]);
+    }
+
+    /// An answer to an earlier question, which has been withdrawn since.
+    #[test]
+    fn a_late_answer_does_not_pause_what_is_accepted_again() {
+        let (now, mut inbound) = accepting();
+        inbound.quiesce(now, EXPIRES);
+        inbound.announce(&kinds());
+        inbound.quiesced();
+        inbound.prepare(now, 1, items(&[7])).unwrap();
+        assert_eq!(inbound.inspected(1, vec![]), [prepared(1, &[])]);
+    }
+
+    #[test]
+    fn connections_of_a_dead_predecessor_are_served_and_those_of_one_that_is_not_believed_closed() {
+        let (now, mut inbound) = accepting();
+        inbound.prepare(now, 1, items(&[7])).unwrap();
+        let mut doubted = inbound.clone();
+        assert_eq!(inbound.closed(), [InboundEffect::Serve(1)]);
+        assert_eq!(inbound, Inbound::default());
+        doubted.quiesce(now, EXPIRES);
+        doubted.is_late();
+        assert_eq!(doubted.forget(), [InboundEffect::Discard(1)]);
+        assert!(doubted.was_late() && !doubted.holds(), "the next stop does not wait for it");
+        assert!(doubted.prepare(now, 2, items(&[8])).is_err(), "it was not asked for");
+    }
+}

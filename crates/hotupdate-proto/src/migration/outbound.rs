@@ -494,4 +494,21 @@ mod tests {
         assert_eq!(outbound.leave(now, leaving(1..2)), []);
         assert!(outbound.prepared(now, 9, &[]).is_err(), "it is not on its way");
     }
+
+    /// Each rollback takes back a full window, and the process that serves answers to none of them.
+    #[test]
+    fn answers_to_the_batches_of_eight_rollbacks_may_still_come() {
+        let (now, mut outbound) = draining();
+        for _ in 0..9 {
+            for id in 1..=4 {
+                outbound.leave(now, leaving(id..id + 1));
+            }
+            outbound.end();
+            outbound.begin(Some(kinds()));
+        }
+        assert!(!outbound.has_abandoned(4), "a process that never answers is not waited for without limit");
+        for batch in 5..=36 {
+            assert_eq!(outbound.prepared(now, batch, &[]).unwrap(), [], "it was told to close batch {batch}");
+        }
+    }
 }
