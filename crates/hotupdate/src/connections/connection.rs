@@ -140,7 +140,6 @@ impl Connection {
     /// As [`Connection::migrate`].
     pub async fn migrate_bytes(self, kind: &str, state: Vec<u8>) -> Result<(), NotMigrated> {
         let table = self.tracker.record.table.clone();
-        table.accepted_is_known().await;
         // Before anything is decided: a change from here on is a new chance.
         let seen = table.changes();
         if state.len() > MAX_STATE {
@@ -165,7 +164,11 @@ impl Connection {
     }
 
     fn stays(self, seen: u64, why: String) -> NotMigrated {
-        self.tracker.record.set_refused(seen);
+        let record = &self.tracker.record;
+        // In a pause no connection is refused: it stays for now, and has its chance afterwards.
+        if record.table.accepted().suspended_until().is_none() {
+            record.set_refused(seen);
+        }
         NotMigrated { connection: self, why }
     }
 
@@ -288,8 +291,29 @@ mod tests {
         assert_eq!(why(connection.migrate("echo", &1).await), "the runtime is shutting down");
     }
 
+    /// It asked to leave when the process that serves had just asked for a pause.
+    #[tokio::test]
+    async fn a_connection_that_comes_back_in_a_pause_is_not_told_to_leave() {
+        let mut fixture = Fixture::new();
+        fixture.drain();
+        fixture.accept_kind("echo", None);
+        fixture.connections.suspend_half();
+        let (migrated, ()) = tokio::join!(fixture.connection().migrate("echo", &1), async {
+            let MigrationRequest { connection, reply, .. } = fixture.migrations.recv().await.unwrap();
+            reply.send(Err(Box::new(connection))).unwrap();
+        });
+        let stays = migrated.unwrap_err().connection;
+        assert!(stays.can_migrate("echo"), "when the pause is over");
+        fixture.accept_kind("echo", None);
+        let (migrated, ()) = tokio::join!(stays.migrate("echo", &1), async {
+            let MigrationRequest { connection, reply, .. } = fixture.migrations.recv().await.unwrap();
+            reply.send(Err(Box::new(connection))).unwrap();
+        });
+        assert!(!migrated.unwrap_err().connection.can_migrate("echo"), "it was refused");
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn what_is_accepted_is_waited_for_while_it_is_not_known() {
+    async fn while_it_is_not_known_what_is_accepted_a_connection_may_try() {
         let fixture = Fixture::new();
         let second = Duration::from_secs(1);
         fixture.drain();
@@ -297,9 +321,11 @@ mod tests {
         let connection = fixture.connection();
         assert!(connection.can_migrate("echo"), "as far as is known");
         assert_eq!(connection.activity().suspended_until(), Some(Instant::now() + second));
+        tokio::time::advance(second).await;
+        assert!(!connection.can_migrate("echo"), "it has not said anything in time");
         let begun = Instant::now();
         assert!(why(connection.migrate("echo", &1).await).starts_with("no other process accepts"));
-        assert_eq!(begun.elapsed(), second);
+        assert_eq!(begun.elapsed(), Duration::ZERO, "the answer is there at once");
         fixture.accept_kind("echo", None);
         assert!(fixture.connection().can_migrate("echo"));
         fixture.connections.suspend_migration(Instant::now() + second);

@@ -67,11 +67,6 @@ impl Accepted {
     pub(super) fn suspended_until(&self) -> Option<Instant> {
         self.suspended_until
     }
-
-    /// It has not said yet which kinds it accepts, and may do so until then.
-    fn unknown_until(&self) -> Option<Instant> {
-        self.suspended_until.filter(|until| self.kinds.is_none() && Instant::now() < *until)
-    }
 }
 
 impl Connections {
@@ -297,17 +292,6 @@ impl Table {
     /// Since it began, rounded up.
     pub(super) fn millis(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
-    }
-
-    /// Waits until the process that serves has said which kinds it accepts.
-    pub(super) async fn accepted_is_known(&self) {
-        let mut drain = Drain::new(self.phase.subscribe());
-        loop {
-            let unknown_until = self.accepted().unknown_until();
-            let Some(until) = unknown_until else { return };
-            // A change, or the time for it is over.
-            let _ = tokio::time::timeout_at(until, drain.changed()).await;
-        }
     }
 
     /// How often connections were told to look again.
