@@ -271,8 +271,7 @@ impl Driver {
             TaskResult::Rows(rows) => self.send_rows(&rows),
             TaskResult::Child { child, attempt, status } => {
                 let serves = self.application.lifecycle() == Lifecycle::Serving;
-                let awaited = serves && !self.operators.has_failed(&attempt);
-                self.supervisor.child_ended(child, status, awaited);
+                self.supervisor.child_ended(child, &attempt, status, serves);
             }
             TaskResult::Flushed => self.application.end(),
         }

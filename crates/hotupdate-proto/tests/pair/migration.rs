@@ -3,7 +3,7 @@
 //! Deliberately absent: deaths, which the model plays in every order.
 
 use hotupdate_proto::incumbent::{Event, Report};
-use hotupdate_proto::message::Generation;
+use hotupdate_proto::message::{Generation, Message};
 use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect};
 use hotupdate_proto::operator::Command;
 use hotupdate_proto::{Deadline, Timing};
@@ -46,6 +46,29 @@ fn what_is_accepted_is_known_before_the_drain_begins() {
     assert_eq!(said(&world, before), [(0, "prepare"), (new, "prepared"), (0, "commit")]);
     let serve = (new, Migration::Inbound(Generation(1), InboundEffect::Serve(1)));
     assert_eq!(world.migrations.last(), Some(&serve));
+}
+
+/// Or else a connection that comes back could see that it has nowhere to go while its process drains, and tell
+/// its client to leave.
+#[test]
+fn nothing_drains_any_more_when_connections_come_back() {
+    let rolls_back = |world: &mut World, new| {
+        let (stopped_at_ns, links) = (0, Vec::new());
+        world.say(new, 0, Message::Resume { stopped_at_ns, links });
+    };
+    let dies = |world: &mut World, new| world.kill(new);
+    let ends: [fn(&mut World, usize); 2] = [rolls_back, dies];
+    for end in ends {
+        let (mut world, new) = migrating();
+        let done = world.migrations.len();
+        end(&mut world, new);
+        leave(&mut world, 7);
+        world.run();
+        let outbound = |effect| (0, Migration::Outbound(effect));
+        let none = outbound(OutboundEffect::Accepted(Vec::new()));
+        let first = [(0, Migration::Undrain), none, outbound(OutboundEffect::Return(vec![7]))];
+        assert!(world.migrations[done..].starts_with(&first), "{world}");
+    }
 }
 
 #[test]

@@ -137,6 +137,8 @@ pub(crate) enum Migration {
     Inbound(Generation, InboundEffect),
     /// The drain has begun.
     Drain,
+    /// The process serves again: nothing drains.
+    Undrain,
 }
 
 /// Something that can happen next, without any time passing.

@@ -127,11 +127,6 @@ impl Operators {
         self.last_failure = Some(failure);
     }
 
-    /// Whether the attempt of this name is the one that failed last.
-    pub(super) fn has_failed(&self, attempt: &str) -> bool {
-        self.last_failure.as_ref().is_some_and(|failure| failure.attempt.as_deref() == Some(attempt))
-    }
-
     /// What a predecessor says of its connections.
     pub(super) fn remember(&mut self, generation: Generation, message: &Message) {
         match message {

@@ -1,6 +1,7 @@
 //! The supervisor of this process, systemd or a container runtime: what it is told, and the signals that it
 //! sends.
 
+use std::collections::HashSet;
 use std::io;
 use std::process::{Child, ExitStatus};
 
@@ -23,6 +24,8 @@ pub(super) struct Supervisor {
     signals: Option<Signals>,
     /// What a signal starts.
     program: Option<Program>,
+    /// Successors that were started here and have not joined yet, by the names of their attempts.
+    expected: HashSet<String>,
     after_drain: AfterDrain,
     /// SIGTERM or SIGINT came.
     terminated: bool,
@@ -35,6 +38,7 @@ impl Supervisor {
             new_main_pid: None,
             signals: None,
             program: settings.program(),
+            expected: HashSet::new(),
             after_drain: settings.after_drain,
             terminated: false,
         }
@@ -55,7 +59,7 @@ impl Supervisor {
     }
 
     /// Starts the program of this process anew; its end is told in time.
-    pub(super) fn start_successor(&self, results: &mpsc::Sender<TaskResult>) {
+    pub(super) fn start_successor(&mut self, results: &mpsc::Sender<TaskResult>) {
         let Some(program) = &self.program else { return };
         let path = program.path().display().to_string();
         let attempt = random_hex();
@@ -65,6 +69,7 @@ impl Supervisor {
             }
             Ok(child) => {
                 tracing::info!(path, pid = child.id(), "started a successor");
+                self.expected.insert(attempt.clone());
                 let results = results.clone();
                 tokio::spawn(async move {
                     let status = spawn::ended(&child).await;
@@ -74,9 +79,22 @@ impl Supervisor {
         }
     }
 
-    /// A successor that was started here has ended. `awaited`: this process serves, and the successor had not
-    /// joined.
-    pub(super) fn child_ended(&self, mut child: Child, status: io::Result<ExitStatus>, awaited: bool) {
+    /// A successor joins: from here on the machine tells what becomes of it.
+    pub(super) fn joined(&mut self, attempt: Option<&str>) {
+        if let Some(attempt) = attempt {
+            self.expected.remove(attempt);
+        }
+    }
+
+    /// A successor that was started here has ended.
+    pub(super) fn child_ended(
+        &mut self,
+        mut child: Child,
+        attempt: &str,
+        status: io::Result<ExitStatus>,
+        serves: bool,
+    ) {
+        let never_joined = self.expected.remove(attempt);
         let pid = child.id();
         let failed = status.as_ref().is_ok_and(|status| !status.success());
         let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
@@ -91,7 +109,7 @@ impl Supervisor {
         }
         // It fails if the application waits for all of its children; then that one is done.
         let _ = child.try_wait();
-        if awaited {
+        if never_joined && serves {
             tracing::error!(pid, how, "the successor ended before it served; this process serves on");
         }
     }

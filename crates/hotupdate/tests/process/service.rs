@@ -24,6 +24,9 @@ pub(crate) const ON_COMMAND: &str = "HOT_TEST_ON_COMMAND";
 /// It stays after its drain, until SIGTERM.
 pub(crate) const STAYS: &str = "HOT_TEST_STAYS";
 
+/// How long its probation lasts, in seconds; without it there is none.
+pub(crate) const PROBATION: &str = "HOT_TEST_PROBATION";
+
 /// As long as there is a file of this name in its folder, it does not come so far as to serve.
 pub(crate) const BROKEN: &str = "broken";
 
@@ -49,9 +52,10 @@ async fn serve(folder: &Path) -> Result<(), Error> {
         Some(_) => AfterDrain::StayUntilTerm,
         None => AfterDrain::Exit,
     };
+    let probation = env::var(PROBATION).map_or(0, |seconds| seconds.parse().unwrap());
     let mut starting = hotupdate::builder(folder.join("control.sock"))
         .version(env!("CARGO_PKG_VERSION"))
-        .probation(Duration::ZERO)
+        .probation(Duration::from_secs(probation))
         .on_command(env::var_os(ON_COMMAND).is_some())
         .successor_signal(SignalKind::hangup())
         .after_drain(after_drain)

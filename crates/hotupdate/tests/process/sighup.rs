@@ -7,9 +7,12 @@ use std::process::Command;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 
+use serde_json::json;
+
 use crate::common::eventually;
+use crate::common::peer::Peer;
 use crate::manager::Manager;
-use crate::service::BROKEN;
+use crate::service::{BROKEN, PROBATION};
 use crate::stage::{Client, Stage, is_dead, signal, stat, who};
 
 /// Started in this way, the program is found again, also when the process has changed its directory.
@@ -102,6 +105,24 @@ async fn a_new_version_that_joins_and_fails_is_reported_once() {
     fs::remove_file(stage.file(BROKEN)).unwrap();
     stage.sighup(serving).await;
     first.drains(0).await;
+    assert!(!stage.log().contains("ended before it served"), "{}", stage.log());
+}
+
+/// It has served, so its end is as it should be.
+#[tokio::test]
+async fn a_new_version_that_is_taken_back_did_not_fail() {
+    let stage = Stage::new();
+    let first = stage.start(&[(PROBATION, "60")]);
+    let serving = stage.serves(1).await;
+    let second = stage.sighup(serving).await;
+    let mut operator = Peer::connect(&stage.control()).await;
+    operator.say(&json!({ "method": "io.hotupdate.Rollback" })).await;
+    let reply = operator.next().await.unwrap();
+    assert!(reply["error"].is_null(), "{reply}");
+    assert_eq!(who(serving.address).await, first.pid());
+    signal(second.pid, Signal::TERM);
+    eventually("nothing is left of it", async || stat(second.pid).is_none().then_some(())).await;
+    assert_eq!(who(serving.address).await, first.pid());
     assert!(!stage.log().contains("ended before it served"), "{}", stage.log());
 }
 

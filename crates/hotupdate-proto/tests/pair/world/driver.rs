@@ -94,7 +94,10 @@ impl World {
                 process.pending.push_back(Pending::Drained { forced: 0 });
             }
             E::Drain { .. } => self.migrations.push((index, Migration::Drain)),
-            E::Undrain => process.pending.retain(|pending| !matches!(pending, Pending::Drained { .. })),
+            E::Undrain => {
+                self.migrations.push((index, Migration::Undrain));
+                process.pending.retain(|pending| !matches!(pending, Pending::Drained { .. }));
+            }
             E::Force if process.app.ends => process.pending.push_back(Pending::Drained { forced: 3 }),
             E::Force => {}
             E::Demote(generation) => {
