@@ -356,6 +356,7 @@ mod tests {
     fn our_copies_are_closed_before_the_commit() {
         let (now, mut outbound) = draining();
         assert_eq!(outbound.leave(now, leaving(1..4)), [prepare(1, 1..4)]);
+        assert!(!outbound.is_idle());
         let effects = outbound.prepared(now, 1, &[2]).unwrap();
         let commit = OutboundEffect::Send(Message::Commit { batch: 1 });
         assert_eq!(effects, [OutboundEffect::Migrated(vec![1, 3]), commit, OutboundEffect::Return(vec![2])]);
