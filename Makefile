@@ -81,15 +81,28 @@ crash: ## a fault at each system call of a handoff, one run for each: minutes, a
 PUBLISHED = hotupdate-proto hotupdate hotupdate-axum hotctl
 
 # The files are in .cargo/mutants.toml. Each is tested by its own crate alone: what only whole processes would notice
-# is a test that is missing. Tests of peers that take long and decide nothing in these files are skipped.
-MUTANTS = $(CARGO) mutants --jobs 1 --no-shuffle --colors never --output $(TARGET)
+# is a test that is missing. Only the programs that test a file are built, for there are hundreds of mutants. Each part
+# can be run alone; `make -k mutants` runs them all, though mutants of one of them survive.
+MUTANTS = mkdir -p $(TARGET)/$@ && $(CARGO) mutants --jobs 1 --no-shuffle --colors never --output $(TARGET)/$@
 
-.PHONY: mutants
-mutants: ## changes each decision of migration, gate, queue, activity and channel; tests of their crates have to notice
+.PHONY: mutants mutants-protocol mutants-tables mutants-driver
+mutants: mutants-protocol mutants-tables mutants-driver ## changes each decision of migration, gate, queue, activity and channel; tests of their crates have to notice
+
+.PHONY: mutants-installed
+mutants-installed:
 	@$(CARGO) mutants --version >/dev/null 2>&1 || { echo "make mutants: cargo-mutants is missing; install it with: cargo install --locked cargo-mutants" >&2; exit 1; }
-	$(MUTANTS) --package hotupdate-proto -- --lib --test pair
-	$(MUTANTS) --package hotupdate -- --lib --test connections --test handoff --test peers \
-		-- $(addprefix --skip ,callers hostile impostor:: leftovers many:: probation)
+
+mutants-protocol: mutants-installed
+	$(MUTANTS) --package hotupdate-proto --cargo-arg=--lib
+
+mutants-tables: mutants-installed
+	$(MUTANTS) --package hotupdate --exclude-re '/driver/' --cargo-arg=--lib
+
+# What the driver does about migration shows between two processes. Tests of peers that take long and decide nothing
+# here are skipped.
+mutants-driver: mutants-installed
+	$(MUTANTS) --package hotupdate --re '/driver/' $(addprefix --cargo-arg=,--lib --test=connections --test=handoff --test=peers) \
+		-- -- $(addprefix --skip ,callers hostile impostor:: leftovers many:: probation)
 
 .PHONY: check
 check: ## format, lints, documentation and dependencies, all without a warning

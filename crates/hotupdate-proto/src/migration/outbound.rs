@@ -356,6 +356,7 @@ mod tests {
     fn our_copies_are_closed_before_the_commit() {
         let (now, mut outbound) = draining();
         assert_eq!(outbound.leave(now, leaving(1..4)), [prepare(1, 1..4)]);
+        assert!(!outbound.is_idle());
         let effects = outbound.prepared(now, 1, &[2]).unwrap();
         let commit = OutboundEffect::Send(Message::Commit { batch: 1 });
         assert_eq!(effects, [OutboundEffect::Migrated(vec![1, 3]), commit, OutboundEffect::Return(vec![2])]);
@@ -483,6 +484,9 @@ mod tests {
         let most = u64::try_from(MAX_BATCH).unwrap();
         let effects = outbound.leave(now, leaving(10..most + 11));
         assert_eq!(effects, [prepare(3, 10..most + 10), prepare(4, most + 10..most + 11)]);
+        let (now, mut outbound) = draining();
+        let half = |id| Leaving { id, bytes: MAX_BATCH_STATE / 2 };
+        assert_eq!(outbound.leave(now, vec![half(1), half(2)]), [prepare(1, 1..3)]);
     }
 
     #[test]
@@ -508,6 +512,7 @@ mod tests {
         }
         assert!(!outbound.has_abandoned(4), "a process that never answers is not waited for without limit");
         for batch in 5..=36 {
+            assert!(outbound.has_abandoned(batch));
             assert_eq!(outbound.prepared(now, batch, &[]).unwrap(), [], "it was told to close batch {batch}");
         }
     }

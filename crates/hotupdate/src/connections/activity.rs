@@ -146,3 +146,30 @@ impl Drop for RequestGuard {
         self.record.end_request();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::super::fixture::Fixture;
+
+    #[tokio::test]
+    async fn the_number_is_that_of_the_connection() {
+        let fixture = Fixture::new();
+        let (first, second) = (fixture.connection(), fixture.connection());
+        let ids = [first.activity().id(), second.activity().id()];
+        assert_eq!(ids, [first.id(), second.id()]);
+        assert_ne!(ids[0], ids[1]);
+    }
+
+    #[tokio::test]
+    async fn bytes_wait_until_the_connection_is_gone() {
+        let (connection, mut client) = Fixture::new().accept();
+        let activity = connection.activity();
+        assert!(!activity.is_readable());
+        client.write_all(b"a").await.unwrap();
+        assert!(activity.is_readable());
+        drop(connection);
+        assert!(!activity.is_readable());
+    }
+}
