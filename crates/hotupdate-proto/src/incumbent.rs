@@ -280,7 +280,7 @@ impl Incumbent {
                 State::Released { peer, until: after(now, self.local.timing.serving) }
             }
             (State::Released { peer, .. }, Event::Message(M::Serving { gap_ns, accepts: _ })) => {
-                self.hand_over(now, peer, gap_ns, out)
+                self.yield_to(now, peer, gap_ns, out)
             }
 
             // ---- an attempt fails: misbehaviour, death, silence; we serve on --------------------------

@@ -180,7 +180,7 @@ impl Incumbent {
 
     // ---- after it -------------------------------------------------------------------------------------
 
-    pub(super) fn hand_over(
+    pub(super) fn yield_to(
         &mut self,
         now: Instant,
         peer: Peer,

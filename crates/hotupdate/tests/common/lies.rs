@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use hotupdate::{Error, ErrorKind, Timing};
 
 use super::peer::{Impostor, Peer, complete, control, listeners};
-use super::{Folder, alone, ask, descriptors, hand_over, nothing_leaked};
+use super::{Folder, alone, ask, descriptors, nothing_leaked, replace_by};
 
 /// An impostor does something while the library joins, and holds on to what the closure returns until that has failed.
 pub(crate) fn fails<T>(whose: ErrorKind, what: &str, lie: impl AsyncFnOnce(&Impostor) -> T) {
@@ -49,7 +49,7 @@ pub(crate) async fn recovers(folder: &Folder, before: usize) {
     nothing_leaked(before).await;
     let (first, address) = folder.serve("v1").await;
     assert_eq!((first.generation().0, ask(address).await.as_str()), (1, "v1"));
-    hand_over(folder, &first, "v3").await;
+    replace_by(folder, &first, "v3").await;
 }
 
 /// Offers this as the listener `http`, with what would be true of the real one.

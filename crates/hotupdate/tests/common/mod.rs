@@ -137,7 +137,7 @@ pub(crate) async fn refused(address: SocketAddr) {
 }
 
 /// The whole of a handoff and its proof: a successor serves, the old one is gone.
-pub(crate) async fn hand_over(folder: &Folder, old: &Serving, name: &'static str) -> (Serving, SocketAddr) {
+pub(crate) async fn replace_by(folder: &Folder, old: &Serving, name: &'static str) -> (Serving, SocketAddr) {
     let (new, address) = timeout(SOON, folder.serve(name)).await.expect("a handoff ends");
     assert_eq!(ask(address).await, name, "who serves after the handoff");
     timeout(SOON, old.drained()).await.expect("the old one ends");

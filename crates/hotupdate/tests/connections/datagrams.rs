@@ -114,7 +114,7 @@ async fn no_answer_can_be_sent_when_another_process_serves() {
     let mut starting = folder.join("v1").await;
     let socket = starting.udp("dns", "127.0.0.1:0").await.unwrap();
     let first = starting.ready().await.unwrap();
-    let _second = common::hand_over(&folder, &first, "v2").await;
+    let _second = common::replace_by(&folder, &first, "v2").await;
     let error = socket.send_to(b"!", socket.local_addr()).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotConnected, "{error}");
     assert!(socket.recv_from(&mut [0; 8]).await.is_none());
@@ -178,7 +178,7 @@ async fn options_of_a_socket() {
     assert!(tcp.with_fd(|fd| socket2::SockRef::from(&fd).keepalive()).unwrap(), "the socket is the same");
     assert!(udp.with_fd(|fd| socket2::SockRef::from(&fd).broadcast()).unwrap());
     assert!(unix.with_fd(|fd| socket2::SockRef::from(&fd).nonblocking()).unwrap());
-    common::hand_over(&folder, &first, "v2").await;
+    common::replace_by(&folder, &first, "v2").await;
     assert!(tcp.with_fd(|_| Ok(())).is_err() && udp.with_fd(|_| Ok(())).is_err(), "they are closed");
     assert!(unix.with_fd(|_| Ok(())).is_err());
 }
@@ -228,7 +228,7 @@ async fn connections_that_come_while_nobody_accepts() {
         }
     });
     let first = first.ready().await.unwrap();
-    let (_second, _) = common::hand_over(&folder, &first, "v2").await;
+    let (_second, _) = common::replace_by(&folder, &first, "v2").await;
     let clients: Vec<_> = connected.try_iter().collect();
     assert_eq!(clients.len(), 100);
     for mut client in clients {

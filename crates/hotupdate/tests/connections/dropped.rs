@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::common::peer::{Peer, call, status};
-use crate::common::{Folder, Log, SOON, answer, ask, eventually, hand_over, refused};
+use crate::common::{Folder, Log, SOON, answer, ask, eventually, refused, replace_by};
 
 const ANY: &str = "127.0.0.1:0";
 
@@ -249,7 +249,7 @@ async fn when_another_version_has_taken_over() {
             ends.notify_one();
         }
     });
-    hand_over(&folder, &first, "v2").await;
+    replace_by(&folder, &first, "v2").await;
     timeout(SOON, ends.notified()).await.expect("it ends");
     assert!(!log.text().contains(DROPPED), "{}", log.text());
 }

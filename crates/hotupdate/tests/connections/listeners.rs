@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use crate::common::{
-    self, Folder, Log, SOON, answer, ask, ask_on, descriptors, eventually, hand_over, refused,
+    self, Folder, Log, SOON, answer, ask, ask_on, descriptors, eventually, refused, replace_by,
 };
 use hotupdate::{ErrorKind, Serving, Starting};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -222,7 +222,7 @@ async fn an_address_that_a_stranger_has_is_an_error_and_the_incumbent_serves_on(
     );
     drop(second);
     assert_eq!(ask(echo).await, "v1");
-    hand_over(&folder, &first, "v3").await;
+    replace_by(&folder, &first, "v3").await;
 }
 
 /// A listener that the application holds although the start failed must not keep clients waiting.
@@ -236,7 +236,7 @@ async fn listeners_of_a_start_that_was_given_up_are_closed() {
     drop(second);
     refused(address).await;
     assert!(timeout(SOON, listener.accept()).await.unwrap().is_none());
-    hand_over(&folder, &first, "v3").await;
+    replace_by(&folder, &first, "v3").await;
 }
 
 /// Connects, asks and hangs up again and again, until it is told to stop; how often.
@@ -256,7 +256,7 @@ async fn clients_that_connect_all_the_time_are_never_refused() {
     let stop = tokio::sync::watch::Sender::new(false);
     let clients: Vec<_> = (0..8).map(|_| tokio::spawn(client(address, stop.subscribe()))).collect();
     for _ in 0..10 {
-        (serving, _) = hand_over(&folder, &serving, "vn").await;
+        (serving, _) = replace_by(&folder, &serving, "vn").await;
     }
     stop.send_replace(true);
     for client in clients {
@@ -272,7 +272,7 @@ async fn clients_on_other_threads_are_never_refused() {
     let stop = tokio::sync::watch::Sender::new(false);
     let clients: Vec<_> = (0..8).map(|_| tokio::spawn(client(address, stop.subscribe()))).collect();
     for _ in 0..30 {
-        (serving, _) = hand_over(&folder, &serving, "vn").await;
+        (serving, _) = replace_by(&folder, &serving, "vn").await;
     }
     stop.send_replace(true);
     for client in clients {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::peer::{Impostor, status};
-use crate::common::{BRIEF, Folder, Log, SOON, ask, eventually, hand_over, is_root, serve};
+use crate::common::{BRIEF, Folder, Log, SOON, ask, eventually, is_root, replace_by, serve};
 use hotupdate::{Error, ErrorKind, Starting, Timing};
 use tokio::time::timeout;
 
@@ -67,7 +67,7 @@ async fn a_first_start_that_gives_up_leaves_the_path_to_the_next() {
     eventually("the socket is removed", async || (!folder.control().exists()).then_some(())).await;
     let (first, _) = folder.serve("v1").await;
     assert_eq!(first.generation().0, 1);
-    hand_over(&folder, &first, "v2").await;
+    replace_by(&folder, &first, "v2").await;
 }
 
 #[tokio::test]
@@ -75,9 +75,9 @@ async fn a_removed_lock_file_makes_no_second_owner() {
     let folder = Folder::new();
     let (first, _) = folder.serve("v1").await;
     fs::remove_file(folder.file("control.sock.lock")).unwrap();
-    let (second, _) = hand_over(&folder, &first, "v2").await;
+    let (second, _) = replace_by(&folder, &first, "v2").await;
     assert_eq!(second.generation().0, 2, "it joined");
-    hand_over(&folder, &second, "v3").await;
+    replace_by(&folder, &second, "v3").await;
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn the_path_leads_to_the_owner_through_many_handoffs() {
     let inode = || fs::metadata(folder.control()).unwrap().ino();
     let socket = inode();
     for generation in 2..7 {
-        (serving, _) = hand_over(&folder, &serving, "vn").await;
+        (serving, _) = replace_by(&folder, &serving, "vn").await;
         assert_eq!(status(&folder.control()).await["serving"]["generation"], generation);
         assert_eq!(inode(), socket, "the socket is never made anew");
     }
@@ -186,7 +186,7 @@ async fn what_is_not_a_socket_is_left_alone() {
     is_refused(&folder.control(), "not a socket").await;
     fs::remove_dir(folder.control()).unwrap();
     let (first, _) = folder.serve("v1").await;
-    hand_over(&folder, &first, "v2").await;
+    replace_by(&folder, &first, "v2").await;
 }
 
 #[tokio::test]
@@ -199,7 +199,7 @@ async fn what_dead_processes_left_is_replaced() {
     let (first, _) = folder.serve("v1").await;
     assert!(fs::metadata(folder.control()).unwrap().file_type().is_socket());
     assert_eq!(names(&folder), ["control.sock", "control.sock.lock"]);
-    hand_over(&folder, &first, "v2").await;
+    replace_by(&folder, &first, "v2").await;
 }
 
 #[tokio::test]
@@ -267,7 +267,7 @@ async fn another_user_is_not_allowed() {
     assert!(reply.contains("io.hotupdate.NotAllowed") && reply.contains("uid 65534"), "{reply}");
     log.says(&["a caller on the control socket is turned away", "uid 65534", "(v1) is still serving"]);
     assert_eq!(ask(address).await, "v1", "it serves on");
-    hand_over(&folder, &first, "v2").await;
+    replace_by(&folder, &first, "v2").await;
 }
 
 #[tokio::test]
@@ -277,5 +277,5 @@ async fn another_user_that_is_listed_is_allowed() {
     let (first, _) = serve(starting, "v1").await;
     let Some(reply) = ask_as_nobody(&folder).await else { return };
     assert!(reply.contains("\"version\":\"v1\""), "{reply}");
-    hand_over(&folder, &first, "v2").await;
+    replace_by(&folder, &first, "v2").await;
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::common::peer::{call, status};
-use crate::common::{BRIEF, Folder, SOON, answer, ask, ask_on, eventually, hand_over, serve};
+use crate::common::{BRIEF, Folder, SOON, answer, ask, ask_on, eventually, replace_by, serve};
 use hotupdate::{Error, ErrorKind, Starting, Timing};
 use serde_json::json;
 use tokio::time::timeout;
@@ -92,7 +92,7 @@ async fn a_link_to_the_socket_is_refused() {
     is_refused(&other.control(), "use the path that it leads to").await;
     assert_eq!(ask(address).await, "v1", "it serves on");
     assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1, "no lock was made");
-    hand_over(&folder, &first, "v2").await;
+    replace_by(&folder, &first, "v2").await;
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn a_link_to_the_directory_is_followed() {
     let there = other.file("run");
     symlink(folder.path(), &there).unwrap();
     let (first, _) = serve(join_at(&there.join("control.sock")).await.unwrap(), "v1").await;
-    let (second, address) = hand_over(&folder, &first, "v2").await;
+    let (second, address) = replace_by(&folder, &first, "v2").await;
     let (third, same) = serve(join_at(&there.join("control.sock")).await.unwrap(), "v3").await;
     assert_eq!((same, third.generation().0), (address, 3));
     drop(second);
@@ -137,7 +137,7 @@ async fn another_lock_file_makes_no_second_owner() {
     let (first, _) = folder.serve("v1").await;
     fs::rename(folder.file("control.sock.lock"), folder.file("away")).unwrap();
     fs::write(folder.file("control.sock.lock"), "").unwrap();
-    let (second, _) = hand_over(&folder, &first, "v2").await;
+    let (second, _) = replace_by(&folder, &first, "v2").await;
     assert_eq!(second.generation().0, 2, "it joined");
 }
 
@@ -162,7 +162,7 @@ async fn another_socket_in_the_place_of_ours_takes_nothing() {
     assert_eq!(ask(address).await, "v1", "it serves on");
 
     fs::rename(folder.file("away"), folder.control()).unwrap();
-    hand_over(&folder, &first, "v2").await;
+    replace_by(&folder, &first, "v2").await;
 }
 
 #[tokio::test]
@@ -196,5 +196,5 @@ async fn the_socket_of_another_owner_is_not_removed() {
     timeout(SOON, first.drained()).await.expect("it stops");
     assert_eq!(status(&folder.control()).await["serving"]["process"]["version"], "v2");
     assert_eq!(ask(address).await, "v2");
-    hand_over(&folder, &other, "v3").await;
+    replace_by(&folder, &other, "v3").await;
 }

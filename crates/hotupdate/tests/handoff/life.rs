@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::common::peer::{Peer, call, status};
-use crate::common::{BRIEF, Folder, SOON, answer, ask, ask_on, eventually, hand_over, refused, serve};
+use crate::common::{BRIEF, Folder, SOON, answer, ask, ask_on, eventually, refused, replace_by, serve};
 use hotupdate::{AfterDrain, Error, Serving, Timing};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
@@ -90,11 +90,11 @@ async fn what_was_rolled_back_can_be_rolled_forward() {
 async fn a_rollback_after_the_probation_is_refused() {
     let folder = Folder::new();
     let (first, _) = folder.serve("v1").await;
-    let (second, address) = hand_over(&folder, &first, "v2").await;
+    let (second, address) = replace_by(&folder, &first, "v2").await;
     let reply = call(&folder.control(), "io.hotupdate.Rollback", json!({})).await;
     assert_eq!(reply["error"], "io.hotupdate.NoPredecessor");
     assert_eq!(ask(address).await, "v2");
-    hand_over(&folder, &second, "v3").await;
+    replace_by(&folder, &second, "v3").await;
 }
 
 /// A process of its own, as far as that is possible in one: a runtime that is shut down from one instant to the next.
@@ -202,7 +202,7 @@ async fn with_nothing_open_it_is_drained_when_it_is_retired() {
     let (first, address) = folder.serve("v1").await;
     drop(client(address, "v1").await);
     let begun = Instant::now();
-    hand_over(&folder, &first, "v2").await;
+    replace_by(&folder, &first, "v2").await;
     assert!(has(first.retired()).await);
     assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
 }
@@ -341,7 +341,7 @@ async fn an_operator_aborts_it() {
     let error = ready.await.unwrap().unwrap_err();
     assert!(error.to_string().contains("aborted by an operator"), "{error}");
     assert_eq!(ask(address).await, "v1");
-    hand_over(&folder, &first, "v3").await;
+    replace_by(&folder, &first, "v3").await;
 }
 
 #[tokio::test]
@@ -358,5 +358,5 @@ async fn a_successor_that_is_never_ready_loses_its_lease() {
     let error = second.ready().await.unwrap_err();
     assert!(error.to_string().contains("deadline `lease`"), "{error}");
     assert_eq!(ask(address).await, "v1");
-    hand_over(&folder, &first, "v3").await;
+    replace_by(&folder, &first, "v3").await;
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::common::peer::status;
-use crate::common::{BRIEF, Folder, SOON, ask, hand_over, serve};
+use crate::common::{BRIEF, Folder, SOON, ask, replace_by, serve};
 use hotupdate::{ErrorKind, Starting, Timing};
 
 /// What the first call returns is the inventory's, what the second returns is the final word of the first attempt.
@@ -90,7 +90,7 @@ async fn release_fails(stop: Duration, why: &str, final_word: impl Fn() -> Vec<u
     let failure = &status(&folder.control()).await["last_failure"];
     assert_eq!(failure["stage"], "released", "{failure}");
     assert!(failure["reason"].as_str().unwrap().contains(why), "operators are told too: {failure}");
-    let (third, _) = hand_over(&folder, &first, "v3").await;
+    let (third, _) = replace_by(&folder, &first, "v3").await;
     assert_eq!(third.import("hits").unwrap().bytes, b"4", "the late one is not used");
 }
 
@@ -137,7 +137,7 @@ async fn an_export_that_panics_at_the_join() {
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
     assert!(error.to_string().contains("the application's export panicked"), "{error}");
     assert_eq!(ask(address).await, "v1");
-    hand_over(&folder, &first, "v3").await;
+    replace_by(&folder, &first, "v3").await;
 }
 
 /// One byte more than travels. Nothing of it is ever touched, so it costs no memory.
@@ -159,7 +159,7 @@ async fn a_state_that_is_too_large_turns_the_successor_away() {
     let failure = &status(&folder.control()).await["last_failure"];
     assert_eq!((&failure["stage"], &failure["generation"]), (&"joining".into(), &0.into()), "{failure}");
     assert!(failure["reason"].as_str().unwrap().contains(why), "operators are told too: {failure}");
-    hand_over(&folder, &first, "v3").await;
+    replace_by(&folder, &first, "v3").await;
 }
 
 #[tokio::test]
@@ -197,7 +197,7 @@ async fn an_export_that_takes_longer_than_a_successor_waits() {
     let error = folder.builder("v2").timing(timing).join().await.unwrap_err();
     assert!(error.to_string().contains("deadline `reply`"), "{error}");
     assert_eq!(ask(address).await, "v1", "an export blocks nobody");
-    hand_over(&folder, &first, "v3").await;
+    replace_by(&folder, &first, "v3").await;
 }
 
 /// The longest wait of a client that comes again and again.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::common::peer::status;
 use crate::common::{
-    BRIEF, Folder, alone, ask, describe_descriptors, descriptors, hand_over, nothing_leaked, serve,
+    BRIEF, Folder, alone, ask, describe_descriptors, descriptors, nothing_leaked, replace_by, serve,
 };
 use hotupdate::{Builder, Timing};
 
@@ -30,7 +30,7 @@ async fn withstand(settings: impl FnOnce(Builder) -> Builder, attack: impl Async
     assert_eq!(ask(address).await, "v1", "it serves on");
     assert_eq!(status(&folder.control()).await["serving"]["state"], "serving");
     nothing_leaked(before).await;
-    let (_second, same) = hand_over(&folder, &first, "v2").await;
+    let (_second, same) = replace_by(&folder, &first, "v2").await;
     assert_eq!(same, address);
     assert!(descriptors() <= before + 4, "{:#?}", describe_descriptors());
 }

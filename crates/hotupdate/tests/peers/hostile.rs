@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crate::common::peer::{Peer, join, status};
-use crate::common::{BRIEF, Folder, alone, ask, descriptors, eventually, hand_over, nothing_leaked, serve};
+use crate::common::{BRIEF, Folder, alone, ask, descriptors, eventually, nothing_leaked, replace_by, serve};
 use hotupdate::Timing;
 use serde_json::{Value, json};
 
@@ -39,7 +39,7 @@ fn fails_with(
         let why = failure["reason"].as_str().unwrap();
         assert!(why.contains(reason) && !why.contains('\n'), "{why:?} does not say {reason:?}");
         nothing_leaked(before).await;
-        let (_second, same) = hand_over(&folder, &first, "v2").await;
+        let (_second, same) = replace_by(&folder, &first, "v2").await;
         assert_eq!(same, address);
     });
 }

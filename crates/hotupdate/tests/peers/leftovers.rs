@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: memory; that is measured on real processes, see `integration-tests/tests/campaigns/endurance.rs`.
 
-use crate::common::{self, Folder, alone, ask, descriptors, eventually, hand_over, nothing_leaked};
+use crate::common::{self, Folder, alone, ask, descriptors, eventually, nothing_leaked, replace_by};
 
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
@@ -13,11 +13,11 @@ fn thirty_handoffs() {
     alone(async {
         let folder = Folder::new();
         let (first, _) = folder.serve("v1").await;
-        let (mut serving, address) = hand_over(&folder, &first, "vn").await;
+        let (mut serving, address) = replace_by(&folder, &first, "vn").await;
         drop(first);
         let (before, threads_before) = (descriptors(), threads());
         for _ in 0..30 {
-            (serving, _) = hand_over(&folder, &serving, "vn").await;
+            (serving, _) = replace_by(&folder, &serving, "vn").await;
         }
         assert_eq!(serving.generation().0, 32);
         nothing_leaked(before).await;
@@ -48,7 +48,7 @@ fn thirty_starts_that_were_given_up() {
             }
         }
         nothing_leaked(before).await;
-        hand_over(&folder, &first, "v2").await;
+        replace_by(&folder, &first, "v2").await;
     });
 }
 

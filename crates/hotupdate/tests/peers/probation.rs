@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::common::peer::{Peer, status};
 use crate::common::{
-    self, BRIEF, Folder, Log, SOON, alone, ask, descriptors, eventually, hand_over, nothing_leaked, serve,
+    self, BRIEF, Folder, Log, SOON, alone, ask, descriptors, eventually, nothing_leaked, replace_by, serve,
 };
 use hotupdate::{Serving, Timing};
 use serde_json::json;
@@ -170,6 +170,6 @@ fn a_farewell_lets_go_before_the_end_of_the_probation() {
         first.drained().await;
         common::refused(address).await;
         let (second, _) = folder.serve("v2").await;
-        hand_over(&folder, &second, "v3").await;
+        replace_by(&folder, &second, "v3").await;
     });
 }

@@ -9,7 +9,7 @@ use super::replay::Replay;
 use super::{HANDOFF, hand_over_from, hand_over_to};
 use crate::common::lies::fails;
 use crate::common::peer::{Peer, join, process, status};
-use crate::common::{Folder, Log, ask_on, hand_over};
+use crate::common::{Folder, Log, ask_on, replace_by};
 
 /// A field that nobody knows, in every object.
 fn say_more(message: &mut Value) {
@@ -89,7 +89,7 @@ async fn a_successor_that_speaks_only_a_later_version_is_refused_and_nothing_sto
     drop(client);
     let status = status(&folder.control()).await;
     assert!(status.get("successor").is_none() && status["serving"]["state"] == "serving", "{status}");
-    hand_over(&folder, &first, "v2").await;
+    replace_by(&folder, &first, "v2").await;
 }
 
 /// The reply of an incumbent that speaks only a later version, as version 1 words it.
