@@ -13,7 +13,7 @@ const FONT_SIZE: f64 = 14.0;
 const MARGIN: f64 = 16.0;
 
 /// Rows for what the operator types and is answered.
-const OPERATOR_ROWS: u16 = 4;
+const OPERATOR_ROWS: u16 = 5;
 
 const BACKGROUND: &str = "#0d1117";
 const FOREGROUND: &str = "#d6dde6";
@@ -88,12 +88,30 @@ text {{ font: {FONT_SIZE}px ui-monospace, SFMono-Regular, Menlo, Consolas, "Deja
         )
     }
 
+    /// At a blank, as a reader would like it.
+    fn wrap(&self, line: &str) -> Vec<String> {
+        let mut rows = vec![String::new()];
+        for word in line.split(' ') {
+            let row = rows.last_mut().expect("there is one from the beginning");
+            if row.is_empty() {
+                row.push_str(word);
+            } else if row.chars().count() + 1 + word.chars().count() <= usize::from(self.columns) {
+                row.push(' ');
+                row.push_str(word);
+            } else {
+                rows.push(word.to_owned());
+            }
+        }
+        rows
+    }
+
     fn lines(&self, shot: &Shot) -> Vec<String> {
         let Shot { screen, operator, clients } = shot;
         let mut lines: Vec<_> = (0..self.rows).map(|row| screen_row(screen, row, self.columns)).collect();
         lines.push(String::new());
-        let newest = operator.len().saturating_sub(usize::from(OPERATOR_ROWS));
-        lines.extend(operator[newest..].iter().map(|line| {
+        let wrapped: Vec<_> = operator.iter().flat_map(|line| self.wrap(line)).collect();
+        let newest = wrapped.len().saturating_sub(usize::from(OPERATOR_ROWS));
+        lines.extend(wrapped[newest..].iter().map(|line| {
             let look = if line.starts_with('$') { Look::bold(FOREGROUND) } else { Look::plain(PALETTE[2]) };
             look.text(0, line)
         }));
