@@ -71,8 +71,9 @@ use codec::Codec;
 /// each of them `serve` runs in a task of its own, with the state that came along.
 ///
 /// The other version learns of it together with [`ready`](Starting::ready), and the first WebSockets may
-/// arrive before `ready` has returned. A state that cannot be read as `S` comes from a version that does not
-/// fit: the WebSocket stays where it is, and the log says so.
+/// arrive before `ready` has returned: a handler that needs what the application fills from
+/// [`Serving::import`](hotupdate::Serving::import) waits until that is there. A state that cannot be read as
+/// `S` comes from a version that does not fit: the WebSocket stays where it is, and the log says so.
 ///
 /// ```no_run
 /// # async fn example(mut hot: hotupdate::Starting) -> hotupdate::Result<()> {

@@ -3,7 +3,7 @@
 //! Deliberately absent: `make demo` and `make test`, which run this.
 //!
 //! The walk uses port 8080 and finds processes by name, so it runs in network and process namespaces of its own
-//! (unshare(1)), where nobody else has either.
+//! (unshare(1)), where no other process has either.
 
 use std::ffi::OsStr;
 use std::fs;

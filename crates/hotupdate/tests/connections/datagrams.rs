@@ -50,7 +50,7 @@ fn receive_unix(socket: UnixDatagramSocket) -> Numbers {
     numbers
 }
 
-/// Does something in each handoff while nobody accepts or receives: that is when state is exported the second
+/// Does something in each handoff while no process accepts or receives: that is when state is exported the second
 /// time.
 fn in_the_gap(starting: &mut Starting, act: impl Fn() + Send + Sync + 'static) {
     let calls = std::sync::atomic::AtomicU32::new(0);
