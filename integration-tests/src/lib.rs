@@ -13,6 +13,7 @@
 //! 6. [`load`]: the mixed load, and what became of every request
 //! 7. [`endurance`]: one handoff after the other, and what is left behind
 //! 8. [`crash`]: a fault at each system call of a handoff
+//! 9. [`systemd`]: a real systemd in namespaces of its own, for tests of units
 
 pub mod process;
 pub use process::{Outcome, SOON, Sandbox, Service, Serving, eventually, hotctl};
@@ -33,3 +34,6 @@ pub mod load;
 pub use load::{Kind, Load, LoadPlan, Report};
 
 pub mod crash;
+
+pub mod systemd;
+pub use systemd::{Network, Systemd};
