@@ -1,8 +1,8 @@
 //! The terminal that this process was started at: whether it has closed.
 //!
-//! SIGHUP has two senders: an operator who asks for something, and a terminal that goes (setsid(2), signal(7)).
-//! A shell passes the second kind on to its jobs with kill(2), so that the sender of the signal does not tell
-//! them apart. What does is that a terminal that has gone cannot be opened any more (tty(4)).
+//! SIGHUP is sent by an operator who asks for something, and for a terminal that goes (signal(7)). A shell
+//! passes the second kind on to its jobs with kill(2), so that the sender of the signal does not tell them
+//! apart. What does is that a terminal that has gone cannot be opened any more (tty(4)).
 
 use std::time::{Duration, Instant};
 

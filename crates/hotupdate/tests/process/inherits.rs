@@ -1,6 +1,8 @@
-//! What a successor that SIGHUP started has from the process before: environment, limits, umask, priority, output.
+//! What a successor that SIGHUP started has from the process before: environment, limits, umask, priority,
+//! output.
 //!
-//! Deliberately absent: what it has from an operator who starts it by `hotctl handoff`: all of it is the operator's then.
+//! Deliberately absent: what it has from an operator who starts it by `hotctl handoff`: all of it is the
+//! operator's then.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -65,8 +67,8 @@ async fn what_the_process_before_had() {
     }
 }
 
-/// What rotates logs renames them, makes new ones, and says SIGHUP to most daemons. Here that starts a new version, and the
-/// output stays where it was: it belongs to whoever opened the file.
+/// What rotates logs renames them, makes new ones, and says SIGHUP to most daemons. Here that starts a new
+/// version, and its output goes to the open file that it inherits.
 #[tokio::test]
 async fn after_a_rotation_of_logs_the_output_stays_where_it_was() {
     let stage = Stage::new();

@@ -1,5 +1,5 @@
-//! Releases in folders of their own, and a link `current` to one of them, as deployment tools make them: SIGHUP starts what
-//! the link leads to now.
+//! Releases in folders of their own, and a link `current` to one of them, as deployment tools make them:
+//! SIGHUP starts what the link leads to now.
 //!
 //! Deliberately absent: shells. What they know is in `$PWD` and in the path that they execute.
 
