@@ -8,6 +8,8 @@ use hotupdate_proto::{FEATURE_MIGRATE, Process, Timing, VERSIONS};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
+use crate::control::Users;
+
 /// What a process does when its drain is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -27,7 +29,7 @@ pub(crate) struct Settings {
     pub(crate) version: String,
     pub(crate) release: Release,
     pub(crate) timing: Timing,
-    pub(crate) allowed: Vec<u32>,
+    pub(crate) users: Users,
     pub(crate) successor_signal: Option<SignalKind>,
     pub(crate) stop_signals: bool,
     pub(crate) after_drain: AfterDrain,
@@ -44,7 +46,7 @@ impl Settings {
             version: String::new(),
             release: Release::Now,
             timing: Timing::default(),
-            allowed: Vec::new(),
+            users: Users::default(),
             successor_signal: None,
             stop_signals: true,
             after_drain: AfterDrain::Exit,

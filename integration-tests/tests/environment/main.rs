@@ -7,4 +7,5 @@ mod limits;
 mod namespaces;
 mod readme;
 mod systemd;
+mod users;
 mod varlink;

@@ -19,9 +19,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{Doing, Error, Result};
 
-use super::path::{check_path, check_replaceable, lock_path, temporary};
+use super::path::{check_own_directory, check_path, check_replaceable, lock_path, temporary};
 
-use super::user::check_peer;
+use super::user::{Users, check_peer, denied, share};
 
 /// Operators and successors that wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -46,21 +46,32 @@ pub(crate) enum Found {
 }
 
 /// Becomes the owner of the path, or connects to its owner.
-pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
-    check_path(path)?;
+pub(crate) async fn find(path: &Path, users: &Users, within: Duration) -> Result<Found> {
+    check_path(path, users)?;
+    if let Err(not_ours) = check_own_directory(path) {
+        return meet(path, users).await?.ok_or(not_ours);
+    }
     let deadline = Instant::now() + within;
     loop {
-        let lock = open_lock(path)?;
+        let lock = match open_lock(path) {
+            Err(error) if is_denied(&error) => {
+                return meet(path, users).await?.ok_or_else(|| not_openable(path, &error));
+            }
+            lock => lock?,
+        };
         // The holder of the lock may be alive although we have it, if the lock file was removed.
         match (try_lock(&lock, path)?, connect(path).await) {
             (_, Ok(stream)) => {
-                check_peer(&stream, path)?;
+                check_peer(&stream, path, users)?;
                 return Ok(Found::Incumbent(stream));
             }
             (true, Err(error)) if is_nobody(&error) && error.kind() != io::ErrorKind::WouldBlock => {
                 check_replaceable(path)?;
                 check_replaceable(&temporary(path))?;
-                return Ok(Found::First(Ownership { listener: bind(path)?, lock: lock.into() }));
+                return Ok(Found::First(Ownership {
+                    listener: bind(path, &lock, users)?,
+                    lock: lock.into(),
+                }));
             }
             // The owner has the lock and not yet its socket, or is going away.
             (_, Err(error)) if is_nobody(&error) && Instant::now() < deadline => sleep(LOOK_AGAIN).await,
@@ -77,6 +88,32 @@ pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
             }
         }
     }
+}
+
+/// Connects to the owner, and makes nothing; `None` if there is no owner.
+async fn meet(path: &Path, users: &Users) -> Result<Option<Found>> {
+    let doing = || format!("connecting to the control socket {}", path.display());
+    match connect(path).await {
+        Ok(stream) => check_peer(&stream, path, users).map(|()| Some(Found::Incumbent(stream))),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let remedy = "be that user, or let the version that serves name this one (`allow_successor_uid`)";
+            Err(Error::unusable_path(doing(), denied(path, &error, remedy)))
+        }
+        Err(error) if is_nobody(&error) => Ok(None),
+        Err(error) => Err(error).doing(doing),
+    }
+}
+
+/// Why this user cannot be the first there.
+fn not_openable(path: &Path, error: &Error) -> Error {
+    let remedy = "no process serves there, and only that user, or root, can make the control socket";
+    let why = denied(&lock_path(path), error, remedy);
+    Error::unusable_path(format!("the control socket {}", path.display()), why)
+}
+
+fn is_denied(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|source| source.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Removes the socket. Only its owner may, and only when no successor follows: later it could belong to
@@ -155,7 +192,7 @@ fn is_nobody(error: &io::Error) -> bool {
 }
 
 /// Makes the socket under a temporary name, with its final rights from the first instant, and renames it.
-fn bind(path: &Path) -> Result<OwnedFd> {
+fn bind(path: &Path, lock: &File, users: &Users) -> Result<OwnedFd> {
     let temporary = temporary(path);
     let doing = || format!("making the control socket {}", path.display());
     match fs::remove_file(&temporary) {
@@ -173,6 +210,7 @@ fn bind(path: &Path) -> Result<OwnedFd> {
         if mode & 0o077 != 0 {
             return Err(io::Error::other(format!("the socket came out with mode {mode:04o}")));
         }
+        share(&temporary, lock, users)?;
         fs::rename(&temporary, path)?;
         Ok(socket)
     };
@@ -202,10 +240,10 @@ pub(super) mod tests {
     async fn the_first_owns_the_path_and_the_second_meets_it() {
         let directory = directory(0o700);
         let path = directory.path().join("control.sock");
-        let first = find(&path, SOON).await.unwrap();
+        let first = find(&path, &Users::default(), SOON).await.unwrap();
         assert!(matches!(first, Found::First(_)));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert!(matches!(find(&path, SOON).await.unwrap(), Found::Incumbent(_)));
+        assert!(matches!(find(&path, &Users::default(), SOON).await.unwrap(), Found::Incumbent(_)));
         let names: Vec<_> = fs::read_dir(&directory).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "only the socket and its lock: {names:?}");
     }
@@ -214,18 +252,18 @@ pub(super) mod tests {
     async fn a_stale_socket_is_replaced() {
         let directory = directory(0o700);
         let path = directory.path().join("control.sock");
-        drop(find(&path, SOON).await.unwrap());
+        drop(find(&path, &Users::default(), SOON).await.unwrap());
         assert!(path.exists(), "as after kill -9");
-        assert!(matches!(find(&path, SOON).await.unwrap(), Found::First(_)));
+        assert!(matches!(find(&path, &Users::default(), SOON).await.unwrap(), Found::First(_)));
     }
 
     #[tokio::test]
     async fn a_removed_lock_file_does_not_make_a_second_owner() {
         let directory = directory(0o700);
         let path = directory.path().join("control.sock");
-        let _first = find(&path, SOON).await.unwrap();
+        let _first = find(&path, &Users::default(), SOON).await.unwrap();
         fs::remove_file(lock_path(&path)).unwrap();
-        assert!(matches!(find(&path, SOON).await.unwrap(), Found::Incumbent(_)));
+        assert!(matches!(find(&path, &Users::default(), SOON).await.unwrap(), Found::Incumbent(_)));
     }
 
     #[tokio::test]
@@ -235,7 +273,7 @@ pub(super) mod tests {
         let starts: Vec<_> = (0..16)
             .map(|_| {
                 let path = path.clone();
-                tokio::spawn(async move { find(&path, SOON).await.unwrap() })
+                tokio::spawn(async move { find(&path, &Users::default(), SOON).await.unwrap() })
             })
             .collect();
         let mut found = Vec::new();
@@ -251,7 +289,7 @@ pub(super) mod tests {
         let path = directory.path().join("control.sock");
         let lock = open_lock(&path).unwrap();
         assert!(try_lock(&lock, &path).unwrap());
-        let error = find(&path, Duration::from_millis(50)).await.unwrap_err();
+        let error = find(&path, &Users::default(), Duration::from_millis(50)).await.unwrap_err();
         assert!(error.to_string().contains("deadline `find`"), "{error}");
     }
 
@@ -259,7 +297,9 @@ pub(super) mod tests {
     async fn an_inherited_lock_has_to_be_the_one() {
         let directory = directory(0o700);
         let path = directory.path().join("control.sock");
-        let Found::First(owner) = find(&path, SOON).await.unwrap() else { panic!("no process was there") };
+        let Found::First(owner) = find(&path, &Users::default(), SOON).await.unwrap() else {
+            panic!("no process was there")
+        };
         let duplicate = |fd: &OwnedFd| fd.try_clone().unwrap();
         let stream = connect(&path).await.unwrap();
         let address = stream.peer_addr().unwrap();

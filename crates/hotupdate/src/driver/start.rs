@@ -89,7 +89,7 @@ impl Driver {
         let (requests, requested) = mpsc::channel(64);
         let us = local.process.to_string().into();
         let sessions = SessionConfig::new(us, &settings.timing, requests, application.watch_lifecycle());
-        let control = Control::new(ownership, &settings.path, sessions.clone(), settings.allowed.clone());
+        let control = Control::new(ownership, &settings.path, sessions.clone(), settings.users.clone());
         let attempt = std::env::var(hotupdate_proto::environment::ATTEMPT).ok();
         Self {
             identity: Identity { local, generation, attempt, since: Instant::now() },
