@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use hotupdate_proto::environment::NAME;
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{FEATURE_MIGRATE, Process, Timing, VERSIONS};
+use hotupdate_proto::{FEATURE_MIGRATE, Process, Timing, VERSIONS, default_name};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
@@ -27,6 +28,7 @@ pub enum AfterDrain {
 pub(crate) struct Settings {
     pub(crate) path: PathBuf,
     pub(crate) version: String,
+    pub(crate) name: Option<String>,
     pub(crate) release: Release,
     pub(crate) timing: Timing,
     pub(crate) users: Users,
@@ -44,6 +46,7 @@ impl Settings {
         Self {
             path,
             version: String::new(),
+            name: None,
             release: Release::Now,
             timing: Timing::default(),
             users: Users::default(),
@@ -62,12 +65,21 @@ impl Settings {
                 instance: random_hex(),
                 pid: std::process::id(),
                 version: self.version.clone(),
+                name: self.name(),
             },
             versions: VERSIONS,
             features: self.migrate_connections.then(|| FEATURE_MIGRATE.to_owned()).into_iter().collect(),
             timing: self.timing.clone(),
             max_draining: self.max_draining,
         }
+    }
+
+    fn name(&self) -> String {
+        let given = self.name.clone().or_else(|| std::env::var(NAME).ok());
+        given.filter(|name| !name.is_empty()).unwrap_or_else(|| {
+            let system = rustix::system::uname();
+            default_name(&system.nodename().to_string_lossy(), std::process::id())
+        })
     }
 }
 

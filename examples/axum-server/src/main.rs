@@ -86,6 +86,9 @@ async fn join(cli: &Cli) -> anyhow::Result<Starting> {
     if let Some(uid) = cli.run_as_uid {
         builder = builder.runs_as_uid(uid);
     }
+    if let Some(name) = &cli.name {
+        builder = builder.name(name);
+    }
     if let Some(deadline) = cli.drain_deadline {
         builder = builder.drain_deadline(deadline);
     }
