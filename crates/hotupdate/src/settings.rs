@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{FEATURE_MIGRATE, Process, Timing, VERSIONS};
+use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_RENEW, Process, Timing, VERSIONS};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
@@ -64,10 +64,15 @@ impl Settings {
                 version: self.version.clone(),
             },
             versions: VERSIONS,
-            features: self.migrate_connections.then(|| FEATURE_MIGRATE.to_owned()).into_iter().collect(),
+            features: self.features(),
             timing: self.timing.clone(),
             max_draining: self.max_draining,
         }
+    }
+
+    fn features(&self) -> Vec<String> {
+        let migrate = self.migrate_connections.then_some(FEATURE_MIGRATE);
+        migrate.into_iter().chain([FEATURE_RENEW]).map(str::to_owned).collect()
     }
 
     pub(crate) fn program(&self) -> Option<Program> {
