@@ -10,7 +10,12 @@ mod user;
 pub(crate) use user::Users;
 
 mod ownership;
-pub(crate) use ownership::{Found, Ownership, check_inherited, find, remove};
+pub(crate) use ownership::{
+    Found, Ownership, check_inherited, check_kinds, find, remove, say_running, say_stopped,
+};
+
+mod upkeep;
+pub(crate) use upkeep::Upkeep;
 
 mod acceptor;
 pub(crate) use acceptor::Control;

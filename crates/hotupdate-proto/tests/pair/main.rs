@@ -22,6 +22,8 @@ mod migration;
 
 mod rollback;
 
+mod renewal;
+
 mod violations;
 
 mod crossing;

@@ -3,8 +3,8 @@
 use hotupdate_proto::inventory::{ConnectionState, UnreadLink};
 use hotupdate_proto::message::{Generation, Message, Process, Ready, Release, Released};
 use hotupdate_proto::{
-    ConnectionKind, ConnectionRow, LinkItem, ListenerItem, ListenerKind, MigrationItem, StateItem, Summary,
-    Totals,
+    ConnectionKind, ConnectionRow, LinkItem, ListenerItem, ListenerKind, MigrationItem, SocketFile,
+    StateItem, Summary, Totals,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -151,6 +151,8 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         (any::<u64>(), vec(rest(), 0..3))
             .prop_map(|(stopped_at_ns, links)| Message::Resume { stopped_at_ns, links }),
         Just(Message::Farewell),
+        any::<(u64, u64)>()
+            .prop_map(|(device, inode)| Message::Renewed { file: SocketFile { device, inode } }),
         text().prop_map(|reason| Message::Failed { reason }),
         vec(kind(), 0..3).prop_map(|kinds| Message::Accepts { kinds }),
         Just(Message::Quiesce),

@@ -9,7 +9,8 @@ use hotupdate_proto::operator::{
     Monitored, OperatorError, ProcessState, ProcessStatus, ServiceEvent, Status,
 };
 use hotupdate_proto::{
-    ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Refusal, Summary, Totals,
+    ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Occupancy, Refusal, SocketFile,
+    Summary, Totals,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -143,6 +144,7 @@ fn the_interface_declares_what_serde_writes() {
             handoff: String::new(),
             incumbent: process(),
             incumbent_generation: Generation(1),
+            occupancy: whole.then(Occupancy::default),
         };
         says(json!({ "status": status(whole) }), "Status ->");
         says(json(&Monitored { event, status: status(whole) }), "Monitor ->");
@@ -231,6 +233,7 @@ fn every_message() -> Vec<Message> {
         Message::EndProbation,
         Message::Resume { stopped_at_ns: 1, links: Vec::new() },
         Message::Farewell,
+        Message::Renewed { file: SocketFile { device: 1, inode: 2 } },
         Message::Failed { reason: String::new() },
     ];
     for message in &all {
@@ -260,6 +263,7 @@ fn every_message() -> Vec<Message> {
             | Message::EndProbation
             | Message::Resume { .. }
             | Message::Farewell
+            | Message::Renewed { .. }
             | Message::Failed { .. } => {}
         }
     }
@@ -283,6 +287,12 @@ fn what_an_older_peer_says_is_understood() {
     let status: ProcessStatus = serde_json::from_value(status).unwrap();
     assert_eq!(status.totals, Totals::default());
 
+    let joined = json!({
+        "version": 1, "features": [], "generation": 2, "lease_ms": 1, "handoff": "h", "incumbent": process(),
+        "incumbent_generation": 1,
+    });
+    assert_eq!(serde_json::from_value::<Joined>(joined).unwrap().occupancy, None);
+
     let link = json!({ "generation": 1, "process": process(), "connections": summary(), "probation": true });
     let link: LinkItem = serde_json::from_value(link).unwrap();
     assert_eq!((link.totals, link.handoff.as_str()), (Totals::default(), ""));
@@ -303,7 +313,7 @@ fn a_message_is_called_what_the_wire_calls_it() {
         assert_eq!(serde_json::to_value(&message).unwrap()["type"], message.name());
         names.insert(message.name());
     }
-    assert_eq!(names.len(), 26, "and each has a name of its own");
+    assert_eq!(names.len(), 27, "and each has a name of its own");
 }
 
 /// The picture at the top of `message.rs` shows every message.

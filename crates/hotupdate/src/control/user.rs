@@ -6,7 +6,7 @@
 use std::fmt::Display;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -65,6 +65,11 @@ impl Users {
         !self.operators.is_empty() || !self.successors.is_empty()
     }
 
+    /// The user that this process becomes, if it is not that user yet.
+    fn becomes(&self) -> Option<Uid> {
+        self.runs_as.map(Uid::from_raw).filter(|uid| *uid != geteuid())
+    }
+
     /// Our own user, now or later, or root.
     fn is_ours(&self, uid: u32) -> bool {
         uid == geteuid().as_raw() || uid == 0 || self.runs_as == Some(uid)
@@ -91,16 +96,24 @@ fn is_mapped(uid: u32, map: &str) -> bool {
     })
 }
 
-/// Gives the socket and its lock to the user that this process becomes, and lets every user connect if others
-/// were named. Only in a directory that is ours or root's: no other user can have put a link there.
+/// Gives the lock of this control socket to the user that this process becomes.
+///
+/// The directory is ours or root's, so no other user can have put a link to another file there.
+pub(super) fn give(lock: &OwnedFd, path: &Path, users: &Users) -> Result<()> {
+    let Some(uid) = users.becomes() else { return Ok(()) };
+    fchown(lock, Some(uid), None)
+        .doing(|| format!("giving the lock of the control socket {} to uid {uid}", path.display()))
+}
+
+/// Gives the socket to the user that this process becomes, and lets every user connect if others were named.
+/// Where it is, is as safe as for its lock.
 ///
 /// # Errors
 /// As chown(2) and chmod(2).
-pub(super) fn share(socket: &Path, lock: impl AsFd, users: &Users) -> io::Result<()> {
-    if let Some(uid) = users.runs_as.filter(|uid| *uid != geteuid().as_raw()) {
-        let context = |error| io::Error::other(format!("it cannot be given to uid {uid}: {error}"));
-        fchown(lock, Some(Uid::from_raw(uid)), None).map_err(context)?;
-        chown(socket, Some(Uid::from_raw(uid)), None).map_err(context)?;
+pub(super) fn share(socket: &Path, users: &Users) -> io::Result<()> {
+    if let Some(uid) = users.becomes() {
+        chown(socket, Some(uid), None)
+            .map_err(|error| io::Error::other(format!("giving it to uid {uid}: {error}")))?;
     }
     if users.has_others() {
         fs::set_permissions(socket, fs::Permissions::from_mode(0o666))?;

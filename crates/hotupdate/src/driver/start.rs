@@ -48,6 +48,7 @@ pub(crate) fn start_first(
     let mut driver = Driver::new(settings, local, Role::First, Generation::FIRST, ownership, part);
     // Operators can ask from the beginning, and a successor is told to ask again.
     driver.listeners.open_all();
+    driver.listeners.serves();
     let connections = driver.connections.clone();
     tokio::spawn(driver.run());
     (application, connections)
@@ -95,7 +96,7 @@ impl Driver {
             identity: Identity { local, generation, attempt, since: Instant::now() },
             machine: Machine::new(role),
             links: Links::new(settings.timing.write),
-            listeners: Listeners::new(control, settings.path.clone()),
+            listeners: Listeners::new(control, settings.path.clone(), settings.users.clone()),
             application,
             exports: Exports::default(),
             operators: Operators::new(sessions, requested),
@@ -107,6 +108,7 @@ impl Driver {
             results: mpsc::channel(16),
             stops: 0,
             standstill: Standstill::default(),
+            renewed: None,
             settings,
         }
     }
@@ -154,6 +156,7 @@ impl Driver {
     /// This process serves: tells the application and the supervisor.
     pub(super) fn serve(&mut self) {
         self.identity.since = Instant::now();
+        self.listeners.serves();
         self.application.serve(self.exports.take());
         self.supervisor.ready();
     }
