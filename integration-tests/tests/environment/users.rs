@@ -150,7 +150,7 @@ fn another_user_takes_over_where_both_versions_say_so() {
     let fourth = place.server(OTHER, "v4", &takes);
     place.is_refused(
         &fourth,
-        &["no process serves there", "its directory belongs to uid 20001", "uid 20002 or to root"],
+        &["its directory belongs to uid 20001: nothing is made there", "uid 20002 or to root"],
     );
     let fifth = place.server(ONE, "v5", &[]);
     fifth.wait_serving();
@@ -292,7 +292,10 @@ fn root_makes_no_control_socket_in_the_folder_of_another_user() {
     let first = place.server(0, "v1", &["--run-as-uid", &uid(ONE)]);
     place.is_refused(
         &first,
-        &["its directory belongs to uid 20001", "the directory has to belong to uid 0 or to root"],
+        &[
+            "its directory belongs to uid 20001",
+            "nothing is made there unless it belongs to uid 0 or to root",
+        ],
     );
     let second = place.server(ONE, "v2", &[]);
     second.wait_serving();
