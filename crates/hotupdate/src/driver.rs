@@ -13,6 +13,7 @@ mod listeners;
 mod machine;
 mod migration;
 mod operators;
+mod renewal;
 mod standstill;
 mod supervisor;
 
@@ -67,6 +68,7 @@ use self::listeners::Listeners;
 use self::machine::{Machine, Role};
 use self::migration::Migrations;
 use self::operators::{Awaited, Operators};
+use self::renewal::Renewal;
 use self::standstill::Standstill;
 use self::status::View;
 use self::supervisor::Supervisor;
@@ -101,6 +103,7 @@ pub(crate) struct Driver {
     operators: Operators,
     migrations: Migrations,
     supervisor: Supervisor,
+    renewal: Renewal,
     drain: Drain,
     connections: Connections,
     /// Tasks that work for the driver get a sender.
@@ -109,7 +112,7 @@ pub(crate) struct Driver {
     stops: u64,
     standstill: Standstill,
     /// A control socket that was made again by the process that serves, until the machine says whose it is.
-    renewed: Option<Ownership>,
+    rebound: Option<Ownership>,
 }
 
 /// What tasks that work for the driver bring back.
@@ -122,6 +125,10 @@ enum TaskResult {
     Finished { stop: u64, stopped: Stopped, sealed: io::Result<SealedState> },
     /// What is open in this process, which drains.
     Rows(Vec<ConnectionRow>),
+    /// SIGHUP came, and the terminal has closed, or has not.
+    Hangup { closed: bool },
+    /// A successor that a signal had started has been there for as long as a lease lasts.
+    ChildIsLate { attempt: String },
     /// A successor that a signal had started has ended.
     Child { child: Child, attempt: String, status: io::Result<ExitStatus> },
     /// Everything that the peer and systemd should know is in the kernel.
@@ -274,10 +281,9 @@ impl Driver {
             TaskResult::HooksEnded { run, ended } => self.hooks_ended(run, ended).await,
             TaskResult::Finished { stop, stopped, sealed } => self.stopped(stop, stopped, sealed).await,
             TaskResult::Rows(rows) => self.send_rows(&rows),
-            TaskResult::Child { child, attempt, status } => {
-                let serves = self.application.lifecycle() == Lifecycle::Serving;
-                self.supervisor.child_ended(child, &attempt, status, serves);
-            }
+            TaskResult::Hangup { closed } => self.hung_up(closed),
+            TaskResult::ChildIsLate { attempt } => self.child_is_late(attempt),
+            TaskResult::Child { child, attempt, status } => self.child_ended(child, attempt, status),
             TaskResult::Flushed => self.application.end(),
         }
     }
@@ -287,7 +293,7 @@ impl Driver {
             Signal::Successor => {
                 // It has to find this process.
                 self.look_after_path().await;
-                self.supervisor.start_successor(&self.results.0);
+                self.renew();
             }
             Signal::Stop if self.drain.is_exiting() => self.application.end(),
             Signal::Stop if self.machine.incumbent().is_some() => {

@@ -3,3 +3,4 @@
 pub(crate) mod limits;
 pub(crate) mod signal;
 pub(crate) mod spawn;
+pub(crate) mod terminal;

@@ -4,11 +4,9 @@ use std::path::PathBuf;
 
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_RENEW, Process, Timing, VERSIONS};
+use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_REBIND, Process, Timing, VERSIONS};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
-
-use crate::process::spawn::Program;
 
 /// What a process does when its drain is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,11 +70,7 @@ impl Settings {
 
     fn features(&self) -> Vec<String> {
         let migrate = self.migrate_connections.then_some(FEATURE_MIGRATE);
-        migrate.into_iter().chain([FEATURE_RENEW]).map(str::to_owned).collect()
-    }
-
-    pub(crate) fn program(&self) -> Option<Program> {
-        self.successor_signal.and_then(|_| Program::of_this_process())
+        migrate.into_iter().chain([FEATURE_REBIND]).map(str::to_owned).collect()
     }
 }
 

@@ -72,7 +72,7 @@ impl Driver {
                 Effect::BeforeRelease => self.before_release(),
                 Effect::Stop => self.stop().await,
                 Effect::Accept(unread) => self.accept(&unread),
-                Effect::Renewed(_) => self.take_renewed(),
+                Effect::Rebound(_) => self.take_rebound(),
                 Effect::Established => self.established(),
                 Effect::LetGo(afterwards) => self.let_go(afterwards),
                 // The drain.
@@ -86,6 +86,7 @@ impl Driver {
                 Effect::Outbound(effect) => self.perform_outbound(effect),
                 Effect::Inbound(from, effect) => self.perform_inbound(from, effect),
                 Effect::Report(report) => {
+                    self.renewal.remember(&report);
                     let (view, operators) = self.view();
                     operators.report(view, report);
                 }
@@ -229,6 +230,7 @@ impl Driver {
     }
 
     fn undrain(&mut self) {
+        self.renewal.serves_again();
         self.drain.cancel(&self.connections);
     }
 
