@@ -60,6 +60,16 @@ impl Builder {
         self
     }
 
+    /// How probes call this process: `hotctl status --ready --name web-1` succeeds only when a process of this
+    /// name serves. Default: `$HOTUPDATE_NAME`, or the name of the host and the process id, as in `web-1/42`.
+    ///
+    /// Give one where processes of the same service share the name of the host, as pods do that use the
+    /// network of their node.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.name = Some(name.into());
+        self
+    }
+
     /// Whether this process, once it is ready, stands by until an operator says `hotctl handoff`. Default: it
     /// takes over as soon as it is ready.
     pub fn on_command(mut self, on_command: bool) -> Self {

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use hotupdate_proto::environment::NAME;
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_REBIND, Process, Timing, VERSIONS};
+use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_REBIND, Process, Timing, VERSIONS, default_name};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
@@ -25,6 +26,7 @@ pub enum AfterDrain {
 pub(crate) struct Settings {
     pub(crate) path: PathBuf,
     pub(crate) version: String,
+    pub(crate) name: Option<String>,
     pub(crate) release: Release,
     pub(crate) timing: Timing,
     pub(crate) allowed: Vec<u32>,
@@ -42,6 +44,7 @@ impl Settings {
         Self {
             path,
             version: String::new(),
+            name: None,
             release: Release::Now,
             timing: Timing::default(),
             allowed: Vec::new(),
@@ -60,6 +63,7 @@ impl Settings {
                 instance: random_hex(),
                 pid: std::process::id(),
                 version: self.version.clone(),
+                name: self.name(),
             },
             versions: VERSIONS,
             features: self.features(),
@@ -71,6 +75,14 @@ impl Settings {
     fn features(&self) -> Vec<String> {
         let migrate = self.migrate_connections.then_some(FEATURE_MIGRATE);
         migrate.into_iter().chain([FEATURE_REBIND]).map(str::to_owned).collect()
+    }
+
+    fn name(&self) -> String {
+        let given = self.name.clone().or_else(|| std::env::var(NAME).ok());
+        given.filter(|name| !name.is_empty()).unwrap_or_else(|| {
+            let system = rustix::system::uname();
+            default_name(&system.nodename().to_string_lossy(), std::process::id())
+        })
     }
 }
 

@@ -171,7 +171,7 @@ impl Operators {
         view.connections.metrics().handoff("failed", None);
         // Nothing else is known of it.
         let (instance, version) = (String::new(), String::new());
-        let successor = Process { instance, pid: pid.unwrap_or_default(), version };
+        let successor = Process { instance, pid: pid.unwrap_or_default(), version, name: String::new() };
         let text = match pid {
             Some(pid) => format!("successor {pid} failed while it was starting: {reason}"),
             None => reason.clone(),

@@ -252,7 +252,8 @@ fn info() -> Value {
 
 /// A process of the service with nothing open.
 pub(crate) fn process(generation: u64, pid: u32, version: &str, state: ProcessState) -> ProcessStatus {
-    let process = Process { instance: format!("instance-of-{pid}"), pid, version: version.to_owned() };
+    let (instance, name) = (format!("instance-of-{pid}"), format!("web-{pid}"));
+    let process = Process { instance, pid, version: version.to_owned(), name };
     let mut status = ProcessStatus::new(Generation(generation), process, state);
     status.since_ms = 12_000;
     status
