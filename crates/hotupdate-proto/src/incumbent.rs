@@ -237,7 +237,7 @@ impl Incumbent {
     /// Whether this process owns the control socket, and every other process that has it as well can be told
     /// that it was made again.
     #[must_use]
-    pub fn may_renew(&self) -> bool {
+    pub fn may_rebind(&self) -> bool {
         matches!(self.state, State::Serving | State::Warming { .. } | State::Standby { .. })
     }
 
@@ -326,10 +326,10 @@ impl Incumbent {
             }
             (
                 state @ (State::Probation { quiet: false, .. } | State::Retired { .. }),
-                Event::Message(M::Renewed { file }),
+                Event::Message(M::Rebound { file }),
             ) => {
                 if let State::Probation { .. } = state {
-                    out.push(Effect::Renewed(file));
+                    out.push(Effect::Rebound(file));
                 }
                 state
             }
@@ -462,8 +462,8 @@ impl Incumbent {
             }
 
             // ---- the control socket -------------------------------------------------------------------
-            (state, Event::Renewed(file)) => {
-                self.renewed(&state, file, out);
+            (state, Event::Rebound(file)) => {
+                self.rebound(&state, file, out);
                 state
             }
 

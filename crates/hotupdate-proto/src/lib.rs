@@ -86,8 +86,8 @@ pub const INTERFACE: &str = "io.hotupdate";
 pub const FEATURE_MIGRATE: &str = "migrate";
 
 /// The feature of processes that understand that the control socket was made again
-/// ([`Message::Renewed`]). Said to those that name it.
-pub const FEATURE_RENEW: &str = "renew";
+/// ([`Message::Rebound`]). Said to those that name it.
+pub const FEATURE_REBIND: &str = "rebind";
 
 /// The protocol versions that this crate speaks.
 pub const VERSIONS: Versions = Versions { min: 1, max: 1 };

@@ -19,8 +19,8 @@
 //!    | prepared (one for each prepare) ---------->|
 //!    |<- connections · progress · drained · let_go|
 //!    | hurry · issued · end_probation ----------->|
-//!    | resume · farewell · renewed+fds ---------->|
-//!    |<----------- renewed+fds (until `released`) |
+//!    | resume · farewell · rebound+fds ---------->|
+//!    |<----------- rebound+fds (until `released`) |
 //!    |<-- failed (either side, until `serving`) ->|
 //! ```
 
@@ -269,9 +269,9 @@ pub enum Message {
     // ---- serving process → every other that may serve after it ----------------------------------------
     /// The control socket was made again, because its file or its lock was gone: its new listener and lock,
     /// in this order, in place of those that the receiver has. Said to processes with
-    /// [`FEATURE_RENEW`](crate::FEATURE_RENEW): to a successor that has its whole inventory, and to
+    /// [`FEATURE_REBIND`](crate::FEATURE_REBIND): to a successor that has its whole inventory, and to
     /// predecessors in probation.
-    Renewed {
+    Rebound {
         /// The file that the listener is bound to.
         file: SocketFile,
     },
@@ -291,7 +291,7 @@ impl Message {
             Self::Listeners { items, .. } => items.len(),
             Self::State { items, .. } => items.len(),
             Self::Links { items, .. } => items.len(),
-            Self::Control { .. } | Self::Renewed { .. } => 2,
+            Self::Control { .. } | Self::Rebound { .. } => 2,
             Self::Prepare { items, .. } => items.len(),
             Self::Released(released) => released.state.len(),
             _ => 0,
@@ -339,7 +339,7 @@ impl Message {
             Self::EndProbation => "end_probation",
             Self::Resume { .. } => "resume",
             Self::Farewell => "farewell",
-            Self::Renewed { .. } => "renewed",
+            Self::Rebound { .. } => "rebound",
             Self::Failed { .. } => "failed",
         }
     }

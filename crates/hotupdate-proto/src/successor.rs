@@ -200,9 +200,9 @@ impl Successor {
             }
             (
                 state @ (State::Warming { .. } | State::Waiting { .. }),
-                Event::Message(M::Renewed { file }),
+                Event::Message(M::Rebound { file }),
             ) => {
-                out.push(Effect::Renewed(file));
+                out.push(Effect::Rebound(file));
                 state
             }
             (

@@ -112,7 +112,7 @@ pub(crate) struct Driver {
     stops: u64,
     standstill: Standstill,
     /// A control socket that was made again by the process that serves, until the machine says whose it is.
-    renewed: Option<Ownership>,
+    rebound: Option<Ownership>,
 }
 
 /// What tasks that work for the driver bring back.

@@ -196,7 +196,7 @@ async fn try_join(settings: &Settings, local: &Local, stream: UnixStream, file: 
                 Effect::Fail(fault) => {
                     return Err(Error::fault(doing(&settings.path), &fault).while_served_by(serves_on));
                 }
-                Effect::Close | Effect::Open(_) | Effect::Serve(_) | Effect::Renewed(_) => {}
+                Effect::Close | Effect::Open(_) | Effect::Serve(_) | Effect::Rebound(_) => {}
                 Effect::SendTo(..) | Effect::Read(_) => {}
             }
         }

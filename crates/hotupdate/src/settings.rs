@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use hotupdate_proto::environment::NAME;
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_RENEW, Process, Timing, VERSIONS, default_name};
+use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_REBIND, Process, Timing, VERSIONS, default_name};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
@@ -74,17 +74,17 @@ impl Settings {
         }
     }
 
+    fn features(&self) -> Vec<String> {
+        let migrate = self.migrate_connections.then_some(FEATURE_MIGRATE);
+        migrate.into_iter().chain([FEATURE_REBIND]).map(str::to_owned).collect()
+    }
+
     fn name(&self) -> String {
         let given = self.name.clone().or_else(|| std::env::var(NAME).ok());
         given.filter(|name| !name.is_empty()).unwrap_or_else(|| {
             let system = rustix::system::uname();
             default_name(&system.nodename().to_string_lossy(), std::process::id())
         })
-    }
-
-    fn features(&self) -> Vec<String> {
-        let migrate = self.migrate_connections.then_some(FEATURE_MIGRATE);
-        migrate.into_iter().chain([FEATURE_RENEW]).map(str::to_owned).collect()
     }
 }
 

@@ -39,9 +39,9 @@ pub enum Event {
         /// What this process has open.
         occupancy: Option<Occupancy>,
     },
-    /// The control socket was made again ([`Incumbent::may_renew`](super::Incumbent::may_renew) said that it
+    /// The control socket was made again ([`Incumbent::may_rebind`](super::Incumbent::may_rebind) said that it
     /// could be).
-    Renewed(SocketFile),
+    Rebound(SocketFile),
     /// The successor said something.
     Message(Message),
     /// The successor's link is closed ([`Fault::PeerGone`]: end-of-file, even in the middle of a message,
@@ -139,7 +139,7 @@ pub enum Effect {
     LetGo(Afterwards),
     /// The control socket was made again by the process that serves: what came with the message takes the
     /// place of what this process has of it.
-    Renewed(SocketFile),
+    Rebound(SocketFile),
     /// No predecessor can take this process's place back (any more): it is the service's main process, and
     /// its listeners are the ones to keep.
     Established,

@@ -13,7 +13,7 @@ use crate::message::{Join, Joined, Message, Ready, Release};
 use crate::migration::ConnectionKind;
 use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, Timing, after, millis};
-use crate::{FEATURE_MIGRATE, FEATURE_RENEW};
+use crate::{FEATURE_MIGRATE, FEATURE_REBIND};
 
 impl Incumbent {
     // ---- before the commit ----------------------------------------------------------------------------
@@ -73,15 +73,15 @@ impl Incumbent {
     }
 
     /// The control socket was made again: every process that may serve after this one has to have it.
-    pub(super) fn renewed(&self, state: &State, file: SocketFile, out: &mut Vec<Effect>) {
-        let knows = |features: &[String]| features.iter().any(|feature| feature == FEATURE_RENEW);
+    pub(super) fn rebound(&self, state: &State, file: SocketFile, out: &mut Vec<Effect>) {
+        let knows = |features: &[String]| features.iter().any(|feature| feature == FEATURE_REBIND);
         if let State::Warming { peer, .. } | State::Standby { peer, .. } = state
             && knows(&peer.features)
         {
-            out.push(Effect::Send(Message::Renewed { file }));
+            out.push(Effect::Send(Message::Rebound { file }));
         }
         for predecessor in self.predecessors.iter().filter(|p| p.probation && knows(&p.features)) {
-            out.push(Effect::SendTo(predecessor.generation, Message::Renewed { file }));
+            out.push(Effect::SendTo(predecessor.generation, Message::Rebound { file }));
         }
     }
 

@@ -47,7 +47,7 @@ pub enum Effect {
     Complete(Joined),
     /// The control socket was made again: what came with the message takes the place of what the inventory
     /// brought.
-    Renewed(SocketFile),
+    Rebound(SocketFile),
     /// The incumbent died before the inventory was complete: drop it, and start as a first start would.
     StartOver,
     /// Run the accept loops; then [`Event::Opened`]. Without a message the incumbent is dead.

@@ -109,7 +109,7 @@ impl World {
             Effect::Outbound(effect) => self.outbound(p, effect),
             Effect::Inbound(generation, effect) => self.inbound(p, generation, effect),
             // The model has no hook, no service manager, and no cleaner.
-            Effect::BeforeRelease | Effect::Established | Effect::Renewed(_) => {}
+            Effect::BeforeRelease | Effect::Established | Effect::Rebound(_) => {}
             Effect::Report(Report::Violation(..)) => self.violation = true,
             Effect::Report(_) => {}
         }
@@ -157,7 +157,7 @@ impl World {
                     let held = self.process(p).predecessors.get_mut(&generation);
                     held.expect("its link is here").reading = true;
                 }
-                E::Close | E::Renewed(_) => {}
+                E::Close | E::Rebound(_) => {}
                 E::Complete(_) => (self.process(p).warming, self.process(p).holds) = (true, true),
                 E::StartOver => self.find_again(p),
                 E::Open(_) => {

@@ -22,7 +22,7 @@ mod migration;
 
 mod rollback;
 
-mod renewal;
+mod rebinding;
 
 mod violations;
 

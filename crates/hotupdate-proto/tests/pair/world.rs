@@ -11,7 +11,7 @@ use hotupdate_proto::message::{Generation, Join, Joined, Message, Process, Relea
 use hotupdate_proto::migration::{InboundEffect, OutboundEffect};
 use hotupdate_proto::operator::ProcessState;
 use hotupdate_proto::{
-    ConnectionKind, Deadline, FEATURE_MIGRATE, FEATURE_RENEW, Fault, Incumbent, Refusal, Successor, Timing,
+    ConnectionKind, Deadline, FEATURE_MIGRATE, FEATURE_REBIND, Fault, Incumbent, Refusal, Successor, Timing,
 };
 
 mod links;
@@ -173,7 +173,7 @@ pub(crate) struct World {
     /// Processes that became the service's main process.
     pub(crate) established: Vec<usize>,
     /// Processes that have got the control socket that was made again.
-    pub(crate) renewed: Vec<usize>,
+    pub(crate) rebound: Vec<usize>,
     pub(crate) fired: BTreeSet<Deadline>,
     /// How many actions may still happen before the world stands still.
     pub(crate) fuel: Option<usize>,
@@ -200,7 +200,7 @@ pub(crate) fn local(index: usize, app: &App) -> Local {
     Local {
         process: process(index),
         versions: app.versions,
-        features: [FEATURE_MIGRATE, FEATURE_RENEW].map(str::to_owned).to_vec(),
+        features: [FEATURE_MIGRATE, FEATURE_REBIND].map(str::to_owned).to_vec(),
         timing: app.timing.clone(),
         max_draining: app.max_draining,
     }
@@ -223,7 +223,7 @@ impl World {
             reports: Vec::new(),
             migrations: Vec::new(),
             established: Vec::new(),
-            renewed: Vec::new(),
+            rebound: Vec::new(),
             fired: BTreeSet::new(),
             fuel: None,
             tamper: None,

@@ -152,7 +152,7 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
             .prop_map(|(stopped_at_ns, links)| Message::Resume { stopped_at_ns, links }),
         Just(Message::Farewell),
         any::<(u64, u64)>()
-            .prop_map(|(device, inode)| Message::Renewed { file: SocketFile { device, inode } }),
+            .prop_map(|(device, inode)| Message::Rebound { file: SocketFile { device, inode } }),
         text().prop_map(|reason| Message::Failed { reason }),
         vec(kind(), 0..3).prop_map(|kinds| Message::Accepts { kinds }),
         Just(Message::Quiesce),

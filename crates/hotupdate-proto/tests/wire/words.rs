@@ -233,7 +233,7 @@ fn every_message() -> Vec<Message> {
         Message::EndProbation,
         Message::Resume { stopped_at_ns: 1, links: Vec::new() },
         Message::Farewell,
-        Message::Renewed { file: SocketFile { device: 1, inode: 2 } },
+        Message::Rebound { file: SocketFile { device: 1, inode: 2 } },
         Message::Failed { reason: String::new() },
     ];
     for message in &all {
@@ -263,7 +263,7 @@ fn every_message() -> Vec<Message> {
             | Message::EndProbation
             | Message::Resume { .. }
             | Message::Farewell
-            | Message::Renewed { .. }
+            | Message::Rebound { .. }
             | Message::Failed { .. } => {}
         }
     }

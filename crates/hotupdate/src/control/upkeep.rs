@@ -50,8 +50,8 @@ impl Upkeep {
         Self { path: path.to_owned(), users, directory, said: None }
     }
 
-    /// Looks whether what this process owns, this lock and this file of its listener, is at its path. If it is
-    /// not, it is made again, and returned; where that cannot be done, why is said once.
+    /// Looks whether what this process owns, this lock and this file of its listener, is at its path. If it
+    /// is not, it is made again, and returned; where that cannot be done, why is said once.
     pub(crate) fn look(
         &mut self,
         lock: BorrowedFd<'_>,
@@ -75,7 +75,10 @@ impl Upkeep {
         let owned = owned().doing(|| doing(&self.path));
         match owned.and_then(|owned| self.make_again(owned)) {
             Ok(made) => {
-                tracing::warn!(%path, "{missing} was removed from the path of the control socket; made again");
+                tracing::warn!(
+                    %path,
+                    "{missing} was removed from the path of the control socket; made again"
+                );
                 self.said = None;
                 Some(made)
             }
@@ -149,7 +152,10 @@ impl Upkeep {
             chown(there, Some(*uid), Some(*gid)).doing(doing)?;
         }
         fs::set_permissions(there, Permissions::from_mode(*mode)).doing(doing)?;
-        tracing::warn!(directory = %there.display(), "the directory of the control socket was removed; made again");
+        tracing::warn!(
+            directory = %there.display(),
+            "the directory of the control socket was removed; made again"
+        );
         Ok(())
     }
 }

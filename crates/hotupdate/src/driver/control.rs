@@ -16,40 +16,40 @@ use crate::control::{self, Control, Ownership};
 impl Driver {
     /// Looks whether the control socket and its lock are at their path, and makes them again where it can.
     pub(super) async fn look_after_path(&mut self) {
-        let (is_owner, may_renew) = match &self.machine.role {
+        let (is_owner, may_rebind) = match &self.machine.role {
             Role::First => (true, true),
-            Role::Incumbent(machine) => (serves(machine), machine.may_renew()),
+            Role::Incumbent(machine) => (serves(machine), machine.may_rebind()),
             Role::Successor(_) | Role::Failed => (false, false),
         };
         let next = is_owner.then(|| Instant::now() + self.settings.timing.path_check);
         self.listeners.look_again_at(next);
-        let Some(made) = may_renew.then(|| self.listeners.look_after_path()).flatten() else { return };
+        let Some(made) = may_rebind.then(|| self.listeners.look_after_path()).flatten() else { return };
         let file = made.file;
         self.replace_control(made);
         self.listeners.open_all();
         let generation = self.identity.generation;
         let (view, operators) = self.view();
-        operators.notify(view, "renewed", generation, "the control socket was made again".to_owned());
-        self.handle(Event::Renewed(file)).await;
+        operators.notify(view, "rebound", generation, "the control socket was made again".to_owned());
+        self.handle(Event::Rebound(file)).await;
     }
 
     /// The control socket that the process at the other end has made again.
-    pub(super) fn keep_renewed(
+    pub(super) fn keep_rebound(
         &mut self,
         message: &Message,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), String> {
-        let Message::Renewed { file } = message else { return Ok(()) };
+        let Message::Rebound { file } = message else { return Ok(()) };
         let [listener, lock] =
             <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| "two descriptors were due")?;
         let ownership = Ownership { listener, lock, file: *file };
         control::check_kinds(&ownership)?;
-        self.renewed = Some(ownership);
+        self.rebound = Some(ownership);
         Ok(())
     }
 
-    pub(super) fn take_renewed(&mut self) {
-        if let Some(ownership) = self.renewed.take() {
+    pub(super) fn take_rebound(&mut self) {
+        if let Some(ownership) = self.rebound.take() {
             self.replace_control(ownership);
         }
     }

@@ -72,7 +72,7 @@ impl Driver {
                 Effect::BeforeRelease => self.before_release(),
                 Effect::Stop => self.stop().await,
                 Effect::Accept(unread) => self.accept(&unread),
-                Effect::Renewed(_) => self.take_renewed(),
+                Effect::Rebound(_) => self.take_rebound(),
                 Effect::Established => self.established(),
                 Effect::LetGo(afterwards) => self.let_go(afterwards),
                 // The drain.

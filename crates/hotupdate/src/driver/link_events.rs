@@ -47,7 +47,7 @@ impl Driver {
     async fn hear_successor(&mut self, heard: Heard) {
         match heard {
             Heard::Message(message, descriptors) => {
-                if let Err(what) = self.keep_renewed(&message, descriptors) {
+                if let Err(what) = self.keep_rebound(&message, descriptors) {
                     return self.handle(Event::Closed(Fault::PeerMisbehaved(what))).await;
                 }
                 // A later version serves; the rows went to the one before it.
@@ -56,7 +56,7 @@ impl Driver {
                 }
                 self.handle(Event::Message(message)).await;
                 // What the machine did not ask for is closed.
-                self.renewed = None;
+                self.rebound = None;
             }
             Heard::Closed(fault) => {
                 // After anything else it lives: it is told why, or its link is read for its end.
@@ -77,12 +77,12 @@ impl Driver {
             Heard::Closed(fault) => successor::Event::Closed(fault),
         };
         self.handle_successor(event).await;
-        self.renewed = None;
+        self.rebound = None;
     }
 
     fn keep(&mut self, message: &Message, descriptors: Vec<OwnedFd>) -> Result<(), String> {
         match message {
-            Message::Renewed { .. } => self.keep_renewed(message, descriptors),
+            Message::Rebound { .. } => self.keep_rebound(message, descriptors),
             message => self.keep_final_word(message, descriptors),
         }
     }

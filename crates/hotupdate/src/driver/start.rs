@@ -108,7 +108,7 @@ impl Driver {
             results: mpsc::channel(16),
             stops: 0,
             standstill: Standstill::default(),
-            renewed: None,
+            rebound: None,
             settings,
         }
     }

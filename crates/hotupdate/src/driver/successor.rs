@@ -28,7 +28,7 @@ impl Driver {
                     }
                     Effect::Read(generation) => self.links.read(generation),
                     Effect::Close => {}
-                    Effect::Renewed(_) => self.take_renewed(),
+                    Effect::Rebound(_) => self.take_rebound(),
                     Effect::Open(released) => {
                         event = Some(match self.open(released.as_ref()) {
                             Ok(gap_ns) => Event::Opened { gap_ns },

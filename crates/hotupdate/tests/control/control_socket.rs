@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::peer::{Impostor, status};
-use crate::common::{BRIEF, Folder, Log, SOON, ask, eventually, is_root, patient, replace_by, serve};
+use crate::common::{BRIEF, Folder, Log, SOON, ask, eventually, is_root, replace_by, serve};
 use hotupdate::{Error, ErrorKind, Starting, Timing};
 use tokio::time::timeout;
 
@@ -78,19 +78,6 @@ async fn a_removed_lock_file_makes_no_second_owner() {
     let (second, _) = replace_by(&folder, &first, "v2").await;
     assert_eq!(second.generation().0, 2, "it joined");
     replace_by(&folder, &second, "v3").await;
-}
-
-#[tokio::test]
-async fn a_removed_socket_makes_no_second_owner() {
-    let folder = Folder::new();
-    let starting = folder.builder("v1").timing(patient().path_check(SOON)).join().await.unwrap();
-    let (_first, address) = serve(starting, "v1").await;
-    // It looks at its path when it begins to serve, and after that long.
-    assert_eq!(status(&folder.control()).await["serving"]["state"], "serving");
-    fs::remove_file(folder.control()).unwrap();
-    is_refused(&folder.control(), "its lock is held, and no process answers").await;
-    assert_eq!(ask(address).await, "v1", "it serves on");
-    assert_eq!(names(&folder), ["control.sock.lock"], "nothing was made");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The control socket, its lock or their directory are removed while a process serves: it makes them again.
 //!
-//! Deliberately absent: what removes them in the field, see `integration-tests/tests/environment/cleaners.rs`.
+//! Deliberately absent: what removes them in the field; that is `cleaners.rs` of the integration tests.
 
 use std::fs;
 use std::io;
@@ -108,7 +108,7 @@ async fn whatever_is_removed_in_whatever_order_the_next_version_joins() {
     assert_eq!(fs::read_to_string(&lock).unwrap(), "stopped\n");
 }
 
-/// A predecessor in probation and a successor that stands by have the old one; each may be the next that serves.
+/// A predecessor in probation and a successor that stands by have the old one; each may serve next.
 #[tokio::test]
 async fn every_process_that_may_serve_next_gets_the_new_one() {
     let place = Place::new();

@@ -237,7 +237,7 @@ impl Life {
                 assert!(self.holds, "nothing is left to release");
                 self.ending = true;
             }
-            Effect::Renewed(_) => assert!(self.holds && !self.accepting, "it is not its own any more"),
+            Effect::Rebound(_) => assert!(self.holds && !self.accepting, "it is not its own any more"),
             Effect::Established => assert!(self.holds, "it is not the one that serves"),
             Effect::Stop => {
                 assert!(self.holds, "nothing is left to stop");

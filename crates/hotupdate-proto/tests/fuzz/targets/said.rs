@@ -149,7 +149,7 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
         21 => Message::EndProbation,
         22 => Message::Resume { stopped_at_ns: 0, links: rests(u)? },
         23 => Message::Farewell,
-        24 => Message::Renewed { file: SocketFile { device: 1, inode: 2 } },
+        24 => Message::Rebound { file: SocketFile { device: 1, inode: 2 } },
         _ => Message::Failed { reason: "because".to_owned() },
     })
 }

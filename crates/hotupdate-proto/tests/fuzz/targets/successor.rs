@@ -135,7 +135,7 @@ impl Attempt {
             }
             Effect::Close => assert!(std::mem::take(&mut self.linked), "closes twice"),
             Effect::Complete(_) => once(&mut self.said.complete),
-            Effect::Renewed(_) => assert!(self.said.complete && self.linked, "no control socket is here yet"),
+            Effect::Rebound(_) => assert!(self.said.complete && self.linked, "no control socket is here yet"),
             Effect::Open(_) => {
                 assert!(self.said.complete, "opens what has not arrived");
                 once(&mut self.said.open);

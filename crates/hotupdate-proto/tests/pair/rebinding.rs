@@ -1,4 +1,5 @@
-//! The control socket was made again: every process that may serve after the one that did it gets the new one.
+//! The control socket was made again: every process that may serve after the one that did it gets the new
+//! one.
 
 use hotupdate_proto::incumbent::Event;
 use hotupdate_proto::message::{Join, Message, Release};
@@ -11,32 +12,32 @@ use crate::world::{App, World, local, process};
 const FILE: SocketFile = SocketFile { device: 1, inode: 2 };
 
 /// This process makes it again, and every message arrives. Returns which processes have got it.
-fn renews(world: &mut World, index: usize) -> Vec<usize> {
-    assert!(world.incumbent(index).expect("it serves").may_renew());
-    world.incumbent_event(index, Event::Renewed(FILE));
+fn rebinds(world: &mut World, index: usize) -> Vec<usize> {
+    assert!(world.incumbent(index).expect("it serves").may_rebind());
+    world.incumbent_event(index, Event::Rebound(FILE));
     world.run();
-    let mut renewed = std::mem::take(&mut world.renewed);
-    renewed.sort_unstable();
-    renewed
+    let mut rebound = std::mem::take(&mut world.rebound);
+    rebound.sort_unstable();
+    rebound
 }
 
-fn may_renew(world: &World, index: usize) -> bool {
-    world.incumbent(index).expect("it serves").may_renew()
+fn may_rebind(world: &World, index: usize) -> bool {
+    world.incumbent(index).expect("it serves").may_rebind()
 }
 
 #[test]
 fn a_successor_and_a_predecessor_in_probation_get_it() {
     let mut world = pile(3, &slow());
-    assert_eq!(renews(&mut world, 2), [1], "the oldest has let go");
+    assert_eq!(rebinds(&mut world, 2), [1], "the oldest has let go");
     world.join(App { readies: false, ..App::default() });
     world.run();
-    assert_eq!(renews(&mut world, 2), [1, 3], "one that warms up");
+    assert_eq!(rebinds(&mut world, 2), [1, 3], "one that warms up");
     world.kill(3);
     world.run();
-    assert_eq!(renews(&mut world, 2), [1]);
+    assert_eq!(rebinds(&mut world, 2), [1]);
     world.join(App { release: Release::OnCommand, ..App::default() });
     world.run();
-    assert_eq!(renews(&mut world, 2), [1, 4], "one that stands by");
+    assert_eq!(rebinds(&mut world, 2), [1, 4], "one that stands by");
     world.command(Command::Handoff).expect("it serves").expect("one stands by");
     world.run();
     assert_eq!(world.state(4), ProcessState::Serving);
@@ -47,17 +48,17 @@ fn a_successor_and_a_predecessor_in_probation_get_it() {
 #[test]
 fn it_is_made_again_only_while_every_process_can_be_told() {
     let mut world = World::new(App { stops: false, drains: false, ..App::default() });
-    assert!(may_renew(&world, 0));
+    assert!(may_rebind(&world, 0));
     let successor = world.join(App::default());
     assert!(world.step(), "its call is heard");
-    assert!(!may_renew(&world, 0), "the inventory is on its way, perhaps with the old one");
+    assert!(!may_rebind(&world, 0), "the inventory is on its way, perhaps with the old one");
     world.run();
-    assert!(!may_renew(&world, 0), "its accept loops stop");
+    assert!(!may_rebind(&world, 0), "its accept loops stop");
     world.incumbent_event(0, Event::Stopped(Default::default()));
-    assert!(!may_renew(&world, 0), "it is released, and may serve already");
+    assert!(!may_rebind(&world, 0), "it is released, and may serve already");
     world.run();
-    assert!(!may_renew(&world, 0), "another process serves");
-    assert_eq!(renews(&mut world, successor), [0]);
+    assert!(!may_rebind(&world, 0), "another process serves");
+    assert_eq!(rebinds(&mut world, successor), [0]);
 }
 
 /// A rollback leads to a process that has it, and back.
@@ -67,10 +68,10 @@ fn the_process_that_gave_the_service_back_gets_it_too() {
     world.command(Command::Rollback).expect("it serves").expect("one is in probation");
     world.run();
     assert_eq!(world.state(0), ProcessState::Serving);
-    assert_eq!(renews(&mut world, 0), [1]);
+    assert_eq!(rebinds(&mut world, 0), [1]);
     world.command(Command::Rollback).expect("it serves").expect("one is in probation");
     world.run();
-    assert_eq!(renews(&mut world, 1), [0]);
+    assert_eq!(rebinds(&mut world, 1), [0]);
 }
 
 #[test]
@@ -81,6 +82,6 @@ fn a_peer_that_does_not_know_the_word_is_not_told() {
     let inventory = vec![Message::Control { batch: 1 }];
     machine.handle(world.now, Event::Join { join, handoff: "h".into(), inventory, occupancy: None });
     machine.handle(world.now, Event::Message(Message::Received { batch: 1 }));
-    assert!(machine.may_renew());
-    assert_eq!(machine.handle(world.now, Event::Renewed(FILE)), []);
+    assert!(machine.may_rebind());
+    assert_eq!(machine.handle(world.now, Event::Rebound(FILE)), []);
 }
