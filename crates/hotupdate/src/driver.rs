@@ -32,6 +32,8 @@ mod incumbent;
 
 mod report;
 
+mod history;
+
 mod status;
 
 // Tools.
