@@ -43,7 +43,7 @@ fn a_rollback() {
     let text = status_with(&sandbox, "rolled_back");
     assert!(text.contains(&said) && text.contains("AGO"), "{text}");
     // The next version knows it, too.
-    let _ = Handover::run(&sandbox, Way::Hotctl, old, "v3", &ARGUMENTS);
+    let _ = sandbox.handoff("v3", &ARGUMENTS).expect_success();
     let text = status_with(&sandbox, "rolled_back");
     assert!(text.contains(&said) && text.contains("(v3)"), "{text}");
 }
@@ -118,6 +118,6 @@ fn a_predecessor_that_dies_with_connections() {
     let _ = Handover::run(&sandbox, Way::ByHand, serving, "v2", &ARGUMENTS);
     old.kill();
     let text = status_with(&sandbox, "lost");
-    assert!(text.contains("generation 1 died while it was draining, with 1 active"), "{text}");
+    assert!(text.contains("generation 1 died while it was draining, with 1 connection (1 active"), "{text}");
     assert!(slow.answer().is_err(), "its request is lost, and nothing else");
 }
