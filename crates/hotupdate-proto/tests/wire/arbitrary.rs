@@ -54,7 +54,8 @@ fn state() -> impl Strategy<Value = StateItem> {
 }
 
 fn process() -> impl Strategy<Value = Process> {
-    (text(), any::<u32>(), text()).prop_map(|(instance, pid, version)| Process { instance, pid, version })
+    let parts = (text(), any::<u32>(), text(), text());
+    parts.prop_map(|(instance, pid, version, name)| Process { instance, pid, version, name })
 }
 
 fn link() -> impl Strategy<Value = LinkItem> {

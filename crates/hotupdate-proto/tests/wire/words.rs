@@ -76,7 +76,7 @@ fn check(declared: &BTreeMap<String, Fields>, value: &Value, kind: &str, whole: 
 }
 
 fn process() -> Process {
-    Process { instance: "0".repeat(32), pid: 1, version: "v1".to_owned() }
+    Process { instance: "0".repeat(32), pid: 1, version: "v1".to_owned(), name: "web-1".to_owned() }
 }
 
 fn summary() -> Summary {
