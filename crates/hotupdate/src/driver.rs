@@ -33,6 +33,8 @@ mod incumbent;
 
 mod report;
 
+mod history;
+
 mod status;
 
 // Tools.
