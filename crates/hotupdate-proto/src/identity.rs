@@ -9,6 +9,7 @@ use crate::text::OneLine;
 /// The identity of a process, shown on one line whatever its version string holds. `instance` is the
 /// identity; the process id is for people, since it means nothing across containers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Process {
     /// 128 random bits in hexadecimal, new at every start.
     pub instance: String,
@@ -16,6 +17,14 @@ pub struct Process {
     pub pid: u32,
     /// The version string that the application gave, possibly empty.
     pub version: String,
+}
+
+impl Process {
+    /// This instance, process id and version.
+    #[must_use]
+    pub fn new(instance: String, pid: u32, version: String) -> Self {
+        Self { instance, pid, version }
+    }
 }
 
 impl fmt::Display for Process {

@@ -58,11 +58,7 @@ impl Settings {
 
     pub(crate) fn local(&self) -> Local {
         Local {
-            process: Process {
-                instance: random_hex(),
-                pid: std::process::id(),
-                version: self.version.clone(),
-            },
+            process: Process::new(random_hex(), std::process::id(), self.version.clone()),
             versions: VERSIONS,
             features: self.migrate_connections.then(|| FEATURE_MIGRATE.to_owned()).into_iter().collect(),
             timing: self.timing.clone(),

@@ -37,9 +37,6 @@ pub const CURL: Need = Need::program("curl", "apt curl");
 /// ip(8).
 pub const IP: Need = Need::program("ip", "apt iproute2");
 
-/// pkill(1).
-pub const PKILL: Need = Need::program("pkill", "apt procps");
-
 /// systemd(1), which is booted in namespaces.
 pub const SYSTEMD: Need = Need::program("systemctl", "apt systemd");
 

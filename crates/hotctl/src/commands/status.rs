@@ -54,7 +54,7 @@ fn write(out: &mut impl Write, status: &Status, color: bool) -> io::Result<()> {
 
 fn row(status: &ProcessStatus) -> Vec<Cell> {
     let ProcessStatus { generation, process, state, since_ms, connections, .. } = status;
-    let Process { instance: _, pid, version } = process;
+    let Process { pid, version, .. } = process;
     let Summary { idle, active, upgraded, .. } = connections;
     vec![
         Cell::new(generation),

@@ -53,7 +53,7 @@ fn state() -> impl Strategy<Value = StateItem> {
 }
 
 fn process() -> impl Strategy<Value = Process> {
-    (text(), any::<u32>(), text()).prop_map(|(instance, pid, version)| Process { instance, pid, version })
+    (text(), any::<u32>(), text()).prop_map(|(instance, pid, version)| Process::new(instance, pid, version))
 }
 
 fn link() -> impl Strategy<Value = LinkItem> {

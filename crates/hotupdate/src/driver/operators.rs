@@ -83,7 +83,7 @@ impl Operators {
                 row.age_ms = age_ms(*accepted);
                 row
             };
-            all.push(Connections { generation: *generation, rows: rows.values().map(row).collect() });
+            all.push(Connections::new(*generation, rows.values().map(row).collect()));
         }
         all.sort_by_key(|connections| std::cmp::Reverse(connections.generation));
         all
@@ -105,8 +105,8 @@ impl Operators {
 
     pub(super) fn notify(&self, view: View<'_>, kind: &str, generation: Generation, text: String) {
         if self.monitor.receiver_count() > 0 {
-            let event = Some(ServiceEvent { kind: kind.to_owned(), generation, text });
-            if let Some(event) = replies::monitored(&Monitored { event, status: self.status(view) }) {
+            let event = Some(ServiceEvent::new(kind.to_owned(), generation, text));
+            if let Some(event) = replies::monitored(&Monitored::new(event, self.status(view))) {
                 let _ = self.monitor.send(event);
             }
         }
