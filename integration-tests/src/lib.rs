@@ -13,6 +13,8 @@
 //! 6. [`load`]: the mixed load, and what became of every request
 //! 7. [`endurance`]: one handoff after the other, and what is left behind
 //! 8. [`crash`]: a fault at each system call of a handoff
+//! 9. [`systemd`]: a real systemd in namespaces of its own, for tests of units
+//! 10. [`podman`]: containers with an image from scratch
 
 pub mod process;
 pub use process::{Outcome, SOON, Sandbox, Service, Serving, eventually, hotctl};
@@ -33,3 +35,9 @@ pub mod load;
 pub use load::{Kind, Load, LoadPlan, Report};
 
 pub mod crash;
+
+pub mod systemd;
+pub use systemd::{Network, Systemd};
+
+pub mod podman;
+pub use podman::Podman;

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use hotupdate_proto::environment;
@@ -46,6 +47,21 @@ Exit codes:
   130  interrupted
 
 Data goes to stdout, messages go to stderr. An error is one line that also says which process serves now.";
+
+const STATUS: &str = "\
+Probes:
+  --ready and --live ask for one process, by the name that it has from HOTUPDATE_NAME or from its program \
+(Builder::name). Without a name it is called HOST/PID, and answers to HOST, too. The process that serves \
+knows all others: one that is still starting is not ready although the service runs, and one that has not \
+joined yet is not there. Give names where several processes share the name of the host.
+
+Examples:
+  # Kubernetes: readinessProbe, with HOTUPDATE_NAME from metadata.name
+  hotctl --socket /run/shop/control.sock status --ready
+  # livenessProbe
+  hotctl --socket /run/shop/control.sock status --live
+  # A script that waits for version 2 under systemd
+  until hotctl status --ready --name shop@v2; do sleep 1; done";
 
 const HANDOFF: &str = "\
 Examples:
@@ -152,7 +168,8 @@ impl Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Every generation of the service with its connections, the listeners, and how the last handoff went
-    Status,
+    #[command(after_long_help = examples(STATUS))]
+    Status(Status),
     /// Every open connection, of every generation that still runs
     Connections,
     /// Replace the running version by COMMAND, or by the successor that is in standby
@@ -190,7 +207,7 @@ impl Command {
     /// The word on the command line, for error lines.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Status => "status",
+            Self::Status(_) => "status",
             Self::Connections => "connections",
             Self::Handoff(_) => "handoff",
             Self::Hold(_) => "hold",
@@ -204,6 +221,21 @@ impl Command {
             Self::Man { .. } => "man",
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Succeed only when the process of this name serves: a readiness probe
+    #[arg(long, group = "probe")]
+    pub(crate) ready: bool,
+
+    /// Succeed when the process of this name is there, also idle after its drain: a liveness probe
+    #[arg(long, group = "probe")]
+    pub(crate) live: bool,
+
+    /// The process that is meant [default: $HOTUPDATE_NAME, or the name of this host]
+    #[arg(long, value_name = "NAME", requires = "probe", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -35,7 +35,7 @@
 
 // What is said: names and numbers first, then everything on a link.
 pub mod identity;
-pub use identity::{Generation, Process, Versions};
+pub use identity::{Generation, Process, Versions, default_name};
 
 pub mod message;
 pub use message::{Join, Joined, Message};

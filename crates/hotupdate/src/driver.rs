@@ -13,6 +13,7 @@ mod listeners;
 mod machine;
 mod migration;
 mod operators;
+mod renewal;
 mod standstill;
 mod supervisor;
 
@@ -65,6 +66,7 @@ use self::listeners::Listeners;
 use self::machine::{Machine, Role};
 use self::migration::Migrations;
 use self::operators::{Awaited, Operators};
+use self::renewal::Renewal;
 use self::standstill::Standstill;
 use self::status::View;
 use self::supervisor::Supervisor;
@@ -98,6 +100,7 @@ pub(crate) struct Driver {
     operators: Operators,
     migrations: Migrations,
     supervisor: Supervisor,
+    renewal: Renewal,
     drain: Drain,
     connections: Connections,
     /// Tasks that work for the driver get a sender.
@@ -117,6 +120,10 @@ enum TaskResult {
     Finished { stop: u64, stopped: Stopped, sealed: io::Result<SealedState> },
     /// What is open in this process, which drains.
     Rows(Vec<ConnectionRow>),
+    /// SIGHUP came, and the terminal has closed, or has not.
+    Hangup { closed: bool },
+    /// A successor that a signal had started has been there for as long as a lease lasts.
+    ChildIsLate { attempt: String },
     /// A successor that a signal had started has ended.
     Child { child: Child, attempt: String, status: io::Result<ExitStatus> },
     /// Everything that the peer and systemd should know is in the kernel.
@@ -269,17 +276,16 @@ impl Driver {
             TaskResult::HooksEnded { run, ended } => self.hooks_ended(run, ended).await,
             TaskResult::Finished { stop, stopped, sealed } => self.stopped(stop, stopped, sealed).await,
             TaskResult::Rows(rows) => self.send_rows(&rows),
-            TaskResult::Child { child, attempt, status } => {
-                let serves = self.application.lifecycle() == Lifecycle::Serving;
-                self.supervisor.child_ended(child, &attempt, status, serves);
-            }
+            TaskResult::Hangup { closed } => self.hung_up(closed),
+            TaskResult::ChildIsLate { attempt } => self.child_is_late(attempt),
+            TaskResult::Child { child, attempt, status } => self.child_ended(child, attempt, status),
             TaskResult::Flushed => self.application.end(),
         }
     }
 
     async fn signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Successor => self.supervisor.start_successor(&self.results.0),
+            Signal::Successor => self.renew(),
             Signal::Stop if self.drain.is_exiting() => self.application.end(),
             Signal::Stop if self.machine.incumbent().is_some() => {
                 if let Ok(effects) = self.command(Command::Terminate) {

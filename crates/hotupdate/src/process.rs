@@ -2,3 +2,4 @@
 
 pub(crate) mod signal;
 pub(crate) mod spawn;
+pub(crate) mod terminal;

@@ -37,6 +37,12 @@ pub const CURL: Need = Need::program("curl", "apt curl");
 /// ip(8).
 pub const IP: Need = Need::program("ip", "apt iproute2");
 
+/// podman(1).
+pub const PODMAN: Need = Need::program("podman", "apt podman");
+
+/// runc(8), which podman starts.
+pub const RUNC: Need = Need::program("runc", "apt runc");
+
 /// systemd(1), which is booted in namespaces.
 pub const SYSTEMD: Need = Need::program("systemctl", "apt systemd");
 

@@ -1,9 +1,8 @@
-//! What a service runs in: systemd, namespaces and users, the limits of the machine, clients of other projects, and a reader of the
-//! README.
+//! What a service runs in: listeners from systemd, namespaces and users, the limits of the machine, clients of
+//! other projects, and a reader of the README.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
-mod descriptor_store;
 mod limits;
 mod namespaces;
 mod readme;

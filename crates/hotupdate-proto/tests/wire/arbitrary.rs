@@ -53,7 +53,8 @@ fn state() -> impl Strategy<Value = StateItem> {
 }
 
 fn process() -> impl Strategy<Value = Process> {
-    (text(), any::<u32>(), text()).prop_map(|(instance, pid, version)| Process::new(instance, pid, version))
+    let parts = (text(), any::<u32>(), text(), text());
+    parts.prop_map(|(instance, pid, version, name)| Process::new(instance, pid, version).named(name))
 }
 
 fn link() -> impl Strategy<Value = LinkItem> {

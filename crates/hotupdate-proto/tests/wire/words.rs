@@ -76,7 +76,7 @@ fn check(declared: &BTreeMap<String, Fields>, value: &Value, kind: &str, whole: 
 }
 
 fn process() -> Process {
-    Process::new("0".repeat(32), 1, "v1".to_owned())
+    Process::new("0".repeat(32), 1, "v1".to_owned()).named("web-1".to_owned())
 }
 
 fn summary() -> Summary {

@@ -1,0 +1,262 @@
+//! Listeners in systemd's descriptor store: systemd restarts a service that was killed, and no client notices.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use integration_tests::client::{InFlight, who_answers};
+use integration_tests::process::needs::have;
+use integration_tests::process::{binary, eventually};
+use integration_tests::systemd::NEEDS;
+use integration_tests::{Network, SOON, Sandbox, Serving, Status, Systemd, hotctl};
+
+/// A systemd with the unit `hot.service`, which has started.
+struct Hot<'a> {
+    sandbox: &'a Sandbox,
+    systemd: Systemd<'a>,
+}
+
+impl<'a> Hot<'a> {
+    #[track_caller]
+    fn start(sandbox: &'a Sandbox, probation: &str) -> Self {
+        let unit = unit(sandbox, "127.0.0.1:0", probation);
+        let systemd = Systemd::boot(sandbox, Network::Shared, &[("hot.service", &unit)]);
+        systemd.systemctl(&["start", "hot.service"]);
+        Self { sandbox, systemd }
+    }
+
+    #[track_caller]
+    fn systemctl(&self, arguments: &[&str]) {
+        self.systemd.systemctl(arguments);
+    }
+
+    #[track_caller]
+    fn show(&self, property: &str) -> String {
+        self.systemd.show("hot.service", property)
+    }
+
+    /// The newest of so many processes that said that they serve.
+    #[track_caller]
+    fn serves(&self, count: usize) -> Serving {
+        let lines = || fs::read_to_string(self.sandbox.path().join("logs/server.out")).unwrap_or_default();
+        eventually(&format!("{count} processes have said that they serve"), SOON, || {
+            lines().lines().filter_map(Serving::parse).nth(count - 1)
+        })
+    }
+
+    /// The same when it is the main process.
+    #[track_caller]
+    fn main_serves(&self, count: usize) -> Serving {
+        let newest = self.serves(count);
+        eventually(&format!("{} is the main process", newest.pid), SOON, || {
+            (self.show("MainPID") == newest.pid.to_string()).then_some(newest)
+        })
+    }
+
+    #[track_caller]
+    fn holds(&self, count: &str) {
+        eventually(&format!("the store holds {count}"), SOON, || {
+            (self.show("NFileDescriptorStore") == count).then_some(())
+        });
+    }
+
+    /// Kills the main process; returns when systemd has noticed and nobody serves.
+    #[track_caller]
+    fn kill(&self) {
+        self.systemctl(&["kill", "--kill-who=main", "--signal=KILL", "hot.service"]);
+        eventually("nobody serves", SOON, || (self.show("SubState") == "auto-restart").then_some(()));
+    }
+}
+
+/// The restart takes long enough to see that nobody serves meanwhile.
+fn unit(sandbox: &Sandbox, address: &str, probation: &str) -> String {
+    let (server, hotctl, dir) = (binary("axum-server"), binary("hotctl"), sandbox.path().display());
+    let (server, hotctl) = (server.display(), hotctl.display());
+    let command = format!("{server} --listen {address} --control {dir}/control.sock --probation {probation}");
+    format!(
+        "[Unit]
+StartLimitIntervalSec=0
+[Service]
+Type=notify
+NotifyAccess=all
+ExecStart={command}
+ExecReload={hotctl} --socket {dir}/control.sock handoff -- {command}
+Restart=on-failure
+RestartSec=2
+FileDescriptorStoreMax=16
+# systemd says so itself from version 254 on.
+Environment=FDSTORE=16
+StandardOutput=append:{dir}/logs/server.out
+StandardError=append:{dir}/logs/server.err
+"
+    )
+}
+
+/// The inode of the socket that listens there: the socket is the same as long as this is.
+#[track_caller]
+fn inode(address: SocketAddr) -> u64 {
+    const LISTEN: &str = "0A";
+    let table = fs::read_to_string("/proc/net/tcp").expect("there is /proc");
+    let port = format!(":{:04X}", address.port());
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let found =
+        fields.filter(|fields| fields[1].ends_with(&port) && fields[3] == LISTEN).map(|fields| fields[9]);
+    let inodes: Vec<u64> = found.filter_map(|inode| inode.parse().ok()).collect();
+    assert_eq!(inodes.len(), 1, "who listens at {address}: {inodes:?}");
+    inodes[0]
+}
+
+/// A client that connects while nobody serves is answered by the next process.
+#[track_caller]
+fn survives_a_kill(hot: &Hot<'_>, before: Serving, count: usize) -> Serving {
+    let socket = inode(before.http);
+    hot.kill();
+    let client = InFlight::start(before.http, Duration::ZERO);
+    let after = hot.main_serves(count);
+    assert_eq!(client.answer().expect("a client in the queue is answered").0, after.pid);
+    assert_ne!(after.pid, before.pid);
+    assert_eq!((after.http, inode(after.http)), (before.http, socket), "it is another socket");
+    hot.holds("1");
+    after
+}
+
+#[test]
+fn a_crash_after_the_first_start_and_after_a_hot_update() {
+    if !have(&NEEDS) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let hot = Hot::start(&sandbox, "0");
+    let first = hot.main_serves(1);
+    hot.holds("1");
+    let second = survives_a_kill(&hot, first, 2);
+
+    hot.systemctl(&["reload", "hot.service"]);
+    let third = hot.main_serves(3);
+    assert_eq!((third.generation, third.http), (2, first.http));
+    assert_eq!(who_answers(third.http).expect("the service answers"), third.pid);
+    eventually("the predecessor is gone, and the service is not", SOON, || {
+        let gone = sandbox.drained().iter().any(|drained| drained.pid == second.pid);
+        gone.then(|| assert_eq!(hot.show("ActiveState"), "active"))
+    });
+    hot.holds("1");
+    let _fourth = survives_a_kill(&hot, third, 4);
+}
+
+#[test]
+fn a_restart_keeps_them_and_a_stop_does_not() {
+    if !have(&NEEDS) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let hot = Hot::start(&sandbox, "0");
+    let first = hot.main_serves(1);
+    hot.holds("1");
+    let socket = inode(first.http);
+    hot.systemctl(&["restart", "hot.service"]);
+    let second = hot.main_serves(2);
+    assert_eq!((second.http, inode(second.http)), (first.http, socket), "it is another socket");
+    assert_eq!(who_answers(second.http).expect("the service answers"), second.pid);
+    hot.systemctl(&["stop", "hot.service"]);
+    eventually("clients are refused", SOON, || TcpStream::connect(first.http).err());
+}
+
+#[test]
+fn another_address_is_bound_afresh_and_the_old_one_is_let_go() {
+    if !have(&NEEDS) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let hot = Hot::start(&sandbox, "0");
+    let first = hot.main_serves(1);
+    hot.holds("1");
+    hot.systemd.write_unit("hot.service", &unit(&sandbox, "127.0.0.2:0", "0"));
+    hot.systemctl(&["restart", "hot.service"]);
+    let second = hot.main_serves(2);
+    assert_eq!(second.http.ip().to_string(), "127.0.0.2");
+    eventually("the old socket is in nobody's hands", SOON, || TcpStream::connect(first.http).err());
+    hot.holds("1");
+    let _third = survives_a_kill(&hot, second, 3);
+}
+
+#[test]
+fn a_new_version_that_crashes_in_probation_is_no_business_of_systemd() {
+    if !have(&NEEDS) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let hot = Hot::start(&sandbox, "30");
+    let first = hot.main_serves(1);
+    hot.systemctl(&["reload", "hot.service"]);
+    let second = hot.serves(2);
+    assert_eq!(who_answers(first.http).expect("the service answers"), second.pid);
+    assert_eq!(hot.show("MainPID"), first.pid.to_string(), "it can still take over again");
+    let _killed = hot.systemd.run("kill", &["-KILL", &second.pid.to_string()]).expect_success();
+    eventually("the predecessor has taken over", SOON, || {
+        (who_answers(first.http).expect("clients wait at most") == first.pid).then_some(())
+    });
+    let facts = ["ActiveState", "MainPID", "NRestarts", "NFileDescriptorStore"].map(|name| hot.show(name));
+    assert_eq!(facts, ["active", &first.pid.to_string(), "0", "1"]);
+}
+
+#[test]
+fn an_operator_who_stops_the_service_lets_the_listeners_go_while_it_drains() {
+    if !have(&NEEDS) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let hot = Hot::start(&sandbox, "0");
+    let first = hot.main_serves(1);
+    hot.holds("1");
+    let slow = InFlight::start(first.http, Duration::from_secs(4));
+    eventually("the request is in flight", SOON, || {
+        (Status::ask(&sandbox.control()).ok()?.serving.connections.active == 1).then_some(())
+    });
+    let _done = hotctl(&sandbox, &["stop"]).expect_success();
+    eventually("clients are refused", SOON, || TcpStream::connect(first.http).err());
+    assert_eq!(hot.show("ActiveState"), "active");
+    assert!(slow.is_waiting(), "the service has ended meanwhile");
+    assert_eq!(slow.answer().expect("a drain goes on").0, first.pid);
+}
+
+/// The new version dies as the main process while the old one still drains.
+fn a_crash_while_the_old_version_still_drains(hot_update: impl FnOnce(&Hot<'_>)) {
+    let sandbox = Sandbox::new();
+    let hot = Hot::start(&sandbox, "0");
+    let first = hot.main_serves(1);
+    hot.holds("1");
+    let slow = InFlight::start(first.http, Duration::from_secs(4));
+    eventually("the request is in flight", SOON, || {
+        (Status::ask(&sandbox.control()).ok()?.serving.connections.active == 1).then_some(())
+    });
+    hot_update(&hot);
+    let second = hot.main_serves(2);
+    hot.systemctl(&["kill", "--kill-who=main", "--signal=KILL", "hot.service"]);
+    eventually("nobody serves", SOON, || Status::ask(&sandbox.control()).err());
+    let client = InFlight::start(second.http, Duration::ZERO);
+    // systemd lets the old version finish first.
+    assert_eq!(slow.answer().expect("a drain goes on").0, first.pid);
+    let third = hot.main_serves(3);
+    assert_eq!(client.answer().expect("a client in the queue is answered").0, third.pid);
+}
+
+#[test]
+fn a_crash_while_the_old_version_still_drains_after_a_reload() {
+    if !have(&NEEDS) {
+        return;
+    }
+    a_crash_while_the_old_version_still_drains(|hot| {
+        hot.systemctl(&["reload", "hot.service"]);
+    });
+}
+
+/// The new version is a child of the old one then, and systemd hears of its end from nobody else.
+#[test]
+fn a_crash_while_the_old_version_still_drains_after_sighup() {
+    if !have(&NEEDS) {
+        return;
+    }
+    a_crash_while_the_old_version_still_drains(|hot| {
+        hot.systemctl(&["kill", "--kill-who=main", "--signal=HUP", "hot.service"]);
+    });
+}
