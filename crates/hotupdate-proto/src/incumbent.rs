@@ -281,10 +281,11 @@ impl Incumbent {
                 self.hook_failed(now, goal, Fault::Local(why), out)
             }
             (State::Releasing { peer, .. }, Event::Stopped(stopped)) => {
-                let Stopped { at_ns, ago, connections, state, links } = stopped;
+                let Stopped { at_ns, ago, connections, state, links, history } = stopped;
                 // Counted from there, as the successor does.
                 let within_ms = millis(self.local.timing.serving.saturating_add(ago));
-                let released = Released { connections, stopped_at_ns: at_ns, within_ms, state, links };
+                let stopped_at_ns = at_ns;
+                let released = Released { connections, stopped_at_ns, within_ms, state, links, history };
                 out.push(Effect::Send(M::Released(released)));
                 State::Released { peer, until: after(now, self.local.timing.serving) }
             }
@@ -314,9 +315,10 @@ impl Incumbent {
             (State::Probation { peer, drain, .. }, Event::Message(M::Farewell | M::EndProbation)) => {
                 self.let_go(&peer, drain, out)
             }
-            (State::Probation { peer, .. }, Event::Message(M::Resume { stopped_at_ns: _, links })) => {
-                self.resume(now, peer, links, out)
-            }
+            (
+                State::Probation { peer, .. },
+                Event::Message(M::Resume { stopped_at_ns: _, links, history: _, reason }),
+            ) => self.resume(now, peer, links, reason, out),
             (State::Probation { peer, .. }, Event::Closed(Fault::PeerGone)) => {
                 self.take_over(peer, Fault::PeerGone, out)
             }
@@ -419,10 +421,12 @@ impl Incumbent {
             }
 
             // ---- rollback -----------------------------------------------------------------------------
-            (State::RollingBack { to, .. }, Event::Stopped(Stopped { at_ns, mut links, .. })) => {
+            (State::RollingBack { to, .. }, Event::Stopped(Stopped { at_ns, mut links, history, .. })) => {
                 links.retain(|rest| rest.generation != to);
                 out.push(Effect::Read(to));
-                out.push(Effect::SendTo(to, M::Resume { stopped_at_ns: at_ns, links }));
+                let reason = self.why_back().to_owned();
+                let resume = M::Resume { stopped_at_ns: at_ns, links, history, reason };
+                out.push(Effect::SendTo(to, resume));
                 State::Resuming { to, until: after(now, self.local.timing.resume) }
             }
             (State::RollingBack { .. }, Event::CannotStop(why)) => self.roll_on(now, None, true, why, out),

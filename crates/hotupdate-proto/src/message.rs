@@ -31,6 +31,7 @@ use crate::inventory::{
     ConnectionRow, LinkItem, ListenerItem, Occupancy, SocketFile, StateItem, Summary, Totals, UnreadLink,
 };
 use crate::migration::{ConnectionKind, MigrationItem};
+use crate::operator::PastEvent;
 
 /// The most descriptors that one message may own. The kernel takes 253 (`SCM_MAX_FD`, `include/net/scm.h`).
 pub const MAX_DESCRIPTORS: usize = 250;
@@ -117,6 +118,9 @@ pub struct Released {
     pub state: Vec<StateItem>,
     /// The predecessors whose links were passed and still live, with the bytes already read from them.
     pub links: Vec<UnreadLink>,
+    /// What the incumbent remembers of the service, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<PastEvent>,
 }
 
 fn forever() -> u64 {
@@ -255,7 +259,7 @@ pub enum Message {
     },
     /// A later version serves well: end your probation.
     EndProbation,
-    /// Rollback: serve again. Sent when the sender's accept loops have stopped.
+    /// Serve again. Sent when the sender's accept loops have stopped, or by a successor whose incumbent died.
     Resume {
         /// When they stopped, in nanoseconds of `CLOCK_MONOTONIC`.
         stopped_at_ns: u64,
@@ -263,6 +267,12 @@ pub enum Message {
         /// from them.
         #[serde(default)]
         links: Vec<UnreadLink>,
+        /// What the sender remembers of the service, newest first.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        history: Vec<PastEvent>,
+        /// Why, in one line for a person.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
     },
     /// The serving process stops on purpose: let the listeners go.
     Farewell,

@@ -35,6 +35,8 @@ mod incumbent;
 
 mod report;
 
+mod history;
+
 mod status;
 
 // Tools.

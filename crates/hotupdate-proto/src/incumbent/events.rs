@@ -7,6 +7,7 @@ use crate::identity::{Generation, Process, Versions};
 use crate::inventory::{Occupancy, SocketFile, StateItem, Summary, Totals, UnreadLink};
 use crate::message::{Join, Joined, Message};
 use crate::migration::{ConnectionKind, InboundEffect, Leaving, OutboundEffect};
+use crate::operator::PastEvent;
 use crate::timing::Timing;
 
 /// What a process is and may do, for either machine.
@@ -105,6 +106,8 @@ pub struct Stopped {
     pub state: Vec<StateItem>,
     /// The links to predecessors, which are not read now.
     pub links: Vec<UnreadLink>,
+    /// What is remembered of the service, newest first.
+    pub history: Vec<PastEvent>,
 }
 
 /// What is to be done, in this order. Exhaustive on purpose: a driver has to perform every one of them.
@@ -230,8 +233,13 @@ pub enum Report {
     /// The service was given back; this process drains, and can take over again while its own probation
     /// lasts.
     RolledBack(Generation, Process),
-    /// We serve again, because an operator wanted it.
-    Resumed(Peer),
+    /// We serve again, because the process that served asked for it, or its successor did after its death.
+    Resumed {
+        /// The process that served until now.
+        peer: Peer,
+        /// Why, in its words.
+        reason: String,
+    },
     /// It was not given back, we serve on.
     RollbackFailed(String),
     /// The predecessor took the service back, because we were too slow to say that we serve.

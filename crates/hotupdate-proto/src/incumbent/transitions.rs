@@ -303,12 +303,18 @@ impl Incumbent {
 
     // ---- rollback -------------------------------------------------------------------------------------
 
+    /// Why this process gives the service back, for operators that ask afterwards.
+    pub(super) fn why_back(&self) -> &'static str {
+        if self.terminating { "it was told to stop" } else { "an operator rolled it back" }
+    }
+
     /// Predecessor: both links and roles swap, the process that served is now one that drains.
     pub(super) fn resume(
         &mut self,
         now: Instant,
         peer: Peer,
         links: Vec<UnreadLink>,
+        reason: String,
         out: &mut Vec<Effect>,
     ) -> State {
         let generation = peer.generation;
@@ -325,7 +331,7 @@ impl Incumbent {
         let former = Predecessor::released(now, generation, peer.process.clone(), Summary::default());
         let (features, handoff) = (peer.features.clone(), peer.handoff.clone());
         self.predecessors.insert(0, Predecessor { features, handoff, ..former }.knowing());
-        out.push(Effect::Report(Report::Resumed(peer)));
+        out.push(Effect::Report(Report::Resumed { peer, reason }));
         State::Serving
     }
 

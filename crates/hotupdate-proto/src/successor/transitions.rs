@@ -124,7 +124,9 @@ impl Successor {
         let others = self.links.iter().filter(|link| link.generation != to);
         let links = others.map(|l| UnreadLink { generation: l.generation, unread: String::new() }).collect();
         self.asked = Some(to);
-        out.extend([Effect::Read(to), Effect::SendTo(to, Message::Resume { stopped_at_ns: 0, links })]);
+        let reason = "it died".to_owned();
+        let resume = Message::Resume { stopped_at_ns: 0, links, history: Vec::new(), reason };
+        out.extend([Effect::Read(to), Effect::SendTo(to, resume)]);
     }
 
     pub(super) fn served(

@@ -190,6 +190,12 @@ fn beginning() -> Instant {
     Instant::now()
 }
 
+/// A rollback.
+pub(crate) fn resume() -> Message {
+    let (links, history, reason) = (Vec::new(), Vec::new(), String::new());
+    Message::Resume { stopped_at_ns: 0, links, history, reason }
+}
+
 pub(crate) fn process(index: usize) -> Process {
     let pid = 100 + u32::try_from(index).expect("few processes");
     Process { instance: format!("{pid:032x}"), pid, version: format!("v{index}"), name: String::new() }

@@ -166,7 +166,8 @@ impl Driver {
             Err(why) => return self.machine.queue(Event::CannotStop(why)),
         };
         let links = self.links.pause_predecessors().await;
-        let stopped = Stopped { at_ns, connections: self.connections.summary(), links, ..Stopped::default() };
+        let (connections, history) = (self.connections.summary(), self.operators.history());
+        let stopped = Stopped { at_ns, connections, links, history, ..Stopped::default() };
         if self.exports.is_empty() {
             return self.machine.queue(Event::Stopped(stopped));
         }

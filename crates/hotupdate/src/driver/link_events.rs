@@ -54,6 +54,12 @@ impl Driver {
                 if matches!(message, Message::EndProbation) && self.drain.is_draining() {
                     self.collect_rows();
                 }
+                // From a successor whose incumbent died it is empty.
+                if let Message::Resume { history, .. } = &message
+                    && !history.is_empty()
+                {
+                    self.operators.goes_on_from(history);
+                }
                 self.handle(Event::Message(message)).await;
                 // What the machine did not ask for is closed.
                 self.rebound = None;
@@ -87,11 +93,12 @@ impl Driver {
         }
     }
 
-    /// `released` brings the state of the application, and what was read of links that are read here from now
-    /// on.
+    /// `released` brings the state of the application, what was read of links that are read here from now on,
+    /// and what the incumbent remembers.
     fn keep_final_word(&mut self, message: &Message, descriptors: Vec<OwnedFd>) -> Result<(), String> {
-        let Message::Released(Released { state, links, .. }) = message else { return Ok(()) };
+        let Message::Released(Released { state, links, history, .. }) = message else { return Ok(()) };
         self.links.note_unread(links.clone());
+        self.operators.goes_on_from(history);
         self.exports.keep(state.iter().cloned().zip(descriptors).collect());
         self.exports.check()
     }

@@ -124,6 +124,7 @@ impl Driver {
         self.migrations.handlers = std::mem::take(&mut resources.handlers);
         let hooks = std::mem::take(&mut resources.hooks);
         self.application.is_ready(hooks, resources.tasks.clone(), reply);
+        self.operators.warn(std::mem::take(&mut resources.warnings));
         self.listeners.claim(resources);
         if let Err(error) = self.look_for_room() {
             return self.give_up(error).await;

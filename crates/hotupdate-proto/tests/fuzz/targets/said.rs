@@ -147,7 +147,9 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
         19 => Message::Hurry { deadline_ms: if u.arbitrary()? { u64::MAX } else { number(u)?.into() } },
         20 => Message::Issued { generation: generation(u)? },
         21 => Message::EndProbation,
-        22 => Message::Resume { stopped_at_ns: 0, links: rests(u)? },
+        22 => {
+            Message::Resume { stopped_at_ns: 0, links: rests(u)?, history: Vec::new(), reason: String::new() }
+        }
         23 => Message::Farewell,
         24 => Message::Rebound { file: SocketFile { device: 1, inode: 2 } },
         _ => Message::Failed { reason: "because".to_owned() },
