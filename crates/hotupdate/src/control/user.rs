@@ -1,7 +1,7 @@
 //! Users and their rights: at the other end of the control socket, and to its files.
 //!
-//! The kernel says which user a caller is (`SO_PEERCRED`, unix(7)), and that decides. What the files let a user
-//! do only keeps callers away.
+//! The kernel says which user a caller is (`SO_PEERCRED`, unix(7)), and that decides. What the files let a
+//! user do only keeps callers away.
 
 use std::fmt::Display;
 use std::fs;
