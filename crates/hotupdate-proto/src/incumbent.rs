@@ -96,6 +96,8 @@ pub struct Incumbent {
     predecessors: Vec<Predecessor>,
     /// Stop as soon as the handoff that is under way has ended, one way or the other. Never taken back.
     terminating: bool,
+    /// Attempts whose operators have gone, the latest last.
+    abandoned: Vec<String>,
     /// The application has a hook that ends what only one process may do.
     has_hook: bool,
     /// The kinds of connections that come here.
@@ -127,6 +129,7 @@ impl Incumbent {
             state: State::Serving,
             predecessors,
             terminating: false,
+            abandoned: Vec::new(),
             has_hook: false,
             accepts: Vec::new(),
             outbound,
