@@ -32,7 +32,7 @@ fn attendants(attempt: &str) -> usize {
     let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
     lines
         .filter(|line| {
-            String::from_utf8_lossy(line).contains(&format!("__attend\0"))
+            String::from_utf8_lossy(line).contains("__attend\0")
                 && String::from_utf8_lossy(line).contains(attempt)
         })
         .count()

@@ -185,6 +185,10 @@ fn a_wrapper_may_fork_and_exit_0() {
 #[test]
 fn a_successor_that_hangs_is_aborted_and_told_to_end() {
     let place = Place::new();
+    place.fake.on("Abort", |status| {
+        status.successor = None;
+        Answer::Reply(json!({}))
+    });
     let running = place.start(&["--timeout", "3", "handoff", "--", "sh", "-c", &place.server()]);
     let (attempt, pid) = place.started();
     place.fake.change(|status| join(status, pid, &attempt, ProcessState::Starting));
