@@ -16,7 +16,7 @@ use std::{env, thread};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::process::needs::{CGROUPS, NAMESPACES, Need, SYSTEMD, cgroup2};
-use crate::process::{SOON, Sandbox, Service, Serving, binary, eventually};
+use crate::process::{Outcome, SOON, Sandbox, Service, Serving, binary, eventually};
 
 /// What a machine needs for it.
 pub const NEEDS: [Need; 3] = [SYSTEMD, NAMESPACES, CGROUPS];
@@ -61,7 +61,7 @@ mkdir run/systemd/journald.conf.d
 mkdir run/systemd/system.conf.d
 printf "%s\n" "[Manager]" "DefaultEnvironment=PATH=/opt/hotupdate:$PATH HOTUPDATE_TEST_SANDBOX=$1" \
   >run/systemd/system.conf.d/test.conf
-printf "%s\n" "[Journal]" Storage=volatile ForwardToConsole=yes MaxLevelConsole=debug RateLimitIntervalSec=0 \
+printf "%s\n" "[Journal]" Storage=volatile RateLimitIntervalSec=0 \
   >run/systemd/journald.conf.d/test.conf
 pivot_root . old
 cd /
@@ -81,17 +81,6 @@ pub enum Network {
     Shared,
     /// Any port is free; clients come from [`Systemd::in_its_network`].
     Own,
-}
-
-/// What a program in it said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
-    /// Its exit code; `None` if a signal ended it.
-    pub code: Option<i32>,
-    /// The data, without the end of its last line.
-    pub stdout: String,
-    /// The talk, likewise.
-    pub stderr: String,
 }
 
 /// A systemd that runs. Dropped, it ends with everything in it, and leaves nothing.
@@ -138,7 +127,7 @@ impl<'a> Systemd<'a> {
         let systemd = Self { sandbox, unshare, init, cgroup };
         eventually("systemd has booted", SOON, || {
             let state = systemd.run("systemctl", &["is-active", "test.target"]).stdout;
-            (state == "active").then_some(())
+            (state.trim_end() == "active").then_some(())
         });
         systemd
     }
@@ -147,21 +136,15 @@ impl<'a> Systemd<'a> {
     ///
     /// # Panics
     ///
-    /// If nsenter(1) does not start.
+    /// If it does not end.
     #[must_use]
-    pub fn run(&self, program: &str, arguments: &[&str]) -> Said {
+    #[track_caller]
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Outcome {
         let path = env::var("PATH").unwrap_or_default();
         let (mut command, output) = self.sandbox.command(Path::new("nsenter"));
         command.env("PATH", format!("{PROGRAMS}:{path}"));
         command.args(["-t", &self.init.to_string(), "-a", program]).args(arguments);
-        let ended = command.status().expect("nsenter starts");
-        let read = |path: &Path| {
-            let text = fs::read(path).unwrap_or_default();
-            // What it said is the caller's now, and there may be hundreds of these files.
-            let _gone_already = fs::remove_file(path);
-            String::from_utf8_lossy(&text).trim_end().to_owned()
-        };
-        Said { code: ended.code(), stdout: read(&output.stdout), stderr: read(&output.stderr) }
+        self.sandbox.outcome(command, output)
     }
 
     /// `systemctl …` in it; its output.
@@ -171,9 +154,7 @@ impl<'a> Systemd<'a> {
     /// If it fails.
     #[track_caller]
     pub fn systemctl(&self, arguments: &[&str]) -> String {
-        let said = self.run("systemctl", arguments);
-        assert_eq!(said.code, Some(0), "systemctl {arguments:?}: {}", said.stderr);
-        said.stdout
+        self.run("systemctl", arguments).expect_success().stdout.trim_end().to_owned()
     }
 
     /// A property of a unit, as `systemctl show` prints it.
@@ -195,7 +176,7 @@ impl<'a> Systemd<'a> {
         });
     }
 
-    /// What a unit, and systemd about it, wrote into the journal. All of it is in `logs/systemd.log`, too.
+    /// What a unit, and systemd about it, wrote into the journal.
     ///
     /// # Panics
     ///
@@ -203,9 +184,9 @@ impl<'a> Systemd<'a> {
     #[track_caller]
     #[must_use]
     pub fn journal(&self, unit: &str) -> String {
-        let said = self.run("journalctl", &["--quiet", "--no-pager", "--output=cat", "--unit", unit]);
-        assert_eq!(said.code, Some(0), "journalctl: {}", said.stderr);
-        said.stdout
+        self.run("journalctl", &["--quiet", "--no-pager", "--output=cat", "--unit", unit])
+            .expect_success()
+            .stdout
     }
 
     /// Waits until so many processes of a unit have said in the journal that they serve, and returns the last.
@@ -263,7 +244,12 @@ impl<'a> Systemd<'a> {
 }
 
 impl Drop for Systemd<'_> {
+    #[expect(clippy::print_stderr, reason = "the journal is what a failed test has to say")]
     fn drop(&mut self) {
+        if thread::panicking() {
+            let journal = self.run("journalctl", &["--quiet", "--no-pager", "--output=short-precise"]);
+            eprintln!("---- journal\n{}{}", journal.stdout, journal.stderr);
+        }
         self.unshare.kill();
         eventually("systemd is gone, and with it all that it started", SOON, || {
             let _gone_already = fs::read_dir(&self.cgroup).map(|_| remove(&self.cgroup));

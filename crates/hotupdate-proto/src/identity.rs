@@ -16,6 +16,33 @@ pub struct Process {
     pub pid: u32,
     /// The version string that the application gave, possibly empty.
     pub version: String,
+    /// How probes call it: the name of a pod, a unit or a machine. A process that serves a while and its
+    /// successor may have the same. Empty in a process that does not say it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+}
+
+impl Process {
+    /// Whether a probe that asks for `name` means this process. A process that was given no name is called
+    /// `HOST/PID`, and answers to `HOST`, too.
+    ///
+    /// ```
+    /// # use hotupdate_proto::Process;
+    /// let (instance, version, name) = ("0".repeat(32), "v1".to_owned(), "web-1/42".to_owned());
+    /// let process = Process { instance, pid: 42, version, name };
+    /// assert!(process.is_called("web-1/42") && process.is_called("web-1"));
+    /// assert!(!process.is_called("web") && !process.is_called(""));
+    /// ```
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        !name.is_empty() && (self.name == name || self.name == default_name(name, self.pid))
+    }
+}
+
+/// How a process on this host is called that was given no name.
+#[must_use]
+pub fn default_name(host: &str, pid: u32) -> String {
+    format!("{host}/{pid}")
 }
 
 impl fmt::Display for Process {

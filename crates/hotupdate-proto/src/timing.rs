@@ -57,12 +57,19 @@ pub struct Timing {
     pub quiesce: Duration,
     /// Both: the other side has to take a message that was sent.
     pub write: Duration,
+    /// Owner of the control socket: between two looks whether its file and its lock are still at their path.
+    /// Short enough that an operator hardly notices, and long enough that an idle process stays one.
+    pub path_check: Duration,
     /// Predecessor: how long after the beginning of its drain a silent connection is left alone; at most a
     /// quarter of the drain. Most clients end by themselves what they have begun.
     pub drain_grace: Duration,
     /// Predecessor: the time after the grace over which silent connections are closed, so that not all of
     /// their clients come back in the same instant; at most half of the drain.
     pub drain_spread: Duration,
+    /// Serving process: how long after SIGHUP its terminal may take to be gone, which says that the signal
+    /// asked for nothing; and how long after that another SIGHUP is the same news. An operator at a terminal
+    /// waits as long for a new version.
+    pub terminal: Duration,
 }
 
 impl Default for Timing {
@@ -86,8 +93,10 @@ impl Default for Timing {
             prepared: Duration::from_secs(5),
             quiesce: Duration::from_secs(2),
             write: Duration::from_secs(5),
+            path_check: Duration::from_secs(2),
             drain_grace: Duration::from_secs(5),
             drain_spread: Duration::from_secs(10),
+            terminal: Duration::from_millis(200),
         }
     }
 }
@@ -125,8 +134,10 @@ impl Timing {
             prepared: scaled(self.prepared),
             quiesce: scaled(self.quiesce),
             write: scaled(self.write),
+            path_check: scaled(self.path_check),
             drain_grace: scaled(self.drain_grace),
             drain_spread: scaled(self.drain_spread),
+            terminal: scaled(self.terminal),
         }
     }
 }
@@ -150,7 +161,7 @@ macro_rules! setters {
 setters! {
     find hello reply batch lease standby before_release stop serving released probation drain force resume
     hurry prepared quiesce
-    write drain_grace drain_spread
+    write path_check drain_grace drain_spread terminal
 }
 
 /// Which wait ran out.

@@ -60,6 +60,16 @@ impl Builder {
         self
     }
 
+    /// How probes call this process: `hotctl status --ready --name web-1` succeeds only when a process of this
+    /// name serves. Default: `$HOTUPDATE_NAME`, or the name of the host and the process id, as in `web-1/42`.
+    ///
+    /// Give one where processes of the same service share the name of the host, as pods do that use the
+    /// network of their node.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.name = Some(name.into());
+        self
+    }
+
     /// Whether this process, once it is ready, stands by until an operator says `hotctl handoff`. Default: it
     /// takes over as soon as it is ready.
     pub fn on_command(mut self, on_command: bool) -> Self {
@@ -114,7 +124,33 @@ impl Builder {
     }
 
     /// A signal that starts the program of this process anew, with the same arguments, detached: it joins
-    /// like any other successor. Default: none.
+    /// like any other successor. Default: none. By custom it is SIGHUP.
+    ///
+    /// **Which program.** The one that is installed now at the path that this process was started with, and
+    /// not the file that runs: the path is kept with the symbolic links in it (`/srv/shop/current/server`,
+    /// `./server` or `current/server` as the shell's `$PWD` completes it, or where `$PATH` found it), and so
+    /// is the working directory. A link `current` that leads to another release since then starts that
+    /// release.
+    ///
+    /// **What it has from this process**: environment (with `$PWD`, and without `LISTEN_*`), limits, umask,
+    /// priority, cgroup, standard output and error. Its standard input is `/dev/null`, its session its own.
+    /// The working directory is the one in which this process joined, as long as it can be entered; else it
+    /// is `/`, and the log says so. What has changed since the start of this process in a unit, in a file of
+    /// environment variables or in limits does not reach it: for that, start the new version from there
+    /// (`hotctl handoff -- …`, or `ExecReload=` with it).
+    ///
+    /// **When nothing is started**, which the log says, with the reason: this process does not serve, or not
+    /// any more; a successor is on its way; a version was taken back, and what is installed has not changed
+    /// since (`hotctl handoff` starts it all the same). One that ends before it joins, or does not join in
+    /// the time of [`Builder::lease`], is in the log and in `hotctl status`, with how it ended.
+    ///
+    /// **SIGHUP of a terminal that closes** starts nothing, and this process serves on. Whether it closes is
+    /// seen a moment later ([`Timing::terminal`]), so that at a terminal `kill -HUP` takes a little longer.
+    ///
+    /// **SIGHUP of logrotate**: `postrotate` sends it to most daemons, so that they open their log anew. Here
+    /// it is a hot update, and a log that was renamed goes on to be written: the new version inherits the
+    /// open file. Let the service log to the journal or a pipe, use `copytruncate`, or choose another signal
+    /// here.
     ///
     /// The new process stays a child of this one as long as this one lives. A service manager that is no
     /// parent of it hears of its end later than one that is: see [`Builder::descriptor_store`].
@@ -190,12 +226,22 @@ impl Builder {
 
     /// Makes the control socket, or joins the process that owns it and receives what it has.
     ///
+    /// Raises the soft limit of open files (`RLIMIT_NOFILE`, getrlimit(2)) to the hard one: each connection is
+    /// a descriptor, and a version that was started by hand has the low limit of a shell. Programs that this
+    /// process starts inherit that; one that uses select(2), which knows no descriptor above 1,023, needs the
+    /// low one (`prlimit --nofile=1024: PROGRAM`), and a program that uses it itself can set it after this.
+    ///
+    /// As long as this process owns the control socket, it looks every two seconds
+    /// ([`Timing::path_check`](hotupdate_proto::Timing#structfield.path_check)) whether the socket and its lock
+    /// are at their path, and makes them, and their directory, again if they are gone.
+    ///
     /// # Errors
     /// Of the kind [`ErrorKind::UnusablePath`] if a control socket cannot be there; [`ErrorKind::Refused`] if
     /// another successor is there already, or the incumbent gives up; [`ErrorKind::TimedOut`] if it does not
     /// answer in time; [`ErrorKind::PeerIncompatible`] if no common protocol version exists;
     /// [`ErrorKind::PeerMisbehaved`] if what arrives is not what was announced; [`ErrorKind::Local`] if the
-    /// kernel refuses something. The incumbent, if there is one, serves on in all of these cases.
+    /// kernel refuses something, or the incumbent has more descriptors open than this process may have. The
+    /// incumbent, if there is one, serves on in all of these cases.
     pub async fn join(self) -> Result<Starting> {
         crate::joining::join(self.settings()).await
     }

@@ -13,6 +13,7 @@ mod listeners;
 mod machine;
 mod migration;
 mod operators;
+mod renewal;
 mod standstill;
 mod supervisor;
 
@@ -24,6 +25,8 @@ mod join;
 
 mod inventory;
 
+mod control;
+
 mod link_events;
 
 mod successor;
@@ -31,6 +34,8 @@ mod successor;
 mod incumbent;
 
 mod report;
+
+mod history;
 
 mod status;
 
@@ -65,10 +70,12 @@ use self::listeners::Listeners;
 use self::machine::{Machine, Role};
 use self::migration::Migrations;
 use self::operators::{Awaited, Operators};
+use self::renewal::Renewal;
 use self::standstill::Standstill;
 use self::status::View;
 use self::supervisor::Supervisor;
 use crate::connections::{Connections, MigrationRequest};
+use crate::control::Ownership;
 use crate::control::session::Request;
 use crate::error::{Error, ErrorKind};
 use crate::lifecycle::Lifecycle;
@@ -98,6 +105,7 @@ pub(crate) struct Driver {
     operators: Operators,
     migrations: Migrations,
     supervisor: Supervisor,
+    renewal: Renewal,
     drain: Drain,
     connections: Connections,
     /// Tasks that work for the driver get a sender.
@@ -105,6 +113,8 @@ pub(crate) struct Driver {
     /// Counts stops and starts of the accept loops, so that a late export is recognised.
     stops: u64,
     standstill: Standstill,
+    /// A control socket that was made again by the process that serves, until the machine says whose it is.
+    rebound: Option<Ownership>,
 }
 
 /// What tasks that work for the driver bring back.
@@ -117,6 +127,10 @@ enum TaskResult {
     Finished { stop: u64, stopped: Stopped, sealed: io::Result<SealedState> },
     /// What is open in this process, which drains.
     Rows(Vec<ConnectionRow>),
+    /// SIGHUP came, and the terminal has closed, or has not.
+    Hangup { closed: bool },
+    /// A successor that a signal had started has been there for as long as a lease lasts.
+    ChildIsLate { attempt: String },
     /// A successor that a signal had started has ended.
     Child { child: Child, attempt: String, status: io::Result<ExitStatus> },
     /// Everything that the peer and systemd should know is in the kernel.
@@ -269,17 +283,20 @@ impl Driver {
             TaskResult::HooksEnded { run, ended } => self.hooks_ended(run, ended).await,
             TaskResult::Finished { stop, stopped, sealed } => self.stopped(stop, stopped, sealed).await,
             TaskResult::Rows(rows) => self.send_rows(&rows),
-            TaskResult::Child { child, attempt, status } => {
-                let serves = self.application.lifecycle() == Lifecycle::Serving;
-                self.supervisor.child_ended(child, &attempt, status, serves);
-            }
+            TaskResult::Hangup { closed } => self.hung_up(closed),
+            TaskResult::ChildIsLate { attempt } => self.child_is_late(attempt),
+            TaskResult::Child { child, attempt, status } => self.child_ended(child, attempt, status),
             TaskResult::Flushed => self.application.end(),
         }
     }
 
     async fn signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Successor => self.supervisor.start_successor(&self.results.0),
+            Signal::Successor => {
+                // It has to find this process.
+                self.look_after_path().await;
+                self.renew();
+            }
             Signal::Stop if self.drain.is_exiting() => self.application.end(),
             Signal::Stop if self.machine.incumbent().is_some() => {
                 if let Ok(effects) = self.command(Command::Terminate) {
@@ -305,6 +322,9 @@ impl Driver {
             return;
         }
         self.listeners.tick(now);
+        if self.listeners.is_look_due(now) {
+            self.look_after_path().await;
+        }
         if self.machine.is_successor() {
             return self.handle_successor(successor_machine::Event::Tick).await;
         }

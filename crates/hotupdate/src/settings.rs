@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
+use hotupdate_proto::environment::NAME;
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{FEATURE_MIGRATE, Process, Timing, VERSIONS};
+use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_REBIND, Process, Timing, VERSIONS, default_name};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
-
-use crate::process::spawn::Program;
 
 /// What a process does when its drain is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +26,7 @@ pub enum AfterDrain {
 pub(crate) struct Settings {
     pub(crate) path: PathBuf,
     pub(crate) version: String,
+    pub(crate) name: Option<String>,
     pub(crate) release: Release,
     pub(crate) timing: Timing,
     pub(crate) allowed: Vec<u32>,
@@ -44,6 +44,7 @@ impl Settings {
         Self {
             path,
             version: String::new(),
+            name: None,
             release: Release::Now,
             timing: Timing::default(),
             allowed: Vec::new(),
@@ -62,16 +63,26 @@ impl Settings {
                 instance: random_hex(),
                 pid: std::process::id(),
                 version: self.version.clone(),
+                name: self.name(),
             },
             versions: VERSIONS,
-            features: self.migrate_connections.then(|| FEATURE_MIGRATE.to_owned()).into_iter().collect(),
+            features: self.features(),
             timing: self.timing.clone(),
             max_draining: self.max_draining,
         }
     }
 
-    pub(crate) fn program(&self) -> Option<Program> {
-        self.successor_signal.and_then(|_| Program::of_this_process())
+    fn features(&self) -> Vec<String> {
+        let migrate = self.migrate_connections.then_some(FEATURE_MIGRATE);
+        migrate.into_iter().chain([FEATURE_REBIND]).map(str::to_owned).collect()
+    }
+
+    fn name(&self) -> String {
+        let given = self.name.clone().or_else(|| std::env::var(NAME).ok());
+        given.filter(|name| !name.is_empty()).unwrap_or_else(|| {
+            let system = rustix::system::uname();
+            default_name(&system.nodename().to_string_lossy(), std::process::id())
+        })
     }
 }
 

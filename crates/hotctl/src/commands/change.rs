@@ -5,6 +5,7 @@ use std::time::Instant;
 use hotupdate_proto::Process;
 use hotupdate_proto::operator::{HandoffResult, ProcessState, Status};
 
+use super::status::warning_line;
 use crate::client::CallError;
 use crate::context::{Context, NOTHING, look_until};
 use crate::exit::{Exit, Failure};
@@ -99,6 +100,15 @@ pub(crate) fn what_has_migrated(status: Option<&Status>, to: &Process) -> String
     match serving.map_or(0, |serving| serving.totals.adopted) {
         0 => String::new(),
         migrated => format!("; migrated {}", text::connections(migrated)),
+    }
+}
+
+/// What an operator should know of the process that serves now, a line each.
+pub(crate) fn warn(context: &Context<'_>, status: Option<&Status>, to: &Process) {
+    let serving = status.filter(|status| status.serving.process.instance == to.instance);
+    for warning in serving.map(|status| status.warnings.as_slice()).unwrap_or_default() {
+        context.report.outcome("warning", warning, to);
+        context.report.say(warning_line(warning));
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) fn rollback(context: &Context<'_>) -> Result<(), Failure> {
     context.report.outcome("changed", &changed, &changed.to);
     let after = change::look(context, &changed)?;
     context.report.say(change::sentence(&changed, after.as_ref(), "serves again"));
+    change::warn(context, after.as_ref(), &changed.to);
     Ok(())
 }
 

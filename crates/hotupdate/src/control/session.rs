@@ -355,9 +355,9 @@ impl Session {
 const MAX_TEXT: usize = 1024;
 
 fn overlong(join: &Join) -> Option<&'static str> {
-    let Join { process: Process { instance, version, pid: _ }, attempt, .. } = join;
+    let Join { process: Process { instance, version, name, pid: _ }, attempt, .. } = join;
     let attempt = attempt.as_deref().unwrap_or_default();
-    let texts = [("instance", instance.as_str()), ("version", version), ("attempt", attempt)];
+    let texts = [("instance", instance.as_str()), ("version", version), ("name", name), ("attempt", attempt)];
     texts.into_iter().find_map(|(name, text)| (text.len() > MAX_TEXT).then_some(name))
 }
 

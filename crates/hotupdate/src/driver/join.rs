@@ -2,15 +2,16 @@
 
 use std::io;
 
-use hotupdate_proto::Join;
 use hotupdate_proto::incumbent::Event;
 use hotupdate_proto::operator::Reply;
+use hotupdate_proto::{Join, Occupancy};
 use tracing::Instrument;
 
 use super::exports::SealedState;
 use super::{Driver, TaskResult};
 use crate::control::replies;
 use crate::link::channel::{self, Receiver};
+use crate::process::limits;
 use crate::settings::random_hex;
 
 impl Driver {
@@ -34,7 +35,7 @@ impl Driver {
         if let Err(refusal) = self.machine.admits(&join) {
             return self.turn_away(&receiver, replies::refused(&refusal));
         }
-        self.supervisor.joined(join.attempt.as_deref());
+        self.renewal.joined(join.attempt.as_deref());
         let inventory = sealed.and_then(|sealed| {
             self.exports.keep(sealed);
             self.inventory().messages(self.machine.incumbent())
@@ -52,7 +53,11 @@ impl Driver {
         let handoff = random_hex()[..8].to_owned();
         self.links.begin(&handoff, receiver);
         let span = self.links.span();
-        self.handle(Event::Join { join, handoff, inventory }).instrument(span).await;
+        let occupancy = limits::open().map(|descriptors| {
+            let connections = self.connections.summary().open();
+            Occupancy { connections, descriptors }
+        });
+        self.handle(Event::Join { join, handoff, inventory, occupancy }).instrument(span).await;
     }
 
     fn turn_away(&self, receiver: &Receiver, reply: Reply) {

@@ -16,6 +16,7 @@ use super::listeners::Listeners;
 use super::machine::{Machine, Role, SuccessorRole};
 use super::migration::Migrations;
 use super::operators::Operators;
+use super::renewal::Renewal;
 use super::standstill::Standstill;
 use super::supervisor::Supervisor;
 use super::{Driver, Identity};
@@ -47,6 +48,7 @@ pub(crate) fn start_first(
     let mut driver = Driver::new(settings, local, Role::First, Generation::FIRST, ownership, part);
     // Operators can ask from the beginning, and a successor is told to ask again.
     driver.listeners.open_all();
+    driver.listeners.serves();
     let connections = driver.connections.clone();
     tokio::spawn(driver.run());
     (application, connections)
@@ -100,11 +102,13 @@ impl Driver {
             operators: Operators::new(sessions, requested),
             migrations: Migrations::new(migrations),
             supervisor: Supervisor::find(&settings),
+            renewal: Renewal::new(&settings),
             drain: Drain::new(),
             connections,
             results: mpsc::channel(16),
             stops: 0,
             standstill: Standstill::default(),
+            rebound: None,
             settings,
         }
     }
@@ -120,6 +124,7 @@ impl Driver {
         self.migrations.handlers = std::mem::take(&mut resources.handlers);
         let hooks = std::mem::take(&mut resources.hooks);
         self.application.is_ready(hooks, resources.tasks.clone(), reply);
+        self.operators.warn(std::mem::take(&mut resources.warnings));
         self.listeners.claim(resources);
         if let Err(error) = self.look_for_room() {
             return self.give_up(error).await;
@@ -152,6 +157,7 @@ impl Driver {
     /// This process serves: tells the application and the supervisor.
     pub(super) fn serve(&mut self) {
         self.identity.since = Instant::now();
+        self.listeners.serves();
         self.application.serve(self.exports.take());
         self.supervisor.ready();
     }

@@ -1,20 +1,13 @@
 //! The supervisor of this process, systemd or a container runtime: what it is told, and the signals that it
 //! sends.
 
-use std::collections::HashSet;
-use std::io;
-use std::process::{Child, ExitStatus};
-
 use hotupdate_proto::Generation;
 use hotupdate_proto::incumbent::Afterwards;
-use tokio::sync::mpsc;
 
-use super::TaskResult;
 use super::listeners::Listeners;
 use crate::error::Result;
 use crate::process::signal::{Signal, Signals};
-use crate::process::spawn::{self, Program};
-use crate::settings::{AfterDrain, Settings, random_hex};
+use crate::settings::{AfterDrain, Settings};
 use crate::systemd::Manager;
 
 pub(super) struct Supervisor {
@@ -22,10 +15,6 @@ pub(super) struct Supervisor {
     /// The process that the manager was told to be the main one, when this one let go.
     new_main_pid: Option<u32>,
     signals: Option<Signals>,
-    /// What a signal starts.
-    program: Option<Program>,
-    /// Successors that were started here and have not joined yet, by the names of their attempts.
-    expected: HashSet<String>,
     after_drain: AfterDrain,
     /// SIGTERM or SIGINT came.
     terminated: bool,
@@ -37,8 +26,6 @@ impl Supervisor {
             manager: Manager::find(settings.descriptor_store),
             new_main_pid: None,
             signals: None,
-            program: settings.program(),
-            expected: HashSet::new(),
             after_drain: settings.after_drain,
             terminated: false,
         }
@@ -56,62 +43,6 @@ impl Supervisor {
         let signal = Signals::next(self.signals.as_mut()).await;
         self.terminated |= signal == Signal::Stop;
         signal
-    }
-
-    /// Starts the program of this process anew; its end is told in time.
-    pub(super) fn start_successor(&mut self, results: &mpsc::Sender<TaskResult>) {
-        let Some(program) = &self.program else { return };
-        let path = program.path().display().to_string();
-        let attempt = random_hex();
-        match program.start(&attempt) {
-            Err(error) => {
-                tracing::error!(path, %error, "the successor cannot be started; this process serves on")
-            }
-            Ok(child) => {
-                tracing::info!(path, pid = child.id(), "started a successor");
-                self.expected.insert(attempt.clone());
-                let results = results.clone();
-                tokio::spawn(async move {
-                    let status = spawn::ended(&child).await;
-                    let _ = results.send(TaskResult::Child { child, attempt, status }).await;
-                });
-            }
-        }
-    }
-
-    /// A successor joins: from here on the machine tells what becomes of it.
-    pub(super) fn joined(&mut self, attempt: Option<&str>) {
-        if let Some(attempt) = attempt {
-            self.expected.remove(attempt);
-        }
-    }
-
-    /// A successor that was started here has ended.
-    pub(super) fn child_ended(
-        &mut self,
-        mut child: Child,
-        attempt: &str,
-        status: io::Result<ExitStatus>,
-        serves: bool,
-    ) {
-        let never_joined = self.expected.remove(attempt);
-        let pid = child.id();
-        let failed = status.as_ref().is_ok_and(|status| !status.success());
-        let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-        if failed && self.is_main_process(pid) {
-            // systemd hears of the end of a process as its parent, which it is when this one is gone: no
-            // process waits for it before.
-            return tracing::error!(
-                pid,
-                how,
-                "the new version has ended; systemd learns it when this process has drained"
-            );
-        }
-        // It fails if the application waits for all of its children; then that one is done.
-        let _ = child.try_wait();
-        if never_joined && serves {
-            tracing::error!(pid, how, "the successor ended before it served; this process serves on");
-        }
     }
 
     // ---- what systemd is told -----------------------------------------------------------------------------
@@ -157,7 +88,7 @@ impl Supervisor {
     }
 
     /// The manager was told that this is the main process of the service.
-    fn is_main_process(&self, pid: u32) -> bool {
+    pub(super) fn is_main_process(&self, pid: u32) -> bool {
         self.manager.is_some() && self.new_main_pid == Some(pid)
     }
 

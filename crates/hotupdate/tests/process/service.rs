@@ -27,8 +27,14 @@ pub(crate) const STAYS: &str = "HOT_TEST_STAYS";
 /// How long its probation lasts, in seconds; without it there is none.
 pub(crate) const PROBATION: &str = "HOT_TEST_PROBATION";
 
+/// How long a successor may take to be ready, and to join, in seconds.
+pub(crate) const LEASE: &str = "HOT_TEST_LEASE";
+
 /// As long as there is a file of this name in its folder, it does not come so far as to serve.
 pub(crate) const BROKEN: &str = "broken";
+
+/// It does not leave the directory in which it was started.
+pub(crate) const STAYS_HERE: &str = "HOT_TEST_STAYS_HERE";
 
 /// The service claims another listener of this name, and drops it when it serves.
 pub(crate) const DROPS: &str = "HOTUPDATE_TEST_DROPS";
@@ -53,9 +59,11 @@ async fn serve(folder: &Path) -> Result<(), Error> {
         None => AfterDrain::Exit,
     };
     let probation = env::var(PROBATION).map_or(0, |seconds| seconds.parse().unwrap());
+    let lease = env::var(LEASE).map_or(60, |seconds| seconds.parse().unwrap());
     let mut starting = hotupdate::builder(folder.join("control.sock"))
         .version(env!("CARGO_PKG_VERSION"))
         .probation(Duration::from_secs(probation))
+        .lease(Duration::from_secs(lease))
         .on_command(env::var_os(ON_COMMAND).is_some())
         .successor_signal(SignalKind::hangup())
         .after_drain(after_drain)
@@ -71,7 +79,9 @@ async fn serve(folder: &Path) -> Result<(), Error> {
     let hot = starting.ready().await?;
     drop(dropped);
     // Where a program goes later is nothing to its successors.
-    env::set_current_dir("/").unwrap();
+    if env::var_os(STAYS_HERE).is_none() {
+        env::set_current_dir("/").unwrap();
+    }
     let pid = std::process::id();
     say(folder, &format!("serving {pid} {address}"));
     answer(listener, pid).await;

@@ -105,7 +105,7 @@ fn draw_generations(frame: &mut Frame<'_>, area: Rect, model: &Model, palette: P
 
 fn generation(status: &ProcessStatus, palette: Palette) -> Row<'static> {
     let ProcessStatus { generation, process, state, since_ms, connections, totals, .. } = status;
-    let Process { instance: _, pid, version } = process;
+    let Process { instance: _, pid, version, name: _ } = process;
     let Summary { idle, active, upgraded, .. } = connections;
     let cells = [
         generation.to_string(),
@@ -236,8 +236,12 @@ mod tests {
 
     fn process(generation: u64, totals: Totals) -> ProcessStatus {
         let pid = 4000 + u32::try_from(generation).expect("a small number");
-        let process =
-            Process { instance: format!("i{generation}"), pid, version: format!("v{generation}\u{1b}") };
+        let process = Process {
+            instance: format!("i{generation}"),
+            pid,
+            version: format!("v{generation}\u{1b}"),
+            name: String::new(),
+        };
         let mut status = ProcessStatus::new(Generation(generation), process, ProcessState::Serving);
         status.since_ms = 12_000;
         status.connections = Summary::new(totals.open(), 0, 0);

@@ -159,7 +159,9 @@ fn converse(mut stream: UnixStream, shared: &Shared) -> Option<()> {
         shared.state().calls.push(call.clone());
         match call.method.as_str() {
             "org.varlink.service.GetInfo" => reply(&mut stream, info(), false)?,
-            "io.hotupdate.Monitor" => monitor(&mut stream, shared)?,
+            "io.hotupdate.Monitor" if !shared.state().methods.contains_key(&call.method) => {
+                monitor(&mut stream, shared)?
+            }
             _ => answer(&mut stream, shared, &call)?,
         }
     }
@@ -250,7 +252,8 @@ fn info() -> Value {
 
 /// A process of the service with nothing open.
 pub(crate) fn process(generation: u64, pid: u32, version: &str, state: ProcessState) -> ProcessStatus {
-    let process = Process { instance: format!("instance-of-{pid}"), pid, version: version.to_owned() };
+    let (instance, name) = (format!("instance-of-{pid}"), format!("web-{pid}"));
+    let process = Process { instance, pid, version: version.to_owned(), name };
     let mut status = ProcessStatus::new(Generation(generation), process, state);
     status.since_ms = 12_000;
     status
