@@ -101,8 +101,14 @@ s is stable; the restart count resets. After --restarts restarts in a row hold g
 hold closes the sockets and exits as COMMAND did. That COMMAND exits after a hot update changes nothing: \
 the new version serves.
   * A COMMAND that exits with status 0 before it served ends hold, too: it has to stay in the foreground.
-  * SIGTERM and SIGINT are passed on to COMMAND; if a later version serves by now, it is told to stop, as \
-by `hotctl stop`. Then hold waits for both. After a second signal it waits only for COMMAND.
+  * On SIGTERM and SIGINT the version that serves is told to stop, as by `hotctl stop`; a COMMAND that does not \
+serve yet gets the signal. Then hold waits until every version has drained. SIGINT again goes to COMMAND, and \
+hold waits for it alone.
+  * As process 1 of a container it also reaps orphans, passes SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 on to the \
+version that serves, and ends last: what a version has left behind gets SIGTERM. Start later versions with \
+`podman exec CONTAINER hotctl handoff --log /proc/1/fd/1 -- COMMAND`.
+  * In a unit with Type=notify it is the main process, for good: it says READY=1 when a version serves, and in \
+STATUS= which one. Leave NotifyAccess= out, so that no version says that it is the main process.
 
 COMMAND runs in a session of its own. If hold itself is killed, the service keeps running, without a \
 keeper. COMMAND should be a path that a deploy replaces, because it is started again after a crash.

@@ -2,4 +2,5 @@
 
 mod containers;
 mod descriptor_store;
+mod keeper;
 mod sandboxed;

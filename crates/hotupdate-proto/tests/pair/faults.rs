@@ -6,7 +6,7 @@ use hotupdate_proto::message::{Generation, Message, Ready, Release, Released};
 use hotupdate_proto::operator::Command;
 use hotupdate_proto::{ListenerItem, Timing, successor};
 
-use crate::world::{App, Tamper, World};
+use crate::world::{App, Tamper, World, resume};
 
 /// A course of events that may be cut off after any number of steps.
 type Course = fn(&mut World);
@@ -239,7 +239,7 @@ fn every_message() -> Vec<Message> {
         Message::Hurry { deadline_ms: 0 },
         Message::Issued { generation: Generation(40) },
         Message::EndProbation,
-        Message::Resume { stopped_at_ns: 0, links: Vec::new() },
+        resume(),
         Message::Farewell,
         Message::Failed { reason: "altered".to_owned() },
     ]
