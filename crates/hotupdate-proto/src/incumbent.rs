@@ -63,7 +63,7 @@ mod command;
 /// let join = Join { versions: VERSIONS, features: Vec::new(), process: process(2), attempt: None };
 /// incumbent.admits(&join).expect("no other successor is on its way");
 /// let inventory = vec![Message::Control { batch: 1 }];
-/// let effects = incumbent.handle(now, Event::Join { join, handoff: "h1".into(), inventory });
+/// let effects = incumbent.handle(now, Event::Join { join, handoff: "h1".into(), inventory, occupancy: None });
 /// assert!(effects.contains(&Effect::Send(Message::Control { batch: 1 })));
 /// assert!(incumbent.deadline().is_some()); // from here on there is always a deadline
 ///
@@ -234,6 +234,13 @@ impl Incumbent {
         self.admission(&self.state, join).map(drop)
     }
 
+    /// Whether this process owns the control socket, and every other process that has it as well can be told
+    /// that it was made again.
+    #[must_use]
+    pub fn may_rebind(&self) -> bool {
+        matches!(self.state, State::Serving | State::Warming { .. } | State::Standby { .. })
+    }
+
     /// Something happened at `now`; returns what is to be done about it.
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Effect> {
         let mut out = Vec::new();
@@ -250,13 +257,15 @@ impl Incumbent {
             (State::Gone, _) => State::Gone,
 
             // ---- before the commit: nothing of ours has stopped ---------------------------------------
-            (state, Event::Join { join, handoff, inventory }) => match self.admission(&state, &join) {
-                Ok(version) => self.offer(now, join, version, handoff, inventory, out),
-                Err(refusal) => {
-                    out.push(Effect::Reply(Err(refusal)));
-                    state
+            (state, Event::Join { join, handoff, inventory, occupancy }) => {
+                match self.admission(&state, &join) {
+                    Ok(version) => self.offer(now, join, version, handoff, (inventory, occupancy), out),
+                    Err(refusal) => {
+                        out.push(Effect::Reply(Err(refusal)));
+                        state
+                    }
                 }
-            },
+            }
             (State::Offering { peer, queue, awaiting, lease, .. }, Event::Message(M::Received { batch }))
                 if batch == awaiting =>
             {
@@ -316,6 +325,15 @@ impl Incumbent {
             // It lives, so there is an owner.
             (state @ State::Probation { .. }, Event::Closed(fault)) => {
                 self.violation(state, fault.to_string(), out)
+            }
+            (
+                state @ (State::Probation { quiet: false, .. } | State::Retired { .. }),
+                Event::Message(M::Rebound { file }),
+            ) => {
+                if let State::Probation { .. } = state {
+                    out.push(Effect::Rebound(file));
+                }
+                state
             }
             // It was asked too late; what it was told then may have crossed the question.
             (state @ State::Retired { .. }, Event::Message(M::Resume { .. })) => {
@@ -445,6 +463,12 @@ impl Incumbent {
             // ---- stopping -----------------------------------------------------------------------------
             (State::Stopping { within, for_good, .. }, Event::Stopped(_) | Event::CannotStop(_)) => {
                 self.retire(now, within, for_good, out)
+            }
+
+            // ---- the control socket -------------------------------------------------------------------
+            (state, Event::Rebound(file)) => {
+                self.rebound(&state, file, out);
+                state
             }
 
             (state, Event::Tick) => self.tick(now, state, out),

@@ -42,7 +42,8 @@ pub use message::{Join, Joined, Message};
 
 pub mod inventory;
 pub use inventory::{
-    ConnectionRow, ConnectionState, LinkItem, ListenerItem, ListenerKind, StateItem, Summary, Totals,
+    ConnectionRow, ConnectionState, LinkItem, ListenerItem, ListenerKind, Occupancy, SocketFile, StateItem,
+    Summary, Totals,
 };
 
 // When it is said: a machine for each side, and what they count for each other.
@@ -76,11 +77,17 @@ pub use text::ShortText;
 
 pub mod environment;
 
+pub mod lock;
+
 /// The name of the Varlink interface that every process offers on its control socket.
 pub const INTERFACE: &str = "io.hotupdate";
 
 /// The feature of processes that migrate live connections ([`migration`]). Used if both sides name it.
 pub const FEATURE_MIGRATE: &str = "migrate";
+
+/// The feature of processes that understand that the control socket was made again
+/// ([`Message::Rebound`]). Said to those that name it.
+pub const FEATURE_REBIND: &str = "rebind";
 
 /// The protocol versions that this crate speaks.
 pub const VERSIONS: Versions = Versions { min: 1, max: 1 };

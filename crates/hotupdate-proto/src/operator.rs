@@ -299,7 +299,7 @@ impl Status {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceEvent {
     /// A word for programs: `joined`, `standby`, `failed`, `served`, `progress`, `drained`, `let_go`,
-    /// `took_over`, `rolled_back`, `violation`, `stopping`.
+    /// `took_over`, `rolled_back`, `violation`, `rebound`, `stopping`.
     pub kind: String,
     /// The generation that it happened to.
     pub generation: Generation,

@@ -25,6 +25,8 @@ mod join;
 
 mod inventory;
 
+mod control;
+
 mod link_events;
 
 mod successor;
@@ -73,6 +75,7 @@ use self::standstill::Standstill;
 use self::status::View;
 use self::supervisor::Supervisor;
 use crate::connections::{Connections, MigrationRequest};
+use crate::control::Ownership;
 use crate::control::session::Request;
 use crate::error::{Error, ErrorKind};
 use crate::lifecycle::Lifecycle;
@@ -110,6 +113,8 @@ pub(crate) struct Driver {
     /// Counts stops and starts of the accept loops, so that a late export is recognised.
     stops: u64,
     standstill: Standstill,
+    /// A control socket that was made again by the process that serves, until the machine says whose it is.
+    rebound: Option<Ownership>,
 }
 
 /// What tasks that work for the driver bring back.
@@ -287,7 +292,11 @@ impl Driver {
 
     async fn signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Successor => self.renew(),
+            Signal::Successor => {
+                // It has to find this process.
+                self.look_after_path().await;
+                self.renew();
+            }
             Signal::Stop if self.drain.is_exiting() => self.application.end(),
             Signal::Stop if self.machine.incumbent().is_some() => {
                 if let Ok(effects) = self.command(Command::Terminate) {
@@ -313,6 +322,9 @@ impl Driver {
             return;
         }
         self.listeners.tick(now);
+        if self.listeners.is_look_due(now) {
+            self.look_after_path().await;
+        }
         if self.machine.is_successor() {
             return self.handle_successor(successor_machine::Event::Tick).await;
         }

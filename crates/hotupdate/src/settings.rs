@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use hotupdate_proto::environment::NAME;
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{FEATURE_MIGRATE, Process, Timing, VERSIONS, default_name};
+use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_REBIND, Process, Timing, VERSIONS, default_name};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
@@ -66,10 +66,15 @@ impl Settings {
                 name: self.name(),
             },
             versions: VERSIONS,
-            features: self.migrate_connections.then(|| FEATURE_MIGRATE.to_owned()).into_iter().collect(),
+            features: self.features(),
             timing: self.timing.clone(),
             max_draining: self.max_draining,
         }
+    }
+
+    fn features(&self) -> Vec<String> {
+        let migrate = self.migrate_connections.then_some(FEATURE_MIGRATE);
+        migrate.into_iter().chain([FEATURE_REBIND]).map(str::to_owned).collect()
     }
 
     fn name(&self) -> String {

@@ -8,7 +8,9 @@ use hotupdate_proto::operator::{
     Connections, DESCRIPTION, DeadlineParams, HandoffResult, LastFailure, LastHandoff, ListenerStatus,
     Monitored, OperatorError, PastEvent, ProcessState, ProcessStatus, ServiceEvent, Status, Warning,
 };
-use hotupdate_proto::{ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Summary, Totals};
+use hotupdate_proto::{
+    ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Occupancy, SocketFile, Summary, Totals,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -153,6 +155,7 @@ fn the_interface_declares_what_serde_writes() {
             handoff: String::new(),
             incumbent: process(),
             incumbent_generation: Generation(1),
+            occupancy: whole.then(Occupancy::default),
         };
         says(json!({ "status": status(whole) }), "Status ->");
         says(json(&Monitored { event, status: status(whole) }), "Monitor ->");
@@ -231,6 +234,7 @@ fn every_message() -> Vec<Message> {
         Message::EndProbation,
         resume(),
         Message::Farewell,
+        Message::Rebound { file: SocketFile { device: 1, inode: 2 } },
         Message::Failed { reason: String::new() },
     ];
     for message in &all {
@@ -260,6 +264,7 @@ fn every_message() -> Vec<Message> {
             | Message::EndProbation
             | Message::Resume { .. }
             | Message::Farewell
+            | Message::Rebound { .. }
             | Message::Failed { .. } => {}
         }
     }
@@ -307,6 +312,12 @@ fn what_an_older_peer_says_is_understood() {
     let status: ProcessStatus = serde_json::from_value(status).unwrap();
     assert_eq!(status.totals, Totals::default());
 
+    let joined = json!({
+        "version": 1, "features": [], "generation": 2, "lease_ms": 1, "handoff": "h", "incumbent": process(),
+        "incumbent_generation": 1,
+    });
+    assert_eq!(serde_json::from_value::<Joined>(joined).unwrap().occupancy, None);
+
     let link = json!({ "generation": 1, "process": process(), "connections": summary(), "probation": true });
     let link: LinkItem = serde_json::from_value(link).unwrap();
     assert_eq!((link.totals, link.handoff.as_str()), (Totals::default(), ""));
@@ -327,7 +338,7 @@ fn a_message_is_called_what_the_wire_calls_it() {
         assert_eq!(serde_json::to_value(&message).unwrap()["type"], message.name());
         names.insert(message.name());
     }
-    assert_eq!(names.len(), 26, "and each has a name of its own");
+    assert_eq!(names.len(), 27, "and each has a name of its own");
 }
 
 /// The picture at the top of `message.rs` shows every message.

@@ -61,6 +61,11 @@ impl Operators {
         }
     }
 
+    /// For the callers on another control listener.
+    pub(super) fn sessions(&self) -> SessionConfig {
+        self.sessions.clone()
+    }
+
     /// What is asked next. Safe to cancel.
     pub(super) async fn next(&mut self) -> Request {
         match self.requests.recv().await {

@@ -48,6 +48,7 @@ pub(crate) fn start_first(
     let mut driver = Driver::new(settings, local, Role::First, Generation::FIRST, ownership, part);
     // Operators can ask from the beginning, and a successor is told to ask again.
     driver.listeners.open_all();
+    driver.listeners.serves();
     let connections = driver.connections.clone();
     tokio::spawn(driver.run());
     (application, connections)
@@ -107,6 +108,7 @@ impl Driver {
             results: mpsc::channel(16),
             stops: 0,
             standstill: Standstill::default(),
+            rebound: None,
             settings,
         }
     }
@@ -155,6 +157,7 @@ impl Driver {
     /// This process serves: tells the application and the supervisor.
     pub(super) fn serve(&mut self) {
         self.identity.since = Instant::now();
+        self.listeners.serves();
         self.application.serve(self.exports.take());
         self.supervisor.ready();
     }

@@ -176,7 +176,7 @@ impl Life {
         let join = Join { versions, features: vec!["migrate".to_owned()], process, attempt: None };
         let inventory = (1..=batches).map(|batch| Message::Control { batch }).collect();
         let (before, admitted) = (self.machine.clone(), self.machine.admits(&join));
-        let event = Event::Join { join, handoff: "h".to_owned(), inventory };
+        let event = Event::Join { join, handoff: "h".to_owned(), inventory, occupancy: None };
         let effects = self.machine.handle(self.now, event);
         match (&admitted, &effects[..]) {
             (Ok(()), [Effect::Reply(Ok(joined)), ..]) => {
@@ -237,6 +237,7 @@ impl Life {
                 assert!(self.holds, "nothing is left to release");
                 self.ending = true;
             }
+            Effect::Rebound(_) => assert!(self.holds && !self.accepting, "it is not its own any more"),
             Effect::Established => assert!(self.holds, "it is not the one that serves"),
             Effect::Stop => {
                 assert!(self.holds, "nothing is left to stop");

@@ -7,7 +7,7 @@ use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::{Generation, Process, Ready, Release, Released, Versions};
 use hotupdate_proto::{
-    ConnectionKind, Fault, LinkItem, ListenerItem, ListenerKind, Message, Summary, Timing, Totals,
+    ConnectionKind, Fault, LinkItem, ListenerItem, ListenerKind, Message, SocketFile, Summary, Timing, Totals,
 };
 
 /// Numbers that mean something, and the largest.
@@ -112,7 +112,7 @@ pub(super) fn ready(u: &mut Unstructured<'_>) -> Result<Ready> {
 }
 
 pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
-    Ok(match u.int_in_range(0..=24)? {
+    Ok(match u.int_in_range(0..=25)? {
         0 => {
             let kind = ListenerKind::Other;
             let item = ListenerItem { name: "http".to_owned(), kind, address: String::new(), cookie: 0 };
@@ -151,6 +151,7 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
             Message::Resume { stopped_at_ns: 0, links: rests(u)?, history: Vec::new(), reason: String::new() }
         }
         23 => Message::Farewell,
+        24 => Message::Rebound { file: SocketFile { device: 1, inode: 2 } },
         _ => Message::Failed { reason: "because".to_owned() },
     })
 }
