@@ -48,7 +48,7 @@ mod command;
 /// use hotupdate_proto::{Incumbent, Timing, VERSIONS};
 ///
 /// # fn process(pid: u32) -> Process {
-/// #     Process { instance: format!("{pid:032x}"), pid, version: format!("v{pid}"), name: String::new() }
+/// #     Process::new(format!("{pid:032x}"), pid, format!("v{pid}"))
 /// # }
 /// # fn local(pid: u32) -> Local {
 /// #     let (features, timing) = (Vec::new(), Timing::default());

@@ -171,8 +171,7 @@ impl Life {
     }
 
     fn join(&mut self, versions: Versions, batches: u32) -> bool {
-        let (instance, version, name) = (String::new(), String::new(), String::new());
-        let process = hotupdate_proto::Process { instance, pid: 2, version, name };
+        let process = hotupdate_proto::Process::new(String::new(), 2, String::new());
         let join = Join { versions, features: vec!["migrate".to_owned()], process, attempt: None };
         let inventory = (1..=batches).map(|batch| Message::Control { batch }).collect();
         let (before, admitted) = (self.machine.clone(), self.machine.admits(&join));
