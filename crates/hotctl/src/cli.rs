@@ -76,8 +76,15 @@ Examples:
   # How many nanoseconds did new connections wait, at most?
   hotctl --json handoff --log v2.log -- ./server-v2 | jq .gap_ns
 
-COMMAND runs in a session of its own and outlives hotctl. It may be a wrapper script: hotctl recognises \
-the new version by the environment variable HOTUPDATE_ATTEMPT, which the library passes on.";
+COMMAND runs in a session of its own, and outlives hotctl once it serves. Until then the attempt belongs to \
+hotctl: if that is killed or interrupted, times out or loses its terminal, the attempt is aborted and COMMAND \
+ends. COMMAND may be a wrapper script, or put itself into the background: hotctl recognises the new version by \
+the environment variable HOTUPDATE_ATTEMPT, which the library passes on. One that asks another program to start \
+it (`docker run -d`) has to stay until it serves.
+
+Without --log, COMMAND writes where hotctl does if that is a terminal or a file. If it is a pipe, as in `$(…)`, \
+over ssh or in a deployment tool, hotctl passes on what COMMAND writes until it serves or fails; from then on it \
+goes to the journal if there is one, or else to /dev/null.";
 
 const HOLD: &str = "\
 What it does:
@@ -251,7 +258,7 @@ pub(crate) struct Handoff {
     #[arg(long, value_enum, value_name = "STATE", default_value_t = Until::Serving)]
     pub(crate) until: Until,
 
-    /// Append the output of COMMAND to this file [default: where hotctl's own output goes]
+    /// Append the output of COMMAND to this file [default: where hotctl's own output goes, but not to a pipe]
     #[arg(long, value_name = "FILE", requires = "command")]
     pub(crate) log: Option<PathBuf>,
 

@@ -41,7 +41,7 @@ use transitions::{fail, give_up, misbehaved, refused};
 /// use hotupdate_proto::{Incumbent, Successor, Timing, VERSIONS};
 ///
 /// # fn process(pid: u32) -> Process {
-/// #     Process { instance: format!("{pid:032x}"), pid, version: format!("v{pid}"), name: String::new() }
+/// #     Process::new(format!("{pid:032x}"), pid, format!("v{pid}"))
 /// # }
 /// # let (features, timing) = (Vec::new(), Timing::default());
 /// # let local = Local { process: process(2), versions: VERSIONS, features, timing, max_draining: 8 };

@@ -147,7 +147,9 @@ macro_rules! setters {
     ($($name:ident)*) => {
         impl Timing {
             $(
-                #[doc = concat!("Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ").")]
+                #[doc = concat!(
+                    "Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ")."
+                )]
                 #[must_use]
                 pub fn $name(mut self, wait: Duration) -> Self {
                     self.$name = wait;

@@ -59,12 +59,7 @@ impl Settings {
 
     pub(crate) fn local(&self) -> Local {
         Local {
-            process: Process {
-                instance: random_hex(),
-                pid: std::process::id(),
-                version: self.version.clone(),
-                name: self.name(),
-            },
+            process: Process::new(random_hex(), std::process::id(), self.version.clone()).named(self.name()),
             versions: VERSIONS,
             features: self.features(),
             timing: self.timing.clone(),

@@ -198,7 +198,7 @@ pub(crate) fn resume() -> Message {
 
 pub(crate) fn process(index: usize) -> Process {
     let pid = 100 + u32::try_from(index).expect("few processes");
-    Process { instance: format!("{pid:032x}"), pid, version: format!("v{index}"), name: String::new() }
+    Process::new(format!("{pid:032x}"), pid, format!("v{index}"))
 }
 
 /// What its driver tells a machine about the process.

@@ -55,7 +55,7 @@ fn state() -> impl Strategy<Value = StateItem> {
 
 fn process() -> impl Strategy<Value = Process> {
     let parts = (text(), any::<u32>(), text(), text());
-    parts.prop_map(|(instance, pid, version, name)| Process { instance, pid, version, name })
+    parts.prop_map(|(instance, pid, version, name)| Process::new(instance, pid, version).named(name))
 }
 
 fn link() -> impl Strategy<Value = LinkItem> {

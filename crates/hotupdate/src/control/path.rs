@@ -94,8 +94,8 @@ impl Surroundings {
             None => Err(Error::unusable_path(
                 format!("looking for the control socket of {name}"),
                 format!(
-                    "$XDG_RUNTIME_DIR is not set, and {} does not belong to this user; set ${} to a path in a \
-                     directory of this user, or let systemd make one: RuntimeDirectory={name}",
+                    "$XDG_RUNTIME_DIR is not set, and {} does not belong to this user; set ${} to a path in \
+                     a directory of this user, or let systemd make one: RuntimeDirectory={name}",
                     system.display(),
                     environment::SOCKET
                 ),
@@ -155,8 +155,8 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
     }
     if mode & 0o022 != 0 {
         let why = format!(
-            "its directory can be written to by other users (mode {:04o}), which could take the service; use a \
-             directory of mode 0700 or 0755",
+            "its directory can be written to by other users (mode {:04o}), which could take the service; use \
+             a directory of mode 0700 or 0755",
             mode & 0o7777
         );
         return Err(Error::unusable_path(doing(), why));

@@ -183,7 +183,8 @@ impl Listeners {
             tracing::warn!(
                 listener,
                 %address,
-                "the application dropped this listener: {what}, and the next version is not offered it"
+                "the application dropped this listener, or the server that had it: {what}, and the next \
+                 version is not offered it"
             );
         }
     }

@@ -1,6 +1,6 @@
 //! Whether a process serves, without asking it: the serving process holds the lock of the control socket
-//! (flock(2)), and passes it on to the next version. One that stops on purpose says so in the lock file before
-//! it lets go; one that dies cannot. That files are missing says nothing: any cleaner removes them.
+//! (flock(2)), and passes it on to the next version. One that stops on purpose says so in the lock file
+//! before it lets go; one that dies cannot. That files are missing says nothing: any cleaner removes them.
 //!
 //! Deliberately absent: trust in process ids. The serving process may be the child of any process, in any
 //! container, where its process id may mean another process.

@@ -24,7 +24,7 @@ pub(super) fn generation(u: &mut Unstructured<'_>) -> Result<Generation> {
 
 pub(super) fn process(u: &mut Unstructured<'_>) -> Result<Process> {
     let pid = number(u)?;
-    Ok(Process { instance: format!("{pid:032x}"), pid, version: String::new(), name: String::new() })
+    Ok(Process::new(format!("{pid:032x}"), pid, String::new()))
 }
 
 pub(super) fn fault(u: &mut Unstructured<'_>) -> Result<Fault> {
@@ -65,7 +65,7 @@ pub(super) fn local(u: &mut Unstructured<'_>) -> Result<Local> {
     };
     let versions = Versions { min: 2, max: 3 };
     let max_draining = u.int_in_range(0..=3)?;
-    let process = Process { instance: "0".repeat(32), pid: 1, version: "v1".to_owned(), name: String::new() };
+    let process = Process::new("0".repeat(32), 1, "v1".to_owned());
     Ok(Local { process, versions, features: vec!["migrate".to_owned()], timing, max_draining })
 }
 
