@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hotupdate_proto::message::{Generation, Join, Joined, Message, Process, Ready, Released, Versions};
 use hotupdate_proto::operator::{
-    Connections, DESCRIPTION, DeadlineParams, HandoffResult, LastFailure, LastHandoff, ListenerStatus,
-    Monitored, OperatorError, PastEvent, ProcessState, ProcessStatus, ServiceEvent, Status, Warning,
+    AttemptParams, Connections, DESCRIPTION, DeadlineParams, HandoffResult, LastFailure, LastHandoff,
+    ListenerStatus, Monitored, OperatorError, PastEvent, ProcessState, ProcessStatus, ServiceEvent, Status,
+    Warning,
 };
 use hotupdate_proto::{
     ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Occupancy, Refusal, SocketFile,
@@ -160,12 +161,23 @@ fn the_interface_declares_what_serde_writes() {
         says(json(&changed), "Rollback ->");
         says(json(&DeadlineParams::new(whole.then_some(1))), "Drain");
         says(json(&DeadlineParams::new(whole.then_some(1))), "Stop");
+        says(json(&AttemptParams { attempt: String::new() }), "Attempt");
         says(json(&join), "Join");
         says(json(&joined), "Join ->");
     }
     // Nothing is declared that is not checked above.
-    let methods =
-        ["Status", "Monitor", "Connections", "Handoff", "Rollback", "Abort", "Drain", "Stop", "Join"];
+    let methods = [
+        "Attempt",
+        "Status",
+        "Monitor",
+        "Connections",
+        "Handoff",
+        "Rollback",
+        "Abort",
+        "Drain",
+        "Stop",
+        "Join",
+    ];
     let replies = declared.keys().filter_map(|name| name.strip_suffix(" ->"));
     assert_eq!(replies.collect::<BTreeSet<_>>(), BTreeSet::from(methods));
 }
@@ -187,7 +199,7 @@ fn every_error_has_its_name_in_the_interface() {
         OperatorError::NotServing,
         OperatorError::Failed { reason: doing() },
     ];
-    let refusals = ["Starting", "Busy", "Incompatible", "NotServing", "NotAllowed"];
+    let refusals = ["Starting", "Busy", "Incompatible", "NotServing", "NotAllowed", "Abandoned"];
     for name in operator.iter().map(OperatorError::name).chain(refusals) {
         let fields = declared.get(name).unwrap_or_else(|| panic!("{name} is not declared"));
         assert_eq!(fields[..], [("reason".to_owned(), "string".to_owned())], "{name}");

@@ -76,8 +76,8 @@ impl Upkeep {
         match owned.and_then(|owned| self.make_again(owned)) {
             Ok(made) => {
                 tracing::warn!(
-                    %path,
-                    "{missing} was removed from the path of the control socket; made again"
+                    %path, missing,
+                    "the control socket was removed from its path, and is made again"
                 );
                 self.said = None;
                 Some(made)
@@ -86,9 +86,9 @@ impl Upkeep {
                 let why = error.to_string();
                 if self.said.as_ref() != Some(&why) {
                     tracing::error!(
-                        %path, %error,
-                        "{missing} was removed from the path of the control socket, and cannot be made again \
-                         yet; no operator and no new version finds this process, which serves on"
+                        %path, missing, %error,
+                        "the control socket was removed from its path, and cannot be made again yet; no operator and \
+                         no new version finds this process, which serves on"
                     );
                     self.said = Some(why);
                 }

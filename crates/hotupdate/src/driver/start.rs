@@ -26,6 +26,7 @@ use crate::control::{Control, Ownership, Reserve};
 use crate::error::{Doing, Error, Result};
 use crate::lifecycle::Served;
 use crate::link::channel::Receiver;
+use crate::process::output::Output;
 use crate::settings::Settings;
 
 /// What a successor starts with.
@@ -103,6 +104,7 @@ impl Driver {
             migrations: Migrations::new(migrations),
             supervisor: Supervisor::find(&settings),
             renewal: Renewal::new(&settings),
+            output: Output::of_this_process(),
             drain: Drain::new(),
             connections,
             results: mpsc::channel(16),
@@ -157,6 +159,7 @@ impl Driver {
     /// This process serves: tells the application and the supervisor.
     pub(super) fn serve(&mut self) {
         self.identity.since = Instant::now();
+        self.output.leave_the_pipe();
         self.listeners.serves();
         self.application.serve(self.exports.take());
         self.supervisor.ready();
