@@ -81,6 +81,7 @@ use crate::error::{Error, ErrorKind};
 use crate::lifecycle::Lifecycle;
 use crate::link::channel::Receiver;
 use crate::link::{Heard, LinkId};
+use crate::process::output::Output;
 use crate::process::signal::Signal;
 use crate::settings::Settings;
 
@@ -106,6 +107,7 @@ pub(crate) struct Driver {
     migrations: Migrations,
     supervisor: Supervisor,
     renewal: Renewal,
+    output: Output,
     drain: Drain,
     connections: Connections,
     /// Tasks that work for the driver get a sender.

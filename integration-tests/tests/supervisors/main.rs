@@ -3,4 +3,5 @@
 mod containers;
 mod descriptor_store;
 mod keeper;
+mod runtime_directory;
 mod sandboxed;
