@@ -8,4 +8,5 @@ mod limits;
 mod namespaces;
 mod readme;
 mod systemd;
+mod users;
 mod varlink;
