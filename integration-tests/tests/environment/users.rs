@@ -10,7 +10,7 @@ use std::process::Command;
 
 use integration_tests::client::{InFlight, who_answers};
 use integration_tests::process::needs::{ROOT, have};
-use integration_tests::process::{Exit, binary, spawn_hotctl};
+use integration_tests::process::{Exit, binary};
 use integration_tests::{SOON, Sandbox, Service, Serving, Status, eventually};
 use rustix::process::Signal;
 
@@ -236,50 +236,6 @@ fn a_service_that_drops_its_privileges_is_updated_and_stopped() {
     assert_eq!(place.files(), [(NOBODY, 0o600); 2]);
     place.hotctl_succeeds(0, &["stop"]);
     fourth.wait_drained();
-}
-
-/// The one that serves at last, and is none of these.
-#[track_caller]
-fn serves_after(place: &Place, before: &[Serving]) -> Serving {
-    eventually("another process serves", SOON, || {
-        let status = Status::ask(&place.sandbox.control()).ok()?.serving;
-        let said = place.sandbox.servings().into_iter().find(|said| said.pid == status.process.pid)?;
-        (status.state == "serving" && !before.contains(&said)).then_some(said)
-    })
-}
-
-/// A crash is followed by another start, as root; a stop is not, although the socket file stays.
-#[test]
-fn a_service_that_drops_its_privileges_is_held() {
-    if !have(&[ROOT]) {
-        return;
-    }
-    let place = Place::of(0);
-    let mut words = ["hold", "--listen", "http=127.0.0.1:0", "--"].map(str::to_owned).to_vec();
-    words.push(place.program("axum-server").to_string_lossy().into_owned());
-    let more = ["--probation", "0", "--run-as-uid", &uid(NOBODY)];
-    words.extend(Service::arguments(&place.sandbox, "v1", &more));
-    let keeper = spawn_hotctl(&place.sandbox, &words.iter().map(String::as_str).collect::<Vec<_>>());
-
-    let first = serves_after(&place, &[]);
-    assert_eq!(users_of(first.pid), [NOBODY; 4]);
-    let known = format!("{} (v1) serves", first.pid);
-    eventually("hold knows it", SOON, || place.sandbox.transcript().contains(&known).then_some(()));
-    Service::of(&place.sandbox, first.pid).signal(Signal::KILL);
-    let second = serves_after(&place, &[first]);
-    assert_eq!((second.http, users_of(second.pid)), (first.http, vec![NOBODY; 4]));
-    assert_eq!(place.files(), [(NOBODY, 0o600); 2]);
-
-    Service::of(&place.sandbox, second.pid).signal(Signal::HUP);
-    let third = serves_after(&place, &[first, second]);
-    assert_eq!((third.http, users_of(third.pid)), (first.http, vec![NOBODY; 4]));
-    let known = format!("{} (v1) serves", third.pid);
-    eventually("hold knows it", SOON, || place.sandbox.transcript().contains(&known).then_some(()));
-    place.hotctl_succeeds(NOBODY, &["stop"]);
-    let outcome = keeper.wait();
-    assert_eq!(outcome.code(), 0, "{}", outcome.stderr);
-    assert_eq!(outcome.stderr.matches(" again ").count(), 1, "after the crash only: {}", outcome.stderr);
-    eventually("no process is left", SOON, || place.sandbox.processes().is_empty().then_some(()));
 }
 
 /// In a folder of that user, root makes nothing that the user could redirect by a link.
