@@ -46,6 +46,9 @@ pub const RUNC: Need = Need::program("runc", "apt runc");
 /// systemd(1), which is booted in namespaces.
 pub const SYSTEMD: Need = Need::program("systemctl", "apt systemd");
 
+/// systemd-analyze(1).
+pub const SYSTEMD_ANALYZE: Need = Need::program("systemd-analyze", "apt systemd");
+
 /// systemd-socket-activate(1).
 pub const SOCKET_ACTIVATE: Need = Need::program("systemd-socket-activate", "apt systemd");
 

@@ -4,3 +4,4 @@ mod containers;
 mod descriptor_store;
 mod keeper;
 mod sandboxed;
+mod units;
