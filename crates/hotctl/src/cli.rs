@@ -110,11 +110,12 @@ while the service is down waits in the queue of the socket instead of being refu
 LISTEN_FDNAMES, LISTEN_PID): a service built with hotupdate that opens a listener of that name gets this \
 socket, and every later version gets the same socket from the version before it, however it is started.
   * It watches the lock of the control socket (--socket, required), which the serving process holds. When \
-the lock is free but the control socket still exists, the service has crashed: COMMAND is started again, \
+the lock is free, the service has crashed: COMMAND is started again, \
 the first time at once, then after 0.1 s and twice as long each time, up to 5 s. A service that ran for 10 \
 s is stable; the restart count resets. After --restarts restarts in a row hold gives up.
-  * When the control socket has been removed, the service was stopped on purpose (`hotctl stop`, SIGTERM): \
-hold closes the sockets and exits as COMMAND did. That COMMAND exits after a hot update changes nothing: \
+  * Unless the lock says that the service was stopped on purpose (`hotctl stop`, SIGTERM), which the service \
+writes there itself: then hold closes the sockets and exits as COMMAND did. That files are missing means \
+nothing. That COMMAND exits after a hot update changes nothing: \
 the new version serves.
   * A COMMAND that exits with status 0 before it served ends hold, too: it has to stay in the foreground.
   * On SIGTERM and SIGINT the version that serves is told to stop, as by `hotctl stop`; a COMMAND that does not \

@@ -79,4 +79,10 @@ pub enum Refusal {
         /// The caller's user id.
         uid: u32,
     },
+    /// The caller may operate the service, and not take it over.
+    #[error("not allowed: uid {uid} may operate the service, and not take it over (`allow_successor_uid`)")]
+    MayNotSucceed {
+        /// The caller's user id.
+        uid: u32,
+    },
 }

@@ -63,7 +63,8 @@ mod command;
 /// let join = Join { versions: VERSIONS, features: Vec::new(), process: process(2), attempt: None };
 /// incumbent.admits(&join).expect("no other successor is on its way");
 /// let inventory = vec![Message::Control { batch: 1 }];
-/// let effects = incumbent.handle(now, Event::Join { join, handoff: "h1".into(), inventory, occupancy: None });
+/// let join = Event::Join { join, handoff: "h1".into(), inventory, occupancy: None };
+/// let effects = incumbent.handle(now, join);
 /// assert!(effects.contains(&Effect::Send(Message::Control { batch: 1 })));
 /// assert!(incumbent.deadline().is_some()); // from here on there is always a deadline
 ///

@@ -53,7 +53,7 @@ pub struct Timing {
     /// Predecessor: the serving process has to say that it holds connections that migrate to it.
     pub prepared: Duration,
     /// Serving process: before its accept loops stop, predecessors have to finish the migrations that are
-    /// under way.
+    /// under way. A stop waits up to `prepared` longer for one that hangs, as long as it may still commit them.
     pub quiesce: Duration,
     /// Both: the other side has to take a message that was sent.
     pub write: Duration,

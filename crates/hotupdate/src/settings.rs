@@ -9,6 +9,8 @@ use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_REBIND, Process, Timing, VERSIONS
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
+use crate::control::Users;
+
 /// What a process does when its drain is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -29,7 +31,7 @@ pub(crate) struct Settings {
     pub(crate) name: Option<String>,
     pub(crate) release: Release,
     pub(crate) timing: Timing,
-    pub(crate) allowed: Vec<u32>,
+    pub(crate) users: Users,
     pub(crate) successor_signal: Option<SignalKind>,
     pub(crate) stop_signals: bool,
     pub(crate) after_drain: AfterDrain,
@@ -47,7 +49,7 @@ impl Settings {
             name: None,
             release: Release::Now,
             timing: Timing::default(),
-            allowed: Vec::new(),
+            users: Users::default(),
             successor_signal: None,
             stop_signals: true,
             after_drain: AfterDrain::Exit,

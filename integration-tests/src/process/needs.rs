@@ -49,6 +49,9 @@ pub const SYSTEMD: Need = Need::program("systemctl", "apt systemd");
 /// systemd-analyze(1).
 pub const SYSTEMD_ANALYZE: Need = Need::program("systemd-analyze", "apt systemd");
 
+/// systemd-tmpfiles(8).
+pub const TMPFILES: Need = Need::program("systemd-tmpfiles", "apt systemd");
+
 /// systemd-socket-activate(1).
 pub const SOCKET_ACTIVATE: Need = Need::program("systemd-socket-activate", "apt systemd");
 

@@ -99,14 +99,20 @@ impl Incumbent {
 
     /// Then predecessors finish the migrations that are under way: the next process could not.
     pub(super) fn quiesce(&mut self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
-        let Timing { prepared, quiesce, .. } = self.local.timing;
+        let expires = self.offers_expire();
         // Where nothing is accepted nothing is under way.
         let migrating = self.predecessors.iter_mut().filter(|_| !self.accepts.is_empty());
         for predecessor in migrating {
-            let effects = predecessor.inbound.quiesce(now, prepared.saturating_add(quiesce));
+            let effects = predecessor.inbound.quiesce(now, expires);
             predecessor.comes(effects, out);
         }
-        State::Quiescing { goal, until: after(now, quiesce) }
+        State::Quiescing { goal, until: after(now, self.local.timing.quiesce) }
+    }
+
+    /// How long after it arrived a predecessor may commit a batch: its own wait is over then.
+    fn offers_expire(&self) -> Duration {
+        let Timing { prepared, quiesce, .. } = self.local.timing;
+        prepared.saturating_add(quiesce)
     }
 
     /// As soon as no predecessor is awaited, the accept loops stop.
@@ -125,8 +131,16 @@ impl Incumbent {
     }
 
     /// Going on would lose the connections that are on their way, so what was to come does not. The next
-    /// attempt does not wait for a predecessor that hangs, once what it offered has expired.
+    /// attempt does not wait for a predecessor that hangs, once what it offered has expired. A stop comes all
+    /// the same, but not before that.
     fn not_quiesced(&mut self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
+        let expires = self.offers_expire();
+        let committable = |p: &Predecessor| p.inbound.committable_until(expires).filter(|until| now < *until);
+        if let Goal::Stop { .. } = goal
+            && let Some(until) = self.predecessors.iter().filter_map(committable).max()
+        {
+            return State::Quiescing { goal, until };
+        }
         let mut generations = Vec::new();
         for predecessor in self.predecessors.iter_mut().filter(|p| p.inbound.is_awaited()) {
             predecessor.inbound.is_late();

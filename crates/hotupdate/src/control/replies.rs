@@ -80,7 +80,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Reply {
         Refusal::Busy { .. } => "Busy",
         Refusal::Incompatible { .. } => "Incompatible",
         Refusal::Abandoned => "Abandoned",
-        Refusal::NotAllowed { .. } => "NotAllowed",
+        Refusal::NotAllowed { .. } | Refusal::MayNotSucceed { .. } => "NotAllowed",
         _ => "NotServing",
     };
     failed(name, json!({ "reason": refusal.to_string(), "refusal": refusal }))

@@ -11,7 +11,6 @@ use hotupdate_proto::{ConnectionKind, Fault, Generation, Message, MigrationItem}
 use rustix::net::sockopt;
 use socket2::SockRef;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::Driver;
 use super::text::{from_text, to_text};
@@ -108,7 +107,7 @@ impl Driver {
                 }
                 self.connections.set_accepted(kinds);
             }
-            OutboundEffect::Pause => self.suspend_migration(),
+            OutboundEffect::Pause => self.connections.suspend_half(self.settings.timing.drain),
             OutboundEffect::Stalled => {
                 if !std::mem::replace(&mut self.migrations.stalled, true) {
                     tracing::warn!(
@@ -116,7 +115,7 @@ impl Driver {
                          until it does"
                     );
                 }
-                self.suspend_migration();
+                self.connections.suspend_half(self.settings.timing.drain);
             }
         }
     }
@@ -126,15 +125,6 @@ impl Driver {
         let descriptors = requests().map(|request| request.connection.socket().clone() as _).collect();
         let items = requests().map(describe).collect();
         self.links.send(&Message::Prepare { batch, items }, descriptors);
-    }
-
-    /// If the process that serves never goes on, half of the drain has to be enough for the polite end.
-    fn suspend_migration(&self) {
-        if self.drain.is_draining() {
-            self.connections.suspend_half();
-        } else {
-            self.connections.suspend_migration(Instant::now() + self.settings.timing.drain / 2);
-        }
     }
 
     // ---- connections of predecessors come here --------------------------------------------------------

@@ -91,13 +91,13 @@ impl Driver {
         let (requests, requested) = mpsc::channel(64);
         let us = local.process.to_string().into();
         let sessions = SessionConfig::new(us, &settings.timing, requests, application.watch_lifecycle());
-        let control = Control::new(ownership, &settings.path, sessions.clone(), settings.allowed.clone());
+        let control = Control::new(ownership, &settings.path, sessions.clone(), settings.users.clone());
         let attempt = std::env::var(hotupdate_proto::environment::ATTEMPT).ok();
         Self {
             identity: Identity { local, generation, attempt, since: Instant::now() },
             machine: Machine::new(role),
             links: Links::new(settings.timing.write),
-            listeners: Listeners::new(control, settings.path.clone()),
+            listeners: Listeners::new(control, settings.path.clone(), settings.users.clone()),
             application,
             exports: Exports::default(),
             operators: Operators::new(sessions, requested),
