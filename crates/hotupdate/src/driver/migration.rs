@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 
 use hotupdate_proto::incumbent::Event;
 use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect};
+use hotupdate_proto::operator::Warning;
 use hotupdate_proto::{ConnectionKind, Fault, Generation, Message, MigrationItem};
 use rustix::net::sockopt;
 use socket2::SockRef;
@@ -32,7 +33,7 @@ pub(super) struct Migrations {
     held: HashMap<(Generation, u32), Vec<Arrival>>,
     /// The process that serves did not answer, and that was logged.
     stalled: bool,
-    /// Connections stayed where they were for lack of room, and that was logged.
+    /// There is no room for all connections, and that was said.
     crowded: bool,
 }
 
@@ -169,13 +170,7 @@ impl Driver {
             check(&item, &fd)?;
             if !limits::leaves_room(&fd) {
                 refused.push(item.row.id);
-                if !std::mem::replace(&mut self.migrations.crowded, true) {
-                    tracing::warn!(
-                        generation = %from, limit = limits::most(),
-                        "few descriptors are left, which are kept for new clients: connections stay where \
-                         they are and drain there"
-                    );
-                }
+                self.warn_of_few_descriptors();
                 continue;
             }
             let mut handlers = self.migrations.handlers.iter();
@@ -192,6 +187,23 @@ impl Driver {
         }
         self.migrations.held.insert((from, batch), held);
         Ok(refused)
+    }
+}
+
+impl Driver {
+    /// Not all connections of the process that served before have room here.
+    pub(super) fn warn_of_few_descriptors(&mut self) {
+        if std::mem::replace(&mut self.migrations.crowded, true) {
+            return;
+        }
+        let text = format!(
+            "its limit of open files is {}: the last descriptors are kept for new clients, and connections for \
+             which there is no room stay in the version before it and drain there; give it a higher one \
+             (ulimit -n, LimitNOFILE=)",
+            limits::most().unwrap_or_default()
+        );
+        tracing::warn!("{text}");
+        self.operators.warn([Warning::new("few_descriptors", text)]);
     }
 }
 
