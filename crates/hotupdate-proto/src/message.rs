@@ -18,14 +18,15 @@
 //!    |<- prepare+fds · commit or abort · quiesced |
 //!    | prepared (one for each prepare) ---------->|
 //!    |<- connections · progress · drained · let_go|
-//!    | hurry · issued · end_probation ----------->|
+//!    | hurry · issued · end_probation · serves -->|
+//!    |<------------------------------------- main |
 //!    | resume · farewell ------------------------>|
 //!    |<-- failed (either side, until `serving`) ->|
 //! ```
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::identity::{Generation, Process, Versions};
+pub use crate::identity::{Generation, Place, Process, Versions};
 use crate::inventory::{ConnectionRow, LinkItem, ListenerItem, StateItem, Summary, Totals, UnreadLink};
 use crate::migration::{ConnectionKind, MigrationItem};
 
@@ -221,6 +222,13 @@ pub enum Message {
     },
     /// The predecessor's probation is over: it cannot take over again.
     LetGo,
+    /// The service manager was told that the receiver is the main process of the service. Only to a process
+    /// with [`FEATURE_SUPERVISION`](crate::FEATURE_SUPERVISION).
+    Main {
+        /// How often the manager wants to hear from the service (`WATCHDOG_USEC`), in microseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        watchdog_us: Option<u64>,
+    },
     // ---- serving process → predecessor ----------------------------------------------------------------
     /// The kinds of connections that the sender accepts.
     Accepts {
@@ -249,6 +257,16 @@ pub enum Message {
     },
     /// A later version serves well: end your probation.
     EndProbation,
+    /// Which process serves, for one whose supervisor takes it for the service. Only to a process with
+    /// [`FEATURE_SUPERVISION`](crate::FEATURE_SUPERVISION).
+    Serves {
+        /// The process id of the sender, in its own namespace.
+        pid: u32,
+        /// Where it runs.
+        place: Place,
+        /// No predecessor can take its place back (any more).
+        is_established: bool,
+    },
     /// Rollback: serve again. Sent when the sender's accept loops have stopped.
     Resume {
         /// When they stopped, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -319,9 +337,11 @@ impl Message {
             Self::Progress { .. } => "progress",
             Self::Drained { .. } => "drained",
             Self::LetGo => "let_go",
+            Self::Main { .. } => "main",
             Self::Hurry { .. } => "hurry",
             Self::Issued { .. } => "issued",
             Self::EndProbation => "end_probation",
+            Self::Serves { .. } => "serves",
             Self::Resume { .. } => "resume",
             Self::Farewell => "farewell",
             Self::Failed { .. } => "failed",

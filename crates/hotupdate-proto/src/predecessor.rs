@@ -99,6 +99,12 @@ impl Predecessor {
         self.features.iter().any(|feature| feature == FEATURE_MIGRATE)
     }
 
+    /// Whether it wants to know which process serves, see [`FEATURE_SUPERVISION`](crate::FEATURE_SUPERVISION).
+    #[must_use]
+    pub fn is_told_who_serves(&self) -> bool {
+        self.features.iter().any(|feature| feature == crate::FEATURE_SUPERVISION)
+    }
+
     /// What is told of the predecessor when its link is passed on to a successor.
     #[must_use]
     pub fn item(&self, now: Instant) -> LinkItem {

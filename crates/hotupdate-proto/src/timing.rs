@@ -57,6 +57,9 @@ pub struct Timing {
     pub quiesce: Duration,
     /// Both: the other side has to take a message that was sent.
     pub write: Duration,
+    /// Predecessor: its service manager has to confirm that the process that serves is the main one, before
+    /// this one ends. A manager that loads a thousand units takes seconds.
+    pub confirm: Duration,
     /// Predecessor: how long after the beginning of its drain a silent connection is left alone; at most a
     /// quarter of the drain. Most clients end by themselves what they have begun.
     pub drain_grace: Duration,
@@ -86,6 +89,7 @@ impl Default for Timing {
             prepared: Duration::from_secs(5),
             quiesce: Duration::from_secs(2),
             write: Duration::from_secs(5),
+            confirm: Duration::from_secs(30),
             drain_grace: Duration::from_secs(5),
             drain_spread: Duration::from_secs(10),
         }
@@ -125,6 +129,7 @@ impl Timing {
             prepared: scaled(self.prepared),
             quiesce: scaled(self.quiesce),
             write: scaled(self.write),
+            confirm: scaled(self.confirm),
             drain_grace: scaled(self.drain_grace),
             drain_spread: scaled(self.drain_spread),
         }
@@ -150,7 +155,7 @@ macro_rules! setters {
 setters! {
     find hello reply batch lease standby before_release stop serving released probation drain force resume
     hurry prepared quiesce
-    write drain_grace drain_spread
+    write confirm drain_grace drain_spread
 }
 
 /// Which wait ran out.

@@ -67,13 +67,14 @@ use self::migration::Migrations;
 use self::operators::{Awaited, Operators};
 use self::standstill::Standstill;
 use self::status::View;
-use self::supervisor::Supervisor;
+use self::supervisor::{Call, Supervisor};
 use crate::connections::{Connections, MigrationRequest};
 use crate::control::session::Request;
 use crate::error::{Error, ErrorKind};
 use crate::lifecycle::Lifecycle;
 use crate::link::channel::Receiver;
 use crate::link::{Heard, LinkId};
+use crate::process::heir::ExitCode;
 use crate::process::signal::Signal;
 use crate::settings::Settings;
 
@@ -119,8 +120,11 @@ enum TaskResult {
     Rows(Vec<ConnectionRow>),
     /// A successor that a signal had started has ended.
     Child { child: Child, attempt: String, status: io::Result<ExitStatus> },
-    /// Everything that the peer and systemd should know is in the kernel.
-    Flushed,
+    /// systemd has confirmed which process is the main one, or cannot be told.
+    MainConfirmed { pid: u32, confirmed: bool },
+    /// Everything that the peer and systemd should know is in the kernel, and this process ends with this
+    /// code.
+    Flushed { code: ExitCode },
 }
 
 /// What the loop woke up for.
@@ -131,7 +135,7 @@ enum Wake {
     Request(Request),
     Heard(LinkId, Heard),
     Done(TaskResult),
-    Signal(Signal),
+    Supervisor(Call),
     Deadline,
     Progress,
     Drained,
@@ -145,6 +149,7 @@ impl Driver {
             let turn = async {
                 self.act(wake).await;
                 self.catch_up().await;
+                self.tell_status();
             };
             turn.instrument(span).await;
         }
@@ -183,7 +188,7 @@ impl Driver {
             Some(request) = migrations.requests.recv() => Wake::Migration(request),
             () = listeners.dropped().notified() => Wake::ListenerDropped,
             request = operators.next() => Wake::Request(request),
-            signal = supervisor.next() => Wake::Signal(signal),
+            call = supervisor.next() => Wake::Supervisor(call),
             () = until(deadline) => Wake::Deadline,
             drained = drain.next(connections, &tasks) => if drained { Wake::Drained } else { Wake::Progress },
         }
@@ -207,7 +212,7 @@ impl Driver {
             Wake::Request(request) => self.request(request).await,
             Wake::Heard(id, heard) => self.hear(id, heard).await,
             Wake::Done(done) => self.done(done).await,
-            Wake::Signal(signal) => self.signal(signal).await,
+            Wake::Supervisor(call) => self.called(call).await,
             Wake::Deadline => self.tick().await,
             Wake::Progress => self.send_progress().await,
             Wake::Drained => self.drained().await,
@@ -273,14 +278,15 @@ impl Driver {
                 let serves = self.application.lifecycle() == Lifecycle::Serving;
                 self.supervisor.child_ended(child, &attempt, status, serves);
             }
-            TaskResult::Flushed => self.application.end(),
+            TaskResult::MainConfirmed { pid, confirmed } => self.main_confirmed(pid, confirmed),
+            TaskResult::Flushed { code } => self.end(code),
         }
     }
 
-    async fn signal(&mut self, signal: Signal) {
+    pub(super) async fn signal(&mut self, signal: Signal) {
         match signal {
             Signal::Successor => self.supervisor.start_successor(&self.results.0),
-            Signal::Stop if self.drain.is_exiting() => self.application.end(),
+            Signal::Stop if self.drain.is_exiting() => self.told_to_leave(),
             Signal::Stop if self.machine.incumbent().is_some() => {
                 if let Ok(effects) = self.command(Command::Terminate) {
                     self.perform(effects).await;
@@ -295,7 +301,7 @@ impl Driver {
 
     /// What is due next.
     fn due(&self) -> Option<Instant> {
-        let parts = [self.machine.deadline(), self.listeners.deadline()];
+        let parts = [self.machine.deadline(), self.listeners.deadline(), self.supervisor_deadline()];
         parts.into_iter().flatten().min()
     }
 
@@ -305,6 +311,7 @@ impl Driver {
             return;
         }
         self.listeners.tick(now);
+        self.tick_supervisor(now);
         if self.machine.is_successor() {
             return self.handle_successor(successor_machine::Event::Tick).await;
         }

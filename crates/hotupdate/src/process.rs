@@ -1,4 +1,7 @@
-//! This process as the kernel and its parent see it: its signals, and how its program is started anew.
+//! This process as the kernel and its parent see it: where it runs, its signals, how its program is started
+//! anew, and what it waits for at the end.
 
+pub(crate) mod heir;
+pub(crate) mod place;
 pub(crate) mod signal;
 pub(crate) mod spawn;

@@ -4,21 +4,20 @@ use std::path::PathBuf;
 
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{FEATURE_MIGRATE, Process, Timing, VERSIONS};
+use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_SUPERVISION, Process, Timing, VERSIONS};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
 use crate::process::spawn::Program;
 
-/// What a process does when its drain is over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a process does when another one serves and its own drain is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AfterDrain {
     /// [`crate::Serving::drained`] resolves and `main` returns.
-    #[default]
     Exit,
     /// The process stays, idle, until SIGTERM: for supervisors that would restart it and so take the service
-    /// back, such as a container runtime.
+    /// back.
     StayUntilTerm,
 }
 
@@ -32,7 +31,8 @@ pub(crate) struct Settings {
     pub(crate) allowed: Vec<u32>,
     pub(crate) successor_signal: Option<SignalKind>,
     pub(crate) stop_signals: bool,
-    pub(crate) after_drain: AfterDrain,
+    /// Without it the process looks whether its end would be taken for the end of the service.
+    pub(crate) after_drain: Option<AfterDrain>,
     pub(crate) max_draining: usize,
     pub(crate) migrate_connections: bool,
     pub(crate) descriptor_store: Option<bool>,
@@ -49,7 +49,7 @@ impl Settings {
             allowed: Vec::new(),
             successor_signal: None,
             stop_signals: true,
-            after_drain: AfterDrain::Exit,
+            after_drain: None,
             max_draining: 8,
             migrate_connections: true,
             descriptor_store: None,
@@ -57,6 +57,7 @@ impl Settings {
     }
 
     pub(crate) fn local(&self) -> Local {
+        let migrates = self.migrate_connections.then_some(FEATURE_MIGRATE);
         Local {
             process: Process {
                 instance: random_hex(),
@@ -64,7 +65,7 @@ impl Settings {
                 version: self.version.clone(),
             },
             versions: VERSIONS,
-            features: self.migrate_connections.then(|| FEATURE_MIGRATE.to_owned()).into_iter().collect(),
+            features: [FEATURE_SUPERVISION].into_iter().chain(migrates).map(str::to_owned).collect(),
             timing: self.timing.clone(),
             max_draining: self.max_draining,
         }

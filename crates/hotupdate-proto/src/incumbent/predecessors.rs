@@ -94,7 +94,8 @@ impl Incumbent {
                 predecessor.tasks = tasks;
                 out.push(Effect::Report(Report::Progress(generation)));
             }
-            Message::Connections { .. } => {}
+            // Of these only the driver makes something.
+            Message::Connections { .. } | Message::Main { .. } => {}
             Message::Issued { generation: issued } => match self.issued.counted_on(issued) {
                 Ok(issued) => self.issued = issued,
                 Err(what) => predecessor.is_not_believed(what, out),

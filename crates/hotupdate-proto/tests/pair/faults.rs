@@ -2,7 +2,7 @@
 
 use hotupdate_proto::incumbent::{Event, Report};
 use hotupdate_proto::inventory::{ListenerKind, Summary, Totals};
-use hotupdate_proto::message::{Generation, Message, Ready, Release, Released};
+use hotupdate_proto::message::{Generation, Message, Place, Ready, Release, Released};
 use hotupdate_proto::operator::Command;
 use hotupdate_proto::{ListenerItem, Timing, successor};
 
@@ -236,9 +236,11 @@ fn every_message() -> Vec<Message> {
         Message::Progress { connections, closed: vec![1], totals: Totals::default(), tasks: Vec::new() },
         Message::Drained { forced: 1 },
         Message::LetGo,
+        Message::Main { watchdog_us: None },
         Message::Hurry { deadline_ms: 0 },
         Message::Issued { generation: Generation(40) },
         Message::EndProbation,
+        Message::Serves { pid: 1, place: Place::default(), is_established: true },
         Message::Resume { stopped_at_ns: 0, links: Vec::new() },
         Message::Farewell,
         Message::Failed { reason: "altered".to_owned() },

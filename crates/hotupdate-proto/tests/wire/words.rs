@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hotupdate_proto::message::{Generation, Join, Joined, Message, Process, Ready, Released, Versions};
+use hotupdate_proto::message::{
+    Generation, Join, Joined, Message, Place, Process, Ready, Released, Versions,
+};
 use hotupdate_proto::operator::{
     Connections, DESCRIPTION, DeadlineParams, HandoffResult, LastFailure, LastHandoff, ListenerStatus,
     Monitored, OperatorError, ProcessState, ProcessStatus, ServiceEvent, Status,
@@ -214,9 +216,11 @@ fn every_message() -> Vec<Message> {
         },
         Message::Drained { forced: 0 },
         Message::LetGo,
+        Message::Main { watchdog_us: Some(1) },
         Message::Hurry { deadline_ms: 1 },
         Message::Issued { generation: Generation(3) },
         Message::EndProbation,
+        Message::Serves { pid: 1, place: Place::default(), is_established: false },
         Message::Resume { stopped_at_ns: 1, links: Vec::new() },
         Message::Farewell,
         Message::Failed { reason: String::new() },
@@ -243,9 +247,11 @@ fn every_message() -> Vec<Message> {
             | Message::Progress { .. }
             | Message::Drained { .. }
             | Message::LetGo
+            | Message::Main { .. }
             | Message::Hurry { .. }
             | Message::Issued { .. }
             | Message::EndProbation
+            | Message::Serves { .. }
             | Message::Resume { .. }
             | Message::Farewell
             | Message::Failed { .. } => {}
@@ -276,6 +282,23 @@ fn what_an_older_peer_says_is_understood() {
     assert_eq!((link.totals, link.handoff.as_str()), (Totals::default(), ""));
 }
 
+/// What supervisors know of a process is as short on the wire as it can be, and may be less than is asked for.
+#[test]
+fn where_a_process_runs() {
+    let place = Place { pid_namespace: Some(4_026_531_836), unit: Some("5d0e".into()), is_supervised: true };
+    let serves = Message::Serves { pid: 7, place, is_established: true };
+    let place = json!({ "pid_namespace": 4_026_531_836_u64, "unit": "5d0e", "is_supervised": true });
+    let expected = json!({ "type": "serves", "pid": 7, "place": place, "is_established": true });
+    assert_eq!(json(&serves), expected);
+
+    let nowhere = json!({ "type": "serves", "pid": 7, "place": {}, "is_established": false });
+    let expected = Message::Serves { pid: 7, place: Place::default(), is_established: false };
+    assert_eq!(serde_json::from_value::<Message>(nowhere).unwrap(), expected);
+
+    assert_eq!(json(&Message::Main { watchdog_us: None }), json!({ "type": "main" }));
+    assert_eq!(json(&Message::Main { watchdog_us: Some(3) }), json!({ "type": "main", "watchdog_us": 3 }));
+}
+
 #[test]
 fn totals_add_up() {
     let mut totals = Totals::default();
@@ -291,7 +314,7 @@ fn a_message_is_called_what_the_wire_calls_it() {
         assert_eq!(serde_json::to_value(&message).unwrap()["type"], message.name());
         names.insert(message.name());
     }
-    assert_eq!(names.len(), 26, "and each has a name of its own");
+    assert_eq!(names.len(), 28, "and each has a name of its own");
 }
 
 /// The picture at the top of `message.rs` shows every message.

@@ -73,7 +73,7 @@ impl Driver {
                 Effect::Stop => self.stop().await,
                 Effect::Accept(unread) => self.accept(&unread),
                 Effect::Established => self.established(),
-                Effect::LetGo(afterwards) => self.let_go(afterwards),
+                Effect::LetGo(afterwards) => self.let_go(afterwards).await,
                 // The drain.
                 Effect::Drain { until } => self.begin_drain(until),
                 Effect::Undrain => self.undrain(),
@@ -188,14 +188,11 @@ impl Driver {
         self.listeners.open_all();
         self.links.read_predecessors(unread);
         self.application.serve_again();
+        self.serves_again();
     }
 
-    fn established(&mut self) {
-        self.supervisor.established(self.identity.generation, &mut self.listeners);
-    }
-
-    fn let_go(&mut self, afterwards: Afterwards) {
-        self.supervisor.let_go(afterwards, &self.listeners);
+    async fn let_go(&mut self, afterwards: Afterwards) {
+        self.tell_manager_who_serves(afterwards).await;
         if !matches!(afterwards, Afterwards::ServedBy(_)) {
             self.listeners.remove_control_socket();
         }
@@ -261,18 +258,9 @@ impl Driver {
         self.handle(Event::Drained { forced }).await;
     }
 
-    /// Nothing is left to do. The last words go out first.
+    /// Nothing is left to do.
     fn exit(&mut self) {
         self.drain.exit();
-        if self.supervisor.wants_it_to_stay() && self.drain.is_succeeded() {
-            return tracing::info!("drained; stays until SIGTERM");
-        }
-        let (told, flushed) = (self.supervisor.told(), self.links.flushed());
-        let (results, write) = (self.results.0.clone(), self.settings.timing.write);
-        tokio::spawn(async move {
-            let _ = tokio::time::timeout(write, told).await;
-            let _ = tokio::time::timeout(write, flushed).await;
-            let _ = results.send(TaskResult::Flushed).await;
-        });
+        self.end_unless_kept();
     }
 }

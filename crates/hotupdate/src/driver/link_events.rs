@@ -24,6 +24,9 @@ impl Driver {
     async fn hear_predecessor(&mut self, generation: Generation, heard: Heard) {
         let event = match heard {
             Heard::Message(message, descriptors) => {
+                if let Message::Main { watchdog_us } = message {
+                    self.is_main(watchdog_us);
+                }
                 self.migrations.arriving = descriptors;
                 self.operators.remember(generation, &message);
                 Event::Predecessor(generation, message)
@@ -51,6 +54,7 @@ impl Driver {
                 if matches!(message, Message::EndProbation) && self.drain.is_draining() {
                     self.collect_rows();
                 }
+                self.hear_of_heir(&message);
                 self.handle(Event::Message(message)).await;
             }
             Heard::Closed(fault) => {
@@ -59,6 +63,7 @@ impl Driver {
                     self.links.peer_is_gone();
                 }
                 self.handle(Event::Closed(fault)).await;
+                self.end_unless_kept();
             }
         }
     }

@@ -86,6 +86,7 @@ impl Driver {
         );
         self.connections.metrics().handoff("served", gap_ns);
         self.serve();
+        self.tell_predecessors();
         self.links.read_inherited();
         self.perform(greeting).await;
     }

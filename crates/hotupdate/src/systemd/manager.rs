@@ -1,16 +1,24 @@
-//! What systemd is told (sd_notify(3)): that we serve, which process is the main one, which listeners to
-//! keep.
+//! What systemd is told (sd_notify(3)): that we serve, how the service is, which process is the main one,
+//! which listeners to keep.
 //!
-//! Deliberately absent: waiting for systemd. It may be busy, so a thread of its own tells it, in order.
+//! systemd may be busy, so a thread of its own tells it, in order. What has to be confirmed is followed by a
+//! barrier: systemd closes its descriptor when it has dealt with everything before.
+//!
+//! Deliberately absent: whether systemd believes it. A barrier says only that it was read; who may say what
+//! is `NotifyAccess=`, and the main process always may.
 
 use std::env;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use hotupdate_proto::ShortText;
-use sd_notify::NotifyState::{Custom, FdName, FdStore, FdStoreRemove, MainPid, Ready};
+use sd_notify::NotifyState::{
+    Custom, FdName, FdStore, FdStoreRemove, MainPid, Ready, Status, Stopping, Watchdog,
+};
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::oneshot;
 
 use super::name::encode;
@@ -18,11 +26,17 @@ use super::name::encode;
 /// One thing to tell.
 enum Word {
     Ready,
+    Status(String),
+    Stopping,
+    Watchdog,
     Main(u32),
     Keep(ShortText, OwnedFd),
     Forget(String),
     /// Answered when everything before it was told.
     Told(oneshot::Sender<()>),
+    /// Its descriptor is closed when systemd has dealt with everything before it; answered with whether it is
+    /// on its way.
+    Barrier(OwnedFd, oneshot::Sender<bool>),
 }
 
 /// A service manager that listens.
@@ -52,13 +66,24 @@ impl Manager {
         self.say(Word::Ready);
     }
 
-    /// This one is the main process of the service from now on. A successor that was started elsewhere cannot
-    /// be, so nothing is said about it.
+    /// How the service is, in one line for people.
+    pub(crate) fn status(&self, line: String) {
+        self.say(Word::Status(line));
+    }
+
+    /// The service ends.
+    pub(crate) fn stopping(&self) {
+        self.say(Word::Stopping);
+    }
+
+    /// The service is well.
+    pub(crate) fn is_well(&self) {
+        self.say(Word::Watchdog);
+    }
+
+    /// This one is the main process of the service from now on.
     pub(crate) fn main_is(&self, pid: u32) {
-        let group = |pid: &str| std::fs::read(format!("/proc/{pid}/cgroup")).ok();
-        if group("self") == group(&pid.to_string()) {
-            self.say(Word::Main(pid));
-        }
+        self.say(Word::Main(pid));
     }
 
     /// Keep these. What systemd has already, it recognises.
@@ -83,6 +108,28 @@ impl Manager {
         async move { drop(wait.await) }
     }
 
+    /// Resolves when systemd has dealt with everything that was said so far: `false` if it cannot be told. It
+    /// may never resolve.
+    pub(crate) fn confirmed(&self) -> impl Future<Output = bool> + Send + use<> {
+        let (sent, is_sent) = oneshot::channel();
+        let ours = UnixStream::pair().and_then(|(ours, theirs)| {
+            ours.set_nonblocking(true)?;
+            let ours = tokio::net::UnixStream::from_std(ours)?;
+            self.say(Word::Barrier(theirs.into(), sent));
+            Ok(ours)
+        });
+        async move {
+            match ours {
+                Ok(mut ours) if is_sent.await == Ok(true) => ours.read(&mut [0]).await.is_ok(),
+                Ok(_) => false,
+                Err(error) => {
+                    tracing::warn!(%error, "systemd cannot be asked whether it has understood");
+                    false
+                }
+            }
+        }
+    }
+
     fn say(&self, word: Word) {
         // The thread ends when we do.
         let _ = self.words.send(word);
@@ -98,12 +145,20 @@ fn tell(words: &Receiver<Word>) {
     while let Ok(word) = words.recv() {
         let told = match word {
             Word::Ready => sd_notify::notify(&[Ready]),
+            Word::Status(line) => sd_notify::notify(&[Status(&line)]),
+            Word::Stopping => sd_notify::notify(&[Stopping]),
+            Word::Watchdog => sd_notify::notify(&[Watchdog]),
             Word::Main(pid) => sd_notify::notify(&[MainPid(pid)]),
             Word::Keep(name, fd) => keep(&name, &fd),
             Word::Forget(name) => forget(&name),
             Word::Told(told) => {
                 let _ = told.send(());
                 Ok(())
+            }
+            Word::Barrier(fd, sent) => {
+                let told = sd_notify::notify_with_fds(&[Custom("BARRIER=1")], &[fd.as_fd()]);
+                let _ = sent.send(told.is_ok());
+                told
             }
         };
         if let Err(error) = told {

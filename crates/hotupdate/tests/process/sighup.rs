@@ -130,7 +130,7 @@ async fn a_new_version_that_is_taken_back_did_not_fail() {
 #[tokio::test]
 async fn the_manager_inherits_the_news_of_a_crash() {
     let stage = Stage::new();
-    let mut manager = Manager::at(&stage);
+    let manager = Manager::at(&stage);
     let mut first = stage.start(&manager.environment());
     let serving = stage.serves(1).await;
     let mut client = Client::connect(serving.address).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use arbitrary::{Result, Unstructured};
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::inventory::UnreadLink;
-use hotupdate_proto::message::{Generation, Process, Ready, Release, Released, Versions};
+use hotupdate_proto::message::{Generation, Place, Process, Ready, Release, Released, Versions};
 use hotupdate_proto::{
     ConnectionKind, Fault, LinkItem, ListenerItem, ListenerKind, Message, Summary, Timing, Totals,
 };
@@ -143,9 +143,13 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
             tasks: Vec::new(),
         },
         17 => Message::Drained { forced: number(u)?.into() },
+        18 if u.arbitrary()? => Message::Main { watchdog_us: None },
         18 => Message::LetGo,
         19 => Message::Hurry { deadline_ms: if u.arbitrary()? { u64::MAX } else { number(u)?.into() } },
         20 => Message::Issued { generation: generation(u)? },
+        21 if u.arbitrary()? => {
+            Message::Serves { pid: number(u)?, place: Place::default(), is_established: u.arbitrary()? }
+        }
         21 => Message::EndProbation,
         22 => Message::Resume { stopped_at_ns: 0, links: rests(u)? },
         23 => Message::Farewell,
