@@ -14,6 +14,7 @@
 //! 7. [`endurance`]: one handoff after the other, and what is left behind
 //! 8. [`crash`]: a fault at each system call of a handoff
 //! 9. [`systemd`]: a real systemd in namespaces of its own, for tests of units
+//! 10. [`podman`]: containers with an image from scratch
 
 pub mod process;
 pub use process::{Outcome, SOON, Sandbox, Service, Serving, eventually, hotctl};
@@ -37,3 +38,6 @@ pub mod crash;
 
 pub mod systemd;
 pub use systemd::{Network, Systemd};
+
+pub mod podman;
+pub use podman::Podman;

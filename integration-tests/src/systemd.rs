@@ -16,7 +16,7 @@ use std::{env, thread};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::process::needs::{CGROUPS, NAMESPACES, Need, SYSTEMD, cgroup2};
-use crate::process::{SOON, Sandbox, Service, Serving, binary, eventually};
+use crate::process::{Outcome, SOON, Sandbox, Service, Serving, binary, eventually};
 
 /// What a machine needs for it.
 pub const NEEDS: [Need; 3] = [SYSTEMD, NAMESPACES, CGROUPS];
@@ -83,17 +83,6 @@ pub enum Network {
     Own,
 }
 
-/// What a program in it said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
-    /// Its exit code; `None` if a signal ended it.
-    pub code: Option<i32>,
-    /// The data, without the end of its last line.
-    pub stdout: String,
-    /// The talk, likewise.
-    pub stderr: String,
-}
-
 /// A systemd that runs. Dropped, it ends with everything in it, and leaves nothing.
 #[derive(Debug)]
 pub struct Systemd<'a> {
@@ -138,7 +127,7 @@ impl<'a> Systemd<'a> {
         let systemd = Self { sandbox, unshare, init, cgroup };
         eventually("systemd has booted", SOON, || {
             let state = systemd.run("systemctl", &["is-active", "test.target"]).stdout;
-            (state == "active").then_some(())
+            (state.trim_end() == "active").then_some(())
         });
         systemd
     }
@@ -147,21 +136,15 @@ impl<'a> Systemd<'a> {
     ///
     /// # Panics
     ///
-    /// If nsenter(1) does not start.
+    /// If it does not end.
     #[must_use]
-    pub fn run(&self, program: &str, arguments: &[&str]) -> Said {
+    #[track_caller]
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Outcome {
         let path = env::var("PATH").unwrap_or_default();
         let (mut command, output) = self.sandbox.command(Path::new("nsenter"));
         command.env("PATH", format!("{PROGRAMS}:{path}"));
         command.args(["-t", &self.init.to_string(), "-a", program]).args(arguments);
-        let ended = command.status().expect("nsenter starts");
-        let read = |path: &Path| {
-            let text = fs::read(path).unwrap_or_default();
-            // What it said is the caller's now, and there may be hundreds of these files.
-            let _gone_already = fs::remove_file(path);
-            String::from_utf8_lossy(&text).trim_end().to_owned()
-        };
-        Said { code: ended.code(), stdout: read(&output.stdout), stderr: read(&output.stderr) }
+        self.sandbox.outcome(command, output)
     }
 
     /// `systemctl …` in it; its output.
@@ -171,9 +154,7 @@ impl<'a> Systemd<'a> {
     /// If it fails.
     #[track_caller]
     pub fn systemctl(&self, arguments: &[&str]) -> String {
-        let said = self.run("systemctl", arguments);
-        assert_eq!(said.code, Some(0), "systemctl {arguments:?}: {}", said.stderr);
-        said.stdout
+        self.run("systemctl", arguments).expect_success().stdout.trim_end().to_owned()
     }
 
     /// A property of a unit, as `systemctl show` prints it.
@@ -203,9 +184,9 @@ impl<'a> Systemd<'a> {
     #[track_caller]
     #[must_use]
     pub fn journal(&self, unit: &str) -> String {
-        let said = self.run("journalctl", &["--quiet", "--no-pager", "--output=cat", "--unit", unit]);
-        assert_eq!(said.code, Some(0), "journalctl: {}", said.stderr);
-        said.stdout
+        self.run("journalctl", &["--quiet", "--no-pager", "--output=cat", "--unit", unit])
+            .expect_success()
+            .stdout
     }
 
     /// Waits until so many processes of a unit have said in the journal that they serve, and returns the last.

@@ -38,12 +38,15 @@ pub(crate) struct StatusStream<'a> {
     /// The instance that served last: when another one serves, a new stream is needed.
     instance: String,
     heard: Instant,
+    /// The stream that is open has brought a reply.
+    has_spoken: bool,
 }
 
 impl<'a> StatusStream<'a> {
     /// Opens the stream. If it cannot be opened, it is tried again later.
     pub(crate) fn new(context: &'a Context<'a>) -> Self {
-        let mut stream = Self { context, monitor: None, instance: String::new(), heard: Instant::now() };
+        let (instance, heard) = (String::new(), Instant::now());
+        let mut stream = Self { context, monitor: None, instance, heard, has_spoken: false };
         stream.open();
         stream
     }
@@ -69,9 +72,8 @@ impl<'a> StatusStream<'a> {
                 Some(Update::Event(Box::new(monitored)))
             }
             Ok(None) => self.ask(),
-            // At once, because the first events of the new owner are the important ones.
             Err(_) => {
-                self.open();
+                self.reopen();
                 None
             }
         }
@@ -79,6 +81,7 @@ impl<'a> StatusStream<'a> {
 
     fn heard(&mut self, status: &Status, more: bool) {
         self.heard = Instant::now();
+        self.has_spoken = true;
         self.instance.clone_from(&status.serving.process.instance);
         if !more {
             self.monitor = None;
@@ -95,6 +98,15 @@ impl<'a> StatusStream<'a> {
             self.monitor = None;
         }
         Some(Update::Status(Box::new(status)))
+    }
+
+    /// At once, because the first events of the new owner are the important ones; unless this stream ended
+    /// before it said anything, as one does that is refused.
+    fn reopen(&mut self) {
+        match std::mem::take(&mut self.has_spoken) {
+            true => self.open(),
+            false => self.monitor = None,
+        }
     }
 
     fn open(&mut self) {

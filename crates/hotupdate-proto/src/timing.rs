@@ -66,6 +66,10 @@ pub struct Timing {
     /// Predecessor: the time after the grace over which silent connections are closed, so that not all of
     /// their clients come back in the same instant; at most half of the drain.
     pub drain_spread: Duration,
+    /// Serving process: how long after SIGHUP its terminal may take to be gone, which says that the signal
+    /// asked for nothing; and how long after that another SIGHUP is the same news. An operator at a terminal
+    /// waits as long for a new version.
+    pub terminal: Duration,
 }
 
 impl Default for Timing {
@@ -92,6 +96,7 @@ impl Default for Timing {
             confirm: Duration::from_secs(30),
             drain_grace: Duration::from_secs(5),
             drain_spread: Duration::from_secs(10),
+            terminal: Duration::from_millis(200),
         }
     }
 }
@@ -132,6 +137,7 @@ impl Timing {
             confirm: scaled(self.confirm),
             drain_grace: scaled(self.drain_grace),
             drain_spread: scaled(self.drain_spread),
+            terminal: scaled(self.terminal),
         }
     }
 }
@@ -155,7 +161,7 @@ macro_rules! setters {
 setters! {
     find hello reply batch lease standby before_release stop serving released probation drain force resume
     hurry prepared quiesce
-    write confirm drain_grace drain_spread
+    write confirm drain_grace drain_spread terminal
 }
 
 /// Which wait ran out.

@@ -114,7 +114,33 @@ impl Builder {
     }
 
     /// A signal that starts the program of this process anew, with the same arguments, detached: it joins
-    /// like any other successor. Default: none.
+    /// like any other successor. Default: none. By custom it is SIGHUP.
+    ///
+    /// **Which program.** The one that is installed now at the path that this process was started with, and
+    /// not the file that runs: the path is kept with the symbolic links in it (`/srv/shop/current/server`,
+    /// `./server` or `current/server` as the shell's `$PWD` completes it, or where `$PATH` found it), and so
+    /// is the working directory. A link `current` that leads to another release since then starts that
+    /// release.
+    ///
+    /// **What it has from this process**: environment (with `$PWD`, and without `LISTEN_*`), limits, umask,
+    /// priority, cgroup, standard output and error. Its standard input is `/dev/null`, its session its own.
+    /// The working directory is the one in which this process joined, as long as it can be entered; else it
+    /// is `/`, and the log says so. What has changed since the start of this process in a unit, in a file of
+    /// environment variables or in limits does not reach it: for that, start the new version from there
+    /// (`hotctl handoff -- …`, or `ExecReload=` with it).
+    ///
+    /// **When nothing is started**, which the log says, with the reason: this process does not serve, or not
+    /// any more; a successor is on its way; a version was taken back, and what is installed has not changed
+    /// since (`hotctl handoff` starts it all the same). One that ends before it joins, or does not join in
+    /// the time of [`Builder::lease`], is in the log and in `hotctl status`, with how it ended.
+    ///
+    /// **SIGHUP of a terminal that closes** starts nothing, and this process serves on. Whether it closes is
+    /// seen a moment later ([`Timing::terminal`]), so that at a terminal `kill -HUP` takes a little longer.
+    ///
+    /// **SIGHUP of logrotate**: `postrotate` sends it to most daemons, so that they open their log anew. Here
+    /// it is a hot update, and a log that was renamed goes on to be written: the new version inherits the
+    /// open file. Let the service log to the journal or a pipe, use `copytruncate`, or choose another signal
+    /// here.
     ///
     /// The new process stays a child of this one as long as this one lives. A service manager that is no
     /// parent of it hears of its end later than one that is: see [`Builder::descriptor_store`].

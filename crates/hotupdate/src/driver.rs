@@ -13,6 +13,7 @@ mod listeners;
 mod machine;
 mod migration;
 mod operators;
+mod renewal;
 mod standstill;
 mod supervisor;
 
@@ -65,6 +66,7 @@ use self::listeners::Listeners;
 use self::machine::{Machine, Role};
 use self::migration::Migrations;
 use self::operators::{Awaited, Operators};
+use self::renewal::Renewal;
 use self::standstill::Standstill;
 use self::status::View;
 use self::supervisor::{Call, Supervisor};
@@ -99,6 +101,7 @@ pub(crate) struct Driver {
     operators: Operators,
     migrations: Migrations,
     supervisor: Supervisor,
+    renewal: Renewal,
     drain: Drain,
     connections: Connections,
     /// Tasks that work for the driver get a sender.
@@ -118,6 +121,10 @@ enum TaskResult {
     Finished { stop: u64, stopped: Stopped, sealed: io::Result<SealedState> },
     /// What is open in this process, which drains.
     Rows(Vec<ConnectionRow>),
+    /// SIGHUP came, and the terminal has closed, or has not.
+    Hangup { closed: bool },
+    /// A successor that a signal had started has been there for as long as a lease lasts.
+    ChildIsLate { attempt: String },
     /// A successor that a signal had started has ended.
     Child { child: Child, attempt: String, status: io::Result<ExitStatus> },
     /// systemd has confirmed which process is the main one, or cannot be told.
@@ -274,9 +281,11 @@ impl Driver {
             TaskResult::HooksEnded { run, ended } => self.hooks_ended(run, ended).await,
             TaskResult::Finished { stop, stopped, sealed } => self.stopped(stop, stopped, sealed).await,
             TaskResult::Rows(rows) => self.send_rows(&rows),
+            TaskResult::Hangup { closed } => self.hung_up(closed),
+            TaskResult::ChildIsLate { attempt } => self.child_is_late(attempt),
             TaskResult::Child { child, attempt, status } => {
-                let serves = self.application.lifecycle() == Lifecycle::Serving;
-                self.supervisor.child_ended(child, &attempt, status, serves);
+                self.supervisor.note_end_of_child(child.id(), &status);
+                self.child_ended(child, attempt, status);
             }
             TaskResult::MainConfirmed { pid, confirmed } => self.main_confirmed(pid, confirmed),
             TaskResult::Flushed { code } => self.end(code),
@@ -285,7 +294,7 @@ impl Driver {
 
     pub(super) async fn signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Successor => self.supervisor.start_successor(&self.results.0),
+            Signal::Successor => self.renew(),
             Signal::Stop if self.drain.is_exiting() => self.told_to_leave(),
             Signal::Stop if self.machine.incumbent().is_some() => {
                 if let Ok(effects) = self.command(Command::Terminate) {

@@ -5,3 +5,4 @@ pub(crate) mod heir;
 pub(crate) mod place;
 pub(crate) mod signal;
 pub(crate) mod spawn;
+pub(crate) mod terminal;

@@ -8,8 +8,6 @@ use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_SUPERVISION, Process, Timing, VER
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
-use crate::process::spawn::Program;
-
 /// What a process does when another one serves and its own drain is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -69,10 +67,6 @@ impl Settings {
             timing: self.timing.clone(),
             max_draining: self.max_draining,
         }
-    }
-
-    pub(crate) fn program(&self) -> Option<Program> {
-        self.successor_signal.and_then(|_| Program::of_this_process())
     }
 }
 

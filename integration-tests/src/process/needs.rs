@@ -40,6 +40,12 @@ pub const IP: Need = Need::program("ip", "apt iproute2");
 /// pkill(1).
 pub const PKILL: Need = Need::program("pkill", "apt procps");
 
+/// podman(1).
+pub const PODMAN: Need = Need::program("podman", "apt podman");
+
+/// runc(8), which podman starts.
+pub const RUNC: Need = Need::program("runc", "apt runc");
+
 /// systemd(1), which is booted in namespaces.
 pub const SYSTEMD: Need = Need::program("systemctl", "apt systemd");
 

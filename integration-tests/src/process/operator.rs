@@ -4,12 +4,13 @@
 //! inherited the output, so a pipe would not end; files do.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use super::sandbox::{Output, Sandbox, binary};
 use super::service::{Exit, Service, start};
 
-/// What `hotctl` said.
+/// What `hotctl` said, or another program that ran to its end.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// How it ended.
@@ -33,7 +34,7 @@ impl Outcome {
     pub fn code(&self) -> i32 {
         match self.exit {
             Exit::Status(code) => code,
-            other => panic!("hotctl did not exit by itself: {other:?}"),
+            other => panic!("it did not exit by itself: {other:?}"),
         }
     }
 
@@ -117,6 +118,18 @@ pub fn hotctl(sandbox: &Sandbox, arguments: &[&str]) -> Outcome {
 }
 
 impl Sandbox {
+    /// Runs a command of this sandbox to its end.
+    ///
+    /// # Panics
+    ///
+    /// If the program does not start, and as [`Operator::wait`].
+    #[must_use]
+    #[track_caller]
+    pub fn outcome(&self, mut command: Command, output: Output) -> Outcome {
+        let begun = std::time::Instant::now();
+        Operator { service: Service::of(self, start(&mut command)), output, begun }.wait()
+    }
+
     /// Runs `hotctl handoff --log … -- axum-server …` to its end.
     ///
     /// # Panics

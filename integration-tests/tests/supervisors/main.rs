@@ -1,4 +1,5 @@
 //! Services under supervisors that are real: systemd in namespaces of its own, and containers.
 
+mod containers;
 mod descriptor_store;
 mod sandboxed;

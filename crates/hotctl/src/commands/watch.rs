@@ -3,17 +3,17 @@
 //! Deliberately absent: commands. No key that is pressed by accident changes a service.
 
 mod model;
+mod screen;
 mod view;
 
 use std::io::{self, IsTerminal};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use ratatui::DefaultTerminal;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::model::Model;
+use self::screen::Screen;
 use crate::client::CallError;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
@@ -38,15 +38,25 @@ pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
     watch(context, model, screen)
 }
 
-/// What `Monitor` says, until Ctrl-C.
+/// What `Monitor` says, until Ctrl-C, or until the reader of stdout has closed it.
 fn tell(context: &Context<'_>) -> Result<(), Failure> {
     let mut stream = StatusStream::new(context);
     while !context.interrupted() {
+        if is_unread(&io::stdout()) {
+            return Ok(());
+        }
         if let Some(Update::Event(monitored)) = stream.next_update() {
             context.report.record("monitor", &monitored)?;
         }
     }
     Err(CallError::Interrupted.into())
+}
+
+/// The other end of a pipe or a terminal is gone: what is written there is read by no process.
+fn is_unread(output: &impl AsFd) -> bool {
+    let mut output = [PollFd::new(output, PollFlags::empty())];
+    let polled = poll(&mut output, Some(&Timespec::default()));
+    polled.is_ok() && output[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 fn watch(context: &Context<'_>, mut model: Model, mut screen: Screen) -> Result<(), Failure> {
@@ -61,7 +71,7 @@ fn watch(context: &Context<'_>, mut model: Model, mut screen: Screen) -> Result<
             Some(Update::Status(status)) => model.status(now, *status),
             None => {}
         }
-        if screen.wants_to_quit()? || context.interrupted() {
+        if screen.wants_to_quit() || context.interrupted() {
             return Ok(());
         }
         if changed || now >= due {
@@ -71,54 +81,6 @@ fn watch(context: &Context<'_>, mut model: Model, mut screen: Screen) -> Result<
     }
 }
 
-/// The terminal, given back when dropped; also when hotctl panics, which is ratatui's hook.
-struct Screen {
-    terminal: DefaultTerminal,
-    terminated: Arc<AtomicBool>,
-}
-
-impl Screen {
-    fn open() -> Result<Self, Failure> {
-        let terminated = Arc::new(AtomicBool::new(false));
-        // A terminal that is left in raw mode cannot be used.
-        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-            signal_hook::flag::register(signal, Arc::clone(&terminated)).map_err(|error| cannot(&error))?;
-        }
-        let terminal = ratatui::try_init().map_err(|error| cannot(&error))?;
-        Ok(Self { terminal, terminated })
-    }
-
-    fn show(&mut self, draw: impl FnOnce(&mut ratatui::Frame<'_>)) -> Result<(), Failure> {
-        self.terminal.draw(draw).map(drop).map_err(|error| cannot(&error))
-    }
-
-    /// Whether a key or a signal asks to quit.
-    fn wants_to_quit(&self) -> Result<bool, Failure> {
-        let mut quit = self.terminated.load(Ordering::Relaxed);
-        while event::poll(Duration::ZERO).map_err(|error| cannot(&error))? {
-            quit |= is_quit(&event::read().map_err(|error| cannot(&error))?);
-        }
-        Ok(quit)
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        // A terminal that is gone needs no restoring.
-        let _ = ratatui::try_restore();
-    }
-}
-
 fn cannot(error: &io::Error) -> Failure {
     Failure::refused(format!("cannot use the terminal: {error}"))
-}
-
-/// `q`, Escape, or Ctrl-C, which is a key like any other in raw mode.
-fn is_quit(event: &Event) -> bool {
-    let Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press, .. }) = event else { return false };
-    match code {
-        KeyCode::Char('q') | KeyCode::Esc => true,
-        KeyCode::Char('c') => modifiers.contains(KeyModifiers::CONTROL),
-        _ => false,
-    }
 }

@@ -2,21 +2,23 @@
 //!
 //! Deliberately absent: how it looks, which the tests beside the drawing say.
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::support::eventually;
-use crate::support::fake::{join, take_over};
+use crate::support::fake::{Answer, join, take_over};
 use crate::support::run::{Place, start};
 use hotupdate_proto::operator::ProcessState;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use rustix::termios::{Action, LocalModes, Winsize, tcflow, tcgetattr, tcsetwinsize};
+use serde_json::json;
 
 /// What leaves the second screen of a terminal (xterm's control sequences, private mode 1049).
 const LEAVE: &str = "\u{1b}[?1049l";
@@ -32,11 +34,19 @@ struct Terminal {
 
 impl Terminal {
     fn watch(place: &Place) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        let mut terminal = Self::unread(place);
+        terminal.read();
+        terminal
+    }
+
+    /// Without anything that reads what is shown.
+    fn unread(place: &Place) -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
-        let line = rustix::fs::open(&*name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        let line =
+            rustix::fs::open(&*name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap();
         tcsetwinsize(&line, Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
         let end = || line.try_clone().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_hotctl"))
@@ -48,14 +58,25 @@ impl Terminal {
             .spawn()
             .unwrap();
         let (keyboard, shown) = (File::from(master), Arc::new(Mutex::new(Vec::new())));
-        let (mut screen, all) = (keyboard.try_clone().unwrap(), shown.clone());
+        Self { keyboard, line, shown, child }
+    }
+
+    fn read(&mut self) {
+        let (mut screen, all) = (self.keyboard.try_clone().unwrap(), self.shown.clone());
         thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(read @ 1..) = screen.read(&mut bytes) {
                 all.lock().unwrap().extend_from_slice(&bytes[..read]);
             }
         });
-        Self { keyboard, line, shown, child }
+    }
+
+    /// The terminal goes, as with a connection that is lost: end-of-file, and no signal, since hotctl does not
+    /// lead its session here.
+    fn hang_up(self) -> Child {
+        let Self { keyboard, line, shown: _, child } = self;
+        drop((keyboard, line));
+        child
     }
 
     fn text(&self) -> String {
@@ -114,6 +135,74 @@ fn control_c_and_signals_leave_too() {
 }
 
 #[test]
+fn it_ends_when_its_terminal_is_gone() {
+    let place = Place::new();
+    for _ in 0..3 {
+        let terminal = Terminal::unread(&place);
+        eventually("the screen", || terminal.is_raw().then_some(()));
+        let mut child = terminal.hang_up();
+        let status = eventually("hotctl ends", || child.try_wait().unwrap());
+        // The end of the keyboard, or a drawing that cannot be written.
+        assert!(matches!(status.code(), Some(0 | 1)), "{status}");
+    }
+}
+
+/// A terminal that takes nothing, as one that is stopped with Ctrl-S: hotctl waits in a write.
+#[test]
+fn a_signal_ends_it_although_the_terminal_takes_nothing() {
+    let place = Place::new();
+    for signal in [Signal::TERM, Signal::HUP] {
+        let mut terminal = Terminal::unread(&place);
+        eventually("the screen", || terminal.is_raw().then_some(()));
+        tcflow(&terminal.line, Action::OOff).unwrap();
+        let drawings = AtomicU64::new(0);
+        eventually("hotctl waits in a write", || {
+            place.fake.change(|status| {
+                status.serving.totals.adopted = drawings.fetch_add(1234, Relaxed);
+            });
+            waits_in_a_write(terminal.child.id()).then_some(())
+        });
+        kill_process(Pid::from_child(&terminal.child), signal).unwrap();
+        let status = eventually("hotctl ends", || terminal.child.try_wait().unwrap());
+        assert_eq!(status.code(), Some(0));
+        assert!(!terminal.is_raw(), "the terminal is usable again");
+    }
+}
+
+fn waits_in_a_write(pid: u32) -> bool {
+    // proc_pid_syscall(5): the number of the call that the first thread is in.
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    call.split(' ').next() == Some("1")
+}
+
+/// As many watch as may: hotctl asks for the status now and then, instead of opening streams without a pause.
+#[test]
+fn a_stream_that_is_refused_is_asked_for_now_and_then() {
+    let place = Place::new();
+    place.fake.on("Monitor", |_| {
+        Answer::Error("io.hotupdate.Busy", json!({ "reason": "192 callers watch already" }))
+    });
+    let mut terminal = Terminal::watch(&place);
+    terminal.shows("v1.2.9");
+    place.fake.change(|status| join(status, 4242, "a", ProcessState::Starting));
+    terminal.shows("starting");
+    let asked = place.fake.called("Monitor");
+    eventually("three more", || (place.fake.called("Status") >= 4).then_some(()));
+    let used = processor_time(terminal.child.id());
+    assert!(place.fake.called("Monitor") < asked + 100, "{} after {asked}", place.fake.called("Monitor"));
+    assert!(used < 100, "{used} ticks of processor time");
+    terminal.keyboard.write_all(b"q").unwrap();
+    terminal.ends_well();
+}
+
+/// In ticks of 10 ms (proc_pid_stat(5), `utime` and `stime`).
+fn processor_time(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<_> = text.rsplit(") ").next().unwrap().split(' ').collect();
+    fields[11..=12].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
 fn a_service_that_has_crashed_is_shown() {
     let mut place = Place::new();
     let mut terminal = Terminal::watch(&place);
@@ -131,6 +220,21 @@ fn without_a_terminal_it_says_what_to_do() {
     place.hotctl(&["watch"]).code(2).says(line);
     let nowhere = place.file("nowhere.sock");
     start(place.folder.path(), Some(&nowhere), &["--json", "watch"]).end().code(3);
+}
+
+#[test]
+fn json_lines_end_when_no_process_reads_them() {
+    let place = Place::new();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hotctl"))
+        .args(["--json".as_ref(), "--socket".as_ref(), place.fake.path.as_os_str(), "watch".as_ref()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    out.read_line(&mut String::new()).unwrap();
+    drop(out);
+    let status = eventually("hotctl ends, although nothing happens", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]

@@ -85,6 +85,7 @@ impl Driver {
                 Effect::Outbound(effect) => self.perform_outbound(effect),
                 Effect::Inbound(from, effect) => self.perform_inbound(from, effect),
                 Effect::Report(report) => {
+                    self.renewal.remember(&report);
                     let (view, operators) = self.view();
                     operators.report(view, report);
                 }
@@ -211,6 +212,7 @@ impl Driver {
     }
 
     fn undrain(&mut self) {
+        self.renewal.serves_again();
         self.drain.cancel(&self.connections);
     }
 

@@ -161,6 +161,22 @@ impl Operators {
         }
     }
 
+    /// A successor that a signal was to start did not come so far as to join.
+    pub(super) fn not_started(&mut self, view: View<'_>, pid: Option<u32>, attempt: String, reason: String) {
+        view.connections.metrics().handoff("failed", None);
+        // Nothing else is known of it.
+        let (instance, version) = (String::new(), String::new());
+        let successor = Process { instance, pid: pid.unwrap_or_default(), version };
+        let text = match pid {
+            Some(pid) => format!("successor {pid} failed while it was starting: {reason}"),
+            None => reason.clone(),
+        };
+        let mut failure = LastFailure::new(successor, "starting".to_owned(), reason);
+        failure.attempt = Some(attempt);
+        self.failed(failure);
+        self.notify(view, "failed", Generation(0), text);
+    }
+
     /// Nothing has begun, but operators that started this successor have to learn why nothing will.
     pub(super) fn joining_failed(&mut self, view: View<'_>, join: Join, reason: String) {
         let Join { process: successor, attempt, .. } = join;

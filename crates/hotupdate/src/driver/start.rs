@@ -16,6 +16,7 @@ use super::listeners::Listeners;
 use super::machine::{Machine, Role, SuccessorRole};
 use super::migration::Migrations;
 use super::operators::Operators;
+use super::renewal::Renewal;
 use super::standstill::Standstill;
 use super::supervisor::Supervisor;
 use super::{Driver, Identity};
@@ -100,6 +101,7 @@ impl Driver {
             operators: Operators::new(sessions, requested),
             migrations: Migrations::new(migrations),
             supervisor: Supervisor::find(&settings),
+            renewal: Renewal::new(&settings),
             drain: Drain::new(),
             connections,
             results: mpsc::channel(16),

@@ -8,11 +8,10 @@
 //! * Process 1 of a container, and the main process of a unit whose systemd does not listen, cannot leave. It
 //!   stays, passes signals on to the process that serves, and ends after it and as it did.
 
-use std::collections::HashSet;
 use std::future::pending;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::incumbent::Afterwards;
@@ -21,7 +20,6 @@ use hotupdate_proto::operator::ProcessState;
 use hotupdate_proto::{Generation, Message, Predecessor};
 use rustix::process::Signal as UnixSignal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::listeners::Listeners;
@@ -31,8 +29,7 @@ use crate::error::Result;
 use crate::process::heir::{self, ExitCode, Heir};
 use crate::process::place;
 use crate::process::signal::{Signal, Signals};
-use crate::process::spawn::{self, Program};
-use crate::settings::{AfterDrain, Settings, random_hex};
+use crate::settings::{AfterDrain, Settings};
 use crate::systemd::{Manager, Watchdog};
 
 /// How often the line about the service changes, if only numbers in it do.
@@ -93,10 +90,6 @@ pub(super) struct Supervisor {
     /// Children end, orphans among them, while this process has nothing else to do.
     children: Option<Stream>,
     signals: Option<Signals>,
-    /// What a signal starts.
-    program: Option<Program>,
-    /// Successors that were started here and have not joined yet, by the names of their attempts.
-    expected: HashSet<String>,
     after_drain: Option<AfterDrain>,
     /// The last SIGTERM or SIGINT that came.
     told_to_stop: Option<UnixSignal>,
@@ -117,8 +110,6 @@ impl Supervisor {
             is_leaving: false,
             children: None,
             signals: None,
-            program: settings.program(),
-            expected: HashSet::new(),
             after_drain: settings.after_drain,
             told_to_stop: None,
         }
@@ -156,63 +147,6 @@ impl Supervisor {
                 heir.child_ended(pid, code);
             }
         });
-    }
-
-    /// Starts the program of this process anew; its end is told in time.
-    pub(super) fn start_successor(&mut self, results: &mpsc::Sender<TaskResult>) {
-        let Some(program) = &self.program else { return };
-        let path = program.path().display().to_string();
-        let attempt = random_hex();
-        match program.start(&attempt) {
-            Err(error) => {
-                tracing::error!(path, %error, "the successor cannot be started; this process serves on")
-            }
-            Ok(child) => {
-                tracing::info!(path, pid = child.id(), "started a successor");
-                self.expected.insert(attempt.clone());
-                let results = results.clone();
-                tokio::spawn(async move {
-                    let status = spawn::ended(&child).await;
-                    let _ = results.send(TaskResult::Child { child, attempt, status }).await;
-                });
-            }
-        }
-    }
-
-    /// A successor joins: from here on the machine tells what becomes of it.
-    pub(super) fn joined(&mut self, attempt: Option<&str>) {
-        if let Some(attempt) = attempt {
-            self.expected.remove(attempt);
-        }
-    }
-
-    /// A successor that was started here has ended.
-    pub(super) fn child_ended(
-        &mut self,
-        mut child: Child,
-        attempt: &str,
-        status: io::Result<ExitStatus>,
-        serves: bool,
-    ) {
-        let never_joined = self.expected.remove(attempt);
-        let pid = child.id();
-        let failed = status.as_ref().is_ok_and(|status| !status.success());
-        self.note_end_of_child(pid, &status);
-        let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-        if failed && self.is_main_process(pid) {
-            // systemd hears of the end of a process as its parent, which it is when this one is gone: no
-            // process waits for it before.
-            return tracing::error!(
-                pid,
-                how,
-                "the new version has ended; systemd learns it when this process has drained"
-            );
-        }
-        // It fails if the application waits for all of its children; then that one is done.
-        let _ = child.try_wait();
-        if never_joined && serves {
-            tracing::error!(pid, how, "the successor ended before it served; this process serves on");
-        }
     }
 
     /// A child has ended; it may be the process that serves.

@@ -46,6 +46,16 @@ impl Signals {
     }
 }
 
+/// How operators call a signal.
+pub(crate) fn name(kind: SignalKind) -> String {
+    match kind {
+        kind if kind == SignalKind::hangup() => "SIGHUP".to_owned(),
+        kind if kind == SignalKind::user_defined1() => "SIGUSR1".to_owned(),
+        kind if kind == SignalKind::user_defined2() => "SIGUSR2".to_owned(),
+        kind => format!("signal {}", kind.as_raw_value()),
+    }
+}
+
 async fn next(stream: &mut Option<Stream>) {
     let came = match stream {
         Some(stream) => stream.recv().await,

@@ -6,11 +6,14 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod inherits;
 mod manager;
+mod releases;
 mod service;
 mod shortage;
 mod sighup;
 mod sigterm;
 mod sockets;
 mod stage;
+mod terminal;
 mod testing;

@@ -30,8 +30,14 @@ pub(crate) const PROBATION: &str = "HOT_TEST_PROBATION";
 /// How long the service manager has to confirm which process is the main one, in seconds.
 pub(crate) const CONFIRM: &str = "HOT_TEST_CONFIRM";
 
+/// How long a successor may take to be ready, and to join, in seconds.
+pub(crate) const LEASE: &str = "HOT_TEST_LEASE";
+
 /// As long as there is a file of this name in its folder, it does not come so far as to serve.
 pub(crate) const BROKEN: &str = "broken";
+
+/// It does not leave the directory in which it was started.
+pub(crate) const STAYS_HERE: &str = "HOT_TEST_STAYS_HERE";
 
 /// The service claims another listener of this name, and drops it when it serves.
 pub(crate) const DROPS: &str = "HOTUPDATE_TEST_DROPS";
@@ -54,6 +60,7 @@ async fn serve(folder: &Path) -> Result<(), Error> {
     let seconds = |name: &str| env::var(name).ok().map(|it| Duration::from_secs(it.parse().unwrap()));
     let mut timing = Timing::default();
     timing.confirm = seconds(CONFIRM).unwrap_or(timing.confirm);
+    timing.lease = seconds(LEASE).unwrap_or(timing.lease);
     let mut builder = hotupdate::builder(folder.join("control.sock"));
     if env::var_os(STAYS).is_some() {
         builder = builder.after_drain(AfterDrain::StayUntilTerm);
@@ -76,7 +83,9 @@ async fn serve(folder: &Path) -> Result<(), Error> {
     let hot = starting.ready().await?;
     drop(dropped);
     // Where a program goes later is nothing to its successors.
-    env::set_current_dir("/").unwrap();
+    if env::var_os(STAYS_HERE).is_none() {
+        env::set_current_dir("/").unwrap();
+    }
     let pid = std::process::id();
     say(folder, &format!("serving {pid} {address}"));
     answer(listener, pid).await;

@@ -7,13 +7,30 @@ use std::process::Command;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::eventually;
 use crate::common::peer::Peer;
 use crate::manager::Manager;
-use crate::service::{BROKEN, PROBATION};
+use crate::service::{BROKEN, LEASE, ON_COMMAND, PROBATION};
 use crate::stage::{Client, Stage, is_dead, signal, stat, who};
+
+/// What the process that serves answers.
+async fn call(stage: &Stage, method: &str) -> Value {
+    let mut operator = Peer::connect(&stage.control()).await;
+    operator.say(&json!({ "method": format!("io.hotupdate.{method}") })).await;
+    let reply = operator.next().await.unwrap();
+    assert!(reply["error"].is_null(), "{reply}");
+    reply["parameters"].clone()
+}
+
+async fn status(stage: &Stage) -> Value {
+    call(stage, "Status").await["status"].clone()
+}
+
+fn children(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
+}
 
 /// Started in this way, the program is found again, also when the process has changed its directory.
 async fn starts_itself(stage: &Stage, command: &mut Command) {
@@ -58,9 +75,12 @@ async fn does_not_start(install: impl FnOnce(&Stage), words: &[&str]) {
     install(&stage);
     first.signal(Signal::HUP);
     stage.logs(&[words, &["this process serves on"]].concat()).await;
+    let status = status(&stage).await;
+    let failure = &status["last_failure"];
+    assert_eq!(failure["stage"], "starting", "{status}");
+    assert!(failure["reason"].as_str().unwrap().contains(words[1]), "{status}");
     assert_eq!(who(serving.address).await, first.pid());
-    let children = format!("/proc/{0}/task/{0}/children", first.pid());
-    assert_eq!(fs::read_to_string(children).unwrap(), "", "it waits for nobody");
+    assert_eq!(children(first.pid()), "", "it waits for nobody");
 
     stage.install(&std::env::current_exe().unwrap());
     let second = stage.sighup(serving).await;
@@ -70,13 +90,13 @@ async fn does_not_start(install: impl FnOnce(&Stage), words: &[&str]) {
 
 #[tokio::test]
 async fn a_new_version_that_exits() {
-    let words = ["the successor ended before it served", "exit status: 3"];
+    let words = ["the successor ended before it joined", "exit status: 3"];
     does_not_start(|stage| stage.install_script("exit 3"), &words).await;
 }
 
 #[tokio::test]
 async fn a_new_version_that_is_killed() {
-    let words = ["the successor ended before it served", "signal: 9 (SIGKILL)"];
+    let words = ["the successor ended before it joined", "signal: 9 (SIGKILL)"];
     does_not_start(|stage| stage.install_script("kill -9 $$"), &words).await;
 }
 
@@ -84,6 +104,26 @@ async fn a_new_version_that_is_killed() {
 async fn a_new_version_that_is_not_there() {
     let words = ["the successor cannot be started", "No such file or directory"];
     does_not_start(|stage| fs::remove_file(stage.program()).unwrap(), &words).await;
+}
+
+/// One that hangs does not keep the next one out for ever.
+#[tokio::test]
+async fn a_new_version_that_never_joins() {
+    let stage = Stage::new();
+    let mut first = stage.start(&[(LEASE, "1")]);
+    let serving = stage.serves(1).await;
+    stage.install_script("exec sleep 1000");
+    first.signal(Signal::HUP);
+    stage.logs(&["started a successor"]).await;
+    first.signal(Signal::HUP);
+    stage.logs(&["SIGHUP is ignored: the successor", "was started", "has not joined yet"]).await;
+    stage.logs(&["the successor has not joined and is killed; this process serves on"]).await;
+    let status = status(&stage).await;
+    assert_eq!(status["last_failure"]["reason"], "it did not join in 1s", "{status}");
+    eventually("nothing is left of it", async || children(first.pid()).is_empty().then_some(())).await;
+    stage.install(&std::env::current_exe().unwrap());
+    stage.sighup(serving).await;
+    first.drains(0).await;
 }
 
 /// The end of the process is no news then.
@@ -95,17 +135,13 @@ async fn a_new_version_that_joins_and_fails_is_reported_once() {
     fs::write(stage.file(BROKEN), "").unwrap();
     first.signal(Signal::HUP);
     stage.logs(&["the handoff failed", "is still serving"]).await;
-    let children = format!("/proc/{0}/task/{0}/children", first.pid());
-    eventually("its child has ended", async || {
-        fs::read_to_string(&children).unwrap().is_empty().then_some(())
-    })
-    .await;
+    eventually("its child has ended", async || children(first.pid()).is_empty().then_some(())).await;
     assert_eq!(who(serving.address).await, first.pid());
 
     fs::remove_file(stage.file(BROKEN)).unwrap();
     stage.sighup(serving).await;
     first.drains(0).await;
-    assert!(!stage.log().contains("ended before it served"), "{}", stage.log());
+    assert!(!stage.log().contains("ended before it joined"), "{}", stage.log());
 }
 
 /// It has served, so its end is as it should be.
@@ -115,15 +151,80 @@ async fn a_new_version_that_is_taken_back_did_not_fail() {
     let first = stage.start(&[(PROBATION, "60")]);
     let serving = stage.serves(1).await;
     let second = stage.sighup(serving).await;
-    let mut operator = Peer::connect(&stage.control()).await;
-    operator.say(&json!({ "method": "io.hotupdate.Rollback" })).await;
-    let reply = operator.next().await.unwrap();
-    assert!(reply["error"].is_null(), "{reply}");
+    call(&stage, "Rollback").await;
     assert_eq!(who(serving.address).await, first.pid());
     signal(second.pid, Signal::TERM);
     eventually("nothing is left of it", async || stat(second.pid).is_none().then_some(())).await;
     assert_eq!(who(serving.address).await, first.pid());
-    assert!(!stage.log().contains("ended before it served"), "{}", stage.log());
+    assert!(!stage.log().contains("ended before it joined"), "{}", stage.log());
+}
+
+/// What was taken back is not started again, unless something else is installed.
+#[tokio::test]
+async fn after_a_rollback_the_bad_version_is_not_started_again() {
+    let stage = Stage::new();
+    let bad = stage.file("bad");
+    fs::copy(std::env::current_exe().unwrap(), &bad).unwrap();
+    let mut first = stage.start(&[(PROBATION, "60")]);
+    let serving = stage.serves(1).await;
+    stage.install(&bad);
+    let second = stage.sighup(serving).await;
+    call(&stage, "Rollback").await;
+    first.signal(Signal::HUP);
+    let why = format!("SIGHUP is ignored: {} (", second.pid);
+    stage.logs(&[&why, "has not changed since", "hotctl handoff -- "]).await;
+    signal(second.pid, Signal::HUP);
+    stage
+        .logs(&[&format!("this process does not serve any more; it handed over to {} (", first.pid())])
+        .await;
+    assert_eq!(who(serving.address).await, first.pid());
+    assert_eq!(stage.log().matches("started a successor").count(), 1, "{}", stage.log());
+
+    stage.install(&std::env::current_exe().unwrap());
+    let third = stage.sighup(serving).await;
+    signal(third.pid, Signal::TERM);
+    first.drains(0).await;
+}
+
+/// The same version as the one that serves again is a good one.
+#[tokio::test]
+async fn after_a_rollback_the_version_that_serves_is_started_again() {
+    let stage = Stage::new();
+    let first = stage.start(&[(PROBATION, "60")]);
+    let serving = stage.serves(1).await;
+    signal(stage.sighup(serving).await.pid, Signal::KILL);
+    stage.logs(&["the successor died in probation"]).await;
+    assert_eq!(who(serving.address).await, first.pid());
+    stage.sighup(serving).await;
+}
+
+/// As `pkill -HUP` asks all of them.
+#[tokio::test]
+async fn only_the_process_that_serves_starts_a_successor() {
+    let stage = Stage::new();
+    let first = stage.start(&[(ON_COMMAND, "")]);
+    let serving = stage.serves(1).await;
+    first.signal(Signal::HUP);
+    let waits = async || {
+        let status = status(&stage).await;
+        let pid = status["successor"]["process"]["pid"].as_u64()?.try_into().ok()?;
+        (status["successor"]["state"] == "standby").then_some(pid)
+    };
+    let second: u32 = eventually("the successor stands by", waits).await;
+    signal(second, Signal::HUP);
+    stage.logs(&["SIGHUP is ignored: this process does not serve yet"]).await;
+    first.signal(Signal::HUP);
+    stage.logs(&[&format!("SIGHUP is ignored: the successor {second} ("), "is there already"]).await;
+
+    let mut client = Client::connect(serving.address).await;
+    assert_eq!(client.ask().await, first.pid());
+    call(&stage, "Handoff").await;
+    first.signal(Signal::HUP);
+    let why =
+        format!("SIGHUP is ignored: this process does not serve any more; it handed over to {second} (");
+    stage.logs(&[&why]).await;
+    assert_eq!(client.ask().await, first.pid(), "the signal does nothing else");
+    assert_eq!(stage.log().matches("started a successor").count(), 1, "{}", stage.log());
 }
 
 /// systemd is the parent of the old version only; as what it inherits it learns how the new one ended.

@@ -159,7 +159,9 @@ fn converse(mut stream: UnixStream, shared: &Shared) -> Option<()> {
         shared.state().calls.push(call.clone());
         match call.method.as_str() {
             "org.varlink.service.GetInfo" => reply(&mut stream, info(), false)?,
-            "io.hotupdate.Monitor" => monitor(&mut stream, shared)?,
+            "io.hotupdate.Monitor" if !shared.state().methods.contains_key(&call.method) => {
+                monitor(&mut stream, shared)?
+            }
             _ => answer(&mut stream, shared, &call)?,
         }
     }

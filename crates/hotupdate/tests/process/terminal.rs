@@ -1,0 +1,93 @@
+//! A terminal that closes says SIGHUP, too, and starts no successor.
+//!
+//! Deliberately absent: terminals of operators.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use crate::stage::{Process, Serving, Stage, is_dead, signal, stat, who};
+
+/// A terminal, and what was started at it.
+struct Terminal<'a> {
+    stage: &'a Stage,
+    controlling: Option<OwnedFd>,
+    _process: Process<'a>,
+    serving: Serving,
+}
+
+impl<'a> Terminal<'a> {
+    /// Runs a shell of its own at a terminal: with these words, in which SERVER starts the service.
+    async fn run(stage: &'a Stage, shell: &[&str]) -> Self {
+        let controlling = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&controlling).unwrap();
+        unlockpt(&controlling).unwrap();
+        let name = ptsname(&controlling, Vec::new()).unwrap().into_string().unwrap();
+        let terminal = File::options().read(true).write(true).open(name).unwrap();
+        // The words come after the shell's, so that they are the arguments of the service.
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait"]).args(shell).arg(stage.program());
+        stage.prepare(&mut command).stdin(Stdio::from(terminal));
+        let process = stage.run(&mut command);
+        let serving = stage.serves(1).await;
+        Self { stage, controlling: Some(controlling), _process: process, serving }
+    }
+
+    async fn closes(mut self) -> Serving {
+        self.controlling = None;
+        let words = ["SIGHUP is ignored: it says that the terminal of this process has closed"];
+        self.stage.logs(&words).await;
+        self.serving
+    }
+}
+
+/// It serves on without a terminal, and an operator can ask for a new version now.
+async fn serves_on(stage: &Stage, serving: Serving) {
+    assert_eq!(who(serving.address).await, serving.pid);
+    assert!(!stage.log().contains("started a successor"), "{}", stage.log());
+}
+
+#[tokio::test]
+async fn that_of_a_process_in_the_foreground() {
+    let stage = Stage::new();
+    let terminal = Terminal::run(&stage, &["sh", "-c", r#"exec "$0" "$@""#]).await;
+    let serving = terminal.closes().await;
+    serves_on(&stage, serving).await;
+}
+
+/// The shell passes the signal on to its jobs.
+#[tokio::test]
+async fn that_of_a_job_in_the_background() {
+    let stage = Stage::new();
+    let script = r#"set -m; "$0" "$@" & trap 'kill -HUP $!; exit' HUP; while :; do wait; done"#;
+    let terminal = Terminal::run(&stage, &["bash", "-c", script]).await;
+    let [_, parent, ..] = stat(terminal.serving.pid).unwrap();
+    let serving = terminal.closes().await;
+    is_dead(parent.parse().unwrap()).await;
+    serves_on(&stage, serving).await;
+}
+
+/// A shell that ends may say it before its terminal is gone.
+#[tokio::test]
+async fn that_of_a_shell_that_ends_first() {
+    let stage = Stage::new();
+    let script = r#"set -m; "$0" "$@" & trap 'kill -HUP $!; exit' USR1; while :; do wait; done"#;
+    let terminal = Terminal::run(&stage, &["bash", "-c", script]).await;
+    let serving = terminal.serving;
+    let [_, parent, ..] = stat(serving.pid).unwrap();
+    signal(parent.parse().unwrap(), Signal::USR1);
+    stage.logs(&["SIGHUP is ignored: it says that the terminal of this process has closed"]).await;
+    serves_on(&stage, serving).await;
+}
+
+#[tokio::test]
+async fn an_operator_asks_at_a_terminal_that_stays() {
+    let stage = Stage::new();
+    let terminal = Terminal::run(&stage, &["sh", "-c", r#"exec "$0" "$@""#]).await;
+    let second = stage.sighup(terminal.serving).await;
+    let third = stage.sighup(second).await;
+    assert_eq!(who(third.address).await, third.pid);
+}
