@@ -82,8 +82,8 @@ pub const INTERFACE: &str = "io.hotupdate";
 /// The feature of processes that migrate live connections ([`migration`]). Used if both sides name it.
 pub const FEATURE_MIGRATE: &str = "migrate";
 
-/// The feature of processes that tell their predecessors which process serves, and are told when their
-/// supervisor knows ([`Message::Serves`], [`Message::Main`]). Used if both sides name it.
+/// The feature of processes that tell their predecessors which process serves ([`Message::Serves`]). Used if
+/// both sides name it.
 pub const FEATURE_SUPERVISION: &str = "supervision";
 
 /// The protocol versions that this crate speaks.

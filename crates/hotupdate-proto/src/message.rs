@@ -19,7 +19,6 @@
 //!    | prepared (one for each prepare) ---------->|
 //!    |<- connections · progress · drained · let_go|
 //!    | hurry · issued · end_probation · serves -->|
-//!    |<------------------------------------- main |
 //!    | resume · farewell ------------------------>|
 //!    |<-- failed (either side, until `serving`) ->|
 //! ```
@@ -29,6 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::identity::{Generation, Place, Process, Versions};
 use crate::inventory::{ConnectionRow, LinkItem, ListenerItem, StateItem, Summary, Totals, UnreadLink};
 use crate::migration::{ConnectionKind, MigrationItem};
+use crate::text::ShortText;
 
 /// The most descriptors that one message may own. The kernel takes 253 (`SCM_MAX_FD`, `include/net/scm.h`).
 pub const MAX_DESCRIPTORS: usize = 250;
@@ -68,6 +68,25 @@ pub struct Joined {
     pub incumbent: Process,
     /// The incumbent's generation.
     pub incumbent_generation: Generation,
+    /// The incumbent's service manager.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manager: Option<ServiceManager>,
+}
+
+/// What systemd tells only the processes that it starts, or only the main one (`NotifyAccess=main`), and what
+/// the next main process has to know, too.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ServiceManager {
+    /// As [`Place::unit`]: to a process of another unit the rest means nothing.
+    pub unit: ShortText,
+    /// Where the manager listens (`NOTIFY_SOCKET`).
+    pub notify_socket: String,
+    /// It keeps descriptors (`FDSTORE`).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub has_store: bool,
+    /// How often it wants to hear that the service is well (`WATCHDOG_USEC`), in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog_us: Option<u64>,
 }
 
 /// When a successor that is ready takes over.
@@ -112,6 +131,11 @@ pub struct Released {
     pub state: Vec<StateItem>,
     /// The predecessors whose links were passed and still live, with the bytes already read from them.
     pub links: Vec<UnreadLink>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn forever() -> u64 {
@@ -222,13 +246,6 @@ pub enum Message {
     },
     /// The predecessor's probation is over: it cannot take over again.
     LetGo,
-    /// The service manager was told that the receiver is the main process of the service. Only to a process
-    /// with [`FEATURE_SUPERVISION`](crate::FEATURE_SUPERVISION).
-    Main {
-        /// How often the manager wants to hear from the service (`WATCHDOG_USEC`), in microseconds.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        watchdog_us: Option<u64>,
-    },
     // ---- serving process → predecessor ----------------------------------------------------------------
     /// The kinds of connections that the sender accepts.
     Accepts {
@@ -337,7 +354,6 @@ impl Message {
             Self::Progress { .. } => "progress",
             Self::Drained { .. } => "drained",
             Self::LetGo => "let_go",
-            Self::Main { .. } => "main",
             Self::Hurry { .. } => "hurry",
             Self::Issued { .. } => "issued",
             Self::EndProbation => "end_probation",

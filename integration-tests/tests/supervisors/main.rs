@@ -2,4 +2,6 @@
 
 mod containers;
 mod descriptor_store;
+mod heirs;
+mod main_process;
 mod sandboxed;

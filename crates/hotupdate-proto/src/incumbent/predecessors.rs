@@ -94,8 +94,7 @@ impl Incumbent {
                 predecessor.tasks = tasks;
                 out.push(Effect::Report(Report::Progress(generation)));
             }
-            // Of these only the driver makes something.
-            Message::Connections { .. } | Message::Main { .. } => {}
+            Message::Connections { .. } => {}
             Message::Issued { generation: issued } => match self.issued.counted_on(issued) {
                 Ok(issued) => self.issued = issued,
                 Err(what) => predecessor.is_not_believed(what, out),

@@ -52,6 +52,7 @@ impl Incumbent {
             handoff: handoff.clone(),
             incumbent: self.local.process.clone(),
             incumbent_generation: self.generation,
+            manager: None,
         })));
         for predecessor in &self.predecessors {
             out.push(Effect::SendTo(predecessor.generation, Message::Issued { generation }));
@@ -83,9 +84,10 @@ impl Incumbent {
     /// Then predecessors finish the migrations that are under way: the next process could not.
     pub(super) fn quiesce(&mut self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
         let Timing { prepared, quiesce, .. } = self.local.timing;
-        // Where nothing is accepted nothing is under way.
-        let migrating = self.predecessors.iter_mut().filter(|_| !self.accepts.is_empty());
-        for predecessor in migrating {
+        // Where nothing is accepted nothing is under way, and from a process that has drained nothing comes. It
+        // may stay for its supervisor and not listen any more.
+        let accepts = !self.accepts.is_empty();
+        for predecessor in self.predecessors.iter_mut().filter(|older| accepts && !older.drained) {
             let effects = predecessor.inbound.quiesce(now, prepared.saturating_add(quiesce));
             predecessor.comes(effects, out);
         }

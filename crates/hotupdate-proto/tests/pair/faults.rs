@@ -236,7 +236,6 @@ fn every_message() -> Vec<Message> {
         Message::Progress { connections, closed: vec![1], totals: Totals::default(), tasks: Vec::new() },
         Message::Drained { forced: 1 },
         Message::LetGo,
-        Message::Main { watchdog_us: None },
         Message::Hurry { deadline_ms: 0 },
         Message::Issued { generation: Generation(40) },
         Message::EndProbation,

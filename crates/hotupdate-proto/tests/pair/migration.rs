@@ -121,3 +121,16 @@ fn a_stop_waits_for_what_may_still_be_committed() {
     assert!(world.migrations[done..].contains(&returned), "{world}");
     assert_eq!(world.accepting(), [0]);
 }
+
+/// Nothing comes from it any more, and a process that stays for its supervisor alone does not listen.
+#[test]
+fn what_has_drained_is_not_waited_for() {
+    let (drains, accepts) = (true, true);
+    let mut world = World::new(App { drains, accepts, ..app() });
+    let new = world.join(App { drains, accepts, ..app() });
+    world.run();
+    let before = world.said.len();
+    world.command(Command::Rollback);
+    world.run();
+    assert_eq!(said(&world, before)[..2], [(new, "resume"), (0, "serving")]);
+}

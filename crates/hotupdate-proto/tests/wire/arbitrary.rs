@@ -154,7 +154,6 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         }),
         any::<u64>().prop_map(|forced| Message::Drained { forced }),
         Just(Message::LetGo),
-        any::<Option<u64>>().prop_map(|watchdog_us| Message::Main { watchdog_us }),
         any::<u64>().prop_map(|deadline_ms| Message::Hurry { deadline_ms }),
         generation().prop_map(|generation| Message::Issued { generation }),
         Just(Message::EndProbation),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hotupdate_proto::message::{
-    Generation, Join, Joined, Message, Place, Process, Ready, Released, Versions,
+    Generation, Join, Joined, Message, Place, Process, Ready, Released, ServiceManager, Versions,
 };
 use hotupdate_proto::operator::{
     Connections, DESCRIPTION, DeadlineParams, HandoffResult, LastFailure, LastHandoff, ListenerStatus,
@@ -143,6 +143,12 @@ fn the_interface_declares_what_serde_writes() {
             handoff: String::new(),
             incumbent: process(),
             incumbent_generation: Generation(1),
+            manager: whole.then(|| ServiceManager {
+                unit: "".into(),
+                notify_socket: String::new(),
+                has_store: true,
+                watchdog_us: Some(1),
+            }),
         };
         says(json!({ "status": status(whole) }), "Status ->");
         says(json(&Monitored { event, status: status(whole) }), "Monitor ->");
@@ -216,7 +222,6 @@ fn every_message() -> Vec<Message> {
         },
         Message::Drained { forced: 0 },
         Message::LetGo,
-        Message::Main { watchdog_us: Some(1) },
         Message::Hurry { deadline_ms: 1 },
         Message::Issued { generation: Generation(3) },
         Message::EndProbation,
@@ -247,7 +252,6 @@ fn every_message() -> Vec<Message> {
             | Message::Progress { .. }
             | Message::Drained { .. }
             | Message::LetGo
-            | Message::Main { .. }
             | Message::Hurry { .. }
             | Message::Issued { .. }
             | Message::EndProbation
@@ -295,8 +299,13 @@ fn where_a_process_runs() {
     let expected = Message::Serves { pid: 7, place: Place::default(), is_established: false };
     assert_eq!(serde_json::from_value::<Message>(nowhere).unwrap(), expected);
 
-    assert_eq!(json(&Message::Main { watchdog_us: None }), json!({ "type": "main" }));
-    assert_eq!(json(&Message::Main { watchdog_us: Some(3) }), json!({ "type": "main", "watchdog_us": 3 }));
+    let manager = |has_store, watchdog_us| {
+        let (unit, notify_socket) = ("5d0e".into(), "@n".to_owned());
+        json(&ServiceManager { unit, notify_socket, has_store, watchdog_us })
+    };
+    assert_eq!(manager(false, None), json!({ "unit": "5d0e", "notify_socket": "@n" }));
+    let expected = json!({ "unit": "5d0e", "notify_socket": "@n", "has_store": true, "watchdog_us": 3 });
+    assert_eq!(manager(true, Some(3)), expected);
 }
 
 #[test]
@@ -314,7 +323,7 @@ fn a_message_is_called_what_the_wire_calls_it() {
         assert_eq!(serde_json::to_value(&message).unwrap()["type"], message.name());
         names.insert(message.name());
     }
-    assert_eq!(names.len(), 28, "and each has a name of its own");
+    assert_eq!(names.len(), 27, "and each has a name of its own");
 }
 
 /// The picture at the top of `message.rs` shows every message.

@@ -97,7 +97,10 @@ impl Driver {
 
     fn reply(&mut self, reply: Result<Joined, Refusal>) {
         let (reply, joined) = match reply {
-            Ok(joined) => (replies::joined(&joined), true),
+            Ok(joined) => {
+                let manager = self.supervisor.for_successor();
+                (replies::joined(&Joined { manager, ..joined }), true)
+            }
             Err(refusal) => (replies::refused(&refusal), false),
         };
         if let Ok(bytes) = hotupdate_proto::frame::encode(&reply) {

@@ -24,9 +24,6 @@ impl Driver {
     async fn hear_predecessor(&mut self, generation: Generation, heard: Heard) {
         let event = match heard {
             Heard::Message(message, descriptors) => {
-                if let Message::Main { watchdog_us } = message {
-                    self.is_main(watchdog_us);
-                }
                 self.migrations.arriving = descriptors;
                 self.operators.remember(generation, &message);
                 Event::Predecessor(generation, message)

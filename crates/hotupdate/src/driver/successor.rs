@@ -86,9 +86,11 @@ impl Driver {
         );
         self.connections.metrics().handoff("served", gap_ns);
         self.serve();
-        self.tell_predecessors();
         self.links.read_inherited();
+        // An older process that lets go now tells its supervisor of the process that it handed over to, which
+        // may still take this one's place.
         self.perform(greeting).await;
+        self.tell_predecessors();
     }
 
     async fn fail(&mut self, fault: &Fault, serves_on: Option<String>) {

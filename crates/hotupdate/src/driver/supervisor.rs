@@ -4,7 +4,8 @@
 //! A process that has drained leaves when its end is not taken for the end of the service:
 //!
 //! * systemd with `Type=notify` has confirmed that another process is the main one. The process that serves
-//!   says `serves`, this one tells systemd and asks for an answer (`BARRIER=1`), and says `main`.
+//!   says `serves`, and this one, to which systemd listens for sure, tells systemd and asks for an answer
+//!   (`BARRIER=1`).
 //! * Process 1 of a container, and the main process of a unit whose systemd does not listen, cannot leave. It
 //!   stays, passes signals on to the process that serves, and ends after it and as it did.
 
@@ -15,7 +16,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::incumbent::Afterwards;
-use hotupdate_proto::message::Place;
+use hotupdate_proto::message::{Place, ServiceManager};
 use hotupdate_proto::operator::ProcessState;
 use hotupdate_proto::{Generation, Message, Predecessor};
 use rustix::process::Signal as UnixSignal;
@@ -72,6 +73,8 @@ enum Ending {
 
 pub(super) struct Supervisor {
     manager: Option<Manager>,
+    /// The manager listens to this process.
+    is_heard: bool,
     place: Place,
     /// The end of this process is taken for the end of the service.
     is_taken_for_the_service: bool,
@@ -96,14 +99,22 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(super) fn find(settings: &Settings) -> Self {
+    /// `told`: what the incumbent said of its manager.
+    pub(super) fn find(settings: &Settings, told: Option<&ServiceManager>) -> Self {
+        let place = place::of_this_process();
+        let told = told.filter(|told| place.unit.as_ref() == Some(&told.unit));
+        let has_store = settings.descriptor_store.or(told.map(|told| told.has_store));
+        let found = Manager::find(has_store);
+        let watchdog = told.and_then(|told| Watchdog::of_predecessor(told.watchdog_us?));
         Self {
-            manager: Manager::find(settings.descriptor_store),
-            place: place::of_this_process(),
+            // Until it is the main one, systemd may hear other processes only.
+            is_heard: found.is_some(),
+            manager: found.or_else(|| Manager::at(told?.notify_socket.clone(), has_store?)),
+            place,
             is_taken_for_the_service: place::is_taken_for_the_service(),
             heir: None,
             main: Main::Unsaid,
-            watchdog: Watchdog::of_this_process(),
+            watchdog: Watchdog::of_this_process().or(watchdog),
             is_watched: false,
             line: None,
             stays: None,
@@ -163,7 +174,7 @@ impl Supervisor {
     /// This process serves.
     pub(super) fn ready(&mut self) {
         self.is_watched = true;
-        if let Some(manager) = &self.manager {
+        if let Some(manager) = self.manager.as_ref().filter(|_| self.is_heard) {
             manager.ready();
         }
     }
@@ -174,13 +185,25 @@ impl Supervisor {
     }
 
     /// This is the service's main process, and its listeners are the ones to keep.
-    fn established(&self, generation: Generation, listeners: &mut Listeners) {
+    fn established(&mut self, generation: Generation, listeners: &mut Listeners) {
+        self.is_heard = true;
         let Some(manager) = &self.manager else { return };
         // The manager knows best what it started itself.
         if generation != Generation::FIRST {
             manager.main_is(std::process::id());
         }
         self.keep(listeners);
+    }
+
+    /// What a successor has to know of the manager.
+    pub(super) fn for_successor(&self) -> Option<ServiceManager> {
+        let manager = self.manager.as_ref()?;
+        Some(ServiceManager {
+            unit: self.place.unit.clone()?,
+            notify_socket: manager.path().to_owned(),
+            has_store: manager.has_store(),
+            watchdog_us: self.watchdog.as_ref().map(Watchdog::us),
+        })
     }
 
     /// The listeners have changed. In this order: a name may be in use again for another socket.
@@ -236,7 +259,7 @@ impl Supervisor {
 
     /// How the service is, if that has changed: whatever people look at with `systemctl status`.
     fn tell_status(&mut self, line: String) {
-        let Some(manager) = &self.manager else { return };
+        let Some(manager) = self.manager.as_ref().filter(|_| self.is_heard) else { return };
         let without_numbers = |line: &str| line.replace(|digit: char| digit.is_ascii_digit(), "");
         let is_news = self.line.as_ref().is_none_or(|(last, then)| {
             *last != line && (then.elapsed() >= STATUS || without_numbers(last) != without_numbers(&line))
@@ -348,7 +371,8 @@ impl Driver {
             Call::Signal(signal) => self.signal(signal).await,
             Call::HeirEnded => self.end_unless_kept(),
             Call::Watchdog => {
-                if let Some(manager) = &self.supervisor.manager {
+                let Supervisor { manager, is_heard, .. } = &self.supervisor;
+                if let Some(manager) = manager.as_ref().filter(|_| *is_heard) {
                     manager.is_well();
                 }
             }
@@ -379,13 +403,6 @@ impl Driver {
     pub(super) fn established(&mut self) {
         self.supervisor.established(self.identity.generation, &mut self.listeners);
         self.tell_predecessors();
-    }
-
-    /// A predecessor has told the service manager that this is the main process.
-    pub(super) fn is_main(&mut self, watchdog_us: Option<u64>) {
-        if self.supervisor.manager.is_some() && self.supervisor.watchdog.is_none() {
-            self.supervisor.watchdog = watchdog_us.and_then(Watchdog::of_predecessor);
-        }
     }
 
     // ---- another process serves ---------------------------------------------------------------------------
@@ -442,8 +459,6 @@ impl Driver {
         self.supervisor.main = Main::Settled;
         // From here on it is the other process that is to be well.
         self.supervisor.is_watched = false;
-        let watchdog_us = self.supervisor.watchdog.as_ref().map(Watchdog::us);
-        self.links.send(&Message::Main { watchdog_us }, Vec::new());
     }
 
     /// This process has let go of the service, or is about to.

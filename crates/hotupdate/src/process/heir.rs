@@ -34,7 +34,7 @@ impl Heir {
     /// The process that says so of itself. `is_near`: a process id means the same here and there. It lives as
     /// long as its link is open, so that the process id is still its own.
     pub(crate) fn new(pid: u32, place: Place, is_near: bool) -> Self {
-        let process = open(pid).filter(|_| is_near);
+        let process = is_near.then(|| open(pid)).flatten();
         Self { pid, place, process, has_ended: false, stops: false, code: None }
     }
 

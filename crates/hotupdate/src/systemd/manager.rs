@@ -8,15 +8,18 @@
 //! is `NotifyAccess=`, and the main process always may.
 
 use std::env;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use hotupdate_proto::ShortText;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use sd_notify::NotifyState::{
-    Custom, FdName, FdStore, FdStoreRemove, MainPid, Ready, Status, Stopping, Watchdog,
+    self, Custom, FdName, FdStore, FdStoreRemove, MainPid, Ready, Status, Stopping, Watchdog,
 };
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::oneshot;
@@ -42,6 +45,8 @@ enum Word {
 /// A service manager that listens.
 #[derive(Debug)]
 pub(crate) struct Manager {
+    /// Where, as `NOTIFY_SOCKET` says it.
+    path: String,
     words: Sender<Word>,
     /// It keeps descriptors.
     store: bool,
@@ -51,14 +56,29 @@ impl Manager {
     /// The manager of this service, if it has one that listens. `store` as
     /// [`Builder::descriptor_store`](crate::Builder::descriptor_store).
     pub(crate) fn find(store: Option<bool>) -> Option<Self> {
-        env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty())?;
+        let path = env::var("NOTIFY_SOCKET").ok().filter(|path| !path.is_empty())?;
+        Self::at(path, store.unwrap_or_else(has_store))
+    }
+
+    /// A manager that listens there. With `NotifyAccess=main` systemd tells it to the main process only.
+    pub(crate) fn at(path: String, store: bool) -> Option<Self> {
         let (words, heard) = channel();
-        let thread = thread::Builder::new().name("notify".to_owned());
-        if let Err(error) = thread.spawn(move || tell(&heard)) {
+        let (thread, to) = (thread::Builder::new().name("notify".to_owned()), path.clone());
+        if let Err(error) = thread.spawn(move || tell(&to, &heard)) {
             tracing::warn!(%error, "systemd is told nothing: no thread");
             return None;
         }
-        Some(Self { words, store: store.unwrap_or_else(has_store) })
+        Some(Self { path, words, store })
+    }
+
+    /// Where it listens.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether it keeps descriptors.
+    pub(crate) fn has_store(&self) -> bool {
+        self.store
     }
 
     /// This process serves.
@@ -141,22 +161,22 @@ fn has_store() -> bool {
     env::var("FDSTORE").ok().and_then(|max| max.parse().ok()).is_some_and(|max: u32| max > 0)
 }
 
-fn tell(words: &Receiver<Word>) {
+fn tell(path: &str, words: &Receiver<Word>) {
     while let Ok(word) = words.recv() {
         let told = match word {
-            Word::Ready => sd_notify::notify(&[Ready]),
-            Word::Status(line) => sd_notify::notify(&[Status(&line)]),
-            Word::Stopping => sd_notify::notify(&[Stopping]),
-            Word::Watchdog => sd_notify::notify(&[Watchdog]),
-            Word::Main(pid) => sd_notify::notify(&[MainPid(pid)]),
-            Word::Keep(name, fd) => keep(&name, &fd),
-            Word::Forget(name) => forget(&name),
+            Word::Ready => notify(path, &[Ready]),
+            Word::Status(line) => notify(path, &[Status(&line)]),
+            Word::Stopping => notify(path, &[Stopping]),
+            Word::Watchdog => notify(path, &[Watchdog]),
+            Word::Main(pid) => notify(path, &[MainPid(pid)]),
+            Word::Keep(name, fd) => keep(path, &name, &fd),
+            Word::Forget(name) => forget(path, &name),
             Word::Told(told) => {
                 let _ = told.send(());
                 Ok(())
             }
             Word::Barrier(fd, sent) => {
-                let told = sd_notify::notify_with_fds(&[Custom("BARRIER=1")], &[fd.as_fd()]);
+                let told = notify_with_fds(path, &[Custom("BARRIER=1")], &[fd.as_fd()]);
                 let _ = sent.send(told.is_ok());
                 told
             }
@@ -167,16 +187,38 @@ fn tell(words: &Receiver<Word>) {
     }
 }
 
-fn keep(name: &str, fd: &OwnedFd) -> io::Result<()> {
+fn keep(path: &str, name: &str, fd: &OwnedFd) -> io::Result<()> {
     let Some(encoded) = encode(name) else {
         tracing::warn!(name, "a listener is not in the descriptor store: its name is too long for it");
         return Ok(());
     };
     // Without polling: an error that waits on a UDP socket would end its time in the store (sd_notify(3),
     // `FDPOLL=`).
-    sd_notify::notify_with_fds(&[FdStore, FdName(&encoded), Custom("FDPOLL=0")], &[fd.as_fd()])
+    notify_with_fds(path, &[FdStore, FdName(&encoded), Custom("FDPOLL=0")], &[fd.as_fd()])
 }
 
-fn forget(name: &str) -> io::Result<()> {
-    encode(name).map_or(Ok(()), |encoded| sd_notify::notify(&[FdStoreRemove, FdName(&encoded)]))
+fn forget(path: &str, name: &str) -> io::Result<()> {
+    encode(name).map_or(Ok(()), |encoded| notify(path, &[FdStoreRemove, FdName(&encoded)]))
+}
+
+fn notify(path: &str, words: &[NotifyState<'_>]) -> io::Result<()> {
+    notify_with_fds(path, words, &[])
+}
+
+/// As sd_pid_notify_with_fds(3), to a manager that need not be in the environment.
+fn notify_with_fds(path: &str, words: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let address = match path.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(path)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    let text: String = words.iter().map(|word| format!("{word}\n")).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    sendmsg(&socket, &[IoSlice::new(text.as_bytes())], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
 }

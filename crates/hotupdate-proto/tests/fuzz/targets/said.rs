@@ -143,7 +143,6 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
             tasks: Vec::new(),
         },
         17 => Message::Drained { forced: number(u)?.into() },
-        18 if u.arbitrary()? => Message::Main { watchdog_us: None },
         18 => Message::LetGo,
         19 => Message::Hurry { deadline_ms: if u.arbitrary()? { u64::MAX } else { number(u)?.into() } },
         20 => Message::Issued { generation: generation(u)? },
