@@ -25,6 +25,10 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     pub last_handoff: Option<LastHandoff>,
     pub last_failure: Option<LastFailure>,
+    #[serde(default)]
+    pub history: Vec<PastEvent>,
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
 }
 
 /// One process of the service.
@@ -82,6 +86,24 @@ pub struct LastFailure {
     pub successor: Process,
     pub stage: String,
     pub reason: String,
+}
+
+/// Something that happened lately.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs, reason = "the interface description says what they mean")]
+pub struct PastEvent {
+    pub kind: String,
+    pub generation: u64,
+    pub text: String,
+    pub ago_ms: u64,
+}
+
+/// What an operator should know of the serving process.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs, reason = "the interface description says what they mean")]
+pub struct Warning {
+    pub kind: String,
+    pub text: String,
 }
 
 impl Status {

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use hotupdate_proto::environment;
@@ -47,6 +48,21 @@ Exit codes:
 
 Data goes to stdout, messages go to stderr. An error is one line that also says which process serves now.";
 
+const STATUS: &str = "\
+Probes:
+  --ready and --live ask for one process, by the name that it has from HOTUPDATE_NAME or from its program \
+(Builder::name). Without a name it is called HOST/PID, and answers to HOST, too. The process that serves \
+knows all others: one that is still starting is not ready although the service runs, and one that has not \
+joined yet is not there. Give names where several processes share the name of the host.
+
+Examples:
+  # Kubernetes: readinessProbe, with HOTUPDATE_NAME from metadata.name
+  hotctl --socket /run/shop/control.sock status --ready
+  # livenessProbe
+  hotctl --socket /run/shop/control.sock status --live
+  # A script that waits for version 2 under systemd
+  until hotctl status --ready --name shop@v2; do sleep 1; done";
+
 const HANDOFF: &str = "\
 Examples:
   # Start a new version and wait until it serves
@@ -78,8 +94,14 @@ s is stable; the restart count resets. After --restarts restarts in a row hold g
 hold closes the sockets and exits as COMMAND did. That COMMAND exits after a hot update changes nothing: \
 the new version serves.
   * A COMMAND that exits with status 0 before it served ends hold, too: it has to stay in the foreground.
-  * SIGTERM and SIGINT are passed on to COMMAND; if a later version serves by now, it is told to stop, as \
-by `hotctl stop`. Then hold waits for both. After a second signal it waits only for COMMAND.
+  * On SIGTERM and SIGINT the version that serves is told to stop, as by `hotctl stop`; a COMMAND that does not \
+serve yet gets the signal. Then hold waits until every version has drained. SIGINT again goes to COMMAND, and \
+hold waits for it alone.
+  * As process 1 of a container it also reaps orphans, passes SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 on to the \
+version that serves, and ends last: what a version has left behind gets SIGTERM. Start later versions with \
+`podman exec CONTAINER hotctl handoff --log /proc/1/fd/1 -- COMMAND`.
+  * In a unit with Type=notify it is the main process, for good: it says READY=1 when a version serves, and in \
+STATUS= which one. Leave NotifyAccess= out, so that no version says that it is the main process.
 
 COMMAND runs in a session of its own. If hold itself is killed, the service keeps running, without a \
 keeper. COMMAND should be a path that a deploy replaces, because it is started again after a crash.
@@ -152,7 +174,8 @@ impl Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Every generation of the service with its connections, the listeners, and how the last handoff went
-    Status,
+    #[command(after_long_help = examples(STATUS))]
+    Status(Status),
     /// Every open connection, of every generation that still runs
     Connections,
     /// Replace the running version by COMMAND, or by the successor that is in standby
@@ -190,7 +213,7 @@ impl Command {
     /// The word on the command line, for error lines.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Status => "status",
+            Self::Status(_) => "status",
             Self::Connections => "connections",
             Self::Handoff(_) => "handoff",
             Self::Hold(_) => "hold",
@@ -204,6 +227,21 @@ impl Command {
             Self::Man { .. } => "man",
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Succeed only when the process of this name serves: a readiness probe
+    #[arg(long, group = "probe")]
+    pub(crate) ready: bool,
+
+    /// Succeed when the process of this name is there, also idle after its drain: a liveness probe
+    #[arg(long, group = "probe")]
+    pub(crate) live: bool,
+
+    /// The process that is meant [default: $HOTUPDATE_NAME, or the name of this host]
+    #[arg(long, value_name = "NAME", requires = "probe", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, Args)]

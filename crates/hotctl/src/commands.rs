@@ -9,6 +9,7 @@ mod generate;
 mod handoff;
 mod hold;
 mod list;
+mod probe;
 mod simple;
 mod start;
 mod status;
@@ -37,7 +38,10 @@ pub(crate) fn run(cli: Cli, report: &Report) -> Result<Exit, Failure> {
         Command::Completions { shell } => generate::completions(report, shell),
         Command::Man { command } => generate::man(report, command.as_deref()),
         Command::List => list::run(report, socket, timeout),
-        Command::Status => status::run(&context(socket)?),
+        Command::Status(status) => match status.probe() {
+            Some(probe) => probe::run(&context(socket)?, probe, status.name.as_deref()),
+            None => status::run(&context(socket)?),
+        },
         Command::Connections => connections::run(&context(socket)?),
         Command::Handoff(handoff) => handoff::run(&context(socket)?, &handoff),
         Command::Abort => simple::abort(&context(socket)?),

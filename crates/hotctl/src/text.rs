@@ -13,6 +13,7 @@ use unicode_width::UnicodeWidthStr;
 pub(crate) fn duration(span: Duration) -> String {
     let (nanos, seconds) = (span.as_nanos(), span.as_secs());
     match seconds {
+        0 if nanos < 1000 => format!("{nanos} ns"),
         0 if nanos < 1_000_000 => format!("{} µs", nanos / 1000),
         0 if nanos < 10_000_000 => format!("{:.1} ms", span.as_secs_f64() * 1e3),
         0 => format!("{} ms", nanos / 1_000_000),
@@ -21,6 +22,14 @@ pub(crate) fn duration(span: Duration) -> String {
         120..7200 => format!("{} min", seconds / 60),
         7200..172_800 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
         _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// How long a handoff took: in milliseconds where [`duration`] would say microseconds.
+pub(crate) fn took(span: Duration) -> String {
+    match span.as_nanos() {
+        nanos @ 0..1_000_000 => format!("{:.1} ms", (nanos as f64 / 1e6).max(0.1)),
+        _ => duration(span),
     }
 }
 
@@ -101,6 +110,9 @@ mod tests {
         assert_eq!(text(1_500_000_000), "1.5 s");
         assert_eq!(text(90_000_000_000), "90 s");
         assert_eq!(text(7_500_000_000_000), "2 h 5 min");
+        assert_eq!(text(0), "0 ns");
+        let took = |nanos| took(Duration::from_nanos(nanos));
+        assert_eq!([took(0), took(412_000), took(1_230_000)], ["0.1 ms", "0.4 ms", "1.2 ms"]);
         assert_eq!([age(7), age(12_000), age(300_000), age(7_500_000)], ["7ms", "12s", "5m", "2h5m"]);
     }
 

@@ -4,6 +4,10 @@
 /// The path of the control socket, for operators and for services that ask for their default path.
 pub const SOCKET: &str = "HOTUPDATE_SOCKET";
 
+/// How probes call the process (see [`Process::name`](crate::Process::name)), if the program does not say it
+/// itself.
+pub const NAME: &str = "HOTUPDATE_NAME";
+
 /// Carries the name of an attempt from the process that starts a program to its [`Join`](crate::Join).
 pub const ATTEMPT: &str = "HOTUPDATE_ATTEMPT";
 

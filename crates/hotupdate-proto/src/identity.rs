@@ -9,6 +9,7 @@ use crate::text::{OneLine, ShortText};
 /// The identity of a process, shown on one line whatever its version string holds. `instance` is the
 /// identity; the process id is for people, since it means nothing across containers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Process {
     /// 128 random bits in hexadecimal, new at every start.
     pub instance: String,
@@ -16,6 +17,44 @@ pub struct Process {
     pub pid: u32,
     /// The version string that the application gave, possibly empty.
     pub version: String,
+    /// How probes call it: the name of a pod, a unit or a machine. A process that serves a while and its
+    /// successor may have the same. Empty in a process that does not say it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+}
+
+impl Process {
+    /// A process without a name.
+    #[must_use]
+    pub fn new(instance: String, pid: u32, version: String) -> Self {
+        Self { instance, pid, version, name: String::new() }
+    }
+
+    /// As probes call it.
+    #[must_use]
+    pub fn named(self, name: String) -> Self {
+        Self { name, ..self }
+    }
+
+    /// Whether a probe that asks for `name` means this process. A process that was given no name is called
+    /// `HOST/PID`, and answers to `HOST`, too.
+    ///
+    /// ```
+    /// # use hotupdate_proto::Process;
+    /// let process = Process::new("0".repeat(32), 42, "v1".to_owned()).named("web-1/42".to_owned());
+    /// assert!(process.is_called("web-1/42") && process.is_called("web-1"));
+    /// assert!(!process.is_called("web") && !process.is_called(""));
+    /// ```
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        !name.is_empty() && (self.name == name || self.name == default_name(name, self.pid))
+    }
+}
+
+/// How a process on this host is called that was given no name.
+#[must_use]
+pub fn default_name(host: &str, pid: u32) -> String {
+    format!("{host}/{pid}")
 }
 
 impl fmt::Display for Process {

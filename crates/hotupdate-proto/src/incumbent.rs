@@ -48,7 +48,7 @@ mod command;
 /// use hotupdate_proto::{Incumbent, Timing, VERSIONS};
 ///
 /// # fn process(pid: u32) -> Process {
-/// #     Process { instance: format!("{pid:032x}"), pid, version: format!("v{pid}") }
+/// #     Process::new(format!("{pid:032x}"), pid, format!("v{pid}"))
 /// # }
 /// # fn local(pid: u32) -> Local {
 /// #     let (features, timing) = (Vec::new(), Timing::default());
@@ -63,7 +63,7 @@ mod command;
 /// let join = Join { versions: VERSIONS, features: Vec::new(), process: process(2), attempt: None };
 /// incumbent.admits(&join).expect("no other successor is on its way");
 /// let inventory = vec![Message::Control { batch: 1 }];
-/// let effects = incumbent.handle(now, Event::Join { join, handoff: "h1".into(), inventory });
+/// let effects = incumbent.handle(now, Event::Join { join, handoff: "h1".into(), inventory, occupancy: None });
 /// assert!(effects.contains(&Effect::Send(Message::Control { batch: 1 })));
 /// assert!(incumbent.deadline().is_some()); // from here on there is always a deadline
 ///
@@ -234,6 +234,13 @@ impl Incumbent {
         self.admission(&self.state, join).map(drop)
     }
 
+    /// Whether this process owns the control socket, and every other process that has it as well can be told
+    /// that it was made again.
+    #[must_use]
+    pub fn may_rebind(&self) -> bool {
+        matches!(self.state, State::Serving | State::Warming { .. } | State::Standby { .. })
+    }
+
     /// Something happened at `now`; returns what is to be done about it.
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Effect> {
         let mut out = Vec::new();
@@ -250,13 +257,15 @@ impl Incumbent {
             (State::Gone, _) => State::Gone,
 
             // ---- before the commit: nothing of ours has stopped ---------------------------------------
-            (state, Event::Join { join, handoff, inventory }) => match self.admission(&state, &join) {
-                Ok(version) => self.offer(now, join, version, handoff, inventory, out),
-                Err(refusal) => {
-                    out.push(Effect::Reply(Err(refusal)));
-                    state
+            (state, Event::Join { join, handoff, inventory, occupancy }) => {
+                match self.admission(&state, &join) {
+                    Ok(version) => self.offer(now, join, version, handoff, (inventory, occupancy), out),
+                    Err(refusal) => {
+                        out.push(Effect::Reply(Err(refusal)));
+                        state
+                    }
                 }
-            },
+            }
             (State::Offering { peer, queue, awaiting, lease, .. }, Event::Message(M::Received { batch }))
                 if batch == awaiting =>
             {
@@ -272,10 +281,11 @@ impl Incumbent {
                 self.hook_failed(now, goal, Fault::Local(why), out)
             }
             (State::Releasing { peer, .. }, Event::Stopped(stopped)) => {
-                let Stopped { at_ns, ago, connections, state, links } = stopped;
+                let Stopped { at_ns, ago, connections, state, links, history } = stopped;
                 // Counted from there, as the successor does.
                 let within_ms = millis(self.local.timing.serving.saturating_add(ago));
-                let released = Released { connections, stopped_at_ns: at_ns, within_ms, state, links };
+                let stopped_at_ns = at_ns;
+                let released = Released { connections, stopped_at_ns, within_ms, state, links, history };
                 out.push(Effect::Send(M::Released(released)));
                 State::Released { peer, until: after(now, self.local.timing.serving) }
             }
@@ -305,15 +315,25 @@ impl Incumbent {
             (State::Probation { peer, drain, .. }, Event::Message(M::Farewell | M::EndProbation)) => {
                 self.let_go(&peer, drain, out)
             }
-            (State::Probation { peer, .. }, Event::Message(M::Resume { stopped_at_ns: _, links })) => {
-                self.resume(now, peer, links, out)
-            }
+            (
+                State::Probation { peer, .. },
+                Event::Message(M::Resume { stopped_at_ns: _, links, history: _, reason }),
+            ) => self.resume(now, peer, links, reason, out),
             (State::Probation { peer, .. }, Event::Closed(Fault::PeerGone)) => {
                 self.take_over(peer, Fault::PeerGone, out)
             }
             // It lives, so there is an owner.
             (state @ State::Probation { .. }, Event::Closed(fault)) => {
                 self.violation(state, fault.to_string(), out)
+            }
+            (
+                state @ (State::Probation { quiet: false, .. } | State::Retired { .. }),
+                Event::Message(M::Rebound { file }),
+            ) => {
+                if let State::Probation { .. } = state {
+                    out.push(Effect::Rebound(file));
+                }
+                state
             }
             // It was asked too late; what it was told then may have crossed the question.
             (state @ State::Retired { .. }, Event::Message(M::Resume { .. })) => {
@@ -405,10 +425,12 @@ impl Incumbent {
             }
 
             // ---- rollback -----------------------------------------------------------------------------
-            (State::RollingBack { to, .. }, Event::Stopped(Stopped { at_ns, mut links, .. })) => {
+            (State::RollingBack { to, .. }, Event::Stopped(Stopped { at_ns, mut links, history, .. })) => {
                 links.retain(|rest| rest.generation != to);
                 out.push(Effect::Read(to));
-                out.push(Effect::SendTo(to, M::Resume { stopped_at_ns: at_ns, links }));
+                let reason = self.why_back().to_owned();
+                let resume = M::Resume { stopped_at_ns: at_ns, links, history, reason };
+                out.push(Effect::SendTo(to, resume));
                 State::Resuming { to, until: after(now, self.local.timing.resume) }
             }
             (State::RollingBack { .. }, Event::CannotStop(why)) => self.roll_on(now, None, true, why, out),
@@ -445,6 +467,12 @@ impl Incumbent {
             // ---- stopping -----------------------------------------------------------------------------
             (State::Stopping { within, for_good, .. }, Event::Stopped(_) | Event::CannotStop(_)) => {
                 self.retire(now, within, for_good, out)
+            }
+
+            // ---- the control socket -------------------------------------------------------------------
+            (state, Event::Rebound(file)) => {
+                self.rebound(&state, file, out);
+                state
             }
 
             (state, Event::Tick) => self.tick(now, state, out),

@@ -19,15 +19,19 @@
 //!    | prepared (one for each prepare) ---------->|
 //!    |<- connections · progress · drained · let_go|
 //!    | hurry · issued · end_probation · serves -->|
-//!    | resume · farewell ------------------------>|
+//!    | resume · farewell · rebound+fds ---------->|
+//!    |<----------- rebound+fds (until `released`) |
 //!    |<-- failed (either side, until `serving`) ->|
 //! ```
 
 use serde::{Deserialize, Serialize};
 
 pub use crate::identity::{Generation, Place, Process, Versions};
-use crate::inventory::{ConnectionRow, LinkItem, ListenerItem, StateItem, Summary, Totals, UnreadLink};
+use crate::inventory::{
+    ConnectionRow, LinkItem, ListenerItem, Occupancy, SocketFile, StateItem, Summary, Totals, UnreadLink,
+};
 use crate::migration::{ConnectionKind, MigrationItem};
+use crate::operator::PastEvent;
 use crate::text::ShortText;
 
 /// The most descriptors that one message may own. The kernel takes 253 (`SCM_MAX_FD`, `include/net/scm.h`).
@@ -68,6 +72,9 @@ pub struct Joined {
     pub incumbent: Process,
     /// The incumbent's generation.
     pub incumbent_generation: Generation,
+    /// What the incumbent has open, unless it is too old to say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub occupancy: Option<Occupancy>,
     /// The incumbent's service manager.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manager: Option<ServiceManager>,
@@ -131,6 +138,9 @@ pub struct Released {
     pub state: Vec<StateItem>,
     /// The predecessors whose links were passed and still live, with the bytes already read from them.
     pub links: Vec<UnreadLink>,
+    /// What the incumbent remembers of the service, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<PastEvent>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
@@ -284,7 +294,7 @@ pub enum Message {
         /// No predecessor can take its place back (any more).
         is_established: bool,
     },
-    /// Rollback: serve again. Sent when the sender's accept loops have stopped.
+    /// Serve again. Sent when the sender's accept loops have stopped, or by a successor whose incumbent died.
     Resume {
         /// When they stopped, in nanoseconds of `CLOCK_MONOTONIC`.
         stopped_at_ns: u64,
@@ -292,9 +302,24 @@ pub enum Message {
         /// from them.
         #[serde(default)]
         links: Vec<UnreadLink>,
+        /// What the sender remembers of the service, newest first.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        history: Vec<PastEvent>,
+        /// Why, in one line for a person.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
     },
     /// The serving process stops on purpose: let the listeners go.
     Farewell,
+    // ---- serving process → every other that may serve after it ----------------------------------------
+    /// The control socket was made again, because its file or its lock was gone: its new listener and lock,
+    /// in this order, in place of those that the receiver has. Said to processes with
+    /// [`FEATURE_REBIND`](crate::FEATURE_REBIND): to a successor that has its whole inventory, and to
+    /// predecessors in probation.
+    Rebound {
+        /// The file that the listener is bound to.
+        file: SocketFile,
+    },
     // ---- either ---------------------------------------------------------------------------------------
     /// This attempt is over, and why. The sender closes the link after it.
     Failed {
@@ -311,7 +336,7 @@ impl Message {
             Self::Listeners { items, .. } => items.len(),
             Self::State { items, .. } => items.len(),
             Self::Links { items, .. } => items.len(),
-            Self::Control { .. } => 2,
+            Self::Control { .. } | Self::Rebound { .. } => 2,
             Self::Prepare { items, .. } => items.len(),
             Self::Released(released) => released.state.len(),
             _ => 0,
@@ -360,6 +385,7 @@ impl Message {
             Self::Serves { .. } => "serves",
             Self::Resume { .. } => "resume",
             Self::Farewell => "farewell",
+            Self::Rebound { .. } => "rebound",
             Self::Failed { .. } => "failed",
         }
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::identity::{Generation, Process};
 use crate::inventory::{ConnectionRow, ListenerKind, Summary, Totals};
 
-/// A Varlink call.
+/// A Varlink call. Its members are the protocol's own, and stay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Call {
     /// `interface.Method`.
@@ -28,7 +28,7 @@ pub struct Call {
     pub upgrade: bool,
 }
 
-/// A Varlink reply.
+/// A Varlink reply. Its members are the protocol's own, and stay.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reply {
     /// The parameters of the reply, or of the error.
@@ -159,13 +159,19 @@ pub struct LastHandoff {
     pub gap_ns: Option<u64>,
     /// From `Join` to `serving`, in milliseconds.
     pub took_ms: u64,
+    /// The same in nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ns: Option<u64>,
+    /// How long ago it was, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ago_ms: Option<u64>,
 }
 
 impl LastHandoff {
     /// A handoff of this name from this generation, whose times are not known.
     #[must_use]
     pub fn new(handoff: String, from: Generation) -> Self {
-        Self { handoff, from, gap_ns: None, took_ms: 0 }
+        Self { handoff, from, gap_ns: None, took_ms: 0, took_ns: None, ago_ms: None }
     }
 }
 
@@ -184,15 +190,69 @@ pub struct LastFailure {
     pub stage: String,
     /// One line for a person.
     pub reason: String,
+    /// How long ago it failed, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ago_ms: Option<u64>,
 }
 
 impl LastFailure {
     /// An attempt without a name, which failed before this process was given a generation.
     #[must_use]
     pub fn new(successor: Process, stage: String, reason: String) -> Self {
-        Self { successor, generation: Generation(0), attempt: None, stage, reason }
+        Self { successor, generation: Generation(0), attempt: None, stage, reason, ago_ms: None }
     }
 }
+
+/// Something that happened to the service and that an operator may ask for afterwards. The process that serves
+/// remembers it, and passes it on to the next one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PastEvent {
+    /// A word for programs: `failed`, `rolled_back`, `took_over`, `lost` or `stepped_in`.
+    pub kind: String,
+    /// The generation that it happened to.
+    pub generation: Generation,
+    /// One line for a person.
+    pub text: String,
+    /// How long ago it was, in milliseconds.
+    pub ago_ms: u64,
+}
+
+impl PastEvent {
+    /// Something that happened so many milliseconds ago. A text that is too long to be kept is cut off.
+    #[must_use]
+    pub fn new(kind: &str, generation: Generation, text: &str, ago_ms: u64) -> Self {
+        let text = text.chars().take(MAX_PAST_TEXT).collect();
+        Self { kind: kind.to_owned(), generation, text, ago_ms }
+    }
+}
+
+/// How many events are remembered.
+pub const MAX_HISTORY: usize = 10;
+
+/// The longest text of an event that is remembered, in characters.
+const MAX_PAST_TEXT: usize = 400;
+
+/// Something about the process that serves that an operator should know for as long as it serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Warning {
+    /// A word for programs, such as `unclaimed_listener`.
+    pub kind: String,
+    /// One line for a person: what is the matter, and what to do about it.
+    pub text: String,
+}
+
+impl Warning {
+    /// A warning of this kind.
+    #[must_use]
+    pub fn new(kind: &str, text: String) -> Self {
+        Self { kind: kind.to_owned(), text }
+    }
+}
+
+/// How many warnings are told.
+pub const MAX_WARNINGS: usize = 20;
 
 /// The reply of `Status`, and each reply of `Monitor`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,6 +273,12 @@ pub struct Status {
     /// Why the last attempt to replace it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
+    /// What happened lately, newest first, at most [`MAX_HISTORY`].
+    #[serde(default)]
+    pub history: Vec<PastEvent>,
+    /// What an operator should know of the serving process, at most [`MAX_WARNINGS`].
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
 }
 
 impl Status {
@@ -226,15 +292,18 @@ impl Status {
             listeners: Vec::new(),
             last_handoff: None,
             last_failure: None,
+            history: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 }
 
 /// Something that happened; a reply of `Monitor` carries it next to the status after it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ServiceEvent {
     /// A word for programs: `joined`, `standby`, `failed`, `served`, `progress`, `drained`, `let_go`,
-    /// `took_over`, `rolled_back`, `violation`, `stopping`.
+    /// `took_over`, `rolled_back`, `violation`, `rebound`, `stopping`.
     pub kind: String,
     /// The generation that it happened to.
     pub generation: Generation,
@@ -242,8 +311,17 @@ pub struct ServiceEvent {
     pub text: String,
 }
 
+impl ServiceEvent {
+    /// This happened to this generation.
+    #[must_use]
+    pub fn new(kind: String, generation: Generation, text: String) -> Self {
+        Self { kind, generation, text }
+    }
+}
+
 /// One reply of `Monitor`. The first has no event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Monitored {
     /// What happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -252,8 +330,17 @@ pub struct Monitored {
     pub status: Status,
 }
 
+impl Monitored {
+    /// This happened, and after it things are so.
+    #[must_use]
+    pub fn new(event: Option<ServiceEvent>, status: Status) -> Self {
+        Self { event, status }
+    }
+}
+
 /// One reply of `Connections`; the rows of one generation, several replies if there are many.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Connections {
     /// The generation that holds these connections.
     pub generation: Generation,
@@ -261,8 +348,17 @@ pub struct Connections {
     pub rows: Vec<ConnectionRow>,
 }
 
+impl Connections {
+    /// These are connections of this generation.
+    #[must_use]
+    pub fn new(generation: Generation, rows: Vec<ConnectionRow>) -> Self {
+        Self { generation, rows }
+    }
+}
+
 /// The reply of `Handoff` and `Rollback`: which process served before, and which serves now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct HandoffResult {
     /// The process that served before.
     pub from: Process,
@@ -275,12 +371,29 @@ pub struct HandoffResult {
     pub gap_ns: Option<u64>,
 }
 
+impl HandoffResult {
+    /// Another process serves now; how long no process accepted is not known.
+    #[must_use]
+    pub fn new(from: Process, to: Process, generation: Generation) -> Self {
+        Self { from, to, generation, gap_ns: None }
+    }
+}
+
 /// The parameters of `Drain` and `Stop`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct DeadlineParams {
     /// Be drained in this time, in milliseconds; the service's own deadline if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
+}
+
+impl DeadlineParams {
+    /// With this deadline, in milliseconds.
+    #[must_use]
+    pub fn new(deadline_ms: Option<u64>) -> Self {
+        Self { deadline_ms }
+    }
 }
 
 /// What an operator commands. Status, connections and monitoring need no machine and are not here.

@@ -60,6 +60,9 @@ pub struct Timing {
     /// Predecessor: its service manager has to confirm that the process that serves is the main one, before
     /// this one ends. A manager that loads a thousand units takes seconds.
     pub confirm: Duration,
+    /// Owner of the control socket: between two looks whether its file and its lock are still at their path.
+    /// Short enough that an operator hardly notices, and long enough that an idle process stays one.
+    pub path_check: Duration,
     /// Predecessor: how long after the beginning of its drain a silent connection is left alone; at most a
     /// quarter of the drain. Most clients end by themselves what they have begun.
     pub drain_grace: Duration,
@@ -94,6 +97,7 @@ impl Default for Timing {
             quiesce: Duration::from_secs(2),
             write: Duration::from_secs(5),
             confirm: Duration::from_secs(30),
+            path_check: Duration::from_secs(2),
             drain_grace: Duration::from_secs(5),
             drain_spread: Duration::from_secs(10),
             terminal: Duration::from_millis(200),
@@ -135,6 +139,7 @@ impl Timing {
             quiesce: scaled(self.quiesce),
             write: scaled(self.write),
             confirm: scaled(self.confirm),
+            path_check: scaled(self.path_check),
             drain_grace: scaled(self.drain_grace),
             drain_spread: scaled(self.drain_spread),
             terminal: scaled(self.terminal),
@@ -147,7 +152,9 @@ macro_rules! setters {
     ($($name:ident)*) => {
         impl Timing {
             $(
-                #[doc = concat!("Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ").")]
+                #[doc = concat!(
+                    "Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ")."
+                )]
                 #[must_use]
                 pub fn $name(mut self, wait: Duration) -> Self {
                     self.$name = wait;
@@ -161,7 +168,7 @@ macro_rules! setters {
 setters! {
     find hello reply batch lease standby before_release stop serving released probation drain force resume
     hurry prepared quiesce
-    write confirm drain_grace drain_spread terminal
+    write confirm path_check drain_grace drain_spread terminal
 }
 
 /// Which wait ran out.

@@ -25,6 +25,8 @@ mod join;
 
 mod inventory;
 
+mod control;
+
 mod link_events;
 
 mod successor;
@@ -32,6 +34,8 @@ mod successor;
 mod incumbent;
 
 mod report;
+
+mod history;
 
 mod status;
 
@@ -71,6 +75,7 @@ use self::standstill::Standstill;
 use self::status::View;
 use self::supervisor::{Call, Supervisor};
 use crate::connections::{Connections, MigrationRequest};
+use crate::control::Ownership;
 use crate::control::session::Request;
 use crate::error::{Error, ErrorKind};
 use crate::lifecycle::Lifecycle;
@@ -109,6 +114,8 @@ pub(crate) struct Driver {
     /// Counts stops and starts of the accept loops, so that a late export is recognised.
     stops: u64,
     standstill: Standstill,
+    /// A control socket that was made again by the process that serves, until the machine says whose it is.
+    rebound: Option<Ownership>,
 }
 
 /// What tasks that work for the driver bring back.
@@ -294,7 +301,11 @@ impl Driver {
 
     pub(super) async fn signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Successor => self.renew(),
+            Signal::Successor => {
+                // It has to find this process.
+                self.look_after_path().await;
+                self.renew();
+            }
             Signal::Stop if self.drain.is_exiting() => self.told_to_leave(),
             Signal::Stop if self.machine.incumbent().is_some() => {
                 if let Ok(effects) = self.command(Command::Terminate) {
@@ -321,6 +332,9 @@ impl Driver {
         }
         self.listeners.tick(now);
         self.tick_supervisor(now);
+        if self.listeners.is_look_due(now) {
+            self.look_after_path().await;
+        }
         if self.machine.is_successor() {
             return self.handle_successor(successor_machine::Event::Tick).await;
         }

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use hotupdate_proto::environment::NAME;
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_SUPERVISION, Process, Timing, VERSIONS};
+use hotupdate_proto::{
+    FEATURE_MIGRATE, FEATURE_REBIND, FEATURE_SUPERVISION, Process, Timing, VERSIONS, default_name,
+};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
@@ -24,6 +27,7 @@ pub enum AfterDrain {
 pub(crate) struct Settings {
     pub(crate) path: PathBuf,
     pub(crate) version: String,
+    pub(crate) name: Option<String>,
     pub(crate) release: Release,
     pub(crate) timing: Timing,
     pub(crate) allowed: Vec<u32>,
@@ -42,6 +46,7 @@ impl Settings {
         Self {
             path,
             version: String::new(),
+            name: None,
             release: Release::Now,
             timing: Timing::default(),
             allowed: Vec::new(),
@@ -55,18 +60,26 @@ impl Settings {
     }
 
     pub(crate) fn local(&self) -> Local {
-        let migrates = self.migrate_connections.then_some(FEATURE_MIGRATE);
         Local {
-            process: Process {
-                instance: random_hex(),
-                pid: std::process::id(),
-                version: self.version.clone(),
-            },
+            process: Process::new(random_hex(), std::process::id(), self.version.clone()).named(self.name()),
             versions: VERSIONS,
-            features: [FEATURE_SUPERVISION].into_iter().chain(migrates).map(str::to_owned).collect(),
+            features: self.features(),
             timing: self.timing.clone(),
             max_draining: self.max_draining,
         }
+    }
+
+    fn features(&self) -> Vec<String> {
+        let migrate = self.migrate_connections.then_some(FEATURE_MIGRATE);
+        migrate.into_iter().chain([FEATURE_REBIND, FEATURE_SUPERVISION]).map(str::to_owned).collect()
+    }
+
+    fn name(&self) -> String {
+        let given = self.name.clone().or_else(|| std::env::var(NAME).ok());
+        given.filter(|name| !name.is_empty()).unwrap_or_else(|| {
+            let system = rustix::system::uname();
+            default_name(&system.nodename().to_string_lossy(), std::process::id())
+        })
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use hotupdate_proto::inventory::MAX_NAME;
 use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
+use hotupdate_proto::operator::Warning;
 use hotupdate_proto::{ConnectionKind, Generation, ListenerItem, ListenerKind, frame};
 use serde::de::DeserializeOwned;
 use tokio::net::{ToSocketAddrs, lookup_host};
@@ -378,7 +379,8 @@ impl Starting {
         for (name, address) in resources.take_dropped() {
             tracing::warn!(
                 parent: &span, %name, %address,
-                "the application dropped this listener before it was ready; it is closed"
+                "the application dropped this listener, or the server that had it, before it was ready; it is \
+                 closed"
             );
             ready.bound.retain(|bound| *bound != name);
             if ready.adopted.contains(&name) {
@@ -393,6 +395,15 @@ impl Starting {
                 parent: &span, name, %kind, %address,
                 "this version does not claim the listener; it closes with the incumbent"
             );
+            if ready.bound.contains(name) {
+                continue;
+            }
+            let text = format!(
+                "this version does not claim the listener {name:?} ({kind} {address}): its clients are refused \
+                 when the version before it has let go; if that is not meant, `hotctl rollback`, or hand off \
+                 to a version that claims it"
+            );
+            resources.warnings.push(Warning::new("unclaimed_listener", text));
         }
         resources.check()?;
         ready.release = release;
@@ -468,6 +479,11 @@ impl Starting {
             let now = wanted.first().map(ToString::to_string).unwrap_or_default();
             let before = &before.address;
             tracing::warn!(parent: &self.span, name, %before, now, "a listener has another address");
+            let text = format!(
+                "the listener {name:?} is bound to {now}, and was bound to {before}: clients of the old address \
+                 are refused when the version before this one has let go"
+            );
+            self.resources.warnings.push(Warning::new("moved_listener", text));
         } else if self.succeeds {
             tracing::warn!(
                 parent: &self.span, name, %kind, "the incumbent has no such listener; it is bound afresh"

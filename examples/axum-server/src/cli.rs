@@ -25,6 +25,11 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "STRING", default_value = env!("CARGO_PKG_VERSION"))]
     pub(crate) app_version: String,
 
+    /// How probes call this process, for `hotctl status --ready --name NAME` [default: $HOTUPDATE_NAME, or the
+    /// name of the host and the process id]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
     /// Take over when an operator says so (`hotctl handoff`), not at once
     #[arg(long)]
     pub(crate) standby: bool,

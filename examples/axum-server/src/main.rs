@@ -70,6 +70,9 @@ async fn join(cli: &Cli) -> anyhow::Result<Starting> {
         .timing(Timing::default().scaled(cli.deadline_scale))
         .on_command(cli.standby)
         .successor_signal(SignalKind::hangup());
+    if let Some(name) = &cli.name {
+        builder = builder.name(name);
+    }
     if let Some(deadline) = cli.drain_deadline {
         builder = builder.drain_deadline(deadline);
     }

@@ -37,9 +37,6 @@ pub const CURL: Need = Need::program("curl", "apt curl");
 /// ip(8).
 pub const IP: Need = Need::program("ip", "apt iproute2");
 
-/// pkill(1).
-pub const PKILL: Need = Need::program("pkill", "apt procps");
-
 /// podman(1).
 pub const PODMAN: Need = Need::program("podman", "apt podman");
 

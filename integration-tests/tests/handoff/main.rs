@@ -1,5 +1,6 @@
 //! Handoffs between real processes: how they go well, how they fail, and what dies on the way.
 
+mod afterwards;
 mod failures;
 mod first_start;
 mod generations;

@@ -1,9 +1,10 @@
-//! Containers of an image from scratch that share a directory.
+//! Containers of an image from scratch: one that is updated from within, and two that share a directory.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
-use integration_tests::client::get;
+use integration_tests::client::{InFlight, get};
 use integration_tests::podman::{IMAGE, NEEDS};
 use integration_tests::process::needs::have;
 use integration_tests::{Podman, SOON, Sandbox, Status, eventually};
@@ -29,13 +30,13 @@ impl<'a> Shop<'a> {
         Self { sandbox, podman, http: free_address() }
     }
 
-    /// Starts a container whose process 1 is this server.
+    /// Starts a container whose process 1 is this command, which may have words before the server's.
     #[track_caller]
-    fn run(&self, name: &str, options: &[&str], server: &[String]) {
+    fn run(&self, name: &str, options: &[&str], before: &[&str], server: &[String]) {
         let shared = format!("{}:/run/shop", self.sandbox.path().join("shared").display());
         let usual = ["run", "--detach", "--name", name, "--network", "host", "--volume", &shared];
         let hardened = ["--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"];
-        let mut all = [&usual[..], &hardened, options, &[IMAGE]].concat();
+        let mut all = [&usual[..], &hardened, options, &[IMAGE], before].concat();
         all.extend(server.iter().map(String::as_str));
         self.podman.podman(&all);
     }
@@ -63,6 +64,35 @@ impl<'a> Shop<'a> {
 }
 
 #[test]
+fn updates_from_within_under_a_keeper() {
+    if !have(&NEEDS) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let shop = Shop::new(&sandbox);
+    let listen = format!("http={}", shop.http);
+    shop.run("shop", &[], &["hotctl", "hold", "--listen", &listen, "--"], &shop.server("v1"));
+    shop.serves("v1", 1);
+    let handoff = ["exec", "shop", "hotctl", "handoff", "--log", "/proc/1/fd/1", "--"];
+    for generation in 2..=3 {
+        let version = format!("v{generation}");
+        let server = shop.server(&version);
+        let words: Vec<_> = handoff.into_iter().chain(server.iter().map(String::as_str)).collect();
+        shop.podman.podman(&words);
+        shop.serves(&version, generation);
+        let said = format!("serving generation={generation}");
+        assert!(shop.podman.logs("shop").contains(&said), "{}", shop.podman.logs("shop"));
+    }
+    let slow = InFlight::start(shop.http, Duration::from_secs(2));
+    eventually("the request is in flight", SOON, || {
+        (shop.status().ok()?.serving.connections.active == 1).then_some(())
+    });
+    shop.podman.podman(&["stop", "shop"]);
+    slow.answer().expect("what is in flight is answered");
+    assert_eq!(shop.podman.inspect("shop", "State.ExitCode"), "0");
+}
+
+#[test]
 fn the_next_one_takes_over() {
     if !have(&NEEDS) {
         return;
@@ -70,7 +100,7 @@ fn the_next_one_takes_over() {
     let sandbox = Sandbox::new();
     let shop = Shop::new(&sandbox);
     for (version, generation) in [("v1", 1), ("v2", 2)] {
-        shop.run(version, &[], &shop.server(version));
+        shop.run(version, &[], &[], &shop.server(version));
         shop.serves(version, generation);
     }
     shop.podman.podman(&["stop", "v1"]);

@@ -3,5 +3,6 @@
 mod containers;
 mod descriptor_store;
 mod heirs;
+mod keeper;
 mod main_process;
 mod sandboxed;

@@ -5,6 +5,7 @@ use std::time::Instant;
 use hotupdate_proto::Process;
 use hotupdate_proto::operator::{HandoffResult, ProcessState, Status};
 
+use super::status::warning_line;
 use crate::client::CallError;
 use crate::context::{Context, NOTHING, look_until};
 use crate::exit::{Exit, Failure};
@@ -69,18 +70,17 @@ fn is_another(status: &Status, old: &Process) -> bool {
 pub(crate) fn changed(status: &Status, before: &Status) -> HandoffResult {
     let from = before.serving.generation;
     let handoff = status.last_handoff.as_ref().filter(|handoff| handoff.from == from);
-    HandoffResult {
-        from: before.serving.process.clone(),
-        to: status.serving.process.clone(),
-        generation: status.serving.generation,
-        gap_ns: handoff.and_then(|handoff| handoff.gap_ns),
-    }
+    let Status { serving, .. } = status;
+    let mut result =
+        HandoffResult::new(before.serving.process.clone(), serving.process.clone(), serving.generation);
+    result.gap_ns = handoff.and_then(|handoff| handoff.gap_ns);
+    result
 }
 
 /// `4242 (v1.3.0) serves now, generation 3; 4100 (v1.2.9) is draining 17 connections; new connections waited
 /// up to 180 µs`
 pub(crate) fn sentence(changed: &HandoffResult, status: Option<&Status>, verb: &str) -> String {
-    let HandoffResult { from, to, generation, gap_ns } = changed;
+    let HandoffResult { from, to, generation, gap_ns, .. } = changed;
     let rest = status.map_or_else(String::new, |status| format!("; {}", what_is_left(status, from)));
     format!("{to} {verb}, generation {generation}{rest}{}", text::gap(*gap_ns))
 }
@@ -99,6 +99,15 @@ pub(crate) fn what_has_migrated(status: Option<&Status>, to: &Process) -> String
     match serving.map_or(0, |serving| serving.totals.adopted) {
         0 => String::new(),
         migrated => format!("; migrated {}", text::connections(migrated)),
+    }
+}
+
+/// What an operator should know of the process that serves now, a line each.
+pub(crate) fn warn(context: &Context<'_>, status: Option<&Status>, to: &Process) {
+    let serving = status.filter(|status| status.serving.process.instance == to.instance);
+    for warning in serving.map(|status| status.warnings.as_slice()).unwrap_or_default() {
+        context.report.outcome("warning", warning, to);
+        context.report.say(warning_line(warning));
     }
 }
 

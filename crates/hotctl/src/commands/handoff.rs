@@ -28,5 +28,6 @@ pub(crate) fn run(context: &Context<'_>, handoff: &Handoff) -> Result<(), Failur
     drop(progress);
     let migrated = change::what_has_migrated(after.as_ref(), &changed.to);
     context.report.say(format!("{}{migrated}", change::sentence(&changed, after.as_ref(), "serves now")));
+    change::warn(context, after.as_ref(), &changed.to);
     Ok(())
 }

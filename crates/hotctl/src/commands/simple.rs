@@ -26,6 +26,7 @@ pub(crate) fn rollback(context: &Context<'_>) -> Result<(), Failure> {
     context.report.outcome("changed", &changed, &changed.to);
     let after = change::look(context, &changed)?;
     context.report.say(change::sentence(&changed, after.as_ref(), "serves again"));
+    change::warn(context, after.as_ref(), &changed.to);
     Ok(())
 }
 
@@ -52,7 +53,7 @@ fn drain_line(status: &Status, deadline: Duration) -> String {
 /// The parameters of `Drain` and `Stop`.
 pub(crate) fn within(deadline: Option<Duration>) -> DeadlineParams {
     let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    DeadlineParams { deadline_ms: deadline.map(milliseconds) }
+    DeadlineParams::new(deadline.map(milliseconds))
 }
 
 /// A call whose answer says nothing but that it was done.

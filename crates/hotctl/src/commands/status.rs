@@ -1,12 +1,12 @@
 //! `hotctl status`: one line per generation, the listeners, how the last handoff went, why the last attempt
-//! failed.
+//! failed, what happened lately, and what an operator should know.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::time::Duration;
 
 use hotupdate_proto::operator::{
-    LastFailure, LastHandoff, ListenerStatus, ProcessState, ProcessStatus, Status,
+    LastFailure, LastHandoff, ListenerStatus, PastEvent, ProcessState, ProcessStatus, Status, Warning,
 };
 use hotupdate_proto::{Process, Summary, Totals};
 use serde::Serialize;
@@ -38,7 +38,17 @@ pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
 }
 
 fn write(out: &mut impl Write, status: &Status, color: bool) -> io::Result<()> {
-    let Status { serving, successor, predecessors, listeners, last_handoff, last_failure, .. } = status;
+    let Status {
+        serving,
+        successor,
+        predecessors,
+        listeners,
+        last_handoff,
+        last_failure,
+        history,
+        warnings,
+        ..
+    } = status;
     let mut table = Table::new(&HEAD);
     successor.iter().chain([serving]).chain(predecessors).for_each(|process| table.row(row(process)));
     table.write(out, color)?;
@@ -49,12 +59,41 @@ fn write(out: &mut impl Write, status: &Status, color: bool) -> io::Result<()> {
     if let Some(failure) = last_failure {
         writeln!(out, "\n{}", text::plain(&why_it_failed(failure)))?;
     }
+    // The last failure has its own line, if the service still knows it.
+    let mut told = last_failure.is_some();
+    let history = history.iter().filter(|event| event.kind != "failed" || !std::mem::take(&mut told));
+    write_history(out, history)?;
+    write_warnings(out, warnings)
+}
+
+fn write_history<'a>(out: &mut impl Write, history: impl Iterator<Item = &'a PastEvent>) -> io::Result<()> {
+    let mut history = history.peekable();
+    if history.peek().is_none() {
+        return Ok(());
+    }
+    let mut table = Table::new(&["AGO", "HISTORY"]);
+    for PastEvent { text, ago_ms, .. } in history {
+        table.row(vec![Cell::new(text::age(*ago_ms)), Cell::new(text)]);
+    }
+    writeln!(out)?;
+    table.write(out, false)
+}
+
+fn write_warnings(out: &mut impl Write, warnings: &[Warning]) -> io::Result<()> {
+    for (index, warning) in warnings.iter().enumerate() {
+        let blank = if index == 0 { "\n" } else { "" };
+        writeln!(out, "{blank}{}", text::plain(&warning_line(warning)))?;
+    }
     Ok(())
+}
+
+pub(super) fn warning_line(warning: &Warning) -> String {
+    format!("warning: {}", warning.text)
 }
 
 fn row(status: &ProcessStatus) -> Vec<Cell> {
     let ProcessStatus { generation, process, state, since_ms, connections, .. } = status;
-    let Process { instance: _, pid, version } = process;
+    let Process { pid, version, .. } = process;
     let Summary { idle, active, upgraded, .. } = connections;
     vec![
         Cell::new(generation),
@@ -118,13 +157,19 @@ fn write_listeners(out: &mut impl Write, listeners: &[ListenerStatus]) -> io::Re
 }
 
 pub(super) fn how_it_went(handoff: &LastHandoff, serving: &ProcessStatus) -> String {
-    let LastHandoff { from, gap_ns, took_ms, .. } = handoff;
-    let took = text::duration(Duration::from_millis(*took_ms));
-    format!("last handoff: generation {from} to {} in {took}{}", serving.generation, text::gap(*gap_ns))
+    let LastHandoff { from, gap_ns, took_ms, took_ns, ago_ms, .. } = handoff;
+    let took = text::took(took_ns.map_or(Duration::from_millis(*took_ms), Duration::from_nanos));
+    let (ago, gap) = (ago(*ago_ms), text::gap(*gap_ns));
+    format!("last handoff: generation {from} to {} in {took}{ago}{gap}", serving.generation)
 }
 
 pub(super) fn why_it_failed(failure: &LastFailure) -> String {
-    let LastFailure { successor, generation, stage, reason, .. } = failure;
+    let LastFailure { successor, generation, stage, reason, ago_ms, .. } = failure;
     let number = if generation.0 == 0 { String::new() } else { format!(", generation {generation}") };
-    format!("last failure: {successor}{number}, {stage}: {reason}")
+    format!("last failure: {successor}{number}, {stage}{}: {reason}", ago(*ago_ms))
+}
+
+/// `, 12s ago`, if it is known.
+fn ago(milliseconds: Option<u64>) -> String {
+    milliseconds.map_or_else(String::new, |ago| format!(", {} ago", text::age(ago)))
 }

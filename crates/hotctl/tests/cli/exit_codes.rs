@@ -176,7 +176,8 @@ fn an_error_is_a_record_too() {
     let place = Place::new();
     place.fake.on("Rollback", |_| Answer::Error("io.hotupdate.Busy", json!({ "reason": "busy" })));
     let ran = place.hotctl(&["--json", "rollback"]).code(1);
-    let serving = json!({ "instance": "instance-of-4100", "pid": 4100, "version": "v1.2.9" });
+    let serving =
+        json!({ "instance": "instance-of-4100", "name": "web-4100", "pid": 4100, "version": "v1.2.9" });
     let record =
         json!({ "type": "error", "command": "rollback", "exit": 1, "reason": "busy", "serving": serving });
     assert_eq!(ran.json(), [record]);

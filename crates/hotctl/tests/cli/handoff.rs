@@ -19,7 +19,8 @@ fn release(status: &mut Status) -> Answer {
     let from = status.serving.process.clone();
     take_over(status);
     let (to, generation) = (status.serving.process.clone(), status.serving.generation);
-    let changed = HandoffResult { from, to, generation, gap_ns: Some(180_000) };
+    let mut changed = HandoffResult::new(from, to, generation);
+    changed.gap_ns = Some(180_000);
     Answer::Reply(serde_json::to_value(changed).expect("it is JSON"))
 }
 

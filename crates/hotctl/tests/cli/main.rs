@@ -7,6 +7,7 @@
 mod exit_codes;
 mod generate;
 mod handoff;
+mod probe;
 mod support;
 mod view;
 mod watch;

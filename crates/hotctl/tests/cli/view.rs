@@ -2,7 +2,7 @@
 
 use crate::support::fake::{Answer, fail, join, lock, process, take_over};
 use crate::support::run::{Place, start};
-use hotupdate_proto::operator::ProcessState;
+use hotupdate_proto::operator::{PastEvent, ProcessState, Warning};
 use hotupdate_proto::{Generation, Summary};
 use serde_json::{Value, json};
 
@@ -41,6 +41,34 @@ last failure: 4300 (v1.3.0), generation 3, warming up: it was not ready when its
 ";
     assert_eq!(ran.stdout, expected);
     assert_eq!(ran.stderr, "");
+}
+
+#[test]
+fn status_says_what_happened_lately_and_what_an_operator_should_know() {
+    let place = Place::new();
+    place.fake.change(|status| {
+        join(status, 4242, "first", ProcessState::Starting);
+        fail(status, "the other side gave up");
+        status.last_failure.as_mut().expect("it has just failed").ago_ms = Some(7_000);
+        let past = |kind, text, ago| PastEvent::new(kind, Generation(3), text, ago);
+        status.history = vec![
+            past("failed", "successor 4242 failed", 7_000),
+            past("rolled_back", "4100 serves again \u{1b}[2J", 90_000),
+            past("failed", "successor 4200 failed", 300_000),
+        ];
+        status.warnings = vec![Warning::new("unclaimed_listener", "nothing claims \"admin\"".to_owned())];
+    });
+    let expected = "\
+last failure: 4242 (v1.3.0), generation 3, warming up, 7s ago: the other side gave up
+
+AGO  HISTORY
+90s  4100 serves again \\u{1b}[2J
+5m   successor 4200 failed
+
+warning: nothing claims \"admin\"
+";
+    let text = place.hotctl(&["status"]).code(0).stdout;
+    assert!(text.ends_with(&format!("\n\n{expected}")), "{text}");
 }
 
 #[test]

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Fault, Refusal};
 use crate::identity::{Generation, Process, Versions};
-use crate::inventory::{StateItem, Summary, Totals, UnreadLink};
+use crate::inventory::{Occupancy, SocketFile, StateItem, Summary, Totals, UnreadLink};
 use crate::message::{Join, Joined, Message};
 use crate::migration::{ConnectionKind, InboundEffect, Leaving, OutboundEffect};
+use crate::operator::PastEvent;
 use crate::timing::Timing;
 
 /// What a process is and may do, for either machine.
@@ -36,7 +37,12 @@ pub enum Event {
         handoff: String,
         /// What it is going to get: the messages with a [`Message::batch`], numbered from 1.
         inventory: Vec<Message>,
+        /// What this process has open.
+        occupancy: Option<Occupancy>,
     },
+    /// The control socket was made again ([`Incumbent::may_rebind`](super::Incumbent::may_rebind) said that it
+    /// could be).
+    Rebound(SocketFile),
     /// The successor said something.
     Message(Message),
     /// The successor's link is closed ([`Fault::PeerGone`]: end-of-file, even in the middle of a message,
@@ -100,6 +106,8 @@ pub struct Stopped {
     pub state: Vec<StateItem>,
     /// The links to predecessors, which are not read now.
     pub links: Vec<UnreadLink>,
+    /// What is remembered of the service, newest first.
+    pub history: Vec<PastEvent>,
 }
 
 /// What is to be done, in this order. Exhaustive on purpose: a driver has to perform every one of them.
@@ -132,6 +140,9 @@ pub enum Effect {
     /// Stop the accept loops if they run; close the listeners, the control socket and the lock; forget the
     /// predecessors. If the service stops, the file of the control socket goes, too.
     LetGo(Afterwards),
+    /// The control socket was made again by the process that serves: what came with the message takes the
+    /// place of what this process has of it.
+    Rebound(SocketFile),
     /// No predecessor can take this process's place back (any more): it is the service's main process, and
     /// its listeners are the ones to keep.
     Established,
@@ -222,8 +233,13 @@ pub enum Report {
     /// The service was given back; this process drains, and can take over again while its own probation
     /// lasts.
     RolledBack(Generation, Process),
-    /// We serve again, because an operator wanted it.
-    Resumed(Peer),
+    /// We serve again, because the process that served asked for it, or its successor did after its death.
+    Resumed {
+        /// The process that served until now.
+        peer: Peer,
+        /// Why, in its words.
+        reason: String,
+    },
     /// It was not given back, we serve on.
     RollbackFailed(String),
     /// The predecessor took the service back, because we were too slow to say that we serve.

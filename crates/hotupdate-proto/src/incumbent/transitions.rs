@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use super::events::{Afterwards, Effect, Peer, Report};
 use super::state::{Drain, Goal, State};
 use super::{Incumbent, leave_effects};
-use crate::FEATURE_MIGRATE;
 use crate::error::{Fault, Refusal};
 use crate::identity::Generation;
-use crate::inventory::{Summary, UnreadLink};
+use crate::inventory::{Occupancy, SocketFile, Summary, UnreadLink};
 use crate::message::{Join, Joined, Message, Ready, Release};
 use crate::migration::ConnectionKind;
 use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, Timing, after, millis};
+use crate::{FEATURE_MIGRATE, FEATURE_REBIND};
 
 impl Incumbent {
     // ---- before the commit ----------------------------------------------------------------------------
@@ -36,7 +36,7 @@ impl Incumbent {
         join: Join,
         version: u16,
         handoff: String,
-        inventory: Vec<Message>,
+        (inventory, occupancy): (Vec<Message>, Option<Occupancy>),
         out: &mut Vec<Effect>,
     ) -> State {
         let Join { versions: _, features, process, attempt } = join;
@@ -53,6 +53,7 @@ impl Incumbent {
             incumbent: self.local.process.clone(),
             incumbent_generation: self.generation,
             manager: None,
+            occupancy,
         })));
         for predecessor in &self.predecessors {
             out.push(Effect::SendTo(predecessor.generation, Message::Issued { generation }));
@@ -70,6 +71,19 @@ impl Incumbent {
             return State::Standby { peer, until: after(now, self.local.timing.standby) };
         }
         self.before(now, Goal::Release(peer), out)
+    }
+
+    /// The control socket was made again: every process that may serve after this one has to have it.
+    pub(super) fn rebound(&self, state: &State, file: SocketFile, out: &mut Vec<Effect>) {
+        let knows = |features: &[String]| features.iter().any(|feature| feature == FEATURE_REBIND);
+        if let State::Warming { peer, .. } | State::Standby { peer, .. } = state
+            && knows(&peer.features)
+        {
+            out.push(Effect::Send(Message::Rebound { file }));
+        }
+        for predecessor in self.predecessors.iter().filter(|p| p.probation && knows(&p.features)) {
+            out.push(Effect::SendTo(predecessor.generation, Message::Rebound { file }));
+        }
     }
 
     /// The application's hook comes first, if it has one.
@@ -291,12 +305,18 @@ impl Incumbent {
 
     // ---- rollback -------------------------------------------------------------------------------------
 
+    /// Why this process gives the service back, for operators that ask afterwards.
+    pub(super) fn why_back(&self) -> &'static str {
+        if self.terminating { "it was told to stop" } else { "an operator rolled it back" }
+    }
+
     /// Predecessor: both links and roles swap, the process that served is now one that drains.
     pub(super) fn resume(
         &mut self,
         now: Instant,
         peer: Peer,
         links: Vec<UnreadLink>,
+        reason: String,
         out: &mut Vec<Effect>,
     ) -> State {
         let generation = peer.generation;
@@ -313,7 +333,7 @@ impl Incumbent {
         let former = Predecessor::released(now, generation, peer.process.clone(), Summary::default());
         let (features, handoff) = (peer.features.clone(), peer.handoff.clone());
         self.predecessors.insert(0, Predecessor { features, handoff, ..former }.knowing());
-        out.push(Effect::Report(Report::Resumed(peer)));
+        out.push(Effect::Report(Report::Resumed { peer, reason }));
         State::Serving
     }
 

@@ -37,6 +37,17 @@ impl Successor {
             give_up(&what, out);
             return fail(Fault::PeerMisbehaved(what), out);
         }
+        if let (Some(there), Some(here)) = (joined.occupancy, self.max_descriptors)
+            && there.descriptors > here
+        {
+            let what = format!(
+                "its limit of open files is {here}, and {} has {} open, {} of them connections; give it a \
+                 higher one (ulimit -n, LimitNOFILE=)",
+                joined.incumbent, there.descriptors, there.connections
+            );
+            give_up(&what, out);
+            return fail(Fault::Local(what), out);
+        }
         State::Receiving {
             joined,
             next: 1,
@@ -113,7 +124,9 @@ impl Successor {
         let others = self.links.iter().filter(|link| link.generation != to);
         let links = others.map(|l| UnreadLink { generation: l.generation, unread: String::new() }).collect();
         self.asked = Some(to);
-        out.extend([Effect::Read(to), Effect::SendTo(to, Message::Resume { stopped_at_ns: 0, links })]);
+        let reason = "it died".to_owned();
+        let resume = Message::Resume { stopped_at_ns: 0, links, history: Vec::new(), reason };
+        out.extend([Effect::Read(to), Effect::SendTo(to, resume)]);
     }
 
     pub(super) fn served(

@@ -9,7 +9,7 @@ use hotupdate_proto::message::{Generation, Message};
 use hotupdate_proto::operator::{Command, OperatorError};
 use hotupdate_proto::{Incumbent, Predecessor, Summary};
 
-use crate::world::{App, World, local, process};
+use crate::world::{App, World, local, process, resume};
 
 /// Two processes, of which this one serves, and the other one is in probation.
 struct Two {
@@ -61,10 +61,6 @@ fn failed() -> Message {
 
 fn serving() -> Message {
     Message::Serving { gap_ns: None, accepts: Vec::new() }
-}
-
-fn resume() -> Message {
-    Message::Resume { stopped_at_ns: 0, links: Vec::new() }
 }
 
 fn is_violation(effect: &Effect) -> bool {

@@ -256,7 +256,7 @@ fn resume(fired: &mut BTreeSet<Deadline>) {
     world.run();
     let by_it: Vec<_> =
         world.reports.iter().filter(|(index, _)| *index == 0).map(|(_, report)| report).collect();
-    assert!(matches!(by_it[by_it.len() - 2..], [Report::Resumed(_), Report::StoodDown(_)]), "{world}");
+    assert!(matches!(by_it[by_it.len() - 2..], [Report::Resumed { .. }, Report::StoodDown(_)]), "{world}");
     assert_eq!(world.accepting(), [new], "{world}");
     let former = &world.incumbent(new).expect("it serves").predecessors()[0];
     assert!(!former.probation && !former.quiet, "it said that it let go: {world}");

@@ -6,7 +6,7 @@ use hotupdate_proto::message::{Generation, Message, Place, Ready, Release, Relea
 use hotupdate_proto::operator::Command;
 use hotupdate_proto::{ListenerItem, Timing, successor};
 
-use crate::world::{App, Tamper, World};
+use crate::world::{App, Tamper, World, resume};
 
 /// A course of events that may be cut off after any number of steps.
 type Course = fn(&mut World);
@@ -240,7 +240,7 @@ fn every_message() -> Vec<Message> {
         Message::Issued { generation: Generation(40) },
         Message::EndProbation,
         Message::Serves { pid: 1, place: Place::default(), is_established: true },
-        Message::Resume { stopped_at_ns: 0, links: Vec::new() },
+        resume(),
         Message::Farewell,
         Message::Failed { reason: "altered".to_owned() },
     ]

@@ -3,12 +3,12 @@
 //! Deliberately absent: deaths, which the model plays in every order.
 
 use hotupdate_proto::incumbent::{Event, Report};
-use hotupdate_proto::message::{Generation, Message};
+use hotupdate_proto::message::Generation;
 use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect};
 use hotupdate_proto::operator::Command;
 use hotupdate_proto::{Deadline, Timing};
 
-use crate::world::{App, Migration, World, kinds};
+use crate::world::{App, Migration, World, kinds, resume};
 
 fn app() -> App {
     // Longer than what is tested here takes.
@@ -53,8 +53,7 @@ fn what_is_accepted_is_known_before_the_drain_begins() {
 #[test]
 fn nothing_drains_any_more_when_connections_come_back() {
     let rolls_back = |world: &mut World, new| {
-        let (stopped_at_ns, links) = (0, Vec::new());
-        world.say(new, 0, Message::Resume { stopped_at_ns, links });
+        world.say(new, 0, resume());
     };
     let dies = |world: &mut World, new| world.kill(new);
     let ends: [fn(&mut World, usize); 2] = [rolls_back, dies];

@@ -26,7 +26,7 @@ fn the_one_in_probation_is_asked_and_serves_at_once() {
     world.run();
     assert_eq!((world.accepting(), world.living()), (vec![0], vec![0]), "{world}");
     assert!(world.gap.is_zero());
-    assert!(world.reports.iter().any(|(by, r)| *by == 0 && matches!(r, Report::Resumed(_))), "{world}");
+    assert!(world.reports.iter().any(|(by, r)| *by == 0 && matches!(r, Report::Resumed { .. })), "{world}");
     let why = world.procs[third].failed.as_ref().expect("it gave up").to_string();
     assert_eq!(why, "the incumbent died, and generation 1 serves again");
     world.settle();

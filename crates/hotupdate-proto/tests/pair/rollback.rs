@@ -27,7 +27,7 @@ fn rollback_swaps_roles_and_links() {
         matches!(world.reports[world.reports.len() - 1], (2, Report::RolledBack(Generation(2), _))),
         "{world}"
     );
-    assert!(world.reports.iter().any(|(index, r)| *index == 1 && matches!(r, Report::Resumed(_))));
+    assert!(world.reports.iter().any(|(index, r)| *index == 1 && matches!(r, Report::Resumed { .. })));
     // The link works in both directions under its new name.
     world.command(Command::Drain { within: Duration::from_secs(1) });
     world.incumbent_event(
@@ -165,7 +165,8 @@ fn a_rollback_does_not_pass_the_link_to_its_receiver() {
     machine.command(world.now, Command::Rollback).expect("it is in probation");
     let rest = |generation| UnreadLink { generation: Generation(generation), unread: "{".to_owned() };
     let stopped = Stopped { at_ns: 5, links: vec![rest(2), rest(1)], ..Stopped::default() };
-    let resume = Message::Resume { stopped_at_ns: 5, links: vec![rest(1)] };
+    let (links, reason) = (vec![rest(1)], "an operator rolled it back".to_owned());
+    let resume = Message::Resume { stopped_at_ns: 5, links, history: Vec::new(), reason };
     let to = Generation(2);
     assert_eq!(
         machine.handle(world.now, Event::Stopped(stopped)),

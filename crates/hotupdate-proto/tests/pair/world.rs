@@ -10,7 +10,9 @@ use hotupdate_proto::incumbent::{Local, Report};
 use hotupdate_proto::message::{Generation, Join, Joined, Message, Process, Release, Versions};
 use hotupdate_proto::migration::{InboundEffect, OutboundEffect};
 use hotupdate_proto::operator::ProcessState;
-use hotupdate_proto::{ConnectionKind, Deadline, Fault, Incumbent, Refusal, Successor, Timing};
+use hotupdate_proto::{
+    ConnectionKind, Deadline, FEATURE_MIGRATE, FEATURE_REBIND, Fault, Incumbent, Refusal, Successor, Timing,
+};
 
 mod links;
 
@@ -170,6 +172,8 @@ pub(crate) struct World {
     pub(crate) migrations: Vec<(usize, Migration)>,
     /// Processes that became the service's main process.
     pub(crate) established: Vec<usize>,
+    /// Processes that have got the control socket that was made again.
+    pub(crate) rebound: Vec<usize>,
     pub(crate) fired: BTreeSet<Deadline>,
     /// How many actions may still happen before the world stands still.
     pub(crate) fuel: Option<usize>,
@@ -186,9 +190,15 @@ fn beginning() -> Instant {
     Instant::now()
 }
 
+/// A rollback.
+pub(crate) fn resume() -> Message {
+    let (links, history, reason) = (Vec::new(), Vec::new(), String::new());
+    Message::Resume { stopped_at_ns: 0, links, history, reason }
+}
+
 pub(crate) fn process(index: usize) -> Process {
     let pid = 100 + u32::try_from(index).expect("few processes");
-    Process { instance: format!("{pid:032x}"), pid, version: format!("v{index}") }
+    Process::new(format!("{pid:032x}"), pid, format!("v{index}"))
 }
 
 /// What its driver tells a machine about the process.
@@ -196,7 +206,7 @@ pub(crate) fn local(index: usize, app: &App) -> Local {
     Local {
         process: process(index),
         versions: app.versions,
-        features: vec!["migrate".to_owned()],
+        features: [FEATURE_MIGRATE, FEATURE_REBIND].map(str::to_owned).to_vec(),
         timing: app.timing.clone(),
         max_draining: app.max_draining,
     }
@@ -219,6 +229,7 @@ impl World {
             reports: Vec::new(),
             migrations: Vec::new(),
             established: Vec::new(),
+            rebound: Vec::new(),
             fired: BTreeSet::new(),
             fuel: None,
             tamper: None,

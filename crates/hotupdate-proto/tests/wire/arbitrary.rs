@@ -2,9 +2,10 @@
 
 use hotupdate_proto::inventory::{ConnectionState, UnreadLink};
 use hotupdate_proto::message::{Generation, Message, Place, Process, Ready, Release, Released};
+use hotupdate_proto::operator::PastEvent;
 use hotupdate_proto::{
-    ConnectionKind, ConnectionRow, LinkItem, ListenerItem, ListenerKind, MigrationItem, StateItem, Summary,
-    Totals,
+    ConnectionKind, ConnectionRow, LinkItem, ListenerItem, ListenerKind, MigrationItem, SocketFile,
+    StateItem, Summary, Totals,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -53,7 +54,8 @@ fn state() -> impl Strategy<Value = StateItem> {
 }
 
 fn process() -> impl Strategy<Value = Process> {
-    (text(), any::<u32>(), text()).prop_map(|(instance, pid, version)| Process { instance, pid, version })
+    let parts = (text(), any::<u32>(), text(), text());
+    parts.prop_map(|(instance, pid, version, name)| Process::new(instance, pid, version).named(name))
 }
 
 fn link() -> impl Strategy<Value = LinkItem> {
@@ -124,15 +126,21 @@ fn ready() -> impl Strategy<Value = Ready> {
 }
 
 fn released() -> impl Strategy<Value = Released> {
-    (summary(), any::<(u64, u64)>(), vec(state(), 0..3), vec(rest(), 0..3)).prop_map(
-        |(connections, (stopped_at_ns, within_ms), state, links)| Released {
+    (summary(), any::<(u64, u64)>(), vec(state(), 0..3), vec(rest(), 0..3), vec(past(), 0..3)).prop_map(
+        |(connections, (stopped_at_ns, within_ms), state, links, history)| Released {
             connections,
             stopped_at_ns,
             within_ms,
             state,
             links,
+            history,
         },
     )
+}
+
+fn past() -> impl Strategy<Value = PastEvent> {
+    (text(), generation(), text(), any::<u64>())
+        .prop_map(|(kind, generation, text, ago_ms)| PastEvent::new(&kind, generation, &text, ago_ms))
 }
 
 /// Any message.
@@ -162,9 +170,14 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
             place,
             is_established
         }),
-        (any::<u64>(), vec(rest(), 0..3))
-            .prop_map(|(stopped_at_ns, links)| Message::Resume { stopped_at_ns, links }),
+        (any::<u64>(), vec(rest(), 0..3), vec(past(), 0..3), text()).prop_map(
+            |(stopped_at_ns, links, history, reason)| {
+                Message::Resume { stopped_at_ns, links, history, reason }
+            }
+        ),
         Just(Message::Farewell),
+        any::<(u64, u64)>()
+            .prop_map(|(device, inode)| Message::Rebound { file: SocketFile { device, inode } }),
         text().prop_map(|reason| Message::Failed { reason }),
         vec(kind(), 0..3).prop_map(|kinds| Message::Accepts { kinds }),
         Just(Message::Quiesce),

@@ -8,9 +8,11 @@ use hotupdate_proto::message::{
 };
 use hotupdate_proto::operator::{
     Connections, DESCRIPTION, DeadlineParams, HandoffResult, LastFailure, LastHandoff, ListenerStatus,
-    Monitored, OperatorError, ProcessState, ProcessStatus, ServiceEvent, Status,
+    Monitored, OperatorError, PastEvent, ProcessState, ProcessStatus, ServiceEvent, Status, Warning,
 };
-use hotupdate_proto::{ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Summary, Totals};
+use hotupdate_proto::{
+    ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Occupancy, SocketFile, Summary, Totals,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -78,7 +80,7 @@ fn check(declared: &BTreeMap<String, Fields>, value: &Value, kind: &str, whole: 
 }
 
 fn process() -> Process {
-    Process { instance: "0".repeat(32), pid: 1, version: "v1".to_owned() }
+    Process::new("0".repeat(32), 1, "v1".to_owned()).named("web-1".to_owned())
 }
 
 fn summary() -> Summary {
@@ -102,6 +104,8 @@ fn status(whole: bool) -> Status {
     (handoff.gap_ns, handoff.took_ms) = (whole.then_some(1), 1);
     let mut failure = LastFailure::new(process(), text(), text());
     (failure.generation, failure.attempt) = (Generation(2), some.clone());
+    handoff.took_ns = whole.then_some(1);
+    (handoff.ago_ms, failure.ago_ms) = (whole.then_some(1), whole.then_some(1));
     let kind = ListenerKind::UnixDatagram;
     let mut status = Status::new(process_status(some.clone()));
     status.successor = whole.then(|| process_status(some.clone()));
@@ -109,7 +113,17 @@ fn status(whole: bool) -> Status {
     status.listeners = vec![ListenerStatus::new(text(), kind, text())];
     status.last_handoff = whole.then_some(handoff);
     status.last_failure = whole.then_some(failure);
+    (status.history, status.warnings) = (vec![past()], vec![Warning::new("x", text())]);
     status
+}
+
+fn past() -> PastEvent {
+    PastEvent::new("took_over", Generation(2), "v1 serves again", 3)
+}
+
+fn resume() -> Message {
+    let (links, history, reason) = (Vec::new(), vec![past()], "it was told to stop".to_owned());
+    Message::Resume { stopped_at_ns: 1, links, history, reason }
 }
 
 fn row() -> ConnectionRow {
@@ -124,15 +138,10 @@ fn the_interface_declares_what_serde_writes() {
     let declared = declared();
     for whole in [true, false] {
         let says = |value: Value, kind: &str| check(&declared, &value, kind, whole);
-        let happened =
-            ServiceEvent { kind: "served".to_owned(), generation: Generation(1), text: String::new() };
+        let happened = ServiceEvent::new("served".to_owned(), Generation(1), String::new());
         let (event, text) = (whole.then_some(happened), whole.then(String::new));
-        let changed = HandoffResult {
-            from: process(),
-            to: process(),
-            generation: Generation(1),
-            gap_ns: whole.then_some(1),
-        };
+        let mut changed = HandoffResult::new(process(), process(), Generation(1));
+        changed.gap_ns = whole.then_some(1);
         let versions = Versions { min: 1, max: 1 };
         let join = Join { versions, features: vec![String::new()], process: process(), attempt: text };
         let joined = Joined {
@@ -149,14 +158,15 @@ fn the_interface_declares_what_serde_writes() {
                 has_store: true,
                 watchdog_us: Some(1),
             }),
+            occupancy: whole.then(Occupancy::default),
         };
         says(json!({ "status": status(whole) }), "Status ->");
-        says(json(&Monitored { event, status: status(whole) }), "Monitor ->");
-        says(json(&Connections { generation: Generation(1), rows: vec![row()] }), "Connections ->");
+        says(json(&Monitored::new(event, status(whole))), "Monitor ->");
+        says(json(&Connections::new(Generation(1), vec![row()])), "Connections ->");
         says(json(&changed), "Handoff ->");
         says(json(&changed), "Rollback ->");
-        says(json(&DeadlineParams { deadline_ms: whole.then_some(1) }), "Drain");
-        says(json(&DeadlineParams { deadline_ms: whole.then_some(1) }), "Stop");
+        says(json(&DeadlineParams::new(whole.then_some(1))), "Drain");
+        says(json(&DeadlineParams::new(whole.then_some(1))), "Stop");
         says(json(&join), "Join");
         says(json(&joined), "Join ->");
     }
@@ -226,8 +236,9 @@ fn every_message() -> Vec<Message> {
         Message::Issued { generation: Generation(3) },
         Message::EndProbation,
         Message::Serves { pid: 1, place: Place::default(), is_established: false },
-        Message::Resume { stopped_at_ns: 1, links: Vec::new() },
+        resume(),
         Message::Farewell,
+        Message::Rebound { file: SocketFile { device: 1, inode: 2 } },
         Message::Failed { reason: String::new() },
     ];
     for message in &all {
@@ -258,6 +269,7 @@ fn every_message() -> Vec<Message> {
             | Message::Serves { .. }
             | Message::Resume { .. }
             | Message::Farewell
+            | Message::Rebound { .. }
             | Message::Failed { .. } => {}
         }
     }
@@ -276,10 +288,40 @@ fn what_an_older_peer_says_is_understood() {
     };
     assert_eq!(serde_json::from_value::<Message>(progress).unwrap(), expected);
 
+    let released = json(&Message::Released(Released { history: vec![past()], ..Released::default() }));
+    for mut message in [released, json(&resume())] {
+        for field in ["history", "reason"] {
+            message.as_object_mut().unwrap().remove(field);
+        }
+        match serde_json::from_value::<Message>(message).unwrap() {
+            Message::Released(Released { history, .. }) | Message::Resume { history, .. } => {
+                assert_eq!(history, []);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    let mut before = json(&status(true));
+    for field in ["history", "warnings"] {
+        before.as_object_mut().unwrap().remove(field);
+    }
+    for last in ["last_handoff", "last_failure"] {
+        before[last].as_object_mut().unwrap().remove("ago_ms");
+    }
+    let before: Status = serde_json::from_value(before).unwrap();
+    assert!(before.history.is_empty() && before.warnings.is_empty());
+    assert_eq!(before.last_handoff.unwrap().ago_ms, None);
+
     let mut status = json(&process_status(None));
     status.as_object_mut().unwrap().remove("totals");
     let status: ProcessStatus = serde_json::from_value(status).unwrap();
     assert_eq!(status.totals, Totals::default());
+
+    let joined = json!({
+        "version": 1, "features": [], "generation": 2, "lease_ms": 1, "handoff": "h", "incumbent": process(),
+        "incumbent_generation": 1,
+    });
+    assert_eq!(serde_json::from_value::<Joined>(joined).unwrap().occupancy, None);
 
     let link = json!({ "generation": 1, "process": process(), "connections": summary(), "probation": true });
     let link: LinkItem = serde_json::from_value(link).unwrap();

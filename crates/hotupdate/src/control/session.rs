@@ -267,13 +267,13 @@ impl Session {
         let Some(last) = generations.iter().rposition(|generation| !generation.rows.is_empty()) else {
             return self.reply(&json!({ "generation": 0, "rows": [] }), false).await;
         };
-        for (at, Connections { generation, rows }) in generations.into_iter().enumerate() {
+        for (at, Connections { generation, rows, .. }) in generations.into_iter().enumerate() {
             let mut rest = &rows[..];
             while !rest.is_empty() {
                 let (rows, later) = rest.split_at(rest.len().min(ROWS));
                 rest = later;
                 let continues = at != last || !later.is_empty();
-                let reply = parameters(&Connections { generation, rows: rows.to_vec() });
+                let reply = parameters(&Connections::new(generation, rows.to_vec()));
                 self.say(&Reply { continues, ..reply }, false).await?;
                 // Clients of the service may wait for this thread.
                 yield_now().await;
@@ -289,7 +289,7 @@ impl Session {
             return self.say(&busy(&format!("{MAX_WATCHERS} callers watch already")), false).await;
         };
         let (status, mut events) = self.ask(Request::Monitor).await?;
-        self.send(&monitored(&Monitored { event: None, status })?).await?;
+        self.send(&monitored(&Monitored::new(None, status))?).await?;
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
@@ -355,9 +355,9 @@ impl Session {
 const MAX_TEXT: usize = 1024;
 
 fn overlong(join: &Join) -> Option<&'static str> {
-    let Join { process: Process { instance, version, pid: _ }, attempt, .. } = join;
+    let Join { process: Process { instance, version, name, .. }, attempt, .. } = join;
     let attempt = attempt.as_deref().unwrap_or_default();
-    let texts = [("instance", instance.as_str()), ("version", version), ("attempt", attempt)];
+    let texts = [("instance", instance.as_str()), ("version", version), ("name", name), ("attempt", attempt)];
     texts.into_iter().find_map(|(name, text)| (text.len() > MAX_TEXT).then_some(name))
 }
 

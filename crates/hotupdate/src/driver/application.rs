@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use hotupdate_proto::ListenerItem;
 use hotupdate_proto::message::Ready;
+use hotupdate_proto::operator::Warning;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
@@ -39,6 +40,8 @@ pub(crate) struct Resources {
     pub(crate) stale: Vec<String>,
     /// The application dropped a listener.
     pub(crate) dropped: Arc<Notify>,
+    /// What operators should know of it.
+    pub(crate) warnings: Vec<Warning>,
 }
 
 impl Drop for Resources {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Stopped};
 use hotupdate_proto::inventory::{MAX_TASKS, UnreadLink};
 use hotupdate_proto::operator::{Command, OperatorError};
-use hotupdate_proto::{ConnectionRow, Fault, Joined, Message, Refusal, Totals};
+use hotupdate_proto::{ConnectionRow, Fault, Generation, Joined, Message, Refusal, Totals};
 
 use super::clock::monotonic_ns;
 use super::drain::{self, Progress};
@@ -53,7 +53,7 @@ impl Driver {
                 // The links.
                 Effect::Reply(reply) => self.reply(reply),
                 Effect::Send(message) => self.send(&message),
-                Effect::SendTo(generation, message) => self.links.send_to(generation, &message),
+                Effect::SendTo(generation, message) => self.send_to(generation, &message),
                 Effect::Read(generation) => self.links.read(generation),
                 // The machine does not listen any more; the reader goes on for the end of the link.
                 Effect::Quiet => {}
@@ -72,6 +72,7 @@ impl Driver {
                 Effect::BeforeRelease => self.before_release(),
                 Effect::Stop => self.stop().await,
                 Effect::Accept(unread) => self.accept(&unread),
+                Effect::Rebound(_) => self.take_rebound(),
                 Effect::Established => self.established(),
                 Effect::LetGo(afterwards) => self.let_go(afterwards).await,
                 // The drain.
@@ -131,6 +132,18 @@ impl Driver {
         }
     }
 
+    fn send_to(&self, generation: Generation, message: &Message) {
+        match self.inventory().attach(message) {
+            Ok(descriptors) => {
+                let descriptors = descriptors.into_iter().map(|fd| Arc::new(fd) as _).collect();
+                self.links.send_to(generation, message, descriptors);
+            }
+            Err(error) => {
+                tracing::warn!(%generation, message = message.name(), %error, "not said to a predecessor");
+            }
+        }
+    }
+
     // ---- the release --------------------------------------------------------------------------------------
 
     fn before_release(&mut self) {
@@ -156,7 +169,8 @@ impl Driver {
             Err(why) => return self.machine.queue(Event::CannotStop(why)),
         };
         let links = self.links.pause_predecessors().await;
-        let stopped = Stopped { at_ns, connections: self.connections.summary(), links, ..Stopped::default() };
+        let (connections, history) = (self.connections.summary(), self.operators.history());
+        let stopped = Stopped { at_ns, connections, links, history, ..Stopped::default() };
         if self.exports.is_empty() {
             return self.machine.queue(Event::Stopped(stopped));
         }
@@ -190,6 +204,7 @@ impl Driver {
     fn accept(&mut self, unread: &[UnreadLink]) {
         self.stops += 1;
         self.listeners.open_all();
+        self.listeners.serves();
         self.links.read_predecessors(unread);
         self.application.serve_again();
         self.serves_again();
@@ -198,6 +213,7 @@ impl Driver {
     async fn let_go(&mut self, afterwards: Afterwards) {
         self.tell_manager_who_serves(afterwards).await;
         if !matches!(afterwards, Afterwards::ServedBy(_)) {
+            self.listeners.say_stopped();
             self.listeners.remove_control_socket();
         }
         self.listeners.let_go();

@@ -46,13 +46,24 @@ impl Driver {
 
     async fn hear_successor(&mut self, heard: Heard) {
         match heard {
-            Heard::Message(message, _) => {
+            Heard::Message(message, descriptors) => {
+                if let Err(what) = self.keep_rebound(&message, descriptors) {
+                    return self.handle(Event::Closed(Fault::PeerMisbehaved(what))).await;
+                }
                 // A later version serves; the rows went to the one before it.
                 if matches!(message, Message::EndProbation) && self.drain.is_draining() {
                     self.collect_rows();
                 }
                 self.hear_of_heir(&message);
+                // From a successor whose incumbent died it is empty.
+                if let Message::Resume { history, .. } = &message
+                    && !history.is_empty()
+                {
+                    self.operators.goes_on_from(history);
+                }
                 self.handle(Event::Message(message)).await;
+                // What the machine did not ask for is closed.
+                self.rebound = None;
             }
             Heard::Closed(fault) => {
                 // After anything else it lives: it is told why, or its link is read for its end.
@@ -67,20 +78,29 @@ impl Driver {
 
     async fn hear_incumbent(&mut self, heard: Heard) {
         let event = match heard {
-            Heard::Message(message, descriptors) => match self.keep_final_word(&message, descriptors) {
+            Heard::Message(message, descriptors) => match self.keep(&message, descriptors) {
                 Ok(()) => successor::Event::Message(message),
                 Err(what) => successor::Event::Closed(Fault::PeerMisbehaved(what)),
             },
             Heard::Closed(fault) => successor::Event::Closed(fault),
         };
         self.handle_successor(event).await;
+        self.rebound = None;
     }
 
-    /// `released` brings the state of the application, and what was read of links that are read here from now
-    /// on.
+    fn keep(&mut self, message: &Message, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+        match message {
+            Message::Rebound { .. } => self.keep_rebound(message, descriptors),
+            message => self.keep_final_word(message, descriptors),
+        }
+    }
+
+    /// `released` brings the state of the application, what was read of links that are read here from now on,
+    /// and what the incumbent remembers.
     fn keep_final_word(&mut self, message: &Message, descriptors: Vec<OwnedFd>) -> Result<(), String> {
-        let Message::Released(Released { state, links, .. }) = message else { return Ok(()) };
+        let Message::Released(Released { state, links, history, .. }) = message else { return Ok(()) };
         self.links.note_unread(links.clone());
+        self.operators.goes_on_from(history);
         self.exports.keep(state.iter().cloned().zip(descriptors).collect());
         self.exports.check()
     }

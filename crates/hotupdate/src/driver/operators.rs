@@ -1,14 +1,17 @@
 //! Operators: what they ask, what they wait for, and what they are told of.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
 
 use hotupdate_proto::operator::{
-    Connections, HandoffResult, LastFailure, LastHandoff, Monitored, OperatorError, ServiceEvent, Status,
+    Connections, HandoffResult, LastFailure, LastHandoff, MAX_WARNINGS, Monitored, OperatorError, PastEvent,
+    ServiceEvent, Status, Warning,
 };
 use hotupdate_proto::{ConnectionRow, Generation, Join, Message, Process, Refusal};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::status::View;
+use super::history::History;
+use super::status::{View, millis_since};
 use crate::connections::{accepted_at, age_ms};
 use crate::control::replies;
 use crate::control::session::{self, Outcome, Request, SessionConfig};
@@ -36,8 +39,10 @@ pub(super) struct Operators {
     waiting: Vec<(Awaited, oneshot::Sender<Outcome>)>,
     /// What predecessors said of their connections.
     rows: HashMap<Generation, Rows>,
-    last_handoff: Option<LastHandoff>,
-    last_failure: Option<LastFailure>,
+    last_handoff: Option<(Instant, LastHandoff)>,
+    last_failure: Option<(Instant, LastFailure)>,
+    history: History,
+    warnings: Vec<Warning>,
 }
 
 impl Operators {
@@ -51,7 +56,14 @@ impl Operators {
             rows: HashMap::new(),
             last_handoff: None,
             last_failure: None,
+            history: History::default(),
+            warnings: Vec::new(),
         }
+    }
+
+    /// For the callers on another control listener.
+    pub(super) fn sessions(&self) -> SessionConfig {
+        self.sessions.clone()
     }
 
     /// What is asked next. Safe to cancel.
@@ -66,7 +78,17 @@ impl Operators {
     // ---- answers ------------------------------------------------------------------------------------------
 
     pub(super) fn status(&self, view: View<'_>) -> Status {
-        view.status(self.last_handoff.clone(), self.last_failure.clone())
+        let mut status = view.status();
+        status.last_handoff = self.last_handoff.clone().map(|(at, mut handoff)| {
+            handoff.ago_ms = Some(millis_since(at));
+            handoff
+        });
+        status.last_failure = self.last_failure.clone().map(|(at, mut failure)| {
+            failure.ago_ms = Some(millis_since(at));
+            failure
+        });
+        (status.history, status.warnings) = (self.history(), self.warnings.clone());
+        status
     }
 
     /// The status now, and all events from here on.
@@ -83,7 +105,7 @@ impl Operators {
                 row.age_ms = age_ms(*accepted);
                 row
             };
-            all.push(Connections { generation: *generation, rows: rows.values().map(row).collect() });
+            all.push(Connections::new(*generation, rows.values().map(row).collect()));
         }
         all.sort_by_key(|connections| std::cmp::Reverse(connections.generation));
         all
@@ -103,10 +125,12 @@ impl Operators {
 
     // ---- events -------------------------------------------------------------------------------------------
 
-    pub(super) fn notify(&self, view: View<'_>, kind: &str, generation: Generation, text: String) {
+    /// Tells operators that watch, and remembers it for those that ask later.
+    pub(super) fn notify(&mut self, view: View<'_>, kind: &str, generation: Generation, text: String) {
+        self.history.add(kind, generation, &text);
         if self.monitor.receiver_count() > 0 {
-            let event = Some(ServiceEvent { kind: kind.to_owned(), generation, text });
-            if let Some(event) = replies::monitored(&Monitored { event, status: self.status(view) }) {
+            let event = Some(ServiceEvent::new(kind.to_owned(), generation, text));
+            if let Some(event) = replies::monitored(&Monitored::new(event, self.status(view))) {
                 let _ = self.monitor.send(event);
             }
         }
@@ -120,11 +144,26 @@ impl Operators {
     // ---- what is remembered -------------------------------------------------------------------------------
 
     pub(super) fn handed_over(&mut self, handoff: LastHandoff) {
-        self.last_handoff = Some(handoff);
+        self.last_handoff = Some((Instant::now(), handoff));
     }
 
     pub(super) fn failed(&mut self, failure: LastFailure) {
-        self.last_failure = Some(failure);
+        self.last_failure = Some((Instant::now(), failure));
+    }
+
+    /// Something that an operator should know of this process for as long as it serves.
+    pub(super) fn warn(&mut self, warnings: impl IntoIterator<Item = Warning>) {
+        let room = MAX_WARNINGS.saturating_sub(self.warnings.len());
+        self.warnings.extend(warnings.into_iter().take(room));
+    }
+
+    pub(super) fn history(&self) -> Vec<PastEvent> {
+        self.history.events()
+    }
+
+    /// What the process remembers that served until now.
+    pub(super) fn goes_on_from(&mut self, history: &[PastEvent]) {
+        self.history = History::from_events(history);
     }
 
     /// What a predecessor says of its connections.
@@ -165,8 +204,7 @@ impl Operators {
     pub(super) fn not_started(&mut self, view: View<'_>, pid: Option<u32>, attempt: String, reason: String) {
         view.connections.metrics().handoff("failed", None);
         // Nothing else is known of it.
-        let (instance, version) = (String::new(), String::new());
-        let successor = Process { instance, pid: pid.unwrap_or_default(), version };
+        let successor = Process::new(String::new(), pid.unwrap_or_default(), String::new());
         let text = match pid {
             Some(pid) => format!("successor {pid} failed while it was starting: {reason}"),
             None => reason.clone(),

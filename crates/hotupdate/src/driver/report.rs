@@ -50,7 +50,7 @@ impl Operators {
             }
             Report::Lost { generation, connections } => {
                 tracing::warn!(%generation, %connections, "a predecessor died");
-                let text = format!("generation {generation} died with {connections}");
+                let text = format!("generation {generation} died while it was draining, with {connections}");
                 self.notify(view, "lost", generation, text);
             }
             Report::TookOver { peer: Peer { process, generation, .. }, fault } => {
@@ -60,13 +60,18 @@ impl Operators {
                     %fault,
                     "the successor died in probation; {us} serves again"
                 );
-                let text = format!("{process} died in probation; {us} serves again");
+                let text = format!(
+                    "{process}, generation {generation}, died soon after it took over; {us} serves again"
+                );
                 self.notify(view, "took_over", generation, text);
             }
-            Report::Resumed(peer) => {
+            Report::Resumed { peer: Peer { process, generation, .. }, reason } => {
                 view.connections.metrics().handoff("rolled_back", None);
-                tracing::warn!(former = %peer.process, "rolled back; {us} serves again");
-                self.notify(view, "rolled_back", view.generation(), format!("{us} serves again"));
+                let why = if reason.is_empty() { "it was rolled back" } else { &reason };
+                let why = OneLine(why).to_string();
+                tracing::warn!(former = %process, why, "rolled back; {us} serves again");
+                let text = format!("{us} serves again instead of {process}, generation {generation}: {why}");
+                self.notify(view, "rolled_back", generation, text);
             }
             Report::RolledBack(generation, process) => self.rolled_back(view, generation, process),
             Report::RollbackFailed(reason) => {
@@ -116,20 +121,29 @@ impl Operators {
         self.notify(view, "failed", *generation, reason);
     }
 
+    /// This process serves because the incumbent died while it was joining.
+    pub(super) fn stepped_in(&mut self, view: View<'_>, incumbent: &Process, generation: Generation) {
+        let us = view.process();
+        tracing::error!(%incumbent, "the incumbent died during the handoff; {us} serves");
+        let text = format!("{incumbent}, generation {generation}, died during the handoff; {us} serves");
+        self.notify(view, "stepped_in", generation, text);
+    }
+
     fn served_by_successor(&mut self, view: View<'_>, peer: Peer, gap_ns: Option<u64>) {
         let Peer { process, generation, .. } = peer;
         let gap_us = gap_ns.map(|ns| ns / 1000);
         tracing::info!(successor = %process, %generation, gap_us, "handed over");
-        let from = view.process().clone();
-        self.answer(Awaited::Handoff, &Ok(HandoffResult { from, to: process.clone(), generation, gap_ns }));
+        let mut result = HandoffResult::new(view.process().clone(), process.clone(), generation);
+        result.gap_ns = gap_ns;
+        self.answer(Awaited::Handoff, &Ok(result));
         self.notify(view, "served", generation, format!("{process} serves now"));
         self.end_monitors();
     }
 
     fn rolled_back(&mut self, view: View<'_>, generation: Generation, process: Process) {
         tracing::warn!(predecessor = %process, "rolled back; this process drains");
-        let (from, to) = (view.process().clone(), process.clone());
-        self.answer(Awaited::Rollback, &Ok(HandoffResult { from, to, generation, gap_ns: None }));
+        let result = HandoffResult::new(view.process().clone(), process.clone(), generation);
+        self.answer(Awaited::Rollback, &Ok(result));
         self.notify(view, "rolled_back", generation, format!("{process} serves again"));
         self.end_monitors();
     }

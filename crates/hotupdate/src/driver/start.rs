@@ -48,6 +48,7 @@ pub(crate) fn start_first(
     let mut driver = Driver::new(settings, local, Role::First, Generation::FIRST, ownership, part);
     // Operators can ask from the beginning, and a successor is told to ask again.
     driver.listeners.open_all();
+    driver.listeners.serves();
     let connections = driver.connections.clone();
     tokio::spawn(driver.run());
     (application, connections)
@@ -112,6 +113,7 @@ impl Driver {
             results: mpsc::channel(16),
             stops: 0,
             standstill: Standstill::default(),
+            rebound: None,
             settings,
         }
     }
@@ -127,6 +129,7 @@ impl Driver {
         self.migrations.handlers = std::mem::take(&mut resources.handlers);
         let hooks = std::mem::take(&mut resources.hooks);
         self.application.is_ready(hooks, resources.tasks.clone(), reply);
+        self.operators.warn(std::mem::take(&mut resources.warnings));
         self.listeners.claim(resources);
         if let Err(error) = self.look_for_room() {
             return self.give_up(error).await;
@@ -159,6 +162,7 @@ impl Driver {
     /// This process serves: tells the application and the supervisor.
     pub(super) fn serve(&mut self) {
         self.identity.since = Instant::now();
+        self.listeners.serves();
         self.application.serve(self.exports.take());
         self.supervisor.ready();
     }

@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use hotupdate_proto::incumbent::Peer;
 use hotupdate_proto::inventory::MAX_TASKS;
-use hotupdate_proto::operator::{Connections as Rows, LastFailure, LastHandoff};
-use hotupdate_proto::operator::{ProcessState, ProcessStatus, Status};
+use hotupdate_proto::operator::{Connections as Rows, ProcessState, ProcessStatus, Status};
 use hotupdate_proto::{Generation, Incumbent, Predecessor, Process};
 
 use super::Identity;
@@ -41,14 +40,11 @@ impl View<'_> {
     }
 
     pub(super) fn rows(&self) -> Rows {
-        Rows { generation: self.identity.generation, rows: self.connections.rows() }
+        Rows::new(self.identity.generation, self.connections.rows())
     }
 
-    pub(super) fn status(
-        &self,
-        last_handoff: Option<LastHandoff>,
-        last_failure: Option<LastFailure>,
-    ) -> Status {
+    /// The status now, without what is remembered of the past.
+    pub(super) fn status(&self) -> Status {
         let Identity { local, generation, attempt, since } = self.identity;
         let (connections, totals) = self.connections.snapshot();
         let state = self.machine.map_or(ProcessState::Starting, Incumbent::process_state);
@@ -64,8 +60,6 @@ impl View<'_> {
         let predecessors = self.machine.map(Incumbent::predecessors).unwrap_or_default();
         status.predecessors = predecessors.iter().map(drains).collect();
         status.listeners = self.listeners.status();
-        status.last_handoff = last_handoff;
-        status.last_failure = last_failure;
         status
     }
 }
@@ -89,6 +83,6 @@ fn drains(predecessor: &Predecessor) -> ProcessStatus {
     status
 }
 
-fn millis_since(then: Instant) -> u64 {
+pub(super) fn millis_since(then: Instant) -> u64 {
     u64::try_from(then.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -23,9 +23,12 @@ impl Driver {
             for effect in successor.machine.handle(Instant::now(), now) {
                 match effect {
                     Effect::Send(message) => self.links.send(&message, Vec::new()),
-                    Effect::SendTo(generation, message) => self.links.send_to(generation, &message),
+                    Effect::SendTo(generation, message) => {
+                        self.links.send_to(generation, &message, Vec::new())
+                    }
                     Effect::Read(generation) => self.links.read(generation),
                     Effect::Close => {}
+                    Effect::Rebound(_) => self.take_rebound(),
                     Effect::Open(released) => {
                         event = Some(match self.open(released.as_ref()) {
                             Ok(gap_ns) => Event::Opened { gap_ns },
@@ -67,6 +70,7 @@ impl Driver {
         let Role::Successor(successor) = role else { return };
         let Served { joined, predecessors, gap_ns } = served;
         let alive: Vec<Generation> = predecessors.iter().map(|p| p.generation).collect();
+        let is_alone = !alive.contains(&joined.incumbent_generation);
         let machine = Incumbent::serving(self.identity.local.clone(), joined.generation, predecessors);
         let machine = machine.with_hook(self.application.has_hook());
         let mut machine = machine.accepting(self.migrations.kinds());
@@ -76,7 +80,9 @@ impl Driver {
         self.listeners.open_all();
         let mut handoff = LastHandoff::new(joined.handoff.clone(), joined.incumbent_generation);
         handoff.gap_ns = gap_ns;
-        handoff.took_ms = u64::try_from(successor.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let took = successor.since.elapsed();
+        handoff.took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        handoff.took_ns = u64::try_from(took.as_nanos()).ok();
         self.operators.handed_over(handoff);
         tracing::info!(
             generation = %joined.generation,
@@ -86,6 +92,10 @@ impl Driver {
         );
         self.connections.metrics().handoff("served", gap_ns);
         self.serve();
+        if is_alone {
+            let (view, operators) = self.view();
+            operators.stepped_in(view, &joined.incumbent, joined.incumbent_generation);
+        }
         self.links.read_inherited();
         // An older process that lets go now tells its supervisor of the process that it handed over to, which
         // may still take this one's place.

@@ -389,7 +389,7 @@ impl Driver {
         let (pid, place) = (std::process::id(), self.supervisor.place.clone());
         let serves = Message::Serves { pid, place, is_established };
         for predecessor in predecessors.iter().filter(|predecessor| predecessor.is_told_who_serves()) {
-            self.links.send_to(predecessor.generation, &serves);
+            self.links.send_to(predecessor.generation, &serves, Vec::new());
         }
     }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
+use crate::common::peer::status;
 use crate::common::{
     self, Folder, Log, SOON, answer, ask, ask_on, descriptors, eventually, refused, replace_by,
 };
@@ -20,6 +21,14 @@ async fn tcp(starting: &mut Starting, name: &str, at: impl ToString, says: &'sta
     let address = listener.local_addr().ip().unwrap();
     answer(listener, says);
     address
+}
+
+/// The status of the service has this one warning.
+async fn warns(folder: &Folder, kind: &str, words: &[&str]) {
+    let warnings = status(&folder.control()).await["warnings"].take();
+    let text = warnings[0]["text"].as_str().unwrap_or_default();
+    let said = words.iter().all(|word| text.contains(word));
+    assert!(warnings.as_array().unwrap().len() == 1 && warnings[0]["kind"] == kind && said, "{warnings}");
 }
 
 const ANY: &str = "127.0.0.1:0";
@@ -58,6 +67,7 @@ async fn one_is_removed() {
     refused(admin).await;
     assert_eq!(ask(echo).await, "v2");
     log.says(&["this version does not claim the listener", "admin", &admin.to_string()]);
+    warns(&folder, "unclaimed_listener", &["\"admin\"", &admin.to_string(), "hotctl rollback"]).await;
 }
 
 #[tokio::test]
@@ -83,6 +93,7 @@ async fn one_moves_to_another_address() {
     assert_eq!(ask(new).await, "v2");
     refused(old).await;
     log.says(&["a listener has another address", &old.to_string(), "127.0.0.2"]);
+    warns(&folder, "moved_listener", &["\"echo\"", &old.to_string(), "127.0.0.2"]).await;
 }
 
 #[tokio::test]

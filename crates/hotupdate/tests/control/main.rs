@@ -7,4 +7,5 @@ mod common;
 mod control_socket;
 mod log_injection;
 mod path;
+mod removed;
 mod threat_model;

@@ -1,11 +1,12 @@
 //! Whether a process serves, without asking it: the serving process holds the lock of the control socket
 //! (flock(2)), and passes it on to the next version.
 //!
-//! Deliberately absent: process ids. The serving process may be the child of any process, in any container.
+//! Deliberately absent: trust in process ids. The serving process may be the child of any process, in any
+//! container, where its process id may mean another process.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -48,9 +49,18 @@ impl Owner {
         }
     }
 
+    /// Whether this process, as hold sees it, has the lock open: then it is the one that serves. Not known of a
+    /// process of another user (proc_pid_fd(5)).
+    pub(super) fn is(&self, pid: u32) -> bool {
+        let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        let Some(lock) = identity(&self.lock) else { return false };
+        let mut open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        open.any(|entry| identity(&entry.path()) == Some(lock))
+    }
+
     /// The last owner did not remove its socket, as one does that stops on purpose.
     pub(super) fn left_its_socket(&self) -> bool {
-        std::fs::symlink_metadata(&self.socket).is_ok()
+        fs::symlink_metadata(&self.socket).is_ok()
     }
 
     fn open(&self) -> io::Result<Option<File>> {

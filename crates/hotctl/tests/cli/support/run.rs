@@ -94,7 +94,11 @@ pub(crate) fn start(folder: &Path, socket: Option<&Path>, arguments: &[&str]) ->
     let output = tempfile::tempdir_in(folder).expect("the folder is ours").keep();
     let (out, err) = (output.join("stdout"), output.join("stderr"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_hotctl"));
-    command.env_remove("HOTUPDATE_SOCKET").env_remove("NO_COLOR").env("XDG_RUNTIME_DIR", folder);
+    command
+        .env_remove("HOTUPDATE_SOCKET")
+        .env_remove("HOTUPDATE_NAME")
+        .env_remove("NO_COLOR")
+        .env("XDG_RUNTIME_DIR", folder);
     if let Some(path) = socket {
         command.arg("--socket").arg(path);
     }

@@ -171,11 +171,11 @@ impl Life {
     }
 
     fn join(&mut self, versions: Versions, batches: u32) -> bool {
-        let process = hotupdate_proto::Process { instance: String::new(), pid: 2, version: String::new() };
+        let process = hotupdate_proto::Process::new(String::new(), 2, String::new());
         let join = Join { versions, features: vec!["migrate".to_owned()], process, attempt: None };
         let inventory = (1..=batches).map(|batch| Message::Control { batch }).collect();
         let (before, admitted) = (self.machine.clone(), self.machine.admits(&join));
-        let event = Event::Join { join, handoff: "h".to_owned(), inventory };
+        let event = Event::Join { join, handoff: "h".to_owned(), inventory, occupancy: None };
         let effects = self.machine.handle(self.now, event);
         match (&admitted, &effects[..]) {
             (Ok(()), [Effect::Reply(Ok(joined)), ..]) => {
@@ -236,6 +236,7 @@ impl Life {
                 assert!(self.holds, "nothing is left to release");
                 self.ending = true;
             }
+            Effect::Rebound(_) => assert!(self.holds && !self.accepting, "it is not its own any more"),
             Effect::Established => assert!(self.holds, "it is not the one that serves"),
             Effect::Stop => {
                 assert!(self.holds, "nothing is left to stop");
