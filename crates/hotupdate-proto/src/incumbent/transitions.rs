@@ -98,10 +98,10 @@ impl Incumbent {
     /// Then predecessors finish the migrations that are under way: the next process could not.
     pub(super) fn quiesce(&mut self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
         let Timing { prepared, quiesce, .. } = self.local.timing;
-        // Where nothing is accepted nothing is under way, and from a process that has drained nothing comes. It
-        // may stay for its supervisor and not listen any more.
+        // Where nothing is accepted nothing is under way, and a process that stays for its supervisor alone
+        // has nothing left to say.
         let accepts = !self.accepts.is_empty();
-        for predecessor in self.predecessors.iter_mut().filter(|older| accepts && !older.drained) {
+        for predecessor in self.predecessors.iter_mut().filter(|older| accepts && !older.is_done()) {
             let effects = predecessor.inbound.quiesce(now, prepared.saturating_add(quiesce));
             predecessor.comes(effects, out);
         }

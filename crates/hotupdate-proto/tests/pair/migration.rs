@@ -2,13 +2,13 @@
 //!
 //! Deliberately absent: deaths, which the model plays in every order.
 
-use hotupdate_proto::incumbent::{Event, Report};
-use hotupdate_proto::message::Generation;
+use hotupdate_proto::incumbent::{Effect, Event, Report};
+use hotupdate_proto::message::{Generation, Message};
 use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect};
 use hotupdate_proto::operator::Command;
-use hotupdate_proto::{Deadline, Timing};
+use hotupdate_proto::{Deadline, FEATURE_MIGRATE, Incumbent, Predecessor, Summary, Timing};
 
-use crate::world::{App, Migration, World, kinds, resume};
+use crate::world::{App, Migration, World, kinds, local, process, resume};
 
 fn app() -> App {
     // Longer than what is tested here takes.
@@ -121,15 +121,20 @@ fn a_stop_waits_for_what_may_still_be_committed() {
     assert_eq!(world.accepting(), [0]);
 }
 
-/// Nothing comes from it any more, and a process that stays for its supervisor alone does not listen.
+/// A process that stays for its supervisor alone would not answer.
 #[test]
-fn what_has_drained_is_not_waited_for() {
-    let (drains, accepts) = (true, true);
-    let mut world = World::new(App { drains, accepts, ..app() });
-    let new = world.join(App { drains, accepts, ..app() });
-    world.run();
-    let before = world.said.len();
-    world.command(Command::Rollback);
-    world.run();
-    assert_eq!(said(&world, before)[..2], [(new, "resume"), (0, "serving")]);
+fn what_has_nothing_left_to_do_is_not_waited_for() {
+    let now = World::new(app()).now;
+    let asked = |drained, probation| {
+        let older = Predecessor::released(now, Generation(1), process(0), Summary::default());
+        let features = vec![FEATURE_MIGRATE.to_owned()];
+        let older = Predecessor { features, drained, probation, ..older };
+        let machine = Incumbent::serving(local(1, &app()), Generation(2), vec![older]);
+        let mut machine = machine.accepting(kinds(&app()));
+        machine.greet();
+        let effects = machine.command(now, Command::Stop { within: None }).unwrap();
+        effects.contains(&Effect::SendTo(Generation(1), Message::Quiesce))
+    };
+    assert!(asked(false, true) && asked(false, false) && asked(true, true));
+    assert!(!asked(true, false));
 }
