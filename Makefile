@@ -27,9 +27,21 @@ demo: build ## ten hot updates under load, in all three ways, and a table of wha
 picture: build ## the moving picture of the README, from a real run
 	$(CARGO) run --release --bin picture crates/hotctl/watch.svg
 
-.PHONY: bench
-bench: build ## how long 1 to 15,000 live connections take to move, and what that costs
+ROUNDS ?= 4
+BENCH = integration-tests/benches
+BENCH_UPGRADES = $(TARGET)/release/bench upgrades --out $(TARGET)/bench
+
+.PHONY: bench bench-quick bench-peers
+bench: build bench-peers ## this project and its peers under the same load, each upgraded ROUNDS=4 times; and how long moves take
+	$(BENCH_UPGRADES) --rounds $(ROUNDS)
 	$(CARGO) run --release --bin moves
+
+bench-quick: build bench-peers ## the same, one upgrade of each
+	$(BENCH_UPGRADES) --quick
+
+# A peer that cannot be built is not measured, and the table says so.
+bench-peers:
+	-$(CARGO) build --release --locked --workspace --keep-going --manifest-path $(BENCH)/peers/Cargo.toml --target-dir $(TARGET)/peers
 
 HANDOFFS ?= 1000
 

@@ -33,6 +33,9 @@ pub enum Fault {
     /// An operator ended the attempt.
     #[error("aborted by an operator")]
     Aborted,
+    /// The operator that had begun the attempt has gone before it was released.
+    #[error("the operator that began the attempt has gone")]
+    Abandoned,
     /// Something failed on this side.
     #[error("{}", OneLine(.0))]
     Local(String),
@@ -64,12 +67,21 @@ pub enum Refusal {
         /// What the successor speaks.
         theirs: Versions,
     },
+    /// The operator that began this attempt has ended it, or is gone.
+    #[error("the attempt is over: the operator that began it has gone")]
+    Abandoned,
     /// The process does not serve any more.
     #[error("the process that was asked is stopping or has handed over already")]
     NotServing,
     /// The caller may not.
     #[error("not allowed: uid {uid} is neither the owner of the service, nor root, nor listed")]
     NotAllowed {
+        /// The caller's user id.
+        uid: u32,
+    },
+    /// The caller may operate the service, and not take it over.
+    #[error("not allowed: uid {uid} may operate the service, and not take it over (`allow_successor_uid`)")]
+    MayNotSucceed {
         /// The caller's user id.
         uid: u32,
     },

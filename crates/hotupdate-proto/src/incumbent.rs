@@ -63,7 +63,8 @@ mod command;
 /// let join = Join { versions: VERSIONS, features: Vec::new(), process: process(2), attempt: None };
 /// incumbent.admits(&join).expect("no other successor is on its way");
 /// let inventory = vec![Message::Control { batch: 1 }];
-/// let effects = incumbent.handle(now, Event::Join { join, handoff: "h1".into(), inventory, occupancy: None });
+/// let join = Event::Join { join, handoff: "h1".into(), inventory, occupancy: None };
+/// let effects = incumbent.handle(now, join);
 /// assert!(effects.contains(&Effect::Send(Message::Control { batch: 1 })));
 /// assert!(incumbent.deadline().is_some()); // from here on there is always a deadline
 ///
@@ -96,6 +97,8 @@ pub struct Incumbent {
     predecessors: Vec<Predecessor>,
     /// Stop as soon as the handoff that is under way has ended, one way or the other. Never taken back.
     terminating: bool,
+    /// Attempts whose operators have gone, the latest last.
+    abandoned: Vec<String>,
     /// The application has a hook that ends what only one process may do.
     has_hook: bool,
     /// The kinds of connections that come here.
@@ -127,6 +130,7 @@ impl Incumbent {
             state: State::Serving,
             predecessors,
             terminating: false,
+            abandoned: Vec::new(),
             has_hook: false,
             accepts: Vec::new(),
             outbound,

@@ -396,6 +396,13 @@ impl DeadlineParams {
     }
 }
 
+/// The parameters of `Attempt`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptParams {
+    /// What the caller calls it, and what the process that it starts joins with.
+    pub attempt: String,
+}
+
 /// What an operator commands. Status, connections and monitoring need no machine and are not here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
@@ -403,6 +410,13 @@ pub enum Command {
     Handoff,
     /// End the handoff that is under way; refused once the successor is released, since it may serve already.
     Abort,
+    /// The operator that began the attempt of this name is gone: as `Abort`, if it is the one that is under way
+    /// and not released. Nothing else is undone by it, and a process that comes later for this attempt is
+    /// turned away.
+    Abandon {
+        /// What the operator called it, see [`Join::attempt`](crate::Join::attempt).
+        attempt: String,
+    },
     /// Give the service back to the predecessor in probation.
     Rollback,
     /// Be quick with the drains that are under way.

@@ -116,10 +116,65 @@ impl Builder {
         self
     }
 
-    /// Another user that may use the control socket, next to the own one and root. That user also needs the
-    /// right to write to the socket file, which is made with mode 0600.
+    /// Another user whose processes may operate the service: ask, and stop, hand over or roll back. They may
+    /// not take it over. Default: only the own user and root may do anything.
+    ///
+    /// As soon as another user is named, here or by [`Builder::allow_successor_uid`], the socket file is made
+    /// with mode 0666 instead of 0600, because that user could not connect otherwise. Each caller is asked
+    /// for its uid by the kernel (`SO_PEERCRED`, unix(7)), and turned away if it is not named. The mode of
+    /// the directory decides which users come so far.
     pub fn allow_uid(mut self, uid: u32) -> Self {
-        self.settings.allowed.push(uid);
+        self.settings.users.operators.push(uid);
+        self
+    }
+
+    /// Another user whose processes may take the service over from this one: they get its listeners, its
+    /// connections and its state, and may operate it. Default: only processes of the own user and of root.
+    ///
+    /// Both versions have to say so: this one, that it lets go to that user, and the new one with
+    /// [`Builder::allow_predecessor_uid`], that it takes what comes from this user. That is said again by
+    /// every version after it, because the control socket and its directory stay those of the user that made
+    /// them. A user that cannot write to the directory can take over, and serve, but neither make the control
+    /// socket nor remove it at the end.
+    ///
+    /// ```no_run
+    /// // The service moves from the user 1001 to the user 1002. Its directory belongs to 1001, with mode
+    /// // 0755, or 0750 and a group that both are in.
+    /// let old = hotupdate::builder("/run/hello/control.sock").allow_successor_uid(1002);
+    /// let new = hotupdate::builder("/run/hello/control.sock").allow_predecessor_uid(1001);
+    /// ```
+    pub fn allow_successor_uid(mut self, uid: u32) -> Self {
+        self.settings.users.successors.push(uid);
+        self
+    }
+
+    /// Another user from whose process this one takes over: the control socket may belong to that user, and
+    /// its directory, too. It gives that user no right. Default: only from the own user and root.
+    pub fn allow_predecessor_uid(mut self, uid: u32) -> Self {
+        self.settings.users.predecessors.push(uid);
+        self
+    }
+
+    /// The user that this process becomes after it has joined, if it starts as root and drops its privileges
+    /// then, for example to bind a port below 1024 first. Default: none.
+    ///
+    /// The control socket and its lock are given to that user when root makes them, so that versions which
+    /// [`Builder::successor_signal`] starts as that user find them, and operators of that user. Their
+    /// directory has to be root's, and stays so: at the end the socket file is left there, which the next
+    /// start replaces.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// const NOBODY: u32 = 65534;
+    /// let mut hot = hotupdate::builder("/run/hello/control.sock").runs_as_uid(NOBODY).join().await?;
+    /// let http = hot.tcp("http", "0.0.0.0:80").await?;
+    /// let hot = hot.ready().await?;
+    /// // From here on as nobody, for example with `nix::unistd::setuid`, which does so for all threads.
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn runs_as_uid(mut self, uid: u32) -> Self {
+        self.settings.users.runs_as = Some(uid);
         self
     }
 

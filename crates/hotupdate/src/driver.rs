@@ -82,6 +82,7 @@ use crate::lifecycle::Lifecycle;
 use crate::link::channel::Receiver;
 use crate::link::{Heard, LinkId};
 use crate::process::heir::ExitCode;
+use crate::process::output::Output;
 use crate::process::signal::Signal;
 use crate::settings::Settings;
 
@@ -107,6 +108,7 @@ pub(crate) struct Driver {
     migrations: Migrations,
     supervisor: Supervisor,
     renewal: Renewal,
+    output: Output,
     drain: Drain,
     connections: Connections,
     /// Tasks that work for the driver get a sender.

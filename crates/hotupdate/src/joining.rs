@@ -73,7 +73,7 @@ pub(crate) async fn join(settings: Settings) -> Result<Starting> {
     let deadline = Instant::now() + settings.timing.find;
     loop {
         let within = deadline.saturating_duration_since(Instant::now());
-        match control::find(&settings.path, within).await? {
+        match control::find(&settings.path, &settings.users, within).await? {
             Found::First(ownership) => return Ok(first(settings, local, ownership)),
             Found::Incumbent(stream, file) => match try_join(&settings, &local, stream, file).await? {
                 Tried::Complete(complete) => {

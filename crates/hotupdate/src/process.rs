@@ -3,6 +3,7 @@
 
 pub(crate) mod heir;
 pub(crate) mod limits;
+pub(crate) mod output;
 pub(crate) mod place;
 pub(crate) mod signal;
 pub(crate) mod spawn;

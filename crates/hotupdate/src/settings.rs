@@ -11,6 +11,8 @@ use hotupdate_proto::{
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
+use crate::control::Users;
+
 /// What a process does when another one serves and its own drain is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -30,7 +32,7 @@ pub(crate) struct Settings {
     pub(crate) name: Option<String>,
     pub(crate) release: Release,
     pub(crate) timing: Timing,
-    pub(crate) allowed: Vec<u32>,
+    pub(crate) users: Users,
     pub(crate) successor_signal: Option<SignalKind>,
     pub(crate) stop_signals: bool,
     /// Without it the process looks whether its end would be taken for the end of the service.
@@ -49,7 +51,7 @@ impl Settings {
             name: None,
             release: Release::Now,
             timing: Timing::default(),
-            allowed: Vec::new(),
+            users: Users::default(),
             successor_signal: None,
             stop_signals: true,
             after_drain: None,

@@ -46,6 +46,9 @@ pub const RUNC: Need = Need::program("runc", "apt runc");
 /// systemd(1), which is booted in namespaces.
 pub const SYSTEMD: Need = Need::program("systemctl", "apt systemd");
 
+/// systemd-tmpfiles(8).
+pub const TMPFILES: Need = Need::program("systemd-tmpfiles", "apt systemd");
+
 /// systemd-socket-activate(1).
 pub const SOCKET_ACTIVATE: Need = Need::program("systemd-socket-activate", "apt systemd");
 

@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
+mod cleaners;
 mod limits;
 mod namespaces;
 mod readme;
 mod systemd;
+mod users;
 mod varlink;

@@ -5,4 +5,5 @@ mod descriptor_store;
 mod heirs;
 mod keeper;
 mod main_process;
+mod runtime_directory;
 mod sandboxed;

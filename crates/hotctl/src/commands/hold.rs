@@ -29,7 +29,7 @@ use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::Socket;
 
-use self::owner::Owner;
+use self::owner::{Last, Owner};
 use self::processes::is_running;
 use self::restart_backoff::RestartBackoff;
 use super::successor;
@@ -45,8 +45,11 @@ use crate::text;
 /// earlier. If another process crashed, COMMAND may well be draining.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// When to look again at a lock that is free although the service answers.
+/// When to look again at a lock that is free although the service answers, or that is not there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// So often it is looked for a lock that is not there: a service makes it again within two seconds.
+const LOOKS: u32 = 5;
 
 /// What the keeper waits for. Each kind is sent by a thread of its own.
 enum KeeperEvent {
@@ -58,8 +61,8 @@ enum KeeperEvent {
     Ended,
     /// This version serves.
     Serves(Process),
-    /// No process holds the lock of the control socket.
-    Free,
+    /// No process holds the lock of the control socket, and what it says of the last one.
+    Free(Last),
 }
 
 /// Why the service does not run any more.
@@ -237,7 +240,7 @@ impl Keeper<'_> {
                 Ok(KeeperEvent::Other(signal)) => self.pass_on_to_one(signal),
                 Ok(KeeperEvent::Ended) => self.reap(),
                 // Asked above; and from the watch of an earlier process.
-                Ok(KeeperEvent::Serves(_) | KeeperEvent::Free) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(KeeperEvent::Serves(_) | KeeperEvent::Free(_)) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(Some(End::Stopped)),
             }
         }
@@ -245,6 +248,7 @@ impl Keeper<'_> {
 
     /// Until the service does not run any more.
     fn serving(&mut self) -> Result<End, Failure> {
+        let mut unknown = 0;
         loop {
             match self.events.recv() {
                 Ok(KeeperEvent::Stop(signal)) => {
@@ -262,13 +266,19 @@ impl Keeper<'_> {
                 Ok(KeeperEvent::Other(signal)) => self.pass_on_to_one(signal),
                 Ok(KeeperEvent::Ended) => self.reap(),
                 Ok(KeeperEvent::Serves(process)) => self.note_serving(process),
-                Ok(KeeperEvent::Free) => match self.who_serves() {
-                    // A new version has taken over in this moment, or the file of the lock was removed.
+                Ok(KeeperEvent::Free(last)) => match self.who_serves() {
+                    // A new version has taken over in this moment, or the lock was made again.
                     Some(process) => {
+                        unknown = 0;
                         self.note_serving(process);
                         self.watch(LOOK_AGAIN)?;
                     }
-                    None => return Ok(self.gone()),
+                    // What was removed from its path is made again in a moment.
+                    None if last == Last::Unknown && (unknown < LOOKS || self.is_serving_here()) => {
+                        unknown += 1;
+                        self.watch(LOOK_AGAIN)?;
+                    }
+                    None => return Ok(self.gone(last)),
                 },
                 Err(_) => return Ok(End::Stopped),
             }
@@ -276,8 +286,8 @@ impl Keeper<'_> {
     }
 
     /// The service does not run any more: stopped or crashed?
-    fn gone(&mut self) -> End {
-        if self.stopping || !self.owner.left_its_socket() {
+    fn gone(&mut self, last: Last) -> End {
+        if self.stopping || last == Last::Stopped {
             self.tell("stopped", "the service has stopped; the sockets are closed");
             // From here on clients are refused, since no process will ever answer them.
             self.sockets.clear();
@@ -346,7 +356,7 @@ impl Keeper<'_> {
                 }
                 Ok(KeeperEvent::Ended) => self.reap(),
                 // No version runs that could take it.
-                Ok(KeeperEvent::Other(_) | KeeperEvent::Serves(_) | KeeperEvent::Free) => {}
+                Ok(KeeperEvent::Other(_) | KeeperEvent::Serves(_) | KeeperEvent::Free(_)) => {}
                 Err(_) => return true,
             }
         }
@@ -357,10 +367,13 @@ impl Keeper<'_> {
         let (owner, sender) = (self.owner.clone(), self.sender.clone());
         let watch = move || {
             thread::sleep(pause);
-            while owner.wait_until_gone().is_err() {
-                thread::sleep(LOOK_AGAIN);
-            }
-            let _ = sender.send(KeeperEvent::Free);
+            let last = loop {
+                match owner.wait_until_gone() {
+                    Ok(last) => break last,
+                    Err(_) => thread::sleep(LOOK_AGAIN),
+                }
+            };
+            let _ = sender.send(KeeperEvent::Free(last));
         };
         let thread = thread::Builder::new().spawn(watch);
         thread.map(drop).map_err(|error| Failure::refused(format!("cannot watch the service: {error}")))
@@ -377,6 +390,12 @@ impl Keeper<'_> {
             self.here.push(process.pid);
         }
         self.serving = Some(process);
+    }
+
+    /// The version that serves is one that hold can see, and it runs.
+    fn is_serving_here(&self) -> bool {
+        let serving = self.serving.as_ref().map(|process| process.pid);
+        serving.is_some_and(|pid| (self.child == Some(pid) || self.here.contains(&pid)) && is_running(pid))
     }
 
     fn is_any_here(&self) -> bool {

@@ -40,8 +40,8 @@ pub enum Event {
         /// What this process has open.
         occupancy: Option<Occupancy>,
     },
-    /// The control socket was made again ([`Incumbent::may_rebind`](super::Incumbent::may_rebind) said that it
-    /// could be).
+    /// The control socket was made again, which [`Incumbent::may_rebind`](super::Incumbent::may_rebind)
+    /// allowed.
     Rebound(SocketFile),
     /// The successor said something.
     Message(Message),

@@ -22,6 +22,9 @@ impl Incumbent {
         let (ours, theirs) = (self.local.versions, join.versions);
         match (state, state.successor()) {
             _ if self.terminating => Err(Refusal::NotServing),
+            _ if join.attempt.as_ref().is_some_and(|attempt| self.abandoned.contains(attempt)) => {
+                Err(Refusal::Abandoned)
+            }
             (State::Serving, _) => ours.overlap(theirs).ok_or(Refusal::Incompatible { ours, theirs }),
             (state, Some(peer)) if state.is_attempt() => {
                 Err(Refusal::Busy { successor: peer.process.clone(), doing: state.stage().to_owned() })

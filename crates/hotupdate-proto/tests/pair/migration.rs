@@ -125,16 +125,20 @@ fn a_stop_waits_for_what_may_still_be_committed() {
 #[test]
 fn what_has_nothing_left_to_do_is_not_waited_for() {
     let now = World::new(app()).now;
-    let asked = |drained, probation| {
+    let asked = |said: &[Message]| {
         let older = Predecessor::released(now, Generation(1), process(0), Summary::default());
-        let features = vec![FEATURE_MIGRATE.to_owned()];
-        let older = Predecessor { features, drained, probation, ..older };
+        let older = Predecessor { features: vec![FEATURE_MIGRATE.to_owned()], ..older };
         let machine = Incumbent::serving(local(1, &app()), Generation(2), vec![older]);
         let mut machine = machine.accepting(kinds(&app()));
-        machine.greet();
+        drop(machine.greet());
+        for message in said {
+            machine.handle(now, Event::Predecessor(Generation(1), message.clone()));
+        }
         let effects = machine.command(now, Command::Stop { within: None }).unwrap();
-        effects.contains(&Effect::SendTo(Generation(1), Message::Quiesce))
+        let quiesce = Effect::Inbound(Generation(1), InboundEffect::Send(Message::Quiesce));
+        effects.contains(&quiesce)
     };
-    assert!(asked(false, true) && asked(false, false) && asked(true, true));
-    assert!(!asked(true, false));
+    let drained = Message::Drained { forced: 0 };
+    assert!(asked(&[]) && asked(&[Message::LetGo]) && asked(&[drained.clone()]));
+    assert!(!asked(&[drained, Message::LetGo]));
 }

@@ -7,11 +7,13 @@ use hotupdate_proto::message::{
     Generation, Join, Joined, Message, Place, Process, Ready, Released, ServiceManager, Versions,
 };
 use hotupdate_proto::operator::{
-    Connections, DESCRIPTION, DeadlineParams, HandoffResult, LastFailure, LastHandoff, ListenerStatus,
-    Monitored, OperatorError, PastEvent, ProcessState, ProcessStatus, ServiceEvent, Status, Warning,
+    AttemptParams, Connections, DESCRIPTION, DeadlineParams, HandoffResult, LastFailure, LastHandoff,
+    ListenerStatus, Monitored, OperatorError, PastEvent, ProcessState, ProcessStatus, ServiceEvent, Status,
+    Warning,
 };
 use hotupdate_proto::{
-    ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Occupancy, SocketFile, Summary, Totals,
+    ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Occupancy, Refusal, SocketFile,
+    Summary, Totals,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -167,12 +169,23 @@ fn the_interface_declares_what_serde_writes() {
         says(json(&changed), "Rollback ->");
         says(json(&DeadlineParams::new(whole.then_some(1))), "Drain");
         says(json(&DeadlineParams::new(whole.then_some(1))), "Stop");
+        says(json(&AttemptParams { attempt: String::new() }), "Attempt");
         says(json(&join), "Join");
         says(json(&joined), "Join ->");
     }
     // Nothing is declared that is not checked above.
-    let methods =
-        ["Status", "Monitor", "Connections", "Handoff", "Rollback", "Abort", "Drain", "Stop", "Join"];
+    let methods = [
+        "Attempt",
+        "Status",
+        "Monitor",
+        "Connections",
+        "Handoff",
+        "Rollback",
+        "Abort",
+        "Drain",
+        "Stop",
+        "Join",
+    ];
     let replies = declared.keys().filter_map(|name| name.strip_suffix(" ->"));
     assert_eq!(replies.collect::<BTreeSet<_>>(), BTreeSet::from(methods));
 }
@@ -194,12 +207,22 @@ fn every_error_has_its_name_in_the_interface() {
         OperatorError::NotServing,
         OperatorError::Failed { reason: doing() },
     ];
-    let refusals = ["Starting", "Busy", "Incompatible", "NotServing", "NotAllowed"];
+    let refusals = ["Starting", "Busy", "Incompatible", "NotServing", "NotAllowed", "Abandoned"];
     for name in operator.iter().map(OperatorError::name).chain(refusals) {
         let fields = declared.get(name).unwrap_or_else(|| panic!("{name} is not declared"));
         assert_eq!(fields[..], [("reason".to_owned(), "string".to_owned())], "{name}");
     }
     assert_eq!(OperatorError::NotReady { doing: doing() }.name(), "NotReady");
+}
+
+/// A successor that knows the word says so itself; one that does not passes on the reason beside it.
+#[test]
+fn a_refusal_by_the_rights_of_a_user_is_a_word_with_its_uid() {
+    let refusals = [Refusal::NotAllowed { uid: 7 }, Refusal::MayNotSucceed { uid: 7 }];
+    let words = [json!({ "NotAllowed": { "uid": 7 } }), json!({ "MayNotSucceed": { "uid": 7 } })];
+    assert_eq!(refusals.each_ref().map(json), words);
+    let back = words.map(|word| serde_json::from_value::<Refusal>(word).expect("it is one of the words"));
+    assert_eq!(back, refusals);
 }
 
 // ---- the link -----------------------------------------------------------------------------------------

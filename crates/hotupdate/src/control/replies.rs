@@ -79,7 +79,8 @@ pub(crate) fn refused(refusal: &Refusal) -> Reply {
         Refusal::Starting => "Starting",
         Refusal::Busy { .. } => "Busy",
         Refusal::Incompatible { .. } => "Incompatible",
-        Refusal::NotAllowed { .. } => "NotAllowed",
+        Refusal::Abandoned => "Abandoned",
+        Refusal::NotAllowed { .. } | Refusal::MayNotSucceed { .. } => "NotAllowed",
         _ => "NotServing",
     };
     failed(name, json!({ "reason": refusal.to_string(), "refusal": refusal }))

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hotupdate_proto::operator::{
-    self, Call, Command, Connections, DeadlineParams, HandoffResult, Monitored, OperatorError, Reply,
+    self, AttemptParams, Call, Command, Connections, DeadlineParams, HandoffResult, Monitored, OperatorError,
+    Reply,
 };
-use hotupdate_proto::{Fault, INTERFACE, Join, Process, Timing, frame};
+use hotupdate_proto::{Fault, INTERFACE, Join, Process, Refusal, Timing, frame};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::net::UnixStream;
@@ -19,8 +20,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::acceptor::MAX_SESSIONS;
 use super::replies::{
-    busy, crowded, description, encoded, failed, info, monitored, parameters, service_error, unknown,
+    busy, crowded, description, encoded, failed, info, monitored, parameters, refused, service_error, unknown,
 };
+use super::user::Right;
 use crate::lifecycle::Lifecycle;
 use crate::link::channel::{self, Receiver};
 use crate::rate_limited_log::RateLimitedLog;
@@ -130,7 +132,15 @@ impl SessionConfig {
     }
 }
 
+/// The process at the other end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller {
+    pub(super) uid: u32,
+    pub(super) right: Right,
+}
+
 struct Session {
+    caller: Caller,
     receiver: Receiver,
     stream: Arc<UnixStream>,
     config: SessionConfig,
@@ -144,10 +154,10 @@ pub(crate) async fn refuse(stream: UnixStream, reply: Reply, write: Duration) {
 }
 
 /// Serves one caller until it goes, says nonsense, or this process no longer owns the control socket.
-pub(crate) async fn serve(stream: UnixStream, config: SessionConfig) {
+pub(super) async fn serve(stream: UnixStream, caller: Caller, config: SessionConfig) {
     let stream = Arc::new(stream);
     let receiver = Receiver::new(stream.clone(), b"");
-    let mut session = Session { receiver, stream, config };
+    let mut session = Session { caller, receiver, stream, config };
     // A connection that says nothing must cost nothing: only the first call has to come soon.
     let Ok(first) = timeout(session.config.hello, session.next()).await else { return };
     let Some(mut frame) = first else { return session.leave().await };
@@ -217,6 +227,10 @@ impl Session {
             "io.hotupdate.Monitor" if !more => {
                 self.say(&service_error("ExpectedMore", json!({})), quiet).await
             }
+            "io.hotupdate.Attempt" if !more => {
+                self.say(&service_error("ExpectedMore", json!({})), quiet).await
+            }
+            "io.hotupdate.Attempt" => self.attempt(parameters).await,
             "io.hotupdate.Connections" => self.connections().await,
             "io.hotupdate.Monitor" => self.monitor().await,
             method => match command(method, parameters) {
@@ -305,7 +319,43 @@ impl Session {
         }
     }
 
+    /// Holds an attempt for as long as its operator is there, or until another process serves.
+    async fn attempt(&mut self, parameters: Map<String, Value>) -> Gone {
+        let attempt = match attempt_of(parameters) {
+            Ok(attempt) => attempt,
+            Err(what) => {
+                self.invalid(&what).await;
+                return None;
+            }
+        };
+        let watchers = self.config.watchers.clone();
+        let Ok(_place) = watchers.try_acquire() else {
+            return self.say(&busy(&format!("{MAX_WATCHERS} callers watch already")), false).await;
+        };
+        let mut lifecycle = self.config.lifecycle.clone();
+        let told = self.send(&encoded(&Reply { continues: true, ..Reply::default() })?).await;
+        if told.is_some() {
+            tokio::select! {
+                // Operators say nothing while they wait; this is how we learn that they have gone.
+                _ = self.receiver.frame() => {}
+                _ = lifecycle.wait_for(|now| *now > Lifecycle::Serving) => return None,
+            }
+        }
+        let (reply, outcome) = oneshot::channel();
+        let command = Command::Abandon { attempt };
+        self.config.requests.send(Request::Command(command, reply)).await.ok()?;
+        let _taken_or_not_serving = outcome.await;
+        None
+    }
+
     async fn join(self, call: Call) {
+        let Caller { uid, right } = self.caller;
+        if right < Right::Succeed {
+            let refusal = Refusal::MayNotSucceed { uid };
+            self.config.complain(&refusal);
+            let _ = self.say(&refused(&refusal), false).await;
+            return;
+        }
         let join = match serde_json::from_value(Value::Object(call.parameters)) {
             Ok::<Join, _>(join) if call.upgrade => join,
             Ok(_) => return self.invalid("upgrade").await,
@@ -353,6 +403,12 @@ impl Session {
 
 /// The longest text about a successor, in bytes: it stands in every status, which has to fit into a message.
 const MAX_TEXT: usize = 1024;
+
+fn attempt_of(parameters: Map<String, Value>) -> Result<String, String> {
+    let AttemptParams { attempt } =
+        serde_json::from_value(Value::Object(parameters)).map_err(|error| error.to_string())?;
+    if attempt.len() > MAX_TEXT { Err("attempt".to_owned()) } else { Ok(attempt) }
+}
 
 fn overlong(join: &Join) -> Option<&'static str> {
     let Join { process: Process { instance, version, name, .. }, attempt, .. } = join;

@@ -26,6 +26,7 @@ use crate::control::{Control, Ownership, Reserve};
 use crate::error::{Doing, Error, Result};
 use crate::lifecycle::Served;
 use crate::link::channel::Receiver;
+use crate::process::output::Output;
 use crate::settings::Settings;
 
 /// What a successor starts with.
@@ -90,7 +91,7 @@ impl Driver {
         let (requests, requested) = mpsc::channel(64);
         let us = local.process.to_string().into();
         let sessions = SessionConfig::new(us, &settings.timing, requests, application.watch_lifecycle());
-        let control = Control::new(ownership, &settings.path, sessions.clone(), settings.allowed.clone());
+        let control = Control::new(ownership, &settings.path, sessions.clone(), settings.users.clone());
         let told = match &role {
             Role::Successor(successor) => successor.joined.manager.as_ref(),
             _ => None,
@@ -101,13 +102,14 @@ impl Driver {
             identity: Identity { local, generation, attempt, since: Instant::now() },
             machine: Machine::new(role),
             links: Links::new(settings.timing.write),
-            listeners: Listeners::new(control, settings.path.clone()),
+            listeners: Listeners::new(control, settings.path.clone(), settings.users.clone()),
             application,
             exports: Exports::default(),
             operators: Operators::new(sessions, requested),
             migrations: Migrations::new(migrations),
             supervisor,
             renewal: Renewal::new(&settings),
+            output: Output::of_this_process(),
             drain: Drain::new(),
             connections,
             results: mpsc::channel(16),
@@ -162,6 +164,7 @@ impl Driver {
     /// This process serves: tells the application and the supervisor.
     pub(super) fn serve(&mut self) {
         self.identity.since = Instant::now();
+        self.output.leave_the_pipe();
         self.listeners.serves();
         self.application.serve(self.exports.take());
         self.supervisor.ready();

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
+mod attempt;
 #[path = "../common/mod.rs"]
 mod common;
 mod control_socket;

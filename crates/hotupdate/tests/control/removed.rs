@@ -191,7 +191,7 @@ async fn why_it_cannot_be_made_again_is_said_once() {
     assert_eq!(log.text().matches("another process serves there").count(), 1, "{}", log.text());
     drop(foreign);
     place.leads_to("v1").await;
-    log.says(&["was removed from the path of the control socket; made again"]);
+    log.says(&["the control socket was removed from its path, and is made again"]);
 
     remove(place.folder.path()).unwrap();
     eventually("it says why", async || log.text().contains("making the directory").then_some(())).await;

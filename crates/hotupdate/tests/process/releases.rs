@@ -21,7 +21,7 @@ impl<'a> Releases<'a> {
     fn new(stage: &'a Stage) -> Self {
         let folder = stage.file("app");
         fs::create_dir_all(folder.join("releases")).unwrap();
-        fs::copy(std::env::current_exe().unwrap(), stage.file("built")).unwrap();
+        stage.copy_program("built");
         let releases = Self { stage, folder };
         for number in 1..=3 {
             fs::create_dir(releases.release(number)).unwrap();

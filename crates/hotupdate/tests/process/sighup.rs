@@ -163,8 +163,7 @@ async fn a_new_version_that_is_taken_back_did_not_fail() {
 #[tokio::test]
 async fn after_a_rollback_the_bad_version_is_not_started_again() {
     let stage = Stage::new();
-    let bad = stage.file("bad");
-    fs::copy(std::env::current_exe().unwrap(), &bad).unwrap();
+    let bad = stage.copy_program("bad");
     let mut first = stage.start(&[(PROBATION, "60")]);
     let serving = stage.serves(1).await;
     stage.install(&bad);

@@ -203,13 +203,14 @@ impl Life {
 
     fn command(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let within = Duration::from_millis(said::number(u)?.into());
-        let command = match u.int_in_range(0..=6)? {
+        let command = match u.int_in_range(0..=7)? {
             0 => Command::Handoff,
             1 => Command::Abort,
             2 => Command::Rollback,
             3 => Command::Drain { within: u.choose(&[within, Duration::MAX]).copied()? },
             4 => Command::Stop { within: Some(within) },
             5 => Command::Stop { within: None },
+            6 => Command::Abandon { attempt: "a".to_owned() },
             _ => Command::Terminate,
         };
         let before = self.machine.clone();
