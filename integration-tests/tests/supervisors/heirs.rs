@@ -243,7 +243,7 @@ fn ten_deploys_in_one_unit_and_a_stop() {
         return;
     }
     let sandbox = Sandbox::new();
-    let systemd = Systemd::boot(&sandbox, Network::Own, &[("hot.service", &exec_unit("KillMode=mixed"))]);
+    let systemd = Systemd::boot(&sandbox, Network::Own, &[("hot.service", &exec_unit(""))]);
     systemd.systemctl(&["start", "hot.service"]);
     let first = systemd.serves("hot.service", 1);
     let mut last = first;
@@ -262,6 +262,31 @@ fn ten_deploys_in_one_unit_and_a_stop() {
     let request = systemd.in_its_network(|| in_flight(&control, first.http));
     systemd.systemctl(&["stop", "hot.service"]);
     assert_eq!(request.answer().expect("what is in flight is answered").0, last.pid);
+    let facts = ["ActiveState", "Result", "ExecMainStatus"].map(|name| systemd.show("hot.service", name));
+    assert_eq!(facts, ["inactive", "success", "0"]);
+}
+
+/// The main process is told alone, and the others are nothing to systemd.
+#[test]
+fn a_stop_of_which_only_the_main_process_is_told() {
+    if !have(&systemd::NEEDS) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let unit = exec_unit("KillMode=mixed");
+    let systemd = Systemd::boot(&sandbox, Network::Own, &[("hot.service", &unit)]);
+    systemd.systemctl(&["start", "hot.service"]);
+    let first = systemd.serves("hot.service", 1);
+    systemd.systemctl(&["reload", "hot.service"]);
+    let second = systemd.serves("hot.service", 2);
+    let control = systemd.root().join("run/hot/control.sock");
+    eventually("the first has drained", SOON, || {
+        let predecessors = Status::ask(&control).ok()?.predecessors;
+        (predecessors.len() == 1 && predecessors[0].state == "drained").then_some(())
+    });
+    let request = systemd.in_its_network(|| in_flight(&control, first.http));
+    systemd.systemctl(&["stop", "hot.service"]);
+    assert_eq!(request.answer().expect("what is in flight is answered").0, second.pid);
     let facts = ["ActiveState", "Result", "ExecMainStatus"].map(|name| systemd.show("hot.service", name));
     assert_eq!(facts, ["inactive", "success", "0"]);
 }

@@ -26,7 +26,6 @@ use tokio::time::timeout;
 use super::listeners::Listeners;
 use super::status::View;
 use super::{Driver, TaskResult};
-use crate::error::Result;
 use crate::process::heir::{self, ExitCode, Heir};
 use crate::process::place;
 use crate::process::signal::{Signal, Signals};
@@ -92,15 +91,15 @@ pub(super) struct Supervisor {
     is_leaving: bool,
     /// Children end, orphans among them, while this process has nothing else to do.
     children: Option<Stream>,
-    signals: Option<Signals>,
+    signals: Signals,
     after_drain: Option<AfterDrain>,
     /// The last SIGTERM or SIGINT that came.
-    told_to_stop: Option<UnixSignal>,
+    told_to_stop: Option<Signal>,
 }
 
 impl Supervisor {
     /// `told`: what the incumbent said of its manager.
-    pub(super) fn find(settings: &Settings, told: Option<&ServiceManager>) -> Self {
+    pub(super) fn find(settings: &Settings, signals: Signals, told: Option<&ServiceManager>) -> Self {
         let place = place::of_this_process();
         let told = told.filter(|told| place.unit.as_ref() == Some(&told.unit));
         let has_store = settings.descriptor_store.or(told.map(|told| told.has_store));
@@ -120,7 +119,7 @@ impl Supervisor {
             stays: None,
             is_leaving: false,
             children: None,
-            signals: None,
+            signals,
             after_drain: settings.after_drain,
             told_to_stop: None,
         }
@@ -128,20 +127,15 @@ impl Supervisor {
 
     // ---- signals ------------------------------------------------------------------------------------------
 
-    pub(super) fn listen(&mut self, settings: &Settings) -> Result<()> {
-        self.signals = Some(Signals::install(settings)?);
-        Ok(())
-    }
-
     /// What comes next. Safe to cancel.
     pub(super) async fn next(&mut self) -> Call {
         loop {
             let Self { signals, heir, watchdog, is_watched, children, .. } = self;
             tokio::select! {
-                signal = Signals::next(signals.as_mut()) => {
-                    if signal == Signal::Stop {
-                        self.told_to_stop = Some(UnixSignal::TERM);
-                        self.pass_on(UnixSignal::TERM);
+                signal = signals.next() => {
+                    if signal.stops() {
+                        self.told_to_stop = Some(signal);
+                        self.pass_on(signal);
                     }
                     return Call::Signal(signal);
                 }
@@ -167,6 +161,11 @@ impl Supervisor {
         {
             heir.child_ended(pid, code);
         }
+    }
+
+    /// The signals, when nothing is left to do.
+    pub(super) fn into_signals(self) -> Signals {
+        self.signals
     }
 
     // ---- what systemd is told -----------------------------------------------------------------------------
@@ -286,15 +285,16 @@ impl Supervisor {
     }
 
     /// A process that cannot leave alone has the process that serves end, too.
-    fn pass_on(&self, signal: UnixSignal) {
+    fn pass_on(&self, signal: Signal) {
         let Some(heir) = self.heir.as_ref().filter(|heir| self.follows(heir)) else { return };
-        match heir.pass_on(signal) {
+        let which = if let Signal::Interrupt { .. } = signal { UnixSignal::INT } else { UnixSignal::TERM };
+        match heir.pass_on(which) {
             Ok(()) => {
-                tracing::info!(pid = heir.pid, ?signal, "passed a signal on to the process that serves")
+                tracing::info!(pid = heir.pid, %signal, "passed a signal on to the process that serves")
             }
             Err(error) => {
                 tracing::error!(
-                    pid = heir.pid, ?signal, %error,
+                    pid = heir.pid, %signal, %error,
                     "the signal cannot be passed on to the process that serves"
                 );
             }

@@ -180,8 +180,8 @@ async fn after_a_rollback_the_bad_version_is_not_started_again() {
     assert_eq!(stage.log().matches("started a successor").count(), 1, "{}", stage.log());
 
     stage.install(&std::env::current_exe().unwrap());
-    let third = stage.sighup(serving).await;
-    signal(third.pid, Signal::TERM);
+    stage.sighup(serving).await;
+    first.signal(Signal::TERM);
     first.drains(0).await;
 }
 
