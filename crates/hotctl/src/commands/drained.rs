@@ -1,9 +1,10 @@
-//! `--until drained`: waits until the version that served before has drained and exited.
+//! `--until drained`: waits until the version that served before has drained and exited, or stays for its
+//! supervisor alone.
 
 use std::time::Instant;
 
 use hotupdate_proto::Process;
-use hotupdate_proto::operator::{HandoffResult, Status};
+use hotupdate_proto::operator::{HandoffResult, ProcessState, Status};
 
 use super::change;
 use super::status::tasks;
@@ -50,9 +51,12 @@ pub(crate) fn wait(
 }
 
 /// `is still draining 17 connections`, or `has drained, still running: 2 tasks (mail, report)`; `None` if it
-/// has exited.
+/// has exited, or has nothing left to do.
 fn left_in(status: &Status, old: &Process) -> Option<String> {
     let left = status.predecessors.iter().find(|it| it.process.instance == old.instance)?;
+    if left.state == ProcessState::Drained && !left.probation {
+        return None;
+    }
     let draining = format!("is still draining {}", text::connections(left.connections.open()));
     Some(match (left.connections.open(), tasks(&left.tasks)) {
         (0, Some(tasks)) => format!("has drained, {tasks}"),
