@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use integration_tests::client::{InFlight, who_answers};
-use integration_tests::process::needs::{NAMESPACES, have};
+use integration_tests::process::needs::{NAMESPACES, PKILL, have};
 use integration_tests::process::{Exit, binary};
 use integration_tests::systemd::{NEEDS, PROGRAMS};
 use integration_tests::{Network, SOON, Sandbox, Service, Status, Systemd, eventually, hotctl};
@@ -102,7 +102,7 @@ fn beside(sandbox: &Sandbox, keeper: &Service<'_>, script: &str) {
 
 #[test]
 fn process_1_reaps_orphans() {
-    if !have(&[NAMESPACES]) {
+    if !have(&[NAMESPACES, PKILL]) {
         return;
     }
     let sandbox = Sandbox::new();
@@ -113,7 +113,9 @@ fn process_1_reaps_orphans() {
         });
     };
     orphans(1);
-    beside(&sandbox, &keeper, "(sleep 1000 & sleep 1000 & sleep 1000 &) >/dev/null 2>&1");
+    let script = "(sleep 1000 & sleep 1000 & sleep 1000 &) >/dev/null 2>&1
+        until [ $(pgrep -cx sleep) = 3 ]; do :; done";
+    beside(&sandbox, &keeper, script);
     orphans(4);
     beside(&sandbox, &keeper, "pkill sleep");
     orphans(1);
