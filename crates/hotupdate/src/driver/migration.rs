@@ -133,7 +133,7 @@ impl Driver {
         match effect {
             InboundEffect::Send(message) => self.links.send_to(from, &message, Vec::new()),
             InboundEffect::Inspect { batch, items } => {
-                let event = match self.inspect(from, batch, items) {
+                let event = match self.migrations.inspect(from, batch, items) {
                     Ok(refused) => Event::Inspected { from, batch, refused },
                     Err(what) => Event::PredecessorClosed(from, Fault::PeerMisbehaved(what)),
                 };
@@ -147,7 +147,9 @@ impl Driver {
             InboundEffect::Discard(batch) => drop(self.migrations.release(from, batch)),
         }
     }
+}
 
+impl Migrations {
     /// Checks the descriptors of a batch and holds them. Returns which connections stay where they are.
     fn inspect(
         &mut self,
@@ -155,7 +157,7 @@ impl Driver {
         batch: u32,
         items: Vec<MigrationItem>,
     ) -> Result<Vec<u64>, String> {
-        let descriptors = std::mem::take(&mut self.migrations.arriving);
+        let descriptors = std::mem::take(&mut self.arriving);
         let (mut held, mut refused) = (Vec::new(), Vec::new());
         let lost = items.get(descriptors.len()..).unwrap_or_default();
         if !lost.is_empty() {
@@ -169,7 +171,7 @@ impl Driver {
             check(&item, &fd)?;
             if !limits::leaves_room(&fd) {
                 refused.push(item.row.id);
-                if !std::mem::replace(&mut self.migrations.crowded, true) {
+                if !std::mem::replace(&mut self.crowded, true) {
                     tracing::warn!(
                         generation = %from, limit = limits::most(),
                         "few descriptors are left, which are kept for new clients: connections stay where \
@@ -178,7 +180,7 @@ impl Driver {
                 }
                 continue;
             }
-            let mut handlers = self.migrations.handlers.iter();
+            let mut handlers = self.handlers.iter();
             let handler = handlers.find(|handler| handler.fits(&item.kind, &item.row.listener));
             let resume = handler.and_then(|handler| handler.inspect(from_text(&item.state)));
             match resume.map(|resume| (resume, Socket::register(fd))) {
@@ -190,12 +192,10 @@ impl Driver {
                 None => refused.push(item.row.id),
             }
         }
-        self.migrations.held.insert((from, batch), held);
+        self.held.insert((from, batch), held);
         Ok(refused)
     }
-}
 
-impl Migrations {
     fn release(&mut self, from: Generation, batch: u32) -> Vec<Arrival> {
         self.held.remove(&(from, batch)).unwrap_or_default()
     }
@@ -230,5 +230,74 @@ pub(crate) fn check(item: &MigrationItem, fd: &OwnedFd) -> Result<(), String> {
     match SockRef::from(fd).nonblocking() {
         Ok(true) => Ok(()),
         _ => Err(wrong("is in blocking mode")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use hotupdate_proto::ConnectionRow;
+
+    use super::*;
+
+    /// As it is offered, with the client's end.
+    fn offered(id: u64, kind: &str) -> (MigrationItem, OwnedFd, UnixStream) {
+        let (ours, client) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut row = ConnectionRow::default();
+        row.id = id;
+        let cookie = sockopt::socket_cookie(&ours).unwrap();
+        (MigrationItem { row, kind: kind.into(), cookie, state: String::new() }, ours.into(), client)
+    }
+
+    fn accepting() -> Migrations {
+        let mut migrations = Migrations::new(mpsc::unbounded_channel().1);
+        migrations.handlers.push(Handler::new("echo", None, |_| Some(Box::new(drop))));
+        migrations
+    }
+
+    /// The kernel dropped the last descriptor: this process was at its limit of open files.
+    #[tokio::test]
+    async fn connections_without_a_descriptor_and_those_of_other_kinds_stay_where_they_are() {
+        let mut migrations = accepting();
+        let (mut items, mut clients) = (Vec::new(), Vec::new());
+        for (id, kind) in [(1, "echo"), (2, "another"), (3, "echo"), (4, "echo")] {
+            let (item, fd, client) = offered(id, kind);
+            items.push(item);
+            migrations.arriving.push(fd);
+            clients.push(client);
+        }
+        drop(migrations.arriving.pop());
+        let mut refused = migrations.inspect(Generation(1), 7, items).unwrap();
+        refused.sort_unstable();
+        assert_eq!(refused, [2, 4]);
+        let ids =
+            |arrivals: Vec<Arrival>| arrivals.iter().map(|arrival| arrival.item.row.id).collect::<Vec<_>>();
+        assert_eq!(ids(migrations.release(Generation(2), 7)), [0; 0], "of another process");
+        assert_eq!(ids(migrations.release(Generation(1), 7)), [1, 3]);
+        assert_eq!(ids(migrations.release(Generation(1), 7)), [0; 0], "once");
+    }
+
+    #[tokio::test]
+    async fn a_descriptor_is_the_connection_that_it_is_said_to_be() {
+        let refuses = |item: MigrationItem, fd: OwnedFd, what: &str| {
+            let mut migrations = accepting();
+            migrations.arriving.push(fd);
+            let error = migrations.inspect(Generation(1), 1, vec![item]).unwrap_err();
+            assert!(error.contains("connection 5") && error.contains(what), "{error}");
+            assert!(migrations.release(Generation(1), 1).is_empty());
+        };
+        let item = || offered(5, "echo");
+        refuses(item().0, item().1, "is another socket");
+        refuses(item().0, tempfile::tempfile().unwrap().into(), "is not a socket");
+        let folder = tempfile::tempdir().unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(folder.path().join("s")).unwrap();
+        refuses(item().0, listener.into(), "is not a connection");
+        refuses(item().0, std::os::unix::net::UnixDatagram::unbound().unwrap().into(), "is not a connection");
+        let (blocking, fd, _client) = item();
+        let stream = UnixStream::from(fd);
+        stream.set_nonblocking(false).unwrap();
+        refuses(blocking, stream.into(), "is in blocking mode");
     }
 }
