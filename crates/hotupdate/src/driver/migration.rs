@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 
 use hotupdate_proto::incumbent::Event;
 use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect};
+use hotupdate_proto::operator::Warning;
 use hotupdate_proto::{ConnectionKind, Fault, Generation, Message, MigrationItem};
 use rustix::net::sockopt;
 use socket2::SockRef;
@@ -32,7 +33,7 @@ pub(super) struct Migrations {
     held: HashMap<(Generation, u32), Vec<Arrival>>,
     /// The process that serves did not answer, and that was logged.
     stalled: bool,
-    /// Connections stayed where they were for lack of room, and that was logged.
+    /// There is no room for all connections, and that was said.
     crowded: bool,
 }
 
@@ -42,6 +43,14 @@ struct Arrival {
     item: MigrationItem,
     socket: Socket,
     resume: Resume,
+}
+
+/// Which connections of a batch stay where they are.
+#[derive(Default)]
+struct Inspected {
+    refused: Vec<u64>,
+    /// Some of them because few descriptors are left here.
+    is_crowded: bool,
 }
 
 impl Migrations {
@@ -134,7 +143,12 @@ impl Driver {
             InboundEffect::Send(message) => self.links.send_to(from, &message, Vec::new()),
             InboundEffect::Inspect { batch, items } => {
                 let event = match self.migrations.inspect(from, batch, items) {
-                    Ok(refused) => Event::Inspected { from, batch, refused },
+                    Ok(Inspected { refused, is_crowded }) => {
+                        if is_crowded {
+                            self.warn_of_few_descriptors();
+                        }
+                        Event::Inspected { from, batch, refused }
+                    }
                     Err(what) => Event::PredecessorClosed(from, Fault::PeerMisbehaved(what)),
                 };
                 self.machine.queue(event);
@@ -150,34 +164,28 @@ impl Driver {
 }
 
 impl Migrations {
-    /// Checks the descriptors of a batch and holds them. Returns which connections stay where they are.
+    /// Checks the descriptors of a batch and holds them.
     fn inspect(
         &mut self,
         from: Generation,
         batch: u32,
         items: Vec<MigrationItem>,
-    ) -> Result<Vec<u64>, String> {
+    ) -> Result<Inspected, String> {
         let descriptors = std::mem::take(&mut self.arriving);
-        let (mut held, mut refused) = (Vec::new(), Vec::new());
+        let (mut held, mut inspected) = (Vec::new(), Inspected::default());
         let lost = items.get(descriptors.len()..).unwrap_or_default();
         if !lost.is_empty() {
             tracing::warn!(
                 generation = %from, connections = lost.len(),
                 "no descriptors are left for connections; they stay where they are"
             );
-            refused.extend(lost.iter().map(|item| item.row.id));
+            inspected.refused.extend(lost.iter().map(|item| item.row.id));
         }
         for (item, fd) in items.into_iter().zip(descriptors) {
             check(&item, &fd)?;
             if !limits::leaves_room(&fd) {
-                refused.push(item.row.id);
-                if !std::mem::replace(&mut self.crowded, true) {
-                    tracing::warn!(
-                        generation = %from, limit = limits::most(),
-                        "few descriptors are left, which are kept for new clients: connections stay where \
-                         they are and drain there"
-                    );
-                }
+                inspected.refused.push(item.row.id);
+                inspected.is_crowded = true;
                 continue;
             }
             let mut handlers = self.handlers.iter();
@@ -187,15 +195,34 @@ impl Migrations {
                 Some((resume, Ok(socket))) => held.push(Arrival { item, socket, resume }),
                 Some((_, Err(error))) => {
                     tracing::warn!(%error, "a connection cannot be taken; it stays where it is");
-                    refused.push(item.row.id);
+                    inspected.refused.push(item.row.id);
                 }
-                None => refused.push(item.row.id),
+                None => inspected.refused.push(item.row.id),
             }
         }
         self.held.insert((from, batch), held);
-        Ok(refused)
+        Ok(inspected)
     }
+}
 
+impl Driver {
+    /// Not all connections of the process that served before have room here.
+    pub(super) fn warn_of_few_descriptors(&mut self) {
+        if std::mem::replace(&mut self.migrations.crowded, true) {
+            return;
+        }
+        let text = format!(
+            "its limit of open files is {}: the last descriptors are kept for new clients, and connections for \
+             which there is no room stay in the version before it and drain there; give it a higher one \
+             (ulimit -n, LimitNOFILE=)",
+            limits::most().unwrap_or_default()
+        );
+        tracing::warn!("{text}");
+        self.operators.warn([Warning::new("few_descriptors", text)]);
+    }
+}
+
+impl Migrations {
     fn release(&mut self, from: Generation, batch: u32) -> Vec<Arrival> {
         self.held.remove(&(from, batch)).unwrap_or_default()
     }
@@ -269,7 +296,8 @@ mod tests {
             clients.push(client);
         }
         drop(migrations.arriving.pop());
-        let mut refused = migrations.inspect(Generation(1), 7, items).unwrap();
+        let Inspected { mut refused, is_crowded } = migrations.inspect(Generation(1), 7, items).unwrap();
+        assert!(!is_crowded);
         refused.sort_unstable();
         assert_eq!(refused, [2, 4]);
         let ids =
@@ -284,7 +312,7 @@ mod tests {
         let refuses = |item: MigrationItem, fd: OwnedFd, what: &str| {
             let mut migrations = accepting();
             migrations.arriving.push(fd);
-            let error = migrations.inspect(Generation(1), 1, vec![item]).unwrap_err();
+            let error = migrations.inspect(Generation(1), 1, vec![item]).err().unwrap();
             assert!(error.contains("connection 5") && error.contains(what), "{error}");
             assert!(migrations.release(Generation(1), 1).is_empty());
         };
