@@ -156,7 +156,8 @@ impl Builder {
     }
 
     /// The user that this process becomes after it has joined, if it starts as root and drops its privileges
-    /// then, for example to bind a port below 1024 first. Default: none.
+    /// then, for example to bind a port below 1024 first. Default: none. Let it be a user of its own: every
+    /// process of that user may operate the service and take it over.
     ///
     /// The control socket and its lock are given to that user when root makes them, so that versions which
     /// [`Builder::successor_signal`] starts as that user find them, and operators of that user. Their
@@ -214,9 +215,19 @@ impl Builder {
         self
     }
 
-    /// Whether SIGTERM and SIGINT stop the process gracefully: it accepts nothing more and drains; a second
-    /// one closes what is left. If a successor is on its way, it takes over first. Default: yes. Before
-    /// [`Starting::ready`] they end the process, as always.
+    /// Whether SIGTERM and SIGINT stop the process gracefully, from the first moment of [`Builder::join`].
+    /// Default: yes.
+    ///
+    /// * Before it serves, the process gives up, and the incumbent serves on. [`Builder::join`] or
+    ///   [`Starting::ready`] fails with [`ErrorKind::Cancelled`] if the application waits for it; one that is
+    ///   warming up is ended by the signal.
+    /// * While it serves, another process goes on with the service if one can: a successor that is on its way
+    ///   takes over first; else a predecessor in probation serves again, unless it was told to stop itself.
+    ///   Without such a process the service stops: requests in flight have until the end of the drain, idle
+    ///   clients do not keep it.
+    /// * While it drains, the signal is remembered, and the log says what the process still waits for: its
+    ///   connections, or its tasks. SIGTERM may come as often as it likes. The second SIGINT closes what is
+    ///   left and waits for no task.
     pub fn stop_signals(mut self, stop_signals: bool) -> Self {
         self.settings.stop_signals = stop_signals;
         self

@@ -199,7 +199,8 @@ fn every_error_has_its_name_in_the_interface() {
         OperatorError::NotServing,
         OperatorError::Failed { reason: doing() },
     ];
-    let refusals = ["Starting", "Busy", "Incompatible", "NotServing", "NotAllowed", "Abandoned"];
+    let refusals =
+        ["Starting", "Busy", "Incompatible", "NotServing", "BackingOff", "NotAllowed", "Abandoned"];
     for name in operator.iter().map(OperatorError::name).chain(refusals) {
         let fields = declared.get(name).unwrap_or_else(|| panic!("{name} is not declared"));
         assert_eq!(fields[..], [("reason".to_owned(), "string".to_owned())], "{name}");

@@ -79,6 +79,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Reply {
         Refusal::Starting => "Starting",
         Refusal::Busy { .. } => "Busy",
         Refusal::Incompatible { .. } => "Incompatible",
+        Refusal::BackingOff { .. } => "BackingOff",
         Refusal::Abandoned => "Abandoned",
         Refusal::NotAllowed { .. } | Refusal::MayNotSucceed { .. } => "NotAllowed",
         _ => "NotServing",
