@@ -156,7 +156,8 @@ impl Builder {
     }
 
     /// The user that this process becomes after it has joined, if it starts as root and drops its privileges
-    /// then, for example to bind a port below 1024 first. Default: none.
+    /// then, for example to bind a port below 1024 first. Default: none. Let it be a user of its own: every
+    /// process of that user may operate the service and take it over.
     ///
     /// The control socket and its lock are given to that user when root makes them, so that versions which
     /// [`Builder::successor_signal`] starts as that user find them, and operators of that user. Their

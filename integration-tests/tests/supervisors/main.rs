@@ -7,3 +7,4 @@ mod keeper;
 mod main_process;
 mod runtime_directory;
 mod sandboxed;
+mod units;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::common::eventually;
 use crate::common::peer::Peer;
 use crate::manager::Manager;
-use crate::service::{BROKEN, LEASE, ON_COMMAND, PROBATION};
+use crate::service::{BROKEN, LEASE, ON_COMMAND, PROBATION, WARMS_UP};
 use crate::stage::{Client, Stage, is_dead, signal, stat, who};
 
 /// What the process that serves answers.
@@ -224,6 +224,19 @@ async fn only_the_process_that_serves_starts_a_successor() {
     stage.logs(&[&why]).await;
     assert_eq!(client.ask().await, first.pid(), "the signal does nothing else");
     assert_eq!(stage.log().matches("started a successor").count(), 1, "{}", stage.log());
+}
+
+#[tokio::test]
+async fn one_that_warms_up_does_not_start_another() {
+    let stage = Stage::new();
+    let mut first = stage.start(&[(WARMS_UP, "1")]);
+    let joined = format!("joined {}\n", first.pid());
+    eventually("it has joined", async || stage.said().contains(&joined).then_some(())).await;
+    first.signal(Signal::HUP);
+    stage.logs(&["SIGHUP is ignored: this process does not serve yet"]).await;
+    first.signal(Signal::TERM);
+    first.end().await;
+    assert!(!stage.log().contains("started a successor"), "{}", stage.log());
 }
 
 /// systemd is the parent of the old version only; as what it inherits it learns how the new one ended.
