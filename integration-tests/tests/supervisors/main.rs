@@ -5,4 +5,5 @@ mod descriptor_store;
 mod keeper;
 mod runtime_directory;
 mod sandboxed;
+mod stopping;
 mod units;
