@@ -82,5 +82,9 @@ pub const INTERFACE: &str = "io.hotupdate";
 /// The feature of processes that migrate live connections ([`migration`]). Used if both sides name it.
 pub const FEATURE_MIGRATE: &str = "migrate";
 
+/// The feature of a process that says, or hears, what went wrong in an application that is not ready yet
+/// ([`Message::Trouble`]).
+pub const FEATURE_TROUBLE: &str = "trouble";
+
 /// The protocol versions that this crate speaks.
 pub const VERSIONS: Versions = Versions { min: 1, max: 1 };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use hotupdate_proto::environment::NAME;
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{FEATURE_MIGRATE, Process, Timing, VERSIONS, default_name};
+use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_TROUBLE, Process, Timing, VERSIONS, default_name};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
@@ -35,6 +35,7 @@ pub(crate) struct Settings {
     pub(crate) after_drain: AfterDrain,
     pub(crate) max_draining: usize,
     pub(crate) migrate_connections: bool,
+    pub(crate) abandon_listeners: bool,
     pub(crate) descriptor_store: Option<bool>,
 }
 
@@ -53,6 +54,7 @@ impl Settings {
             after_drain: AfterDrain::Exit,
             max_draining: 8,
             migrate_connections: true,
+            abandon_listeners: false,
             descriptor_store: None,
         }
     }
@@ -66,10 +68,15 @@ impl Settings {
                 name: self.name(),
             },
             versions: VERSIONS,
-            features: self.migrate_connections.then(|| FEATURE_MIGRATE.to_owned()).into_iter().collect(),
+            features: self.features(),
             timing: self.timing.clone(),
             max_draining: self.max_draining,
         }
+    }
+
+    fn features(&self) -> Vec<String> {
+        let migrate = self.migrate_connections.then_some(FEATURE_MIGRATE);
+        migrate.into_iter().chain([FEATURE_TROUBLE]).map(str::to_owned).collect()
     }
 
     fn name(&self) -> String {

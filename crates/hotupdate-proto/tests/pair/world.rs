@@ -11,6 +11,7 @@ use hotupdate_proto::message::{Generation, Join, Joined, Message, Process, Relea
 use hotupdate_proto::migration::{InboundEffect, OutboundEffect};
 use hotupdate_proto::operator::ProcessState;
 use hotupdate_proto::{ConnectionKind, Deadline, Fault, Incumbent, Refusal, Successor, Timing};
+use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_TROUBLE};
 
 mod links;
 
@@ -202,7 +203,7 @@ pub(crate) fn local(index: usize, app: &App) -> Local {
     Local {
         process: process(index),
         versions: app.versions,
-        features: vec!["migrate".to_owned()],
+        features: vec![FEATURE_MIGRATE.to_owned(), FEATURE_TROUBLE.to_owned()],
         timing: app.timing.clone(),
         max_draining: app.max_draining,
     }
