@@ -27,9 +27,21 @@ demo: build ## ten hot updates under load, in all three ways, and a table of wha
 picture: build ## the moving picture of the README, from a real run
 	$(CARGO) run --release --bin picture crates/hotctl/watch.svg
 
-.PHONY: bench
-bench: build ## how long 1 to 15,000 live connections take to move, and what that costs
+ROUNDS ?= 4
+BENCH = integration-tests/benches
+BENCH_UPGRADES = $(TARGET)/release/bench upgrades --out $(TARGET)/bench
+
+.PHONY: bench bench-quick bench-peers
+bench: build bench-peers ## this project and its peers under the same load, each upgraded ROUNDS=4 times; and how long moves take
+	$(BENCH_UPGRADES) --rounds $(ROUNDS)
 	$(CARGO) run --release --bin moves
+
+bench-quick: build bench-peers ## the same, one upgrade of each
+	$(BENCH_UPGRADES) --quick
+
+# A peer that cannot be built is not measured, and the table says so.
+bench-peers:
+	-$(CARGO) build --release --locked --workspace --keep-going --manifest-path $(BENCH)/peers/Cargo.toml --target-dir $(TARGET)/peers
 
 HANDOFFS ?= 1000
 
@@ -82,8 +94,10 @@ PUBLISHED = hotupdate-proto hotupdate hotupdate-axum hotctl
 
 # The files are in .cargo/mutants.toml. Each is tested by its own crate alone: what only whole processes would notice
 # is a test that is missing. Only the programs that test a file are built, for there are hundreds of mutants. Each part
-# can be run alone; `make -k mutants` runs them all, though mutants of one of them survive.
+# can be run alone; `make -k mutants` runs them all, though mutants of one of them survive. The exit status 3 says
+# that with some of them the tests did not end, and no mutant survived: that is noticed, too.
 MUTANTS = mkdir -p $(TARGET)/$@ && $(CARGO) mutants --jobs 1 --no-shuffle --colors never --output $(TARGET)/$@
+HANGS = || test $$? -eq 3
 
 .PHONY: mutants mutants-protocol mutants-tables mutants-driver
 mutants: mutants-protocol mutants-tables mutants-driver ## changes each decision of migration, gate, queue, activity and channel; tests of their crates have to notice
@@ -93,16 +107,16 @@ mutants-installed:
 	@$(CARGO) mutants --version >/dev/null 2>&1 || { echo "make mutants: cargo-mutants is missing; install it with: cargo install --locked cargo-mutants" >&2; exit 1; }
 
 mutants-protocol: mutants-installed
-	$(MUTANTS) --package hotupdate-proto --cargo-arg=--lib
+	$(MUTANTS) --package hotupdate-proto --cargo-arg=--lib $(HANGS)
 
 mutants-tables: mutants-installed
-	$(MUTANTS) --package hotupdate --exclude-re '/driver/' --cargo-arg=--lib
+	$(MUTANTS) --package hotupdate --exclude-re '/driver/' --cargo-arg=--lib $(HANGS)
 
 # What the driver does about migration shows between two processes. Tests of peers that take long and decide nothing
 # here are skipped.
 mutants-driver: mutants-installed
 	$(MUTANTS) --package hotupdate --re '/driver/' $(addprefix --cargo-arg=,--lib --test=connections --test=handoff --test=peers) \
-		-- -- $(addprefix --skip ,callers hostile impostor:: leftovers many:: probation)
+		-- -- $(addprefix --skip ,callers hostile impostor:: leftovers many:: probation) $(HANGS)
 
 .PHONY: check
 check: ## format, lints, documentation and dependencies, all without a warning

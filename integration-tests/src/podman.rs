@@ -36,7 +36,7 @@ impl<'a> Podman<'a> {
     #[track_caller]
     pub fn new(sandbox: &'a Sandbox) -> Self {
         let podman = Self { sandbox, folder: sandbox.path().join("podman") };
-        let image = podman.folder.join("context/image");
+        let image = podman.image();
         fs::create_dir_all(&image).expect("a fresh folder takes another");
         configure(&podman.folder, sandbox);
         for name in ["axum-server", "hotctl"] {
@@ -48,6 +48,12 @@ impl<'a> Podman<'a> {
         let containerfile = containerfile.display().to_string();
         podman.podman(&["build", "--quiet", "--tag", IMAGE, "--file", &containerfile, &context]);
         podman
+    }
+
+    /// The folder with all that is in the image.
+    #[must_use]
+    pub fn image(&self) -> PathBuf {
+        self.folder.join("context/image")
     }
 
     /// The variables with which any `podman` is this one.

@@ -61,7 +61,7 @@ mkdir run/systemd/journald.conf.d
 mkdir run/systemd/system.conf.d
 printf "%s\n" "[Manager]" "DefaultEnvironment=PATH=/opt/hotupdate:$PATH HOTUPDATE_TEST_SANDBOX=$1" \
   >run/systemd/system.conf.d/test.conf
-printf "%s\n" "[Journal]" Storage=volatile ForwardToConsole=yes MaxLevelConsole=debug RateLimitIntervalSec=0 \
+printf "%s\n" "[Journal]" Storage=volatile RateLimitIntervalSec=0 \
   >run/systemd/journald.conf.d/test.conf
 pivot_root . old
 cd /
@@ -176,7 +176,7 @@ impl<'a> Systemd<'a> {
         });
     }
 
-    /// What a unit, and systemd about it, wrote into the journal. All of it is in `logs/systemd.log`, too.
+    /// What a unit, and systemd about it, wrote into the journal.
     ///
     /// # Panics
     ///
@@ -244,7 +244,12 @@ impl<'a> Systemd<'a> {
 }
 
 impl Drop for Systemd<'_> {
+    #[expect(clippy::print_stderr, reason = "the journal is what a failed test has to say")]
     fn drop(&mut self) {
+        if thread::panicking() {
+            let journal = self.run("journalctl", &["--quiet", "--no-pager", "--output=short-precise"]);
+            eprintln!("---- journal\n{}{}", journal.stdout, journal.stderr);
+        }
         self.unshare.kill();
         eventually("systemd is gone, and with it all that it started", SOON, || {
             let _gone_already = fs::read_dir(&self.cgroup).map(|_| remove(&self.cgroup));

@@ -76,8 +76,15 @@ Examples:
   # How many nanoseconds did new connections wait, at most?
   hotctl --json handoff --log v2.log -- ./server-v2 | jq .gap_ns
 
-COMMAND runs in a session of its own and outlives hotctl. It may be a wrapper script: hotctl recognises \
-the new version by the environment variable HOTUPDATE_ATTEMPT, which the library passes on.";
+COMMAND runs in a session of its own, and outlives hotctl once it serves. Until then the attempt belongs to \
+hotctl: if that is killed or interrupted, times out or loses its terminal, the attempt is aborted and COMMAND \
+ends. COMMAND may be a wrapper script, or put itself into the background: hotctl recognises the new version by \
+the environment variable HOTUPDATE_ATTEMPT, which the library passes on. One that asks another program to start \
+it (`docker run -d`) has to stay until it serves.
+
+Without --log, COMMAND writes where hotctl does if that is a terminal or a file. If it is a pipe, as in `$(…)`, \
+over ssh or in a deployment tool, hotctl passes on what COMMAND writes until it serves or fails; from then on it \
+goes to the journal if there is one, or else to /dev/null.";
 
 const HOLD: &str = "\
 What it does:
@@ -87,15 +94,22 @@ while the service is down waits in the queue of the socket instead of being refu
 LISTEN_FDNAMES, LISTEN_PID): a service built with hotupdate that opens a listener of that name gets this \
 socket, and every later version gets the same socket from the version before it, however it is started.
   * It watches the lock of the control socket (--socket, required), which the serving process holds. When \
-the lock is free but the control socket still exists, the service has crashed: COMMAND is started again, \
+the lock is free, the service has crashed: COMMAND is started again, \
 the first time at once, then after 0.1 s and twice as long each time, up to 5 s. A service that ran for 10 \
 s is stable; the restart count resets. After --restarts restarts in a row hold gives up.
-  * When the control socket has been removed, the service was stopped on purpose (`hotctl stop`, SIGTERM): \
-hold closes the sockets and exits as COMMAND did. That COMMAND exits after a hot update changes nothing: \
+  * Unless the lock says that the service was stopped on purpose (`hotctl stop`, SIGTERM), which the service \
+writes there itself: then hold closes the sockets and exits as COMMAND did. That files are missing means \
+nothing. That COMMAND exits after a hot update changes nothing: \
 the new version serves.
   * A COMMAND that exits with status 0 before it served ends hold, too: it has to stay in the foreground.
-  * SIGTERM and SIGINT are passed on to COMMAND; if a later version serves by now, it is told to stop, as \
-by `hotctl stop`. Then hold waits for both. After a second signal it waits only for COMMAND.
+  * On SIGTERM and SIGINT the version that serves is told to stop, as by `hotctl stop`; a COMMAND that does not \
+serve yet gets the signal. Then hold waits until every version has drained. SIGINT again goes to COMMAND, and \
+hold waits for it alone.
+  * As process 1 of a container it also reaps orphans, passes SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 on to the \
+version that serves, and ends last: what a version has left behind gets SIGTERM. Start later versions with \
+`podman exec CONTAINER hotctl handoff --log /proc/1/fd/1 -- COMMAND`.
+  * In a unit with Type=notify it is the main process, for good: it says READY=1 when a version serves, and in \
+STATUS= which one. Leave NotifyAccess= out, so that no version says that it is the main process.
 
 COMMAND runs in a session of its own. If hold itself is killed, the service keeps running, without a \
 keeper. COMMAND should be a path that a deploy replaces, because it is started again after a crash.
@@ -244,7 +258,7 @@ pub(crate) struct Handoff {
     #[arg(long, value_enum, value_name = "STATE", default_value_t = Until::Serving)]
     pub(crate) until: Until,
 
-    /// Append the output of COMMAND to this file [default: where hotctl's own output goes]
+    /// Append the output of COMMAND to this file [default: where hotctl's own output goes, but not to a pipe]
     #[arg(long, value_name = "FILE", requires = "command")]
     pub(crate) log: Option<PathBuf>,
 

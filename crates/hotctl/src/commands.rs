@@ -1,5 +1,7 @@
 //! The commands: one module each, and the dispatch from the command line.
 
+mod attempt;
+mod attendant;
 mod change;
 mod connections;
 pub(crate) mod detach;
@@ -9,6 +11,7 @@ mod generate;
 mod handoff;
 mod hold;
 mod list;
+mod output;
 mod probe;
 mod simple;
 mod start;

@@ -79,6 +79,15 @@ impl<'a> Context<'a> {
         Ok(context)
     }
 
+    /// SIGTERM and SIGHUP are as Ctrl-C from here on: something has begun that has to end in good order.
+    pub(crate) fn catch_termination(&self) -> Result<(), Failure> {
+        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+            signal_hook::flag::register(signal, Arc::clone(&self.interrupt))
+                .map_err(|error| Failure::refused(format!("cannot handle signals: {error}")))?;
+        }
+        Ok(())
+    }
+
     /// For a command that handles signals itself.
     pub(crate) fn without_interrupt(socket: PathBuf, report: &'a Report, timeout: Option<Duration>) -> Self {
         Self { socket, report, timeout, interrupt: Arc::new(AtomicBool::new(false)) }

@@ -15,9 +15,23 @@ pub const ATTEMPT: &str = "HOTUPDATE_ATTEMPT";
 /// is the process id of its parent, so that processes that inherit the variable from the program do not.
 pub const DETACH: &str = "HOTUPDATE_DETACH";
 
-/// What a program that is started must not inherit: systemd's protocol speaks of descriptors of one process
-/// (sd_listen_fds(3)).
-pub const NOT_INHERITED: [&str; 3] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
+/// Tells a program that its output is the pipe of an operator, which is read until the program serves: standard
+/// output and standard error that are this file, `DEVICE:INODE` in decimal, go elsewhere then.
+pub const OUTPUT: &str = "HOTUPDATE_OUTPUT";
+
+/// What a program that is started must not inherit, since it speaks of descriptors of one process: systemd's
+/// protocol (sd_listen_fds(3)), and the pipe of an operator.
+pub const NOT_INHERITED: [&str; 4] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", OUTPUT];
+
+/// The journal, for programs whose lines are read from a stream (sd_journal_stream_fd(3)).
+pub const JOURNAL: &str = "/run/systemd/journal/stdout";
+
+/// What a stream to the journal begins with: the identifier, the unit (which the journal knows), the priority
+/// (informational), whether lines have a priority of their own in front, and three ways to pass them on.
+#[must_use]
+pub fn journal_header(identifier: &str) -> String {
+    format!("{}\n\n6\n1\n0\n0\n0\n", crate::text::OneLine(identifier))
+}
 
 /// How many connections wait to be accepted. The kernel lowers it to `net.core.somaxconn` (listen(2)). It is
 /// said once: the queue belongs to the socket.

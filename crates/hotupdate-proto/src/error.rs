@@ -33,6 +33,9 @@ pub enum Fault {
     /// An operator ended the attempt.
     #[error("aborted by an operator")]
     Aborted,
+    /// The operator that had begun the attempt has gone before it was released.
+    #[error("the operator that began the attempt has gone")]
+    Abandoned,
     /// Something failed on this side.
     #[error("{}", OneLine(.0))]
     Local(String),
@@ -64,6 +67,9 @@ pub enum Refusal {
         /// What the successor speaks.
         theirs: Versions,
     },
+    /// The operator that began this attempt has ended it, or is gone.
+    #[error("the attempt is over: the operator that began it has gone")]
+    Abandoned,
     /// The process does not serve any more.
     #[error("the process that was asked is stopping or has handed over already")]
     NotServing,

@@ -9,6 +9,7 @@ use crate::text::OneLine;
 /// The identity of a process, shown on one line whatever its version string holds. `instance` is the
 /// identity; the process id is for people, since it means nothing across containers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Process {
     /// 128 random bits in hexadecimal, new at every start.
     pub instance: String,
@@ -23,13 +24,24 @@ pub struct Process {
 }
 
 impl Process {
+    /// A process without a name.
+    #[must_use]
+    pub fn new(instance: String, pid: u32, version: String) -> Self {
+        Self { instance, pid, version, name: String::new() }
+    }
+
+    /// As probes call it.
+    #[must_use]
+    pub fn named(self, name: String) -> Self {
+        Self { name, ..self }
+    }
+
     /// Whether a probe that asks for `name` means this process. A process that was given no name is called
     /// `HOST/PID`, and answers to `HOST`, too.
     ///
     /// ```
     /// # use hotupdate_proto::Process;
-    /// let (instance, version, name) = ("0".repeat(32), "v1".to_owned(), "web-1/42".to_owned());
-    /// let process = Process { instance, pid: 42, version, name };
+    /// let process = Process::new("0".repeat(32), 42, "v1".to_owned()).named("web-1/42".to_owned());
     /// assert!(process.is_called("web-1/42") && process.is_called("web-1"));
     /// assert!(!process.is_called("web") && !process.is_called(""));
     /// ```

@@ -100,6 +100,25 @@ pub struct LinkItem {
     pub since_ms: u64,
 }
 
+/// What the incumbent has open when a successor joins, which has to have room for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Occupancy {
+    /// Open connections: so many may come to the successor.
+    pub connections: u64,
+    /// Open descriptors of every kind, connections among them.
+    pub descriptors: u64,
+}
+
+/// The file that a Unix socket was bound to, as stat(2) knows it. Its number is not given to another file as
+/// long as any process has the socket open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SocketFile {
+    /// `st_dev`
+    pub device: u64,
+    /// `st_ino`
+    pub inode: u64,
+}
+
 /// What the incumbent had already read from a predecessor's link when it stopped reading it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct UnreadLink {

@@ -42,7 +42,8 @@ pub use message::{Join, Joined, Message};
 
 pub mod inventory;
 pub use inventory::{
-    ConnectionRow, ConnectionState, LinkItem, ListenerItem, ListenerKind, StateItem, Summary, Totals,
+    ConnectionRow, ConnectionState, LinkItem, ListenerItem, ListenerKind, Occupancy, SocketFile, StateItem,
+    Summary, Totals,
 };
 
 // When it is said: a machine for each side, and what they count for each other.
@@ -76,6 +77,8 @@ pub use text::ShortText;
 
 pub mod environment;
 
+pub mod lock;
+
 /// The name of the Varlink interface that every process offers on its control socket.
 pub const INTERFACE: &str = "io.hotupdate";
 
@@ -85,6 +88,10 @@ pub const FEATURE_MIGRATE: &str = "migrate";
 /// The feature of a process that says, or hears, what went wrong in an application that is not ready yet
 /// ([`Message::Trouble`]).
 pub const FEATURE_TROUBLE: &str = "trouble";
+
+/// The feature of processes that understand that the control socket was made again
+/// ([`Message::Rebound`]). Said to those that name it.
+pub const FEATURE_REBIND: &str = "rebind";
 
 /// The protocol versions that this crate speaks.
 pub const VERSIONS: Versions = Versions { min: 1, max: 1 };

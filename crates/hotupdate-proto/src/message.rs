@@ -20,14 +20,17 @@
 //!    | prepared (one for each prepare) ---------->|
 //!    |<- connections · progress · drained · let_go|
 //!    | hurry · issued · end_probation ----------->|
-//!    | resume · farewell ------------------------>|
+//!    | resume · farewell · rebound+fds ---------->|
+//!    |<----------- rebound+fds (until `released`) |
 //!    |<-- failed (either side, until `serving`) ->|
 //! ```
 
 use serde::{Deserialize, Serialize};
 
 pub use crate::identity::{Generation, Process, Versions};
-use crate::inventory::{ConnectionRow, LinkItem, ListenerItem, StateItem, Summary, Totals, UnreadLink};
+use crate::inventory::{
+    ConnectionRow, LinkItem, ListenerItem, Occupancy, SocketFile, StateItem, Summary, Totals, UnreadLink,
+};
 use crate::migration::{ConnectionKind, MigrationItem};
 use crate::operator::PastEvent;
 
@@ -69,6 +72,9 @@ pub struct Joined {
     pub incumbent: Process,
     /// The incumbent's generation.
     pub incumbent_generation: Generation,
+    /// What the incumbent has open, unless it is too old to say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub occupancy: Option<Occupancy>,
 }
 
 /// When a successor that is ready takes over.
@@ -277,6 +283,15 @@ pub enum Message {
     },
     /// The serving process stops on purpose: let the listeners go.
     Farewell,
+    // ---- serving process → every other that may serve after it ----------------------------------------
+    /// The control socket was made again, because its file or its lock was gone: its new listener and lock,
+    /// in this order, in place of those that the receiver has. Said to processes with
+    /// [`FEATURE_REBIND`](crate::FEATURE_REBIND): to a successor that has its whole inventory, and to
+    /// predecessors in probation.
+    Rebound {
+        /// The file that the listener is bound to.
+        file: SocketFile,
+    },
     // ---- either ---------------------------------------------------------------------------------------
     /// This attempt is over, and why. The sender closes the link after it.
     Failed {
@@ -293,7 +308,7 @@ impl Message {
             Self::Listeners { items, .. } => items.len(),
             Self::State { items, .. } => items.len(),
             Self::Links { items, .. } => items.len(),
-            Self::Control { .. } => 2,
+            Self::Control { .. } | Self::Rebound { .. } => 2,
             Self::Prepare { items, .. } => items.len(),
             Self::Released(released) => released.state.len(),
             _ => 0,
@@ -342,6 +357,7 @@ impl Message {
             Self::EndProbation => "end_probation",
             Self::Resume { .. } => "resume",
             Self::Farewell => "farewell",
+            Self::Rebound { .. } => "rebound",
             Self::Failed { .. } => "failed",
         }
     }

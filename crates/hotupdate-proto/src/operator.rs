@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::identity::{Generation, Process};
 use crate::inventory::{ConnectionRow, ListenerKind, Summary, Totals};
 
-/// A Varlink call.
+/// A Varlink call. Its members are the protocol's own, and stay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Call {
     /// `interface.Method`.
@@ -28,7 +28,7 @@ pub struct Call {
     pub upgrade: bool,
 }
 
-/// A Varlink reply.
+/// A Varlink reply. Its members are the protocol's own, and stay.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reply {
     /// The parameters of the reply, or of the error.
@@ -297,9 +297,10 @@ impl Status {
 
 /// Something that happened; a reply of `Monitor` carries it next to the status after it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ServiceEvent {
     /// A word for programs: `joined`, `standby`, `failed`, `served`, `progress`, `drained`, `let_go`,
-    /// `took_over`, `rolled_back`, `violation`, `stopping`.
+    /// `took_over`, `rolled_back`, `violation`, `rebound`, `stopping`.
     pub kind: String,
     /// The generation that it happened to.
     pub generation: Generation,
@@ -307,8 +308,17 @@ pub struct ServiceEvent {
     pub text: String,
 }
 
+impl ServiceEvent {
+    /// This happened to this generation.
+    #[must_use]
+    pub fn new(kind: String, generation: Generation, text: String) -> Self {
+        Self { kind, generation, text }
+    }
+}
+
 /// One reply of `Monitor`. The first has no event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Monitored {
     /// What happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -317,8 +327,17 @@ pub struct Monitored {
     pub status: Status,
 }
 
+impl Monitored {
+    /// This happened, and after it things are so.
+    #[must_use]
+    pub fn new(event: Option<ServiceEvent>, status: Status) -> Self {
+        Self { event, status }
+    }
+}
+
 /// One reply of `Connections`; the rows of one generation, several replies if there are many.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Connections {
     /// The generation that holds these connections.
     pub generation: Generation,
@@ -326,8 +345,17 @@ pub struct Connections {
     pub rows: Vec<ConnectionRow>,
 }
 
+impl Connections {
+    /// These are connections of this generation.
+    #[must_use]
+    pub fn new(generation: Generation, rows: Vec<ConnectionRow>) -> Self {
+        Self { generation, rows }
+    }
+}
+
 /// The reply of `Handoff` and `Rollback`: which process served before, and which serves now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct HandoffResult {
     /// The process that served before.
     pub from: Process,
@@ -340,12 +368,36 @@ pub struct HandoffResult {
     pub gap_ns: Option<u64>,
 }
 
+impl HandoffResult {
+    /// Another process serves now; how long no process accepted is not known.
+    #[must_use]
+    pub fn new(from: Process, to: Process, generation: Generation) -> Self {
+        Self { from, to, generation, gap_ns: None }
+    }
+}
+
 /// The parameters of `Drain` and `Stop`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct DeadlineParams {
     /// Be drained in this time, in milliseconds; the service's own deadline if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
+}
+
+impl DeadlineParams {
+    /// With this deadline, in milliseconds.
+    #[must_use]
+    pub fn new(deadline_ms: Option<u64>) -> Self {
+        Self { deadline_ms }
+    }
+}
+
+/// The parameters of `Attempt`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptParams {
+    /// What the caller calls it, and what the process that it starts joins with.
+    pub attempt: String,
 }
 
 /// What an operator commands. Status, connections and monitoring need no machine and are not here.
@@ -355,6 +407,13 @@ pub enum Command {
     Handoff,
     /// End the handoff that is under way; refused once the successor is released, since it may serve already.
     Abort,
+    /// The operator that began the attempt of this name is gone: as `Abort`, if it is the one that is under way
+    /// and not released. Nothing else is undone by it, and a process that comes later for this attempt is
+    /// turned away.
+    Abandon {
+        /// What the operator called it, see [`Join::attempt`](crate::Join::attempt).
+        attempt: String,
+    },
     /// Give the service back to the predecessor in probation.
     Rollback,
     /// Be quick with the drains that are under way.

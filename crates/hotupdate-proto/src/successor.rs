@@ -42,7 +42,7 @@ use transitions::{fail, give_up, misbehaved, refused};
 /// use hotupdate_proto::{Incumbent, Successor, Timing, VERSIONS};
 ///
 /// # fn process(pid: u32) -> Process {
-/// #     Process { instance: format!("{pid:032x}"), pid, version: format!("v{pid}"), name: String::new() }
+/// #     Process::new(format!("{pid:032x}"), pid, format!("v{pid}"))
 /// # }
 /// # let (features, timing) = (Vec::new(), Timing::default());
 /// # let local = Local { process: process(2), versions: VERSIONS, features, timing, max_draining: 8 };
@@ -53,7 +53,7 @@ use transitions::{fail, give_up, misbehaved, refused};
 ///
 /// // The reply, then the inventory.
 /// # let joined = Joined { version: 1, features: Vec::new(), generation: Generation(2), lease_ms: 60_000,
-/// #     handoff: "h1".into(), incumbent: process(1), incumbent_generation: Generation(1) };
+/// #     handoff: "h1".into(), incumbent: process(1), incumbent_generation: Generation(1), occupancy: None };
 /// successor.handle(now, Event::Replied(Ok(joined)));
 /// let effects = successor.handle(now, Event::Message(Message::Control { batch: 1 }));
 /// assert_eq!(effects, [Effect::Send(Message::Received { batch: 1 })]);
@@ -84,6 +84,8 @@ pub struct Successor {
     links: Vec<Predecessor>,
     /// The predecessor that was asked to serve, because the incumbent is dead.
     asked: Option<Generation>,
+    /// How many descriptors this process may open, if there is a limit.
+    max_descriptors: Option<u64>,
 }
 
 impl Successor {
@@ -97,7 +99,15 @@ impl Successor {
             attempt,
         };
         let state = State::Joining { until: after(now, local.timing.reply) };
-        (Self { local, state, links: Vec::new(), asked: None }, join)
+        let machine = Self { local, state, links: Vec::new(), asked: None, max_descriptors: None };
+        (machine, join)
+    }
+
+    /// This process may open so many descriptors (`RLIMIT_NOFILE`). It does not succeed one that has more of
+    /// them open: it could not answer that one's clients.
+    #[must_use]
+    pub fn with_max_descriptors(self, max_descriptors: Option<u64>) -> Self {
+        Self { max_descriptors, ..self }
     }
 
     /// When to call [`Self::handle`] with [`Event::Tick`].
@@ -194,6 +204,13 @@ impl Successor {
             (State::Orphaned { joined }, Event::Ready(_)) => {
                 out.push(Effect::Open(None));
                 State::Opening { joined, released: None, alone: true }
+            }
+            (
+                state @ (State::Warming { .. } | State::Waiting { .. }),
+                Event::Message(M::Rebound { file }),
+            ) => {
+                out.push(Effect::Rebound(file));
+                state
             }
             (
                 state @ (State::Orphaned { .. } | State::Opening { alone: true, .. }),

@@ -57,6 +57,9 @@ pub struct Timing {
     pub quiesce: Duration,
     /// Both: the other side has to take a message that was sent.
     pub write: Duration,
+    /// Owner of the control socket: between two looks whether its file and its lock are still at their path.
+    /// Short enough that an operator hardly notices, and long enough that an idle process stays one.
+    pub path_check: Duration,
     /// Predecessor: how long after the beginning of its drain a silent connection is left alone; at most a
     /// quarter of the drain. Most clients end by themselves what they have begun.
     pub drain_grace: Duration,
@@ -90,6 +93,7 @@ impl Default for Timing {
             prepared: Duration::from_secs(5),
             quiesce: Duration::from_secs(2),
             write: Duration::from_secs(5),
+            path_check: Duration::from_secs(2),
             drain_grace: Duration::from_secs(5),
             drain_spread: Duration::from_secs(10),
             terminal: Duration::from_millis(200),
@@ -130,6 +134,7 @@ impl Timing {
             prepared: scaled(self.prepared),
             quiesce: scaled(self.quiesce),
             write: scaled(self.write),
+            path_check: scaled(self.path_check),
             drain_grace: scaled(self.drain_grace),
             drain_spread: scaled(self.drain_spread),
             terminal: scaled(self.terminal),
@@ -142,7 +147,9 @@ macro_rules! setters {
     ($($name:ident)*) => {
         impl Timing {
             $(
-                #[doc = concat!("Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ").")]
+                #[doc = concat!(
+                    "Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ")."
+                )]
                 #[must_use]
                 pub fn $name(mut self, wait: Duration) -> Self {
                     self.$name = wait;
@@ -156,7 +163,7 @@ macro_rules! setters {
 setters! {
     find hello reply batch lease standby before_release stop serving released probation drain force resume
     hurry prepared quiesce
-    write drain_grace drain_spread terminal
+    write path_check drain_grace drain_spread terminal
 }
 
 /// Which wait ran out.

@@ -234,12 +234,22 @@ impl Builder {
 
     /// Makes the control socket, or joins the process that owns it and receives what it has.
     ///
+    /// Raises the soft limit of open files (`RLIMIT_NOFILE`, getrlimit(2)) to the hard one: each connection is
+    /// a descriptor, and a version that was started by hand has the low limit of a shell. Programs that this
+    /// process starts inherit that; one that uses select(2), which knows no descriptor above 1,023, needs the
+    /// low one (`prlimit --nofile=1024: PROGRAM`), and a program that uses it itself can set it after this.
+    ///
+    /// As long as this process owns the control socket, it looks every two seconds
+    /// ([`Timing::path_check`](hotupdate_proto::Timing#structfield.path_check)) whether the socket and its lock
+    /// are at their path, and makes them, and their directory, again if they are gone.
+    ///
     /// # Errors
     /// Of the kind [`ErrorKind::UnusablePath`] if a control socket cannot be there; [`ErrorKind::Refused`] if
     /// another successor is there already, or the incumbent gives up; [`ErrorKind::TimedOut`] if it does not
     /// answer in time; [`ErrorKind::PeerIncompatible`] if no common protocol version exists;
     /// [`ErrorKind::PeerMisbehaved`] if what arrives is not what was announced; [`ErrorKind::Local`] if the
-    /// kernel refuses something. The incumbent, if there is one, serves on in all of these cases.
+    /// kernel refuses something, or the incumbent has more descriptors open than this process may have. The
+    /// incumbent, if there is one, serves on in all of these cases.
     pub async fn join(self) -> Result<Starting> {
         crate::joining::join(self.settings()).await
     }

@@ -9,7 +9,12 @@ mod reserve;
 mod user;
 
 mod ownership;
-pub(crate) use ownership::{Found, Ownership, check_inherited, find, remove};
+pub(crate) use ownership::{
+    Found, Ownership, check_inherited, check_kinds, find, remove, say_running, say_stopped,
+};
+
+mod upkeep;
+pub(crate) use upkeep::Upkeep;
 
 mod acceptor;
 pub(crate) use acceptor::Control;

@@ -25,6 +25,8 @@ mod join;
 
 mod inventory;
 
+mod control;
+
 mod link_events;
 
 mod successor;
@@ -73,11 +75,13 @@ use self::standstill::Standstill;
 use self::status::View;
 use self::supervisor::Supervisor;
 use crate::connections::{Connections, MigrationRequest};
+use crate::control::Ownership;
 use crate::control::session::Request;
 use crate::error::{Error, ErrorKind};
 use crate::lifecycle::Lifecycle;
 use crate::link::channel::Receiver;
 use crate::link::{Heard, LinkId};
+use crate::process::output::Output;
 use crate::process::signal::Signal;
 use crate::settings::Settings;
 
@@ -103,6 +107,7 @@ pub(crate) struct Driver {
     migrations: Migrations,
     supervisor: Supervisor,
     renewal: Renewal,
+    output: Output,
     drain: Drain,
     connections: Connections,
     /// Tasks that work for the driver get a sender.
@@ -110,6 +115,8 @@ pub(crate) struct Driver {
     /// Counts stops and starts of the accept loops, so that a late export is recognised.
     stops: u64,
     standstill: Standstill,
+    /// A control socket that was made again by the process that serves, until the machine says whose it is.
+    rebound: Option<Ownership>,
 }
 
 /// What tasks that work for the driver bring back.
@@ -288,7 +295,11 @@ impl Driver {
 
     async fn signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Successor => self.renew(),
+            Signal::Successor => {
+                // It has to find this process.
+                self.look_after_path().await;
+                self.renew();
+            }
             Signal::Stop if self.drain.is_exiting() => self.application.end(),
             Signal::Stop if self.machine.incumbent().is_some() => {
                 if let Ok(effects) = self.command(Command::Terminate) {
@@ -314,6 +325,9 @@ impl Driver {
             return;
         }
         self.listeners.tick(now);
+        if self.listeners.is_look_due(now) {
+            self.look_after_path().await;
+        }
         if self.machine.is_successor() {
             return self.handle_successor(successor_machine::Event::Tick).await;
         }

@@ -9,7 +9,8 @@ use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::operator::{Call, Reply, Warning};
 use hotupdate_proto::successor::{Effect, Event};
 use hotupdate_proto::{
-    Fault, Generation, INTERFACE, Join, Joined, LinkItem, ListenerKind, Message, Refusal, Successor, frame,
+    Fault, Generation, INTERFACE, Join, Joined, LinkItem, ListenerKind, Message, Refusal, SocketFile,
+    Successor, frame,
 };
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -22,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::link;
 use crate::link::channel::{self, Receiver};
 use crate::listeners::inherited::Offered;
-use crate::process::spawn;
+use crate::process::{limits, spawn};
 use crate::settings::Settings;
 use crate::starting::Starting;
 use crate::state;
@@ -39,10 +40,10 @@ pub(crate) struct Inventory {
     pub(crate) ownership: Ownership,
 }
 
-#[derive(Default)]
 struct Arrived {
-    /// The address of the listener that took our connection.
+    /// The address of the listener that took our connection, and the file at which it was.
     reached: Option<PathBuf>,
+    file: SocketFile,
     /// The names of sockets by the kernel's number.
     cookies: HashMap<u64, String>,
     offered: Vec<Offered>,
@@ -67,14 +68,18 @@ enum Tried {
 
 pub(crate) async fn join(settings: Settings) -> Result<Starting> {
     spawn::detach_if_asked();
+    limits::raise();
     let local = settings.local();
     let deadline = Instant::now() + settings.timing.find;
     loop {
         let within = deadline.saturating_duration_since(Instant::now());
         match control::find(&settings.path, within).await? {
             Found::First(ownership) => return Ok(first(settings, local, ownership)),
-            Found::Incumbent(stream) => match try_join(&settings, &local, stream).await? {
-                Tried::Complete(complete) => return succeed(settings, local, *complete),
+            Found::Incumbent(stream, file) => match try_join(&settings, &local, stream, file).await? {
+                Tried::Complete(complete) => {
+                    make_room(&complete).await;
+                    return succeed(settings, local, *complete);
+                }
                 Tried::Again if Instant::now() < deadline => sleep(ASK_AGAIN).await,
                 Tried::Again => {
                     let why = "the process there is still starting (deadline `find`)";
@@ -82,6 +87,16 @@ pub(crate) async fn join(settings: Settings) -> Result<Starting> {
                 }
             },
         }
+    }
+}
+
+/// Room for the connections that are going to come, before they do.
+async fn make_room(complete: &Complete) {
+    let Complete { joined, inventory, .. } = complete;
+    if let (Some(there), Ok(any)) = (joined.occupancy, inventory.ownership.lock.try_clone()) {
+        // The kernel may need a while for it.
+        let made = tokio::task::spawn_blocking(move || limits::make_room(any, there.connections));
+        let _ = made.await;
     }
 }
 
@@ -154,10 +169,11 @@ fn succeed(settings: Settings, local: Local, complete: Complete) -> Result<Start
     })
 }
 
-async fn try_join(settings: &Settings, local: &Local, stream: UnixStream) -> Result<Tried> {
+async fn try_join(settings: &Settings, local: &Local, stream: UnixStream, file: SocketFile) -> Result<Tried> {
     let attempt =
         std::env::var(hotupdate_proto::environment::ATTEMPT).ok().filter(|attempt| !attempt.is_empty());
-    let (mut machine, join) = Successor::join(std::time::Instant::now(), local.clone(), attempt);
+    let (machine, join) = Successor::join(std::time::Instant::now(), local.clone(), attempt);
+    let mut machine = machine.with_max_descriptors(limits::most());
     let stream = Arc::new(stream);
     let mut receiver = Receiver::new(stream.clone(), b"");
     let write = settings.timing.write;
@@ -168,7 +184,7 @@ async fn try_join(settings: &Settings, local: &Local, stream: UnixStream) -> Res
         Err(fault) => Event::Closed(fault),
     };
     let mut serves_on = None;
-    let mut arrived = Arrived { reached: peer_path(&stream), ..Arrived::default() };
+    let mut arrived = Arrived::new(peer_path(&stream), file);
     loop {
         match &event {
             Event::Replied(Err(Refusal::Starting | Refusal::NotServing)) => return Ok(Tried::Again),
@@ -190,7 +206,7 @@ async fn try_join(settings: &Settings, local: &Local, stream: UnixStream) -> Res
                 Effect::Fail(fault) => {
                     return Err(Error::fault(doing(&settings.path), &fault).while_served_by(serves_on));
                 }
-                Effect::Close | Effect::Open(_) | Effect::Serve(_) => {}
+                Effect::Close | Effect::Open(_) | Effect::Serve(_) | Effect::Rebound(_) => {}
                 Effect::SendTo(..) | Effect::Read(_) => {}
             }
         }
@@ -282,6 +298,18 @@ async fn say(stream: &UnixStream, message: &Message, write: std::time::Duration)
 }
 
 impl Arrived {
+    fn new(reached: Option<PathBuf>, file: SocketFile) -> Self {
+        Self {
+            reached,
+            file,
+            cookies: HashMap::new(),
+            offered: Vec::new(),
+            state: HashMap::new(),
+            links: Vec::new(),
+            ownership: None,
+        }
+    }
+
     /// Checks that descriptors are what their message says, before the machine acknowledges them.
     fn take(&mut self, message: &Message, descriptors: Vec<OwnedFd>) -> Result<(), String> {
         match message {
@@ -312,7 +340,7 @@ impl Arrived {
             Message::Control { .. } => {
                 let [listener, lock] =
                     <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| "two descriptors were due")?;
-                let ownership = Ownership { listener, lock };
+                let ownership = Ownership { listener, lock, file: self.file };
                 control::check_inherited(&ownership, self.reached.as_deref())?;
                 self.ownership = Some(ownership);
             }
@@ -322,7 +350,7 @@ impl Arrived {
     }
 
     fn complete(self) -> Result<Inventory, String> {
-        let Self { reached: _, cookies: _, offered, state, links, ownership } = self;
+        let Self { reached: _, file: _, cookies: _, offered, state, links, ownership } = self;
         let ownership = ownership.ok_or("the inventory came without the control socket")?;
         Ok(Inventory { offered, state, links, ownership })
     }

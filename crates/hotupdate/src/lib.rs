@@ -13,7 +13,7 @@
 //! while let Some(connection) = listener.accept().await {           // until the next version takes over
 //!     tokio::spawn(async move { drop(connection) });
 //! }
-//! hot.drained().await;                                             // returning earlier would cut off clients
+//! hot.drained().await;                                             // earlier, clients would be cut off
 //! # Ok(())
 //! # }
 //! ```

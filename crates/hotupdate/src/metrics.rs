@@ -65,12 +65,14 @@ mod facade {
     impl Handles {
         fn new(generation: Generation) -> Self {
             let generation = generation.to_string();
-            let state = |state: &'static str| gauge!(CONNECTIONS, "generation" => generation.clone(), "state" => state);
-            let event = |event: &'static str| counter!(CONNECTIONS_TOTAL, "generation" => generation.clone(), "event" => event);
+            let of = || generation.clone();
+            let state = |state: &'static str| gauge!(CONNECTIONS, "generation" => of(), "state" => state);
+            let event =
+                |event: &'static str| counter!(CONNECTIONS_TOTAL, "generation" => of(), "event" => event);
             Self {
                 states: ["idle", "active", "upgraded"].map(state),
                 events: ["accepted", "adopted", "migrated", "finished", "closed", "forced"].map(event),
-                requests: counter!(REQUESTS, "generation" => generation.clone()),
+                requests: counter!(REQUESTS, "generation" => of()),
             }
         }
 

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use hotupdate_proto::environment::NAME;
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_TROUBLE, Process, Timing, VERSIONS, default_name};
+use hotupdate_proto::{
+    FEATURE_MIGRATE, FEATURE_REBIND, FEATURE_TROUBLE, Process, Timing, VERSIONS, default_name,
+};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
@@ -61,12 +63,7 @@ impl Settings {
 
     pub(crate) fn local(&self) -> Local {
         Local {
-            process: Process {
-                instance: random_hex(),
-                pid: std::process::id(),
-                version: self.version.clone(),
-                name: self.name(),
-            },
+            process: Process::new(random_hex(), std::process::id(), self.version.clone()).named(self.name()),
             versions: VERSIONS,
             features: self.features(),
             timing: self.timing.clone(),
@@ -76,7 +73,7 @@ impl Settings {
 
     fn features(&self) -> Vec<String> {
         let migrate = self.migrate_connections.then_some(FEATURE_MIGRATE);
-        migrate.into_iter().chain([FEATURE_TROUBLE]).map(str::to_owned).collect()
+        migrate.into_iter().chain([FEATURE_REBIND, FEATURE_TROUBLE]).map(str::to_owned).collect()
     }
 
     fn name(&self) -> String {

@@ -408,7 +408,8 @@ impl Starting {
         for (name, address) in resources.take_dropped() {
             tracing::warn!(
                 parent: &*span, %name, %address,
-                "the application dropped this listener before it was ready; it is closed"
+                "the application dropped this listener, or the server that had it, before it was ready; it is \
+                 closed"
             );
             ready.bound.retain(|bound| *bound != name);
             if ready.adopted.contains(&name) {

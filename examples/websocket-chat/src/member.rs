@@ -100,9 +100,12 @@ impl Server {
             tokio::select! {
                 event = socket.recv_or_drain(), if listens => match event {
                     Event::Message(_) if member.pending.len() >= MAX_STUCK => {
-                        return socket.close(close_code::AGAIN, "the next version does not take this room").await;
+                        let why = "the next version does not take this room";
+                        return socket.close(close_code::AGAIN, why).await;
                     }
-                    Event::Message(message) => member.pending.extend(message.to_text().map(ToOwned::to_owned)),
+                    Event::Message(message) => {
+                        member.pending.extend(message.to_text().map(ToOwned::to_owned));
+                    }
                     Event::Draining => {
                         member.late = room.late();
                         match socket.migrate(KIND, &member).await {

@@ -251,8 +251,8 @@ fn lost_with_the_victim(record: &Record) -> Vec<&str> {
             // What is left with the process that drains is closed at its deadline, which passes meanwhile: a
             // process that stands still takes nothing, and gives nothing.
             (true, Fault::Freeze(_)) => too_late_to_drain(record) && !has_taken,
-            // An answer that the process which drains has received and slept over comes too late: it takes its
-            // connections back.
+            // An answer that the process which drains has received and slept over comes too late: it takes
+            // its connections back.
             (false, Fault::Freeze(_)) => too_late_to_drain(record) && phase != Some(&Phase::Commit),
             // What cannot be registered is refused; the process that drains closes it after a while.
             (true, Fault::Error(_)) => case.at.call == Sysno::epoll_ctl && phase.is_some(),

@@ -37,9 +37,6 @@ pub const CURL: Need = Need::program("curl", "apt curl");
 /// ip(8).
 pub const IP: Need = Need::program("ip", "apt iproute2");
 
-/// pkill(1).
-pub const PKILL: Need = Need::program("pkill", "apt procps");
-
 /// podman(1).
 pub const PODMAN: Need = Need::program("podman", "apt podman");
 
@@ -48,6 +45,9 @@ pub const RUNC: Need = Need::program("runc", "apt runc");
 
 /// systemd(1), which is booted in namespaces.
 pub const SYSTEMD: Need = Need::program("systemctl", "apt systemd");
+
+/// systemd-tmpfiles(8).
+pub const TMPFILES: Need = Need::program("systemd-tmpfiles", "apt systemd");
 
 /// systemd-socket-activate(1).
 pub const SOCKET_ACTIVATE: Need = Need::program("systemd-socket-activate", "apt systemd");

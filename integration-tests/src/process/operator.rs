@@ -118,7 +118,8 @@ pub fn hotctl(sandbox: &Sandbox, arguments: &[&str]) -> Outcome {
 }
 
 impl Sandbox {
-    /// Runs a command of this sandbox to its end.
+    /// Runs a command of this sandbox to its end. What it wrote is in the outcome alone, since there may be
+    /// hundreds of them.
     ///
     /// # Panics
     ///
@@ -127,7 +128,12 @@ impl Sandbox {
     #[track_caller]
     pub fn outcome(&self, mut command: Command, output: Output) -> Outcome {
         let begun = std::time::Instant::now();
-        Operator { service: Service::of(self, start(&mut command)), output, begun }.wait()
+        let service = Service::of(self, start(&mut command));
+        let outcome = Operator { service, output: output.clone(), begun }.wait();
+        for path in [output.stdout, output.stderr] {
+            let _gone_already = fs::remove_file(path);
+        }
+        outcome
     }
 
     /// Runs `hotctl handoff --log … -- axum-server …` to its end.

@@ -130,12 +130,25 @@ impl<'a> Service<'a> {
     ///
     /// # Panics
     ///
-    /// If it goes on.
+    /// If it goes on, or has ended.
     #[track_caller]
     pub fn freeze(&self) {
+        assert!(self.try_freeze(), "process {} ended before it could be stopped", self.pid);
+    }
+
+    /// The same with a process that may end by itself: `false` if it has.
+    ///
+    /// # Panics
+    ///
+    /// If it goes on.
+    #[must_use]
+    #[track_caller]
+    pub fn try_freeze(&self) -> bool {
         self.signal(Signal::STOP);
         let what = format!("process {} stands still", self.pid);
-        eventually(&what, SERVING_DEADLINE, || is_frozen(self.pid).then_some(()));
+        eventually(&what, SERVING_DEADLINE, || {
+            if self.try_exit().is_some() { Some(false) } else { is_frozen(self.pid).then_some(true) }
+        })
     }
 
     /// Waits for its `serving …` line.

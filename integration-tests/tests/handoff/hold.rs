@@ -4,9 +4,12 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
 use std::time::Duration;
 
 use integration_tests::client::{InFlight, who_answers};
+use integration_tests::process::needs::{ROOT, have};
 use integration_tests::process::{Exit, Operator, binary, eventually, spawn_hotctl};
 use integration_tests::{Handover, SOON, Sandbox, Service, Serving, Status, Way, hotctl};
 use rustix::process::Signal;
@@ -146,6 +149,75 @@ fn a_service_that_is_stopped_on_purpose_is_not_started_again() {
     assert!(said.contains("the service has stopped"), "{said}");
     assert!(TcpStream::connect(first.http).is_err(), "nobody is left to answer");
     assert_eq!(sandbox.servings(), [first]);
+}
+
+/// A missing file says nothing, whatever removed it, and whether or not the service has made it again.
+#[test]
+fn a_service_whose_files_were_removed_is_started_again_when_it_is_killed() {
+    let sandbox = Sandbox::new();
+    let (keeper, mut serving) = start(&sandbox);
+    let (control, lock) = (sandbox.control(), sandbox.path().join("control.sock.lock"));
+    let mut before = vec![serving];
+    let orders: [(&[&Path], bool); 5] = [
+        (&[&control], false),
+        (&[&lock], false),
+        (&[&control, &lock], false),
+        (&[&control, &lock], true),
+        (&[&lock, &control], true),
+    ];
+    for (removed, is_made_again) in orders {
+        let said = format!("hotctl: hold: {} (v1) serves\n", serving.pid);
+        eventually("the keeper knows it", SOON, || sandbox.transcript().contains(&said).then_some(()));
+        for file in removed {
+            fs::remove_file(file).expect("it is there");
+        }
+        if is_made_again {
+            eventually("it is made again", SOON, || {
+                (lock.exists() && Status::ask(&control).is_ok()).then_some(())
+            });
+        }
+        Service::of(&sandbox, serving.pid).signal(Signal::KILL);
+        serving = serves_after(&sandbox, &before);
+        assert_eq!(who_answers(serving.http).expect("it serves"), serving.pid, "{removed:?}");
+        before.push(serving);
+    }
+    let said = format!("hotctl: hold: {} (v1) serves\n", serving.pid);
+    eventually("the keeper knows it", SOON, || sandbox.transcript().contains(&said).then_some(()));
+    let _done = hotctl(&sandbox, &["stop"]).expect_success();
+    let said = ends(&sandbox, keeper, 0);
+    assert!(said.contains("the service has stopped"), "{said}");
+    assert_eq!(said.matches(" was killed by signal 9; starting ").count(), 5, "{said}");
+}
+
+/// As a service that gave up its rights: it says that it stops, and its files stay.
+#[test]
+fn a_service_that_cannot_remove_its_socket_is_stopped_on_purpose_all_the_same() {
+    const USER: u32 = 65534;
+    if !have(&[ROOT]) {
+        return;
+    }
+    for stop in ["hotctl", "SIGTERM"] {
+        let sandbox = Sandbox::new();
+        chown(sandbox.path(), Some(USER), None).expect("root may");
+        let user = USER.to_string();
+        let mut command: Vec<_> =
+            ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups"].map(str::to_owned).to_vec();
+        command.extend(server(&sandbox, &ARGUMENTS));
+        let keeper = hold(&sandbox, &[], &command);
+        let serving = serves_after(&sandbox, &[]);
+        let said = format!("hotctl: hold: {} (v1) serves\n", serving.pid);
+        eventually("the keeper knows it", SOON, || sandbox.transcript().contains(&said).then_some(()));
+        fs::set_permissions(sandbox.path(), fs::Permissions::from_mode(0o755)).expect("root may");
+        chown(sandbox.path(), Some(0), None).expect("root may");
+        match stop {
+            "hotctl" => drop(hotctl(&sandbox, &["stop"]).expect_success()),
+            _ => Service::of(&sandbox, serving.pid).signal(Signal::TERM),
+        }
+        let said = ends(&sandbox, keeper, 0);
+        assert!(said.contains("the service has stopped"), "{said}");
+        assert!(sandbox.control().exists(), "it could remove it");
+        assert_eq!(sandbox.servings(), [serving], "nothing was started");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Handoffs between real processes: how they go well, how they fail, and what dies on the way.
 
 mod afterwards;
+mod attempts;
 mod failures;
 mod first_start;
 mod generations;

@@ -1,11 +1,16 @@
-//! Containers of an image from scratch that share a directory.
+//! Containers of an image from scratch: one that is updated from within, and two that share a directory; and the
+//! commands of `examples/containers`, as they stand.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
 
-use integration_tests::client::get;
+use integration_tests::client::{InFlight, get};
 use integration_tests::podman::{IMAGE, NEEDS};
-use integration_tests::process::needs::have;
+use integration_tests::process::Outcome;
+use integration_tests::process::needs::{CURL, IP, have};
 use integration_tests::{Podman, SOON, Sandbox, Status, eventually};
 
 /// An address that was free a moment ago.
@@ -29,13 +34,13 @@ impl<'a> Shop<'a> {
         Self { sandbox, podman, http: free_address() }
     }
 
-    /// Starts a container whose process 1 is this server.
+    /// Starts a container whose process 1 is this command, which may have words before the server's.
     #[track_caller]
-    fn run(&self, name: &str, options: &[&str], server: &[String]) {
+    fn run(&self, name: &str, options: &[&str], before: &[&str], server: &[String]) {
         let shared = format!("{}:/run/shop", self.sandbox.path().join("shared").display());
         let usual = ["run", "--detach", "--name", name, "--network", "host", "--volume", &shared];
         let hardened = ["--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"];
-        let mut all = [&usual[..], &hardened, options, &[IMAGE]].concat();
+        let mut all = [&usual[..], &hardened, options, &[IMAGE], before].concat();
         all.extend(server.iter().map(String::as_str));
         self.podman.podman(&all);
     }
@@ -63,6 +68,35 @@ impl<'a> Shop<'a> {
 }
 
 #[test]
+fn updates_from_within_under_a_keeper() {
+    if !have(&NEEDS) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let shop = Shop::new(&sandbox);
+    let listen = format!("http={}", shop.http);
+    shop.run("shop", &[], &["hotctl", "hold", "--listen", &listen, "--"], &shop.server("v1"));
+    shop.serves("v1", 1);
+    let handoff = ["exec", "shop", "hotctl", "handoff", "--log", "/proc/1/fd/1", "--"];
+    for generation in 2..=3 {
+        let version = format!("v{generation}");
+        let server = shop.server(&version);
+        let words: Vec<_> = handoff.into_iter().chain(server.iter().map(String::as_str)).collect();
+        shop.podman.podman(&words);
+        shop.serves(&version, generation);
+        let said = format!("serving generation={generation}");
+        assert!(shop.podman.logs("shop").contains(&said), "{}", shop.podman.logs("shop"));
+    }
+    let slow = InFlight::start(shop.http, Duration::from_secs(2));
+    eventually("the request is in flight", SOON, || {
+        (shop.status().ok()?.serving.connections.active == 1).then_some(())
+    });
+    shop.podman.podman(&["stop", "shop"]);
+    slow.answer().expect("what is in flight is answered");
+    assert_eq!(shop.podman.inspect("shop", "State.ExitCode"), "0");
+}
+
+#[test]
 fn the_next_one_takes_over() {
     if !have(&NEEDS) {
         return;
@@ -70,7 +104,7 @@ fn the_next_one_takes_over() {
     let sandbox = Sandbox::new();
     let shop = Shop::new(&sandbox);
     for (version, generation) in [("v1", 1), ("v2", 2)] {
-        shop.run(version, &[], &shop.server(version));
+        shop.run(version, &[], &[], &shop.server(version));
         shop.serves(version, generation);
     }
     shop.podman.podman(&["stop", "v1"]);
@@ -78,4 +112,74 @@ fn the_next_one_takes_over() {
     shop.serves("v2", 2);
     shop.podman.podman(&["stop", "v2"]);
     assert_eq!(shop.podman.inspect("v2", "State.ExitCode"), "0");
+}
+
+/// The commands after the comment `<!-- walk: name -->`.
+fn commands(name: &str) -> String {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/containers/README.md");
+    let readme = fs::read_to_string(readme).expect("it is in this repository");
+    let (_, rest) = readme.split_once(&format!("<!-- walk: {name} -->\n```sh\n")).expect(name);
+    rest.split_once("```").expect("it ends").0.to_owned()
+}
+
+/// Runs a script where port 8080 is free and no other process is, in a folder with what the README has in its own.
+#[track_caller]
+fn walk(script: &str) -> Outcome {
+    let sandbox = Sandbox::new();
+    let podman = Podman::new(&sandbox);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("it is there");
+    // The context of a build ends at its folder.
+    let folder = sandbox.path().join("walk");
+    fs::create_dir(&folder).expect("the sandbox is ours");
+    fs::rename(podman.image(), folder.join("image")).expect("the sandbox is ours");
+    symlink(root.join("examples"), folder.join("examples")).expect("the sandbox is ours");
+    let begins = "ip link set lo up\ntrap 'podman rm --all --force --time 0 >/dev/null' EXIT";
+    let waits = "until curl -s http://127.0.0.1:8080/version >/dev/null; do sleep 0.05; done";
+    fs::write(folder.join("walk"), format!("{begins}\nwaits() {{ {waits}; }}\n{script}"))
+        .expect("it is ours");
+    let (mut command, output) = sandbox.command(Path::new("unshare"));
+    command.args(["--net", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]);
+    command.args(["bash", "-euo", "pipefail", "walk"]).envs(podman.environment()).current_dir(folder);
+    let outcome = sandbox.outcome(command, output);
+    assert_eq!(outcome.code(), 0, "{}\n{}", outcome.stdout, outcome.stderr);
+    outcome
+}
+
+#[test]
+fn the_readme_updates_one_container() {
+    if !have(&NEEDS) || !have(&[CURL, IP]) {
+        return;
+    }
+    let [image, one, update] = ["image", "one", "update"].map(commands);
+    let outcome = walk(&format!(
+        "{image}\n{one}\nwaits\ncurl -s http://127.0.0.1:8080/version; echo\n{update}
+        curl -s http://127.0.0.1:8080/version; echo
+        podman kill --signal HUP shop
+        until podman exec shop hotctl status | grep -q '^3 .*serving'; do sleep 0.05; done
+        podman stop shop; podman logs shop 2>&1"
+    ));
+    let lines: Vec<_> = outcome.stdout.lines().collect();
+    assert!(lines.contains(&env!("CARGO_PKG_VERSION")) && lines.contains(&"v2"), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("serving generation=2"), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("the service has stopped; the sockets are closed"), "{}", outcome.stdout);
+}
+
+#[test]
+fn the_readme_replaces_a_container() {
+    if !have(&NEEDS) || !have(&[CURL, IP]) {
+        return;
+    }
+    let [image, two, next] = ["image", "two", "next"].map(commands);
+    let outcome = walk(&format!(
+        "{image}\n{two}\nwaits\ncurl -s http://127.0.0.1:8080/version; echo\n{next}
+        curl -s http://127.0.0.1:8080/version; echo
+        podman exec shop-v2 hotctl status; podman ps --all --format '{{{{.Names}}}} {{{{.Status}}}}'"
+    ));
+    let lines: Vec<_> = outcome.stdout.lines().collect();
+    assert!(lines.contains(&"v1") && lines.contains(&"v2"), "{}", outcome.stdout);
+    assert!(outcome.stderr.contains("shop-v2 is ready: "), "{}", outcome.stderr);
+    assert!(!outcome.stdout.contains("draining"), "{}", outcome.stdout);
+    let containers: Vec<_> =
+        lines.iter().filter(|line| line.starts_with("shop-v") && line.contains(" Up ")).collect();
+    assert!(matches!(containers[..], [one] if one.starts_with("shop-v2")), "{}", outcome.stdout);
 }

@@ -2,4 +2,6 @@
 
 mod containers;
 mod descriptor_store;
+mod keeper;
+mod runtime_directory;
 mod sandboxed;

@@ -70,18 +70,17 @@ fn is_another(status: &Status, old: &Process) -> bool {
 pub(crate) fn changed(status: &Status, before: &Status) -> HandoffResult {
     let from = before.serving.generation;
     let handoff = status.last_handoff.as_ref().filter(|handoff| handoff.from == from);
-    HandoffResult {
-        from: before.serving.process.clone(),
-        to: status.serving.process.clone(),
-        generation: status.serving.generation,
-        gap_ns: handoff.and_then(|handoff| handoff.gap_ns),
-    }
+    let Status { serving, .. } = status;
+    let mut result =
+        HandoffResult::new(before.serving.process.clone(), serving.process.clone(), serving.generation);
+    result.gap_ns = handoff.and_then(|handoff| handoff.gap_ns);
+    result
 }
 
 /// `4242 (v1.3.0) serves now, generation 3; 4100 (v1.2.9) is draining 17 connections; new connections waited
 /// up to 180 µs`
 pub(crate) fn sentence(changed: &HandoffResult, status: Option<&Status>, verb: &str) -> String {
-    let HandoffResult { from, to, generation, gap_ns } = changed;
+    let HandoffResult { from, to, generation, gap_ns, .. } = changed;
     let rest = status.map_or_else(String::new, |status| format!("; {}", what_is_left(status, from)));
     format!("{to} {verb}, generation {generation}{rest}{}", text::gap(*gap_ns))
 }

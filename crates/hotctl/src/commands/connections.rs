@@ -30,7 +30,7 @@ pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
     }
     loop {
         // The timeout is for each reply: a long table may take longer as long as replies keep coming.
-        let (Connections { generation, rows }, more) = context
+        let (Connections { generation, rows, .. }, more) = context
             .reply(&mut client, Instant::now() + limit, limit)
             .map_err(|error| context.failure(error))?;
         context.report.data(|out| write(out, context.report.json(), generation, &rows))?;

@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use hotupdate_proto::environment::NOT_INHERITED;
 
+use super::attendant;
+
 /// Ourselves, even if the file was replaced meanwhile (proc_pid_exe(5)).
-const OURSELVES: &str = "/proc/self/exe";
+pub(super) const OURSELVES: &str = "/proc/self/exe";
 
 /// The exit code of a shell for "found, but cannot be run"; the outer half prints the reason.
 const CANNOT_RUN: u8 = 126;
@@ -28,23 +30,26 @@ pub(crate) enum Inner {
     /// The same, and says in `LISTEN_PID` that the descriptors are for COMMAND: only here its process id is
     /// known.
     Listen,
+    /// Looks after COMMAND, see [`super::attendant`].
+    Attend,
 }
 
 impl Inner {
-    const ALL: [Self; 2] = [Self::Detach, Self::Listen];
+    const ALL: [Self; 3] = [Self::Detach, Self::Listen, Self::Attend];
 
     pub(crate) fn named(name: &OsStr) -> Option<Self> {
         Self::ALL.into_iter().find(|inner| name == inner.name())
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Detach => "__detach",
             Self::Listen => "__listen",
+            Self::Attend => "__attend",
         }
     }
 
-    /// For [`start`].
+    /// For [`prepare`].
     pub(super) fn command(self, command: &[OsString]) -> Command {
         let mut ourselves = Command::new(OURSELVES);
         ourselves.arg(self.name()).args(command);
@@ -54,8 +59,17 @@ impl Inner {
         ourselves
     }
 
-    /// Becomes the command in `arguments`, or writes the error number to the socket that stdin is.
-    pub(crate) fn run(self, mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    /// Does what the inner half is for.
+    pub(crate) fn run(self, arguments: impl Iterator<Item = OsString>) -> ExitCode {
+        match self {
+            Self::Detach | Self::Listen => self.become_command(arguments),
+            Self::Attend => attendant::run(arguments),
+        }
+    }
+
+    /// Waits for the outer half; then becomes the command in `arguments`, or writes the error number to the
+    /// socket that stdin is.
+    fn become_command(self, mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
         // The duplicate is close-on-exec: when COMMAND runs, the outer half reads the end of the stream.
         let outer = io::stdin().as_fd().try_clone_to_owned().map(File::from);
         let Some(program) = arguments.next() else { return ExitCode::from(CANNOT_RUN) };
@@ -64,33 +78,55 @@ impl Inner {
         if self == Self::Listen {
             command.env("LISTEN_PID", std::process::id().to_string());
         }
+        let Ok(mut outer) = outer else { return ExitCode::from(CANNOT_RUN) };
         let error = match rustix::process::setsid() {
+            // Without a word, the outer half is gone.
+            Ok(_) if outer.read_exact(&mut [0]).is_err() => return ExitCode::from(CANNOT_RUN),
             Ok(_) => command.exec(),
             Err(error) => error.into(),
         };
-        if let Ok(mut outer) = outer {
-            let _ = write!(outer, "{}", error.raw_os_error().unwrap_or(0));
-        }
+        let _ = write!(outer, "{}", error.raw_os_error().unwrap_or(0));
         ExitCode::from(CANNOT_RUN)
     }
 }
 
 /// Starts what [`Inner::command`] made; returns when COMMAND runs.
-pub(super) fn start(mut command: Command, timeout: Duration) -> io::Result<Child> {
-    let (ours, theirs) = UnixStream::pair()?;
+pub(super) fn start(command: Command, timeout: Duration) -> io::Result<Child> {
+    prepare(command)?.go(timeout)
+}
+
+/// A process that is about to become COMMAND, and ends if hotctl does before it says so.
+pub(super) struct Prepared {
+    child: Child,
+    stream: UnixStream,
+}
+
+/// Starts what [`Inner::command`] made, and lets it wait.
+pub(super) fn prepare(mut command: Command) -> io::Result<Prepared> {
+    let (stream, theirs) = UnixStream::pair()?;
     command.stdin(OwnedFd::from(theirs));
-    let mut child = command.spawn()?;
-    // It holds the other end of the stream.
-    drop(command);
-    let error = match runs(ours, timeout) {
-        Ok(()) => return Ok(child),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
-        Err(error) => error,
-    };
-    // It has not become COMMAND.
-    let _ = child.kill();
-    let _ = child.wait();
-    Err(error)
+    // The command holds the other end of the stream, and is dropped here.
+    Ok(Prepared { child: command.spawn()?, stream })
+}
+
+impl Prepared {
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Returns when COMMAND runs.
+    pub(super) fn go(self, timeout: Duration) -> io::Result<Child> {
+        let Self { mut child, stream } = self;
+        let error = match (&stream).write_all(b"g").and_then(|()| runs(stream, timeout)) {
+            Ok(()) => return Ok(child),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+            Err(error) => error,
+        };
+        // It has not become COMMAND.
+        let _ = child.kill();
+        let _ = child.wait();
+        Err(error)
+    }
 }
 
 /// The inner half says an error number, or nothing when the command runs.

@@ -19,7 +19,7 @@ pub(crate) fn wait(
     progress: &Progress,
     until: Instant,
 ) -> Result<Status, Failure> {
-    let HandoffResult { from, to, generation, gap_ns: _ } = changed;
+    let HandoffResult { from, to, generation, .. } = changed;
     let mut stream = StatusStream::new(context);
     let mut left = None;
     loop {

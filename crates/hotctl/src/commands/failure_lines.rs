@@ -43,10 +43,13 @@ impl Attempt<'_> {
     /// The child exited with an error. It may have served for a moment, or have left a process behind.
     pub(super) fn ended(&mut self, ended: ExitStatus) -> Result<Option<Status>, Failure> {
         let status = self.settled();
-        if let Some(served) = status.as_ref().filter(|status| self.serves(status)) {
+        if let Some(served) = status.as_ref().filter(|status| self.name.serves(status)) {
             return Ok(Some(served.clone()));
         }
         let why = status.as_ref().and_then(|status| self.why(status));
+        // A program that has put itself into the background is followed; one that has others start it is not.
+        let nothing = || "no successor has joined, and nothing that it started is left".to_owned();
+        let why = why.or_else(|| (ended.success() && self.joined.is_none()).then(nothing));
         let line = self.exit_line(ended, why);
         Err(self.as_seen(Failure::refused(line), status.as_ref()))
     }
@@ -58,7 +61,10 @@ impl Attempt<'_> {
         let line = match self.last_words() {
             Some(ended) if !ended.success() => self.exit_line(ended, telling(reason)),
             Some(_) => format!("successor {successor} failed: {reason}"),
-            None => format!("successor {successor} failed: {reason}; {} still runs", self.successor.pid()),
+            None => {
+                self.successor.terminate();
+                format!("successor {successor} failed: {reason}; {} was sent SIGTERM", self.successor.pid())
+            }
         };
         self.still(Failure::refused(line))
     }
@@ -69,36 +75,55 @@ impl Attempt<'_> {
             Some(ended) if !ended.success() => self.exit_line(ended, telling(&reason)),
             _ => reason,
         };
+        self.successor.terminate();
         self.still(Failure::refused(line))
     }
 
-    pub(super) fn interrupted(&self) -> Failure {
+    /// The operator does not want it any more. Once it is released, it is not undone.
+    pub(super) fn interrupted(&mut self) -> Failure {
+        let status = self.end();
+        if let Some(served) = status.as_ref().filter(|status| self.name.serves(status)) {
+            let line = "interrupted, after the successor was released";
+            return Failure::new(Exit::Interrupted, line).now(&served.serving.process);
+        }
         let who = self.joined.as_ref().map_or_else(|| self.successor.pid().to_string(), ToString::to_string);
-        self.still(Failure::new(Exit::Interrupted, format!("interrupted; successor {who} keeps running")))
+        let sent =
+            if self.successor.terminate() { format!("; {who} was sent SIGTERM") } else { String::new() };
+        let failure = Failure::new(Exit::Interrupted, format!("interrupted, and the attempt with it{sent}"));
+        match status {
+            Some(status) => failure.still(&status.serving.process),
+            None => failure,
+        }
     }
 
     /// Aborts the attempt, unless the successor serves by now.
     pub(super) fn timed_out(&mut self) -> Result<HandoffResult, Failure> {
-        let mut status = self.context.try_status();
-        if status.as_ref().is_some_and(|status| self.under_way(status).is_some()) {
-            status = self.abort();
-        }
-        if let Some(served) = status.as_ref().filter(|status| self.serves(status)) {
+        let status = self.end();
+        if let Some(served) = status.as_ref().filter(|status| self.name.serves(status)) {
             return Ok(change::changed(served, self.before));
         }
         let line = self.late_line();
         Err(self.as_seen(Failure::new(Exit::TimedOut, line), status.as_ref()))
     }
 
+    /// The status after the end of the attempt.
+    fn end(&self) -> Option<Status> {
+        let status = self.context.try_status();
+        let is_under_way = status.as_ref().is_some_and(|status| self.name.under_way(status).is_some());
+        if is_under_way { self.abort() } else { status }
+    }
+
     fn late_line(&mut self) -> String {
         let (pid, after) = (self.successor.pid(), text::duration(self.context.change_timeout()));
         let stage = self.stage.word();
         match self.successor.terminate() {
-            true => format!("timed out after {after}: successor {pid} is {stage}, and was sent SIGTERM"),
-            false if self.joined.is_none() => {
-                format!("timed out after {after}: {pid} exited (status 0), and no successor joined")
+            true if !self.forked => {
+                format!("timed out after {after}: successor {pid} is {stage}, and was sent SIGTERM")
             }
-            false => format!("timed out after {after}: the successor that {pid} left behind is {stage}"),
+            true => {
+                format!("timed out after {after}: what {pid} left behind is {stage}, and was sent SIGTERM")
+            }
+            false => format!("timed out after {after}: {pid} exited (status 0), and no successor joined"),
         }
     }
 
@@ -110,8 +135,8 @@ impl Attempt<'_> {
 
     /// What the service knows of a child that exited: its reason, or the successor that was there first.
     fn why(&self, status: &Status) -> Option<String> {
-        let words = self.given_up(status).and_then(|failure| telling(&failure.reason));
-        let other = status.successor.as_ref().filter(|_| self.under_way(status).is_none());
+        let words = self.name.given_up(status).and_then(|failure| telling(&failure.reason));
+        let other = status.successor.as_ref().filter(|_| self.name.under_way(status).is_none());
         words.or_else(|| other.map(|other| format!("{} is already there ({})", other.process, other.state)))
     }
 
@@ -137,7 +162,7 @@ impl Attempt<'_> {
     /// The status, if the service answers, once the attempt has ended.
     fn unless_under_way(&self) -> Option<Option<Status>> {
         let status = self.context.try_status();
-        status.as_ref().is_none_or(|status| self.under_way(status).is_none()).then_some(status)
+        status.as_ref().is_none_or(|status| self.name.under_way(status).is_none()).then_some(status)
     }
 
     /// The service itself has just said that it serves.

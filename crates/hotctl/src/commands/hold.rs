@@ -1,12 +1,19 @@
 //! `hotctl hold -- COMMAND`: keeps the listening sockets, and starts the service again when it has crashed.
 //!
 //! Deliberately absent: a store that a service can put sockets into, as systemd has one. Which sockets are
-//! held is said on the command line. When and how often COMMAND is started again: [`restart_backoff`]; how a
-//! crash is noticed: [`owner`].
+//! held is said on the command line.
+//!
+//! When and how often COMMAND is started again: [`restart_backoff`]; how a crash is noticed: [`owner`]; which
+//! version serves: [`follow`]; what hold does as process 1 of a container: [`first_process`]; what it tells the
+//! service manager that started it: [`supervisor`].
 
 mod command;
+mod first_process;
+mod follow;
 mod owner;
+mod processes;
 mod restart_backoff;
+mod supervisor;
 
 use std::io;
 use std::path::PathBuf;
@@ -18,11 +25,12 @@ use std::time::{Duration, Instant};
 use hotupdate_proto::Process;
 use hotupdate_proto::operator::ProcessState;
 use serde::Serialize;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::Socket;
 
-use self::owner::Owner;
+use self::owner::{Last, Owner};
+use self::processes::is_running;
 use self::restart_backoff::RestartBackoff;
 use super::successor;
 use crate::cli::Hold;
@@ -37,17 +45,24 @@ use crate::text;
 /// earlier. If another process crashed, COMMAND may well be draining.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// When to look again at a lock that is free although the service answers.
+/// When to look again at a lock that is free although the service answers, or that is not there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// So often it is looked for a lock that is not there: a service makes it again within two seconds.
+const LOOKS: u32 = 5;
 
 /// What the keeper waits for. Each kind is sent by a thread of its own.
 enum KeeperEvent {
     /// SIGTERM or SIGINT.
     Stop(i32),
-    /// A child exited.
-    Ended(u32, io::Result<ExitStatus>),
-    /// No process holds the lock of the control socket.
-    Free,
+    /// A signal that means something to a version of the service.
+    Other(i32),
+    /// Children exited, and wait to be reaped.
+    Ended,
+    /// This version serves.
+    Serves(Process),
+    /// No process holds the lock of the control socket, and what it says of the last one.
+    Free(Last),
 }
 
 /// Why the service does not run any more.
@@ -75,12 +90,12 @@ struct Keeper<'a> {
     backoff: RestartBackoff,
     /// The COMMAND that was started last, while it runs.
     child: Option<u32>,
-    /// Its process id, also afterwards.
-    last: Option<u32>,
-    /// How it exited.
-    ended: Option<ExitStatus>,
+    /// Which version exited last, of those that are children of hold, and how.
+    ended: Option<(u32, ExitStatus)>,
     /// The process that serves, as far as it is known.
     serving: Option<Process>,
+    /// The process ids of the versions that have served, and may still drain, if they mean the same processes to hold.
+    here: Vec<u32>,
     stopping: bool,
 }
 
@@ -114,8 +129,9 @@ pub(crate) fn run(
     let (sender, events) = channel();
     listen_to_signals(&sender)
         .map_err(|error| Failure::refused(format!("cannot handle signals: {error}")))?;
+    follow::start(context.socket.clone(), sender.clone())
+        .map_err(|error| Failure::refused(format!("cannot follow the service: {error}")))?;
     let backoff = RestartBackoff::new(hold.restarts);
-    let (child, last, ended, serving, stopping) = (None, None, None, None, false);
     let mut keeper = Keeper {
         context,
         hold,
@@ -124,15 +140,19 @@ pub(crate) fn run(
         events,
         sender,
         backoff,
-        child,
-        last,
-        ended,
-        serving,
-        stopping,
+        child: None,
+        ended: None,
+        serving: None,
+        here: Vec::new(),
+        stopping: false,
     };
     keeper.tell("holding", &format!("holding {}", addresses.join(", ")));
     keeper.start().map_err(|error| Failure::refused(keeper.not_started(&error)))?;
-    keeper.keep()
+    let kept = keeper.keep();
+    if first_process::is_hold() {
+        keeper.end_the_rest();
+    }
+    kept.map(|()| keeper.last_exit())
 }
 
 fn listen(specs: &[ListenSpec]) -> Result<(Vec<Socket>, Vec<String>), Failure> {
@@ -151,10 +171,17 @@ fn listen(specs: &[ListenSpec]) -> Result<(Vec<Socket>, Vec<String>), Failure> {
 }
 
 fn listen_to_signals(sender: &Sender<KeeperEvent>) -> io::Result<()> {
-    let (mut signals, sender) = (Signals::new([SIGTERM, SIGINT])?, sender.clone());
+    let (mut signals, sender) = (Signals::new([SIGTERM, SIGINT, SIGCHLD])?, sender.clone());
+    if first_process::is_hold() {
+        first_process::PASSED_ON.iter().try_for_each(|signal| signals.add_signal(*signal))?;
+    }
     thread::Builder::new().spawn(move || {
         for signal in signals.forever() {
-            let _ = sender.send(KeeperEvent::Stop(signal));
+            let _ = sender.send(match signal {
+                SIGCHLD => KeeperEvent::Ended,
+                SIGTERM | SIGINT => KeeperEvent::Stop(signal),
+                _ => KeeperEvent::Other(signal),
+            });
         }
     })?;
     Ok(())
@@ -167,21 +194,21 @@ fn is_there(owner: &Owner) -> Result<bool, Failure> {
 }
 
 impl Keeper<'_> {
-    fn keep(&mut self) -> Result<Exit, Failure> {
+    fn keep(&mut self) -> Result<(), Failure> {
         loop {
             let end = match self.starting()? {
                 Some(end) => end,
                 None => self.serving()?,
             };
             match end {
-                End::Stopped => return Ok(self.last_exit()),
+                End::Stopped => return Ok(()),
                 End::Crash(how) if self.stopping => {
                     self.tell("crashed", &how);
-                    return Ok(self.last_exit());
+                    return Ok(());
                 }
                 End::Crash(how) => {
                     if !self.start_again(how)? {
-                        return Ok(self.last_exit());
+                        return Ok(());
                     }
                 }
             }
@@ -193,27 +220,27 @@ impl Keeper<'_> {
         loop {
             if let Some(process) = self.who_serves() {
                 self.backoff.served();
-                self.tell("serving", &format!("{process} serves"));
-                self.serving = Some(process);
+                self.note_serving(process);
                 self.watch(Duration::ZERO)?;
                 return Ok(None);
             }
             if self.child.is_none() && !is_there(&self.owner)? {
                 return Ok(Some(match self.ended {
-                    Some(ended) if ended.success() || self.stopping => {
+                    Some((_, ended)) if ended.success() || self.stopping => {
                         let how = successor::how(ended);
                         self.tell("stopped", &format!("{} {how}; the sockets are closed", self.program()));
                         End::Stopped
                     }
-                    Some(ended) => End::Crash(format!("{} {}", self.program(), successor::how(ended))),
+                    Some((_, ended)) => End::Crash(format!("{} {}", self.program(), successor::how(ended))),
                     None => End::Crash("the service is down".to_owned()),
                 }));
             }
             match self.events.recv_timeout(TICK) {
                 Ok(KeeperEvent::Stop(signal)) => self.pass_on(signal),
-                Ok(KeeperEvent::Ended(pid, status)) => self.note_end(pid, status),
-                // From the watch of an earlier process.
-                Ok(KeeperEvent::Free) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(KeeperEvent::Other(signal)) => self.pass_on_to_one(signal),
+                Ok(KeeperEvent::Ended) => self.reap(),
+                // Asked above; and from the watch of an earlier process.
+                Ok(KeeperEvent::Serves(_) | KeeperEvent::Free(_)) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(Some(End::Stopped)),
             }
         }
@@ -221,26 +248,37 @@ impl Keeper<'_> {
 
     /// Until the service does not run any more.
     fn serving(&mut self) -> Result<End, Failure> {
+        let mut unknown = 0;
         loop {
             match self.events.recv() {
                 Ok(KeeperEvent::Stop(signal)) => {
-                    // The second signal: what was told to stop does so without hold.
-                    if self.stopping && self.child.is_none() {
+                    // Ctrl-C again: what was told to stop does so without hold, unless it ends with it.
+                    let is_hurried = self.stopping && signal == SIGINT;
+                    if is_hurried && self.child.is_none() && !first_process::is_hold() {
                         return Ok(End::Stopped);
                     }
                     self.pass_on(signal);
+                    if self.child.is_none() && self.serving.as_ref().is_some_and(first_process::is_elsewhere)
+                    {
+                        return Ok(End::Stopped);
+                    }
                 }
-                Ok(KeeperEvent::Ended(pid, status)) => {
-                    self.note_end(pid, status);
-                    self.look_who_serves();
-                }
-                Ok(KeeperEvent::Free) => match self.who_serves() {
-                    // A new version has taken over in this moment, or the file of the lock was removed.
+                Ok(KeeperEvent::Other(signal)) => self.pass_on_to_one(signal),
+                Ok(KeeperEvent::Ended) => self.reap(),
+                Ok(KeeperEvent::Serves(process)) => self.note_serving(process),
+                Ok(KeeperEvent::Free(last)) => match self.who_serves() {
+                    // A new version has taken over in this moment, or the lock was made again.
                     Some(process) => {
-                        self.serving = Some(process);
+                        unknown = 0;
+                        self.note_serving(process);
                         self.watch(LOOK_AGAIN)?;
                     }
-                    None => return Ok(self.gone()),
+                    // What was removed from its path is made again in a moment.
+                    None if last == Last::Unknown && (unknown < LOOKS || self.is_serving_here()) => {
+                        unknown += 1;
+                        self.watch(LOOK_AGAIN)?;
+                    }
+                    None => return Ok(self.gone(last)),
                 },
                 Err(_) => return Ok(End::Stopped),
             }
@@ -248,35 +286,38 @@ impl Keeper<'_> {
     }
 
     /// The service does not run any more: stopped or crashed?
-    fn gone(&mut self) -> End {
-        if self.stopping || !self.owner.left_its_socket() {
+    fn gone(&mut self, last: Last) -> End {
+        if self.stopping || last == Last::Stopped {
             self.tell("stopped", "the service has stopped; the sockets are closed");
             // From here on clients are refused, since no process will ever answer them.
             self.sockets.clear();
-            self.wait_for_child(None);
+            self.wait_for_ends(None);
             return End::Stopped;
         }
         let Some(process) = self.serving.take() else { return End::Crash("the service is down".to_owned()) };
-        self.wait_for_child(Some(Instant::now() + SETTLE));
+        self.wait_for_ends(Some(Instant::now() + SETTLE));
         End::Crash(match self.ended {
-            Some(ended) if self.last == Some(process.pid) => format!("{process} {}", successor::how(ended)),
+            Some((pid, ended)) if pid == process.pid => format!("{process} {}", successor::how(ended)),
             _ => format!("the service is down (served last: {process})"),
         })
     }
 
-    fn wait_for_child(&mut self, until: Option<Instant>) {
-        while self.child.is_some() {
-            let event = match until {
-                Some(until) => self.events.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
-                None => self.events.recv().ok(),
-            };
-            match event {
-                Some(KeeperEvent::Stop(signal)) => self.pass_on(signal),
-                Some(KeeperEvent::Ended(pid, status)) => self.note_end(pid, status),
-                Some(KeeperEvent::Free) => {}
-                None => break,
+    /// Until COMMAND and later versions have exited. Ctrl-C again ends the wait for the latter.
+    fn wait_for_ends(&mut self, until: Option<Instant>) {
+        while (self.child.is_some() || self.is_any_here()) && until.is_none_or(|until| Instant::now() < until)
+        {
+            match self.events.recv_timeout(TICK) {
+                Ok(KeeperEvent::Stop(signal)) => {
+                    if self.stopping && signal == SIGINT {
+                        self.here.clear();
+                    }
+                    self.pass_on(signal);
+                }
+                Ok(KeeperEvent::Other(signal)) => self.pass_on_to_one(signal),
+                _ => self.reap(),
             }
         }
+        self.reap();
     }
 
     /// False if a signal came first and hold is to exit.
@@ -313,8 +354,9 @@ impl Keeper<'_> {
                     self.tell("stopped", "stopped by a signal; the service is down");
                     return false;
                 }
-                Ok(KeeperEvent::Ended(pid, status)) => self.note_end(pid, status),
-                Ok(KeeperEvent::Free) => {}
+                Ok(KeeperEvent::Ended) => self.reap(),
+                // No version runs that could take it.
+                Ok(KeeperEvent::Other(_) | KeeperEvent::Serves(_) | KeeperEvent::Free(_)) => {}
                 Err(_) => return true,
             }
         }
@@ -325,22 +367,39 @@ impl Keeper<'_> {
         let (owner, sender) = (self.owner.clone(), self.sender.clone());
         let watch = move || {
             thread::sleep(pause);
-            while owner.wait_until_gone().is_err() {
-                thread::sleep(LOOK_AGAIN);
-            }
-            let _ = sender.send(KeeperEvent::Free);
+            let last = loop {
+                match owner.wait_until_gone() {
+                    Ok(last) => break last,
+                    Err(_) => thread::sleep(LOOK_AGAIN),
+                }
+            };
+            let _ = sender.send(KeeperEvent::Free(last));
         };
         let thread = thread::Builder::new().spawn(watch);
         thread.map(drop).map_err(|error| Failure::refused(format!("cannot watch the service: {error}")))
     }
 
-    /// COMMAND has exited: after a hot update, another process serves.
-    fn look_who_serves(&mut self) {
-        if let Some(process) = self.who_serves().filter(|process| self.serving.as_ref() != Some(process)) {
-            let ended = self.ended.map(successor::how).unwrap_or_default();
-            self.tell("serving", &format!("{process} serves; {} {ended}", self.program()));
-            self.serving = Some(process);
+    fn note_serving(&mut self, process: Process) {
+        if self.serving.as_ref() == Some(&process) {
+            return;
         }
+        self.tell("serving", &format!("{process} serves"));
+        supervisor::ready();
+        self.here.retain(|pid| is_running(*pid));
+        if self.owner.is(process.pid) {
+            self.here.push(process.pid);
+        }
+        self.serving = Some(process);
+    }
+
+    /// The version that serves is one that hold can see, and it runs.
+    fn is_serving_here(&self) -> bool {
+        let serving = self.serving.as_ref().map(|process| process.pid);
+        serving.is_some_and(|pid| (self.child == Some(pid) || self.here.contains(&pid)) && is_running(pid))
+    }
+
+    fn is_any_here(&self) -> bool {
+        self.here.iter().any(|pid| is_running(*pid))
     }
 
     fn who_serves(&self) -> Option<Process> {
@@ -351,6 +410,7 @@ impl Keeper<'_> {
     /// That a message cannot be written is no reason to close the sockets.
     fn tell(&self, kind: &str, text: &str) {
         self.context.report.say(format!("hotctl: hold: {text}"));
+        supervisor::status(text);
         let _ = self.context.report.record("event", &Record { kind, text });
     }
 }

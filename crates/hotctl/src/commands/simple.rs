@@ -53,7 +53,7 @@ fn drain_line(status: &Status, deadline: Duration) -> String {
 /// The parameters of `Drain` and `Stop`.
 pub(crate) fn within(deadline: Option<Duration>) -> DeadlineParams {
     let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    DeadlineParams { deadline_ms: deadline.map(milliseconds) }
+    DeadlineParams::new(deadline.map(milliseconds))
 }
 
 /// A call whose answer says nothing but that it was done.

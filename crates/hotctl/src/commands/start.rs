@@ -1,15 +1,15 @@
 //! `hotctl handoff -- COMMAND`: starts the new version and follows it until it serves or fails.
 //!
-//! The successor is recognised by the attempt id with which it joins, and not by its pid: the child that was
-//! started may be a wrapper that has exited by then.
+//! The attempt belongs to this process: if it ends before the release, whatever ends it, the attempt does, too.
 
 use std::time::Instant;
 
 use hotupdate_proto::Process;
-use hotupdate_proto::operator::{HandoffResult, LastFailure, ProcessState, ProcessStatus, Status};
+use hotupdate_proto::operator::{HandoffResult, ProcessState, Status};
 
-use super::change;
+use super::attempt::{AttemptName, Claim};
 use super::successor::Successor;
+use super::{change, output};
 use crate::cli::Handoff;
 use crate::client::{CallError, Client};
 use crate::context::{Context, NOTHING, TICK};
@@ -37,6 +37,7 @@ enum Release {
 pub(super) struct Attempt<'a> {
     pub(super) context: &'a Context<'a>,
     pub(super) before: &'a Status,
+    pub(super) name: AttemptName,
     pub(super) successor: Successor,
     pub(super) stage: Stage,
     /// The process that joined with our attempt id.
@@ -45,6 +46,7 @@ pub(super) struct Attempt<'a> {
     pub(super) forked: bool,
     progress: &'a Progress,
     release: Release,
+    claim: Claim<'a>,
 }
 
 /// Starts the command and waits until it serves.
@@ -55,21 +57,48 @@ pub(super) fn run(
     progress: &Progress,
     until: Instant,
 ) -> Result<HandoffResult, Failure> {
+    context.catch_termination()?;
+    let name = AttemptName::new().map_err(|error| Failure::refused(format!("no random number: {error}")))?;
     // The stream is opened first, so that nothing is missed.
     let stream = StatusStream::new(context);
+    let claim = Claim::new(context, name.clone());
     progress.at(Stage::Starting.word());
-    let successor = Successor::start(handoff, until.saturating_duration_since(Instant::now()))
+    let left = until.saturating_duration_since(Instant::now());
+    let successor = Successor::start(handoff, &context.socket, &name, left)
         .map_err(|failure| failure.still(&before.serving.process))?;
     let (stage, release) = (Stage::Starting, Release::NotAsked);
-    Attempt { context, before, successor, stage, joined: None, forked: false, progress, release }
-        .follow(stream, until)
+    let mut attempt = Attempt {
+        context,
+        before,
+        name,
+        successor,
+        stage,
+        joined: None,
+        forked: false,
+        progress,
+        release,
+        claim,
+    };
+    let changed = attempt.follow(stream, until)?;
+    attempt.successor.leave();
+    let (is_relayed, pid) = (attempt.successor.is_relayed(), attempt.successor.pid());
+    // What it has said until now comes first.
+    drop(attempt);
+    if is_relayed {
+        let elsewhere = output::elsewhere();
+        context
+            .report
+            .say(format!("the output of {pid} goes to {elsewhere} from here on; --log FILE keeps it"));
+    }
+    Ok(changed)
 }
 
 impl Attempt<'_> {
-    fn follow(mut self, mut stream: StatusStream<'_>, until: Instant) -> Result<HandoffResult, Failure> {
+    fn follow(&mut self, mut stream: StatusStream<'_>, until: Instant) -> Result<HandoffResult, Failure> {
         loop {
+            self.claim.keep();
             if let Some(status) = stream.next() {
-                if self.serves(&status) {
+                if self.name.serves(&status) {
                     return Ok(change::changed(&status, self.before));
                 }
                 self.look_at(&status)?;
@@ -87,30 +116,11 @@ impl Attempt<'_> {
         }
     }
 
-    /// It serves. That it owns the control socket is not enough: it does so a little earlier.
-    pub(super) fn serves(&self, status: &Status) -> bool {
-        self.is_ours(status.serving.attempt.as_ref()) && status.serving.state == ProcessState::Serving
-    }
-
-    /// It has joined, and the handoff is not over.
-    pub(super) fn under_way<'s>(&self, status: &'s Status) -> Option<&'s ProcessStatus> {
-        status.successor.as_ref().filter(|successor| self.is_ours(successor.attempt.as_ref()))
-    }
-
-    /// The service gave it up.
-    pub(super) fn given_up<'s>(&self, status: &'s Status) -> Option<&'s LastFailure> {
-        status.last_failure.as_ref().filter(|failure| self.is_ours(failure.attempt.as_ref()))
-    }
-
-    fn is_ours(&self, attempt: Option<&String>) -> bool {
-        attempt == Some(&self.successor.attempt)
-    }
-
     fn look_at(&mut self, status: &Status) -> Result<(), Failure> {
-        if let Some(failure) = self.given_up(status) {
+        if let Some(failure) = self.name.given_up(status) {
             return Err(self.failed(failure));
         }
-        let Some(ours) = self.under_way(status) else { return Ok(()) };
+        let Some(ours) = self.name.under_way(status) else { return Ok(()) };
         self.joined = Some(ours.process.clone());
         match (ours.state, &self.release) {
             (ProcessState::Standby, Release::NotAsked) => self.ask_for_release(),
@@ -153,7 +163,7 @@ impl Attempt<'_> {
     /// not.
     fn look_at_child(&mut self) -> Result<Option<Status>, Failure> {
         match self.successor.ended() {
-            Some(ended) if ended.success() => self.forked = true,
+            Some(ended) if ended.success() && self.successor.has_left_processes() => self.forked = true,
             Some(ended) => return self.ended(ended),
             None => {}
         }

@@ -93,7 +93,7 @@ pub(super) fn warning_line(warning: &Warning) -> String {
 
 fn row(status: &ProcessStatus) -> Vec<Cell> {
     let ProcessStatus { generation, process, state, since_ms, connections, .. } = status;
-    let Process { instance: _, pid, version, name: _ } = process;
+    let Process { pid, version, .. } = process;
     let Summary { idle, active, upgraded, .. } = connections;
     vec![
         Cell::new(generation),

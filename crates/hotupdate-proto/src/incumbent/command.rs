@@ -11,6 +11,10 @@ use crate::message::Message;
 use crate::operator::{Command, OperatorError};
 use crate::timing::{after, millis};
 
+/// Attempts without an operator that are remembered: of each of them at most one process is still to come, and
+/// it comes soon.
+const MAX_ABANDONED: usize = 64;
+
 /// The state after a command, and whether the command was taken.
 type Commanded = (State, Result<(), OperatorError>);
 
@@ -25,6 +29,7 @@ impl Incumbent {
         let (state, result) = match command {
             Command::Handoff => self.command_handoff(now, state, &mut out),
             Command::Abort => self.command_abort(now, state, &mut out),
+            Command::Abandon { attempt } => self.command_abandon(now, state, attempt, &mut out),
             Command::Rollback => self.command_rollback(now, state, &mut out),
             Command::Drain { within } => self.command_drain(now, state, within, &mut out),
             Command::Stop { within } => self.command_stop(now, state, within, true, &mut out),
@@ -58,6 +63,27 @@ impl Incumbent {
             State::Released { .. } => refuse(state),
             state if state.is_attempt() => (self.fail(now, state, Fault::Aborted, out), Ok(())),
             state => (state, Err(OperatorError::NoHandoff)),
+        }
+    }
+
+    /// It always succeeds: there is no operator left to answer to.
+    fn command_abandon(
+        &mut self,
+        now: Instant,
+        state: State,
+        attempt: String,
+        out: &mut Vec<Effect>,
+    ) -> Commanded {
+        let is_its = state.successor().is_some_and(|peer| peer.attempt.as_ref() == Some(&attempt));
+        if self.abandoned.len() == MAX_ABANDONED {
+            self.abandoned.remove(0);
+        }
+        self.abandoned.push(attempt);
+        match state {
+            // From here on it is not undone.
+            state @ State::Released { .. } => (state, Ok(())),
+            state if is_its && state.is_attempt() => (self.fail(now, state, Fault::Abandoned, out), Ok(())),
+            state => (state, Ok(())),
         }
     }
 

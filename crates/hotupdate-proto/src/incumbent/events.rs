@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Fault, Refusal};
 use crate::identity::{Generation, Process, Versions};
-use crate::inventory::{StateItem, Summary, Totals, UnreadLink};
+use crate::inventory::{Occupancy, SocketFile, StateItem, Summary, Totals, UnreadLink};
 use crate::message::{Join, Joined, Message};
 use crate::migration::{ConnectionKind, InboundEffect, Leaving, OutboundEffect};
 use crate::operator::PastEvent;
@@ -37,7 +37,12 @@ pub enum Event {
         handoff: String,
         /// What it is going to get: the messages with a [`Message::batch`], numbered from 1.
         inventory: Vec<Message>,
+        /// What this process has open.
+        occupancy: Option<Occupancy>,
     },
+    /// The control socket was made again, which [`Incumbent::may_rebind`](super::Incumbent::may_rebind)
+    /// allowed.
+    Rebound(SocketFile),
     /// The successor said something.
     Message(Message),
     /// The successor's link is closed ([`Fault::PeerGone`]: end-of-file, even in the middle of a message,
@@ -135,6 +140,9 @@ pub enum Effect {
     /// Stop the accept loops if they run; close the listeners, the control socket and the lock; forget the
     /// predecessors. If the service stops, the file of the control socket goes, too.
     LetGo(Afterwards),
+    /// The control socket was made again by the process that serves: what came with the message takes the
+    /// place of what this process has of it.
+    Rebound(SocketFile),
     /// No predecessor can take this process's place back (any more): it is the service's main process, and
     /// its listeners are the ones to keep.
     Established,

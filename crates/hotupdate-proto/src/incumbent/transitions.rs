@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use super::events::{Afterwards, Effect, Peer, Report};
 use super::state::{Drain, Goal, State};
 use super::{Incumbent, leave_effects};
-use crate::FEATURE_MIGRATE;
 use crate::error::{Fault, Refusal};
 use crate::identity::Generation;
-use crate::inventory::{Summary, UnreadLink};
+use crate::inventory::{Occupancy, SocketFile, Summary, UnreadLink};
 use crate::message::{Join, Joined, Message, Ready, Release};
 use crate::migration::ConnectionKind;
 use crate::predecessor::Predecessor;
 use crate::timing::{Deadline, Timing, after, millis};
+use crate::{FEATURE_MIGRATE, FEATURE_REBIND};
 
 impl Incumbent {
     // ---- before the commit ----------------------------------------------------------------------------
@@ -22,6 +22,9 @@ impl Incumbent {
         let (ours, theirs) = (self.local.versions, join.versions);
         match (state, state.successor()) {
             _ if self.terminating => Err(Refusal::NotServing),
+            _ if join.attempt.as_ref().is_some_and(|attempt| self.abandoned.contains(attempt)) => {
+                Err(Refusal::Abandoned)
+            }
             (State::Serving, _) => ours.overlap(theirs).ok_or(Refusal::Incompatible { ours, theirs }),
             (state, Some(peer)) if state.is_attempt() => {
                 Err(Refusal::Busy { successor: peer.process.clone(), doing: state.stage().to_owned() })
@@ -36,7 +39,7 @@ impl Incumbent {
         join: Join,
         version: u16,
         handoff: String,
-        inventory: Vec<Message>,
+        (inventory, occupancy): (Vec<Message>, Option<Occupancy>),
         out: &mut Vec<Effect>,
     ) -> State {
         let Join { versions: _, features, process, attempt } = join;
@@ -52,6 +55,7 @@ impl Incumbent {
             handoff: handoff.clone(),
             incumbent: self.local.process.clone(),
             incumbent_generation: self.generation,
+            occupancy,
         })));
         for predecessor in &self.predecessors {
             out.push(Effect::SendTo(predecessor.generation, Message::Issued { generation }));
@@ -79,6 +83,19 @@ impl Incumbent {
             return State::Standby { peer, until: after(now, self.local.timing.standby) };
         }
         self.before(now, Goal::Release(peer), out)
+    }
+
+    /// The control socket was made again: every process that may serve after this one has to have it.
+    pub(super) fn rebound(&self, state: &State, file: SocketFile, out: &mut Vec<Effect>) {
+        let knows = |features: &[String]| features.iter().any(|feature| feature == FEATURE_REBIND);
+        if let State::Warming { peer, .. } | State::Standby { peer, .. } = state
+            && knows(&peer.features)
+        {
+            out.push(Effect::Send(Message::Rebound { file }));
+        }
+        for predecessor in self.predecessors.iter().filter(|p| p.probation && knows(&p.features)) {
+            out.push(Effect::SendTo(predecessor.generation, Message::Rebound { file }));
+        }
     }
 
     /// The application's hook comes first, if it has one.

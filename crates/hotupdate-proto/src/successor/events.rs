@@ -1,6 +1,7 @@
 //! What the successor's machine is told, and what it wants done.
 
 use crate::error::{Fault, Refusal};
+use crate::inventory::SocketFile;
 use crate::message::{Generation, Joined, Message, Ready, Released};
 use crate::predecessor::Predecessor;
 
@@ -46,6 +47,9 @@ pub enum Effect {
     Close,
     /// The whole inventory is here: the application can claim, bind and warm up.
     Complete(Joined),
+    /// The control socket was made again: what came with the message takes the place of what the inventory
+    /// brought.
+    Rebound(SocketFile),
     /// The incumbent died before the inventory was complete: drop it, and start as a first start would.
     StartOver,
     /// Run the accept loops; then [`Event::Opened`]. Without a message the incumbent is dead.

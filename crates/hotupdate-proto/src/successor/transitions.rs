@@ -37,6 +37,17 @@ impl Successor {
             give_up(&what, out);
             return fail(Fault::PeerMisbehaved(what), out);
         }
+        if let (Some(there), Some(here)) = (joined.occupancy, self.max_descriptors)
+            && there.descriptors > here
+        {
+            let what = format!(
+                "its limit of open files is {here}, and {} has {} open, {} of them connections; give it a \
+                 higher one (ulimit -n, LimitNOFILE=)",
+                joined.incumbent, there.descriptors, there.connections
+            );
+            give_up(&what, out);
+            return fail(Fault::Local(what), out);
+        }
         State::Receiving {
             joined,
             next: 1,

@@ -108,8 +108,8 @@ impl World {
             Effect::Exit => self.end(p),
             Effect::Outbound(effect) => self.outbound(p, effect),
             Effect::Inbound(generation, effect) => self.inbound(p, generation, effect),
-            // The model has no hook, and no service manager.
-            Effect::BeforeRelease | Effect::Established => {}
+            // The model has no hook, no service manager, and no cleaner.
+            Effect::BeforeRelease | Effect::Established | Effect::Rebound(_) => {}
             Effect::Report(Report::Violation(..)) => self.violation = true,
             Effect::Report(_) => {}
         }
@@ -157,7 +157,7 @@ impl World {
                     let held = self.process(p).predecessors.get_mut(&generation);
                     held.expect("its link is here").reading = true;
                 }
-                E::Close => {}
+                E::Close | E::Rebound(_) => {}
                 E::Complete(_) => (self.process(p).warming, self.process(p).holds) = (true, true),
                 E::StartOver => self.find_again(p),
                 E::Open(_) => {
@@ -224,7 +224,7 @@ impl World {
         assert!(self.procs[p].peer.is_none(), "who admits a successor has none");
         self.process(p).peer = Some(Held { end, reading: true });
         let inventory = self.inventory(p);
-        self.incumbent_event(p, Event::Join { join, handoff: String::new(), inventory });
+        self.incumbent_event(p, Event::Join { join, handoff: String::new(), inventory, occupancy: None });
     }
 
     fn inventory(&self, p: Id) -> Vec<Message> {

@@ -78,7 +78,7 @@ impl World {
 
     pub(crate) fn local(&self, p: Id) -> Local {
         let pid = u32::try_from(p).expect("few processes");
-        let process = Name { instance: p.to_string(), pid, version: String::new(), name: String::new() };
+        let process = Name::new(p.to_string(), pid, String::new());
         let features = if self.moves { vec![FEATURE_MIGRATE.to_owned()] } else { Vec::new() };
         let (timing, max_draining) = (timing(self.patient), self.max_draining);
         Local { process, versions: VERSIONS, features, timing, max_draining }

@@ -252,6 +252,56 @@ fn hurry_brings_the_end_of_a_drain_forward_and_never_back() {
     world.assert_next_works();
 }
 
+/// An attempt belongs to the operator that began it.
+#[test]
+fn an_operator_that_goes_takes_its_attempt_along_until_the_release() {
+    let (mut abandoned, mut undisturbed) = (0, 0);
+    for release in [Release::Now, Release::OnCommand] {
+        for (mut world, new) in stages(release) {
+            let stage = doing(&world, 0);
+            let attempt = matches!(stage, Some(ProcessState::Starting | ProcessState::Standby));
+            let before = world.incumbent(0).cloned();
+            assert_eq!(world.command_to(0, Command::Abandon { attempt: "another".to_owned() }), Ok(()));
+            assert_eq!(
+                world.incumbent(0).map(Incumbent::successor),
+                before.as_ref().map(Incumbent::successor)
+            );
+            assert_eq!(world.command_to(0, Command::Abandon { attempt: format!("attempt {new}") }), Ok(()));
+            let failed = |r: &Report| matches!(r, Report::Failed { fault: Fault::Abandoned, .. });
+            if world.reports.iter().any(|(_, report)| failed(report)) {
+                abandoned += 1;
+                assert!(attempt && world.procs[0].accepting, "at once");
+                world.run();
+                assert_eq!(world.accepting(), [0], "{world}");
+                let told = &world.procs[new].failed;
+                assert!(told.as_ref().is_some_and(|f| f.to_string().contains("has gone")), "{world}");
+            } else if stage.is_some() {
+                undisturbed += 1;
+                world.run();
+                assert_eq!(world.accepting(), [new], "{world}");
+            }
+            world.settle();
+            world.assert_next_works();
+        }
+    }
+    assert!(abandoned >= 10 && undisturbed >= 2, "{abandoned} abandoned, {undisturbed} undisturbed");
+}
+
+/// The process that it had started comes late.
+#[test]
+fn a_successor_whose_operator_has_gone_is_turned_away() {
+    let mut world = World::new(App::default());
+    for attempt in (0..100).map(|number| format!("earlier {number}")).chain(["attempt 1".to_owned()]) {
+        world.command_to(0, Command::Abandon { attempt }).unwrap();
+    }
+    let late = world.join(App::default());
+    world.run();
+    assert_eq!(world.accepting(), [0], "{world}");
+    let told = &world.procs[late].failed;
+    assert!(told.as_ref().is_some_and(|f| f.to_string().contains("the attempt is over")), "{world}");
+    world.assert_next_works();
+}
+
 /// What a refused command leaves behind: nothing.
 #[test]
 fn a_refused_command_changes_nothing() {

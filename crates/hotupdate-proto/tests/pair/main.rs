@@ -22,6 +22,8 @@ mod migration;
 
 mod rollback;
 
+mod rebinding;
+
 mod violations;
 
 mod crossing;

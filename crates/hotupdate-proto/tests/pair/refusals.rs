@@ -3,7 +3,7 @@
 use hotupdate_proto::message::{Generation, Joined, Message, Release, Versions};
 use hotupdate_proto::operator::{Command, ProcessState};
 use hotupdate_proto::successor::{Effect, Event};
-use hotupdate_proto::{Deadline, Fault, Refusal, Successor};
+use hotupdate_proto::{Deadline, Fault, Occupancy, Refusal, Successor};
 
 use crate::world::{App, World, local, process};
 
@@ -125,6 +125,7 @@ fn joined() -> Joined {
         handoff: "h".to_owned(),
         incumbent: process(0),
         incumbent_generation: Generation(1),
+        occupancy: None,
     }
 }
 
@@ -204,6 +205,29 @@ fn an_incumbent_cannot_send_without_end_or_keep_back_the_control_socket() {
     let many = hotupdate_proto::inventory::MAX_LISTENERS + 1;
     let effects = says(&mut start(), Message::Listeners { batch: 1, items: vec![item; many] });
     assert!(matches!(effects.last(), Some(Effect::Fail(Fault::PeerMisbehaved(_)))), "{effects:?}");
+}
+
+/// It could not answer the clients that come to it. A limit that is just enough is no reason: the incumbent
+/// may have the same.
+#[test]
+fn a_process_does_not_succeed_one_that_has_more_open_than_it_may() {
+    let world = World::new(App::default());
+    let reply = |max_descriptors, occupancy| {
+        let mut machine = joining().0.with_max_descriptors(max_descriptors);
+        machine.handle(world.now, Event::Replied(Ok(Joined { occupancy, ..joined() })))
+    };
+    let occupancy = Some(Occupancy { connections: 1500, descriptors: 1520 });
+    for (limit, there) in [(Some(1520), occupancy), (None, occupancy), (Some(4), None)] {
+        assert_eq!(reply(limit, there), [], "{limit:?}");
+    }
+    let effects = reply(Some(1519), occupancy);
+    let [Effect::Send(Message::Failed { reason }), Effect::Close, Effect::Fail(Fault::Local(_))] =
+        &effects[..]
+    else {
+        panic!("{effects:?}")
+    };
+    let why = "its limit of open files is 1519, and 100 (v0) has 1520 open, 1500 of them connections";
+    assert!(reason.starts_with(why), "{reason}");
 }
 
 /// Numbers from the other side that are too large for a clock.

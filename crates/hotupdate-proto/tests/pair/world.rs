@@ -10,8 +10,10 @@ use hotupdate_proto::incumbent::{Local, Report};
 use hotupdate_proto::message::{Generation, Join, Joined, Message, Process, Release, Versions};
 use hotupdate_proto::migration::{InboundEffect, OutboundEffect};
 use hotupdate_proto::operator::ProcessState;
-use hotupdate_proto::{ConnectionKind, Deadline, Fault, Incumbent, Refusal, Successor, Timing};
-use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_TROUBLE};
+use hotupdate_proto::{
+    ConnectionKind, Deadline, FEATURE_MIGRATE, FEATURE_REBIND, FEATURE_TROUBLE, Fault, Incumbent, Refusal,
+    Successor, Timing,
+};
 
 mod links;
 
@@ -171,6 +173,8 @@ pub(crate) struct World {
     pub(crate) migrations: Vec<(usize, Migration)>,
     /// Processes that became the service's main process.
     pub(crate) established: Vec<usize>,
+    /// Processes that have got the control socket that was made again.
+    pub(crate) rebound: Vec<usize>,
     pub(crate) fired: BTreeSet<Deadline>,
     /// How many actions may still happen before the world stands still.
     pub(crate) fuel: Option<usize>,
@@ -195,7 +199,7 @@ pub(crate) fn resume() -> Message {
 
 pub(crate) fn process(index: usize) -> Process {
     let pid = 100 + u32::try_from(index).expect("few processes");
-    Process { instance: format!("{pid:032x}"), pid, version: format!("v{index}"), name: String::new() }
+    Process::new(format!("{pid:032x}"), pid, format!("v{index}"))
 }
 
 /// What its driver tells a machine about the process.
@@ -203,7 +207,7 @@ pub(crate) fn local(index: usize, app: &App) -> Local {
     Local {
         process: process(index),
         versions: app.versions,
-        features: vec![FEATURE_MIGRATE.to_owned(), FEATURE_TROUBLE.to_owned()],
+        features: [FEATURE_MIGRATE, FEATURE_REBIND, FEATURE_TROUBLE].map(str::to_owned).to_vec(),
         timing: app.timing.clone(),
         max_draining: app.max_draining,
     }
@@ -226,6 +230,7 @@ impl World {
             reports: Vec::new(),
             migrations: Vec::new(),
             established: Vec::new(),
+            rebound: Vec::new(),
             fired: BTreeSet::new(),
             fuel: None,
             tamper: None,

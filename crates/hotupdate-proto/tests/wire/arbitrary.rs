@@ -4,8 +4,8 @@ use hotupdate_proto::inventory::{ConnectionState, UnreadLink};
 use hotupdate_proto::message::{Generation, Message, Process, Ready, Release, Released};
 use hotupdate_proto::operator::PastEvent;
 use hotupdate_proto::{
-    ConnectionKind, ConnectionRow, LinkItem, ListenerItem, ListenerKind, MigrationItem, StateItem, Summary,
-    Totals,
+    ConnectionKind, ConnectionRow, LinkItem, ListenerItem, ListenerKind, MigrationItem, SocketFile,
+    StateItem, Summary, Totals,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -55,7 +55,7 @@ fn state() -> impl Strategy<Value = StateItem> {
 
 fn process() -> impl Strategy<Value = Process> {
     let parts = (text(), any::<u32>(), text(), text());
-    parts.prop_map(|(instance, pid, version, name)| Process { instance, pid, version, name })
+    parts.prop_map(|(instance, pid, version, name)| Process::new(instance, pid, version).named(name))
 }
 
 fn link() -> impl Strategy<Value = LinkItem> {
@@ -162,6 +162,8 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
             }
         ),
         Just(Message::Farewell),
+        any::<(u64, u64)>()
+            .prop_map(|(device, inode)| Message::Rebound { file: SocketFile { device, inode } }),
         text().prop_map(|reason| Message::Failed { reason }),
         vec(kind(), 0..3).prop_map(|kinds| Message::Accepts { kinds }),
         Just(Message::Quiesce),

@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hotupdate_proto::message::{Generation, Join, Joined, Message, Process, Ready, Released, Versions};
 use hotupdate_proto::operator::{
-    Connections, DESCRIPTION, DeadlineParams, HandoffResult, LastFailure, LastHandoff, ListenerStatus,
-    Monitored, OperatorError, PastEvent, ProcessState, ProcessStatus, ServiceEvent, Status, Warning,
+    AttemptParams, Connections, DESCRIPTION, DeadlineParams, HandoffResult, LastFailure, LastHandoff,
+    ListenerStatus, Monitored, OperatorError, PastEvent, ProcessState, ProcessStatus, ServiceEvent, Status,
+    Warning,
 };
-use hotupdate_proto::{ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Summary, Totals};
+use hotupdate_proto::{
+    ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Occupancy, SocketFile, Summary, Totals,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -76,7 +79,7 @@ fn check(declared: &BTreeMap<String, Fields>, value: &Value, kind: &str, whole: 
 }
 
 fn process() -> Process {
-    Process { instance: "0".repeat(32), pid: 1, version: "v1".to_owned(), name: "web-1".to_owned() }
+    Process::new("0".repeat(32), 1, "v1".to_owned()).named("web-1".to_owned())
 }
 
 fn summary() -> Summary {
@@ -134,15 +137,10 @@ fn the_interface_declares_what_serde_writes() {
     let declared = declared();
     for whole in [true, false] {
         let says = |value: Value, kind: &str| check(&declared, &value, kind, whole);
-        let happened =
-            ServiceEvent { kind: "served".to_owned(), generation: Generation(1), text: String::new() };
+        let happened = ServiceEvent::new("served".to_owned(), Generation(1), String::new());
         let (event, text) = (whole.then_some(happened), whole.then(String::new));
-        let changed = HandoffResult {
-            from: process(),
-            to: process(),
-            generation: Generation(1),
-            gap_ns: whole.then_some(1),
-        };
+        let mut changed = HandoffResult::new(process(), process(), Generation(1));
+        changed.gap_ns = whole.then_some(1);
         let versions = Versions { min: 1, max: 1 };
         let join = Join { versions, features: vec![String::new()], process: process(), attempt: text };
         let joined = Joined {
@@ -153,20 +151,32 @@ fn the_interface_declares_what_serde_writes() {
             handoff: String::new(),
             incumbent: process(),
             incumbent_generation: Generation(1),
+            occupancy: whole.then(Occupancy::default),
         };
         says(json!({ "status": status(whole) }), "Status ->");
-        says(json(&Monitored { event, status: status(whole) }), "Monitor ->");
-        says(json(&Connections { generation: Generation(1), rows: vec![row()] }), "Connections ->");
+        says(json(&Monitored::new(event, status(whole))), "Monitor ->");
+        says(json(&Connections::new(Generation(1), vec![row()])), "Connections ->");
         says(json(&changed), "Handoff ->");
         says(json(&changed), "Rollback ->");
-        says(json(&DeadlineParams { deadline_ms: whole.then_some(1) }), "Drain");
-        says(json(&DeadlineParams { deadline_ms: whole.then_some(1) }), "Stop");
+        says(json(&DeadlineParams::new(whole.then_some(1))), "Drain");
+        says(json(&DeadlineParams::new(whole.then_some(1))), "Stop");
+        says(json(&AttemptParams { attempt: String::new() }), "Attempt");
         says(json(&join), "Join");
         says(json(&joined), "Join ->");
     }
     // Nothing is declared that is not checked above.
-    let methods =
-        ["Status", "Monitor", "Connections", "Handoff", "Rollback", "Abort", "Drain", "Stop", "Join"];
+    let methods = [
+        "Attempt",
+        "Status",
+        "Monitor",
+        "Connections",
+        "Handoff",
+        "Rollback",
+        "Abort",
+        "Drain",
+        "Stop",
+        "Join",
+    ];
     let replies = declared.keys().filter_map(|name| name.strip_suffix(" ->"));
     assert_eq!(replies.collect::<BTreeSet<_>>(), BTreeSet::from(methods));
 }
@@ -188,7 +198,7 @@ fn every_error_has_its_name_in_the_interface() {
         OperatorError::NotServing,
         OperatorError::Failed { reason: doing() },
     ];
-    let refusals = ["Starting", "Busy", "Incompatible", "NotServing", "NotAllowed"];
+    let refusals = ["Starting", "Busy", "Incompatible", "NotServing", "NotAllowed", "Abandoned"];
     for name in operator.iter().map(OperatorError::name).chain(refusals) {
         let fields = declared.get(name).unwrap_or_else(|| panic!("{name} is not declared"));
         assert_eq!(fields[..], [("reason".to_owned(), "string".to_owned())], "{name}");
@@ -232,6 +242,7 @@ fn every_message() -> Vec<Message> {
         Message::EndProbation,
         resume(),
         Message::Farewell,
+        Message::Rebound { file: SocketFile { device: 1, inode: 2 } },
         Message::Failed { reason: String::new() },
     ];
     for message in &all {
@@ -262,6 +273,7 @@ fn every_message() -> Vec<Message> {
             | Message::EndProbation
             | Message::Resume { .. }
             | Message::Farewell
+            | Message::Rebound { .. }
             | Message::Failed { .. } => {}
         }
     }
@@ -308,6 +320,12 @@ fn what_an_older_peer_says_is_understood() {
     status.as_object_mut().unwrap().remove("totals");
     let status: ProcessStatus = serde_json::from_value(status).unwrap();
     assert_eq!(status.totals, Totals::default());
+
+    let joined = json!({
+        "version": 1, "features": [], "generation": 2, "lease_ms": 1, "handoff": "h", "incumbent": process(),
+        "incumbent_generation": 1,
+    });
+    assert_eq!(serde_json::from_value::<Joined>(joined).unwrap().occupancy, None);
 
     let link = json!({ "generation": 1, "process": process(), "connections": summary(), "probation": true });
     let link: LinkItem = serde_json::from_value(link).unwrap();

@@ -1,13 +1,13 @@
 //! Accepting callers on the control socket: how many at a time, and which users.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotupdate_proto::{ListenerKind, Refusal};
+use hotupdate_proto::{ListenerKind, Refusal, SocketFile};
 use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
@@ -16,6 +16,7 @@ use super::ownership::Ownership;
 use super::replies;
 use super::reserve::Reserve;
 use super::session::{self, SessionConfig};
+use super::upkeep::Upkeep;
 use super::user::{is_known, may};
 use crate::address::Address;
 use crate::listeners::gate::{Gate, GateControl};
@@ -37,6 +38,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Control {
     pub(crate) gate: Arc<Gate<Acceptor>>,
     lock: OwnedFd,
+    file: SocketFile,
 }
 
 impl Drop for Control {
@@ -49,15 +51,20 @@ impl Drop for Control {
 impl Control {
     /// Callers are accepted as soon as the gate is open.
     pub(crate) fn new(ownership: Ownership, path: &Path, config: SessionConfig, allowed: Vec<u32>) -> Self {
-        let Ownership { listener, lock } = ownership;
+        let Ownership { listener, lock, file } = ownership;
         let address = Address::Unix(Some(path.to_owned()));
         let gate = Gate::parked("control", ListenerKind::Unix, address, listener);
         tokio::spawn(accept_callers(gate.clone(), config, allowed));
-        Self { gate, lock }
+        Self { gate, lock, file }
+    }
+
+    /// Looks whether it is at its path; returns what takes its place if it is not.
+    pub(crate) fn look(&self, upkeep: &mut Upkeep) -> Option<Ownership> {
+        upkeep.look(self.lock.as_fd(), self.file, || self.ownership())
     }
 
     pub(crate) fn ownership(&self) -> io::Result<Ownership> {
-        Ok(Ownership { listener: self.gate.duplicate()?, lock: self.lock.try_clone()? })
+        Ok(Ownership { listener: self.gate.duplicate()?, lock: self.lock.try_clone()?, file: self.file })
     }
 }
 

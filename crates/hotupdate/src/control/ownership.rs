@@ -3,6 +3,10 @@
 //! The owner is the process that holds the lock on `<path>.lock` (flock(2)). Lock and listener are open file
 //! descriptions and travel to the next version, so the path always leads to the owner, the lock is never free
 //! in between, and no process ever has to unlink a socket that might belong to another one.
+//!
+//! The socket is bound under its final name: that is the one by which the kernel knows it (`/proc/net/unix`),
+//! and cleaners such as systemd-tmpfiles(8) leave alone what is there. The lock keeps every other process
+//! from binding meanwhile.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -11,16 +15,16 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+use hotupdate_proto::{SocketFile, lock};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, fchmod, flock};
-use rustix::io::Errno;
+use rustix::io::{Errno, pwrite};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
 use crate::error::{Doing, Error, Result};
 
-use super::path::{check_path, check_replaceable, lock_path, temporary};
-
+use super::path::{check_path, check_replaceable};
 use super::user::check_peer;
 
 /// Operators and successors that wait to be accepted.
@@ -34,6 +38,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 pub(crate) struct Ownership {
     pub(crate) listener: OwnedFd,
     pub(crate) lock: OwnedFd,
+    /// The file that the listener is bound to.
+    pub(crate) file: SocketFile,
 }
 
 /// What is found at a path.
@@ -41,8 +47,8 @@ pub(crate) struct Ownership {
 pub(crate) enum Found {
     /// No process: this one is the first, and owns it now.
     First(Ownership),
-    /// A process that listens.
-    Incumbent(UnixStream),
+    /// A process that listens, and the file through which it was reached.
+    Incumbent(UnixStream, SocketFile),
 }
 
 /// Becomes the owner of the path, or connects to its owner.
@@ -51,16 +57,27 @@ pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
     let deadline = Instant::now() + within;
     loop {
         let lock = open_lock(path)?;
+        let file = socket_file(path);
         // The holder of the lock may be alive although we have it, if the lock file was removed.
         match (try_lock(&lock, path)?, connect(path).await) {
             (_, Ok(stream)) => {
                 check_peer(&stream, path)?;
-                return Ok(Found::Incumbent(stream));
+                // If it was made again in this moment, it is asked again.
+                if let Some(file) = file.filter(|file| socket_file(path) == Some(*file)) {
+                    return Ok(Found::Incumbent(stream, file));
+                }
             }
-            (true, Err(error)) if is_nobody(&error) && error.kind() != io::ErrorKind::WouldBlock => {
+            // A lock whose file was removed in this moment excludes no other process.
+            (true, Err(error))
+                if is_nobody(&error)
+                    && error.kind() != io::ErrorKind::WouldBlock
+                    && is_at(&lock, &lock::path(path)) =>
+            {
                 check_replaceable(path)?;
-                check_replaceable(&temporary(path))?;
-                return Ok(Found::First(Ownership { listener: bind(path)?, lock: lock.into() }));
+                let lock = lock.into();
+                say_running(&lock);
+                let (listener, file) = bind(path)?;
+                return Ok(Found::First(Ownership { listener, lock, file }));
             }
             // The owner has the lock and not yet its socket, or is going away.
             (_, Err(error)) if is_nobody(&error) && Instant::now() < deadline => sleep(LOOK_AGAIN).await,
@@ -82,29 +99,48 @@ pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
 /// Removes the socket. Only its owner may, and only when no successor follows: later it could belong to
 /// another process.
 pub(crate) fn remove(path: &Path, ownership: &Ownership) {
-    let ours = rustix::fs::fstat(&ownership.lock).map(|stat| (stat.st_dev, stat.st_ino));
-    let there = fs::symlink_metadata(lock_path(path)).map(|metadata| (metadata.dev(), metadata.ino()));
-    let owned = matches!((ours, there), (Ok(ours), Ok(there)) if ours == there);
-    if owned && fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+    if is_at(&ownership.lock, &lock::path(path)) && socket_file(path) == Some(ownership.file) {
         let _ = fs::remove_file(path);
     }
 }
 
-/// Checks a control listener and a lock that arrived: they have to be what they are said to be, and the
-/// listener that one through which the incumbent was `reached`. (Its own name is of no use: it was renamed,
-/// perhaps in another container.)
-pub(crate) fn check_inherited(ownership: &Ownership, reached: Option<&Path>) -> Result<(), String> {
-    use rustix::net::{AddressFamily, SocketType, sockopt};
-    let Ownership { listener, lock } = ownership;
-    let is_listener = sockopt::socket_domain(listener) == Ok(AddressFamily::UNIX)
-        && sockopt::socket_type(listener) == Ok(SocketType::STREAM)
-        && sockopt::socket_acceptconn(listener) == Ok(true)
-        && SockRef::from(listener).nonblocking().is_ok_and(|nonblocking| nonblocking);
-    if !is_listener {
-        return Err("the control listener is not a non-blocking Unix socket that listens".to_owned());
+/// Says in the lock that a process serves.
+pub(crate) fn say_running(lock: &OwnedFd) {
+    say(lock, lock::RUNNING);
+}
+
+/// Says in the lock that the service was stopped on purpose, before the lock is let go.
+pub(crate) fn say_stopped(lock: &OwnedFd) {
+    say(lock, lock::STOPPED);
+}
+
+fn say(lock: &OwnedFd, word: &[u8]) {
+    if let Err(error) = pwrite(lock, word, 0) {
+        let word = word.trim_ascii().escape_ascii();
+        tracing::warn!(%error, "`{word}` cannot be written into the lock of the control socket");
     }
-    let bound = SockRef::from(listener).local_addr().ok();
+}
+
+/// Whether the file at the path is this one.
+pub(super) fn is_at(file: impl AsFd, path: &Path) -> bool {
+    let ours = rustix::fs::fstat(file).map(|stat| (stat.st_dev, stat.st_ino));
+    let there = fs::symlink_metadata(path).map(|there| (there.dev(), there.ino()));
+    matches!((ours, there), (Ok(ours), Ok(there)) if ours == there)
+}
+
+/// The socket that is at the path.
+pub(super) fn socket_file(path: &Path) -> Option<SocketFile> {
+    let there = fs::symlink_metadata(path).ok()?;
+    there.file_type().is_socket().then(|| SocketFile { device: there.dev(), inode: there.ino() })
+}
+
+/// Checks a control listener and a lock that arrived: they have to be what they are said to be, and the
+/// listener that one through which the incumbent was `reached`. (Our own name for it is of no use: it may
+/// have another one in another container.)
+pub(crate) fn check_inherited(ownership: &Ownership, reached: Option<&Path>) -> Result<(), String> {
+    let bound = SockRef::from(&ownership.listener).local_addr().ok();
     let bound = bound.as_ref().and_then(SockAddr::as_pathname);
+    check_kinds(ownership)?;
     if bound != reached {
         let show = |path: Option<&Path>| path.map_or("nowhere".into(), |path| path.display().to_string());
         return Err(format!(
@@ -112,6 +148,20 @@ pub(crate) fn check_inherited(ownership: &Ownership, reached: Option<&Path>) -> 
             show(bound),
             show(reached)
         ));
+    }
+    Ok(())
+}
+
+/// The same of those that were made again.
+pub(crate) fn check_kinds(ownership: &Ownership) -> Result<(), String> {
+    use rustix::net::{AddressFamily, SocketType, sockopt};
+    let Ownership { listener, lock, file: _ } = ownership;
+    let is_listener = sockopt::socket_domain(listener) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(listener) == Ok(SocketType::STREAM)
+        && sockopt::socket_acceptconn(listener) == Ok(true)
+        && SockRef::from(listener).nonblocking().is_ok_and(|nonblocking| nonblocking);
+    if !is_listener {
+        return Err("the control listener is not a non-blocking Unix socket that listens".to_owned());
     }
     // flock(2) takes whatever it gets, and would not be released by the death of the process that has the
     // file.
@@ -126,19 +176,19 @@ pub(crate) fn check_inherited(ownership: &Ownership, reached: Option<&Path>) -> 
         .map_err(|error| format!("the lock is not held: {error}"))
 }
 
-fn open_lock(path: &Path) -> Result<File> {
-    let path = lock_path(path);
+pub(super) fn open_lock(path: &Path) -> Result<File> {
+    let path = lock::path(path);
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     options.open(&path).doing(|| format!("opening the lock file {}", path.display()))
 }
 
-fn try_lock(lock: &File, path: &Path) -> Result<bool> {
+pub(super) fn try_lock(lock: &File, path: &Path) -> Result<bool> {
     match flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(error) => Err(error).doing(|| format!("locking {}", lock_path(path).display())),
+        Err(error) => Err(error).doing(|| format!("locking {}", lock::path(path).display())),
     }
 }
 
@@ -154,32 +204,32 @@ fn is_nobody(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionRefused | ConnectionReset | NotFound | WouldBlock)
 }
 
-/// Makes the socket under a temporary name, with its final rights from the first instant, and renames it.
-fn bind(path: &Path) -> Result<OwnedFd> {
-    let temporary = temporary(path);
+/// Makes the socket, with its final name and rights from the first instant; what a process left behind there
+/// is removed before. Only the holder of the lock does.
+pub(super) fn bind(path: &Path) -> Result<(OwnedFd, SocketFile)> {
     let doing = || format!("making the control socket {}", path.display());
-    match fs::remove_file(&temporary) {
+    match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).doing(doing),
         _ => {}
     }
-    let make = || -> io::Result<Socket> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // bind(2) gives the file the mode of the socket's own inode (net/unix/af_unix.c, unix_bind_bsd).
-        fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-        socket.bind(&SockAddr::unix(&temporary)?)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).doing(doing)?;
+    // bind(2) gives the file the mode of the socket's own inode (net/unix/af_unix.c, unix_bind_bsd).
+    fchmod(&socket, Mode::RUSR | Mode::WUSR).doing(doing)?;
+    SockAddr::unix(path).and_then(|address| socket.bind(&address)).doing(doing)?;
+    let ready = || {
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
-        let mode = fs::symlink_metadata(&temporary)?.mode() & 0o777;
+        let file = socket_file(path).ok_or_else(|| io::Error::other("it was removed in this moment"))?;
+        let mode = fs::symlink_metadata(path)?.mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(io::Error::other(format!("the socket came out with mode {mode:04o}")));
         }
-        fs::rename(&temporary, path)?;
-        Ok(socket)
+        Ok(file)
     };
-    match make() {
-        Ok(socket) => Ok(socket.into()),
+    match ready() {
+        Ok(file) => Ok((socket.into(), file)),
         Err(error) => {
-            let _ = fs::remove_file(&temporary);
+            let _ = fs::remove_file(path);
             Err(error).doing(doing)
         }
     }
@@ -205,7 +255,7 @@ pub(super) mod tests {
         let first = find(&path, SOON).await.unwrap();
         assert!(matches!(first, Found::First(_)));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert!(matches!(find(&path, SOON).await.unwrap(), Found::Incumbent(_)));
+        assert!(matches!(find(&path, SOON).await.unwrap(), Found::Incumbent(..)));
         let names: Vec<_> = fs::read_dir(&directory).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "only the socket and its lock: {names:?}");
     }
@@ -224,8 +274,8 @@ pub(super) mod tests {
         let directory = directory(0o700);
         let path = directory.path().join("control.sock");
         let _first = find(&path, SOON).await.unwrap();
-        fs::remove_file(lock_path(&path)).unwrap();
-        assert!(matches!(find(&path, SOON).await.unwrap(), Found::Incumbent(_)));
+        fs::remove_file(lock::path(&path)).unwrap();
+        assert!(matches!(find(&path, SOON).await.unwrap(), Found::Incumbent(..)));
     }
 
     #[tokio::test]
@@ -261,21 +311,18 @@ pub(super) mod tests {
         let path = directory.path().join("control.sock");
         let Found::First(owner) = find(&path, SOON).await.unwrap() else { panic!("no process was there") };
         let duplicate = |fd: &OwnedFd| fd.try_clone().unwrap();
+        let ownership = |listener, lock| Ownership { listener, lock, file: owner.file };
         let stream = connect(&path).await.unwrap();
         let address = stream.peer_addr().unwrap();
         let reached = address.as_pathname();
-        let same = Ownership { listener: duplicate(&owner.listener), lock: duplicate(&owner.lock) };
+        let same = ownership(duplicate(&owner.listener), duplicate(&owner.lock));
         check_inherited(&same, reached).unwrap();
         assert!(check_inherited(&same, Some(Path::new("/elsewhere"))).unwrap_err().contains("/elsewhere"));
-        let other = Ownership {
-            listener: owner.listener.try_clone().unwrap(),
-            lock: open_lock(&path).unwrap().into(),
-        };
+        let other = ownership(duplicate(&owner.listener), open_lock(&path).unwrap().into());
         assert!(check_inherited(&other, reached).unwrap_err().contains("lock"));
-        let a_socket = Ownership { listener: duplicate(&owner.listener), lock: duplicate(&owner.listener) };
+        let a_socket = ownership(duplicate(&owner.listener), duplicate(&owner.listener));
         assert!(check_inherited(&a_socket, reached).unwrap_err().contains("the lock is not a file"));
-        let swapped =
-            Ownership { listener: owner.lock.try_clone().unwrap(), lock: owner.lock.try_clone().unwrap() };
+        let swapped = ownership(duplicate(&owner.lock), duplicate(&owner.lock));
         assert!(check_inherited(&swapped, reached).unwrap_err().contains("listener"));
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
-use hotupdate_proto::environment;
+use hotupdate_proto::{environment, lock};
 use rustix::process::geteuid;
 
 use crate::error::{Doing, Error, Result};
@@ -94,8 +94,8 @@ impl Surroundings {
             None => Err(Error::unusable_path(
                 format!("looking for the control socket of {name}"),
                 format!(
-                    "$XDG_RUNTIME_DIR is not set, and {} does not belong to this user; set ${} to a path in a \
-                     directory of this user, or let systemd make one: RuntimeDirectory={name}",
+                    "$XDG_RUNTIME_DIR is not set, and {} does not belong to this user; set ${} to a path in \
+                     a directory of this user, or let systemd make one: RuntimeDirectory={name}",
                     system.display(),
                     environment::SOCKET
                 ),
@@ -129,11 +129,9 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
     if path.file_name().is_none() {
         return Err(Error::unusable_path(doing(), "the path does not name a file"));
     }
-    let length = temporary(path).as_os_str().as_bytes().len().max(path.as_os_str().as_bytes().len());
+    let length = path.as_os_str().as_bytes().len();
     if length > MAX_PATH {
-        let why = format!(
-            "the path is too long: with its temporary name it has {length} bytes, a socket takes {MAX_PATH}"
-        );
+        let why = format!("the path is too long: it has {length} bytes, a socket takes {MAX_PATH}");
         return Err(Error::unusable_path(doing(), why));
     }
     let directory = directory(path);
@@ -157,22 +155,22 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
     }
     if mode & 0o022 != 0 {
         let why = format!(
-            "its directory can be written to by other users (mode {:04o}), which could take the service; use a \
-             directory of mode 0700 or 0755",
+            "its directory can be written to by other users (mode {:04o}), which could take the service; use \
+             a directory of mode 0700 or 0755",
             mode & 0o7777
         );
         return Err(Error::unusable_path(doing(), why));
     }
-    let names = [path.to_owned(), lock_path(path), temporary(path)];
+    let names = [path.to_owned(), lock::path(path)];
     names.iter().try_for_each(|path| check_no_link(path, doing))?;
-    match fs::symlink_metadata(lock_path(path)) {
+    match fs::symlink_metadata(lock::path(path)) {
         // Its holder may still serve, whatever is at the path now.
         Ok(lock) if lock.is_file() => Ok(()),
         Ok(_) => {
-            Err(Error::unusable_path(doing(), format!("{} is not a lock file", lock_path(path).display())))
+            Err(Error::unusable_path(doing(), format!("{} is not a lock file", lock::path(path).display())))
         }
         // Nothing is left there by a path that cannot be used.
-        Err(_) => check_replaceable(path).and_then(|()| check_replaceable(&temporary(path))),
+        Err(_) => check_replaceable(path),
     }
 }
 
@@ -199,24 +197,11 @@ pub(super) fn check_replaceable(path: &Path) -> Result<()> {
     }
 }
 
-fn directory(path: &Path) -> &Path {
+pub(super) fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
-}
-
-pub(super) fn lock_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    name.into()
-}
-
-/// In the same directory, so that the rename stays in one file system. Only the holder of the lock makes it.
-pub(super) fn temporary(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    name.into()
 }
 
 #[cfg(test)]

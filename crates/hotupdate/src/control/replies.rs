@@ -79,6 +79,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Reply {
         Refusal::Starting => "Starting",
         Refusal::Busy { .. } => "Busy",
         Refusal::Incompatible { .. } => "Incompatible",
+        Refusal::Abandoned => "Abandoned",
         Refusal::NotAllowed { .. } => "NotAllowed",
         _ => "NotServing",
     };

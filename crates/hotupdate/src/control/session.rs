@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hotupdate_proto::operator::{
-    self, Call, Command, Connections, DeadlineParams, HandoffResult, Monitored, OperatorError, Reply,
+    self, AttemptParams, Call, Command, Connections, DeadlineParams, HandoffResult, Monitored, OperatorError,
+    Reply,
 };
 use hotupdate_proto::{Fault, INTERFACE, Join, Process, Timing, frame};
 use serde::Serialize;
@@ -217,6 +218,10 @@ impl Session {
             "io.hotupdate.Monitor" if !more => {
                 self.say(&service_error("ExpectedMore", json!({})), quiet).await
             }
+            "io.hotupdate.Attempt" if !more => {
+                self.say(&service_error("ExpectedMore", json!({})), quiet).await
+            }
+            "io.hotupdate.Attempt" => self.attempt(parameters).await,
             "io.hotupdate.Connections" => self.connections().await,
             "io.hotupdate.Monitor" => self.monitor().await,
             method => match command(method, parameters) {
@@ -267,13 +272,13 @@ impl Session {
         let Some(last) = generations.iter().rposition(|generation| !generation.rows.is_empty()) else {
             return self.reply(&json!({ "generation": 0, "rows": [] }), false).await;
         };
-        for (at, Connections { generation, rows }) in generations.into_iter().enumerate() {
+        for (at, Connections { generation, rows, .. }) in generations.into_iter().enumerate() {
             let mut rest = &rows[..];
             while !rest.is_empty() {
                 let (rows, later) = rest.split_at(rest.len().min(ROWS));
                 rest = later;
                 let continues = at != last || !later.is_empty();
-                let reply = parameters(&Connections { generation, rows: rows.to_vec() });
+                let reply = parameters(&Connections::new(generation, rows.to_vec()));
                 self.say(&Reply { continues, ..reply }, false).await?;
                 // Clients of the service may wait for this thread.
                 yield_now().await;
@@ -289,7 +294,7 @@ impl Session {
             return self.say(&busy(&format!("{MAX_WATCHERS} callers watch already")), false).await;
         };
         let (status, mut events) = self.ask(Request::Monitor).await?;
-        self.send(&monitored(&Monitored { event: None, status })?).await?;
+        self.send(&monitored(&Monitored::new(None, status))?).await?;
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
@@ -303,6 +308,35 @@ impl Session {
                 Err(broadcast::error::RecvError::Closed) => return None,
             }
         }
+    }
+
+    /// Holds an attempt for as long as its operator is there, or until another process serves.
+    async fn attempt(&mut self, parameters: Map<String, Value>) -> Gone {
+        let attempt = match attempt_of(parameters) {
+            Ok(attempt) => attempt,
+            Err(what) => {
+                self.invalid(&what).await;
+                return None;
+            }
+        };
+        let watchers = self.config.watchers.clone();
+        let Ok(_place) = watchers.try_acquire() else {
+            return self.say(&busy(&format!("{MAX_WATCHERS} callers watch already")), false).await;
+        };
+        let mut lifecycle = self.config.lifecycle.clone();
+        let told = self.send(&encoded(&Reply { continues: true, ..Reply::default() })?).await;
+        if told.is_some() {
+            tokio::select! {
+                // Operators say nothing while they wait; this is how we learn that they have gone.
+                _ = self.receiver.frame() => {}
+                _ = lifecycle.wait_for(|now| *now > Lifecycle::Serving) => return None,
+            }
+        }
+        let (reply, outcome) = oneshot::channel();
+        let command = Command::Abandon { attempt };
+        self.config.requests.send(Request::Command(command, reply)).await.ok()?;
+        let _taken_or_not_serving = outcome.await;
+        None
     }
 
     async fn join(self, call: Call) {
@@ -354,8 +388,14 @@ impl Session {
 /// The longest text about a successor, in bytes: it stands in every status, which has to fit into a message.
 const MAX_TEXT: usize = 1024;
 
+fn attempt_of(parameters: Map<String, Value>) -> Result<String, String> {
+    let AttemptParams { attempt } =
+        serde_json::from_value(Value::Object(parameters)).map_err(|error| error.to_string())?;
+    if attempt.len() > MAX_TEXT { Err("attempt".to_owned()) } else { Ok(attempt) }
+}
+
 fn overlong(join: &Join) -> Option<&'static str> {
-    let Join { process: Process { instance, version, name, pid: _ }, attempt, .. } = join;
+    let Join { process: Process { instance, version, name, .. }, attempt, .. } = join;
     let attempt = attempt.as_deref().unwrap_or_default();
     let texts = [("instance", instance.as_str()), ("version", version), ("name", name), ("attempt", attempt)];
     texts.into_iter().find_map(|(name, text)| (text.len() > MAX_TEXT).then_some(name))

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Stopped};
 use hotupdate_proto::inventory::{MAX_TASKS, UnreadLink};
 use hotupdate_proto::operator::{Command, OperatorError};
-use hotupdate_proto::{ConnectionRow, Fault, Joined, Message, Refusal, Totals};
+use hotupdate_proto::{ConnectionRow, Fault, Generation, Joined, Message, Refusal, Totals};
 
 use super::clock::monotonic_ns;
 use super::drain::{self, Progress};
@@ -53,7 +53,7 @@ impl Driver {
                 // The links.
                 Effect::Reply(reply) => self.reply(reply),
                 Effect::Send(message) => self.send(&message),
-                Effect::SendTo(generation, message) => self.links.send_to(generation, &message),
+                Effect::SendTo(generation, message) => self.send_to(generation, &message),
                 Effect::Read(generation) => self.links.read(generation),
                 // The machine does not listen any more; the reader goes on for the end of the link.
                 Effect::Quiet => {}
@@ -72,6 +72,7 @@ impl Driver {
                 Effect::BeforeRelease => self.before_release(),
                 Effect::Stop => self.stop().await,
                 Effect::Accept(unread) => self.accept(&unread),
+                Effect::Rebound(_) => self.take_rebound(),
                 Effect::Established => self.established(),
                 Effect::LetGo(afterwards) => self.let_go(afterwards),
                 // The drain.
@@ -124,6 +125,18 @@ impl Driver {
             Err(error) => {
                 let doing = format!("sending `{}`", message.name());
                 self.machine.queue(Event::Closed(Fault::Local(format!("{doing}: {error}"))));
+            }
+        }
+    }
+
+    fn send_to(&self, generation: Generation, message: &Message) {
+        match self.inventory().attach(message) {
+            Ok(descriptors) => {
+                let descriptors = descriptors.into_iter().map(|fd| Arc::new(fd) as _).collect();
+                self.links.send_to(generation, message, descriptors);
+            }
+            Err(error) => {
+                tracing::warn!(%generation, message = message.name(), %error, "not said to a predecessor");
             }
         }
     }
@@ -188,6 +201,7 @@ impl Driver {
     fn accept(&mut self, unread: &[UnreadLink]) {
         self.stops += 1;
         self.listeners.open_all();
+        self.listeners.serves();
         self.links.read_predecessors(unread);
         self.application.serve_again();
     }
@@ -199,6 +213,7 @@ impl Driver {
     fn let_go(&mut self, afterwards: Afterwards) {
         self.supervisor.let_go(afterwards, &self.listeners);
         if !matches!(afterwards, Afterwards::ServedBy(_)) {
+            self.listeners.say_stopped();
             self.listeners.remove_control_socket();
         }
         self.listeners.let_go();

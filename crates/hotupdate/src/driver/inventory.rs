@@ -67,7 +67,7 @@ impl Inventory<'_> {
             Message::Links { items, .. } => {
                 items.iter().map(|item| links.duplicate(item.generation)).collect()
             }
-            Message::Control { .. } => {
+            Message::Control { .. } | Message::Rebound { .. } => {
                 let ownership = listeners.ownership()?;
                 Ok(vec![ownership.listener, ownership.lock])
             }

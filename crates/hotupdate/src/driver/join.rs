@@ -2,15 +2,16 @@
 
 use std::io;
 
-use hotupdate_proto::Join;
 use hotupdate_proto::incumbent::Event;
 use hotupdate_proto::operator::Reply;
+use hotupdate_proto::{Join, Occupancy};
 use tracing::Instrument;
 
 use super::exports::SealedState;
 use super::{Driver, TaskResult};
 use crate::control::replies;
 use crate::link::channel::{self, Receiver};
+use crate::process::limits;
 use crate::settings::random_hex;
 
 impl Driver {
@@ -56,7 +57,11 @@ impl Driver {
         let handoff = random_hex()[..8].to_owned();
         self.links.begin(&handoff, receiver);
         let span = self.links.span();
-        self.handle(Event::Join { join, handoff, inventory }).instrument(span).await;
+        let occupancy = limits::open().map(|descriptors| {
+            let connections = self.connections.summary().open();
+            Occupancy { connections, descriptors }
+        });
+        self.handle(Event::Join { join, handoff, inventory, occupancy }).instrument(span).await;
     }
 
     fn turn_away(&self, receiver: &Receiver, reply: Reply) {

@@ -46,7 +46,10 @@ impl Driver {
 
     async fn hear_successor(&mut self, heard: Heard) {
         match heard {
-            Heard::Message(message, _) => {
+            Heard::Message(message, descriptors) => {
+                if let Err(what) = self.keep_rebound(&message, descriptors) {
+                    return self.handle(Event::Closed(Fault::PeerMisbehaved(what))).await;
+                }
                 // A later version serves; the rows went to the one before it.
                 if matches!(message, Message::EndProbation) && self.drain.is_draining() {
                     self.collect_rows();
@@ -58,6 +61,8 @@ impl Driver {
                     self.operators.goes_on_from(history);
                 }
                 self.handle(Event::Message(message)).await;
+                // What the machine did not ask for is closed.
+                self.rebound = None;
             }
             Heard::Closed(fault) => {
                 // After anything else it lives: it is told why, or its link is read for its end.
@@ -71,13 +76,21 @@ impl Driver {
 
     async fn hear_incumbent(&mut self, heard: Heard) {
         let event = match heard {
-            Heard::Message(message, descriptors) => match self.keep_final_word(&message, descriptors) {
+            Heard::Message(message, descriptors) => match self.keep(&message, descriptors) {
                 Ok(()) => successor::Event::Message(message),
                 Err(what) => successor::Event::Closed(Fault::PeerMisbehaved(what)),
             },
             Heard::Closed(fault) => successor::Event::Closed(fault),
         };
         self.handle_successor(event).await;
+        self.rebound = None;
+    }
+
+    fn keep(&mut self, message: &Message, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+        match message {
+            Message::Rebound { .. } => self.keep_rebound(message, descriptors),
+            message => self.keep_final_word(message, descriptors),
+        }
     }
 
     /// `released` brings the state of the application, what was read of links that are read here from now on,

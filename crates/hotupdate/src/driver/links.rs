@@ -140,9 +140,9 @@ impl Links {
         }
     }
 
-    pub(super) fn send_to(&self, generation: Generation, message: &Message) {
+    pub(super) fn send_to(&self, generation: Generation, message: &Message, descriptors: Vec<Sent>) {
         if let Some(link) = self.predecessors.get(&generation) {
-            link.send(message, Vec::new());
+            link.send(message, descriptors);
         }
     }
 

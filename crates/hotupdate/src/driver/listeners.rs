@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::Resources;
 use super::clock::monotonic_ns;
-use crate::control::{self, Control, Ownership};
+use crate::control::{self, Control, Ownership, Upkeep};
 use crate::error::{Doing, Result};
 use crate::lifecycle::Lifecycle;
 use crate::listeners::gate::GateControl;
@@ -31,13 +31,23 @@ pub(super) struct Listeners {
     /// Gone when this process has let go of it.
     control: Option<Control>,
     path: PathBuf,
+    upkeep: Upkeep,
+    /// When to look whether the control socket is at its path.
+    look_at: Option<Instant>,
     /// A listener that should be open is not.
     reopen_at: Option<Instant>,
 }
 
 impl Listeners {
     pub(super) fn new(control: Control, path: PathBuf) -> Self {
-        Self { resources: Resources::default(), control: Some(control), path, reopen_at: None }
+        Self {
+            resources: Resources::default(),
+            control: Some(control),
+            upkeep: Upkeep::new(&path),
+            path,
+            look_at: None,
+            reopen_at: None,
+        }
     }
 
     /// What the application claimed before it became ready.
@@ -93,10 +103,45 @@ impl Listeners {
 
     /// Closes everything: another process has it, or the service ends.
     pub(super) fn let_go(&mut self) {
-        self.reopen_at = None;
+        (self.reopen_at, self.look_at) = (None, None);
         self.resources.gates.iter().for_each(|(gate, _)| gate.close());
         self.resources.descriptors.clear();
         self.control = None;
+    }
+
+    // ---- the control socket -------------------------------------------------------------------------------
+
+    /// This process owns it from here on: it says so in the lock, and looks after the path.
+    pub(super) fn serves(&mut self) {
+        if let Ok(ownership) = self.ownership() {
+            control::say_running(&ownership.lock);
+        }
+        self.look_again_at(Some(Instant::now()));
+    }
+
+    pub(super) fn look_again_at(&mut self, at: Option<Instant>) {
+        self.look_at = at;
+    }
+
+    pub(super) fn is_look_due(&self, now: Instant) -> bool {
+        self.look_at.is_some_and(|at| now >= at)
+    }
+
+    /// Looks whether it is at its path; returns what takes its place if it is not.
+    pub(super) fn look_after_path(&mut self) -> Option<Ownership> {
+        self.control.as_ref()?.look(&mut self.upkeep)
+    }
+
+    /// The old listener and lock are closed, once the new ones are there.
+    pub(super) fn replace_control(&mut self, control: Control) {
+        self.control = Some(control);
+    }
+
+    /// The service was stopped on purpose.
+    pub(super) fn say_stopped(&self) {
+        if let Ok(ownership) = self.ownership() {
+            control::say_stopped(&ownership.lock);
+        }
     }
 
     /// Removes the file of the control socket: there is no process behind it from here on.
@@ -109,7 +154,7 @@ impl Listeners {
     // ---- what may have changed ----------------------------------------------------------------------------
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.reopen_at
+        [self.reopen_at, self.look_at].into_iter().flatten().min()
     }
 
     pub(super) fn tick(&mut self, now: Instant) {
@@ -138,7 +183,8 @@ impl Listeners {
             tracing::warn!(
                 listener,
                 %address,
-                "the application dropped this listener: {what}, and the next version is not offered it"
+                "the application dropped this listener, or the server that had it: {what}, and the next \
+                 version is not offered it"
             );
         }
     }

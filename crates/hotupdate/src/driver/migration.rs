@@ -17,6 +17,7 @@ use super::Driver;
 use super::text::{from_text, to_text};
 use crate::connections::{MigrationRequest, Socket};
 use crate::migration::{Handler, Resume};
+use crate::process::limits;
 
 /// What this process has of connections that migrate, in both directions.
 pub(super) struct Migrations {
@@ -32,6 +33,8 @@ pub(super) struct Migrations {
     held: HashMap<(Generation, u32), Vec<Arrival>>,
     /// The process that serves did not answer, and that was logged.
     stalled: bool,
+    /// Connections stayed where they were for lack of room, and that was logged.
+    crowded: bool,
 }
 
 /// A connection that is here and not ours yet: it is not read, but it is registered, so that nothing can go
@@ -51,6 +54,7 @@ impl Migrations {
             arriving: Vec::new(),
             held: HashMap::new(),
             stalled: false,
+            crowded: false,
         }
     }
 
@@ -137,7 +141,7 @@ impl Driver {
 
     pub(super) fn perform_inbound(&mut self, from: Generation, effect: InboundEffect) {
         match effect {
-            InboundEffect::Send(message) => self.links.send_to(from, &message),
+            InboundEffect::Send(message) => self.links.send_to(from, &message, Vec::new()),
             InboundEffect::Inspect { batch, items } => {
                 let event = match self.inspect(from, batch, items) {
                     Ok(refused) => Event::Inspected { from, batch, refused },
@@ -173,6 +177,17 @@ impl Driver {
         }
         for (item, fd) in items.into_iter().zip(descriptors) {
             check(&item, &fd)?;
+            if !limits::leaves_room(&fd) {
+                refused.push(item.row.id);
+                if !std::mem::replace(&mut self.migrations.crowded, true) {
+                    tracing::warn!(
+                        generation = %from, limit = limits::most(),
+                        "few descriptors are left, which are kept for new clients: connections stay where \
+                         they are and drain there"
+                    );
+                }
+                continue;
+            }
             let mut handlers = self.migrations.handlers.iter();
             let handler = handlers.find(|handler| handler.fits(&item.kind, &item.row.listener));
             let resume = handler.and_then(|handler| handler.inspect(from_text(&item.state)));

@@ -61,6 +61,11 @@ impl Operators {
         }
     }
 
+    /// For the callers on another control listener.
+    pub(super) fn sessions(&self) -> SessionConfig {
+        self.sessions.clone()
+    }
+
     /// What is asked next. Safe to cancel.
     pub(super) async fn next(&mut self) -> Request {
         match self.requests.recv().await {
@@ -100,7 +105,7 @@ impl Operators {
                 row.age_ms = age_ms(*accepted);
                 row
             };
-            all.push(Connections { generation: *generation, rows: rows.values().map(row).collect() });
+            all.push(Connections::new(*generation, rows.values().map(row).collect()));
         }
         all.sort_by_key(|connections| std::cmp::Reverse(connections.generation));
         all
@@ -124,8 +129,8 @@ impl Operators {
     pub(super) fn notify(&mut self, view: View<'_>, kind: &str, generation: Generation, text: String) {
         self.history.add(kind, generation, &text);
         if self.monitor.receiver_count() > 0 {
-            let event = Some(ServiceEvent { kind: kind.to_owned(), generation, text });
-            if let Some(event) = replies::monitored(&Monitored { event, status: self.status(view) }) {
+            let event = Some(ServiceEvent::new(kind.to_owned(), generation, text));
+            if let Some(event) = replies::monitored(&Monitored::new(event, self.status(view))) {
                 let _ = self.monitor.send(event);
             }
         }
@@ -199,8 +204,7 @@ impl Operators {
     pub(super) fn not_started(&mut self, view: View<'_>, pid: Option<u32>, attempt: String, reason: String) {
         view.connections.metrics().handoff("failed", None);
         // Nothing else is known of it.
-        let (instance, version) = (String::new(), String::new());
-        let successor = Process { instance, pid: pid.unwrap_or_default(), version, name: String::new() };
+        let successor = Process::new(String::new(), pid.unwrap_or_default(), String::new());
         let text = match pid {
             Some(pid) => format!("successor {pid} failed while it was starting: {reason}"),
             None => reason.clone(),

@@ -133,16 +133,17 @@ impl Operators {
         let Peer { process, generation, .. } = peer;
         let gap_us = gap_ns.map(|ns| ns / 1000);
         tracing::info!(successor = %process, %generation, gap_us, "handed over");
-        let from = view.process().clone();
-        self.answer(Awaited::Handoff, &Ok(HandoffResult { from, to: process.clone(), generation, gap_ns }));
+        let mut result = HandoffResult::new(view.process().clone(), process.clone(), generation);
+        result.gap_ns = gap_ns;
+        self.answer(Awaited::Handoff, &Ok(result));
         self.notify(view, "served", generation, format!("{process} serves now"));
         self.end_monitors();
     }
 
     fn rolled_back(&mut self, view: View<'_>, generation: Generation, process: Process) {
         tracing::warn!(predecessor = %process, "rolled back; this process drains");
-        let (from, to) = (view.process().clone(), process.clone());
-        self.answer(Awaited::Rollback, &Ok(HandoffResult { from, to, generation, gap_ns: None }));
+        let result = HandoffResult::new(view.process().clone(), process.clone(), generation);
+        self.answer(Awaited::Rollback, &Ok(result));
         self.notify(view, "rolled_back", generation, format!("{process} serves again"));
         self.end_monitors();
     }

@@ -26,6 +26,7 @@ use crate::control::{Control, Ownership, Reserve};
 use crate::error::{Doing, Error, Result};
 use crate::lifecycle::Served;
 use crate::link::channel::Receiver;
+use crate::process::output::Output;
 use crate::settings::Settings;
 
 /// What a successor starts with.
@@ -48,6 +49,7 @@ pub(crate) fn start_first(
     let mut driver = Driver::new(settings, local, Role::First, Generation::FIRST, ownership, part);
     // Operators can ask from the beginning, and a successor is told to ask again.
     driver.listeners.open_all();
+    driver.listeners.serves();
     let connections = driver.connections.clone();
     tokio::spawn(driver.run());
     (application, connections)
@@ -102,11 +104,13 @@ impl Driver {
             migrations: Migrations::new(migrations),
             supervisor: Supervisor::find(&settings),
             renewal: Renewal::new(&settings),
+            output: Output::of_this_process(),
             drain: Drain::new(),
             connections,
             results: mpsc::channel(16),
             stops: 0,
             standstill: Standstill::default(),
+            rebound: None,
             settings,
         }
     }
@@ -155,6 +159,8 @@ impl Driver {
     /// This process serves: tells the application and the supervisor.
     pub(super) fn serve(&mut self) {
         self.identity.since = Instant::now();
+        self.output.leave_the_pipe();
+        self.listeners.serves();
         self.application.serve(self.exports.take());
         self.supervisor.ready();
     }

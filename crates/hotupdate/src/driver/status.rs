@@ -40,7 +40,7 @@ impl View<'_> {
     }
 
     pub(super) fn rows(&self) -> Rows {
-        Rows { generation: self.identity.generation, rows: self.connections.rows() }
+        Rows::new(self.identity.generation, self.connections.rows())
     }
 
     /// The status now, without what is remembered of the past.

@@ -23,9 +23,12 @@ impl Driver {
             for effect in successor.machine.handle(Instant::now(), now) {
                 match effect {
                     Effect::Send(message) => self.links.send(&message, Vec::new()),
-                    Effect::SendTo(generation, message) => self.links.send_to(generation, &message),
+                    Effect::SendTo(generation, message) => {
+                        self.links.send_to(generation, &message, Vec::new())
+                    }
                     Effect::Read(generation) => self.links.read(generation),
                     Effect::Close => {}
+                    Effect::Rebound(_) => self.take_rebound(),
                     Effect::Open(released) => {
                         event = Some(match self.open(released.as_ref()) {
                             Ok(gap_ns) => Event::Opened { gap_ns },

@@ -161,8 +161,8 @@ fn wrong_number(message: &Message, owned: usize, came: usize, truncated: bool) -
     if truncated {
         let lost = owned.saturating_sub(came);
         return Fault::Local(format!(
-            "{lost} of the {owned} descriptors of a `{name}` message were lost on arrival: this process is at \
-             its limit of open files (MSG_CTRUNC)"
+            "{lost} of the {owned} descriptors of a `{name}` message were lost on arrival: this process is \
+             at its limit of open files (MSG_CTRUNC)"
         ));
     }
     Fault::PeerMisbehaved(format!("a `{name}` message of {owned} descriptors came with {came}"))

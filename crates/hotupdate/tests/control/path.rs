@@ -40,12 +40,10 @@ async fn paths_that_cannot_be_used() {
     let folder = Folder::new();
     fs::create_dir(folder.file("directory")).unwrap();
     fs::write(folder.file("file"), "precious").unwrap();
-    fs::write(folder.file("busy.new"), "precious").unwrap();
     fs::create_dir(folder.file("held.lock")).unwrap();
     let other = "something that is not a socket is there; it is left alone";
     is_unusable(&folder, &folder.file("directory"), other).await;
     is_unusable(&folder, &folder.file("file"), other).await;
-    is_unusable(&folder, &folder.file("busy"), other).await;
     is_unusable(&folder, &folder.file("held"), "held.lock is not a lock file").await;
     is_unusable(&folder, &folder.file("none/control.sock"), "its directory does not exist").await;
     is_unusable(&folder, &folder.file("file/control.sock"), "file is not a directory").await;
@@ -157,11 +155,9 @@ async fn another_socket_in_the_place_of_ours_takes_nothing() {
     let path = folder.control();
     let (joined, _stream) = tokio::join!(join_at(&path), talk);
     assert_eq!(joined.unwrap_err().kind(), ErrorKind::PeerMisbehaved);
-    drop(other);
-    is_refused(&folder.control(), "its lock is held, and no process answers").await;
     assert_eq!(ask(address).await, "v1", "it serves on");
-
-    fs::rename(folder.file("away"), folder.control()).unwrap();
+    // What is left of the other one is in the way of a process that holds the lock.
+    drop(other);
     replace_by(&folder, &first, "v2").await;
 }
 

@@ -138,8 +138,8 @@ fn all(kinds: &[KindName], jobs: usize, size: Option<usize>, verbose: bool) -> a
         });
         let Tally { cases, met, longest_wait, took, .. } = &tally;
         println!(
-            "{kind:?}: survived {} of {met}, no client waited longer than {longest_wait:.0?}; {took:.0?}; {} more \
-             without a fault, because the process did not make that call this time, or the call cannot fail",
+            "{kind:?}: survived {} of {met}, no client waited longer than {longest_wait:.0?}; {took:.0?}; {} \
+             more without a fault, because the process did not make that call this time, or the call cannot fail",
             tally.survived(),
             cases - met
         );

@@ -142,7 +142,8 @@ impl Story {
             .served(report)
             .into_iter()
             .map(|(serving, version, answers)| {
-                json!({"generation": serving.generation, "pid": serving.pid, "version": version, "answers": answers})
+                let Serving { generation, pid, .. } = serving;
+                json!({ "generation": generation, "pid": pid, "version": version, "answers": answers })
             })
             .collect();
         let [outside, during] = [&latency.outside, &latency.during].map(|histogram| {

@@ -70,8 +70,8 @@ pub(crate) fn table(samples: &[Sample]) -> String {
         let Sample { number, at, descriptors, threads, rss_kib, files, .. } = sample;
         let Sample { status_bytes, predecessors, gap, took, generation, pid, .. } = sample;
         table.push_str(&format!(
-            "{number},{:.3},{generation},{pid},{descriptors},{threads},{rss_kib},{files},{status_bytes},{predecessors},\
-             {},{}\n",
+            "{number},{:.3},{generation},{pid},{descriptors},{threads},{rss_kib},{files},{status_bytes},\
+             {predecessors},{},{}\n",
             at.as_secs_f64(),
             gap.as_micros(),
             took.as_millis()

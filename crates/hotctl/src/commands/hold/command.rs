@@ -1,18 +1,19 @@
-//! COMMAND: its start with the sockets, its stop, and its exit.
+//! COMMAND and the versions after it: the start with the sockets, the stop, and the exit.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::{Child, ExitStatus};
-use std::thread;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
+use hotupdate_proto::Process;
 use hotupdate_proto::environment::ATTEMPT;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 use signal_hook::consts::SIGINT;
 use socket2::Socket;
 
-use super::{Keeper, KeeperEvent};
+use super::{Keeper, first_process, supervisor};
 use crate::commands::detach::{self, Inner};
 use crate::commands::{simple, successor};
 use crate::exit::Exit;
@@ -22,6 +23,13 @@ const FIRST: i32 = 3;
 
 /// How long COMMAND may take from fork(2) to exec(2).
 const START: Duration = Duration::from_secs(10);
+
+pub(super) fn send(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // It may have exited in this moment.
+        let _ = kill_process(pid, signal);
+    }
+}
 
 impl Keeper<'_> {
     pub(super) fn start(&mut self) -> io::Result<()> {
@@ -37,49 +45,67 @@ impl Keeper<'_> {
         command.fd_mappings(mappings).map_err(io::Error::other)?;
         let child = detach::start(command, START)?;
         self.child = Some(child.id());
-        self.last = self.child;
         self.ended = None;
-        self.await_end(child)
-    }
-
-    fn await_end(&self, mut child: Child) -> io::Result<()> {
-        let sender = self.sender.clone();
-        thread::Builder::new().spawn(move || {
-            let status = child.wait();
-            let _ = sender.send(KeeperEvent::Ended(child.id(), status));
-        })?;
         Ok(())
     }
 
-    pub(super) fn note_end(&mut self, pid: u32, status: io::Result<ExitStatus>) {
-        if self.child == Some(pid) {
-            self.child = None;
-            self.ended = status.ok();
+    /// Reaps the children that have exited. Other processes than versions of the service are
+    /// orphans, which process 1 gets.
+    pub(super) fn reap(&mut self) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            let pid = pid.as_raw_pid().unsigned_abs();
+            let is_command = self.child == Some(pid);
+            if is_command {
+                self.child = None;
+            }
+            if is_command || self.serving.as_ref().is_some_and(|serving| serving.pid == pid) {
+                self.ended = Some((pid, ExitStatus::from_raw(status.as_raw())));
+            }
         }
     }
 
-    /// To COMMAND, and to the version that serves in its place.
+    /// To the version that serves, through its control socket, since its process id may mean nothing here; to
+    /// COMMAND if it has never served. A version that drains is not told, because a service manager sends a signal
+    /// to hold and to all versions; but to Ctrl-C that comes again COMMAND itself has to listen.
     pub(super) fn pass_on(&mut self, signal: i32) {
         let (name, signal) =
             if signal == SIGINT { ("SIGINT", Signal::INT) } else { ("SIGTERM", Signal::TERM) };
         let again = std::mem::replace(&mut self.stopping, true);
+        supervisor::stopping();
+        let is_version = self.child.is_some_and(|pid| self.here.contains(&pid));
+        if again && signal == Signal::INT || !is_version && self.serving_now().is_none() {
+            self.send_to_command(name, signal);
+        } else if !again {
+            self.stop(name);
+        }
+    }
+
+    /// Unless it is in another container, which does not end with this one.
+    fn stop(&mut self, why: &str) {
+        let Some(process) = self.serving_now().filter(|process| !first_process::is_elsewhere(process)) else {
+            return;
+        };
+        self.tell("stopping", &format!("{why}: {process} is told to stop"));
+        if let Err(failure) = simple::call(&self.context, "Stop", &simple::within(None)) {
+            self.tell("stopping", &failure.to_string());
+        }
+    }
+
+    fn serving_now(&mut self) -> Option<Process> {
+        let process = self.who_serves()?;
+        self.note_serving(process.clone());
+        Some(process)
+    }
+
+    fn send_to_command(&self, name: &str, signal: Signal) {
         if let Some(pid) = self.child {
             self.tell("stopping", &format!("{name} goes to {pid}"));
-            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-                let _ = kill_process(pid, signal);
-            }
-        }
-        // Through its control socket, since its process id may mean nothing here.
-        if let Some(process) = self.who_serves().filter(|process| self.child != Some(process.pid) && !again) {
-            self.tell("stopping", &format!("{name}: {process} is told to stop"));
-            if let Err(failure) = simple::call(&self.context, "Stop", &simple::within(None)) {
-                self.tell("stopping", &failure.to_string());
-            }
+            send(pid, signal);
         }
     }
 
     pub(super) fn last_exit(&self) -> Exit {
-        self.ended.map_or(Exit::Done, |ended| Exit::Command(successor::code(ended)))
+        self.ended.map_or(Exit::Done, |(_, ended)| Exit::Command(successor::code(ended)))
     }
 
     pub(super) fn not_started(&self, error: &io::Error) -> String {

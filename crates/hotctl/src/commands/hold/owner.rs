@@ -1,28 +1,39 @@
 //! Whether a process serves, without asking it: the serving process holds the lock of the control socket
-//! (flock(2)), and passes it on to the next version.
+//! (flock(2)), and passes it on to the next version. One that stops on purpose says so in the lock file
+//! before it lets go; one that dies cannot. That files are missing says nothing: any cleaner removes them.
 //!
-//! Deliberately absent: process ids. The serving process may be the child of any process, in any container.
+//! Deliberately absent: trust in process ids. The serving process may be the child of any process, in any
+//! container, where its process id may mean another process.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use hotupdate_proto::lock;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 /// The lock of a control socket, and its file.
 #[derive(Clone, Debug)]
 pub(super) struct Owner {
-    socket: PathBuf,
     lock: PathBuf,
+}
+
+/// What a lock says that is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Last {
+    /// The last process stopped on purpose.
+    Stopped,
+    /// It died.
+    Died,
+    /// Nothing: there is no lock file, and perhaps a process that makes it again in a moment.
+    Unknown,
 }
 
 impl Owner {
     pub(super) fn of(socket: &Path) -> Self {
-        let mut lock = socket.as_os_str().to_owned();
-        lock.push(".lock");
-        Self { socket: socket.to_owned(), lock: lock.into() }
+        Self { lock: lock::path(socket) }
     }
 
     /// A process serves, or is about to. Takes the lock for a moment if it is free; a service that starts in
@@ -36,21 +47,28 @@ impl Owner {
         }
     }
 
-    /// Returns when no process serves.
-    pub(super) fn wait_until_gone(&self) -> io::Result<()> {
-        let Some(lock) = self.open()? else { return Ok(()) };
+    /// Returns when no process holds the lock; also when its file was removed meanwhile.
+    pub(super) fn wait_until_gone(&self) -> io::Result<Last> {
+        let Some(lock) = self.open()? else { return Ok(Last::Unknown) };
         loop {
             match flock(&lock, FlockOperation::LockShared) {
-                Ok(()) => return Ok(()),
+                Ok(()) => break,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
+        let mut said = [0; lock::STOPPED.len()];
+        let length = lock.read_at(&mut said, 0)?;
+        Ok(if said[..length] == *lock::STOPPED { Last::Stopped } else { Last::Died })
     }
 
-    /// The last owner did not remove its socket, as one does that stops on purpose.
-    pub(super) fn left_its_socket(&self) -> bool {
-        std::fs::symlink_metadata(&self.socket).is_ok()
+    /// Whether this process, as hold sees it, has the lock open: then it is the one that serves. Not known of a
+    /// process of another user (proc_pid_fd(5)).
+    pub(super) fn is(&self, pid: u32) -> bool {
+        let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        let Some(lock) = identity(&self.lock) else { return false };
+        let mut open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        open.any(|entry| identity(&entry.path()) == Some(lock))
     }
 
     fn open(&self) -> io::Result<Option<File>> {

@@ -90,7 +90,7 @@ impl Model {
 
     /// Something happened.
     pub(super) fn told(&mut self, now: Instant, monitored: Monitored) {
-        let Monitored { event, status } = monitored;
+        let Monitored { event, status, .. } = monitored;
         match event {
             // Progress comes ten times a second, and a gauge shows it.
             Some(event) if event.kind != "progress" => self.happened(now, event),
@@ -141,10 +141,7 @@ impl Model {
         });
         if !same && !said {
             let text = format!("{} serves now", serving.process);
-            self.happened(
-                now,
-                ServiceEvent { kind: "served".to_owned(), generation: serving.generation, text },
-            );
+            self.happened(now, ServiceEvent::new("served".to_owned(), serving.generation, text));
         }
     }
 

@@ -105,7 +105,7 @@ fn draw_generations(frame: &mut Frame<'_>, area: Rect, model: &Model, palette: P
 
 fn generation(status: &ProcessStatus, palette: Palette) -> Row<'static> {
     let ProcessStatus { generation, process, state, since_ms, connections, totals, .. } = status;
-    let Process { instance: _, pid, version, name: _ } = process;
+    let Process { pid, version, .. } = process;
     let Summary { idle, active, upgraded, .. } = connections;
     let cells = [
         generation.to_string(),
@@ -206,7 +206,7 @@ fn draw_events(frame: &mut Frame<'_>, area: Rect, model: &Model, now: Instant, p
 }
 
 fn happened(at: Instant, event: &ServiceEvent, now: Instant, palette: Palette) -> Line<'static> {
-    let ServiceEvent { kind, generation: _, text } = event;
+    let ServiceEvent { kind, text, .. } = event;
     let style = match kind.as_str() {
         "failed" | "lost" | "took_over" | "violation" => palette.paint(Color::Red),
         "served" | "rolled_back" => palette.paint(Color::Green),
@@ -236,12 +236,7 @@ mod tests {
 
     fn process(generation: u64, totals: Totals) -> ProcessStatus {
         let pid = 4000 + u32::try_from(generation).expect("a small number");
-        let process = Process {
-            instance: format!("i{generation}"),
-            pid,
-            version: format!("v{generation}\u{1b}"),
-            name: String::new(),
-        };
+        let process = Process::new(format!("i{generation}"), pid, format!("v{generation}\u{1b}"));
         let mut status = ProcessStatus::new(Generation(generation), process, ProcessState::Serving);
         status.since_ms = 12_000;
         status.connections = Summary::new(totals.open(), 0, 0);
@@ -277,13 +272,9 @@ mod tests {
     fn model(now: Instant) -> Model {
         let first = process(1, totals(100, 0, 0, 1000));
         let mut model = Model::new(Path::new("/run/x.sock"), now, Status::new(first));
-        let event = ServiceEvent {
-            kind: "joined".to_owned(),
-            generation: Generation(2),
-            text: "2 joined".to_owned(),
-        };
+        let event = ServiceEvent::new("joined".to_owned(), Generation(2), "2 joined".to_owned());
         let told = Status::new(process(1, totals(100, 0, 0, 1000)));
-        model.told(now + SECOND, Monitored { event: Some(event), status: told });
+        model.told(now + SECOND, Monitored::new(Some(event), told));
         model.status(now + 2 * SECOND, handed_over());
         model
     }

@@ -220,7 +220,7 @@ fn monitor(stream: &mut UnixStream, shared: &Shared) -> Option<()> {
     loop {
         let (version, status) = (state.version, state.status.clone());
         drop(state);
-        let monitored = Monitored { event: None, status };
+        let monitored = Monitored::new(None, status);
         reply(stream, serde_json::to_value(monitored).ok()?, true)?;
         state = shared.state();
         while state.version == version {
@@ -252,8 +252,8 @@ fn info() -> Value {
 
 /// A process of the service with nothing open.
 pub(crate) fn process(generation: u64, pid: u32, version: &str, state: ProcessState) -> ProcessStatus {
-    let (instance, name) = (format!("instance-of-{pid}"), format!("web-{pid}"));
-    let process = Process { instance, pid, version: version.to_owned(), name };
+    let process = Process::new(format!("instance-of-{pid}"), pid, version.to_owned());
+    let process = process.named(format!("web-{pid}"));
     let mut status = ProcessStatus::new(Generation(generation), process, state);
     status.since_ms = 12_000;
     status

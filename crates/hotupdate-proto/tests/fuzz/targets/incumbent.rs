@@ -171,12 +171,11 @@ impl Life {
     }
 
     fn join(&mut self, versions: Versions, batches: u32) -> bool {
-        let (instance, version, name) = (String::new(), String::new(), String::new());
-        let process = hotupdate_proto::Process { instance, pid: 2, version, name };
+        let process = hotupdate_proto::Process::new(String::new(), 2, String::new());
         let join = Join { versions, features: vec!["migrate".to_owned()], process, attempt: None };
         let inventory = (1..=batches).map(|batch| Message::Control { batch }).collect();
         let (before, admitted) = (self.machine.clone(), self.machine.admits(&join));
-        let event = Event::Join { join, handoff: "h".to_owned(), inventory };
+        let event = Event::Join { join, handoff: "h".to_owned(), inventory, occupancy: None };
         let effects = self.machine.handle(self.now, event);
         match (&admitted, &effects[..]) {
             (Ok(()), [Effect::Reply(Ok(joined)), ..]) => {
@@ -204,13 +203,14 @@ impl Life {
 
     fn command(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let within = Duration::from_millis(said::number(u)?.into());
-        let command = match u.int_in_range(0..=6)? {
+        let command = match u.int_in_range(0..=7)? {
             0 => Command::Handoff,
             1 => Command::Abort,
             2 => Command::Rollback,
             3 => Command::Drain { within: u.choose(&[within, Duration::MAX]).copied()? },
             4 => Command::Stop { within: Some(within) },
             5 => Command::Stop { within: None },
+            6 => Command::Abandon { attempt: "a".to_owned() },
             _ => Command::Terminate,
         };
         let before = self.machine.clone();
@@ -237,6 +237,7 @@ impl Life {
                 assert!(self.holds, "nothing is left to release");
                 self.ending = true;
             }
+            Effect::Rebound(_) => assert!(self.holds && !self.accepting, "it is not its own any more"),
             Effect::Established => assert!(self.holds, "it is not the one that serves"),
             Effect::Stop => {
                 assert!(self.holds, "nothing is left to stop");

@@ -7,7 +7,7 @@ use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::{Generation, Process, Ready, Release, Released, Versions};
 use hotupdate_proto::{
-    ConnectionKind, Fault, LinkItem, ListenerItem, ListenerKind, Message, Summary, Timing, Totals,
+    ConnectionKind, Fault, LinkItem, ListenerItem, ListenerKind, Message, SocketFile, Summary, Timing, Totals,
 };
 
 /// Numbers that mean something, and the largest.
@@ -24,7 +24,7 @@ pub(super) fn generation(u: &mut Unstructured<'_>) -> Result<Generation> {
 
 pub(super) fn process(u: &mut Unstructured<'_>) -> Result<Process> {
     let pid = number(u)?;
-    Ok(Process { instance: format!("{pid:032x}"), pid, version: String::new(), name: String::new() })
+    Ok(Process::new(format!("{pid:032x}"), pid, String::new()))
 }
 
 pub(super) fn fault(u: &mut Unstructured<'_>) -> Result<Fault> {
@@ -65,7 +65,7 @@ pub(super) fn local(u: &mut Unstructured<'_>) -> Result<Local> {
     };
     let versions = Versions { min: 2, max: 3 };
     let max_draining = u.int_in_range(0..=3)?;
-    let process = Process { instance: "0".repeat(32), pid: 1, version: "v1".to_owned(), name: String::new() };
+    let process = Process::new("0".repeat(32), 1, "v1".to_owned());
     Ok(Local { process, versions, features: vec!["migrate".to_owned()], timing, max_draining })
 }
 
@@ -112,7 +112,7 @@ pub(super) fn ready(u: &mut Unstructured<'_>) -> Result<Ready> {
 }
 
 pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
-    Ok(match u.int_in_range(0..=24)? {
+    Ok(match u.int_in_range(0..=25)? {
         0 => {
             let kind = ListenerKind::Other;
             let item = ListenerItem { name: "http".to_owned(), kind, address: String::new(), cookie: 0 };
@@ -151,6 +151,7 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
             Message::Resume { stopped_at_ns: 0, links: rests(u)?, history: Vec::new(), reason: String::new() }
         }
         23 => Message::Farewell,
+        24 => Message::Rebound { file: SocketFile { device: 1, inode: 2 } },
         _ => Message::Failed { reason: "because".to_owned() },
     })
 }

@@ -135,6 +135,7 @@ impl Attempt {
             }
             Effect::Close => assert!(std::mem::take(&mut self.linked), "closes twice"),
             Effect::Complete(_) => once(&mut self.said.complete),
+            Effect::Rebound(_) => assert!(self.said.complete && self.linked, "no control socket is here yet"),
             Effect::Open(_) => {
                 assert!(self.said.complete, "opens what has not arrived");
                 once(&mut self.said.open);
@@ -181,5 +182,6 @@ fn joined(u: &mut Unstructured<'_>) -> Result<Joined> {
         handoff: String::new(),
         incumbent: said::process(u)?,
         incumbent_generation: said::generation(u)?,
+        occupancy: None,
     })
 }

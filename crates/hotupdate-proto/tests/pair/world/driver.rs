@@ -126,6 +126,7 @@ impl World {
             E::Inbound(from, effect) => self.migrations.push((index, Migration::Inbound(from, effect))),
             E::Exit => self.kill(index),
             E::Established => self.established.push(index),
+            E::Rebound(_) => self.rebound.push(index),
             E::Report(report) => self.reports.push((index, report)),
         }
     }
@@ -144,6 +145,7 @@ impl World {
             E::Close => self.close(index),
             E::Complete(_) if process.app.readies => process.pending.push_back(Pending::Ready),
             E::Complete(_) => {}
+            E::Rebound(_) => self.rebound.push(index),
             E::StartOver => self.start_over(index),
             E::Open(_) if process.app.opens => process.pending.push_back(Pending::Opened),
             E::Open(_) => {}

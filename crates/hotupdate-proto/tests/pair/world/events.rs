@@ -104,7 +104,7 @@ impl World {
         if taken {
             self.procs[owner].link = Some(end);
             let handoff = format!("h{}", end.link);
-            self.incumbent_event(owner, incumbent::Event::Join { join, handoff, inventory });
+            self.incumbent_event(owner, incumbent::Event::Join { join, handoff, inventory, occupancy: None });
         } else {
             let refusal = self.incumbent(owner).map(|machine| machine.admits(&join));
             let refusal = refusal.and_then(Result::err).unwrap_or(Refusal::Starting);

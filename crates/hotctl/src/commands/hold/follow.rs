@@ -1,0 +1,62 @@
+//! Which version serves, at every moment: what the service says on its `Monitor` stream, whichever process has
+//! the control socket.
+//!
+//! Deliberately absent: asking again while a stream is silent, as `hotctl watch` does. A process that hands
+//! off ends its streams.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use hotupdate_proto::INTERFACE;
+use hotupdate_proto::operator::{Monitored, ProcessState};
+
+use super::KeeperEvent;
+use crate::client::{CallError, Client};
+use crate::context::NOTHING;
+
+/// How long a service may take to accept the connection.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// When to look again for a service that does not answer.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A stream may be silent for as long as nothing happens.
+const SILENCE: Duration = Duration::from_secs(3600);
+
+/// Sends [`KeeperEvent::Serves`] whenever a version says that it serves.
+pub(super) fn start(socket: PathBuf, sender: Sender<KeeperEvent>) -> io::Result<()> {
+    let follow = move || {
+        loop {
+            // A stream that said something ended with a handoff: the next process is there at once.
+            if !matches!(follow(&socket, &sender), Ok(true)) {
+                thread::sleep(LOOK_AGAIN);
+            }
+        }
+    };
+    thread::Builder::new().spawn(follow).map(drop)
+}
+
+/// Until the stream ends; true if it said something.
+fn follow(socket: &Path, sender: &Sender<KeeperEvent>) -> Result<bool, CallError> {
+    let mut client = Client::connect(socket, CONNECT)?;
+    client.send(&format!("{INTERFACE}.Monitor"), &NOTHING, true)?;
+    let mut has_spoken = false;
+    loop {
+        match client.receive::<Monitored>(Instant::now() + SILENCE) {
+            Ok(Some((Monitored { status, .. }, more))) => {
+                has_spoken = true;
+                if status.serving.state == ProcessState::Serving {
+                    let _ = sender.send(KeeperEvent::Serves(status.serving.process));
+                }
+                if !more {
+                    return Ok(true);
+                }
+            }
+            Ok(None) => {}
+            Err(CallError::Closed { .. }) => return Ok(has_spoken),
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! The one loop: what is due, and what came.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io::{self, BufRead as _, Write as _};
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context as _, bail};
+use rustix::event::{Timespec, epoll};
+
+use super::client::{Came, Client, Phase};
+use super::samples::{self, Kind, Outcome, Sample};
+use super::{Load, now};
+
+const MILLISECOND: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MILLISECOND;
+
+/// How long a client of the closed loop thinks.
+const THINKS: u64 = 2 * MILLISECOND;
+
+/// Between two messages of a raw stream.
+const BEAT: u64 = 50 * MILLISECOND;
+
+/// An answer that has not come by then is lost.
+const PATIENCE: u64 = 5 * SECOND;
+
+/// Paced connections that are open from the begin; more are opened when all of them wait.
+const SPARE: usize = 40;
+
+/// A connection that cannot be opened is tried again after this time.
+const AGAIN: u64 = 10 * MILLISECOND;
+
+/// Connections opened at a time, below the queue of a listener.
+const AT_ONCE: usize = 64;
+
+/// What standard input is called among the clients.
+const COMMANDS: u64 = u64::MAX;
+
+/// What is due at some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Paced,
+    Fresh,
+    /// This client sends, if it is still the same.
+    Send(usize, u32),
+    /// A client of this kind connects again.
+    Connect(Kind),
+}
+
+/// Reads commands from standard input: `ask` lets the idle clients ask and the raw streams end, `stop` ends.
+/// Says `ready` when everything runs.
+pub(crate) fn run(load: &Load) -> anyhow::Result<()> {
+    let mut state = State::new(load)?;
+    state.open_all()?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "ready")?;
+    out.flush()?;
+    while state.stop_at.is_none_or(|at| now() < at && state.is_waiting()) {
+        state.turn()?;
+    }
+    state.give_up();
+    samples::write(&load.samples, &state.samples)
+}
+
+struct State<'a> {
+    load: &'a Load,
+    epoll: OwnedFd,
+    events: Vec<epoll::Event>,
+    /// With a count that tells clients apart which had the same place.
+    clients: Vec<(u32, Option<Client>)>,
+    free: Vec<usize>,
+    /// Paced connections without a request, the longest unused first.
+    quiet: VecDeque<usize>,
+    /// Paced requests for which no connection was free.
+    backlog: VecDeque<u64>,
+    due: BinaryHeap<Reverse<(u64, Due)>>,
+    samples: Vec<Sample>,
+    stop_at: Option<u64>,
+}
+
+impl<'a> State<'a> {
+    fn new(load: &'a Load) -> anyhow::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, io::stdin(), epoll::EventData::new_u64(COMMANDS), epoll::EventFlags::IN)
+            .context("commands come through a pipe")?;
+        Ok(Self {
+            load,
+            epoll,
+            events: Vec::with_capacity(256),
+            clients: Vec::new(),
+            free: Vec::new(),
+            quiet: VecDeque::new(),
+            backlog: VecDeque::new(),
+            due: BinaryHeap::new(),
+            samples: Vec::with_capacity(200_000),
+            stop_at: None,
+        })
+    }
+
+    /// Opens what stays open; the idle clients have had an answer.
+    fn open_all(&mut self) -> anyhow::Result<()> {
+        let load = self.load;
+        while self.samples.len() < load.idle {
+            let before = self.samples.len();
+            let some = AT_ONCE.min(load.idle - before);
+            (0..some).for_each(|_| self.connect(Kind::Idle, Some(now())));
+            let until = now() + PATIENCE;
+            while self.samples.len() < before + some {
+                self.turn()?;
+                if until < now() {
+                    bail!("{} idle clients have no answer", before + some - self.samples.len());
+                }
+            }
+        }
+        if let Some(failed) = self.samples.iter().find(|sample| sample.outcome != Outcome::Answered) {
+            bail!("an idle client has no connection: {failed:?}");
+        }
+        (0..load.streams).for_each(|_| self.connect(Kind::Raw, None));
+        (0..SPARE).for_each(|_| self.connect(Kind::Paced, None));
+        (0..load.closed).for_each(|_| self.connect(Kind::Closed, Some(now())));
+        let begin = now() + 10 * MILLISECOND;
+        if load.paced > 0 {
+            self.due.push(Reverse((begin, Due::Paced)));
+        }
+        if load.fresh > 0 {
+            self.due.push(Reverse((begin, Due::Fresh)));
+        }
+        Ok(())
+    }
+
+    // ---- what happens -------------------------------------------------------------------------------------
+
+    fn turn(&mut self) -> anyhow::Result<()> {
+        while let Some(&Reverse((at, what))) = self.due.peek()
+            && at <= now()
+        {
+            self.due.pop();
+            self.act(at, what);
+        }
+        let next = self.due.peek().map_or(now() + 100 * MILLISECOND, |Reverse((at, _))| *at);
+        let wait = next.saturating_sub(now());
+        let wait = Timespec {
+            tv_sec: i64::try_from(wait / SECOND).unwrap_or(i64::MAX),
+            tv_nsec: i64::try_from(wait % SECOND).unwrap_or(0),
+        };
+        let mut events = std::mem::take(&mut self.events);
+        events.clear();
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&wait)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("waiting for clients"),
+        }
+        for event in &events {
+            match event.data.u64() {
+                COMMANDS => self.command()?,
+                client => self.hear(client),
+            }
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    fn command(&mut self) -> anyhow::Result<()> {
+        let mut line = String::new();
+        io::stdin().lock().read_line(&mut line)?;
+        match line.trim() {
+            "ask" => self.ask(),
+            // The end of the pipe, too: the program that measures is gone.
+            "stop" | "" => {
+                self.due.clear();
+                self.backlog.clear();
+                self.stop_at = Some(now() + PATIENCE);
+                epoll::delete(&self.epoll, io::stdin())?;
+            }
+            other => bail!("{other:?} is no command"),
+        }
+        Ok(())
+    }
+
+    /// The idle clients ask, spread over a second, and the raw streams end.
+    fn ask(&mut self) {
+        let (begin, idle) = (now(), self.load.idle.max(1) as u64);
+        let mut nth = 0;
+        for index in 0..self.clients.len() {
+            let (count, Some(client)) = &self.clients[index] else { continue };
+            match client.kind {
+                Kind::Idle => {
+                    self.due.push(Reverse((begin + nth * SECOND / idle, Due::Send(index, *count))));
+                    nth += 1;
+                }
+                Kind::Raw => self.remove(index),
+                _ => {}
+            }
+        }
+    }
+
+    fn act(&mut self, at: u64, what: Due) {
+        match what {
+            Due::Paced => {
+                self.due.push(Reverse((at + SECOND / self.load.paced, Due::Paced)));
+                match self.quiet.pop_front() {
+                    Some(index) => self.send(index, at),
+                    None => {
+                        self.backlog.push_back(at);
+                        self.connect(Kind::Paced, None);
+                    }
+                }
+            }
+            Due::Fresh => {
+                self.due.push(Reverse((at + SECOND / self.load.fresh, Due::Fresh)));
+                self.connect(Kind::Fresh, Some(at));
+            }
+            Due::Send(index, count) => {
+                let (now_count, client) = &self.clients[index];
+                if *now_count == count && client.as_ref().is_some_and(|client| client.phase == Phase::Quiet) {
+                    self.send(index, at);
+                }
+            }
+            Due::Connect(kind) => self.connect(kind, (kind == Kind::Closed).then_some(at)),
+        }
+    }
+
+    fn hear(&mut self, name: u64) {
+        let (index, count) = ((name & u64::from(u32::MAX)) as usize, (name >> 32) as u32);
+        let (now_count, Some(client)) = &mut self.clients[index] else { return };
+        if *now_count != count {
+            return;
+        }
+        match client.phase {
+            Phase::Connecting(intended) if client.connected().is_ok() => {
+                let data = epoll::EventData::new_u64(name);
+                // It is registered.
+                let _ = epoll::modify(&self.epoll, client.stream(), data, epoll::EventFlags::IN);
+                self.opened(index, intended);
+            }
+            Phase::Connecting(intended) => {
+                let kind = client.kind;
+                self.remove(index);
+                self.failed_to_open(kind, intended);
+            }
+            phase => match client.receive() {
+                Came::Part => {}
+                Came::End => self.ended(index, phase),
+                Came::Answer { version, told_to_close } => {
+                    self.answered(index, phase, version, told_to_close);
+                }
+            },
+        }
+    }
+
+    // ---- a client -----------------------------------------------------------------------------------------
+
+    fn connect(&mut self, kind: Kind, intended: Option<u64>) {
+        let address = if kind == Kind::Raw { self.load.raw } else { self.load.http };
+        let Ok(client) = Client::connect(kind, address, intended) else {
+            return self.failed_to_open(kind, intended);
+        };
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.clients.push((0, None));
+            self.clients.len() - 1
+        });
+        let data = epoll::EventData::new_u64(index as u64 | u64::from(self.clients[index].0) << 32);
+        // The kernel has memory for one more.
+        if epoll::add(&self.epoll, client.stream(), data, epoll::EventFlags::OUT).is_ok() {
+            self.clients[index].1 = Some(client);
+        }
+    }
+
+    fn remove(&mut self, index: usize) {
+        let (count, client) = &mut self.clients[index];
+        if client.take().is_some() {
+            *count = count.wrapping_add(1);
+            self.free.push(index);
+            self.quiet.retain(|quiet| *quiet != index);
+        }
+    }
+
+    fn failed_to_open(&mut self, kind: Kind, intended: Option<u64>) {
+        if let Some(at) = intended {
+            self.sample(kind, Outcome::Refused, at, 0);
+        }
+        if self.stop_at.is_none() && matches!(kind, Kind::Closed | Kind::Paced) {
+            self.due.push(Reverse((now() + AGAIN, Due::Connect(kind))));
+        }
+    }
+
+    fn opened(&mut self, index: usize, intended: Option<u64>) {
+        let (count, Some(client)) = &mut self.clients[index] else { return };
+        client.phase = Phase::Quiet;
+        match (client.kind, intended) {
+            (_, Some(at)) => self.send(index, at),
+            (Kind::Paced, None) => self.is_free(index),
+            (Kind::Raw, None) => {
+                // Not all at the same moment.
+                let at = now() + BEAT * (index as u64 % 16) / 16;
+                self.due.push(Reverse((at, Due::Send(index, *count))));
+            }
+            _ => {}
+        }
+    }
+
+    /// A paced connection can be used.
+    fn is_free(&mut self, index: usize) {
+        match self.backlog.pop_front() {
+            Some(at) => self.send(index, at),
+            None => self.quiet.push_back(index),
+        }
+    }
+
+    fn send(&mut self, index: usize, at: u64) {
+        let Some(client) = &mut self.clients[index].1 else { return };
+        let kind = client.kind;
+        if client.send(at).is_err() {
+            // No byte of it was taken: its client knows that the connection was closed before.
+            self.sample(kind, Outcome::ClosedBefore, at, 0);
+            self.remove(index);
+            if matches!(kind, Kind::Closed | Kind::Paced) {
+                self.connect(kind, Some(at));
+            }
+        }
+    }
+
+    fn answered(&mut self, index: usize, phase: Phase, version: u32, told_to_close: bool) {
+        let (count, Some(client)) = &mut self.clients[index] else { return };
+        let (kind, count) = (client.kind, *count);
+        client.phase = Phase::Quiet;
+        let Phase::Waiting(at) = phase else {
+            // An answer to no question.
+            return self.ended(index, Phase::Quiet);
+        };
+        let outcome = match kind {
+            // No answer of the application, such as 503.
+            Kind::Closed | Kind::Paced | Kind::Fresh | Kind::Idle if version == 0 => Outcome::Lost,
+            _ if told_to_close => Outcome::Told,
+            _ => Outcome::Answered,
+        };
+        self.sample(kind, outcome, at, version);
+        if told_to_close || kind == Kind::Fresh {
+            self.remove(index);
+        }
+        if self.stop_at.is_some() {
+            return;
+        }
+        let now = now();
+        match kind {
+            Kind::Closed if told_to_close => self.due.push(Reverse((now + THINKS, Due::Connect(kind)))),
+            Kind::Closed => self.due.push(Reverse((now + THINKS, Due::Send(index, count)))),
+            Kind::Paced if told_to_close => self.connect(kind, None),
+            Kind::Paced => self.is_free(index),
+            Kind::Raw => self.due.push(Reverse((now.max(at + BEAT), Due::Send(index, count)))),
+            Kind::Fresh | Kind::Idle => {}
+        }
+    }
+
+    fn ended(&mut self, index: usize, phase: Phase) {
+        let Some(client) = &self.clients[index].1 else { return };
+        let kind = client.kind;
+        match phase {
+            Phase::Waiting(at) => self.sample(kind, Outcome::Lost, at, 0),
+            _ => self.sample(kind, Outcome::ClosedBefore, now(), 0),
+        }
+        self.remove(index);
+        if self.stop_at.is_none() && matches!(kind, Kind::Closed | Kind::Paced) {
+            self.connect(kind, (kind == Kind::Closed).then(now));
+        }
+    }
+
+    // ---- the end ------------------------------------------------------------------------------------------
+
+    fn is_waiting(&self) -> bool {
+        self.waiting().next().is_some()
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = (Kind, Outcome, u64)> {
+        self.clients.iter().filter_map(|(_, client)| {
+            let client = client.as_ref()?;
+            match client.phase {
+                Phase::Waiting(at) => Some((client.kind, Outcome::Lost, at)),
+                Phase::Connecting(Some(at)) => Some((client.kind, Outcome::Refused, at)),
+                _ => None,
+            }
+        })
+    }
+
+    /// What has no answer by now gets none.
+    fn give_up(&mut self) {
+        let waiting: Vec<_> = self.waiting().collect();
+        waiting.into_iter().for_each(|(kind, outcome, at)| self.sample(kind, outcome, at, 0));
+    }
+
+    fn sample(&mut self, kind: Kind, outcome: Outcome, at: u64, version: u32) {
+        let took = now().saturating_sub(at);
+        self.samples.push(Sample { kind, outcome, at, took, version });
+    }
+}

@@ -1,0 +1,84 @@
+//! An attempt belongs to its `hotctl`: what becomes of it, and of its output, when that ends.
+
+use std::fs;
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use integration_tests::client::who_answers;
+use integration_tests::process::{binary, eventually, spawn_hotctl};
+use integration_tests::{Handover, SOON, Sandbox, Service, Serving, Status, Way};
+use rustix::process::Signal;
+
+fn incumbent(sandbox: &Sandbox) -> (Service<'_>, Serving) {
+    let service = Service::start(sandbox, "v1", &["--probation", "1"]);
+    let serving = service.wait_serving();
+    (service, serving)
+}
+
+fn command(sandbox: &Sandbox, more: &[&str]) -> Vec<String> {
+    let server = binary("axum-server").display().to_string();
+    [vec![server], Service::arguments(sandbox, "v2", more)].concat()
+}
+
+/// It is killed before it could say a word: the service aborts the attempt, and COMMAND ends.
+#[test]
+fn hotctl_is_killed_while_the_successor_warms_up() {
+    let sandbox = Sandbox::new();
+    let (_service, serving) = incumbent(&sandbox);
+    for signal in [Signal::KILL, Signal::TERM, Signal::HUP] {
+        let command = command(&sandbox, &["--warm-up", "600", "--probation", "1"]);
+        let arguments: Vec<_> =
+            ["handoff", "--"].into_iter().chain(command.iter().map(String::as_str)).collect();
+        let hotctl = spawn_hotctl(&sandbox, &arguments);
+        let pid = eventually("the successor warms up", SOON, || {
+            Some(Status::ask(&sandbox.control()).ok()?.successor?.process.pid)
+        });
+        hotctl.process().signal(signal);
+        eventually("the attempt is over", SOON, || {
+            Status::ask(&sandbox.control()).ok()?.successor.is_none().then_some(())
+        });
+        let successor = Service::of(&sandbox, pid);
+        eventually("the successor has ended", SOON, || (!successor.is_alive()).then_some(()));
+        assert_eq!(who_answers(serving.http).expect("it serves on"), serving.pid);
+    }
+    let handover = Handover::run(&sandbox, Way::Hotctl, serving, "v2", &["--probation", "1"]);
+    assert_eq!(who_answers(serving.http).expect("it serves"), handover.to.pid);
+}
+
+/// A shell that captures the output, a connection of ssh, ansible: they wait for the end of a pipe.
+#[test]
+fn it_returns_into_a_pipe_and_the_service_writes_elsewhere() {
+    let sandbox = Sandbox::new();
+    let (_service, serving) = incumbent(&sandbox);
+    let begun = Instant::now();
+    let (mut command_line, _) = sandbox.command(&binary("hotctl"));
+    command_line.arg("--socket").arg(sandbox.control()).args(["handoff", "--"]);
+    command_line.args(command(&sandbox, &["--probation", "1"]));
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    command_line.stdin(Stdio::null()).stdout(writer.try_clone().expect("a duplicate")).stderr(writer);
+    let mut hotctl = command_line.spawn().expect("hotctl starts");
+    drop(command_line);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).expect("text");
+    assert!(hotctl.wait().expect("it is a child").success(), "{text}");
+    assert!(begun.elapsed() < SOON, "{text}");
+    let pid = who_answers(serving.http).expect("it serves");
+    assert!(text.contains(&format!("{pid} (v2) serves now")), "{text}");
+    assert!(text.contains(&format!("the output of {pid} goes to ")), "{text}");
+    // What it logged until it served is there, and no pipe is left.
+    assert!(text.contains("joined"), "{text}");
+    for descriptor in [1, 2] {
+        let target = fs::read_link(format!("/proc/{pid}/fd/{descriptor}")).expect("it is open");
+        assert!(!target.to_string_lossy().starts_with("pipe:"), "{}", target.display());
+    }
+    eventually("no process is left beside it", SOON, || {
+        let attends = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains("__attend")
+        };
+        (!sandbox.processes().iter().any(attends)).then_some(())
+    });
+    let stop = Command::new(binary("hotctl")).arg("--socket").arg(sandbox.control()).args(["stop"]).status();
+    assert!(stop.expect("hotctl runs").success());
+}
