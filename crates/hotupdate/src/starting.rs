@@ -404,6 +404,7 @@ impl Starting {
     /// What is known of the listeners when the application is ready: which were dropped, and which were not
     /// claimed.
     fn settle(&mut self) -> Result<()> {
+        self.claims_something()?;
         let Self { span, offered, resources, ready, .. } = self;
         for (name, address) in resources.take_dropped() {
             tracing::warn!(
@@ -435,23 +436,22 @@ impl Starting {
             resources.warnings.push(Warning::new("unclaimed_listener", text));
         }
         ready.release = self.release;
-        self.claims_something()?;
         self.resources.check()
     }
 
-    /// A version that claims none of the listeners is probably another service.
+    /// A version that claims none of the listeners is probably another service. One that has claimed a listener and
+    /// dropped it is not.
     fn claims_something(&self) -> Result<()> {
         let Some(incumbent) = self.incumbent.as_ref().filter(|_| !self.abandon_listeners) else {
             return Ok(());
         };
-        let Ready { adopted, bound, unclaimed, .. } = &self.ready;
-        let is_known = |name: &String| unclaimed.contains(name);
-        if unclaimed.is_empty() || !adopted.is_empty() || bound.iter().any(is_known) {
+        let Ready { adopted, bound, .. } = &self.ready;
+        let offered: Vec<_> = self.offered.iter().map(|offered| offered.name.as_str()).collect();
+        if offered.is_empty() || !adopted.is_empty() || bound.iter().any(|name| offered.contains(&&**name)) {
             return Ok(());
         }
-        let some: Vec<_> = unclaimed.iter().take(3).map(String::as_str).collect();
-        let more = if unclaimed.len() > some.len() { ", …" } else { "" };
-        let names = format!("{}{more}", some.join(", "));
+        let more = if offered.len() > 3 { ", …" } else { "" };
+        let names = format!("{}{more}", offered[..offered.len().min(3)].join(", "));
         let why = format!(
             "this version claims none of the listeners that {incumbent} has ({names}): it is probably another \
              service; give it a control socket of its own (where does HOTUPDATE_SOCKET lead?), or let it say \
