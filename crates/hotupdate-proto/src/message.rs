@@ -170,8 +170,8 @@ pub enum Message {
         /// Its number.
         batch: u32,
     },
-    /// Something went wrong in the successor before it was ready. It may go on; if it ends, this is why. Said to a
-    /// process with the feature [`FEATURE_TROUBLE`](crate::FEATURE_TROUBLE).
+    /// Something went wrong in the successor before it was ready. It may go on; if it ends, this is why.
+    /// Said to a process with the feature [`FEATURE_TROUBLE`](crate::FEATURE_TROUBLE).
     Trouble {
         /// One line for a person.
         what: String,

@@ -46,13 +46,14 @@ impl Address {
 }
 
 impl Address {
-    /// Whether the kernel refuses to listen on one while a socket listens on the other: the same port, and the same
-    /// address or every address on one side (bind(2), `EADDRINUSE`).
+    /// Whether the kernel refuses to listen on one while a socket listens on the other: the same port, and
+    /// the same address or every address on one side (bind(2), `EADDRINUSE`).
     pub(crate) fn conflicts_with(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Ip(ours), Self::Ip(theirs)) => {
                 let (our, their) = (ours.ip().to_canonical(), theirs.ip().to_canonical());
-                // `[::]` is every address, unless the socket is for IPv6 only; `0.0.0.0` is every address of IPv4.
+                // `[::]` is every address, unless the socket is for IPv6 only; `0.0.0.0` is every address
+                // of IPv4.
                 let covers =
                     |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
                 ours.port() == theirs.port() && (our == their || covers(our, their) || covers(their, our))

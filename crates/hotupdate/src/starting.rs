@@ -439,8 +439,8 @@ impl Starting {
         self.resources.check()
     }
 
-    /// A version that claims none of the listeners is probably another service. One that has claimed a listener and
-    /// dropped it is not.
+    /// A version that claims none of the listeners is probably another service. One that has claimed a
+    /// listener and dropped it is not.
     fn claims_something(&self) -> Result<()> {
         let Some(incumbent) = self.incumbent.as_ref().filter(|_| !self.abandon_listeners) else {
             return Ok(());
@@ -464,7 +464,8 @@ impl Starting {
         self.incumbent.as_ref().map(|incumbent| format!("process {incumbent}"))
     }
 
-    /// An error of this process is told to the incumbent at once: what follows may be the end of this process.
+    /// An error of this process is told to the incumbent at once: what follows may be the end of this
+    /// process.
     async fn or_trouble<T>(&self, result: Result<T>) -> Result<T> {
         if let (Err(error), Some(_)) = (&result, &self.incumbent) {
             let (told, is_told) = oneshot::channel();

@@ -64,7 +64,7 @@ fn another_service_on_the_same_control_socket() {
 fn hold<'a>(sandbox: &'a Sandbox, at: SocketAddr, script: &str) -> Operator<'a> {
     let mut command = vec![binary("axum-server").to_string_lossy().into_owned()];
     command.extend(Service::arguments(sandbox, "v1", &["--listen", &at.to_string()]));
-    // The second `--listen` is the one that counts only if there is no first.
+    // Without the usual `--listen`, which is for any port.
     command.drain(1..3);
     let script = format!("{script} {}", command.join(" "));
     let listen = format!("http={at}");
@@ -80,7 +80,7 @@ fn a_script_that_does_not_exec() {
     let sandbox = Sandbox::new();
     let outcome = hold(&sandbox, free_address(), "true;").wait();
     assert_ne!(outcome.code(), 0, "{}", outcome.stderr);
-    let words = ["Address already in use; LISTEN_FDS passes a socket to ", "has to `exec` it"];
+    let words = ["Address already in use", "; LISTEN_FDS passes a socket to ", "has to `exec` it"];
     assert!(words.iter().all(|word| outcome.stderr.contains(word)), "{}", outcome.stderr);
 }
 

@@ -358,8 +358,8 @@ async fn eventually_failed(folder: &Folder) -> String {
     panic!("no attempt failed");
 }
 
-/// `0.0.0.0` and `127.0.0.1` with one port are two names, and the kernel does not give away one while a socket
-/// listens on the other.
+/// `0.0.0.0` and `127.0.0.1` with one port are two names, and the kernel does not give away one while a
+/// socket listens on the other.
 #[tokio::test]
 async fn an_address_that_the_predecessor_holds() {
     for (before, after) in [
