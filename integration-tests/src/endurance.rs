@@ -7,10 +7,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-
 use crate::load::Load;
-use crate::process::{Facts, Sandbox, Service, Serving, eventually};
+use crate::process::{Facts, Sandbox, Service, Serving, eventually, hotctl};
 use crate::status::{Status, call};
 use crate::way::{Handover, Way};
 
@@ -148,7 +146,7 @@ impl<'a> Endurance<'a> {
     /// Otherwise.
     #[track_caller]
     pub fn end(self) {
-        Service::of(self.sandbox, self.serving.pid).signal(Signal::TERM);
+        let _stops = hotctl(self.sandbox, &["stop"]).expect_success();
         eventually("the end of every process", QUIET, || self.sandbox.processes().is_empty().then_some(()));
         let drained = self.sandbox.drained();
         assert!(drained.iter().all(|drained| drained.forced == 0), "connections were closed by force");

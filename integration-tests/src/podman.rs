@@ -145,7 +145,6 @@ lock_type = "file"
 runtime = "runc"
 tmp_dir = "{at}/tmp"
 [network]
-network_backend = "netavark"
 network_config_dir = "{at}/networks"
 "#
     );

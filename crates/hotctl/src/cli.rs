@@ -11,6 +11,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use hotupdate_proto::environment;
 
+use crate::commands::unit_name;
 use crate::listen_spec::ListenSpec;
 use crate::report::Color;
 
@@ -85,6 +86,21 @@ it (`docker run -d`) has to stay until it serves.
 Without --log, COMMAND writes where hotctl does if that is a terminal or a file. If it is a pipe, as in `$(…)`, \
 over ssh or in a deployment tool, hotctl passes on what COMMAND writes until it serves or fails; from then on it \
 goes to the journal if there is one, or else to /dev/null.";
+
+const INSTALL_UNITS: &str = "\
+NAME.service is one unit: `systemctl reload NAME` starts the new version in it. NAME@.service is a template: \
+each version is an instance, and `systemctl start NAME@v2` takes over from NAME@v1, which drains and ends. All \
+of them meet at /run/NAME/control.sock (HOTUPDATE_SOCKET), so one may even take over from the other kind. They \
+are shut in; `systemd-analyze security NAME` says how well.
+
+The service has to find its control socket by HOTUPDATE_SOCKET, as hotupdate::control_path does, and cannot \
+open ports below 1024 by itself: give it those by a socket unit, or allow them to it with `systemctl edit`.
+
+Examples:
+  # Look first
+  hotctl install-units --name shop --exec '/opt/shop/{version}/server --port 8080' --dry-run
+  # Write them
+  hotctl install-units --name shop --exec '/opt/shop/{version}/server --port 8080'";
 
 const HOLD: &str = "\
 What it does:
@@ -181,7 +197,7 @@ impl Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Every generation of the service with its connections, the listeners, and how the last handoff went
+    /// Every generation with its connections, the listeners, and how the last handoff went
     #[command(after_long_help = examples(STATUS))]
     Status(Status),
     /// Every open connection, of every generation that still runs
@@ -192,7 +208,7 @@ pub(crate) enum Command {
     /// Hold the listening sockets, and start COMMAND again when the service crashes
     #[command(after_long_help = HOLD)]
     Hold(Hold),
-    /// Abort the handoff that is under way, before its release; the running version keeps serving
+    /// Abort the handoff that is under way, before its release; the old version serves on
     Abort,
     /// Return to the version that served before
     #[command(after_long_help = examples(ROLLBACK))]
@@ -203,8 +219,11 @@ pub(crate) enum Command {
     Stop(Stop),
     /// The service as it changes: generations, rates, drains, events; `q` quits
     Watch,
-    /// Every control socket in $XDG_RUNTIME_DIR and /run, and the process that serves there
+    /// Every control socket in $XDG_RUNTIME_DIR and /run, and which process serves there
     List,
+    /// Write unit files for systemd
+    #[command(after_long_help = examples(INSTALL_UNITS))]
+    InstallUnits(InstallUnits),
     /// Shell completions on stdout
     Completions {
         /// The shell
@@ -231,6 +250,7 @@ impl Command {
             Self::Stop(_) => "stop",
             Self::Watch => "watch",
             Self::List => "list",
+            Self::InstallUnits(_) => "install-units",
             Self::Completions { .. } => "completions",
             Self::Man { .. } => "man",
         }
@@ -265,6 +285,37 @@ pub(crate) struct Handoff {
     /// The new version and its arguments; without it, the successor that is in standby is released
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InstallUnits {
+    /// The service: its units, its user, and its directory in /run
+    #[arg(long, value_name = "NAME", value_parser = unit_name)]
+    pub(crate) name: String,
+
+    /// The service and its arguments, as systemd takes them; `{version}` is the instance, or `current`
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) exec: String,
+
+    /// The user that it runs as [default: one that systemd makes up, of the name of the service]
+    #[arg(long, value_name = "USER", value_parser = unit_name)]
+    pub(crate) user: Option<String>,
+
+    /// Where the units go
+    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/systemd/system")]
+    pub(crate) directory: PathBuf,
+
+    /// Where hotctl is when the unit is reloaded [default: where it is now]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) hotctl: Option<PathBuf>,
+
+    /// Print the units instead
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Replace units that say something else
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

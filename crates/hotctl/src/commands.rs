@@ -10,6 +10,8 @@ mod failure_lines;
 mod generate;
 mod handoff;
 mod hold;
+mod install_units;
+pub(crate) use install_units::name as unit_name;
 mod list;
 mod output;
 mod probe;
@@ -40,6 +42,7 @@ pub(crate) fn run(cli: Cli, report: &Report) -> Result<Exit, Failure> {
         Command::Hold(hold) => return hold::run(socket, report, timeout, &hold),
         Command::Completions { shell } => generate::completions(report, shell),
         Command::Man { command } => generate::man(report, command.as_deref()),
+        Command::InstallUnits(options) => install_units::run(report, &options),
         Command::List => list::run(report, socket, timeout),
         Command::Status(status) => match status.probe() {
             Some(probe) => probe::run(&context(socket)?, probe, status.name.as_deref()),

@@ -20,7 +20,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// The timeout of a change: longer than the default lease of a successor (60 s), so that the service gives up
 /// first and says why.
-const CHANGE: Duration = Duration::from_secs(90);
+pub(crate) const CHANGE: Duration = Duration::from_secs(90);
 
 /// The timeout of [`Context::try_status`].
 const TRY_STATUS: Duration = Duration::from_secs(2);

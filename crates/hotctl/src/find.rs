@@ -67,7 +67,7 @@ fn listed(paths: &[PathBuf]) -> String {
 /// Sockets that look like control sockets, whether or not a process listens there.
 pub(crate) fn candidates(places: &[PathBuf]) -> BTreeSet<PathBuf> {
     let below = |place: &PathBuf| {
-        let folders = entries(place).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let folders = entries(place).filter(|entry| is_folder(place, entry));
         folders.map(|entry| entry.path()).collect::<Vec<_>>()
     };
     let folders = places.iter().flat_map(|place| [vec![place.clone()], below(place)].concat());
@@ -75,6 +75,16 @@ pub(crate) fn candidates(places: &[PathBuf]) -> BTreeSet<PathBuf> {
         .flat_map(|folder| entries(&folder).filter(looks_right).collect::<Vec<_>>())
         .map(|e| e.path())
         .collect()
+}
+
+/// The directory of a service whose user systemd makes up is a link to one in `/run/private`; a link to another
+/// entry of the same place would find everything twice.
+fn is_folder(place: &Path, entry: &DirEntry) -> bool {
+    match entry.file_type() {
+        Ok(kind) if kind.is_symlink() => fs::canonicalize(entry.path())
+            .is_ok_and(|target| target.is_dir() && target.parent() != Some(place)),
+        kind => kind.is_ok_and(|kind| kind.is_dir()),
+    }
 }
 
 fn entries(folder: &Path) -> impl Iterator<Item = DirEntry> + use<> {

@@ -73,9 +73,30 @@ pub enum Refusal {
     /// The process does not serve any more.
     #[error("the process that was asked is stopping or has handed over already")]
     NotServing,
+    /// Successors died soon after they took over, again and again: none is taken for a while. An operator's
+    /// own handoff is.
+    #[error(
+        "backing off: {successor} was the last of {times} successors that took over and died within moments; \
+         the next one is taken in {:.1} s, or at once by `hotctl handoff -- COMMAND`",
+        *wait_ms as f64 / 1000.0
+    )]
+    BackingOff {
+        /// The process that died last.
+        successor: Process,
+        /// How many have died, one after the other.
+        times: u32,
+        /// When the next one is taken, in milliseconds from now.
+        wait_ms: u64,
+    },
     /// The caller may not.
     #[error("not allowed: uid {uid} is neither the owner of the service, nor root, nor listed")]
     NotAllowed {
+        /// The caller's user id.
+        uid: u32,
+    },
+    /// The caller may operate the service, and not take it over.
+    #[error("not allowed: uid {uid} may operate the service, and not take it over (`allow_successor_uid`)")]
+    MayNotSucceed {
         /// The caller's user id.
         uid: u32,
     },

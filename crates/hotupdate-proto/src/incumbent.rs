@@ -27,6 +27,9 @@ pub use events::{Afterwards, Effect, Event, Local, Peer, Report, Stopped};
 mod state;
 use state::{Drain, State};
 
+mod crashes;
+use crashes::Crashes;
+
 mod transitions;
 use transitions::offer_next;
 
@@ -61,7 +64,7 @@ mod command;
 ///
 /// // A successor joins: the reply and the first batch go out.
 /// let join = Join { versions: VERSIONS, features: Vec::new(), process: process(2), attempt: None };
-/// incumbent.admits(&join).expect("no other successor is on its way");
+/// incumbent.admits(now, &join).expect("no other successor is on its way");
 /// let inventory = vec![Message::Control { batch: 1 }];
 /// let join = Event::Join { join, handoff: "h1".into(), inventory, occupancy: None };
 /// let effects = incumbent.handle(now, join);
@@ -95,8 +98,11 @@ pub struct Incumbent {
     issued: Generation,
     state: State,
     predecessors: Vec<Predecessor>,
-    /// Stop as soon as the handoff that is under way has ended, one way or the other. Never taken back.
+    /// This process was told to end: at the latest when the handoff that is under way has ended, one way or
+    /// the other. Never taken back.
     terminating: bool,
+    /// Successors that took over and died soon.
+    crashes: Option<Crashes>,
     /// Attempts whose operators have gone, the latest last.
     abandoned: Vec<String>,
     /// The application has a hook that ends what only one process may do.
@@ -107,8 +113,8 @@ pub struct Incumbent {
     outbound: Outbound,
     /// Tasks of the application keep this process alive, as it was told last.
     has_tasks: bool,
-    /// They are not waited for: this process was told to end now.
-    abandons_tasks: bool,
+    /// This process was told to end now: neither connections nor tasks are waited for.
+    ends_now: bool,
 }
 
 impl Incumbent {
@@ -130,12 +136,13 @@ impl Incumbent {
             state: State::Serving,
             predecessors,
             terminating: false,
+            crashes: None,
             abandoned: Vec::new(),
             has_hook: false,
             accepts: Vec::new(),
             outbound,
             has_tasks: false,
-            abandons_tasks: false,
+            ends_now: false,
         }
     }
 
@@ -210,6 +217,13 @@ impl Incumbent {
         matches!(self.state, State::Retired { drain: Drain::Tasks, .. })
     }
 
+    /// What this process waits for before it stops serving, if it was told to end. In words that follow
+    /// "waits for".
+    #[must_use]
+    pub fn ends_after(&self) -> Option<&'static str> {
+        self.state.ends_after().filter(|_| self.terminating)
+    }
+
     /// Whether nothing is left to do.
     #[must_use]
     pub fn is_gone(&self) -> bool {
@@ -234,8 +248,8 @@ impl Incumbent {
     ///
     /// # Errors
     /// The [`Refusal`] to answer the call with.
-    pub fn admits(&self, join: &Join) -> Result<(), Refusal> {
-        self.admission(&self.state, join).map(drop)
+    pub fn admits(&self, now: Instant, join: &Join) -> Result<(), Refusal> {
+        self.admission(now, &self.state, join).map(drop)
     }
 
     /// Whether this process owns the control socket, and every other process that has it as well can be told
@@ -262,7 +276,7 @@ impl Incumbent {
 
             // ---- before the commit: nothing of ours has stopped ---------------------------------------
             (state, Event::Join { join, handoff, inventory, occupancy }) => {
-                match self.admission(&state, &join) {
+                match self.admission(now, &state, &join) {
                     Ok(version) => self.offer(now, join, version, handoff, (inventory, occupancy), out),
                     Err(refusal) => {
                         out.push(Effect::Reply(Err(refusal)));
@@ -319,15 +333,23 @@ impl Incumbent {
                 state @ State::Probation { quiet: true, .. },
                 Event::Message(_) | Event::Closed(Fault::PeerMisbehaved(_)),
             ) => state,
-            (State::Probation { peer, drain, .. }, Event::Message(M::Farewell | M::EndProbation)) => {
+            (State::Probation { peer, drain, .. }, Event::Message(M::EndProbation)) => {
                 self.let_go(&peer, drain, out)
+            }
+            (State::Probation { peer, mut drain, .. }, Event::Message(M::Farewell)) => {
+                drain.is_left_alone(out);
+                self.let_go(&peer, drain, out)
+            }
+            (State::Retired { mut drain, quiet }, Event::Message(M::Farewell)) => {
+                drain.is_left_alone(out);
+                State::Retired { drain, quiet }
             }
             (
                 State::Probation { peer, .. },
                 Event::Message(M::Resume { stopped_at_ns: _, links, history: _, reason }),
             ) => self.resume(now, peer, links, reason, out),
             (State::Probation { peer, .. }, Event::Closed(Fault::PeerGone)) => {
-                self.take_over(peer, Fault::PeerGone, out)
+                self.take_over(now, peer, Fault::PeerGone, out)
             }
             // It lives, so there is an owner.
             (state @ State::Probation { .. }, Event::Closed(fault)) => {
@@ -382,9 +404,7 @@ impl Incumbent {
             // It cannot serve any more. The other side may have stopped meanwhile, and drain too.
             (
                 state @ State::Retired { .. },
-                Event::Message(
-                    M::EndProbation | M::Farewell | M::Failed { .. } | M::LetGo | M::Issued { .. },
-                ),
+                Event::Message(M::EndProbation | M::Failed { .. } | M::LetGo | M::Issued { .. }),
             )
             | (
                 state @ State::Retired { .. },

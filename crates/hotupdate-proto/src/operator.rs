@@ -426,9 +426,12 @@ pub enum Command {
         /// How long open connections may take, instead of the service's own deadline.
         within: Option<std::time::Duration>,
     },
-    /// SIGTERM or SIGINT: as `Stop`, but a successor that is on its way takes over first. The second time it
-    /// means now.
+    /// SIGTERM, or SIGINT: this process ends. A successor that is on its way takes over first, and a
+    /// predecessor in probation serves again; else the service stops, and the drain takes its time. The
+    /// second time it means nothing more than the first: a supervisor may say it twice.
     Terminate,
+    /// SIGINT again: as `Terminate`, and what is still open is closed now.
+    TerminateNow,
 }
 
 /// Why a command was turned down: the errors of the Varlink interface.

@@ -35,6 +35,8 @@ pub struct Predecessor {
     pub quiet: bool,
     /// It was told that this process serves, whatever it was asked before.
     pub told: bool,
+    /// It served after this process, and gave the service back.
+    pub was_rolled_back: bool,
     /// Since when it is a predecessor.
     pub since: Instant,
     /// Its connections that come here.
@@ -58,6 +60,7 @@ impl Predecessor {
             hurried: false,
             quiet: false,
             told: false,
+            was_rolled_back: false,
             since: now,
             inbound: Inbound::default(),
         }

@@ -42,6 +42,10 @@ pub struct Timing {
     pub released: Duration,
     /// Predecessor: how long it holds its parked listeners, to take over again if the successor dies.
     pub probation: Duration,
+    /// Serving process: how long no successor is taken after a second one in a row took over and died in its
+    /// probation, which costs clients their connections. It doubles with each further one, up to eight times as
+    /// long. An operator's own handoff is taken at once.
+    pub crash_backoff: Duration,
     /// Predecessor: how long open connections may take to end. nginx waits for ever, HAProxy too; we do not.
     pub drain: Duration,
     /// Predecessor: how long connections may take to go once they are forced.
@@ -53,7 +57,7 @@ pub struct Timing {
     /// Predecessor: the serving process has to say that it holds connections that migrate to it.
     pub prepared: Duration,
     /// Serving process: before its accept loops stop, predecessors have to finish the migrations that are
-    /// under way.
+    /// under way. A stop waits up to `prepared` longer for one that hangs, as long as it may still commit them.
     pub quiesce: Duration,
     /// Both: the other side has to take a message that was sent.
     pub write: Duration,
@@ -66,6 +70,9 @@ pub struct Timing {
     /// Predecessor: the time after the grace over which silent connections are closed, so that not all of
     /// their clients come back in the same instant; at most half of the drain.
     pub drain_spread: Duration,
+    /// The same grace where the service stops and no other process takes its clients: as long as a request may
+    /// be on its way that its client had sent before, and no longer. There is no spread then.
+    pub drain_stop: Duration,
     /// Serving process: how long after SIGHUP its terminal may take to be gone, which says that the signal
     /// asked for nothing; and how long after that another SIGHUP is the same news. An operator at a terminal
     /// waits as long for a new version.
@@ -86,6 +93,7 @@ impl Default for Timing {
             serving: Duration::from_secs(2),
             released: Duration::from_secs(10),
             probation: Duration::from_secs(5),
+            crash_backoff: Duration::from_secs(10),
             drain: Duration::from_secs(60),
             force: Duration::from_secs(2),
             resume: Duration::from_secs(5),
@@ -96,6 +104,7 @@ impl Default for Timing {
             path_check: Duration::from_secs(2),
             drain_grace: Duration::from_secs(5),
             drain_spread: Duration::from_secs(10),
+            drain_stop: Duration::from_millis(200),
             terminal: Duration::from_millis(200),
         }
     }
@@ -127,6 +136,7 @@ impl Timing {
             serving: scaled(self.serving),
             released: scaled(self.released),
             probation: scaled(self.probation),
+            crash_backoff: scaled(self.crash_backoff),
             drain: scaled(self.drain),
             force: scaled(self.force),
             resume: scaled(self.resume),
@@ -137,6 +147,7 @@ impl Timing {
             path_check: scaled(self.path_check),
             drain_grace: scaled(self.drain_grace),
             drain_spread: scaled(self.drain_spread),
+            drain_stop: scaled(self.drain_stop),
             terminal: scaled(self.terminal),
         }
     }
@@ -161,9 +172,8 @@ macro_rules! setters {
 }
 
 setters! {
-    find hello reply batch lease standby before_release stop serving released probation drain force resume
-    hurry prepared quiesce
-    write path_check drain_grace drain_spread terminal
+    find hello reply batch lease standby before_release stop serving released probation crash_backoff
+    drain force resume hurry prepared quiesce write path_check drain_grace drain_spread drain_stop terminal
 }
 
 /// Which wait ran out.

@@ -116,10 +116,66 @@ impl Builder {
         self
     }
 
-    /// Another user that may use the control socket, next to the own one and root. That user also needs the
-    /// right to write to the socket file, which is made with mode 0600.
+    /// Another user whose processes may operate the service: ask, and stop, hand over or roll back. They may
+    /// not take it over. Default: only the own user and root may do anything.
+    ///
+    /// As soon as another user is named, here or by [`Builder::allow_successor_uid`], the socket file is made
+    /// with mode 0666 instead of 0600, because that user could not connect otherwise. Each caller is asked
+    /// for its uid by the kernel (`SO_PEERCRED`, unix(7)), and turned away if it is not named. The mode of
+    /// the directory decides which users come so far.
     pub fn allow_uid(mut self, uid: u32) -> Self {
-        self.settings.allowed.push(uid);
+        self.settings.users.operators.push(uid);
+        self
+    }
+
+    /// Another user whose processes may take the service over from this one: they get its listeners, its
+    /// connections and its state, and may operate it. Default: only processes of the own user and of root.
+    ///
+    /// Both versions have to say so: this one, that it lets go to that user, and the new one with
+    /// [`Builder::allow_predecessor_uid`], that it takes what comes from this user. That is said again by
+    /// every version after it, because the control socket and its directory stay those of the user that made
+    /// them. A user that cannot write to the directory can take over, and serve, but neither make the control
+    /// socket nor remove it at the end.
+    ///
+    /// ```no_run
+    /// // The service moves from the user 1001 to the user 1002. Its directory belongs to 1001, with mode
+    /// // 0755, or 0750 and a group that both are in.
+    /// let old = hotupdate::builder("/run/hello/control.sock").allow_successor_uid(1002);
+    /// let new = hotupdate::builder("/run/hello/control.sock").allow_predecessor_uid(1001);
+    /// ```
+    pub fn allow_successor_uid(mut self, uid: u32) -> Self {
+        self.settings.users.successors.push(uid);
+        self
+    }
+
+    /// Another user from whose process this one takes over: the control socket may belong to that user, and
+    /// its directory, too. It gives that user no right. Default: only from the own user and root.
+    pub fn allow_predecessor_uid(mut self, uid: u32) -> Self {
+        self.settings.users.predecessors.push(uid);
+        self
+    }
+
+    /// The user that this process becomes after it has joined, if it starts as root and drops its privileges
+    /// then, for example to bind a port below 1024 first. Default: none. Let it be a user of its own: every
+    /// process of that user may operate the service and take it over.
+    ///
+    /// The control socket and its lock are given to that user when root makes them, so that versions which
+    /// [`Builder::successor_signal`] starts as that user find them, and operators of that user. Their
+    /// directory has to be root's, and stays so: at the end the socket file is left there, which the next
+    /// start replaces.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// const NOBODY: u32 = 65534;
+    /// let mut hot = hotupdate::builder("/run/hello/control.sock").runs_as_uid(NOBODY).join().await?;
+    /// let http = hot.tcp("http", "0.0.0.0:80").await?;
+    /// let hot = hot.ready().await?;
+    /// // From here on as nobody, for example with `nix::unistd::setuid`, which does so for all threads.
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn runs_as_uid(mut self, uid: u32) -> Self {
+        self.settings.users.runs_as = Some(uid);
         self
     }
 
@@ -159,9 +215,19 @@ impl Builder {
         self
     }
 
-    /// Whether SIGTERM and SIGINT stop the process gracefully: it accepts nothing more and drains; a second
-    /// one closes what is left. If a successor is on its way, it takes over first. Default: yes. Before
-    /// [`Starting::ready`] they end the process, as always.
+    /// Whether SIGTERM and SIGINT stop the process gracefully, from the first moment of [`Builder::join`].
+    /// Default: yes.
+    ///
+    /// * Before it serves, the process gives up, and the incumbent serves on. [`Builder::join`] or
+    ///   [`Starting::ready`] fails with [`ErrorKind::Cancelled`] if the application waits for it; one that is
+    ///   warming up is ended by the signal.
+    /// * While it serves, another process goes on with the service if one can: a successor that is on its way
+    ///   takes over first; else a predecessor in probation serves again, unless it was told to stop itself.
+    ///   Without such a process the service stops: requests in flight have until the end of the drain, idle
+    ///   clients do not keep it.
+    /// * While it drains, the signal is remembered, and the log says what the process still waits for: its
+    ///   connections, or its tasks. SIGTERM may come as often as it likes. The second SIGINT closes what is
+    ///   left and waits for no task.
     pub fn stop_signals(mut self, stop_signals: bool) -> Self {
         self.settings.stop_signals = stop_signals;
         self

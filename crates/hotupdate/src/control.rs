@@ -7,6 +7,7 @@ pub use path::control_path;
 
 mod reserve;
 mod user;
+pub(crate) use user::Users;
 
 mod ownership;
 pub(crate) use ownership::{

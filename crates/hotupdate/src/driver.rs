@@ -55,8 +55,9 @@ use std::process::{Child, ExitStatus};
 use std::time::Instant;
 
 use hotupdate_proto::incumbent::{Event, Local, Stopped};
+use hotupdate_proto::inventory::MAX_TASKS;
 use hotupdate_proto::operator::Command;
-use hotupdate_proto::{ConnectionRow, Generation, Join, successor as successor_machine};
+use hotupdate_proto::{ConnectionRow, Generation, Incumbent, Join, successor as successor_machine};
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::{Instrument, Span};
@@ -82,8 +83,9 @@ use crate::lifecycle::Lifecycle;
 use crate::link::channel::Receiver;
 use crate::link::{Heard, LinkId};
 use crate::process::output::Output;
-use crate::process::signal::Signal;
+use crate::process::signal::{self, Signal, Signals};
 use crate::settings::Settings;
+use crate::tasks::Tasks;
 
 /// Which process this is.
 struct Identity {
@@ -154,7 +156,14 @@ enum Wake {
 }
 
 impl Driver {
-    async fn run(mut self) {
+    async fn run(self) {
+        let (signals, served, tasks) = self.live().await;
+        signals.until_the_end(served, &tasks).await;
+    }
+
+    /// Returns when nothing of the service is left in this process, whether it has served, and what the
+    /// application may still do.
+    async fn live(mut self) -> (Signals, bool, Tasks) {
         while !self.is_over() {
             let wake = self.wait().await;
             let span = self.span_of(&wake);
@@ -165,6 +174,8 @@ impl Driver {
             turn.instrument(span).await;
         }
         self.application.end();
+        let (served, tasks) = (!self.machine.has_failed(), self.application.tasks().clone());
+        (self.supervisor.into_signals(), served, tasks)
     }
 
     fn is_over(&self) -> bool {
@@ -300,16 +311,44 @@ impl Driver {
                 self.look_after_path().await;
                 self.renew();
             }
-            Signal::Stop if self.drain.is_exiting() => self.application.end(),
-            Signal::Stop if self.machine.incumbent().is_some() => {
-                if let Ok(effects) = self.command(Command::Terminate) {
-                    self.perform(effects).await;
-                }
-            }
-            Signal::Stop => {
-                let stopped = Error::new(ErrorKind::Cancelled, "becoming ready", "stopped by a signal");
-                self.give_up(stopped).await;
-            }
+            _ if self.drain.is_exiting() => self.application.end(),
+            _ if self.machine.incumbent().is_some() => self.terminate(signal).await,
+            _ => self.stop_before_it_serves(signal).await,
+        }
+    }
+
+    /// A process that serves, or has served, is told to stop.
+    async fn terminate(&mut self, signal: Signal) {
+        let command = match signal {
+            Signal::Interrupt { again: true } => Command::TerminateNow,
+            _ => Command::Terminate,
+        };
+        let is_patient = command == Command::Terminate;
+        let Ok(effects) = self.command(command) else { return };
+        if is_patient && (effects.is_empty() || self.drain.is_draining()) {
+            let tasks = self.application.tasks().names(MAX_TASKS);
+            let (connections, _) = self.connections.snapshot();
+            tracing::info!(
+                %signal, %connections, ?tasks,
+                "told to stop: before it ends, this process waits for {}; SIGINT twice ends it now",
+                self.machine.incumbent().and_then(Incumbent::ends_after).unwrap_or("what is still open")
+            );
+        }
+        self.perform(effects).await;
+    }
+
+    /// The incumbent, if there is one, serves on. An application that is warming up looks at nothing that
+    /// could tell it so.
+    async fn stop_before_it_serves(&mut self, signal: Signal) {
+        let waits = self.application.waits_for_answer();
+        if let Role::First = self.machine.role {
+            self.listeners.remove_control_socket();
+        }
+        let why = format!("stopped by {signal}");
+        self.give_up(Error::new(ErrorKind::Cancelled, "becoming ready", why)).await;
+        if !waits {
+            tracing::info!(%signal, "this process ends before it has served");
+            signal::die_of(signal);
         }
     }
 

@@ -19,10 +19,11 @@ use tracing::Span;
 
 use crate::control::{self, Found, Ownership};
 use crate::driver::{self, Inherited, Resources};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::link;
 use crate::link::channel::{self, Receiver};
 use crate::listeners::inherited::Offered;
+use crate::process::signal::Signals;
 use crate::process::{limits, spawn};
 use crate::settings::Settings;
 use crate::starting::Starting;
@@ -64,28 +65,65 @@ enum Tried {
     Complete(Box<Complete>),
     /// The incumbent died, or has not begun to serve: look again.
     Again,
+    /// The incumbent takes no successor before that time has passed.
+    BackOff(std::time::Duration, Refusal),
 }
 
 pub(crate) async fn join(settings: Settings) -> Result<Starting> {
     spawn::detach_if_asked();
     limits::raise();
     let local = settings.local();
+    // First of all: process 1 of a container cannot be stopped before.
+    let mut signals = Signals::install(&settings)?;
+    let found = tokio::select! {
+        biased;
+        signal = signals.stop() => {
+            let why = format!("stopped by {signal}");
+            return Err(Error::new(ErrorKind::Cancelled, doing(&settings.path), why));
+        }
+        found = find(&settings, &local) => found?,
+    };
+    match found {
+        Place::First(ownership) => Ok(first(settings, local, signals, ownership)),
+        Place::Successor(complete) => succeed(settings, local, signals, *complete),
+    }
+}
+
+/// What this process is going to be.
+enum Place {
+    First(Ownership),
+    Successor(Box<Complete>),
+}
+
+async fn find(settings: &Settings, local: &Local) -> Result<Place> {
     let deadline = Instant::now() + settings.timing.find;
+    let mut backs_off = false;
     loop {
         let within = deadline.saturating_duration_since(Instant::now());
-        match control::find(&settings.path, within).await? {
-            Found::First(ownership) => return Ok(first(settings, local, ownership)),
-            Found::Incumbent(stream, file) => match try_join(&settings, &local, stream, file).await? {
-                Tried::Complete(complete) => {
-                    make_room(&complete).await;
-                    return succeed(settings, local, *complete);
+        let (stream, file) = match control::find(&settings.path, &settings.users, within).await? {
+            Found::First(ownership) => return Ok(Place::First(ownership)),
+            Found::Incumbent(stream, file) => (stream, file),
+        };
+        match try_join(settings, local, stream, file).await? {
+            Tried::Complete(complete) => {
+                make_room(&complete).await;
+                return Ok(Place::Successor(complete));
+            }
+            Tried::Again if Instant::now() < deadline => sleep(ASK_AGAIN).await,
+            Tried::Again => {
+                let why = "the process there is still starting (deadline `find`)";
+                return Err(Error::timed_out(doing(&settings.path), why));
+            }
+            // A supervisor that starts this version again and again gains nothing by doing so at once.
+            Tried::BackOff(wait, refusal) if Instant::now() < deadline => {
+                if !std::mem::replace(&mut backs_off, true) {
+                    tracing::warn!(%refusal, "this process waits, at most for the deadline `find`");
                 }
-                Tried::Again if Instant::now() < deadline => sleep(ASK_AGAIN).await,
-                Tried::Again => {
-                    let why = "the process there is still starting (deadline `find`)";
-                    return Err(Error::timed_out(doing(&settings.path), why));
-                }
-            },
+                sleep_until(deadline.min(Instant::now() + wait)).await;
+            }
+            Tried::BackOff(_, refusal) => {
+                return Err(Error::fault(doing(&settings.path), &Fault::PeerFailed(refusal.to_string())));
+            }
         }
     }
 }
@@ -104,12 +142,12 @@ fn doing(path: &Path) -> String {
     format!("joining at {}", path.display())
 }
 
-fn first(settings: Settings, local: Local, ownership: Ownership) -> Starting {
+fn first(settings: Settings, local: Local, signals: Signals, ownership: Ownership) -> Starting {
     // In this order: what is taken over is removed from the environment.
     let (misdirected, offered) = (systemd::misdirected(), systemd::listeners());
     let (release, abandon_listeners) = (settings.release, settings.abandon_listeners);
     tracing::info!(path = %settings.path.display(), "first start: no process serves at this path");
-    let (application, connections) = driver::start_first(settings, local, ownership);
+    let (application, connections) = driver::start_first(settings, local, signals, ownership);
     let mut resources = Resources::default();
     if let Some(text) = &misdirected {
         tracing::warn!("{text}");
@@ -133,7 +171,7 @@ fn first(settings: Settings, local: Local, ownership: Ownership) -> Starting {
     }
 }
 
-fn succeed(settings: Settings, local: Local, complete: Complete) -> Result<Starting> {
+fn succeed(settings: Settings, local: Local, signals: Signals, complete: Complete) -> Result<Starting> {
     // The incumbent has the sockets that count. Those of systemd must not stay open here: their clients would
     // wait for ever.
     drop(systemd::listeners());
@@ -150,7 +188,7 @@ fn succeed(settings: Settings, local: Local, complete: Complete) -> Result<Start
     );
     let (generation, incumbent) = (joined.generation, joined.incumbent.clone());
     let inherited = Inherited { machine, joined, receiver, links, ownership };
-    let (application, connections, failed) = driver::start_successor(settings, local, inherited)?;
+    let (application, connections, failed) = driver::start_successor(settings, local, signals, inherited)?;
     Ok(Starting {
         application,
         generation,
@@ -188,6 +226,10 @@ async fn try_join(settings: &Settings, local: &Local, stream: UnixStream, file: 
     loop {
         match &event {
             Event::Replied(Err(Refusal::Starting | Refusal::NotServing)) => return Ok(Tried::Again),
+            Event::Replied(Err(refusal @ Refusal::BackingOff { wait_ms, .. })) => {
+                let wait = std::time::Duration::from_millis(*wait_ms);
+                return Ok(Tried::BackOff(wait, refusal.clone()));
+            }
             Event::Replied(Ok(joined)) => serves_on = Some(format!("process {}", joined.incumbent)),
             Event::Replied(Err(_)) => serves_on = Some("the process there".to_owned()),
             _ => {}

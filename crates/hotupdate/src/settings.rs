@@ -11,6 +11,8 @@ use hotupdate_proto::{
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
+use crate::control::Users;
+
 /// What a process does when its drain is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -31,7 +33,7 @@ pub(crate) struct Settings {
     pub(crate) name: Option<String>,
     pub(crate) release: Release,
     pub(crate) timing: Timing,
-    pub(crate) allowed: Vec<u32>,
+    pub(crate) users: Users,
     pub(crate) successor_signal: Option<SignalKind>,
     pub(crate) stop_signals: bool,
     pub(crate) after_drain: AfterDrain,
@@ -50,7 +52,7 @@ impl Settings {
             name: None,
             release: Release::Now,
             timing: Timing::default(),
-            allowed: Vec::new(),
+            users: Users::default(),
             successor_signal: None,
             stop_signals: true,
             after_drain: AfterDrain::Exit,

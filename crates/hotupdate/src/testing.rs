@@ -35,8 +35,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_millis(5);
 
 /// Settings for a version that lives in a test beside another: no probation, so that the version before ends
-/// as soon as its connections have; signals are left to the test; and no deadline of a handoff is missed on a
-/// slow machine.
+/// as soon as its connections have; signals are left to the test; no deadline of a handoff is missed on a slow
+/// machine; and versions may crash as often as a test wants.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -56,7 +56,8 @@ pub fn builder(control: impl AsRef<Path>) -> Builder {
         .serving(SOON)
         .released(2 * SOON)
         .resume(SOON)
-        .probation(Duration::ZERO);
+        .probation(Duration::ZERO)
+        .crash_backoff(Duration::ZERO);
     crate::builder(control).stop_signals(false).timing(timing)
 }
 
@@ -118,7 +119,8 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends it SIGTERM: a process that serves stops gracefully.
+    /// Sends it SIGTERM: a process that serves stops gracefully, or gives the service back to its predecessor if
+    /// that is in probation.
     ///
     /// # Errors
     /// What kill(2) says, for example that it has ended.

@@ -42,6 +42,22 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) probation: Option<Duration>,
 
+    /// Another user that may operate the service; may be given several times
+    #[arg(long, value_name = "UID")]
+    pub(crate) allow_uid: Vec<u32>,
+
+    /// Another user that may take the service over from this process
+    #[arg(long, value_name = "UID")]
+    pub(crate) allow_successor_uid: Vec<u32>,
+
+    /// Another user from whose process this one takes over
+    #[arg(long, value_name = "UID")]
+    pub(crate) allow_predecessor_uid: Vec<u32>,
+
+    /// Become this user once it serves; needs root, except where it is this user already
+    #[arg(long, value_name = "UID")]
+    pub(crate) run_as_uid: Option<u32>,
+
     /// Every deadline of a handoff this many times as long, before the settings above; tests have less time
     #[arg(long, value_name = "FACTOR", value_parser = factor, default_value = "1")]
     pub(crate) deadline_scale: f64,

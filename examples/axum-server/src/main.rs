@@ -6,6 +6,7 @@
 
 mod cli;
 mod metrics;
+mod privileges;
 mod routes;
 mod streams;
 
@@ -54,6 +55,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let server = hotupdate_axum::serve(http, app, &mut hot);
     streams::on_migrated(&mut hot)?;
     let hot = hot.ready().await?;
+    if let Some(uid) = cli.run_as_uid {
+        privileges::drop_to(uid).with_context(|| format!("becoming the user {uid}"))?;
+    }
     let (generation, pid) = (hot.generation(), id());
     say(format_args!("serving generation={generation} pid={pid} http={address}"));
 
@@ -70,6 +74,18 @@ async fn join(cli: &Cli) -> anyhow::Result<Starting> {
         .timing(Timing::default().scaled(cli.deadline_scale))
         .on_command(cli.standby)
         .successor_signal(SignalKind::hangup());
+    for uid in &cli.allow_uid {
+        builder = builder.allow_uid(*uid);
+    }
+    for uid in &cli.allow_successor_uid {
+        builder = builder.allow_successor_uid(*uid);
+    }
+    for uid in &cli.allow_predecessor_uid {
+        builder = builder.allow_predecessor_uid(*uid);
+    }
+    if let Some(uid) = cli.run_as_uid {
+        builder = builder.runs_as_uid(uid);
+    }
     if let Some(name) = &cli.name {
         builder = builder.name(name);
     }

@@ -46,6 +46,9 @@ pub const RUNC: Need = Need::program("runc", "apt runc");
 /// systemd(1), which is booted in namespaces.
 pub const SYSTEMD: Need = Need::program("systemctl", "apt systemd");
 
+/// systemd-analyze(1).
+pub const SYSTEMD_ANALYZE: Need = Need::program("systemd-analyze", "apt systemd");
+
 /// systemd-tmpfiles(8).
 pub const TMPFILES: Need = Need::program("systemd-tmpfiles", "apt systemd");
 

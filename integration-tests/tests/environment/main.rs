@@ -9,4 +9,5 @@ mod mistakes;
 mod namespaces;
 mod readme;
 mod systemd;
+mod users;
 mod varlink;

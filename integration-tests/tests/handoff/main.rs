@@ -2,6 +2,7 @@
 
 mod afterwards;
 mod attempts;
+mod crash_loop;
 mod failures;
 mod first_start;
 mod generations;

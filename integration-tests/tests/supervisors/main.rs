@@ -5,3 +5,4 @@ mod descriptor_store;
 mod keeper;
 mod runtime_directory;
 mod sandboxed;
+mod units;

@@ -8,6 +8,7 @@ mod attempt;
 mod exit_codes;
 mod generate;
 mod handoff;
+mod install_units;
 mod probe;
 mod support;
 mod view;

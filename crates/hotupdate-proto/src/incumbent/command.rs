@@ -34,6 +34,7 @@ impl Incumbent {
             Command::Drain { within } => self.command_drain(now, state, within, &mut out),
             Command::Stop { within } => self.command_stop(now, state, within, true, &mut out),
             Command::Terminate => self.command_terminate(now, state, &mut out),
+            Command::TerminateNow => self.command_terminate_now(now, state, &mut out),
         };
         self.state = self.when_quiesced(now, state, &mut out);
         result.map(|()| out)
@@ -171,24 +172,38 @@ impl Incumbent {
         }
     }
 
-    /// A supervisor's SIGTERM. A successor that is about to take over does so first, so that clients notice
+    /// A supervisor's signal. Another process that can go on with the service does, so that clients notice
     /// nothing.
     fn command_terminate(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> Commanded {
+        // systemd says it again when a main process has ended, and what is in flight takes as long as before.
         let again = mem::replace(&mut self.terminating, true);
-        self.abandons_tasks |= again;
         match state {
-            // Now means that tasks are not waited for, either.
-            State::Retired { drain: Drain::Tasks, .. } if again => (self.tasks_ended(state, out), Ok(())),
-            // The predecessor was asked to serve again and does it, whenever it reads that.
-            State::Resuming { to, .. } if again => (self.step_aside(now, to, Duration::ZERO, out), Ok(())),
-            // Now means that the hook is not waited for.
-            State::BeforeRelease { goal: Goal::Stop { for_good, .. }, .. } if again => {
-                (self.quiesce(now, Goal::Stop { within: Duration::ZERO, for_good }, out), Ok(()))
-            }
-            state if again => self.command_stop(now, state, Some(Duration::ZERO), false, out),
+            State::Gone => refuse(state),
+            state if again || state.stops() => (state, Ok(())),
             State::Standby { peer, .. } => (self.before(now, Goal::Release(peer), out), Ok(())),
             state if state.is_attempt() || state.is_rollback() => (state, Ok(())),
+            State::Serving => (self.give_back_or_stop(now, out), Ok(())),
             state => self.command_stop(now, state, None, false, out),
+        }
+    }
+
+    /// A person's signal that comes again: nothing is waited for but another process that goes on with the
+    /// service.
+    fn command_terminate_now(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> Commanded {
+        (self.terminating, self.ends_now) = (true, true);
+        match state {
+            State::Retired { drain: Drain::Tasks, .. } => (self.tasks_ended(state, out), Ok(())),
+            // The predecessor was asked to serve again and does it, whenever it reads that.
+            State::Resuming { to, .. } => (self.step_aside(now, to, Duration::ZERO, out), Ok(())),
+            // The application's hook is not waited for.
+            State::BeforeRelease { goal: Goal::Stop { for_good, .. }, .. } => {
+                (self.quiesce(now, Goal::Stop { within: Duration::ZERO, for_good }, out), Ok(()))
+            }
+            State::BeforeRelease { goal: goal @ Goal::RollBack(_), .. } => {
+                (self.quiesce(now, goal, out), Ok(()))
+            }
+            state if state.is_rollback() => (state, Ok(())),
+            state => self.command_stop(now, state, Some(Duration::ZERO), false, out),
         }
     }
 }

@@ -146,10 +146,14 @@ pub enum Effect {
     /// No predecessor can take this process's place back (any more): it is the service's main process, and
     /// its listeners are the ones to keep.
     Established,
-    /// Finish, move or close what is open; what is left then is forced. Comes again with an earlier deadline.
+    /// Finish, move or close what is open; what is left then is forced. Comes again with an earlier deadline,
+    /// or when the process that serves stops the service.
     Drain {
         /// When the rest is forced.
         until: Instant,
+        /// Another process serves: clients that wait for nothing are told to leave at leisure, so that they do
+        /// not all turn to it at once. Else they need not be waited for.
+        is_succeeded: bool,
     },
     /// No drain after all.
     Undrain,

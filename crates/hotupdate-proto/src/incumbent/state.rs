@@ -58,6 +58,8 @@ pub(super) enum Goal {
 pub(super) enum Drain {
     Running {
         until: Instant,
+        /// Another process serves, to which clients can turn.
+        is_succeeded: bool,
     },
     Forcing {
         until: Instant,
@@ -68,9 +70,17 @@ pub(super) enum Drain {
 }
 
 impl Drain {
+    /// The process that serves stops the service: no client has to be spared for it any more.
+    pub(super) fn is_left_alone(&mut self, out: &mut Vec<Effect>) {
+        if let Self::Running { until, is_succeeded: is_succeeded @ true } = self {
+            *is_succeeded = false;
+            out.push(Effect::Drain { until: *until, is_succeeded: false });
+        }
+    }
+
     fn wait(self) -> Option<(Deadline, Instant)> {
         match self {
-            Self::Running { until } => Some((Deadline::Drain, until)),
+            Self::Running { until, .. } => Some((Deadline::Drain, until)),
             Self::Forcing { until } => Some((Deadline::Force, until)),
             Self::Tasks | Self::Done => None,
         }
@@ -179,6 +189,19 @@ impl State {
         }
     }
 
+    /// What comes before the process in this state ends, other than its drain.
+    pub(super) fn ends_after(&self) -> Option<&'static str> {
+        match self {
+            state if state.is_attempt() => Some("its successor, which takes over"),
+            state if state.is_rollback() => Some("its predecessor, which serves again"),
+            Self::BeforeRelease { .. } => Some("the hooks of `before_release`"),
+            state if state.stops() => {
+                Some("its accept loops, and predecessors that migrate connections to it")
+            }
+            _ => None,
+        }
+    }
+
     /// What a status says about the successor in this state.
     pub(super) fn successor_state(&self) -> ProcessState {
         match self {
@@ -194,9 +217,9 @@ impl State {
     /// Brings the end of the drain forward; never back.
     pub(super) fn hurry(&mut self, deadline: Instant, out: &mut Vec<Effect>) {
         let (Self::Probation { drain, .. } | Self::Retired { drain, .. }) = self else { return };
-        if let Drain::Running { until } = drain {
+        if let Drain::Running { until, is_succeeded } = drain {
             *until = deadline.min(*until);
-            out.push(Effect::Drain { until: *until });
+            out.push(Effect::Drain { until: *until, is_succeeded: *is_succeeded });
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::crashes::Crashes;
 use super::events::{Afterwards, Effect, Peer, Report};
 use super::state::{Drain, Goal, State};
 use super::{Incumbent, leave_effects};
@@ -18,14 +19,18 @@ use crate::{FEATURE_MIGRATE, FEATURE_REBIND};
 impl Incumbent {
     // ---- before the commit ----------------------------------------------------------------------------
 
-    pub(super) fn admission(&self, state: &State, join: &Join) -> Result<u16, Refusal> {
+    pub(super) fn admission(&self, now: Instant, state: &State, join: &Join) -> Result<u16, Refusal> {
         let (ours, theirs) = (self.local.versions, join.versions);
         match (state, state.successor()) {
             _ if self.terminating => Err(Refusal::NotServing),
             _ if join.attempt.as_ref().is_some_and(|attempt| self.abandoned.contains(attempt)) => {
                 Err(Refusal::Abandoned)
             }
-            (State::Serving, _) => ours.overlap(theirs).ok_or(Refusal::Incompatible { ours, theirs }),
+            (State::Serving, _) => {
+                let version = ours.overlap(theirs).ok_or(Refusal::Incompatible { ours, theirs })?;
+                self.crashes.as_ref().map_or(Ok(()), |crashes| crashes.admit(now, join))?;
+                Ok(version)
+            }
             (state, Some(peer)) if state.is_attempt() => {
                 Err(Refusal::Busy { successor: peer.process.clone(), doing: state.stage().to_owned() })
             }
@@ -109,14 +114,20 @@ impl Incumbent {
 
     /// Then predecessors finish the migrations that are under way: the next process could not.
     pub(super) fn quiesce(&mut self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
-        let Timing { prepared, quiesce, .. } = self.local.timing;
+        let expires = self.offers_expire();
         // Where nothing is accepted nothing is under way.
         let migrating = self.predecessors.iter_mut().filter(|_| !self.accepts.is_empty());
         for predecessor in migrating {
-            let effects = predecessor.inbound.quiesce(now, prepared.saturating_add(quiesce));
+            let effects = predecessor.inbound.quiesce(now, expires);
             predecessor.comes(effects, out);
         }
-        State::Quiescing { goal, until: after(now, quiesce) }
+        State::Quiescing { goal, until: after(now, self.local.timing.quiesce) }
+    }
+
+    /// How long after it arrived a predecessor may commit a batch: its own wait is over then.
+    fn offers_expire(&self) -> Duration {
+        let Timing { prepared, quiesce, .. } = self.local.timing;
+        prepared.saturating_add(quiesce)
     }
 
     /// As soon as no predecessor is awaited, the accept loops stop.
@@ -135,8 +146,16 @@ impl Incumbent {
     }
 
     /// Going on would lose the connections that are on their way, so what was to come does not. The next
-    /// attempt does not wait for a predecessor that hangs, once what it offered has expired.
+    /// attempt does not wait for a predecessor that hangs, once what it offered has expired. A stop comes all
+    /// the same, but not before that.
     fn not_quiesced(&mut self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
+        let expires = self.offers_expire();
+        let committable = |p: &Predecessor| p.inbound.committable_until(expires).filter(|until| now < *until);
+        if let Goal::Stop { .. } = goal
+            && let Some(until) = self.predecessors.iter().filter_map(committable).max()
+        {
+            return State::Quiescing { goal, until };
+        }
         let mut generations = Vec::new();
         for predecessor in self.predecessors.iter_mut().filter(|p| p.inbound.is_awaited()) {
             predecessor.inbound.is_late();
@@ -186,7 +205,10 @@ impl Incumbent {
         if stopped {
             out.push(Effect::Accept(Vec::new()));
         }
-        self.serve_on(now, out)
+        if self.terminating {
+            return self.give_back_or_stop(now, out);
+        }
+        self.serve_on(out)
     }
 
     /// Tells a successor that its attempt is over, and why.
@@ -202,10 +224,7 @@ impl Incumbent {
         out.push(Effect::Report(Report::Failed { peer, stage, fault }));
     }
 
-    fn serve_on(&mut self, now: Instant, out: &mut Vec<Effect>) -> State {
-        if self.terminating {
-            return self.stop_service(now, self.local.timing.drain, false, false, out);
-        }
+    fn serve_on(&mut self, out: &mut Vec<Effect>) -> State {
         self.announce(out);
         State::Serving
     }
@@ -233,12 +252,13 @@ impl Incumbent {
         out: &mut Vec<Effect>,
     ) -> State {
         let timing = &self.local.timing;
-        let (until, probation) = (after(now, timing.drain), timing.probation);
+        let within = if self.ends_now { Duration::ZERO } else { timing.drain };
+        let (until, probation) = (after(now, within), timing.probation);
         // First, so that no connection that can leave is told to close.
         let migrates = peer.features.iter().any(|feature| feature == FEATURE_MIGRATE);
         leave_effects(self.outbound.begin(Some(if migrates { accepts } else { Vec::new() })), out);
-        out.push(Effect::Drain { until });
-        let drain = Drain::Running { until };
+        out.push(Effect::Drain { until, is_succeeded: true });
+        let drain = Drain::Running { until, is_succeeded: true };
         if self.terminating || probation.is_zero() {
             return self.let_go(&peer, drain, out);
         }
@@ -258,7 +278,16 @@ impl Incumbent {
         }
     }
 
-    pub(super) fn take_over(&mut self, peer: Peer, fault: Fault, out: &mut Vec<Effect>) -> State {
+    pub(super) fn take_over(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        fault: Fault,
+        out: &mut Vec<Effect>,
+    ) -> State {
+        let (successor, attempt) = (peer.process.clone(), peer.attempt.clone());
+        let backoff = self.local.timing.crash_backoff;
+        self.crashes = Some(Crashes::one_more(self.crashes.take(), now, backoff, successor, attempt));
         out.push(Effect::Close);
         self.undrain(out);
         out.push(Effect::Accept(Vec::new()));
@@ -301,22 +330,21 @@ impl Incumbent {
         out: &mut Vec<Effect>,
     ) -> State {
         let afterwards = if for_good { Afterwards::StoppedForGood } else { Afterwards::Stopped };
-        let until = self.leave(now, within, afterwards, out);
-        State::Retired { drain: Drain::Running { until }, quiet: false }
+        let drain = self.leave(now, within, afterwards, out);
+        State::Retired { drain, quiet: false }
     }
 
-    /// Returns when the drain has to end.
     fn leave(
         &mut self,
         now: Instant,
         within: Duration,
         afterwards: Afterwards,
         out: &mut Vec<Effect>,
-    ) -> Instant {
-        let until = after(now, within);
+    ) -> Drain {
+        let (until, is_succeeded) = (after(now, within), matches!(afterwards, Afterwards::ServedBy(_)));
         self.forget_predecessors(out);
-        out.extend([Effect::LetGo(afterwards), Effect::Drain { until }]);
-        until
+        out.extend([Effect::LetGo(afterwards), Effect::Drain { until, is_succeeded }]);
+        Drain::Running { until, is_succeeded }
     }
 
     // ---- rollback -------------------------------------------------------------------------------------
@@ -348,7 +376,8 @@ impl Incumbent {
         // It may take over again, as any predecessor.
         let former = Predecessor::released(now, generation, peer.process.clone(), Summary::default());
         let (features, handoff) = (peer.features.clone(), peer.handoff.clone());
-        self.predecessors.insert(0, Predecessor { features, handoff, ..former }.knowing());
+        let former = Predecessor { features, handoff, was_rolled_back: true, ..former };
+        self.predecessors.insert(0, former.knowing());
         out.push(Effect::Report(Report::Resumed { peer, reason }));
         State::Serving
     }
@@ -411,7 +440,10 @@ impl Incumbent {
             out.push(Effect::Accept(Vec::new()));
         }
         out.push(Effect::Report(Report::RollbackFailed(reason)));
-        self.serve_on(now, out)
+        if self.terminating {
+            return self.stop_service(now, self.local.timing.drain, false, false, out);
+        }
+        self.serve_on(out)
     }
 
     /// The predecessor waited for our `serving` in vain, or we for its: it accepts. There must not be two for
@@ -440,18 +472,29 @@ impl Incumbent {
         out: &mut Vec<Effect>,
     ) -> State {
         for other in self.predecessors.iter().filter(|p| p.probation && p.generation != to) {
-            out.push(Effect::SendTo(other.generation, Message::Farewell));
+            out.push(Effect::SendTo(other.generation, Message::EndProbation));
         }
         let serves = self.promote(to, out).map(|predecessor| predecessor.process.pid);
         // What it accepts it says in a moment.
         leave_effects(self.outbound.begin(None), out);
-        let until = self.leave(now, within, Afterwards::ServedBy(serves), out);
+        let drain = self.leave(now, within, Afterwards::ServedBy(serves), out);
         out.push(Effect::Send(Message::LetGo));
         // What it said as a predecessor may still be on its way.
-        State::Retired { drain: Drain::Running { until }, quiet: true }
+        State::Retired { drain, quiet: true }
     }
 
     // ---- stopping -------------------------------------------------------------------------------------
+
+    /// This process was told to end, and no other is about to take over. The one that served before goes on,
+    /// if it can; but no version that was taken back by an operator.
+    pub(super) fn give_back_or_stop(&mut self, now: Instant, out: &mut Vec<Effect>) -> State {
+        match self.predecessors.first() {
+            Some(newest) if newest.can_resume() && !newest.was_rolled_back => {
+                self.before(now, Goal::RollBack(newest.generation), out)
+            }
+            _ => self.stop_service(now, self.local.timing.drain, false, false, out),
+        }
+    }
 
     pub(super) fn stop_service(
         &mut self,
@@ -461,7 +504,7 @@ impl Incumbent {
         loops_stop: bool,
         out: &mut Vec<Effect>,
     ) -> State {
-        for predecessor in self.predecessors.iter().filter(|p| p.probation) {
+        for predecessor in &self.predecessors {
             out.push(Effect::SendTo(predecessor.generation, Message::Farewell));
         }
         out.push(Effect::Report(Report::Stopping));
@@ -491,6 +534,11 @@ impl Incumbent {
                 drain => State::Retired { drain, quiet },
             },
             State::RollingBack { .. } => self.roll_on(now, None, true, deadline.to_string(), out),
+            // It serves again whenever it reads that it should, which is what was wanted.
+            State::Resuming { to, .. } if self.terminating => {
+                out.push(Effect::Report(Report::StoodDown(deadline.to_string())));
+                self.step_aside(now, to, self.local.timing.drain, out)
+            }
             State::Resuming { to, .. } => self.roll_on(now, Some(to), true, deadline.to_string(), out),
             State::Quiescing { goal, .. } => self.not_quiesced(now, goal, out),
             State::BeforeRelease { goal, .. } => self.hook_failed(now, goal, Fault::TimedOut(deadline), out),
@@ -526,7 +574,7 @@ impl Incumbent {
                 out.push(Effect::Force);
                 Drain::Forcing { until: after(now, self.local.timing.force) }
             }
-            Drain::Forcing { .. } if self.has_tasks && !self.abandons_tasks => Drain::Tasks,
+            Drain::Forcing { .. } if self.has_tasks && !self.ends_now => Drain::Tasks,
             Drain::Forcing { .. } | Drain::Tasks | Drain::Done => Drain::Done,
         }
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{ConnectionKind, MigrationItem, WINDOW};
 use crate::message::Message;
+use crate::timing::after;
 
 /// What is to be done about connections of a predecessor, in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -115,8 +116,13 @@ impl Inbound {
     /// Whether something is held that the predecessor could still commit: if that was not heard here, the
     /// connections would be lost.
     fn may_be_committed(&self, now: Instant, expires: Duration) -> bool {
-        let is_good = |at: Instant| now.saturating_duration_since(at) < expires;
-        self.holds() && self.arrived.is_some_and(is_good)
+        self.committable_until(expires).is_some_and(|until| now < until)
+    }
+
+    /// Until when the predecessor could commit what is held here, if anything is.
+    #[must_use]
+    pub fn committable_until(&self, expires: Duration) -> Option<Instant> {
+        self.arrived.filter(|_| self.holds()).map(|at| after(at, expires))
     }
 
     /// The predecessor said `quiesced`: no batch is on its way.

@@ -378,6 +378,25 @@ mod tests {
         assert_eq!(outbound.leave(now, leaving(1..3)), [prepare(2, 1..3)]);
     }
 
+    /// It may be another process, which owes no answer. If it is the same one, connections wait for it once
+    /// more, and no longer than before; an answer from before counts as it would have.
+    #[test]
+    fn what_is_accepted_anew_says_nothing_about_what_is_on_its_way() {
+        let (now, mut outbound) = draining();
+        let accepted = OutboundEffect::Accepted(kinds());
+        outbound.leave(now, leaving(1..2));
+        assert_eq!(outbound.accepts(now, kinds()), [accepted.clone()]);
+        assert_eq!(outbound.leave(now, leaving(2..3)), [prepare(2, 2..3)]);
+        assert_eq!(outbound.prepared(now, 1, &[]).unwrap()[0], OutboundEffect::Migrated(vec![1]));
+        let late = now + PATIENCE;
+        assert_eq!(outbound.tick(late), [OutboundEffect::Stalled, abort(2), OutboundEffect::Return(vec![2])]);
+        assert_eq!(outbound.accepts(late, kinds()), [accepted]);
+        assert_eq!(outbound.leave(late, leaving(2..4)), [prepare(3, 2..4)]);
+        assert_eq!(outbound.prepared(late, 2, &[]).unwrap(), [], "it was taken back");
+        assert_eq!(outbound.prepared(late, 3, &[]).unwrap()[0], OutboundEffect::Migrated(vec![2, 3]));
+        assert!(outbound.is_idle() && outbound.deadline().is_none());
+    }
+
     /// This process has slept, and the other one has stopped to count on an answer.
     #[test]
     fn an_answer_that_comes_too_late_is_none() {

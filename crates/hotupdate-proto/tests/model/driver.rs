@@ -215,7 +215,7 @@ impl World {
         let Some(said) = self.queue_mut(end).pop_front() else { return };
         let Said::Join(join) = said else { unreachable!("a call is the first thing on a link") };
         let admitted = match self.procs[p].incumbent() {
-            Some(machine) => machine.admits(&join).map(drop),
+            Some(machine) => machine.admits(self.now(), &join),
             None => Err(Refusal::Starting),
         };
         if let Err(refusal) = admitted {

@@ -77,10 +77,14 @@ fn rollbacks() {
 #[test]
 fn stops() {
     let drain = Command::Drain { within: Duration::from_secs(1) };
-    let orders = [Command::Rollback, Command::Terminate, Command::Stop { within: None }, drain];
+    let orders =
+        [Command::Rollback, Command::Terminate, Command::TerminateNow, Command::Stop { within: None }, drain];
     Handoffs::new(World::serving(2, 1))
         .orders(2, &orders)
         .reaches("nobody is left", |_, w| w.living().next().is_none())
+        .reaches("one that was told to end has given the service back", |_, w| {
+            w.procs[1].terminated && w.serves(0) && w.generation(1) == Some(2) && !w.ended
+        })
         .check("stops");
 }
 
@@ -200,6 +204,7 @@ fn three_generations_in_a_hurry() {
 #[ignore = "large: make model"]
 fn stops_at_length() {
     let drain = Command::Drain { within: Duration::from_secs(1) };
-    let orders = [Command::Rollback, Command::Terminate, Command::Stop { within: None }, drain];
+    let orders =
+        [Command::Rollback, Command::Terminate, Command::TerminateNow, Command::Stop { within: None }, drain];
     Handoffs::new(World::serving(2, 1)).orders(4, &orders).failures().check("stops, at length");
 }

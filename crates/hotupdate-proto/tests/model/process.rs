@@ -52,6 +52,8 @@ pub(crate) struct Process {
     pub(crate) stopping: bool,
     pub(crate) draining: bool,
     pub(crate) drained: bool,
+    /// It was told to end, and goes on with the service only until another process does.
+    pub(crate) terminated: bool,
     /// It does nothing any more, and keeps all it has.
     pub(crate) hangs: bool,
     pub(crate) connections: Connections,

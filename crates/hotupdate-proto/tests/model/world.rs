@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use hotupdate_proto::incumbent::{Event, Local};
 use hotupdate_proto::message::{Message, Process as Name, Release};
-use hotupdate_proto::operator::Command;
-use hotupdate_proto::{ConnectionKind, FEATURE_MIGRATE, Incumbent, Successor, VERSIONS, successor};
+use hotupdate_proto::operator::{Command, ProcessState};
+use hotupdate_proto::{ConnectionKind, Deadline, FEATURE_MIGRATE, Incumbent, Successor, VERSIONS, successor};
 
 use super::action::{Action, Options};
 use super::kernel::{End, Id, Link, Said};
@@ -248,13 +248,24 @@ impl World {
             Action::Accept(p, link) => self.called(p, link),
             Action::Deliver(p, end) => self.deliver(p, end),
             Action::EndOfFile(p, end) => self.end_of_file(p, end),
-            Action::Deadline(p) => self.deadline(p),
+            Action::Deadline(p) => {
+                let process = &self.procs[p];
+                let (terminated, waits_for) = (process.terminated, process.waits_for());
+                // What it was told to end cannot be given back, and so it stops.
+                self.ended |= terminated && waits_for == Some(Deadline::Stop);
+                self.deadline(p);
+                // It may have been the last that could go on, besides processes that were told to end.
+                if waits_for == Some(Deadline::Probation) {
+                    self.take_stock();
+                }
+            }
             Action::Ready(p) => match self.procs[p].role {
                 Role::First => self.first(p),
                 _ => self.ready(p, release),
             },
             Action::Stopped(p) => self.stopped(p),
             Action::CannotStop(p) => {
+                self.ended |= self.procs[p].terminated;
                 self.process(p).stopping = false;
                 self.incumbent_event(p, Event::CannotStop(String::new()));
             }
@@ -269,9 +280,19 @@ impl World {
             Action::Command(p, ref command) => {
                 let at = self.now();
                 let Role::Incumbent(machine) = &mut self.process(p).role else { return false };
+                let hands_over =
+                    machine.process_state() == ProcessState::Serving && machine.successor().is_some();
                 let Ok(effects) = machine.command(at, command.clone()) else { return false };
                 self.orders -= 1;
-                self.ended |= matches!(command, Command::Stop { .. } | Command::Terminate);
+                match command {
+                    Command::Stop { .. } => self.ended = true,
+                    Command::Terminate | Command::TerminateNow => {
+                        // A successor that is on its way may fail, and then the service stops.
+                        self.ended |= hands_over || *command == Command::TerminateNow;
+                        self.process(p).terminated = true;
+                    }
+                    _ => {}
+                }
                 self.perform(p, effects);
             }
             Action::Crash(p) => {
@@ -343,7 +364,7 @@ impl World {
     /// A process died or was told to stop: a service that no process is left to go on with has ended there
     /// and then.
     fn take_stock(&mut self) {
-        let ended = self.heirs().next().is_none();
+        let ended = self.heirs().all(|(_, process)| process.terminated);
         self.ended |= ended;
         let connections: Vec<_> = self.connections().filter(|c| !self.is_somewhere(*c)).collect();
         self.lost.extend(connections);

@@ -148,13 +148,13 @@ fn terminate_ends_the_process_when_the_successor_fails() {
 }
 
 #[test]
-fn terminate_twice_means_now() {
+fn told_to_end_now_it_waits_for_nothing() {
     let mut seen = 0;
     for drains in [true, false] {
         for (mut world, _) in stages(Release::OnCommand) {
             world.procs[0].pending.retain(|pending| drains || !matches!(pending, Pending::Drained { .. }));
             assert_eq!(world.command_to(0, Command::Terminate), Ok(()));
-            assert_eq!(world.command_to(0, Command::Terminate), Ok(()));
+            assert_eq!(world.command_to(0, Command::TerminateNow), Ok(()));
             let began = world.now;
             // Its loops stop, and whatever is open is forced in this very moment.
             while world.procs[0].alive && (world.step() || world.tick()) {}
@@ -165,16 +165,16 @@ fn terminate_twice_means_now() {
     assert!(seen > 10);
 }
 
-/// A second signal must not have to wait for anything, whatever the first one found.
+/// Whatever the first signal found.
 #[test]
-fn terminate_twice_in_a_drain_and_in_a_rollback() {
+fn told_to_end_now_in_a_drain_and_in_a_rollback() {
     let slow = || App { drains: false, ..App::default() };
     let mut world = World::new(slow());
     world.command(Command::Terminate);
     world.run();
     assert_eq!(world.state(0), ProcessState::Draining);
     let began = world.now;
-    world.command_to(0, Command::Terminate).expect("it is heard");
+    world.command_to(0, Command::TerminateNow).expect("it is heard");
     world.settle();
     assert_eq!(world.now, began, "all were forced at once");
 
@@ -198,7 +198,7 @@ fn terminate_twice_in_a_drain_and_in_a_rollback() {
     let busy = OperatorError::Busy { doing: "a rollback is under way".to_owned() };
     assert_eq!(world.command_to(new, Command::Stop { within: None }), Err(busy));
     world.command_to(new, Command::Terminate).expect("it waits for the rollback");
-    world.command_to(new, Command::Terminate).expect("it does not");
+    world.command_to(new, Command::TerminateNow).expect("it does not");
     assert_eq!(world.state(new), ProcessState::Draining);
     world.settle();
     assert_eq!(world.assert_one_serves(), 0, "it was asked, so it serves");
@@ -312,6 +312,7 @@ fn a_refused_command_changes_nothing() {
         Command::Drain { within: Duration::from_secs(1) },
         Command::Stop { within: Some(Duration::ZERO) },
         Command::Terminate,
+        Command::TerminateNow,
     ];
     let mut refused = 0;
     for (world, _) in stages(Release::OnCommand) {

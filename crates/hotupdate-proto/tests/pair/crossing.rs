@@ -128,7 +128,7 @@ fn two_that_drain_may_tell_each_other() {
     let mut two = Two::new(2, 1).resuming();
     // It stops for good, while the answer is on its way.
     two.command(Command::Terminate).expect("it serves");
-    two.command(Command::Terminate).expect("it means now");
+    two.command(Command::TerminateNow).expect("it means now");
     for message in [Message::LetGo, Message::Drained { forced: 0 }, serving()] {
         assert_eq!(two.machine.handle(two.world.now, Event::Message(message)), []);
     }

@@ -91,8 +91,10 @@ fn commands_while_it_runs() {
     assert_eq!(world.command_to(0, Command::Abort), Ok(()));
     world.run();
     assert!(world.accepting() == [0] && working(&world) == [0], "{world}");
-    // A service that stops ends that work as well, and the second SIGTERM means now.
-    for (command, left) in [(Command::Terminate, 0), (Command::Stop { within: None }, 1)] {
+    // A service that stops ends that work as well, and a person may not want to wait for it.
+    for (command, left) in
+        [(Command::TerminateNow, 0), (Command::Terminate, 1), (Command::Stop { within: None }, 1)]
+    {
         let mut world = World::new(App { hook_ends: false, ..app() });
         assert_eq!(world.command_to(0, Command::Terminate), Ok(()));
         assert_eq!(world.state(0), ProcessState::Draining);
@@ -174,11 +176,14 @@ fn no_deadline_ends_a_task() {
 }
 
 #[test]
-fn the_second_sigterm_ends_a_task() {
+fn a_task_ends_when_its_process_is_told_to_end_now() {
     let (mut world, new) = with_a_task();
-    assert_eq!(world.command_to(0, Command::Terminate), Ok(()));
-    assert!(world.procs[0].alive, "the first one means when nothing is left");
-    assert_eq!(world.command_to(0, Command::Terminate), Ok(()));
+    for _ in 0..2 {
+        assert_eq!(world.command_to(0, Command::Terminate), Ok(()));
+        world.run();
+        assert!(world.procs[0].alive, "that means when nothing is left, however often it is said");
+    }
+    assert_eq!(world.command_to(0, Command::TerminateNow), Ok(()));
     world.run();
     assert_eq!(world.living(), [new], "{world}");
     // Also before.
@@ -186,8 +191,8 @@ fn the_second_sigterm_ends_a_task() {
     let new = world.join(App::default());
     world.run();
     progress(&mut world, 0, &["report"]);
-    for _ in 0..2 {
-        assert_eq!(world.command_to(0, Command::Terminate), Ok(()));
+    for command in [Command::Terminate, Command::TerminateNow] {
+        assert_eq!(world.command_to(0, command), Ok(()));
     }
     while world.tick() {
         world.run();

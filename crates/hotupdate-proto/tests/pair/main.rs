@@ -15,12 +15,14 @@ mod deadlines;
 mod hook;
 
 mod commands;
+mod crash_loop;
 
 mod generations;
 
 mod migration;
 
 mod rollback;
+mod signals;
 
 mod rebinding;
 

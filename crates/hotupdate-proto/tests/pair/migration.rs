@@ -120,3 +120,34 @@ fn a_stop_waits_for_what_may_still_be_committed() {
     assert!(world.migrations[done..].contains(&returned), "{world}");
     assert_eq!(world.accepting(), [0]);
 }
+
+/// When a process stops, what it holds for a predecessor is closed: by then it must not be possible any more
+/// that it is committed.
+#[test]
+fn a_stop_for_good_waits_for_it_too() {
+    let Timing { prepared, quiesce, .. } = Timing::default();
+    let stopping = || {
+        let (mut world, new) = migrating();
+        leave(&mut world, 7);
+        world.hang(0, std::time::Duration::ZERO);
+        assert_eq!(world.command(Command::Stop { within: None }), Some(Ok(())));
+        world.hang(0, quiesce);
+        (world, new)
+    };
+    let waits = |world: &World, new| world.waits_for(new).map(|(deadline, _)| deadline);
+    let inbound = |new, effect| (new, Migration::Inbound(Generation(1), effect));
+
+    let (mut world, new) = stopping();
+    assert_eq!(waits(&world, new), Some(Deadline::Quiesce), "{world}");
+    world.run();
+    assert!(world.migrations.contains(&inbound(new, InboundEffect::Serve(1))), "{world}");
+    assert_eq!(waits(&world, new), Some(Deadline::Drain), "{world}");
+
+    let (mut world, new) = stopping();
+    world.hang(0, prepared);
+    assert_eq!(waits(&world, new), Some(Deadline::Drain), "it does not wait for ever: {world}");
+    assert!(world.migrations.contains(&inbound(new, InboundEffect::Discard(1))), "{world}");
+    world.run();
+    let returned = (0, Migration::Outbound(OutboundEffect::Return(vec![7])));
+    assert!(world.migrations.contains(&returned), "{world}");
+}

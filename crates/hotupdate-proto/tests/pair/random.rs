@@ -47,7 +47,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => join.prop_map(|(on_command, readies, opens, stops, drains)| {
             Op::Join { on_command, readies, opens, stops, drains }
         }),
-        4 => (0_usize..6).prop_map(Op::Command),
+        4 => (0_usize..7).prop_map(Op::Command),
     ]
 }
 
@@ -154,9 +154,10 @@ fn apply(world: &mut World, op: &Op) -> bool {
                 Command::Rollback,
                 Command::Drain { within },
                 Command::Terminate,
+                Command::TerminateNow,
                 Command::Abandon { attempt: format!("attempt {}", world.procs.len() - 1) },
             ];
-            let terminates = which == 4;
+            let terminates = matches!(which, 4 | 5);
             let _refused_or_not = world.command(commands[which].clone());
             return terminates;
         }

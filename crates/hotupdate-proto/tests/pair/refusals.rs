@@ -95,20 +95,20 @@ fn a_process_that_stops_or_has_handed_over_takes_nobody() {
     let (_, join) = joining();
     world.command(Command::Stop { within: None });
     let machine = world.incumbent(0).expect("it serves");
-    assert_eq!(machine.admits(&join), Err(Refusal::NotServing), "stopping");
+    assert_eq!(machine.admits(world.now, &join), Err(Refusal::NotServing), "stopping");
 
     let mut world = World::new(App { drains: false, ..App::default() });
     world.join(App::default());
     world.run();
     let machine = world.incumbent(0).expect("it served");
-    assert_eq!(machine.admits(&join), Err(Refusal::NotServing), "probation");
+    assert_eq!(machine.admits(world.now, &join), Err(Refusal::NotServing), "probation");
 
     // SIGTERM came while a successor was on its way.
     let mut world = World::new(App::default());
     world.join(App { readies: false, ..App::default() });
     world.run();
     world.command(Command::Terminate);
-    assert_eq!(world.incumbent(0).expect("it serves").admits(&join), Err(Refusal::NotServing));
+    assert_eq!(world.incumbent(0).expect("it serves").admits(world.now, &join), Err(Refusal::NotServing));
 }
 
 fn joining() -> (Successor, hotupdate_proto::Join) {

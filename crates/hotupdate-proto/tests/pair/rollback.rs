@@ -194,16 +194,16 @@ fn even_a_quiet_predecessor_is_heard_when_it_accepts_again() {
 
 /// Its link closes when this process ends, which must not look like a death.
 #[test]
-fn standing_down_for_one_says_farewell_to_the_others() {
+fn standing_down_for_one_ends_the_probation_of_the_others() {
     let (world, mut machine) = third();
     let failed = Message::Failed { reason: "too late".to_owned() };
     let effects = machine.handle(world.now, Event::Predecessor(Generation(2), failed));
     let at = |wanted: &Effect| effects.iter().position(|effect| effect == wanted);
-    let farewell = at(&Effect::SendTo(Generation(1), Message::Farewell)).expect("the other is told");
+    let told = at(&Effect::SendTo(Generation(1), Message::EndProbation)).expect("the other is told");
     assert!(
-        Some(farewell) < at(&Effect::LetGo(Afterwards::ServedBy(Some(102)))),
+        Some(told) < at(&Effect::LetGo(Afterwards::ServedBy(Some(102)))),
         "as long as there is a link: {effects:?}"
     );
-    assert_eq!(at(&Effect::SendTo(Generation(2), Message::Farewell)), None);
+    assert_eq!(at(&Effect::SendTo(Generation(2), Message::EndProbation)), None);
     assert!(at(&Effect::Promote(Generation(2))).is_some());
 }

@@ -10,7 +10,8 @@ use hotupdate_proto::operator::{
     Warning,
 };
 use hotupdate_proto::{
-    ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Occupancy, SocketFile, Summary, Totals,
+    ConnectionRow, ConnectionState, INTERFACE, LinkItem, ListenerKind, Occupancy, Refusal, SocketFile,
+    Summary, Totals,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -198,12 +199,23 @@ fn every_error_has_its_name_in_the_interface() {
         OperatorError::NotServing,
         OperatorError::Failed { reason: doing() },
     ];
-    let refusals = ["Starting", "Busy", "Incompatible", "NotServing", "NotAllowed", "Abandoned"];
+    let refusals =
+        ["Starting", "Busy", "Incompatible", "NotServing", "BackingOff", "NotAllowed", "Abandoned"];
     for name in operator.iter().map(OperatorError::name).chain(refusals) {
         let fields = declared.get(name).unwrap_or_else(|| panic!("{name} is not declared"));
         assert_eq!(fields[..], [("reason".to_owned(), "string".to_owned())], "{name}");
     }
     assert_eq!(OperatorError::NotReady { doing: doing() }.name(), "NotReady");
+}
+
+/// A successor that knows the word says so itself; one that does not passes on the reason beside it.
+#[test]
+fn a_refusal_by_the_rights_of_a_user_is_a_word_with_its_uid() {
+    let refusals = [Refusal::NotAllowed { uid: 7 }, Refusal::MayNotSucceed { uid: 7 }];
+    let words = [json!({ "NotAllowed": { "uid": 7 } }), json!({ "MayNotSucceed": { "uid": 7 } })];
+    assert_eq!(refusals.each_ref().map(json), words);
+    let back = words.map(|word| serde_json::from_value::<Refusal>(word).expect("it is one of the words"));
+    assert_eq!(back, refusals);
 }
 
 // ---- the link -----------------------------------------------------------------------------------------

@@ -297,7 +297,7 @@ mod tests {
         let mut fixture = Fixture::new();
         fixture.drain();
         fixture.accept_kind("echo", None);
-        fixture.connections.suspend_half();
+        fixture.connections.suspend_half(Duration::ZERO);
         let (migrated, ()) = tokio::join!(fixture.connection().migrate("echo", &1), async {
             let MigrationRequest { connection, reply, .. } = fixture.migrations.recv().await.unwrap();
             reply.send(Err(Box::new(connection))).unwrap();
@@ -343,12 +343,14 @@ mod tests {
     async fn a_process_that_hangs_is_waited_for_half_of_the_time_that_is_left() {
         let fixture = Fixture::new();
         let connection = fixture.connection();
-        fixture.connections.suspend_half();
-        assert_eq!(connection.activity().suspended_until(), None, "nothing drains");
+        let minute = Duration::from_secs(60);
+        fixture.connections.suspend_half(minute);
+        let half = Instant::now() + minute / 2;
+        assert_eq!(connection.activity().suspended_until(), Some(half), "of a drain that is about to begin");
         fixture.drain();
         fixture.accept_kind("echo", None);
         tokio::time::advance(Duration::from_secs(600)).await;
-        fixture.connections.suspend_half();
+        fixture.connections.suspend_half(minute);
         let half = Instant::now() + Duration::from_secs(1500);
         assert_eq!(connection.activity().suspended_until(), Some(half));
     }

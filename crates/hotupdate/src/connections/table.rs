@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hotupdate_proto::ShortText;
 use hotupdate_proto::{ConnectionKind, ConnectionRow, Generation, Summary, Totals};
@@ -230,15 +231,17 @@ impl Connections {
         self.look_again();
     }
 
-    /// The process that serves does not answer. If it never does, half of the time that is left has to be
-    /// enough for the polite end.
-    pub(crate) fn suspend_half(&self) {
+    /// The process that serves does not answer, or asks for a pause. If it never goes on, half of the time
+    /// that is left has to be enough for the polite end; of a drain that begins in a moment, half of all.
+    pub(crate) fn suspend_half(&self, drain: Duration) {
         // A phase that is borrowed for longer could not be changed.
         let phase = *self.table.phase.borrow();
-        if let Phase::Draining(plan) = phase {
-            let now = Instant::now();
-            self.suspend_migration(now + plan.until.saturating_duration_since(now) / 2);
-        }
+        let now = Instant::now();
+        let left = match phase {
+            Phase::Draining(plan) => plan.until.saturating_duration_since(now),
+            _ => drain,
+        };
+        self.suspend_migration(now + left / 2);
     }
 
     /// It answers again.

@@ -15,9 +15,9 @@ use tokio::time::timeout;
 use super::ownership::Ownership;
 use super::replies;
 use super::reserve::Reserve;
-use super::session::{self, SessionConfig};
+use super::session::{self, Caller, SessionConfig};
 use super::upkeep::Upkeep;
-use super::user::{is_known, may};
+use super::user::{Users, is_known};
 use crate::address::Address;
 use crate::listeners::gate::{Gate, GateControl};
 use crate::listeners::stream::Acceptor;
@@ -50,11 +50,11 @@ impl Drop for Control {
 
 impl Control {
     /// Callers are accepted as soon as the gate is open.
-    pub(crate) fn new(ownership: Ownership, path: &Path, config: SessionConfig, allowed: Vec<u32>) -> Self {
+    pub(crate) fn new(ownership: Ownership, path: &Path, config: SessionConfig, users: Users) -> Self {
         let Ownership { listener, lock, file } = ownership;
         let address = Address::Unix(Some(path.to_owned()));
         let gate = Gate::parked("control", ListenerKind::Unix, address, listener);
-        tokio::spawn(accept_callers(gate.clone(), config, allowed));
+        tokio::spawn(accept_callers(gate.clone(), config, users));
         Self { gate, lock, file }
     }
 
@@ -78,7 +78,7 @@ async fn next_caller(gate: &Gate<Acceptor>, reserve: &Reserve) -> Option<io::Res
     }
 }
 
-async fn accept_callers(gate: Arc<Gate<Acceptor>>, config: SessionConfig, allowed: Vec<u32>) {
+async fn accept_callers(gate: Arc<Gate<Acceptor>>, config: SessionConfig, users: Users) {
     let reserve = Reserve::default();
     // What is missing is taken later.
     let _ = reserve.fill();
@@ -100,20 +100,20 @@ async fn accept_callers(gate: Arc<Gate<Acceptor>>, config: SessionConfig, allowe
         };
         told = false;
         let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
-        if !may(uid, &allowed) {
+        let Some(right) = users.right_of(uid) else {
             let refusal = Refusal::NotAllowed { uid };
             let unknown = if is_known(uid) { "" } else { ", or a user that our user namespace does not map" };
             config.complain(format!("{refusal}{unknown}"));
             tokio::spawn(session::refuse(stream, replies::refused(&refusal), config.write));
             continue;
-        }
+        };
         let Some(place) = place(&config).await else {
             tokio::spawn(session::refuse(stream, replies::crowded(), Duration::ZERO));
             continue;
         };
         let (config, reserve) = (config.clone(), reserve.clone());
         tokio::spawn(async move {
-            session::serve(stream, config).await;
+            session::serve(stream, Caller { uid, right }, config).await;
             drop(place);
             let _ = reserve.fill();
         });

@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{Doing, Error, Result};
 
-use super::path::{check_path, check_replaceable};
-use super::user::check_peer;
+use super::path::{check_own_directory, check_path, check_replaceable};
+use super::user::{Users, check_peer, denied, give, share};
 
 /// Operators and successors that wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -52,16 +52,24 @@ pub(crate) enum Found {
 }
 
 /// Becomes the owner of the path, or connects to its owner.
-pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
-    check_path(path)?;
+pub(crate) async fn find(path: &Path, users: &Users, within: Duration) -> Result<Found> {
+    check_path(path, users)?;
+    if let Err(not_ours) = check_own_directory(path) {
+        return meet(path, users).await?.ok_or(not_ours);
+    }
     let deadline = Instant::now() + within;
     loop {
-        let lock = open_lock(path)?;
+        let lock = match open_lock(path) {
+            Err(error) if is_denied(&error) => {
+                return meet(path, users).await?.ok_or_else(|| not_openable(path, &error));
+            }
+            lock => lock?,
+        };
         let file = socket_file(path);
         // The holder of the lock may be alive although we have it, if the lock file was removed.
         match (try_lock(&lock, path)?, connect(path).await) {
             (_, Ok(stream)) => {
-                check_peer(&stream, path)?;
+                check_peer(&stream, path, users)?;
                 // If it was made again in this moment, it is asked again.
                 if let Some(file) = file.filter(|file| socket_file(path) == Some(*file)) {
                     return Ok(Found::Incumbent(stream, file));
@@ -75,8 +83,9 @@ pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
             {
                 check_replaceable(path)?;
                 let lock = lock.into();
+                give(&lock, path, users)?;
                 say_running(&lock);
-                let (listener, file) = bind(path)?;
+                let (listener, file) = bind(path, users)?;
                 return Ok(Found::First(Ownership { listener, lock, file }));
             }
             // The owner has the lock and not yet its socket, or is going away.
@@ -94,6 +103,37 @@ pub(crate) async fn find(path: &Path, within: Duration) -> Result<Found> {
             }
         }
     }
+}
+
+/// Connects to the owner, and makes nothing; `None` if there is no owner.
+async fn meet(path: &Path, users: &Users) -> Result<Option<Found>> {
+    let doing = || format!("connecting to the control socket {}", path.display());
+    let file = socket_file(path);
+    match connect(path).await {
+        Ok(stream) => {
+            check_peer(&stream, path, users)?;
+            let file = file.filter(|file| socket_file(path) == Some(*file));
+            Ok(file.map(|file| Found::Incumbent(stream, file)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let remedy = "be that user, or let the version that serves name this one (`allow_successor_uid`)";
+            Err(Error::unusable_path(doing(), denied(path, &error, remedy)))
+        }
+        Err(error) if is_nobody(&error) => Ok(None),
+        Err(error) => Err(error).doing(doing),
+    }
+}
+
+/// Why this user cannot be the first there.
+fn not_openable(path: &Path, error: &Error) -> Error {
+    let remedy = "no process serves there, and only that user, or root, can make the control socket";
+    let why = denied(&lock::path(path), error, remedy);
+    Error::unusable_path(format!("the control socket {}", path.display()), why)
+}
+
+fn is_denied(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|source| source.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Removes the socket. Only its owner may, and only when no successor follows: later it could belong to
@@ -206,7 +246,7 @@ fn is_nobody(error: &io::Error) -> bool {
 
 /// Makes the socket, with its final name and rights from the first instant; what a process left behind there
 /// is removed before. Only the holder of the lock does.
-pub(super) fn bind(path: &Path) -> Result<(OwnedFd, SocketFile)> {
+pub(super) fn bind(path: &Path, users: &Users) -> Result<(OwnedFd, SocketFile)> {
     let doing = || format!("making the control socket {}", path.display());
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).doing(doing),
@@ -224,6 +264,7 @@ pub(super) fn bind(path: &Path) -> Result<(OwnedFd, SocketFile)> {
         if mode & 0o077 != 0 {
             return Err(io::Error::other(format!("the socket came out with mode {mode:04o}")));
         }
+        share(path, users)?;
         Ok(file)
     };
     match ready() {
@@ -252,10 +293,10 @@ pub(super) mod tests {
     async fn the_first_owns_the_path_and_the_second_meets_it() {
         let directory = directory(0o700);
         let path = directory.path().join("control.sock");
-        let first = find(&path, SOON).await.unwrap();
+        let first = find(&path, &Users::default(), SOON).await.unwrap();
         assert!(matches!(first, Found::First(_)));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert!(matches!(find(&path, SOON).await.unwrap(), Found::Incumbent(..)));
+        assert!(matches!(find(&path, &Users::default(), SOON).await.unwrap(), Found::Incumbent(..)));
         let names: Vec<_> = fs::read_dir(&directory).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "only the socket and its lock: {names:?}");
     }
@@ -264,18 +305,18 @@ pub(super) mod tests {
     async fn a_stale_socket_is_replaced() {
         let directory = directory(0o700);
         let path = directory.path().join("control.sock");
-        drop(find(&path, SOON).await.unwrap());
+        drop(find(&path, &Users::default(), SOON).await.unwrap());
         assert!(path.exists(), "as after kill -9");
-        assert!(matches!(find(&path, SOON).await.unwrap(), Found::First(_)));
+        assert!(matches!(find(&path, &Users::default(), SOON).await.unwrap(), Found::First(_)));
     }
 
     #[tokio::test]
     async fn a_removed_lock_file_does_not_make_a_second_owner() {
         let directory = directory(0o700);
         let path = directory.path().join("control.sock");
-        let _first = find(&path, SOON).await.unwrap();
+        let _first = find(&path, &Users::default(), SOON).await.unwrap();
         fs::remove_file(lock::path(&path)).unwrap();
-        assert!(matches!(find(&path, SOON).await.unwrap(), Found::Incumbent(..)));
+        assert!(matches!(find(&path, &Users::default(), SOON).await.unwrap(), Found::Incumbent(..)));
     }
 
     #[tokio::test]
@@ -285,7 +326,7 @@ pub(super) mod tests {
         let starts: Vec<_> = (0..16)
             .map(|_| {
                 let path = path.clone();
-                tokio::spawn(async move { find(&path, SOON).await.unwrap() })
+                tokio::spawn(async move { find(&path, &Users::default(), SOON).await.unwrap() })
             })
             .collect();
         let mut found = Vec::new();
@@ -301,7 +342,7 @@ pub(super) mod tests {
         let path = directory.path().join("control.sock");
         let lock = open_lock(&path).unwrap();
         assert!(try_lock(&lock, &path).unwrap());
-        let error = find(&path, Duration::from_millis(50)).await.unwrap_err();
+        let error = find(&path, &Users::default(), Duration::from_millis(50)).await.unwrap_err();
         assert!(error.to_string().contains("deadline `find`"), "{error}");
     }
 
@@ -309,7 +350,9 @@ pub(super) mod tests {
     async fn an_inherited_lock_has_to_be_the_one() {
         let directory = directory(0o700);
         let path = directory.path().join("control.sock");
-        let Found::First(owner) = find(&path, SOON).await.unwrap() else { panic!("no process was there") };
+        let Found::First(owner) = find(&path, &Users::default(), SOON).await.unwrap() else {
+            panic!("no process was there")
+        };
         let duplicate = |fd: &OwnedFd| fd.try_clone().unwrap();
         let ownership = |listener, lock| Ownership { listener, lock, file: owner.file };
         let stream = connect(&path).await.unwrap();

@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use hotupdate_proto::{environment, lock};
 use rustix::process::geteuid;
 
+use super::user::Users;
 use crate::error::{Doing, Error, Result};
 
 /// `sun_path` has 108 bytes, one of them for the NUL (unix(7)).
@@ -124,7 +125,7 @@ fn doing(path: &Path) -> String {
 /// Symbolic links are followed on the way to the directory, because `/var/run` is one, and what counts is
 /// where they lead to. The socket and its lock must not be links: a service with two names would have two
 /// locks, and so two owners.
-pub(super) fn check_path(path: &Path) -> Result<()> {
+pub(super) fn check_path(path: &Path, users: &Users) -> Result<()> {
     let doing = || doing(path);
     if path.file_name().is_none() {
         return Err(Error::unusable_path(doing(), "the path does not name a file"));
@@ -149,8 +150,11 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
         return Err(Error::unusable_path(doing(), format!("{} is not a directory", directory.display())));
     }
     let (uid, owner, mode) = (geteuid().as_raw(), metadata.uid(), metadata.mode());
-    if owner != uid && owner != 0 {
-        let why = format!("its directory belongs to uid {owner}, and has to belong to uid {uid} or to root");
+    if !users.trusts_files_of(owner) {
+        let why = format!(
+            "its directory belongs to uid {owner}, and has to belong to uid {uid} or to root; to take over \
+             from that user, name it (`allow_predecessor_uid`)"
+        );
         return Err(Error::unusable_path(doing(), why));
     }
     if mode & 0o022 != 0 {
@@ -172,6 +176,21 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
         // Nothing is left there by a path that cannot be used.
         Err(_) => check_replaceable(path),
     }
+}
+
+/// In the directory of another user nothing is made or opened, although a process of that user may be met
+/// there: that user could put links in the place of what is made.
+pub(super) fn check_own_directory(path: &Path) -> Result<()> {
+    let (uid, directory) = (geteuid().as_raw(), directory(path));
+    let owner = fs::metadata(directory).doing(|| format!("{}: its directory", doing(path)))?.uid();
+    if owner == uid || owner == 0 {
+        return Ok(());
+    }
+    let why = format!(
+        "its directory belongs to uid {owner}: nothing is made there unless it belongs to uid {uid} or to \
+         root"
+    );
+    Err(Error::unusable_path(doing(path), why))
 }
 
 fn check_no_link(path: &Path, doing: impl FnOnce() -> String) -> Result<()> {
@@ -268,7 +287,7 @@ mod tests {
             make_directory(&path).unwrap();
             assert_eq!(fs::metadata(directory(&path)).unwrap().mode() & 0o777, 0o700);
         }
-        check_path(&path).unwrap();
+        check_path(&path, &Users::default()).unwrap();
         let error = make_directory(&folder.path().join("none/hello/control.sock")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnusablePath);
         assert!(error.to_string().contains("its directory cannot be made: No such file"), "{error}");

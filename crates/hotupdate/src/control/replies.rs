@@ -79,8 +79,9 @@ pub(crate) fn refused(refusal: &Refusal) -> Reply {
         Refusal::Starting => "Starting",
         Refusal::Busy { .. } => "Busy",
         Refusal::Incompatible { .. } => "Incompatible",
+        Refusal::BackingOff { .. } => "BackingOff",
         Refusal::Abandoned => "Abandoned",
-        Refusal::NotAllowed { .. } => "NotAllowed",
+        Refusal::NotAllowed { .. } | Refusal::MayNotSucceed { .. } => "NotAllowed",
         _ => "NotServing",
     };
     failed(name, json!({ "reason": refusal.to_string(), "refusal": refusal }))

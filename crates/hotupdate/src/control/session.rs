@@ -10,7 +10,7 @@ use hotupdate_proto::operator::{
     self, AttemptParams, Call, Command, Connections, DeadlineParams, HandoffResult, Monitored, OperatorError,
     Reply,
 };
-use hotupdate_proto::{Fault, INTERFACE, Join, Process, Timing, frame};
+use hotupdate_proto::{Fault, INTERFACE, Join, Process, Refusal, Timing, frame};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::net::UnixStream;
@@ -20,8 +20,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::acceptor::MAX_SESSIONS;
 use super::replies::{
-    busy, crowded, description, encoded, failed, info, monitored, parameters, service_error, unknown,
+    busy, crowded, description, encoded, failed, info, monitored, parameters, refused, service_error, unknown,
 };
+use super::user::Right;
 use crate::lifecycle::Lifecycle;
 use crate::link::channel::{self, Receiver};
 use crate::rate_limited_log::RateLimitedLog;
@@ -131,7 +132,15 @@ impl SessionConfig {
     }
 }
 
+/// The process at the other end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller {
+    pub(super) uid: u32,
+    pub(super) right: Right,
+}
+
 struct Session {
+    caller: Caller,
     receiver: Receiver,
     stream: Arc<UnixStream>,
     config: SessionConfig,
@@ -145,10 +154,10 @@ pub(crate) async fn refuse(stream: UnixStream, reply: Reply, write: Duration) {
 }
 
 /// Serves one caller until it goes, says nonsense, or this process no longer owns the control socket.
-pub(crate) async fn serve(stream: UnixStream, config: SessionConfig) {
+pub(super) async fn serve(stream: UnixStream, caller: Caller, config: SessionConfig) {
     let stream = Arc::new(stream);
     let receiver = Receiver::new(stream.clone(), b"");
-    let mut session = Session { receiver, stream, config };
+    let mut session = Session { caller, receiver, stream, config };
     // A connection that says nothing must cost nothing: only the first call has to come soon.
     let Ok(first) = timeout(session.config.hello, session.next()).await else { return };
     let Some(mut frame) = first else { return session.leave().await };
@@ -340,6 +349,13 @@ impl Session {
     }
 
     async fn join(self, call: Call) {
+        let Caller { uid, right } = self.caller;
+        if right < Right::Succeed {
+            let refusal = Refusal::MayNotSucceed { uid };
+            self.config.complain(&refusal);
+            let _ = self.say(&refused(&refusal), false).await;
+            return;
+        }
         let join = match serde_json::from_value(Value::Object(call.parameters)) {
             Ok::<Join, _>(join) if call.upgrade => join,
             Ok(_) => return self.invalid("upgrade").await,

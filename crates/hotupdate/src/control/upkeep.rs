@@ -18,13 +18,15 @@ use hotupdate_proto::{SocketFile, lock};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::ownership::{Ownership, bind, is_at, open_lock, say_running, socket_file, try_lock};
-use super::path::{check_path, check_replaceable, directory};
+use super::path::{check_own_directory, check_path, check_replaceable, directory};
+use super::user::{Users, give};
 use crate::error::{Doing, Error, Result};
 
 /// Looks after one path.
 #[derive(Debug)]
 pub(crate) struct Upkeep {
     path: PathBuf,
+    users: Users,
     /// As it was when this process found it.
     directory: Option<Directory>,
     /// Why the path is not as it should be, as it was said last.
@@ -41,11 +43,11 @@ struct Directory {
 
 impl Upkeep {
     /// The path is as it should be now.
-    pub(crate) fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path, users: Users) -> Self {
         let found = fs::metadata(directory(path)).ok();
         let directory =
             found.map(|found| Directory { mode: found.mode() & 0o7777, uid: found.uid(), gid: found.gid() });
-        Self { path: path.to_owned(), directory, said: None }
+        Self { path: path.to_owned(), users, directory, said: None }
     }
 
     /// Looks whether what this process owns, this lock and this file of its listener, is at its path. If it
@@ -99,7 +101,8 @@ impl Upkeep {
         let path = &self.path;
         let Ownership { listener, lock, file } = owned;
         self.make_directory_again()?;
-        check_path(path)?;
+        check_path(path, &self.users)?;
+        check_own_directory(path)?;
         let lock = self.lock(lock)?;
         if socket_file(path) == Some(file) {
             return Ok(Ownership { listener, lock, file });
@@ -109,7 +112,7 @@ impl Upkeep {
             return Err(Error::unusable_path(doing(path), why));
         }
         check_replaceable(path)?;
-        let (listener, file) = bind(path)?;
+        let (listener, file) = bind(path, &self.users)?;
         Ok(Ownership { listener, lock, file })
     }
 
@@ -129,6 +132,7 @@ impl Upkeep {
             return Err(Error::unusable_path(doing(&self.path), "its lock was removed in this moment"));
         }
         let lock = lock.into();
+        give(&lock, &self.path, &self.users)?;
         say_running(&lock);
         Ok(lock)
     }
@@ -202,8 +206,10 @@ mod tests {
             let folder = directory(0o700);
             let path = folder.path().join("app/control.sock");
             DirBuilder::new().mode(0o750).create(path.parent().unwrap()).unwrap();
-            let Found::First(owned) = find(&path, SOON).await.unwrap() else { panic!("another process") };
-            Self { folder, upkeep: Upkeep::new(&path), path, owned }
+            let Found::First(owned) = find(&path, &Users::default(), SOON).await.unwrap() else {
+                panic!("another process")
+            };
+            Self { folder, upkeep: Upkeep::new(&path, Users::default()), path, owned }
         }
 
         /// Whether something was made again.
@@ -218,7 +224,7 @@ mod tests {
 
         /// A process that comes now meets this one.
         async fn is_found(&self) {
-            let found = find(&self.path, SOON).await.unwrap();
+            let found = find(&self.path, &Users::default(), SOON).await.unwrap();
             let Found::Incumbent(stream, file) = found else { panic!("it would be the first") };
             assert_eq!(file, self.owned.file);
             let address = stream.peer_addr().unwrap();

@@ -144,6 +144,11 @@ impl Application {
         self.ready_at = Some(Instant::now());
     }
 
+    /// Whether it waits for the answer to `ready`; else it is still warming up.
+    pub(super) fn waits_for_answer(&self) -> bool {
+        self.ready.is_some()
+    }
+
     pub(super) fn has_hook(&self) -> bool {
         !self.hooks.is_empty()
     }

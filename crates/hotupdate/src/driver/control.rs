@@ -58,12 +58,7 @@ impl Driver {
     fn replace_control(&mut self, ownership: Ownership) {
         let Self { settings, operators, listeners, .. } = self;
         let sessions = operators.sessions();
-        listeners.replace_control(Control::new(
-            ownership,
-            &settings.path,
-            sessions,
-            settings.allowed.clone(),
-        ));
+        listeners.replace_control(Control::new(ownership, &settings.path, sessions, settings.users.clone()));
     }
 }
 

@@ -55,12 +55,24 @@ impl Drain {
         Self { state: State::Serving, interval, last_progress: None, afterwards: None }
     }
 
-    /// Begins, or goes on with an earlier deadline. Returns whether it begins.
-    pub(super) fn begin(&mut self, connections: &Connections, timing: &Timing, until: Instant) -> bool {
+    /// Begins, or goes on with an earlier deadline, or without a process that goes on with the service.
+    /// Returns whether it begins.
+    pub(super) fn begin(
+        &mut self,
+        connections: &Connections,
+        timing: &Timing,
+        until: Instant,
+        is_succeeded: bool,
+    ) -> bool {
         let since = tokio::time::Instant::now();
         let until = tokio::time::Instant::from(until);
         let whole = until.saturating_duration_since(since);
-        let (grace, spread) = (timing.drain_grace.min(whole / 4), timing.drain_spread.min(whole / 2));
+        let (grace, spread) = match is_succeeded {
+            true => (timing.drain_grace, timing.drain_spread),
+            // Idle clients have no process to come back to, so that no such moment is better than another.
+            false => (timing.drain_stop, Duration::ZERO),
+        };
+        let (grace, spread) = (grace.min(whole / 4), spread.min(whole / 2));
         let begins = !self.is_draining();
         if begins {
             self.state = State::Draining { rows_sent: false, tasks_logged: false };
@@ -200,10 +212,13 @@ mod tests {
         let (mut drain, timing) = (Drain::new(), Timing::default());
         assert!(!drain.is_draining() && !drain.takes_rows());
         for _ in 0..2 {
-            assert!(drain.begin(&connections, &timing, until()), "it begins");
+            assert!(drain.begin(&connections, &timing, until(), true), "it begins");
             assert!(drain.is_draining() && connections.drain().is_draining());
             assert!(drain.takes_rows() && !drain.takes_rows(), "all rows go out once");
-            assert!(!drain.begin(&connections, &timing, until()), "an earlier deadline is no new drain");
+            assert!(
+                !drain.begin(&connections, &timing, until(), true),
+                "an earlier deadline is no new drain"
+            );
             assert!(!drain.takes_rows());
             drain.cancel(&connections);
             assert!(!drain.is_draining() && !connections.drain().is_draining());
@@ -214,13 +229,13 @@ mod tests {
     async fn what_is_known_is_not_said_again() {
         let (connections, _) = Connections::new(hotupdate_proto::Generation::FIRST);
         let mut drain = Drain::new();
-        drain.begin(&connections, &Timing::default(), until());
+        drain.begin(&connections, &Timing::default(), until(), true);
         assert!(drain.progress(progress(1, &[]), &connections).is_some());
         assert!(drain.progress(progress(1, &[]), &connections).is_none());
         assert!(drain.progress(progress(1, &["report"]), &connections).is_some(), "a task is news");
         assert!(drain.progress(progress(0, &["report"]), &connections).is_some());
         drain.cancel(&connections);
-        drain.begin(&connections, &Timing::default(), until());
+        drain.begin(&connections, &Timing::default(), until(), true);
         assert!(drain.progress(progress(0, &["report"]), &connections).is_some(), "another process is told");
     }
 
@@ -229,7 +244,7 @@ mod tests {
         let (connections, _) = Connections::new(hotupdate_proto::Generation::FIRST);
         let (mut drain, tasks) = (Drain::new(), Tasks::default());
         let guard = tasks.begin("report");
-        drain.begin(&connections, &Timing::default(), until());
+        drain.begin(&connections, &Timing::default(), until(), true);
         assert!(!drain.next(&connections, &tasks).await, "a moment to tell of it");
         drop(guard);
         assert!(drain.next(&connections, &tasks).await);

@@ -76,7 +76,7 @@ impl Driver {
                 Effect::Established => self.established(),
                 Effect::LetGo(afterwards) => self.let_go(afterwards),
                 // The drain.
-                Effect::Drain { until } => self.begin_drain(until),
+                Effect::Drain { until, is_succeeded } => self.begin_drain(until, is_succeeded),
                 Effect::Undrain => self.undrain(),
                 Effect::Force => {
                     drain::force(&self.connections, &self.application.tasks().names(MAX_TASKS));
@@ -225,8 +225,8 @@ impl Driver {
 
     // ---- the drain ----------------------------------------------------------------------------------------
 
-    fn begin_drain(&mut self, until: Instant) {
-        self.drain.begin(&self.connections, &self.settings.timing, until);
+    fn begin_drain(&mut self, until: Instant, is_succeeded: bool) {
+        self.drain.begin(&self.connections, &self.settings.timing, until, is_succeeded);
         self.application.drain();
     }
 

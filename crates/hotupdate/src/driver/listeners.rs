@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::Resources;
 use super::clock::monotonic_ns;
-use crate::control::{self, Control, Ownership, Upkeep};
+use crate::control::{self, Control, Ownership, Upkeep, Users};
 use crate::error::{Doing, Result};
 use crate::lifecycle::Lifecycle;
 use crate::listeners::gate::GateControl;
@@ -39,11 +39,11 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    pub(super) fn new(control: Control, path: PathBuf) -> Self {
+    pub(super) fn new(control: Control, path: PathBuf, users: Users) -> Self {
         Self {
             resources: Resources::default(),
             control: Some(control),
-            upkeep: Upkeep::new(&path),
+            upkeep: Upkeep::new(&path, users),
             path,
             look_at: None,
             reopen_at: None,

@@ -67,7 +67,7 @@ impl Machine {
 
     /// Whether this successor would be taken now.
     pub(super) fn admits(&self, join: &Join) -> Result<(), Refusal> {
-        self.incumbent().map_or(Err(Refusal::Starting), |machine| machine.admits(join))
+        self.incumbent().map_or(Err(Refusal::Starting), |machine| machine.admits(Instant::now(), join))
     }
 
     /// To be heard after what is being performed.

@@ -7,11 +7,11 @@ use std::os::fd::OwnedFd;
 
 use hotupdate_proto::incumbent::Event;
 use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect};
+use hotupdate_proto::operator::Warning;
 use hotupdate_proto::{ConnectionKind, Fault, Generation, Message, MigrationItem};
 use rustix::net::sockopt;
 use socket2::SockRef;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::Driver;
 use super::text::{from_text, to_text};
@@ -33,7 +33,7 @@ pub(super) struct Migrations {
     held: HashMap<(Generation, u32), Vec<Arrival>>,
     /// The process that serves did not answer, and that was logged.
     stalled: bool,
-    /// Connections stayed where they were for lack of room, and that was logged.
+    /// There is no room for all connections, and that was said.
     crowded: bool,
 }
 
@@ -108,7 +108,7 @@ impl Driver {
                 }
                 self.connections.set_accepted(kinds);
             }
-            OutboundEffect::Pause => self.suspend_migration(),
+            OutboundEffect::Pause => self.connections.suspend_half(self.settings.timing.drain),
             OutboundEffect::Stalled => {
                 if !std::mem::replace(&mut self.migrations.stalled, true) {
                     tracing::warn!(
@@ -116,7 +116,7 @@ impl Driver {
                          until it does"
                     );
                 }
-                self.suspend_migration();
+                self.connections.suspend_half(self.settings.timing.drain);
             }
         }
     }
@@ -126,15 +126,6 @@ impl Driver {
         let descriptors = requests().map(|request| request.connection.socket().clone() as _).collect();
         let items = requests().map(describe).collect();
         self.links.send(&Message::Prepare { batch, items }, descriptors);
-    }
-
-    /// If the process that serves never goes on, half of the drain has to be enough for the polite end.
-    fn suspend_migration(&self) {
-        if self.drain.is_draining() {
-            self.connections.suspend_half();
-        } else {
-            self.connections.suspend_migration(Instant::now() + self.settings.timing.drain / 2);
-        }
     }
 
     // ---- connections of predecessors come here --------------------------------------------------------
@@ -179,13 +170,7 @@ impl Driver {
             check(&item, &fd)?;
             if !limits::leaves_room(&fd) {
                 refused.push(item.row.id);
-                if !std::mem::replace(&mut self.migrations.crowded, true) {
-                    tracing::warn!(
-                        generation = %from, limit = limits::most(),
-                        "few descriptors are left, which are kept for new clients: connections stay where \
-                         they are and drain there"
-                    );
-                }
+                self.warn_of_few_descriptors();
                 continue;
             }
             let mut handlers = self.migrations.handlers.iter();
@@ -202,6 +187,23 @@ impl Driver {
         }
         self.migrations.held.insert((from, batch), held);
         Ok(refused)
+    }
+}
+
+impl Driver {
+    /// Not all connections of the process that served before have room here.
+    pub(super) fn warn_of_few_descriptors(&mut self) {
+        if std::mem::replace(&mut self.migrations.crowded, true) {
+            return;
+        }
+        let text = format!(
+            "its limit of open files is {}: the last descriptors are kept for new clients, and connections for \
+             which there is no room stay in the version before it and drain there; give it a higher one \
+             (ulimit -n, LimitNOFILE=)",
+            limits::most().unwrap_or_default()
+        );
+        tracing::warn!("{text}");
+        self.operators.warn([Warning::new("few_descriptors", text)]);
     }
 }
 

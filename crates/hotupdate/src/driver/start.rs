@@ -27,6 +27,7 @@ use crate::error::{Doing, Error, Result};
 use crate::lifecycle::Served;
 use crate::link::channel::Receiver;
 use crate::process::output::Output;
+use crate::process::signal::Signals;
 use crate::settings::Settings;
 
 /// What a successor starts with.
@@ -42,11 +43,12 @@ pub(crate) struct Inherited {
 pub(crate) fn start_first(
     settings: Settings,
     local: Local,
+    signals: Signals,
     ownership: Ownership,
 ) -> (mpsc::UnboundedSender<FromApplication>, Connections) {
     let (application, says) = mpsc::unbounded_channel();
     let part = Application::new(says, None);
-    let mut driver = Driver::new(settings, local, Role::First, Generation::FIRST, ownership, part);
+    let mut driver = Driver::new(settings, local, signals, Role::First, Generation::FIRST, ownership, part);
     // Operators can ask from the beginning, and a successor is told to ask again.
     driver.listeners.open_all();
     driver.listeners.serves();
@@ -59,6 +61,7 @@ pub(crate) fn start_first(
 pub(crate) fn start_successor(
     settings: Settings,
     local: Local,
+    signals: Signals,
     inherited: Inherited,
 ) -> Result<(mpsc::UnboundedSender<FromApplication>, Connections, oneshot::Receiver<Error>)> {
     let Inherited { machine, joined, receiver, links, ownership } = inherited;
@@ -67,7 +70,7 @@ pub(crate) fn start_successor(
     let part = Application::new(says, Some(failed));
     let (generation, handoff) = (joined.generation, joined.handoff.clone());
     let role = Role::Successor(Box::new(SuccessorRole { machine, joined, since: Instant::now() }));
-    let mut driver = Driver::new(settings, local, role, generation, ownership, part);
+    let mut driver = Driver::new(settings, local, signals, role, generation, ownership, part);
     driver.links.begin(&handoff, receiver);
     for (item, fd) in links {
         let inherited = driver.links.inherit(&item, fd);
@@ -82,6 +85,7 @@ impl Driver {
     fn new(
         settings: Settings,
         local: Local,
+        signals: Signals,
         role: Role,
         generation: Generation,
         ownership: Ownership,
@@ -91,18 +95,18 @@ impl Driver {
         let (requests, requested) = mpsc::channel(64);
         let us = local.process.to_string().into();
         let sessions = SessionConfig::new(us, &settings.timing, requests, application.watch_lifecycle());
-        let control = Control::new(ownership, &settings.path, sessions.clone(), settings.allowed.clone());
+        let control = Control::new(ownership, &settings.path, sessions.clone(), settings.users.clone());
         let attempt = std::env::var(hotupdate_proto::environment::ATTEMPT).ok();
         Self {
             identity: Identity { local, generation, attempt, since: Instant::now() },
             machine: Machine::new(role),
             links: Links::new(settings.timing.write),
-            listeners: Listeners::new(control, settings.path.clone()),
+            listeners: Listeners::new(control, settings.path.clone(), settings.users.clone()),
             application,
             exports: Exports::default(),
             operators: Operators::new(sessions, requested),
             migrations: Migrations::new(migrations),
-            supervisor: Supervisor::find(&settings),
+            supervisor: Supervisor::find(&settings, signals),
             renewal: Renewal::new(&settings),
             output: Output::of_this_process(),
             drain: Drain::new(),
@@ -142,7 +146,6 @@ impl Driver {
     /// A process that cannot open another descriptor cannot accept either. Nothing has stopped yet.
     fn look_for_room(&mut self) -> Result<()> {
         Reserve::default().fill().doing(|| "looking for room for connections".to_owned())?;
-        self.supervisor.listen(&self.settings)?;
         if let Role::First = self.machine.role { self.listeners.open() } else { Ok(()) }
     }
 

@@ -13,6 +13,7 @@ use super::Driver;
 use super::clock::monotonic_ns;
 use super::machine::Role;
 use crate::error::{Error, ErrorKind};
+use crate::process::limits;
 
 impl Driver {
     /// Brings an event to the machine of a successor, and does what it says.
@@ -91,6 +92,9 @@ impl Driver {
             "serving"
         );
         self.connections.metrics().handoff("served", gap_ns);
+        if joined.occupancy.is_some_and(|there| !limits::has_room_for(there)) {
+            self.warn_of_few_descriptors();
+        }
         self.serve();
         if is_alone {
             let (view, operators) = self.view();

@@ -5,7 +5,6 @@ use hotupdate_proto::Generation;
 use hotupdate_proto::incumbent::Afterwards;
 
 use super::listeners::Listeners;
-use crate::error::Result;
 use crate::process::signal::{Signal, Signals};
 use crate::settings::{AfterDrain, Settings};
 use crate::systemd::Manager;
@@ -14,18 +13,18 @@ pub(super) struct Supervisor {
     manager: Option<Manager>,
     /// The process that the manager was told to be the main one, when this one let go.
     new_main_pid: Option<u32>,
-    signals: Option<Signals>,
+    signals: Signals,
     after_drain: AfterDrain,
     /// SIGTERM or SIGINT came.
     terminated: bool,
 }
 
 impl Supervisor {
-    pub(super) fn find(settings: &Settings) -> Self {
+    pub(super) fn find(settings: &Settings, signals: Signals) -> Self {
         Self {
             manager: Manager::find(settings.descriptor_store),
             new_main_pid: None,
-            signals: None,
+            signals,
             after_drain: settings.after_drain,
             terminated: false,
         }
@@ -33,16 +32,16 @@ impl Supervisor {
 
     // ---- signals ------------------------------------------------------------------------------------------
 
-    pub(super) fn listen(&mut self, settings: &Settings) -> Result<()> {
-        self.signals = Some(Signals::install(settings)?);
-        Ok(())
-    }
-
     /// The next signal. Safe to cancel.
     pub(super) async fn next(&mut self) -> Signal {
-        let signal = Signals::next(self.signals.as_mut()).await;
-        self.terminated |= signal == Signal::Stop;
+        let signal = self.signals.next().await;
+        self.terminated |= signal.stops();
         signal
+    }
+
+    /// The signals, when nothing is left to do.
+    pub(super) fn into_signals(self) -> Signals {
+        self.signals
     }
 
     // ---- what systemd is told -----------------------------------------------------------------------------

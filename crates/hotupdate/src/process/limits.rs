@@ -6,6 +6,7 @@
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
+use hotupdate_proto::Occupancy;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -65,6 +66,11 @@ pub(crate) fn leaves_room(connection: &OwnedFd) -> bool {
     number < most.saturating_sub(margin(most))
 }
 
+/// Whether this process can have all of that and leave enough for clients to come.
+pub(crate) fn has_room_for(there: Occupancy) -> bool {
+    most().is_none_or(|most| there.descriptors <= most.saturating_sub(margin(most)))
+}
+
 fn margin(most: u64) -> u64 {
     (most / SHARE).clamp(*MARGIN.start(), *MARGIN.end())
 }
@@ -85,6 +91,8 @@ mod tests {
         let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
         assert!(open().unwrap() >= 3 && before >= 3, "other tests open and close some, too");
         assert!(leaves_room(&one.into()));
+        let there = |descriptors| Occupancy { connections: 0, descriptors };
+        assert!(has_room_for(there(0)) && !has_room_for(there(u64::MAX)));
         make_room(&other, 100);
         make_room(&other, u64::MAX);
     }

@@ -80,6 +80,7 @@ pub(crate) fn patient() -> Timing {
         .released(released)
         .resume(resume)
         .probation(probation)
+        .crash_backoff(Duration::ZERO)
 }
 
 /// Serves the listener `echo` with this name for an answer.

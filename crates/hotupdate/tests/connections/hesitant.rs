@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use crate::common::peer::Peer;
-use crate::common::{Folder, SOON, patient};
+use crate::common::{Folder, Log, SOON, patient};
 use crate::migration::{ask, clients, serve};
 
 /// How long the predecessor waits for `prepared`.
@@ -46,7 +46,7 @@ fn prepared(prepare: &Value) -> Value {
 
 #[tokio::test]
 async fn connections_stay_until_the_successor_answers_again() {
-    let folder = Folder::new();
+    let (folder, (log, _guard)) = (Folder::new(), Log::begin());
     let (first, address) = serve(folder.builder("v1").timing(timing()), b'1', true).await;
     let mut client = clients(address, 1).await.remove(0);
     let mut peer = takes_over(&folder).await;
@@ -56,22 +56,25 @@ async fn connections_stay_until_the_successor_answers_again() {
     for count in 2..5 {
         assert_eq!(ask(&mut client).await, (b'1', count), "it is served where it is");
     }
+    log.says(&["the serving process does not answer (deadline `prepared`)"]);
     peer.say(&prepared(&prepare)).await;
     let again = peer.next_of("prepare").await;
     peer.say(&prepared(&again)).await;
     assert_eq!(peer.next_of("commit").await["batch"], again["batch"]);
     timeout(SOON, first.drained()).await.expect("it has migrated");
     assert_eq!(first.connections().migrated(), 1);
+    log.says(&["connections do not wait for the serving process any more"]);
 }
 
-/// Tries to migrate at each byte, and says when that has failed.
+/// Tries to migrate at each byte, and says when that has failed, and whether it may still come to that.
 async fn tries(mut connection: Connection) {
     while connection.read_u8().await.is_ok() {
         match connection.migrate("count", &0_u8).await {
             Ok(()) => return,
             Err(stays) => connection = stays.connection,
         }
-        connection.write_all(b"-").await.unwrap();
+        let waits = connection.can_migrate("count");
+        connection.write_all(if waits { b"w" } else { b"-" }).await.unwrap();
     }
 }
 
@@ -81,7 +84,7 @@ async fn while_the_successor_does_not_answer_an_attempt_fails_at_once() {
     let mut starting = folder.builder("v1").timing(timing()).join().await.unwrap();
     let mut listener = starting.tcp("count", "127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().ip().unwrap();
-    let _first = starting.ready().await.unwrap();
+    let first = starting.ready().await.unwrap();
     tokio::spawn(async move {
         while let Some(connection) = listener.accept().await {
             tokio::spawn(tries(connection));
@@ -89,19 +92,21 @@ async fn while_the_successor_does_not_answer_an_attempt_fails_at_once() {
     });
     let mut clients =
         [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
-    let fails = async |client: &mut TcpStream| {
+    let fails = async |client: &mut TcpStream, how| {
         client.write_u8(b'?').await.unwrap();
         let answer = timeout(SOON, client.read_u8()).await;
-        assert_eq!(answer.expect("it does not wait for the successor").unwrap(), b'-');
+        assert_eq!(answer.expect("it does not wait for the successor").unwrap(), how);
     };
     for client in &mut clients {
-        fails(client).await;
+        fails(client, b'-').await;
     }
     let mut peer = takes_over(&folder).await;
+    first.drain().started().await;
     let first_attempt = async {
-        fails(&mut clients[0]).await;
-        fails(&mut clients[0]).await;
-        fails(&mut clients[1]).await;
+        // No client is told to leave: it would wait for the same process.
+        fails(&mut clients[0], b'w').await;
+        fails(&mut clients[0], b'w').await;
+        fails(&mut clients[1], b'w').await;
     };
     let offers = async {
         let prepare = peer.next_of("prepare").await;

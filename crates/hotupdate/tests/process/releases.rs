@@ -15,14 +15,18 @@ use crate::stage::{Serving, Stage};
 struct Releases<'a> {
     stage: &'a Stage,
     folder: PathBuf,
+    /// How the program is called.
+    program: String,
 }
 
 impl<'a> Releases<'a> {
-    fn new(stage: &'a Stage) -> Self {
+    /// `program` is how it is going to be called, in the folder `APP`.
+    fn new(stage: &'a Stage, program: &str) -> Self {
         let folder = stage.file("app");
         fs::create_dir_all(folder.join("releases")).unwrap();
-        fs::copy(std::env::current_exe().unwrap(), stage.file("built")).unwrap();
-        let releases = Self { stage, folder };
+        stage.copy_program("built");
+        let program = program.replace("APP", folder.to_str().unwrap());
+        let releases = Self { stage, folder, program };
         for number in 1..=3 {
             fs::create_dir(releases.release(number)).unwrap();
             // The kernel knows a program by the name under which it was executed.
@@ -51,16 +55,19 @@ impl<'a> Releases<'a> {
         let at = |name| fs::read_link(format!("/proc/{}/{name}", process.pid)).unwrap();
         assert_eq!(at("exe"), self.release(number).join("server"), "{}", self.stage.log());
         assert_eq!(at("cwd"), directory, "{}", self.stage.log());
+        let words = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap();
+        let name = words.split(|byte| *byte == 0).next().unwrap();
+        assert_eq!(name, self.program.as_bytes(), "it is called as it was at first");
     }
 }
 
 /// `directory` is how the working directory was entered, of which `$PWD` tells, if it does.
 async fn starts_what_is_current(program: &str, directory: &str, pwd: bool, path: Option<&str>) {
     let stage = Stage::new();
-    let releases = Releases::new(&stage);
+    let releases = Releases::new(&stage, program);
     let app = releases.folder.clone();
     let directory = app.join(directory);
-    let mut command = Command::new(program.replace("APP", app.to_str().unwrap()));
+    let mut command = Command::new(&releases.program);
     command.current_dir(&directory).env(STAYS_HERE, "");
     match pwd {
         true => command.env("PWD", &directory),
@@ -132,9 +139,9 @@ async fn by_path_in_the_working_directory() {
 #[tokio::test]
 async fn a_working_directory_that_is_gone() {
     let stage = Stage::new();
-    let releases = Releases::new(&stage);
+    let releases = Releases::new(&stage, "APP/current/server");
     let directory = releases.release(1);
-    let mut command = Command::new(releases.current().join("server"));
+    let mut command = Command::new(&releases.program);
     command.current_dir(&directory).env("PWD", &directory).env(STAYS_HERE, "");
     let _first = stage.run(stage.prepare(&mut command));
     let serving = stage.serves(1).await;

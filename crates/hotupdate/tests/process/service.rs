@@ -5,7 +5,7 @@
 use std::env;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hotupdate::{AfterDrain, Connection, Error, Listener};
@@ -29,6 +29,15 @@ pub(crate) const PROBATION: &str = "HOT_TEST_PROBATION";
 
 /// How long a successor may take to be ready, and to join, in seconds.
 pub(crate) const LEASE: &str = "HOT_TEST_LEASE";
+
+/// It has joined and never becomes ready.
+pub(crate) const WARMS_UP: &str = "HOT_TEST_WARMS_UP";
+
+/// It has a task that lasts as long as there is a file of this name in its folder.
+pub(crate) const TASK: &str = "task";
+
+/// Its `main` goes on after the drain as long as there is a file of this name in its folder.
+pub(crate) const WORK: &str = "work";
 
 /// As long as there is a file of this name in its folder, it does not come so far as to serve.
 pub(crate) const BROKEN: &str = "broken";
@@ -70,6 +79,10 @@ async fn serve(folder: &Path) -> Result<(), Error> {
         .join()
         .await?;
     assert!(!folder.join(BROKEN).exists(), "this version is broken");
+    if env::var_os(WARMS_UP).is_some() {
+        say(folder, &format!("joined {}", std::process::id()));
+        std::future::pending::<()>().await;
+    }
     let listener = starting.tcp(&env::var(NAME).unwrap_or("echo".to_owned()), "127.0.0.1:0").await?;
     let address = listener.local_addr().ip().unwrap();
     let mut dropped = Vec::new();
@@ -83,11 +96,27 @@ async fn serve(folder: &Path) -> Result<(), Error> {
         env::set_current_dir("/").unwrap();
     }
     let pid = std::process::id();
+    if folder.join(TASK).exists() {
+        let (guard, file) = (hot.task_guard("report"), folder.join(TASK));
+        tokio::spawn(async move {
+            removed(file).await;
+            drop(guard);
+        });
+    }
     say(folder, &format!("serving {pid} {address}"));
     answer(listener, pid).await;
     hot.drained().await;
     say(folder, &format!("drained {pid} {}", hot.connections().forced()));
+    removed(folder.join(WORK)).await;
     Ok(())
+}
+
+/// Work that is done when a test says so.
+async fn removed(file: PathBuf) {
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    while file.exists() {
+        looks.tick().await;
+    }
 }
 
 fn say(folder: &Path, line: &str) {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::common::eventually;
 use crate::common::peer::Peer;
 use crate::manager::Manager;
-use crate::service::{BROKEN, LEASE, ON_COMMAND, PROBATION};
+use crate::service::{BROKEN, LEASE, ON_COMMAND, PROBATION, WARMS_UP};
 use crate::stage::{Client, Stage, is_dead, signal, stat, who};
 
 /// What the process that serves answers.
@@ -163,8 +163,7 @@ async fn a_new_version_that_is_taken_back_did_not_fail() {
 #[tokio::test]
 async fn after_a_rollback_the_bad_version_is_not_started_again() {
     let stage = Stage::new();
-    let bad = stage.file("bad");
-    fs::copy(std::env::current_exe().unwrap(), &bad).unwrap();
+    let bad = stage.copy_program("bad");
     let mut first = stage.start(&[(PROBATION, "60")]);
     let serving = stage.serves(1).await;
     stage.install(&bad);
@@ -181,8 +180,8 @@ async fn after_a_rollback_the_bad_version_is_not_started_again() {
     assert_eq!(stage.log().matches("started a successor").count(), 1, "{}", stage.log());
 
     stage.install(&std::env::current_exe().unwrap());
-    let third = stage.sighup(serving).await;
-    signal(third.pid, Signal::TERM);
+    stage.sighup(serving).await;
+    first.signal(Signal::TERM);
     first.drains(0).await;
 }
 
@@ -225,6 +224,19 @@ async fn only_the_process_that_serves_starts_a_successor() {
     stage.logs(&[&why]).await;
     assert_eq!(client.ask().await, first.pid(), "the signal does nothing else");
     assert_eq!(stage.log().matches("started a successor").count(), 1, "{}", stage.log());
+}
+
+#[tokio::test]
+async fn one_that_warms_up_does_not_start_another() {
+    let stage = Stage::new();
+    let mut first = stage.start(&[(WARMS_UP, "1")]);
+    let joined = format!("joined {}\n", first.pid());
+    eventually("it has joined", async || stage.said().contains(&joined).then_some(())).await;
+    first.signal(Signal::HUP);
+    stage.logs(&["SIGHUP is ignored: this process does not serve yet"]).await;
+    first.signal(Signal::TERM);
+    first.end().await;
+    assert!(!stage.log().contains("started a successor"), "{}", stage.log());
 }
 
 /// systemd is the parent of the old version only; as what it inherits it learns how the new one ended.

@@ -58,11 +58,23 @@ impl Stage {
         fs::rename(new, self.program()).unwrap();
     }
 
+    /// A copy of this program under this name. This process does not write it: a child that another test
+    /// starts meanwhile would hold it open for writing, so that it could not be executed (execve(2),
+    /// `ETXTBSY`).
+    pub(crate) fn copy_program(&self, name: &str) -> PathBuf {
+        let copy = self.file(name);
+        let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&copy).status().unwrap();
+        assert!(copied.success());
+        copy
+    }
+
     /// Puts a script there.
     pub(crate) fn install_script(&self, script: &str) {
         use std::os::unix::fs::PermissionsExt;
         let path = self.file("script");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        let write = r#"printf '%s\n' '#!/bin/sh' "$1" >"$0""#;
+        let written = Command::new("sh").args(["-c", write]).arg(&path).arg(script).status().unwrap();
+        assert!(written.success());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         self.install(&path);
     }

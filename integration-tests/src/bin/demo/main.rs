@@ -14,8 +14,7 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use integration_tests::load::{Kind, Load, LoadPlan};
 use integration_tests::process::{Drained, eventually};
-use integration_tests::{Handover, Sandbox, Service, Serving, Way};
-use rustix::process::Signal;
+use integration_tests::{Handover, Sandbox, Service, Way, hotctl};
 use tokio::signal::unix::{SignalKind, signal};
 
 mod story;
@@ -88,7 +87,7 @@ fn run(options: &Options, interrupted: &Arc<AtomicBool>) -> anyhow::Result<bool>
         linger(options.seconds_between);
     }
     let report = load.stop();
-    let drained = end(&sandbox, serving)?;
+    let drained = end(&sandbox)?;
     story.end(&Ending { report, drained })
 }
 
@@ -100,9 +99,9 @@ fn next_version(way: Way, version: &str) -> &'static str {
     }
 }
 
-/// Stops the last process, and sees that all of them have ended as they should.
-fn end(sandbox: &Sandbox, last: Serving) -> anyhow::Result<Vec<Drained>> {
-    Service::of(sandbox, last.pid).signal(Signal::TERM);
+/// Stops the service, and sees that all of them have ended as they should.
+fn end(sandbox: &Sandbox) -> anyhow::Result<Vec<Drained>> {
+    let _stops = hotctl(sandbox, &["stop"]).expect_success();
     let drained =
         sandbox.servings().iter().map(|serving| Service::of(sandbox, serving.pid).wait_drained()).collect();
     let left = sandbox.processes();

@@ -174,7 +174,7 @@ impl Life {
         let process = hotupdate_proto::Process::new(String::new(), 2, String::new());
         let join = Join { versions, features: vec!["migrate".to_owned()], process, attempt: None };
         let inventory = (1..=batches).map(|batch| Message::Control { batch }).collect();
-        let (before, admitted) = (self.machine.clone(), self.machine.admits(&join));
+        let (before, admitted) = (self.machine.clone(), self.machine.admits(self.now, &join));
         let event = Event::Join { join, handoff: "h".to_owned(), inventory, occupancy: None };
         let effects = self.machine.handle(self.now, event);
         match (&admitted, &effects[..]) {
@@ -203,14 +203,15 @@ impl Life {
 
     fn command(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let within = Duration::from_millis(said::number(u)?.into());
-        let command = match u.int_in_range(0..=7)? {
+        let command = match u.int_in_range(0..=8)? {
             0 => Command::Handoff,
             1 => Command::Abort,
             2 => Command::Rollback,
             3 => Command::Drain { within: u.choose(&[within, Duration::MAX]).copied()? },
             4 => Command::Stop { within: Some(within) },
             5 => Command::Stop { within: None },
-            6 => Command::Abandon { attempt: "a".to_owned() },
+            6 => Command::TerminateNow,
+            7 => Command::Abandon { attempt: "a".to_owned() },
             _ => Command::Terminate,
         };
         let before = self.machine.clone();
@@ -255,7 +256,7 @@ impl Life {
                 (self.ending, self.stopping, self.accepting, self.holds) = (false, false, false, false);
                 self.predecessors.clear();
             }
-            Effect::Drain { until } => {
+            Effect::Drain { until, .. } => {
                 assert!(!self.accepting, "drains and accepts");
                 assert!(self.draining.is_none_or(|before| until <= before), "a drain that gets longer");
                 self.draining = Some(until);

@@ -100,13 +100,13 @@ impl World {
 
     pub(super) fn called(&mut self, end: End, owner: usize, join: Join) {
         let inventory = self.inventory(owner);
-        let taken = self.incumbent(owner).is_some_and(|machine| machine.admits(&join).is_ok());
+        let taken = self.incumbent(owner).is_some_and(|machine| machine.admits(self.now, &join).is_ok());
         if taken {
             self.procs[owner].link = Some(end);
             let handoff = format!("h{}", end.link);
             self.incumbent_event(owner, incumbent::Event::Join { join, handoff, inventory, occupancy: None });
         } else {
-            let refusal = self.incumbent(owner).map(|machine| machine.admits(&join));
+            let refusal = self.incumbent(owner).map(|machine| machine.admits(self.now, &join));
             let refusal = refusal.and_then(Result::err).unwrap_or(Refusal::Starting);
             self.put(owner, end, Packet::Reply(Err(refusal)));
             self.drop_end(end, owner);
