@@ -86,7 +86,7 @@ async fn an_error_says_who_serves_now() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let failed = starting.tcp("other", taken.local_addr().unwrap()).await.unwrap_err();
     assert_eq!((failed.kind(), failed.served_by()), (ErrorKind::Local, None), "it may try another address");
-    let source = std::error::Error::source(&failed).and_then(|e| e.downcast_ref::<std::io::Error>());
+    let source = failed.io_error();
     assert_eq!(source.map(std::io::Error::kind), Some(std::io::ErrorKind::AddrInUse));
 
     drop(starting);
