@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use hotupdate_proto::environment::NAME;
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
-use hotupdate_proto::{FEATURE_MIGRATE, FEATURE_REBIND, Process, Timing, VERSIONS, default_name};
+use hotupdate_proto::{
+    FEATURE_MIGRATE, FEATURE_REBIND, FEATURE_TROUBLE, Process, Timing, VERSIONS, default_name,
+};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
@@ -37,6 +39,7 @@ pub(crate) struct Settings {
     pub(crate) after_drain: AfterDrain,
     pub(crate) max_draining: usize,
     pub(crate) migrate_connections: bool,
+    pub(crate) abandon_listeners: bool,
     pub(crate) descriptor_store: Option<bool>,
 }
 
@@ -55,6 +58,7 @@ impl Settings {
             after_drain: AfterDrain::Exit,
             max_draining: 8,
             migrate_connections: true,
+            abandon_listeners: false,
             descriptor_store: None,
         }
     }
@@ -71,7 +75,7 @@ impl Settings {
 
     fn features(&self) -> Vec<String> {
         let migrate = self.migrate_connections.then_some(FEATURE_MIGRATE);
-        migrate.into_iter().chain([FEATURE_REBIND]).map(str::to_owned).collect()
+        migrate.into_iter().chain([FEATURE_REBIND, FEATURE_TROUBLE]).map(str::to_owned).collect()
     }
 
     fn name(&self) -> String {

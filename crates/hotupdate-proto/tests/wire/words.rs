@@ -229,6 +229,7 @@ fn every_message() -> Vec<Message> {
         Message::Control { batch: 1 },
         Message::Complete { batches: 1 },
         Message::Received { batch: 1 },
+        Message::Trouble { what: String::new() },
         Message::Ready(Ready::default()),
         Message::Released(Released::default()),
         Message::Serving { gap_ns: Some(1), accepts: Vec::new() },
@@ -264,6 +265,7 @@ fn every_message() -> Vec<Message> {
             | Message::Control { .. }
             | Message::Complete { .. }
             | Message::Received { .. }
+            | Message::Trouble { .. }
             | Message::Ready(_)
             | Message::Released(_)
             | Message::Serving { .. }
