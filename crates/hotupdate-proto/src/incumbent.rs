@@ -292,6 +292,9 @@ impl Incumbent {
             (State::Warming { peer, .. }, Event::Message(M::Ready(ready))) => {
                 self.ready(now, peer, ready, out)
             }
+            (State::Warming { peer, until }, Event::Message(M::Trouble { what })) => {
+                State::Warming { peer: Peer { trouble: Some(what), ..peer }, until }
+            }
             (State::BeforeRelease { goal, .. }, Event::BeforeReleaseDone(Ok(()))) => {
                 self.quiesce(now, goal, out)
             }

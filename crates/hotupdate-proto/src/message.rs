@@ -11,6 +11,7 @@
 //!    | received (one for each batch) ------------>|
 //!    |<------------------- control+fds · complete |
 //!    |   … warms up; the incumbent serves on …    |
+//!    | trouble (what failed, if something did) -->|
 //!    | ready ------------------------------------>|
 //!    |<---------------------------- released+fds  |  the accept loops have stopped
 //!    | serving ---------------------------------->|  parks its listeners, drains
@@ -194,6 +195,12 @@ pub enum Message {
         /// Its number.
         batch: u32,
     },
+    /// Something went wrong in the successor before it was ready. It may go on; if it ends, this is why.
+    /// Said to a process with the feature [`FEATURE_TROUBLE`](crate::FEATURE_TROUBLE).
+    Trouble {
+        /// One line for a person.
+        what: String,
+    },
     /// The successor is warm.
     Ready(Ready),
     // ---- the commit -----------------------------------------------------------------------------------
@@ -365,6 +372,7 @@ impl Message {
             Self::Control { .. } => "control",
             Self::Complete { .. } => "complete",
             Self::Received { .. } => "received",
+            Self::Trouble { .. } => "trouble",
             Self::Ready(_) => "ready",
             Self::Released(_) => "released",
             Self::Serving { .. } => "serving",

@@ -203,8 +203,8 @@ impl LastFailure {
     }
 }
 
-/// Something that happened to the service and that an operator may ask for afterwards. The process that serves
-/// remembers it, and passes it on to the next one.
+/// Something that happened to the service and that an operator may ask for afterwards. The process that
+/// serves remembers it, and passes it on to the next one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PastEvent {

@@ -258,6 +258,14 @@ impl Builder {
         self
     }
 
+    /// Whether this version may take over although it claims none of the listeners that the incumbent has, so
+    /// that all of them close. Default: no. Then [`Starting::ready`] fails and the incumbent serves on: it is
+    /// probably another service, which was started with the control socket of this one.
+    pub fn abandon_listeners(mut self, abandon_listeners: bool) -> Self {
+        self.settings.abandon_listeners = abandon_listeners;
+        self
+    }
+
     /// Whether the listeners are kept in systemd's descriptor store too, so that they survive the last
     /// process: if it crashes, clients wait in the queue until systemd has started the service again.
     /// Default: yes, where systemd says that the service has a store (`$FDSTORE`, since version 254). With

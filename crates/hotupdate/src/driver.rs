@@ -251,6 +251,7 @@ impl Driver {
             Some(FromApplication::Ready { resources, ready, reply }) => {
                 self.make_ready(resources, ready, reply).await;
             }
+            Some(FromApplication::Trouble { what, told }) => self.trouble(what, told).await,
             None if matches!(self.machine.role, Role::First | Role::Successor(_)) => {
                 self.application_gave_up().await;
             }

@@ -29,7 +29,7 @@ pub struct Error {
     kind: ErrorKind,
     doing: String,
     what: String,
-    source: Option<io::Error>,
+    io: Option<io::Error>,
     serves: Option<String>,
 }
 
@@ -54,7 +54,7 @@ pub enum ErrorKind {
     /// An operator or a signal ended the attempt.
     Cancelled,
     /// Something failed in this process, most often because the kernel refused it: then
-    /// [`std::error::Error::source`] is the [`io::Error`].
+    /// [`Error::io_error`] says what it said.
     Local,
     /// A mistake in the program that calls this library.
     ApiMisuse,
@@ -77,8 +77,14 @@ impl Error {
         self.serves.as_deref()
     }
 
+    /// What the kernel said, if that is the reason. It is part of the text of this error.
+    #[must_use]
+    pub fn io_error(&self) -> Option<&io::Error> {
+        self.io.as_ref()
+    }
+
     pub(crate) fn new(kind: ErrorKind, doing: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { kind, doing: doing.into(), what: what.into(), source: None, serves: None }
+        Self { kind, doing: doing.into(), what: what.into(), io: None, serves: None }
     }
 
     pub(crate) fn timed_out(doing: impl Into<String>, what: impl Into<String>) -> Self {
@@ -129,7 +135,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind: _, doing, what, source: _, serves } = self;
+        let Self { kind: _, doing, what, io: _, serves } = self;
         write!(f, "{doing}: {what}")?;
         match serves {
             Some(process) => write!(f, "; {process} serves on"),
@@ -144,11 +150,8 @@ impl fmt::Debug for Error {
     }
 }
 
-impl error::Error for Error {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        self.source.as_ref().map(|error| error as _)
-    }
-}
+/// Without a source: what the kernel said is in the text, and a program that prints sources would say it twice.
+impl error::Error for Error {}
 
 /// Adds what was being done to an I/O error.
 pub(crate) trait Doing<T> {
@@ -159,7 +162,7 @@ impl<T> Doing<T> for io::Result<T> {
     fn doing(self, doing: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|error| {
             let local = Error::new(ErrorKind::Local, doing(), error.to_string());
-            Error { source: Some(error), ..local }
+            Error { io: Some(error), ..local }
         })
     }
 }
@@ -167,5 +170,22 @@ impl<T> Doing<T> for io::Result<T> {
 impl<T> Doing<T> for rustix::io::Result<T> {
     fn doing(self, doing: impl FnOnce() -> String) -> Result<T> {
         self.map_err(io::Error::from).doing(doing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As programs print an error: with everything that is behind it.
+    #[test]
+    fn what_the_kernel_said_is_said_once() {
+        let emfile = io::Error::from(rustix::io::Errno::MFILE);
+        let failed: Result<()> = Err(emfile).doing(|| "binding the listener http".to_owned());
+        let error = failed.unwrap_err();
+        let errors = std::iter::successors(Some(&error as &dyn error::Error), |error| error.source());
+        let said = errors.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        assert_eq!(said, "binding the listener http: Too many open files (os error 24)");
+        assert_eq!(error.io_error().and_then(io::Error::raw_os_error), Some(24));
     }
 }

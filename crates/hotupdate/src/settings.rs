@@ -6,7 +6,8 @@ use hotupdate_proto::environment::NAME;
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
 use hotupdate_proto::{
-    FEATURE_MIGRATE, FEATURE_REBIND, FEATURE_SUPERVISION, Process, Timing, VERSIONS, default_name,
+    FEATURE_MIGRATE, FEATURE_REBIND, FEATURE_SUPERVISION, FEATURE_TROUBLE, Process, Timing, VERSIONS,
+    default_name,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
@@ -39,6 +40,7 @@ pub(crate) struct Settings {
     pub(crate) after_drain: Option<AfterDrain>,
     pub(crate) max_draining: usize,
     pub(crate) migrate_connections: bool,
+    pub(crate) abandon_listeners: bool,
     pub(crate) descriptor_store: Option<bool>,
 }
 
@@ -57,6 +59,7 @@ impl Settings {
             after_drain: None,
             max_draining: 8,
             migrate_connections: true,
+            abandon_listeners: false,
             descriptor_store: None,
         }
     }
@@ -73,7 +76,8 @@ impl Settings {
 
     fn features(&self) -> Vec<String> {
         let migrate = self.migrate_connections.then_some(FEATURE_MIGRATE);
-        migrate.into_iter().chain([FEATURE_REBIND, FEATURE_SUPERVISION]).map(str::to_owned).collect()
+        let always = [FEATURE_REBIND, FEATURE_SUPERVISION, FEATURE_TROUBLE];
+        migrate.into_iter().chain(always).map(str::to_owned).collect()
     }
 
     fn name(&self) -> String {

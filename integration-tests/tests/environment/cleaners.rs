@@ -4,12 +4,12 @@
 //! are in `supervisors/runtime_directory.rs`.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use integration_tests::client::who_answers;
-use integration_tests::process::eventually;
-use integration_tests::process::needs::{TMPFILES, have};
+use integration_tests::process::needs::{ROOT, TMPFILES, have};
+use integration_tests::process::{binary, eventually};
 use integration_tests::{Handover, Outcome, SOON, Sandbox, Service, Serving, Status, Way, hotctl};
 
 /// The predecessor lets go at once.
@@ -108,4 +108,54 @@ fn sighup_at_once_after_it_was_removed() {
         assert_eq!(who_answers(next.http).expect("it serves"), next.pid);
         serving = next;
     }
+}
+
+/// The version that serves dies before it has made anything again: its predecessor in probation serves at the same path,
+/// where a version that is started at once meets it.
+#[test]
+fn a_predecessor_that_takes_over_makes_it_again() {
+    for removed in ["control.sock", "control.sock.lock", "both"] {
+        let sandbox = Sandbox::new();
+        let service = Service::start(&sandbox, "v1", &["--probation", "60"]);
+        let first = service.wait_serving();
+        let second = Handover::run(&sandbox, Way::ByHand, first, "v2", &["--probation", "60"]).to;
+        for file in ["control.sock", "control.sock.lock"] {
+            if removed == file || removed == "both" {
+                fs::remove_file(sandbox.path().join(file)).expect("it is there");
+            }
+        }
+        Service::of(&sandbox, second.pid).kill();
+        leads_to(&sandbox, first);
+        let _done = hotctl(&sandbox, &["stop", "--wait"]).expect_success();
+    }
+}
+
+/// As one that gave up its rights after its start: it says once why it cannot, serves on, and does it when it can.
+#[test]
+fn a_service_that_may_not_write_there_any_more_says_so_once() {
+    const USER: u32 = 65534;
+    if !have(&[ROOT]) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let owned_by = |user: u32| chown(sandbox.path(), Some(user), None).expect("root may");
+    owned_by(USER);
+    let user = USER.to_string();
+    let mut command: Vec<_> =
+        ["--reuid", &user, "--regid", &user, "--clear-groups"].map(str::to_owned).to_vec();
+    command.push(binary("axum-server").display().to_string());
+    command.extend(Service::arguments(&sandbox, "v1", &ARGUMENTS));
+    let service = Service::spawn(&sandbox, Path::new("/usr/bin/setpriv"), &command);
+    let serving = service.wait_serving();
+    fs::set_permissions(sandbox.path(), fs::Permissions::from_mode(0o755)).expect("root may");
+    owned_by(0);
+    fs::remove_file(sandbox.control()).expect("it is there");
+    let said = "removed from its path, and cannot be made again yet";
+    eventually("it says why", SOON, || sandbox.transcript().contains(said).then_some(()));
+    assert_eq!(who_answers(serving.http).expect("it serves on"), serving.pid);
+    owned_by(USER);
+    leads_to(&sandbox, serving);
+    let log = sandbox.transcript();
+    assert_eq!(log.matches(said).count(), 1, "{log}");
+    assert!(log.contains("Permission denied"), "{log}");
 }

@@ -7,4 +7,5 @@ mod keeper;
 mod main_process;
 mod runtime_directory;
 mod sandboxed;
+mod stopping;
 mod units;

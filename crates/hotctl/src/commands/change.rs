@@ -5,6 +5,7 @@ use std::time::Instant;
 use hotupdate_proto::Process;
 use hotupdate_proto::operator::{HandoffResult, ProcessState, Status};
 
+use super::drained;
 use super::status::warning_line;
 use crate::client::CallError;
 use crate::context::{Context, NOTHING, look_until};
@@ -86,9 +87,9 @@ pub(crate) fn sentence(changed: &HandoffResult, status: Option<&Status>, verb: &
 }
 
 fn what_is_left(status: &Status, old: &Process) -> String {
-    match connections_of(status, old) {
-        Some(0) => format!("{old} has no connections left"),
-        Some(open) => format!("{old} is draining {}", text::connections(open)),
+    let left = status.predecessors.iter().find(|predecessor| predecessor.process.instance == old.instance);
+    match left {
+        Some(left) => format!("{old} {}", drained::what_runs(left, "is draining")),
         None => format!("{old} has exited"),
     }
 }
@@ -109,10 +110,4 @@ pub(crate) fn warn(context: &Context<'_>, status: Option<&Status>, to: &Process)
         context.report.outcome("warning", warning, to);
         context.report.say(warning_line(warning));
     }
-}
-
-/// How many connections are open in a predecessor, `None` if it has exited.
-pub(crate) fn connections_of(status: &Status, old: &Process) -> Option<u64> {
-    let left = status.predecessors.iter().find(|predecessor| predecessor.process.instance == old.instance);
-    left.map(|predecessor| predecessor.connections.open())
 }

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use hotupdate_proto::Process;
-use hotupdate_proto::operator::{HandoffResult, ProcessState, Status};
+use hotupdate_proto::operator::{HandoffResult, ProcessState, ProcessStatus, Status};
 
 use super::change;
 use super::status::tasks;
@@ -50,17 +50,23 @@ pub(crate) fn wait(
     }
 }
 
-/// `is still draining 17 connections`, or `has drained, still running: 2 tasks (mail, report)`; `None` if it
-/// has exited, or has nothing left to do.
+/// What is left of it; `None` if it has exited, or stays for its supervisor alone.
 fn left_in(status: &Status, old: &Process) -> Option<String> {
     let left = status.predecessors.iter().find(|it| it.process.instance == old.instance)?;
     if left.state == ProcessState::Drained && !left.probation {
         return None;
     }
-    let draining = format!("is still draining {}", text::connections(left.connections.open()));
-    Some(match (left.connections.open(), tasks(&left.tasks)) {
+    Some(what_runs(left, "is still draining"))
+}
+
+/// `is draining 17 connections`, or `has drained, still running: 2 tasks (mail, report)`: a process that has drained
+/// is not gone.
+pub(super) fn what_runs(left: &ProcessStatus, draining: &str) -> String {
+    match (left.connections.open(), tasks(&left.tasks)) {
         (0, Some(tasks)) => format!("has drained, {tasks}"),
-        (_, Some(tasks)) => format!("{draining}, {tasks}"),
-        (_, None) => draining,
-    })
+        (0, None) if left.probation => "has drained, and can take over again".to_owned(),
+        (0, None) => "has drained, and has not exited yet".to_owned(),
+        (open, Some(tasks)) => format!("{draining} {}, {tasks}", text::connections(open)),
+        (open, None) => format!("{draining} {}", text::connections(open)),
+    }
 }

@@ -106,12 +106,14 @@ fn row(status: &ProcessStatus) -> Vec<Cell> {
     ]
 }
 
-/// `can take over again; still running: 2 tasks (consumer, report); 117 migrated, 4 finished`
+/// `can take over again; drained; still running: 2 tasks (consumer, report); 117 migrated, 4 finished`
 fn note(status: &ProcessStatus) -> String {
     let has_let_go = matches!(status.state, ProcessState::Draining | ProcessState::Drained);
     let ended = if has_let_go { ended(&status.totals) } else { None };
     let short = Some(short_note(status).to_owned()).filter(|note| !note.is_empty());
-    short.into_iter().chain(tasks(&status.tasks)).chain(ended).collect::<Vec<_>>().join("; ")
+    let is_drained = status.state == ProcessState::Draining && status.connections.open() == 0;
+    let drained = is_drained.then(|| "drained".to_owned());
+    short.into_iter().chain(drained).chain(tasks(&status.tasks)).chain(ended).collect::<Vec<_>>().join("; ")
 }
 
 /// What an operator can do with it.

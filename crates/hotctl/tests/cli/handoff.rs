@@ -338,6 +338,26 @@ fn tasks_that_keep_an_old_version_are_named() {
     );
 }
 
+/// A process that has nothing left to do may still be there.
+#[test]
+fn a_drained_process_is_not_said_to_be_gone() {
+    let place = Place::new();
+    place.fake.change(|status| join(status, 4242, "another", ProcessState::Standby));
+    place.fake.on("Handoff", |status| {
+        let answer = release(status);
+        status.predecessors[0].connections = Summary::default();
+        status.predecessors[0].probation = false;
+        answer
+    });
+    let arguments = ["--timeout", "1", "handoff", "--until", "drained"];
+    let left = "4100 (v1.2.9) has drained, and has not exited yet";
+    let line = format!("hotctl: handoff: timed out after 1 s: {left}; 4242 (v1.3.0) serves now");
+    place.hotctl(&arguments).code(4).says(&line);
+    let shown = place.hotctl(&["status"]).code(0).stdout;
+    let row = shown.lines().find(|line| line.contains("4100")).expect("it is still there");
+    assert!(row.contains("draining") && row.ends_with("drained"), "{shown}");
+}
+
 #[test]
 fn a_version_that_is_taken_back_while_the_old_one_drains_is_a_failure() {
     let place = Place::new();

@@ -30,7 +30,7 @@ GENERATION  STATE     PID   VERSION  SINCE  CONNECTIONS(active/idle/upgraded)  N
 5           standby   4400  v1.3.0   12s    0/0/0                              waits for `hotctl handoff`
 3           serving   4242  v1.3.0   12s    5/100/2
 2           draining  4100  v1.2.9   12s    5/10/2                             can take over again
-1           draining  4000  -        12s    0/0/0
+1           draining  4000  -        12s    0/0/0                              drained
 
 LISTENER  KIND  ADDRESS       ORIGIN
 http      tcp   0.0.0.0:3000  inherited

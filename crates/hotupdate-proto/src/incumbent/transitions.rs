@@ -67,13 +67,23 @@ impl Incumbent {
             out.push(Effect::SendTo(predecessor.generation, Message::Issued { generation }));
         }
         let accepts = Vec::new();
-        let peer = Peer { process, generation, attempt, version, features, accepts, handoff, since: now };
+        let peer = Peer {
+            process,
+            generation,
+            attempt,
+            version,
+            features,
+            accepts,
+            trouble: None,
+            handoff,
+            since: now,
+        };
         out.push(Effect::Report(Report::Joined(peer.clone())));
         offer_next(now, timing, peer, inventory.into(), 0, after(now, timing.lease), out)
     }
 
     pub(super) fn ready(&mut self, now: Instant, peer: Peer, ready: Ready, out: &mut Vec<Effect>) -> State {
-        let peer = Peer { accepts: ready.accepts, ..peer };
+        let peer = Peer { accepts: ready.accepts, trouble: None, ..peer };
         if ready.release == Release::OnCommand && !self.terminating {
             out.push(Effect::Report(Report::Standby(peer.clone())));
             return State::Standby { peer, until: after(now, self.local.timing.standby) };
@@ -207,6 +217,11 @@ impl Incumbent {
     pub(super) fn dismiss(&mut self, state: &State, fault: Fault, out: &mut Vec<Effect>) {
         let Some(peer) = state.successor().cloned() else { return };
         let stage = state.stage();
+        // Its last words say more than its end.
+        let fault = match (fault, &peer.trouble) {
+            (Fault::PeerGone, Some(what)) => Fault::PeerFailed(what.clone()),
+            (fault, _) => fault,
+        };
         out.extend([Effect::Send(Message::Failed { reason: fault.to_string() }), Effect::Close]);
         out.push(Effect::Report(Report::Failed { peer, stage, fault }));
     }
@@ -392,6 +407,7 @@ impl Incumbent {
             version: self.local.versions.max,
             features,
             accepts: Vec::new(),
+            trouble: None,
             handoff,
             since: now,
         };

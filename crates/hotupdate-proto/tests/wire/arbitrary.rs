@@ -153,6 +153,7 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         batch().prop_map(|batch| Message::Control { batch }),
         batch().prop_map(|batches| Message::Complete { batches }),
         batch().prop_map(|batch| Message::Received { batch }),
+        text().prop_map(|what| Message::Trouble { what }),
         ready().prop_map(Message::Ready),
         released().prop_map(Message::Released),
         any::<Option<u64>>().prop_map(|gap_ns| Message::Serving { gap_ns, accepts: Vec::new() }),

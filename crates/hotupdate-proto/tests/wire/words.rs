@@ -237,6 +237,7 @@ fn every_message() -> Vec<Message> {
         Message::Control { batch: 1 },
         Message::Complete { batches: 1 },
         Message::Received { batch: 1 },
+        Message::Trouble { what: String::new() },
         Message::Ready(Ready::default()),
         Message::Released(Released::default()),
         Message::Serving { gap_ns: Some(1), accepts: Vec::new() },
@@ -273,6 +274,7 @@ fn every_message() -> Vec<Message> {
             | Message::Control { .. }
             | Message::Complete { .. }
             | Message::Received { .. }
+            | Message::Trouble { .. }
             | Message::Ready(_)
             | Message::Released(_)
             | Message::Serving { .. }
@@ -389,7 +391,7 @@ fn a_message_is_called_what_the_wire_calls_it() {
         assert_eq!(serde_json::to_value(&message).unwrap()["type"], message.name());
         names.insert(message.name());
     }
-    assert_eq!(names.len(), 28, "and each has a name of its own");
+    assert_eq!(names.len(), 29, "and each has a name of its own");
 }
 
 /// The picture at the top of `message.rs` shows every message.

@@ -132,8 +132,7 @@ fn not_openable(path: &Path, error: &Error) -> Error {
 }
 
 fn is_denied(error: &Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
-    source.is_some_and(|source| source.kind() == io::ErrorKind::PermissionDenied)
+    error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Removes the socket. Only its owner may, and only when no successor follows: later it could belong to

@@ -45,6 +45,14 @@ struct Arrival {
     resume: Resume,
 }
 
+/// Which connections of a batch stay where they are.
+#[derive(Default)]
+struct Inspected {
+    refused: Vec<u64>,
+    /// Some of them because few descriptors are left here.
+    is_crowded: bool,
+}
+
 impl Migrations {
     pub(super) fn new(requests: mpsc::UnboundedReceiver<MigrationRequest>) -> Self {
         Self {
@@ -134,8 +142,13 @@ impl Driver {
         match effect {
             InboundEffect::Send(message) => self.links.send_to(from, &message, Vec::new()),
             InboundEffect::Inspect { batch, items } => {
-                let event = match self.inspect(from, batch, items) {
-                    Ok(refused) => Event::Inspected { from, batch, refused },
+                let event = match self.migrations.inspect(from, batch, items) {
+                    Ok(Inspected { refused, is_crowded }) => {
+                        if is_crowded {
+                            self.warn_of_few_descriptors();
+                        }
+                        Event::Inspected { from, batch, refused }
+                    }
                     Err(what) => Event::PredecessorClosed(from, Fault::PeerMisbehaved(what)),
                 };
                 self.machine.queue(event);
@@ -148,45 +161,47 @@ impl Driver {
             InboundEffect::Discard(batch) => drop(self.migrations.release(from, batch)),
         }
     }
+}
 
-    /// Checks the descriptors of a batch and holds them. Returns which connections stay where they are.
+impl Migrations {
+    /// Checks the descriptors of a batch and holds them.
     fn inspect(
         &mut self,
         from: Generation,
         batch: u32,
         items: Vec<MigrationItem>,
-    ) -> Result<Vec<u64>, String> {
-        let descriptors = std::mem::take(&mut self.migrations.arriving);
-        let (mut held, mut refused) = (Vec::new(), Vec::new());
+    ) -> Result<Inspected, String> {
+        let descriptors = std::mem::take(&mut self.arriving);
+        let (mut held, mut inspected) = (Vec::new(), Inspected::default());
         let lost = items.get(descriptors.len()..).unwrap_or_default();
         if !lost.is_empty() {
             tracing::warn!(
                 generation = %from, connections = lost.len(),
                 "no descriptors are left for connections; they stay where they are"
             );
-            refused.extend(lost.iter().map(|item| item.row.id));
+            inspected.refused.extend(lost.iter().map(|item| item.row.id));
         }
         for (item, fd) in items.into_iter().zip(descriptors) {
             check(&item, &fd)?;
             if !limits::leaves_room(&fd) {
-                refused.push(item.row.id);
-                self.warn_of_few_descriptors();
+                inspected.refused.push(item.row.id);
+                inspected.is_crowded = true;
                 continue;
             }
-            let mut handlers = self.migrations.handlers.iter();
+            let mut handlers = self.handlers.iter();
             let handler = handlers.find(|handler| handler.fits(&item.kind, &item.row.listener));
             let resume = handler.and_then(|handler| handler.inspect(from_text(&item.state)));
             match resume.map(|resume| (resume, Socket::register(fd))) {
                 Some((resume, Ok(socket))) => held.push(Arrival { item, socket, resume }),
                 Some((_, Err(error))) => {
                     tracing::warn!(%error, "a connection cannot be taken; it stays where it is");
-                    refused.push(item.row.id);
+                    inspected.refused.push(item.row.id);
                 }
-                None => refused.push(item.row.id),
+                None => inspected.refused.push(item.row.id),
             }
         }
-        self.migrations.held.insert((from, batch), held);
-        Ok(refused)
+        self.held.insert((from, batch), held);
+        Ok(inspected)
     }
 }
 
@@ -242,5 +257,75 @@ pub(crate) fn check(item: &MigrationItem, fd: &OwnedFd) -> Result<(), String> {
     match SockRef::from(fd).nonblocking() {
         Ok(true) => Ok(()),
         _ => Err(wrong("is in blocking mode")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use hotupdate_proto::ConnectionRow;
+
+    use super::*;
+
+    /// As it is offered, with the client's end.
+    fn offered(id: u64, kind: &str) -> (MigrationItem, OwnedFd, UnixStream) {
+        let (ours, client) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut row = ConnectionRow::default();
+        row.id = id;
+        let cookie = sockopt::socket_cookie(&ours).unwrap();
+        (MigrationItem { row, kind: kind.into(), cookie, state: String::new() }, ours.into(), client)
+    }
+
+    fn accepting() -> Migrations {
+        let mut migrations = Migrations::new(mpsc::unbounded_channel().1);
+        migrations.handlers.push(Handler::new("echo", None, |_| Some(Box::new(drop))));
+        migrations
+    }
+
+    /// The kernel dropped the last descriptor: this process was at its limit of open files.
+    #[tokio::test]
+    async fn connections_without_a_descriptor_and_those_of_other_kinds_stay_where_they_are() {
+        let mut migrations = accepting();
+        let (mut items, mut clients) = (Vec::new(), Vec::new());
+        for (id, kind) in [(1, "echo"), (2, "another"), (3, "echo"), (4, "echo")] {
+            let (item, fd, client) = offered(id, kind);
+            items.push(item);
+            migrations.arriving.push(fd);
+            clients.push(client);
+        }
+        drop(migrations.arriving.pop());
+        let Inspected { mut refused, is_crowded } = migrations.inspect(Generation(1), 7, items).unwrap();
+        assert!(!is_crowded);
+        refused.sort_unstable();
+        assert_eq!(refused, [2, 4]);
+        let ids =
+            |arrivals: Vec<Arrival>| arrivals.iter().map(|arrival| arrival.item.row.id).collect::<Vec<_>>();
+        assert_eq!(ids(migrations.release(Generation(2), 7)), [0; 0], "of another process");
+        assert_eq!(ids(migrations.release(Generation(1), 7)), [1, 3]);
+        assert_eq!(ids(migrations.release(Generation(1), 7)), [0; 0], "once");
+    }
+
+    #[tokio::test]
+    async fn a_descriptor_is_the_connection_that_it_is_said_to_be() {
+        let refuses = |item: MigrationItem, fd: OwnedFd, what: &str| {
+            let mut migrations = accepting();
+            migrations.arriving.push(fd);
+            let error = migrations.inspect(Generation(1), 1, vec![item]).err().unwrap();
+            assert!(error.contains("connection 5") && error.contains(what), "{error}");
+            assert!(migrations.release(Generation(1), 1).is_empty());
+        };
+        let item = || offered(5, "echo");
+        refuses(item().0, item().1, "is another socket");
+        refuses(item().0, tempfile::tempfile().unwrap().into(), "is not a socket");
+        let folder = tempfile::tempdir().unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(folder.path().join("s")).unwrap();
+        refuses(item().0, listener.into(), "is not a connection");
+        refuses(item().0, std::os::unix::net::UnixDatagram::unbound().unwrap().into(), "is not a connection");
+        let (blocking, fd, _client) = item();
+        let stream = UnixStream::from(fd);
+        stream.set_nonblocking(false).unwrap();
+        refuses(blocking, stream.into(), "is in blocking mode");
     }
 }

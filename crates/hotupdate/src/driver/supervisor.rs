@@ -539,7 +539,6 @@ impl Driver {
     }
 
     /// The last words are out.
-    #[expect(clippy::exit, reason = "a process that follows another ends as that one did")]
     pub(super) fn end(&mut self, code: ExitCode) {
         if code != 0 {
             let pid = self.supervisor.heir.as_ref().map(|heir| heir.pid);

@@ -86,11 +86,12 @@ async fn an_error_says_who_serves_now() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let failed = starting.tcp("other", taken.local_addr().unwrap()).await.unwrap_err();
     assert_eq!((failed.kind(), failed.served_by()), (ErrorKind::Local, None), "it may try another address");
-    let source = std::error::Error::source(&failed).and_then(|e| e.downcast_ref::<std::io::Error>());
+    let source = failed.io_error();
     assert_eq!(source.map(std::io::Error::kind), Some(std::io::ErrorKind::AddrInUse));
 
     drop(starting);
-    let starting = folder.builder("v5").on_command(true).join().await.unwrap();
+    let mut starting = folder.builder("v5").on_command(true).join().await.unwrap();
+    let _listener = starting.tcp("echo", address).await.unwrap();
     let ready = tokio::spawn(starting.ready());
     let aborted = async || {
         let reply = call(&folder.control(), "io.hotupdate.Abort", json!({})).await;

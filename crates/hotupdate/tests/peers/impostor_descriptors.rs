@@ -224,6 +224,23 @@ fn moves(fds: impl FnOnce(&mut Vec<TcpStream>) -> Vec<OwnedFd>, change: impl FnO
     });
 }
 
+/// What a predecessor says that is not of the protocol is quoted on one line of the log.
+#[test]
+fn a_type_of_message_that_forges_a_line() {
+    const FORGED: &str = "v2\r\n2026-01-01T00:00:00Z  INFO all is well\u{1b}[2J";
+    alone(async {
+        let (folder, (log, _guard)) = (Folder::new(), Log::begin());
+        let impostor = Impostor::at(&folder);
+        let (_serving, mut peer) = serves(folder.builder("v2"), &impostor).await;
+        peer.say(&json!({ "type": FORGED })).await;
+        eventually("a line in the log", async || log.text().contains("a violation").then_some(())).await;
+        log.says(&["a violation of the protocol", "all is well", "(v2) is still serving"]);
+        let text = log.text();
+        assert!(!text.contains(|c: char| c != '\n' && hotupdate_proto::text::is_unfit(c)), "{text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("2026-01-01")), "a line was forged:\n{text}");
+    });
+}
+
 pub(crate) fn connection(clients: &mut Vec<TcpStream>) -> OwnedFd {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     clients.push(TcpStream::connect(listener.local_addr().unwrap()).unwrap());

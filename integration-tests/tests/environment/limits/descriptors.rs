@@ -164,6 +164,22 @@ fn the_successor_may_not_open_what_the_incumbent_has_open() {
     comes_to(&mut clients[0], next.pid);
 }
 
+/// Each time that it has to grow while connections come costs every thread milliseconds.
+#[test]
+fn the_table_of_the_successor_is_large_before_it_serves() {
+    let sandbox = Sandbox::new();
+    let (_service, serving) = incumbent(&sandbox);
+    let _clients = idle(serving.http, MANY).unwrap();
+    let successor = Service::start(&sandbox, "v2", &["--standby"]);
+    status_when(&sandbox, "a successor in standby", |status| {
+        status.successor.as_ref().is_some_and(|it| it.state == "standby")
+    });
+    let status = fs::read_to_string(format!("/proc/{}/status", successor.pid())).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).expect("the table has a size");
+    let size: usize = size.trim().parse().unwrap();
+    assert!(size >= MANY + 256 && successor.facts().fds < 100, "{size} places");
+}
+
 /// Connections stop moving where new clients need the rest. What stays where it is drains politely.
 #[test]
 fn the_successor_has_few_left_for_many_connections() {

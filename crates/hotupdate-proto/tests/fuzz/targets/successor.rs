@@ -31,7 +31,7 @@ fn attempt(u: &mut Unstructured<'_>) -> Result<()> {
     }
     attempt.comes_to_an_end();
     match attempt.end {
-        Some(End::Serves(served)) => serve(u, attempt.now, local, served),
+        Some(End::Serves(served)) => serve(u, attempt.now, local, *served),
         _ => Ok(()),
     }
 }
@@ -65,7 +65,7 @@ struct Said {
 }
 
 enum End {
-    Serves(Served),
+    Serves(Box<Served>),
     Other,
 }
 
@@ -142,7 +142,7 @@ impl Attempt {
             }
             Effect::Serve(served) => {
                 assert!(self.said.open, "serves before it was released");
-                self.end = Some(End::Serves(served));
+                self.end = Some(End::Serves(Box::new(served)));
             }
             Effect::StartOver => {
                 assert!(!self.said.complete, "has all it needs");
