@@ -41,6 +41,7 @@ pub struct ProcessStatus {
     pub since_ms: u64,
     pub connections: Summary,
     pub probation: bool,
+    pub attempt: Option<String>,
 }
 
 /// The identity of a process.

@@ -11,7 +11,9 @@ pub const NAME: &str = "HOTUPDATE_NAME";
 /// Carries the name of an attempt from the process that starts a program to its [`Join`](crate::Join).
 pub const ATTEMPT: &str = "HOTUPDATE_ATTEMPT";
 
-/// Tells a program that it was started to run on its own: it makes a session for itself when it joins.
+/// Tells a program that it was started to run on its own: it makes a session for itself when it joins. The
+/// value is the process id of its parent, so that processes that inherit the variable from the program do
+/// not.
 pub const DETACH: &str = "HOTUPDATE_DETACH";
 
 /// Tells a program that its output is the pipe of an operator, which is read until the program serves: standard

@@ -292,6 +292,9 @@ impl Incumbent {
             (State::Warming { peer, .. }, Event::Message(M::Ready(ready))) => {
                 self.ready(now, peer, ready, out)
             }
+            (State::Warming { peer, until }, Event::Message(M::Trouble { what })) => {
+                State::Warming { peer: Peer { trouble: Some(what), ..peer }, until }
+            }
             (State::BeforeRelease { goal, .. }, Event::BeforeReleaseDone(Ok(()))) => {
                 self.quiesce(now, goal, out)
             }
@@ -398,6 +401,10 @@ impl Incumbent {
             }
 
             // ---- after it: the other side of the drain ------------------------------------------------
+            // For the supervisors of both; nothing here depends on it.
+            (state @ (State::Probation { .. } | State::Retired { .. }), Event::Message(M::Serves { .. })) => {
+                state
+            }
             // It cannot serve any more. The other side may have stopped meanwhile, and drain too.
             (
                 state @ State::Retired { .. },

@@ -11,6 +11,7 @@
 //!    | received (one for each batch) ------------>|
 //!    |<------------------- control+fds · complete |
 //!    |   … warms up; the incumbent serves on …    |
+//!    | trouble (what failed, if something did) -->|
 //!    | ready ------------------------------------>|
 //!    |<---------------------------- released+fds  |  the accept loops have stopped
 //!    | serving ---------------------------------->|  parks its listeners, drains
@@ -18,7 +19,7 @@
 //!    |<- prepare+fds · commit or abort · quiesced |
 //!    | prepared (one for each prepare) ---------->|
 //!    |<- connections · progress · drained · let_go|
-//!    | hurry · issued · end_probation ----------->|
+//!    | hurry · issued · end_probation · serves -->|
 //!    | resume · farewell · rebound+fds ---------->|
 //!    |<----------- rebound+fds (until `released`) |
 //!    |<-- failed (either side, until `serving`) ->|
@@ -26,12 +27,13 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::identity::{Generation, Process, Versions};
+pub use crate::identity::{Generation, Place, Process, Versions};
 use crate::inventory::{
     ConnectionRow, LinkItem, ListenerItem, Occupancy, SocketFile, StateItem, Summary, Totals, UnreadLink,
 };
 use crate::migration::{ConnectionKind, MigrationItem};
 use crate::operator::PastEvent;
+use crate::text::ShortText;
 
 /// The most descriptors that one message may own. The kernel takes 253 (`SCM_MAX_FD`, `include/net/scm.h`).
 pub const MAX_DESCRIPTORS: usize = 250;
@@ -74,6 +76,25 @@ pub struct Joined {
     /// What the incumbent has open, unless it is too old to say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub occupancy: Option<Occupancy>,
+    /// The incumbent's service manager.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manager: Option<ServiceManager>,
+}
+
+/// What systemd tells only the processes that it starts, or only the main one (`NotifyAccess=main`), and what
+/// the next main process has to know, too.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ServiceManager {
+    /// As [`Place::unit`]: to a process of another unit the rest means nothing.
+    pub unit: ShortText,
+    /// Where the manager listens (`NOTIFY_SOCKET`).
+    pub notify_socket: String,
+    /// It keeps descriptors (`FDSTORE`).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub has_store: bool,
+    /// How often it wants to hear that the service is well (`WATCHDOG_USEC`), in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog_us: Option<u64>,
 }
 
 /// When a successor that is ready takes over.
@@ -123,6 +144,11 @@ pub struct Released {
     pub history: Vec<PastEvent>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
 fn forever() -> u64 {
     u64::MAX
 }
@@ -168,6 +194,12 @@ pub enum Message {
     Received {
         /// Its number.
         batch: u32,
+    },
+    /// Something went wrong in the successor before it was ready. It may go on; if it ends, this is why.
+    /// Said to a process with the feature [`FEATURE_TROUBLE`](crate::FEATURE_TROUBLE).
+    Trouble {
+        /// One line for a person.
+        what: String,
     },
     /// The successor is warm.
     Ready(Ready),
@@ -259,6 +291,16 @@ pub enum Message {
     },
     /// A later version serves well: end your probation.
     EndProbation,
+    /// Which process serves, for one whose supervisor takes it for the service. Only to a process with
+    /// [`FEATURE_SUPERVISION`](crate::FEATURE_SUPERVISION).
+    Serves {
+        /// The process id of the sender, in its own namespace.
+        pid: u32,
+        /// Where it runs.
+        place: Place,
+        /// No predecessor can take its place back (any more).
+        is_established: bool,
+    },
     /// Serve again. Sent when the sender's accept loops have stopped, or by a successor whose incumbent died.
     Resume {
         /// When they stopped, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -330,6 +372,7 @@ impl Message {
             Self::Control { .. } => "control",
             Self::Complete { .. } => "complete",
             Self::Received { .. } => "received",
+            Self::Trouble { .. } => "trouble",
             Self::Ready(_) => "ready",
             Self::Released(_) => "released",
             Self::Serving { .. } => "serving",
@@ -347,6 +390,7 @@ impl Message {
             Self::Hurry { .. } => "hurry",
             Self::Issued { .. } => "issued",
             Self::EndProbation => "end_probation",
+            Self::Serves { .. } => "serves",
             Self::Resume { .. } => "resume",
             Self::Farewell => "farewell",
             Self::Rebound { .. } => "rebound",

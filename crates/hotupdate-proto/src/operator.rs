@@ -60,6 +60,8 @@ pub enum ProcessState {
     Serving,
     /// Finishes, moves or closes what is open.
     Draining,
+    /// Has drained, and stays: it may take over again, or its supervisor takes it for the service.
+    Drained,
     /// Not there any more.
     Gone,
 }
@@ -71,6 +73,7 @@ impl std::fmt::Display for ProcessState {
             Self::Standby => "standby",
             Self::Serving => "serving",
             Self::Draining => "draining",
+            Self::Drained => "drained",
             Self::Gone => "gone",
         })
     }
@@ -200,8 +203,8 @@ impl LastFailure {
     }
 }
 
-/// Something that happened to the service and that an operator may ask for afterwards. The process that serves
-/// remembers it, and passes it on to the next one.
+/// Something that happened to the service and that an operator may ask for afterwards. The process that
+/// serves remembers it, and passes it on to the next one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PastEvent {

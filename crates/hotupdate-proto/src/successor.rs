@@ -10,6 +10,7 @@
 use std::mem;
 use std::time::Instant;
 
+use crate::FEATURE_TROUBLE;
 use crate::error::Fault;
 use crate::incumbent::Local;
 use crate::message::{Generation, Join, Message, Release};
@@ -52,7 +53,8 @@ use transitions::{fail, give_up, misbehaved, refused};
 ///
 /// // The reply, then the inventory.
 /// # let joined = Joined { version: 1, features: Vec::new(), generation: Generation(2), lease_ms: 60_000,
-/// #     handoff: "h1".into(), incumbent: process(1), incumbent_generation: Generation(1), occupancy: None };
+/// #     handoff: "h1".into(), incumbent: process(1), incumbent_generation: Generation(1), occupancy: None,
+/// #     manager: None };
 /// successor.handle(now, Event::Replied(Ok(joined)));
 /// let effects = successor.handle(now, Event::Message(Message::Control { batch: 1 }));
 /// assert_eq!(effects, [Effect::Send(Message::Received { batch: 1 })]);
@@ -181,6 +183,12 @@ impl Successor {
                 out.push(Effect::Send(M::Ready(ready)));
                 State::Waiting { joined, on_command, until: after(now, wait) }
             }
+            (State::Warming { joined, until }, Event::Trouble(what)) => {
+                if joined.features.iter().any(|feature| feature == FEATURE_TROUBLE) {
+                    out.push(Effect::Send(M::Trouble { what }));
+                }
+                State::Warming { joined, until }
+            }
             // The incumbent died: what we hold is all there is, but for a predecessor that can serve again.
             (State::Warming { joined, .. }, Event::Closed(Fault::PeerGone)) => {
                 self.call_back(out);
@@ -250,7 +258,14 @@ impl Successor {
             (state, Event::Tick) => self.tick(now, state, out),
 
             // Said by our own side where it means nothing.
-            (state, Event::Replied(_) | Event::Resumed(_) | Event::Ready(_) | Event::Opened { .. }) => state,
+            (
+                state,
+                Event::Replied(_)
+                | Event::Resumed(_)
+                | Event::Trouble(_)
+                | Event::Ready(_)
+                | Event::Opened { .. },
+            ) => state,
         }
     }
 }

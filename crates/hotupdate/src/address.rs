@@ -3,7 +3,7 @@
 //! Deliberately absent: resolving names; that happens where a listener is bound.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// Where a socket is bound or connected to.
@@ -41,6 +41,25 @@ impl Address {
         match self {
             Self::Ip(_) => None,
             Self::Unix(path) => path.as_deref(),
+        }
+    }
+}
+
+impl Address {
+    /// Whether the kernel refuses to listen on one while a socket listens on the other: the same port, and
+    /// the same address or every address on one side (bind(2), `EADDRINUSE`).
+    pub(crate) fn conflicts_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Ip(ours), Self::Ip(theirs)) => {
+                let (our, their) = (ours.ip().to_canonical(), theirs.ip().to_canonical());
+                // `[::]` is every address, unless the socket is for IPv6 only; `0.0.0.0` is every address
+                // of IPv4.
+                let covers =
+                    |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+                ours.port() == theirs.port() && (our == their || covers(our, their) || covers(their, our))
+            }
+            (Self::Unix(Some(ours)), Self::Unix(Some(theirs))) => ours == theirs,
+            _ => false,
         }
     }
 }

@@ -233,9 +233,16 @@ impl Builder {
         self
     }
 
-    /// What happens when the drain is over. Default: [`AfterDrain::Exit`].
+    /// What happens when another process serves and the drain of this one is over.
+    ///
+    /// Default: [`AfterDrain::Exit`], but for a process that is taken for the service, because the process
+    /// that serves would end with it: process 1 of a container, and the main process of a systemd unit with
+    /// `Type=exec` or `simple`. It stays, idle, passes SIGTERM and SIGINT on to the process that serves, and
+    /// ends when that one has ended, with its exit code. Process 1 also waits for orphans, that is for every
+    /// child, the application's included. If a process in another container serves, it stays until SIGTERM,
+    /// so that a runtime which restarts what has ended does not have it take the service back.
     pub fn after_drain(mut self, after_drain: AfterDrain) -> Self {
-        self.settings.after_drain = after_drain;
+        self.settings.after_drain = Some(after_drain);
         self
     }
 
@@ -248,6 +255,14 @@ impl Builder {
     /// Whether live connections move from and to this process, if both sides can. Default: yes.
     pub fn migrate_connections(mut self, migrate_connections: bool) -> Self {
         self.settings.migrate_connections = migrate_connections;
+        self
+    }
+
+    /// Whether this version may take over although it claims none of the listeners that the incumbent has, so
+    /// that all of them close. Default: no. Then [`Starting::ready`] fails and the incumbent serves on: it is
+    /// probably another service, which was started with the control socket of this one.
+    pub fn abandon_listeners(mut self, abandon_listeners: bool) -> Self {
+        self.settings.abandon_listeners = abandon_listeners;
         self
     }
 

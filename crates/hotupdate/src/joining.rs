@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hotupdate_proto::incumbent::Local;
-use hotupdate_proto::operator::{Call, Reply};
+use hotupdate_proto::operator::{Call, Reply, Warning};
 use hotupdate_proto::successor::{Effect, Event};
 use hotupdate_proto::{
     Fault, Generation, INTERFACE, Join, Joined, LinkItem, ListenerKind, Message, Refusal, SocketFile,
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Span;
 
 use crate::control::{self, Found, Ownership};
-use crate::driver::{self, Inherited};
+use crate::driver::{self, Inherited, Resources};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link;
 use crate::link::channel::{self, Receiver};
@@ -143,20 +143,28 @@ fn doing(path: &Path) -> String {
 }
 
 fn first(settings: Settings, local: Local, signals: Signals, ownership: Ownership) -> Starting {
-    let offered = systemd::listeners();
-    let release = settings.release;
+    // In this order: what is taken over is removed from the environment.
+    let (misdirected, offered) = (systemd::misdirected(), systemd::listeners());
+    let (release, abandon_listeners) = (settings.release, settings.abandon_listeners);
     tracing::info!(path = %settings.path.display(), "first start: no process serves at this path");
     let (application, connections) = driver::start_first(settings, local, signals, ownership);
+    let mut resources = Resources::default();
+    if let Some(text) = &misdirected {
+        tracing::warn!("{text}");
+        resources.warnings.push(Warning::new("misdirected_sockets", text.clone()));
+    }
     Starting {
         application,
         generation: Generation::FIRST,
         span: Span::none(),
-        succeeds: false,
+        incumbent: None,
         release,
+        abandon_listeners,
         offered,
         state: HashMap::new(),
         connections,
-        resources: Default::default(),
+        resources,
+        misdirected,
         ready: Default::default(),
         failed: None,
         serving: Default::default(),
@@ -169,7 +177,7 @@ fn succeed(settings: Settings, local: Local, signals: Signals, complete: Complet
     drop(systemd::listeners());
     let Complete { machine, joined, receiver, inventory } = complete;
     let Inventory { offered, state, links, ownership } = inventory;
-    let release = settings.release;
+    let (release, abandon_listeners) = (settings.release, settings.abandon_listeners);
     let span = link::span(&joined.handoff);
     tracing::info!(
         parent: &span,
@@ -178,19 +186,21 @@ fn succeed(settings: Settings, local: Local, signals: Signals, complete: Complet
         listeners = offered.len(),
         "joined"
     );
-    let generation = joined.generation;
+    let (generation, incumbent) = (joined.generation, joined.incumbent.clone());
     let inherited = Inherited { machine, joined, receiver, links, ownership };
     let (application, connections, failed) = driver::start_successor(settings, local, signals, inherited)?;
     Ok(Starting {
         application,
         generation,
         span,
-        succeeds: true,
+        incumbent: Some(incumbent),
         release,
+        abandon_listeners,
         offered,
         state,
         connections,
         resources: Default::default(),
+        misdirected: None,
         ready: Default::default(),
         failed: Some(failed),
         serving: Default::default(),

@@ -12,7 +12,7 @@ use std::path::Path;
 use hotupdate_proto::inventory::MAX_NAME;
 use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
 use hotupdate_proto::operator::Warning;
-use hotupdate_proto::{ConnectionKind, Generation, ListenerItem, ListenerKind, frame};
+use hotupdate_proto::{ConnectionKind, Generation, ListenerItem, ListenerKind, Process, frame};
 use serde::de::DeserializeOwned;
 use tokio::net::{ToSocketAddrs, lookup_host};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -45,13 +45,17 @@ pub struct Starting {
     pub(crate) generation: Generation,
     /// The handoff that brought the inventory.
     pub(crate) span: Span,
-    /// There is an incumbent, or was.
-    pub(crate) succeeds: bool,
+    /// The process to succeed, if there is one, or was.
+    pub(crate) incumbent: Option<Process>,
     pub(crate) release: Release,
+    /// It may leave every listener of the incumbent unclaimed.
+    pub(crate) abandon_listeners: bool,
     pub(crate) offered: Vec<Offered>,
     pub(crate) state: HashMap<String, Arrived>,
     pub(crate) connections: Connections,
     pub(crate) resources: Resources,
+    /// Sockets were passed to another process instead of this one.
+    pub(crate) misdirected: Option<String>,
     pub(crate) ready: Ready,
     pub(crate) failed: Option<oneshot::Receiver<Error>>,
     /// Told when this process serves; gone when it never will.
@@ -68,7 +72,7 @@ impl Starting {
     /// Whether there was a process to succeed; otherwise this is a first start.
     #[must_use]
     pub fn is_successor(&self) -> bool {
-        self.succeeds
+        self.incumbent.is_some()
     }
 
     /// A TCP listener: inherited if one of this name and address is offered, else from systemd, else bound.
@@ -79,9 +83,11 @@ impl Starting {
     /// [`ErrorKind::ApiMisuse`] for a name that was used before, is empty, or has more than 255 bytes;
     /// [`ErrorKind::Local`] if the address cannot be resolved or bound.
     pub async fn tcp(&mut self, name: &str, address: impl ToSocketAddrs) -> Result<Listener> {
-        let wanted = self.resolve(name, address).await?;
-        let gate: Claim<Acceptor> = self.claim(name, ListenerKind::Tcp, &wanted, bind::tcp)?;
-        Ok(Listener::new(gate, self.connections.clone()))
+        let claimed = match self.resolve(name, address).await {
+            Ok(wanted) => self.claim::<Acceptor>(name, ListenerKind::Tcp, &wanted, bind::tcp),
+            Err(error) => Err(error),
+        };
+        Ok(Listener::new(self.or_trouble(claimed).await?, self.connections.clone()))
     }
 
     /// A Unix stream listener: inherited if one of this name and path is offered, else from systemd, else
@@ -91,8 +97,8 @@ impl Starting {
     /// As [`Starting::tcp`].
     pub async fn unix(&mut self, name: &str, path: impl AsRef<Path>) -> Result<Listener> {
         let wanted = [Address::Unix(Some(path.as_ref().to_owned()))];
-        let gate: Claim<Acceptor> = self.claim(name, ListenerKind::Unix, &wanted, bind::unix)?;
-        Ok(Listener::new(gate, self.connections.clone()))
+        let claimed = self.claim::<Acceptor>(name, ListenerKind::Unix, &wanted, bind::unix);
+        Ok(Listener::new(self.or_trouble(claimed).await?, self.connections.clone()))
     }
 
     /// A UDP socket: inherited if one of this name and address is offered, else from systemd, else bound.
@@ -100,8 +106,11 @@ impl Starting {
     /// # Errors
     /// As [`Starting::tcp`].
     pub async fn udp(&mut self, name: &str, address: impl ToSocketAddrs) -> Result<UdpSocket> {
-        let wanted = self.resolve(name, address).await?;
-        Ok(UdpSocket::new(self.claim(name, ListenerKind::Udp, &wanted, bind::udp)?))
+        let claimed = match self.resolve(name, address).await {
+            Ok(wanted) => self.claim(name, ListenerKind::Udp, &wanted, bind::udp),
+            Err(error) => Err(error),
+        };
+        Ok(UdpSocket::new(self.or_trouble(claimed).await?))
     }
 
     /// A Unix datagram socket: inherited if one of this name and path is offered, else from systemd, else
@@ -111,12 +120,8 @@ impl Starting {
     /// As [`Starting::tcp`].
     pub async fn unix_datagram(&mut self, name: &str, path: impl AsRef<Path>) -> Result<UnixDatagramSocket> {
         let wanted = [Address::Unix(Some(path.as_ref().to_owned()))];
-        Ok(UnixDatagramSocket::new(self.claim(
-            name,
-            ListenerKind::UnixDatagram,
-            &wanted,
-            bind::unix_datagram,
-        )?))
+        let claimed = self.claim(name, ListenerKind::UnixDatagram, &wanted, bind::unix_datagram);
+        Ok(UnixDatagramSocket::new(self.or_trouble(claimed).await?))
     }
 
     /// Any other descriptor: inherited if one of this name is offered, else what `make` returns. Nothing
@@ -359,54 +364,27 @@ impl Starting {
     /// [`ErrorKind::Refused`] and other kinds if the handoff failed: the incumbent serves on, this process
     /// should exit non-zero. [`ErrorKind::ApiMisuse`] if there are more listeners than a successor or an
     /// operator could be told of: some 6,000 of them, fewer if their names are long.
-    pub async fn ready(self) -> Result<Serving> {
+    pub async fn ready(mut self) -> Result<Serving> {
+        let settled = self.settle();
+        self.or_trouble(settled).await?;
         let Self {
             application,
             generation,
-            span,
-            release,
+            span: _,
+            release: _,
             offered,
             state,
             connections,
-            mut resources,
-            mut ready,
+            resources,
+            ready,
             failed,
             serving,
-            succeeds: _,
+            incumbent: _,
+            abandon_listeners: _,
+            misdirected: _,
         } = self;
-        // A large one makes room for the final word.
-        drop(state);
-        for (name, address) in resources.take_dropped() {
-            tracing::warn!(
-                parent: &span, %name, %address,
-                "the application dropped this listener, or the server that had it, before it was ready; it is \
-                 closed"
-            );
-            ready.bound.retain(|bound| *bound != name);
-            if ready.adopted.contains(&name) {
-                ready.adopted.retain(|adopted| *adopted != name);
-                ready.unclaimed.push(name);
-            }
-        }
-        resources.stale.extend(offered.iter().map(|offered| offered.name.clone()));
-        ready.unclaimed.extend(offered.iter().map(|offered| offered.name.clone()));
-        for Offered { name, kind, address, .. } in &offered {
-            tracing::warn!(
-                parent: &span, name, %kind, %address,
-                "this version does not claim the listener; it closes with the incumbent"
-            );
-            if ready.bound.contains(name) {
-                continue;
-            }
-            let text = format!(
-                "this version does not claim the listener {name:?} ({kind} {address}): its clients are refused \
-                 when the version before it has let go; if that is not meant, `hotctl rollback`, or hand off \
-                 to a version that claims it"
-            );
-            resources.warnings.push(Warning::new("unclaimed_listener", text));
-        }
-        resources.check()?;
-        ready.release = release;
+        // A large state makes room for the final word.
+        drop((state, offered));
         let tasks = resources.tasks.clone();
         let (reply, served) = oneshot::channel();
         let _ = application.send(FromApplication::Ready { resources, ready, reply });
@@ -421,6 +399,80 @@ impl Starting {
                 _ => Error::new(ErrorKind::Local, "becoming ready", "the runtime is shutting down"),
             }),
         }
+    }
+
+    /// What is known of the listeners when the application is ready: which were dropped, and which were not
+    /// claimed.
+    fn settle(&mut self) -> Result<()> {
+        self.claims_something()?;
+        let Self { span, offered, resources, ready, .. } = self;
+        for (name, address) in resources.take_dropped() {
+            tracing::warn!(
+                parent: &*span, %name, %address,
+                "the application dropped this listener, or the server that had it, before it was ready; it is \
+                 closed"
+            );
+            ready.bound.retain(|bound| *bound != name);
+            if ready.adopted.contains(&name) {
+                ready.adopted.retain(|adopted| *adopted != name);
+                ready.unclaimed.push(name);
+            }
+        }
+        resources.stale.extend(offered.iter().map(|offered| offered.name.clone()));
+        ready.unclaimed.extend(offered.iter().map(|offered| offered.name.clone()));
+        for Offered { name, kind, address, .. } in offered.iter() {
+            tracing::warn!(
+                parent: &*span, name, %kind, %address,
+                "this version does not claim the listener; it closes with the incumbent"
+            );
+            if ready.bound.contains(name) {
+                continue;
+            }
+            let text = format!(
+                "this version does not claim the listener {name:?} ({kind} {address}): its clients are refused \
+                 when the version before it has let go; if that is not meant, `hotctl rollback`, or hand off \
+                 to a version that claims it"
+            );
+            resources.warnings.push(Warning::new("unclaimed_listener", text));
+        }
+        ready.release = self.release;
+        self.resources.check()
+    }
+
+    /// A version that claims none of the listeners is probably another service. One that has claimed a
+    /// listener and dropped it is not.
+    fn claims_something(&self) -> Result<()> {
+        let Some(incumbent) = self.incumbent.as_ref().filter(|_| !self.abandon_listeners) else {
+            return Ok(());
+        };
+        let Ready { adopted, bound, .. } = &self.ready;
+        let offered: Vec<_> = self.offered.iter().map(|offered| offered.name.as_str()).collect();
+        if offered.is_empty() || !adopted.is_empty() || bound.iter().any(|name| offered.contains(&&**name)) {
+            return Ok(());
+        }
+        let more = if offered.len() > 3 { ", …" } else { "" };
+        let names = format!("{}{more}", offered[..offered.len().min(3)].join(", "));
+        let why = format!(
+            "this version claims none of the listeners that {incumbent} has ({names}): it is probably another \
+             service; give it a control socket of its own (where does HOTUPDATE_SOCKET lead?), or let it say \
+             `abandon_listeners`"
+        );
+        Err(Error::new(ErrorKind::Refused, "becoming ready", why).while_served_by(self.serves_on()))
+    }
+
+    fn serves_on(&self) -> Option<String> {
+        self.incumbent.as_ref().map(|incumbent| format!("process {incumbent}"))
+    }
+
+    /// An error of this process is told to the incumbent at once: what follows may be the end of this
+    /// process.
+    async fn or_trouble<T>(&self, result: Result<T>) -> Result<T> {
+        if let (Err(error), Some(_)) = (&result, &self.incumbent) {
+            let (told, is_told) = oneshot::channel();
+            let _ = self.application.send(FromApplication::Trouble { what: error.reason(), told });
+            let _ = is_told.await;
+        }
+        result
     }
 
     // ---- claiming -------------------------------------------------------------------------------------
@@ -484,7 +536,7 @@ impl Starting {
                  are refused when the version before this one has let go"
             );
             self.resources.warnings.push(Warning::new("moved_listener", text));
-        } else if self.succeeds {
+        } else if self.incumbent.is_some() {
             tracing::warn!(
                 parent: &self.span, name, %kind, "the incumbent has no such listener; it is bound afresh"
             );
@@ -497,7 +549,35 @@ impl Starting {
             }
         }
         let addresses: Vec<_> = wanted.iter().map(ToString::to_string).collect();
-        Err(error).doing(|| format!("binding the {kind} listener {name:?} to {}", addresses.join(" or ")))
+        let doing = format!("binding the {kind} listener {name:?} to {}", addresses.join(" or "));
+        match self.why_in_use(&error, kind, wanted) {
+            Some(why) => Err(Error::new(ErrorKind::Local, doing, why).while_served_by(self.serves_on())),
+            None => Err(error).doing(|| doing),
+        }
+    }
+
+    /// What keeps an address that is in use, as far as this process knows, and what to do about it.
+    fn why_in_use(&self, error: &io::Error, kind: ListenerKind, wanted: &[Address]) -> Option<String> {
+        if error.kind() != io::ErrorKind::AddrInUse {
+            return None;
+        }
+        let conflicts = |address: &Address| wanted.iter().any(|wanted| wanted.conflicts_with(address));
+        let offered = self.offered.iter().filter(|offered| offered.kind == kind);
+        let offered = offered.map(|offered| (offered.name.as_str(), &offered.address));
+        let claimed = self.resources.gates.iter().filter(|(gate, _)| gate.kind() == kind);
+        let claimed = claimed.map(|(gate, _)| (&**gate.name(), gate.address()));
+        let mut known = offered.chain(claimed);
+        if let Some((name, address)) = known.find(|(_, address)| conflicts(address)) {
+            return Some(match &self.incumbent {
+                Some(incumbent) => format!(
+                    "{incumbent}, which this version is to replace, listens on {address} (its listener {name:?}), \
+                     and the kernel allows one of the two at a time: keep that address, take another port, or \
+                     end the old version first (hotctl stop --wait)"
+                ),
+                None => format!("the listener {name:?} of this process is bound to {address}"),
+            });
+        }
+        self.misdirected.as_ref().map(|misdirected| format!("{error}; {misdirected}"))
     }
 
     fn check_name(&self, name: &str) -> Result<()> {
@@ -519,8 +599,13 @@ impl Starting {
 
 /// Whether a listener at `address` is one at an address that is `wanted`.
 fn matches(address: &Address, wanted: &[Address]) -> bool {
+    // `[::ffff:127.0.0.1]` has the clients of 127.0.0.1, and no others.
     let is_same = |ours: SocketAddr, theirs: SocketAddr| {
-        ours == theirs || (theirs.port() == 0 && ours.ip() == theirs.ip())
+        let same_ip = ours.ip().to_canonical() == theirs.ip().to_canonical();
+        ours == theirs
+            || (same_ip
+                && (theirs.port() == 0
+                    || (theirs.port() == ours.port() && ours.is_ipv4() != theirs.is_ipv4())))
     };
     wanted.iter().any(|wanted| match (address, wanted) {
         (Address::Ip(ours), Address::Ip(theirs)) => is_same(*ours, *theirs),

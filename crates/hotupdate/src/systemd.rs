@@ -8,6 +8,9 @@ mod name;
 mod manager;
 pub(crate) use manager::Manager;
 
+mod watchdog;
+pub(crate) use watchdog::Watchdog;
+
 use std::env;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -42,6 +45,26 @@ pub(crate) fn listeners() -> Vec<Offered> {
         }
     }
     offered
+}
+
+/// Whether `LISTEN_FDS` speaks of sockets that are for another process, in one line that says what to do.
+///
+/// A process has to ignore them (sd_listen_fds(3)), and most often it was to have them.
+pub(crate) fn misdirected() -> Option<String> {
+    let number = |name| env::var(name).ok()?.trim().parse::<u32>().ok();
+    let (sockets, pid) = (number("LISTEN_FDS").filter(|sockets| *sockets > 0)?, number("LISTEN_PID")?);
+    let ours = std::process::id();
+    let parent = rustix::process::getppid().map(|parent| parent.as_raw_nonzero().get().unsigned_abs());
+    let who = match Some(pid) == parent {
+        _ if pid == ours => return None,
+        true => "the process that started this one",
+        false => "another process",
+    };
+    let sockets = if sockets == 1 { "a socket".to_owned() } else { format!("{sockets} sockets") };
+    Some(format!(
+        "LISTEN_FDS passes {sockets} to {pid} (LISTEN_PID), {who}, and not to this one, {ours}: that is \
+         ignored here; if a script starts this program, it has to `exec` it"
+    ))
 }
 
 fn take(passed: &mut ListenFd, index: usize) -> io::Result<OwnedFd> {

@@ -43,6 +43,9 @@ pub const PODMAN: Need = Need::program("podman", "apt podman");
 /// runc(8), which podman starts.
 pub const RUNC: Need = Need::program("runc", "apt runc");
 
+/// setpriv(1).
+pub const SETPRIV: Need = Need::program("setpriv", "apt util-linux");
+
 /// systemd(1), which is booted in namespaces.
 pub const SYSTEMD: Need = Need::program("systemctl", "apt systemd");
 

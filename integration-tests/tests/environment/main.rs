@@ -5,6 +5,7 @@
 
 mod cleaners;
 mod limits;
+mod mistakes;
 mod namespaces;
 mod readme;
 mod systemd;

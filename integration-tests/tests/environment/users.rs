@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use integration_tests::client::{InFlight, who_answers};
-use integration_tests::process::needs::{ROOT, have};
+use integration_tests::process::needs::{ROOT, SETPRIV, have};
 use integration_tests::process::{Exit, binary};
 use integration_tests::{SOON, Sandbox, Service, Serving, Status, eventually};
 use rustix::process::Signal;
@@ -111,7 +111,7 @@ fn uid(number: u32) -> String {
 
 #[test]
 fn another_user_takes_over_where_both_versions_say_so() {
-    if !have(&[ROOT]) {
+    if !have(&[ROOT, SETPRIV]) {
         return;
     }
     let place = Place::of(ONE);
@@ -160,7 +160,7 @@ fn another_user_takes_over_where_both_versions_say_so() {
 /// What the operator was not given, the service does not give, whatever the files would let that user do.
 #[test]
 fn a_user_that_may_operate_may_not_succeed() {
-    if !have(&[ROOT]) {
+    if !have(&[ROOT, SETPRIV]) {
         return;
     }
     let place = Place::of(0);
@@ -181,7 +181,7 @@ fn a_user_that_may_operate_may_not_succeed() {
 /// The files are the first thing that keeps it away, and the error says which, and whose they are.
 #[test]
 fn a_user_that_was_not_named_is_told_what_it_lacks() {
-    if !have(&[ROOT]) {
+    if !have(&[ROOT, SETPRIV]) {
         return;
     }
     let place = Place::of(0);
@@ -199,7 +199,7 @@ fn a_user_that_was_not_named_is_told_what_it_lacks() {
 /// Started as root, it is nobody as soon as it serves, and so are the versions that it starts.
 #[test]
 fn a_service_that_drops_its_privileges_is_updated_and_stopped() {
-    if !have(&[ROOT]) {
+    if !have(&[ROOT, SETPRIV]) {
         return;
     }
     let place = Place::of(0);
@@ -241,7 +241,7 @@ fn a_service_that_drops_its_privileges_is_updated_and_stopped() {
 /// In a folder of that user, root makes nothing that the user could redirect by a link.
 #[test]
 fn root_makes_no_control_socket_in_the_folder_of_another_user() {
-    if !have(&[ROOT]) {
+    if !have(&[ROOT, SETPRIV]) {
         return;
     }
     let place = Place::of(ONE);

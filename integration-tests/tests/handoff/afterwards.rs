@@ -45,7 +45,7 @@ fn a_rollback() {
     // The next version knows it, too.
     let _ = sandbox.handoff("v3", &ARGUMENTS).expect_success();
     let text = status_with(&sandbox, "rolled_back");
-    assert!(text.contains(&said) && text.contains("(v3)"), "{text}");
+    assert!(text.contains(&said) && text.contains(" v3 "), "{text}");
 }
 
 #[test]

@@ -180,5 +180,10 @@ impl Attempt<'_> {
 
 /// The reason that the service gives, unless it is only that the process has exited.
 fn telling(reason: &str) -> Option<String> {
-    (!reason.contains(&Fault::PeerGone.to_string())).then(|| reason.to_owned())
+    if reason.contains(&Fault::PeerGone.to_string()) {
+        return None;
+    }
+    // The process that exited is named already.
+    let words = Fault::PeerFailed(String::new()).to_string();
+    Some(reason.strip_prefix(&words).unwrap_or(reason).to_owned())
 }

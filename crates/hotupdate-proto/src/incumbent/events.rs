@@ -271,6 +271,8 @@ pub struct Peer {
     pub features: Vec<String>,
     /// The kinds of live connections that it accepts, as it said when it was ready.
     pub accepts: Vec<ConnectionKind>,
+    /// What went wrong in it last, in its words.
+    pub trouble: Option<String>,
     /// The name of the handoff in logs.
     pub handoff: String,
     /// When it joined.

@@ -60,19 +60,30 @@ impl Incumbent {
             handoff: handoff.clone(),
             incumbent: self.local.process.clone(),
             incumbent_generation: self.generation,
+            manager: None,
             occupancy,
         })));
         for predecessor in &self.predecessors {
             out.push(Effect::SendTo(predecessor.generation, Message::Issued { generation }));
         }
         let accepts = Vec::new();
-        let peer = Peer { process, generation, attempt, version, features, accepts, handoff, since: now };
+        let peer = Peer {
+            process,
+            generation,
+            attempt,
+            version,
+            features,
+            accepts,
+            trouble: None,
+            handoff,
+            since: now,
+        };
         out.push(Effect::Report(Report::Joined(peer.clone())));
         offer_next(now, timing, peer, inventory.into(), 0, after(now, timing.lease), out)
     }
 
     pub(super) fn ready(&mut self, now: Instant, peer: Peer, ready: Ready, out: &mut Vec<Effect>) -> State {
-        let peer = Peer { accepts: ready.accepts, ..peer };
+        let peer = Peer { accepts: ready.accepts, trouble: None, ..peer };
         if ready.release == Release::OnCommand && !self.terminating {
             out.push(Effect::Report(Report::Standby(peer.clone())));
             return State::Standby { peer, until: after(now, self.local.timing.standby) };
@@ -105,9 +116,10 @@ impl Incumbent {
     /// Then predecessors finish the migrations that are under way: the next process could not.
     pub(super) fn quiesce(&mut self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
         let expires = self.offers_expire();
-        // Where nothing is accepted nothing is under way.
-        let migrating = self.predecessors.iter_mut().filter(|_| !self.accepts.is_empty());
-        for predecessor in migrating {
+        // Where nothing is accepted nothing is under way, and a process that stays for its supervisor alone
+        // has nothing left to say.
+        let accepts = !self.accepts.is_empty();
+        for predecessor in self.predecessors.iter_mut().filter(|older| accepts && !older.is_done()) {
             let effects = predecessor.inbound.quiesce(now, expires);
             predecessor.comes(effects, out);
         }
@@ -205,6 +217,11 @@ impl Incumbent {
     pub(super) fn dismiss(&mut self, state: &State, fault: Fault, out: &mut Vec<Effect>) {
         let Some(peer) = state.successor().cloned() else { return };
         let stage = state.stage();
+        // Its last words say more than its end.
+        let fault = match (fault, &peer.trouble) {
+            (Fault::PeerGone, Some(what)) => Fault::PeerFailed(what.clone()),
+            (fault, _) => fault,
+        };
         out.extend([Effect::Send(Message::Failed { reason: fault.to_string() }), Effect::Close]);
         out.push(Effect::Report(Report::Failed { peer, stage, fault }));
     }
@@ -390,6 +407,7 @@ impl Incumbent {
             version: self.local.versions.max,
             features,
             accepts: Vec::new(),
+            trouble: None,
             handoff,
             since: now,
         };

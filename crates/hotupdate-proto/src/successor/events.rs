@@ -18,6 +18,8 @@ pub enum Event {
     /// A predecessor whose link is read ([`Effect::Read`]) said that it serves. What else comes over its link
     /// is for later, when this process serves.
     Resumed(Generation),
+    /// Something went wrong in the application, which is not warm yet and may go on.
+    Trouble(String),
     /// The application is warm ([`Effect::Complete`] came before).
     Ready(Ready),
     /// The accept loops run ([`Effect::Open`] is done).

@@ -2,9 +2,9 @@
 
 use hotupdate_proto::incumbent::{Event, Report};
 use hotupdate_proto::inventory::{ListenerKind, Summary, Totals};
-use hotupdate_proto::message::{Generation, Message, Ready, Release, Released};
+use hotupdate_proto::message::{Generation, Message, Place, Ready, Release, Released};
 use hotupdate_proto::operator::Command;
-use hotupdate_proto::{ListenerItem, Timing, successor};
+use hotupdate_proto::{Fault, ListenerItem, Timing, successor};
 
 use crate::world::{App, Tamper, World, resume};
 
@@ -239,6 +239,7 @@ fn every_message() -> Vec<Message> {
         Message::Hurry { deadline_ms: 0 },
         Message::Issued { generation: Generation(40) },
         Message::EndProbation,
+        Message::Serves { pid: 1, place: Place::default(), is_established: true },
         resume(),
         Message::Farewell,
         Message::Failed { reason: "altered".to_owned() },
@@ -284,4 +285,43 @@ fn a_handoff_whose_loops_cannot_be_stopped_fails() {
     assert!(world.procs[new].failed.as_ref().is_some_and(|f| f.to_string().contains("exported")), "{world}");
     assert_eq!(world.assert_one_serves(), 0);
     world.assert_next_works();
+}
+
+fn trouble(world: &mut World, successor: usize, what: &str) {
+    world.successor_event(successor, successor::Event::Trouble(what.to_owned()));
+}
+
+/// An application that cannot bind a listener often exits, and its end alone says nothing.
+#[test]
+fn what_went_wrong_before_it_died_is_the_reason() {
+    let mut world = World::new(App::default());
+    let successor = world.join(App { readies: false, ..App::default() });
+    world.run();
+    trouble(&mut world, successor, "port 80 is taken");
+    trouble(&mut world, successor, "port 81 is taken");
+    world.run();
+    world.kill(successor);
+    world.run();
+    let failed = world.reports.iter().find_map(|(_, report)| match report {
+        Report::Failed { fault, stage, .. } => Some((fault.clone(), *stage)),
+        _ => None,
+    });
+    assert_eq!(failed, Some((Fault::PeerFailed("port 81 is taken".to_owned()), "warming up")), "{world}");
+    assert_healthy(world);
+}
+
+#[test]
+fn what_went_wrong_and_was_repaired_is_forgotten() {
+    let mut world = World::new(App::default());
+    let successor = world.join(App { readies: false, ..App::default() });
+    world.run();
+    trouble(&mut world, successor, "port 80 is taken");
+    world.successor_event(successor, successor::Event::Ready(Ready::default()));
+    world.run();
+    assert_eq!(world.owner(), Some(successor), "{world}");
+    world.kill(successor);
+    world.run();
+    let mut reports = world.reports.iter().map(|(_, report)| report);
+    assert!(reports.all(|report| !matches!(report, Report::Failed { .. })), "{world}");
+    assert_healthy(world);
 }

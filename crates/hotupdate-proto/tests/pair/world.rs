@@ -11,7 +11,8 @@ use hotupdate_proto::message::{Generation, Join, Joined, Message, Process, Relea
 use hotupdate_proto::migration::{InboundEffect, OutboundEffect};
 use hotupdate_proto::operator::ProcessState;
 use hotupdate_proto::{
-    ConnectionKind, Deadline, FEATURE_MIGRATE, FEATURE_REBIND, Fault, Incumbent, Refusal, Successor, Timing,
+    ConnectionKind, Deadline, FEATURE_MIGRATE, FEATURE_REBIND, FEATURE_TROUBLE, Fault, Incumbent, Refusal,
+    Successor, Timing,
 };
 
 mod links;
@@ -206,7 +207,7 @@ pub(crate) fn local(index: usize, app: &App) -> Local {
     Local {
         process: process(index),
         versions: app.versions,
-        features: [FEATURE_MIGRATE, FEATURE_REBIND].map(str::to_owned).to_vec(),
+        features: [FEATURE_MIGRATE, FEATURE_REBIND, FEATURE_TROUBLE].map(str::to_owned).to_vec(),
         timing: app.timing.clone(),
         max_draining: app.max_draining,
     }

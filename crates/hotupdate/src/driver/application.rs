@@ -22,7 +22,16 @@ use crate::tasks::{self, Hook, Tasks};
 
 /// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
 pub(crate) enum FromApplication {
-    Ready { resources: Resources, ready: Ready, reply: oneshot::Sender<Result<Served>> },
+    Ready {
+        resources: Resources,
+        ready: Ready,
+        reply: oneshot::Sender<Result<Served>>,
+    },
+    /// Something went wrong before it was ready; `told` is dropped when the incumbent can know.
+    Trouble {
+        what: String,
+        told: oneshot::Sender<()>,
+    },
 }
 
 /// Everything a process serves with.
@@ -75,6 +84,8 @@ pub(super) struct Application {
     /// Counts runs of the hooks, so that the end of one that was given up is recognised.
     runs: u64,
     tasks: Tasks,
+    /// What went wrong last, before it was ready.
+    trouble: Option<String>,
 }
 
 impl Application {
@@ -93,6 +104,7 @@ impl Application {
             exclusive: Exclusive::Ended,
             runs: 0,
             tasks: Tasks::default(),
+            trouble: None,
         }
     }
 
@@ -107,6 +119,17 @@ impl Application {
     }
 
     // ---- until it serves ----------------------------------------------------------------------------------
+
+    /// Something went wrong; it may go on.
+    pub(super) fn is_in_trouble(&mut self, what: String) {
+        self.trouble = Some(what);
+    }
+
+    /// Why it gave up, as far as that is known.
+    pub(super) fn why_it_gave_up(&mut self) -> String {
+        let unknown = || "the application gave up before it was ready".to_owned();
+        self.trouble.take().unwrap_or_else(unknown)
+    }
 
     /// It is ready, and waits for the answer.
     pub(super) fn is_ready(

@@ -1,6 +1,7 @@
 //! What happened to the service lately, for operators that ask afterwards.
 //!
-//! Deliberately absent: handoffs that went well, and progress. Who serves and since when is in the status anyway.
+//! Deliberately absent: handoffs that went well, and progress. Who serves and since when is in the status
+//! anyway.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

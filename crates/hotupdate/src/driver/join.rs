@@ -16,7 +16,11 @@ use crate::settings::random_hex;
 
 impl Driver {
     /// A successor calls. If it may come, the application is asked for its state.
-    pub(super) fn join(&mut self, join: Join, receiver: Box<Receiver>) {
+    pub(super) fn join(&mut self, mut join: Join, receiver: Box<Receiver>) {
+        // The name of an attempt is used once. A program that this process started has inherited it.
+        if join.attempt == self.identity.attempt {
+            join.attempt = None;
+        }
         match self.machine.admits(&join) {
             Err(refusal) => {
                 self.operators.log_refusal(&join.process, &refusal);

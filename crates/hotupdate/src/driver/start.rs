@@ -96,6 +96,11 @@ impl Driver {
         let us = local.process.to_string().into();
         let sessions = SessionConfig::new(us, &settings.timing, requests, application.watch_lifecycle());
         let control = Control::new(ownership, &settings.path, sessions.clone(), settings.users.clone());
+        let told = match &role {
+            Role::Successor(successor) => successor.joined.manager.as_ref(),
+            _ => None,
+        };
+        let supervisor = Supervisor::find(&settings, signals, told);
         let attempt = std::env::var(hotupdate_proto::environment::ATTEMPT).ok();
         Self {
             identity: Identity { local, generation, attempt, since: Instant::now() },
@@ -106,7 +111,7 @@ impl Driver {
             exports: Exports::default(),
             operators: Operators::new(sessions, requested),
             migrations: Migrations::new(migrations),
-            supervisor: Supervisor::find(&settings, signals),
+            supervisor,
             renewal: Renewal::new(&settings),
             output: Output::of_this_process(),
             drain: Drain::new(),
@@ -179,12 +184,21 @@ impl Driver {
         self.machine.role = Role::Failed;
     }
 
+    /// Something went wrong in the application. The incumbent hears of it now: what follows may be the end of
+    /// this process.
+    pub(super) async fn trouble(&mut self, what: String, told: oneshot::Sender<()>) {
+        self.application.is_in_trouble(what.clone());
+        self.handle_successor(successor::Event::Trouble(what)).await;
+        let _ = tokio::time::timeout(self.settings.timing.write, self.links.flushed()).await;
+        drop(told);
+    }
+
     /// `Starting` was dropped, so that it is never going to be ready.
     pub(super) async fn application_gave_up(&mut self) {
         if let Role::First = self.machine.role {
             self.listeners.remove_control_socket();
         }
-        let error = Error::misuse("becoming ready", "the application gave up before it was ready");
+        let error = Error::misuse("becoming ready", self.application.why_it_gave_up());
         self.give_up(error).await;
     }
 }

@@ -115,7 +115,7 @@ impl Program {
         let directory = if moved.is_some() { Path::new("/") } else { &self.directory };
         let mut command = Command::new(&self.path);
         command.arg0(&self.name).args(&self.arguments).current_dir(directory).stdin(Stdio::null());
-        command.env("PWD", directory).env(ATTEMPT, attempt).env(DETACH, "1");
+        command.env("PWD", directory).env(ATTEMPT, attempt).env(DETACH, std::process::id().to_string());
         for name in NOT_INHERITED {
             command.env_remove(name);
         }
@@ -188,7 +188,9 @@ pub(crate) async fn ended(child: &Child) -> io::Result<ExitStatus> {
 
 /// Leaves the session in which this process was started, if that is what it was started for.
 pub(crate) fn detach_if_asked() {
-    if env::var_os(DETACH).is_some() {
+    let parent = rustix::process::getppid().map(|parent| parent.as_raw_nonzero().to_string());
+    // A process that this one starts inherits the variable, and another parent.
+    if parent.is_some() && env::var(DETACH).ok() == parent {
         // Fails for the leader of a process group (setsid(2)), which has a life of its own already.
         let _ = rustix::process::setsid();
     }

@@ -114,7 +114,10 @@ async fn no_answer_can_be_sent_when_another_process_serves() {
     let mut starting = folder.join("v1").await;
     let socket = starting.udp("dns", "127.0.0.1:0").await.unwrap();
     let first = starting.ready().await.unwrap();
-    let _second = common::replace_by(&folder, &first, "v2").await;
+    let mut second = folder.join("v2").await;
+    let _dns = second.udp("dns", "127.0.0.1:0").await.unwrap();
+    let _second = second.ready().await.unwrap();
+    tokio::time::timeout(SOON, first.drained()).await.expect("the old one ends");
     let error = socket.send_to(b"!", socket.local_addr()).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotConnected, "{error}");
     assert!(socket.recv_from(&mut [0; 8]).await.is_none());

@@ -320,3 +320,85 @@ async fn three_thousand_listeners_travel() {
     // Only the second's are left. Other tests of this program have some of their own.
     common::nothing_leaked(before + 3200).await;
 }
+
+/// Most probably it is another service, which was started with this control socket by mistake.
+#[tokio::test]
+async fn a_version_that_claims_none_is_refused_unless_it_asks_for_it() {
+    let folder = Folder::new();
+    let (first, echo) = folder.serve("v1").await;
+    let mut other = folder.join("other").await;
+    tcp(&mut other, "web", ANY, "other").await;
+    let error = other.ready().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    let said = error.to_string();
+    for words in ["claims none of the listeners", "(echo)", "control socket of its own", "(v1) serves on"] {
+        assert!(said.contains(words), "{said}");
+    }
+    let failure = eventually_failed(&folder).await;
+    assert!(failure.contains("claims none of the listeners"), "{failure}");
+    assert_eq!(ask(echo).await, "v1", "the incumbent serves on");
+
+    // Nothing at all is no more than something else.
+    let error = folder.join("nothing").await.ready().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+
+    let asks = folder.builder("asks").abandon_listeners(true).join().await.unwrap();
+    let _asks = ready(asks, &first).await;
+    refused(echo).await;
+}
+
+async fn eventually_failed(folder: &Folder) -> String {
+    for _ in 0..100 {
+        let failure = status(&folder.control()).await["last_failure"].take();
+        if let Some(reason) = failure["reason"].as_str() {
+            return reason.to_owned();
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("no attempt failed");
+}
+
+/// `0.0.0.0` and `127.0.0.1` with one port are two names, and the kernel does not give away one while a
+/// socket listens on the other.
+#[tokio::test]
+async fn an_address_that_the_predecessor_holds() {
+    for (before, after) in [
+        ("127.0.0.1", "0.0.0.0"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("127.0.0.1", "[::]"),
+        ("[::]", "0.0.0.0"),
+        ("[::]", "127.0.0.1"),
+        ("[::1]", "[::]"),
+    ] {
+        let folder = Folder::new();
+        let mut first = folder.join("v1").await;
+        // A machine without IPv6 cannot try it.
+        let Ok(listener) = first.tcp("echo", format!("{before}:0")).await else { continue };
+        let (port, address) = (listener.local_addr().ip().unwrap().port(), listener.local_addr().to_string());
+        answer(listener, "v1");
+        let _first = first.ready().await.unwrap();
+
+        let mut second = folder.join("v2").await;
+        let wanted = format!("{after}:{port}");
+        let error = second.tcp("echo", wanted.clone()).await.unwrap_err().to_string();
+        for words in [&*wanted, &*address, "(v1)", "hotctl stop --wait", "\"echo\""] {
+            assert!(error.contains(words), "{before} to {after}: {error}");
+        }
+        // It ends without another word, and operators know why.
+        drop(second);
+        let failure = eventually_failed(&folder).await;
+        assert!(failure.contains(&wanted) && failure.contains(&address), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_of_ipv4_that_is_written_as_one_of_ipv6() {
+    let folder = Folder::new();
+    let mut first = folder.join("v1").await;
+    let echo = tcp(&mut first, "echo", ANY, "v1").await;
+    let first = first.ready().await.unwrap();
+    let mut second = folder.join("v2").await;
+    assert_eq!(tcp(&mut second, "echo", format!("[::ffff:127.0.0.1]:{}", echo.port()), "v2").await, echo);
+    let _second = ready(second, &first).await;
+    assert_eq!(ask(echo).await, "v2");
+}

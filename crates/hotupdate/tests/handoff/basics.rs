@@ -112,9 +112,11 @@ async fn three_hundred_listeners_travel() {
     }
     let _first = first.ready().await.unwrap();
     let mut second = start(&directory, "v2").await;
-    for before in listeners {
+    let mut inherited = Vec::new();
+    for before in &listeners {
         let listener = second.tcp(before.name(), "127.0.0.1:0").await.unwrap();
         assert_eq!(listener.local_addr(), before.local_addr());
+        inherited.push(listener);
     }
     second.ready().await.unwrap();
 }

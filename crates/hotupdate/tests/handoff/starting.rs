@@ -90,7 +90,8 @@ async fn an_error_says_who_serves_now() {
     assert_eq!(source.map(std::io::Error::kind), Some(std::io::ErrorKind::AddrInUse));
 
     drop(starting);
-    let starting = folder.builder("v5").on_command(true).join().await.unwrap();
+    let mut starting = folder.builder("v5").on_command(true).join().await.unwrap();
+    let _listener = starting.tcp("echo", address).await.unwrap();
     let ready = tokio::spawn(starting.ready());
     let aborted = async || {
         let reply = call(&folder.control(), "io.hotupdate.Abort", json!({})).await;
