@@ -2,7 +2,10 @@
 
 mod containers;
 mod descriptor_store;
+mod heirs;
 mod keeper;
+mod main_process;
 mod runtime_directory;
 mod sandboxed;
+mod stopping;
 mod units;
