@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::text::OneLine;
+use crate::text::{OneLine, ShortText};
 
 /// The identity of a process, shown on one line whatever its version string holds. `instance` is the
 /// identity; the process id is for people, since it means nothing across containers.
@@ -63,6 +63,50 @@ impl fmt::Display for Process {
             "" => write!(f, "{}", self.pid),
             version => write!(f, "{} ({})", self.pid, OneLine(version)),
         }
+    }
+}
+
+/// Where a process runs, as far as supervisors are concerned.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Place {
+    /// The number of its pid namespace (the inode of `/proc/self/ns/pid`): a process id means the same to two
+    /// processes of one namespace only. Absent where there is no `/proc`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid_namespace: Option<u64>,
+    /// What tells one run of a service from all others of its manager: systemd's `INVOCATION_ID`, which every
+    /// process of a unit has, or else the `NOTIFY_SOCKET`. Absent without a manager.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<ShortText>,
+    /// A supervisor waits for the end of this very process, or hears what it says of itself.
+    #[serde(default)]
+    pub is_supervised: bool,
+}
+
+impl Place {
+    /// Whether both are one service to one service manager.
+    ///
+    /// ```
+    /// # use hotupdate_proto::identity::Place;
+    /// let place = |unit: Option<&str>| Place { unit: unit.map(Into::into), ..Place::default() };
+    /// assert!(place(Some("a")).is_same_unit(&place(Some("a"))));
+    /// assert!(!place(Some("a")).is_same_unit(&place(Some("b"))));
+    /// assert!(!place(None).is_same_unit(&place(None)));
+    /// ```
+    #[must_use]
+    pub fn is_same_unit(&self, other: &Self) -> bool {
+        self.unit.is_some() && self.unit == other.unit
+    }
+
+    /// Whether a process id of the other means the same process here.
+    #[must_use]
+    pub fn sees(&self, other: &Self) -> bool {
+        self.pid_namespace.is_some() && self.pid_namespace == other.pid_namespace
+    }
+
+    /// Whether the other process has a supervisor that is not ours.
+    #[must_use]
+    pub fn leaves_alone(&self, other: &Self) -> bool {
+        other.is_supervised && !self.is_same_unit(other)
     }
 }
 

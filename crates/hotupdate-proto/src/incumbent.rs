@@ -401,6 +401,10 @@ impl Incumbent {
             }
 
             // ---- after it: the other side of the drain ------------------------------------------------
+            // For the supervisors of both; nothing here depends on it.
+            (state @ (State::Probation { .. } | State::Retired { .. }), Event::Message(M::Serves { .. })) => {
+                state
+            }
             // It cannot serve any more. The other side may have stopped meanwhile, and drain too.
             (
                 state @ State::Retired { .. },

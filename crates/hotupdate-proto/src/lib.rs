@@ -85,6 +85,10 @@ pub const INTERFACE: &str = "io.hotupdate";
 /// The feature of processes that migrate live connections ([`migration`]). Used if both sides name it.
 pub const FEATURE_MIGRATE: &str = "migrate";
 
+/// The feature of processes that tell their predecessors which process serves ([`Message::Serves`]). Used if
+/// both sides name it.
+pub const FEATURE_SUPERVISION: &str = "supervision";
+
 /// The feature of a process that says, or hears, what went wrong in an application that is not ready yet
 /// ([`Message::Trouble`]).
 pub const FEATURE_TROUBLE: &str = "trouble";

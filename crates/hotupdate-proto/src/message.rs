@@ -19,7 +19,7 @@
 //!    |<- prepare+fds · commit or abort · quiesced |
 //!    | prepared (one for each prepare) ---------->|
 //!    |<- connections · progress · drained · let_go|
-//!    | hurry · issued · end_probation ----------->|
+//!    | hurry · issued · end_probation · serves -->|
 //!    | resume · farewell · rebound+fds ---------->|
 //!    |<----------- rebound+fds (until `released`) |
 //!    |<-- failed (either side, until `serving`) ->|
@@ -27,12 +27,13 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::identity::{Generation, Process, Versions};
+pub use crate::identity::{Generation, Place, Process, Versions};
 use crate::inventory::{
     ConnectionRow, LinkItem, ListenerItem, Occupancy, SocketFile, StateItem, Summary, Totals, UnreadLink,
 };
 use crate::migration::{ConnectionKind, MigrationItem};
 use crate::operator::PastEvent;
+use crate::text::ShortText;
 
 /// The most descriptors that one message may own. The kernel takes 253 (`SCM_MAX_FD`, `include/net/scm.h`).
 pub const MAX_DESCRIPTORS: usize = 250;
@@ -75,6 +76,25 @@ pub struct Joined {
     /// What the incumbent has open, unless it is too old to say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub occupancy: Option<Occupancy>,
+    /// The incumbent's service manager.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manager: Option<ServiceManager>,
+}
+
+/// What systemd tells only the processes that it starts, or only the main one (`NotifyAccess=main`), and what
+/// the next main process has to know, too.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ServiceManager {
+    /// As [`Place::unit`]: to a process of another unit the rest means nothing.
+    pub unit: ShortText,
+    /// Where the manager listens (`NOTIFY_SOCKET`).
+    pub notify_socket: String,
+    /// It keeps descriptors (`FDSTORE`).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub has_store: bool,
+    /// How often it wants to hear that the service is well (`WATCHDOG_USEC`), in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog_us: Option<u64>,
 }
 
 /// When a successor that is ready takes over.
@@ -122,6 +142,11 @@ pub struct Released {
     /// What the incumbent remembers of the service, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<PastEvent>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn forever() -> u64 {
@@ -266,6 +291,16 @@ pub enum Message {
     },
     /// A later version serves well: end your probation.
     EndProbation,
+    /// Which process serves, for one whose supervisor takes it for the service. Only to a process with
+    /// [`FEATURE_SUPERVISION`](crate::FEATURE_SUPERVISION).
+    Serves {
+        /// The process id of the sender, in its own namespace.
+        pid: u32,
+        /// Where it runs.
+        place: Place,
+        /// No predecessor can take its place back (any more).
+        is_established: bool,
+    },
     /// Serve again. Sent when the sender's accept loops have stopped, or by a successor whose incumbent died.
     Resume {
         /// When they stopped, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -355,6 +390,7 @@ impl Message {
             Self::Hurry { .. } => "hurry",
             Self::Issued { .. } => "issued",
             Self::EndProbation => "end_probation",
+            Self::Serves { .. } => "serves",
             Self::Resume { .. } => "resume",
             Self::Farewell => "farewell",
             Self::Rebound { .. } => "rebound",

@@ -60,6 +60,8 @@ pub enum ProcessState {
     Serving,
     /// Finishes, moves or closes what is open.
     Draining,
+    /// Has drained, and stays: it may take over again, or its supervisor takes it for the service.
+    Drained,
     /// Not there any more.
     Gone,
 }
@@ -71,6 +73,7 @@ impl std::fmt::Display for ProcessState {
             Self::Standby => "standby",
             Self::Serving => "serving",
             Self::Draining => "draining",
+            Self::Drained => "drained",
             Self::Gone => "gone",
         })
     }

@@ -102,6 +102,18 @@ impl Predecessor {
         self.features.iter().any(|feature| feature == FEATURE_MIGRATE)
     }
 
+    /// Whether it has nothing left to do. It may stay for its supervisor, and hear only which process serves.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.drained && !self.probation
+    }
+
+    /// Whether it wants to know which process serves, see [`FEATURE_SUPERVISION`](crate::FEATURE_SUPERVISION).
+    #[must_use]
+    pub fn is_told_who_serves(&self) -> bool {
+        self.features.iter().any(|feature| feature == crate::FEATURE_SUPERVISION)
+    }
+
     /// What is told of the predecessor when its link is passed on to a successor.
     #[must_use]
     pub fn item(&self, now: Instant) -> LinkItem {

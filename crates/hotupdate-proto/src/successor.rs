@@ -53,7 +53,8 @@ use transitions::{fail, give_up, misbehaved, refused};
 ///
 /// // The reply, then the inventory.
 /// # let joined = Joined { version: 1, features: Vec::new(), generation: Generation(2), lease_ms: 60_000,
-/// #     handoff: "h1".into(), incumbent: process(1), incumbent_generation: Generation(1), occupancy: None };
+/// #     handoff: "h1".into(), incumbent: process(1), incumbent_generation: Generation(1), occupancy: None,
+/// #     manager: None };
 /// successor.handle(now, Event::Replied(Ok(joined)));
 /// let effects = successor.handle(now, Event::Message(Message::Control { batch: 1 }));
 /// assert_eq!(effects, [Effect::Send(Message::Received { batch: 1 })]);

@@ -61,6 +61,9 @@ pub struct Timing {
     pub quiesce: Duration,
     /// Both: the other side has to take a message that was sent.
     pub write: Duration,
+    /// Predecessor: its service manager has to confirm that the process that serves is the main one, before
+    /// this one ends. A manager that loads a thousand units takes seconds.
+    pub confirm: Duration,
     /// Owner of the control socket: between two looks whether its file and its lock are still at their path.
     /// Short enough that an operator hardly notices, and long enough that an idle process stays one.
     pub path_check: Duration,
@@ -101,6 +104,7 @@ impl Default for Timing {
             prepared: Duration::from_secs(5),
             quiesce: Duration::from_secs(2),
             write: Duration::from_secs(5),
+            confirm: Duration::from_secs(30),
             path_check: Duration::from_secs(2),
             drain_grace: Duration::from_secs(5),
             drain_spread: Duration::from_secs(10),
@@ -144,6 +148,7 @@ impl Timing {
             prepared: scaled(self.prepared),
             quiesce: scaled(self.quiesce),
             write: scaled(self.write),
+            confirm: scaled(self.confirm),
             path_check: scaled(self.path_check),
             drain_grace: scaled(self.drain_grace),
             drain_spread: scaled(self.drain_spread),
@@ -173,7 +178,8 @@ macro_rules! setters {
 
 setters! {
     find hello reply batch lease standby before_release stop serving released probation crash_backoff
-    drain force resume hurry prepared quiesce write path_check drain_grace drain_spread drain_stop terminal
+    drain force resume hurry prepared quiesce write confirm path_check drain_grace drain_spread drain_stop
+    terminal
 }
 
 /// Which wait ran out.

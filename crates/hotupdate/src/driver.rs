@@ -74,7 +74,7 @@ use self::operators::{Awaited, Operators};
 use self::renewal::Renewal;
 use self::standstill::Standstill;
 use self::status::View;
-use self::supervisor::Supervisor;
+use self::supervisor::{Call, Supervisor};
 use crate::connections::{Connections, MigrationRequest};
 use crate::control::Ownership;
 use crate::control::session::Request;
@@ -82,6 +82,7 @@ use crate::error::{Error, ErrorKind};
 use crate::lifecycle::Lifecycle;
 use crate::link::channel::Receiver;
 use crate::link::{Heard, LinkId};
+use crate::process::heir::ExitCode;
 use crate::process::output::Output;
 use crate::process::signal::{self, Signal, Signals};
 use crate::settings::Settings;
@@ -137,8 +138,11 @@ enum TaskResult {
     ChildIsLate { attempt: String },
     /// A successor that a signal had started has ended.
     Child { child: Child, attempt: String, status: io::Result<ExitStatus> },
-    /// Everything that the peer and systemd should know is in the kernel.
-    Flushed,
+    /// systemd has confirmed which process is the main one, or cannot be told.
+    MainConfirmed { pid: u32, confirmed: bool },
+    /// Everything that the peer and systemd should know is in the kernel, and this process ends with this
+    /// code.
+    Flushed { code: ExitCode },
 }
 
 /// What the loop woke up for.
@@ -149,7 +153,7 @@ enum Wake {
     Request(Request),
     Heard(LinkId, Heard),
     Done(TaskResult),
-    Signal(Signal),
+    Supervisor(Call),
     Deadline,
     Progress,
     Drained,
@@ -170,6 +174,7 @@ impl Driver {
             let turn = async {
                 self.act(wake).await;
                 self.catch_up().await;
+                self.tell_status();
             };
             turn.instrument(span).await;
         }
@@ -210,7 +215,7 @@ impl Driver {
             Some(request) = migrations.requests.recv() => Wake::Migration(request),
             () = listeners.dropped().notified() => Wake::ListenerDropped,
             request = operators.next() => Wake::Request(request),
-            signal = supervisor.next() => Wake::Signal(signal),
+            call = supervisor.next() => Wake::Supervisor(call),
             () = until(deadline) => Wake::Deadline,
             drained = drain.next(connections, &tasks) => if drained { Wake::Drained } else { Wake::Progress },
         }
@@ -234,7 +239,7 @@ impl Driver {
             Wake::Request(request) => self.request(request).await,
             Wake::Heard(id, heard) => self.hear(id, heard).await,
             Wake::Done(done) => self.done(done).await,
-            Wake::Signal(signal) => self.signal(signal).await,
+            Wake::Supervisor(call) => self.called(call).await,
             Wake::Deadline => self.tick().await,
             Wake::Progress => self.send_progress().await,
             Wake::Drained => self.drained().await,
@@ -299,19 +304,23 @@ impl Driver {
             TaskResult::Rows(rows) => self.send_rows(&rows),
             TaskResult::Hangup { closed } => self.hung_up(closed),
             TaskResult::ChildIsLate { attempt } => self.child_is_late(attempt),
-            TaskResult::Child { child, attempt, status } => self.child_ended(child, attempt, status),
-            TaskResult::Flushed => self.application.end(),
+            TaskResult::Child { child, attempt, status } => {
+                self.supervisor.note_end_of_child(child.id(), &status);
+                self.child_ended(child, attempt, status);
+            }
+            TaskResult::MainConfirmed { pid, confirmed } => self.main_confirmed(pid, confirmed),
+            TaskResult::Flushed { code } => self.end(code),
         }
     }
 
-    async fn signal(&mut self, signal: Signal) {
+    pub(super) async fn signal(&mut self, signal: Signal) {
         match signal {
             Signal::Successor => {
                 // It has to find this process.
                 self.look_after_path().await;
                 self.renew();
             }
-            _ if self.drain.is_exiting() => self.application.end(),
+            _ if self.drain.is_exiting() => self.told_to_leave(),
             _ if self.machine.incumbent().is_some() => self.terminate(signal).await,
             _ => self.stop_before_it_serves(signal).await,
         }
@@ -354,7 +363,7 @@ impl Driver {
 
     /// What is due next.
     fn due(&self) -> Option<Instant> {
-        let parts = [self.machine.deadline(), self.listeners.deadline()];
+        let parts = [self.machine.deadline(), self.listeners.deadline(), self.supervisor_deadline()];
         parts.into_iter().flatten().min()
     }
 
@@ -364,6 +373,7 @@ impl Driver {
             return;
         }
         self.listeners.tick(now);
+        self.tick_supervisor(now);
         if self.listeners.is_look_due(now) {
             self.look_after_path().await;
         }

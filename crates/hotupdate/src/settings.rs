@@ -6,22 +6,22 @@ use hotupdate_proto::environment::NAME;
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
 use hotupdate_proto::{
-    FEATURE_MIGRATE, FEATURE_REBIND, FEATURE_TROUBLE, Process, Timing, VERSIONS, default_name,
+    FEATURE_MIGRATE, FEATURE_REBIND, FEATURE_SUPERVISION, FEATURE_TROUBLE, Process, Timing, VERSIONS,
+    default_name,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
 use crate::control::Users;
 
-/// What a process does when its drain is over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a process does when another one serves and its own drain is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AfterDrain {
     /// [`crate::Serving::drained`] resolves and `main` returns.
-    #[default]
     Exit,
     /// The process stays, idle, until SIGTERM: for supervisors that would restart it and so take the service
-    /// back, such as a container runtime.
+    /// back.
     StayUntilTerm,
 }
 
@@ -36,7 +36,8 @@ pub(crate) struct Settings {
     pub(crate) users: Users,
     pub(crate) successor_signal: Option<SignalKind>,
     pub(crate) stop_signals: bool,
-    pub(crate) after_drain: AfterDrain,
+    /// Without it the process looks whether its end would be taken for the end of the service.
+    pub(crate) after_drain: Option<AfterDrain>,
     pub(crate) max_draining: usize,
     pub(crate) migrate_connections: bool,
     pub(crate) abandon_listeners: bool,
@@ -55,7 +56,7 @@ impl Settings {
             users: Users::default(),
             successor_signal: None,
             stop_signals: true,
-            after_drain: AfterDrain::Exit,
+            after_drain: None,
             max_draining: 8,
             migrate_connections: true,
             abandon_listeners: false,
@@ -75,7 +76,8 @@ impl Settings {
 
     fn features(&self) -> Vec<String> {
         let migrate = self.migrate_connections.then_some(FEATURE_MIGRATE);
-        migrate.into_iter().chain([FEATURE_REBIND, FEATURE_TROUBLE]).map(str::to_owned).collect()
+        let always = [FEATURE_REBIND, FEATURE_SUPERVISION, FEATURE_TROUBLE];
+        migrate.into_iter().chain(always).map(str::to_owned).collect()
     }
 
     fn name(&self) -> String {

@@ -8,6 +8,9 @@ mod name;
 mod manager;
 pub(crate) use manager::Manager;
 
+mod watchdog;
+pub(crate) use watchdog::Watchdog;
+
 use std::env;
 use std::io;
 use std::os::fd::OwnedFd;

@@ -93,6 +93,9 @@ impl Sandbox {
             .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDNAMES")
             .env_remove("NOTIFY_SOCKET")
+            .env_remove("INVOCATION_ID")
+            .env_remove("SYSTEMD_EXEC_PID")
+            .env_remove("WATCHDOG_USEC")
             .stdin(Stdio::null())
             .stdout(open_to_append(&output.stdout))
             .stderr(open_to_append(&output.stderr));

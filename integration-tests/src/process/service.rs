@@ -2,9 +2,9 @@
 //!
 //! Deliberately absent: killing on drop. The sandbox ends everything, so a `Service` may be forgotten.
 
-use std::cell::Cell;
 use std::path::Path;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::process::{Signal, WaitStatus};
@@ -36,7 +36,7 @@ pub enum Exit {
 pub struct Service<'a> {
     sandbox: &'a Sandbox,
     pid: u32,
-    exit: Cell<Option<Exit>>,
+    exit: OnceLock<Exit>,
 }
 
 impl<'a> Service<'a> {
@@ -74,7 +74,7 @@ impl<'a> Service<'a> {
     /// A process that was started in the sandbox by another one.
     #[must_use]
     pub fn of(sandbox: &'a Sandbox, pid: u32) -> Self {
-        Self { sandbox, pid, exit: Cell::new(None) }
+        Self { sandbox, pid, exit: OnceLock::new() }
     }
 
     /// The arguments of `axum-server` in this sandbox.
@@ -197,13 +197,16 @@ impl<'a> Service<'a> {
             // In this order: of a process that is dead before the second look, only its parent learns the
             // status.
             let alive = is_alive(self.pid);
-            self.exit.set(match reap(self.pid) {
+            let exit = match reap(self.pid) {
                 // A child whose first thread has ended looks dead until its last one has.
                 Ok(reaped) => reaped.map(to_exit),
                 Err(_) => (!alive).then_some(Exit::Unknown),
-            });
+            };
+            if let Some(exit) = exit {
+                return Some(*self.exit.get_or_init(|| exit));
+            }
         }
-        self.exit.get()
+        self.exit.get().copied()
     }
 }
 

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use integration_tests::client::who_answers;
 use integration_tests::process::needs::{NAMESPACES, ROOT, USER_NAMESPACES, have};
 use integration_tests::process::{Exit, binary};
+use rustix::process::Signal;
+
 use integration_tests::{SOON, Sandbox, Service, Serving, Status, eventually, hotctl};
 
 /// A command line with words before it, as a shell would have it.
@@ -70,6 +72,16 @@ fn hands_over_in(before: &[&str]) {
 
     let third = Service::start(&sandbox, "v3", &["--probation", "1"]);
     assert_eq!((third.wait_serving().generation, who_answers(at).expect("it serves")), (3, third.pid()));
+    // Process 1 of a namespace stays until it is told to go, if the process that serves is not in there.
+    if there.pid == 1 {
+        eventually("it has drained", SOON, || {
+            let status = Status::ask(&sandbox.control()).ok()?;
+            (status.predecessors.iter().any(|it| it.state == "drained" && !it.probation)).then_some(())
+        });
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", second.pid()));
+        let first = children.ok().and_then(|children| children.trim().parse().ok());
+        Service::of(&sandbox, first.expect("unshare has a child")).signal(Signal::TERM);
+    }
     let exit = second.wait_exit();
     assert!(matches!(exit, Exit::Status(0)), "{exit:?}");
 }

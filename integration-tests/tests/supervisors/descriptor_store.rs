@@ -214,7 +214,7 @@ fn an_operator_who_stops_the_service_lets_the_listeners_go_while_it_drains() {
     });
     let _done = hotctl(&sandbox, &["stop"]).expect_success();
     eventually("clients are refused", SOON, || TcpStream::connect(first.http).err());
-    assert_eq!(hot.show("ActiveState"), "active");
+    assert_eq!(hot.show("ActiveState"), "deactivating", "systemd knows (`STOPPING=1`)");
     assert!(slow.is_waiting(), "the service has ended meanwhile");
     assert_eq!(slow.answer().expect("a drain goes on").0, first.pid);
 }

@@ -2,7 +2,9 @@
 
 mod containers;
 mod descriptor_store;
+mod heirs;
 mod keeper;
+mod main_process;
 mod runtime_directory;
 mod sandboxed;
 mod stopping;

@@ -1,9 +1,10 @@
-//! `--until drained`: waits until the version that served before has drained and exited.
+//! `--until drained`: waits until the version that served before has drained and exited, or stays for its
+//! supervisor alone.
 
 use std::time::Instant;
 
 use hotupdate_proto::Process;
-use hotupdate_proto::operator::{HandoffResult, ProcessStatus, Status};
+use hotupdate_proto::operator::{HandoffResult, ProcessState, ProcessStatus, Status};
 
 use super::change;
 use super::status::tasks;
@@ -49,8 +50,12 @@ pub(crate) fn wait(
     }
 }
 
+/// What is left of it; `None` if it has exited, or stays for its supervisor alone.
 fn left_in(status: &Status, old: &Process) -> Option<String> {
     let left = status.predecessors.iter().find(|it| it.process.instance == old.instance)?;
+    if left.state == ProcessState::Drained && !left.probation {
+        return None;
+    }
     Some(what_runs(left, "is still draining"))
 }
 

@@ -108,7 +108,8 @@ fn row(status: &ProcessStatus) -> Vec<Cell> {
 
 /// `can take over again; drained; still running: 2 tasks (consumer, report); 117 migrated, 4 finished`
 fn note(status: &ProcessStatus) -> String {
-    let ended = if status.state == ProcessState::Draining { ended(&status.totals) } else { None };
+    let has_let_go = matches!(status.state, ProcessState::Draining | ProcessState::Drained);
+    let ended = if has_let_go { ended(&status.totals) } else { None };
     let short = Some(short_note(status).to_owned()).filter(|note| !note.is_empty());
     let is_drained = status.state == ProcessState::Draining && status.connections.open() == 0;
     let drained = is_drained.then(|| "drained".to_owned());
@@ -119,7 +120,8 @@ fn note(status: &ProcessStatus) -> String {
 pub(super) fn short_note(status: &ProcessStatus) -> &'static str {
     match status.state {
         ProcessState::Standby => "waits for `hotctl handoff`",
-        ProcessState::Draining if status.probation => "can take over again",
+        ProcessState::Draining | ProcessState::Drained if status.probation => "can take over again",
+        ProcessState::Drained => "stays for its supervisor",
         _ => "",
     }
 }

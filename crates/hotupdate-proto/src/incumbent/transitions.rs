@@ -60,6 +60,7 @@ impl Incumbent {
             handoff: handoff.clone(),
             incumbent: self.local.process.clone(),
             incumbent_generation: self.generation,
+            manager: None,
             occupancy,
         })));
         for predecessor in &self.predecessors {
@@ -115,9 +116,10 @@ impl Incumbent {
     /// Then predecessors finish the migrations that are under way: the next process could not.
     pub(super) fn quiesce(&mut self, now: Instant, goal: Goal, out: &mut Vec<Effect>) -> State {
         let expires = self.offers_expire();
-        // Where nothing is accepted nothing is under way.
-        let migrating = self.predecessors.iter_mut().filter(|_| !self.accepts.is_empty());
-        for predecessor in migrating {
+        // Where nothing is accepted nothing is under way, and a process that stays for its supervisor alone
+        // has nothing left to say.
+        let accepts = !self.accepts.is_empty();
+        for predecessor in self.predecessors.iter_mut().filter(|older| accepts && !older.is_done()) {
             let effects = predecessor.inbound.quiesce(now, expires);
             predecessor.comes(effects, out);
         }

@@ -2,7 +2,7 @@
 
 use hotupdate_proto::incumbent::{Event, Report};
 use hotupdate_proto::inventory::{ListenerKind, Summary, Totals};
-use hotupdate_proto::message::{Generation, Message, Ready, Release, Released};
+use hotupdate_proto::message::{Generation, Message, Place, Ready, Release, Released};
 use hotupdate_proto::operator::Command;
 use hotupdate_proto::{Fault, ListenerItem, Timing, successor};
 
@@ -239,6 +239,7 @@ fn every_message() -> Vec<Message> {
         Message::Hurry { deadline_ms: 0 },
         Message::Issued { generation: Generation(40) },
         Message::EndProbation,
+        Message::Serves { pid: 1, place: Place::default(), is_established: true },
         resume(),
         Message::Farewell,
         Message::Failed { reason: "altered".to_owned() },

@@ -2,13 +2,13 @@
 //!
 //! Deliberately absent: deaths, which the model plays in every order.
 
-use hotupdate_proto::incumbent::{Event, Report};
-use hotupdate_proto::message::Generation;
+use hotupdate_proto::incumbent::{Effect, Event, Report};
+use hotupdate_proto::message::{Generation, Message};
 use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect};
 use hotupdate_proto::operator::Command;
-use hotupdate_proto::{Deadline, Timing};
+use hotupdate_proto::{Deadline, FEATURE_MIGRATE, Incumbent, Predecessor, Summary, Timing};
 
-use crate::world::{App, Migration, World, kinds, resume};
+use crate::world::{App, Migration, World, kinds, local, process, resume};
 
 fn app() -> App {
     // Longer than what is tested here takes.
@@ -119,6 +119,28 @@ fn a_stop_waits_for_what_may_still_be_committed() {
     let returned = (0, Migration::Outbound(OutboundEffect::Return(vec![7])));
     assert!(world.migrations[done..].contains(&returned), "{world}");
     assert_eq!(world.accepting(), [0]);
+}
+
+/// A process that stays for its supervisor alone would not answer.
+#[test]
+fn what_has_nothing_left_to_do_is_not_waited_for() {
+    let now = World::new(app()).now;
+    let asked = |said: &[Message]| {
+        let older = Predecessor::released(now, Generation(1), process(0), Summary::default());
+        let older = Predecessor { features: vec![FEATURE_MIGRATE.to_owned()], ..older };
+        let machine = Incumbent::serving(local(1, &app()), Generation(2), vec![older]);
+        let mut machine = machine.accepting(kinds(&app()));
+        drop(machine.greet());
+        for message in said {
+            machine.handle(now, Event::Predecessor(Generation(1), message.clone()));
+        }
+        let effects = machine.command(now, Command::Stop { within: None }).unwrap();
+        let quiesce = Effect::Inbound(Generation(1), InboundEffect::Send(Message::Quiesce));
+        effects.contains(&quiesce)
+    };
+    let drained = Message::Drained { forced: 0 };
+    assert!(asked(&[]) && asked(&[Message::LetGo]) && asked(&[drained.clone()]));
+    assert!(!asked(&[drained, Message::LetGo]));
 }
 
 /// When a process stops, what it holds for a predecessor is closed: by then it must not be possible any more

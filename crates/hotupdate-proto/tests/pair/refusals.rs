@@ -125,6 +125,7 @@ fn joined() -> Joined {
         handoff: "h".to_owned(),
         incumbent: process(0),
         incumbent_generation: Generation(1),
+        manager: None,
         occupancy: None,
     }
 }

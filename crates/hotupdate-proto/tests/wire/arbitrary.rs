@@ -1,7 +1,7 @@
 //! Any message there may be.
 
 use hotupdate_proto::inventory::{ConnectionState, UnreadLink};
-use hotupdate_proto::message::{Generation, Message, Process, Ready, Release, Released};
+use hotupdate_proto::message::{Generation, Message, Place, Process, Ready, Release, Released};
 use hotupdate_proto::operator::PastEvent;
 use hotupdate_proto::{
     ConnectionKind, ConnectionRow, LinkItem, ListenerItem, ListenerKind, MigrationItem, SocketFile,
@@ -106,6 +106,16 @@ fn moving() -> impl Strategy<Value = MigrationItem> {
     })
 }
 
+fn place() -> impl Strategy<Value = Place> {
+    (any::<Option<u64>>(), proptest::option::of(text()), any::<bool>()).prop_map(
+        |(pid_namespace, unit, is_supervised)| Place {
+            pid_namespace,
+            unit: unit.map(Into::into),
+            is_supervised,
+        },
+    )
+}
+
 fn ready() -> impl Strategy<Value = Ready> {
     let names = || vec(text(), 0..3);
     let rest = (any::<bool>(), vec(kind(), 0..3));
@@ -156,6 +166,11 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         any::<u64>().prop_map(|deadline_ms| Message::Hurry { deadline_ms }),
         generation().prop_map(|generation| Message::Issued { generation }),
         Just(Message::EndProbation),
+        (any::<u32>(), place(), any::<bool>()).prop_map(|(pid, place, is_established)| Message::Serves {
+            pid,
+            place,
+            is_established
+        }),
         (any::<u64>(), vec(rest(), 0..3), vec(past(), 0..3), text()).prop_map(
             |(stopped_at_ns, links, history, reason)| {
                 Message::Resume { stopped_at_ns, links, history, reason }

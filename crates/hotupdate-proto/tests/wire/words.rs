@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hotupdate_proto::message::{Generation, Join, Joined, Message, Process, Ready, Released, Versions};
+use hotupdate_proto::message::{
+    Generation, Join, Joined, Message, Place, Process, Ready, Released, ServiceManager, Versions,
+};
 use hotupdate_proto::operator::{
     AttemptParams, Connections, DESCRIPTION, DeadlineParams, HandoffResult, LastFailure, LastHandoff,
     ListenerStatus, Monitored, OperatorError, PastEvent, ProcessState, ProcessStatus, ServiceEvent, Status,
@@ -152,6 +154,12 @@ fn the_interface_declares_what_serde_writes() {
             handoff: String::new(),
             incumbent: process(),
             incumbent_generation: Generation(1),
+            manager: whole.then(|| ServiceManager {
+                unit: "".into(),
+                notify_socket: String::new(),
+                has_store: true,
+                watchdog_us: Some(1),
+            }),
             occupancy: whole.then(Occupancy::default),
         };
         says(json!({ "status": status(whole) }), "Status ->");
@@ -252,6 +260,7 @@ fn every_message() -> Vec<Message> {
         Message::Hurry { deadline_ms: 1 },
         Message::Issued { generation: Generation(3) },
         Message::EndProbation,
+        Message::Serves { pid: 1, place: Place::default(), is_established: false },
         resume(),
         Message::Farewell,
         Message::Rebound { file: SocketFile { device: 1, inode: 2 } },
@@ -283,6 +292,7 @@ fn every_message() -> Vec<Message> {
             | Message::Hurry { .. }
             | Message::Issued { .. }
             | Message::EndProbation
+            | Message::Serves { .. }
             | Message::Resume { .. }
             | Message::Farewell
             | Message::Rebound { .. }
@@ -344,6 +354,28 @@ fn what_an_older_peer_says_is_understood() {
     assert_eq!((link.totals, link.handoff.as_str()), (Totals::default(), ""));
 }
 
+/// What supervisors know of a process is as short on the wire as it can be, and may be less than is asked for.
+#[test]
+fn where_a_process_runs() {
+    let place = Place { pid_namespace: Some(4_026_531_836), unit: Some("5d0e".into()), is_supervised: true };
+    let serves = Message::Serves { pid: 7, place, is_established: true };
+    let place = json!({ "pid_namespace": 4_026_531_836_u64, "unit": "5d0e", "is_supervised": true });
+    let expected = json!({ "type": "serves", "pid": 7, "place": place, "is_established": true });
+    assert_eq!(json(&serves), expected);
+
+    let nowhere = json!({ "type": "serves", "pid": 7, "place": {}, "is_established": false });
+    let expected = Message::Serves { pid: 7, place: Place::default(), is_established: false };
+    assert_eq!(serde_json::from_value::<Message>(nowhere).unwrap(), expected);
+
+    let manager = |has_store, watchdog_us| {
+        let (unit, notify_socket) = ("5d0e".into(), "@n".to_owned());
+        json(&ServiceManager { unit, notify_socket, has_store, watchdog_us })
+    };
+    assert_eq!(manager(false, None), json!({ "unit": "5d0e", "notify_socket": "@n" }));
+    let expected = json!({ "unit": "5d0e", "notify_socket": "@n", "has_store": true, "watchdog_us": 3 });
+    assert_eq!(manager(true, Some(3)), expected);
+}
+
 #[test]
 fn totals_add_up() {
     let mut totals = Totals::default();
@@ -359,7 +391,7 @@ fn a_message_is_called_what_the_wire_calls_it() {
         assert_eq!(serde_json::to_value(&message).unwrap()["type"], message.name());
         names.insert(message.name());
     }
-    assert_eq!(names.len(), 27, "and each has a name of its own");
+    assert_eq!(names.len(), 29, "and each has a name of its own");
 }
 
 /// The picture at the top of `message.rs` shows every message.

@@ -74,7 +74,7 @@ impl Driver {
                 Effect::Accept(unread) => self.accept(&unread),
                 Effect::Rebound(_) => self.take_rebound(),
                 Effect::Established => self.established(),
-                Effect::LetGo(afterwards) => self.let_go(afterwards),
+                Effect::LetGo(afterwards) => self.let_go(afterwards).await,
                 // The drain.
                 Effect::Drain { until, is_succeeded } => self.begin_drain(until, is_succeeded),
                 Effect::Undrain => self.undrain(),
@@ -98,7 +98,10 @@ impl Driver {
 
     fn reply(&mut self, reply: Result<Joined, Refusal>) {
         let (reply, joined) = match reply {
-            Ok(joined) => (replies::joined(&joined), true),
+            Ok(joined) => {
+                let manager = self.supervisor.for_successor();
+                (replies::joined(&Joined { manager, ..joined }), true)
+            }
             Err(refusal) => (replies::refused(&refusal), false),
         };
         if let Ok(bytes) = hotupdate_proto::frame::encode(&reply) {
@@ -204,14 +207,11 @@ impl Driver {
         self.listeners.serves();
         self.links.read_predecessors(unread);
         self.application.serve_again();
+        self.serves_again();
     }
 
-    fn established(&mut self) {
-        self.supervisor.established(self.identity.generation, &mut self.listeners);
-    }
-
-    fn let_go(&mut self, afterwards: Afterwards) {
-        self.supervisor.let_go(afterwards, &self.listeners);
+    async fn let_go(&mut self, afterwards: Afterwards) {
+        self.tell_manager_who_serves(afterwards).await;
         if !matches!(afterwards, Afterwards::ServedBy(_)) {
             self.listeners.say_stopped();
             self.listeners.remove_control_socket();
@@ -279,18 +279,9 @@ impl Driver {
         self.handle(Event::Drained { forced }).await;
     }
 
-    /// Nothing is left to do. The last words go out first.
+    /// Nothing is left to do.
     fn exit(&mut self) {
         self.drain.exit();
-        if self.supervisor.wants_it_to_stay() && self.drain.is_succeeded() {
-            return tracing::info!("drained; stays until SIGTERM");
-        }
-        let (told, flushed) = (self.supervisor.told(), self.links.flushed());
-        let (results, write) = (self.results.0.clone(), self.settings.timing.write);
-        tokio::spawn(async move {
-            let _ = tokio::time::timeout(write, told).await;
-            let _ = tokio::time::timeout(write, flushed).await;
-            let _ = results.send(TaskResult::Flushed).await;
-        });
+        self.end_unless_kept();
     }
 }

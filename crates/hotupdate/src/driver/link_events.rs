@@ -54,6 +54,7 @@ impl Driver {
                 if matches!(message, Message::EndProbation) && self.drain.is_draining() {
                     self.collect_rows();
                 }
+                self.hear_of_heir(&message);
                 // From a successor whose incumbent died it is empty.
                 if let Message::Resume { history, .. } = &message
                     && !history.is_empty()
@@ -70,6 +71,7 @@ impl Driver {
                     self.links.peer_is_gone();
                 }
                 self.handle(Event::Closed(fault)).await;
+                self.end_unless_kept();
             }
         }
     }

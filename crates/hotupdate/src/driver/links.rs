@@ -146,6 +146,10 @@ impl Links {
         }
     }
 
+    pub(super) fn send_to_predecessors(&self, message: &Message) {
+        self.predecessors.values().for_each(|link| link.send(message, Vec::new()));
+    }
+
     /// The reply to `Join`, which has a form of its own.
     pub(super) fn reply(&self, bytes: Vec<u8>) {
         if let Some(peer) = &self.peer {

@@ -96,6 +96,11 @@ impl Driver {
         let us = local.process.to_string().into();
         let sessions = SessionConfig::new(us, &settings.timing, requests, application.watch_lifecycle());
         let control = Control::new(ownership, &settings.path, sessions.clone(), settings.users.clone());
+        let told = match &role {
+            Role::Successor(successor) => successor.joined.manager.as_ref(),
+            _ => None,
+        };
+        let supervisor = Supervisor::find(&settings, signals, told);
         let attempt = std::env::var(hotupdate_proto::environment::ATTEMPT).ok();
         Self {
             identity: Identity { local, generation, attempt, since: Instant::now() },
@@ -106,7 +111,7 @@ impl Driver {
             exports: Exports::default(),
             operators: Operators::new(sessions, requested),
             migrations: Migrations::new(migrations),
-            supervisor: Supervisor::find(&settings, signals),
+            supervisor,
             renewal: Renewal::new(&settings),
             output: Output::of_this_process(),
             drain: Drain::new(),

@@ -73,7 +73,8 @@ fn joined((peer, state): (&Peer, ProcessState)) -> ProcessStatus {
 
 fn drains(predecessor: &Predecessor) -> ProcessStatus {
     let Predecessor { generation, process, connections, totals, tasks, probation, since, .. } = predecessor;
-    let mut status = ProcessStatus::new(*generation, process.clone(), ProcessState::Draining);
+    let state = if predecessor.drained { ProcessState::Drained } else { ProcessState::Draining };
+    let mut status = ProcessStatus::new(*generation, process.clone(), state);
     status.since_ms = millis_since(*since);
     status.connections = *connections;
     status.totals = *totals;

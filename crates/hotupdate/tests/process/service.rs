@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hotupdate::{AfterDrain, Connection, Error, Listener};
+use hotupdate::{AfterDrain, Connection, Error, Listener, Timing};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::SignalKind;
 
@@ -26,6 +26,9 @@ pub(crate) const STAYS: &str = "HOT_TEST_STAYS";
 
 /// How long its probation lasts, in seconds; without it there is none.
 pub(crate) const PROBATION: &str = "HOT_TEST_PROBATION";
+
+/// How long the service manager has to confirm which process is the main one, in seconds.
+pub(crate) const CONFIRM: &str = "HOT_TEST_CONFIRM";
 
 /// How long a successor may take to be ready, and to join, in seconds.
 pub(crate) const LEASE: &str = "HOT_TEST_LEASE";
@@ -63,19 +66,20 @@ async fn service() -> Result<(), Error> {
 }
 
 async fn serve(folder: &Path) -> Result<(), Error> {
-    let after_drain = match env::var_os(STAYS) {
-        Some(_) => AfterDrain::StayUntilTerm,
-        None => AfterDrain::Exit,
-    };
-    let probation = env::var(PROBATION).map_or(0, |seconds| seconds.parse().unwrap());
-    let lease = env::var(LEASE).map_or(60, |seconds| seconds.parse().unwrap());
-    let mut starting = hotupdate::builder(folder.join("control.sock"))
+    let seconds = |name: &str| env::var(name).ok().map(|it| Duration::from_secs(it.parse().unwrap()));
+    let mut timing = Timing::default();
+    timing.confirm = seconds(CONFIRM).unwrap_or(timing.confirm);
+    timing.lease = seconds(LEASE).unwrap_or(timing.lease);
+    let mut builder = hotupdate::builder(folder.join("control.sock"));
+    if env::var_os(STAYS).is_some() {
+        builder = builder.after_drain(AfterDrain::StayUntilTerm);
+    }
+    let mut starting = builder
         .version(env!("CARGO_PKG_VERSION"))
-        .probation(Duration::from_secs(probation))
-        .lease(Duration::from_secs(lease))
+        .timing(timing)
+        .probation(seconds(PROBATION).unwrap_or_default())
         .on_command(env::var_os(ON_COMMAND).is_some())
         .successor_signal(SignalKind::hangup())
-        .after_drain(after_drain)
         .join()
         .await?;
     assert!(!folder.join(BROKEN).exists(), "this version is broken");

@@ -243,7 +243,7 @@ async fn one_that_warms_up_does_not_start_another() {
 #[tokio::test]
 async fn the_manager_inherits_the_news_of_a_crash() {
     let stage = Stage::new();
-    let mut manager = Manager::at(&stage);
+    let manager = Manager::at(&stage);
     let mut first = stage.start(&manager.environment());
     let serving = stage.serves(1).await;
     let mut client = Client::connect(serving.address).await;

@@ -17,7 +17,7 @@ exec "$@" 3<&0 4<&1 5<&2 6<&0 </dev/null >>"$log" 2>&1"#;
 #[tokio::test]
 async fn what_is_asked_for_is_used_and_nothing_else() {
     let stage = Stage::new();
-    let mut manager = Manager::at(&stage);
+    let manager = Manager::at(&stage);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let stored = UdpSocket::bind("127.0.0.1:0").unwrap();

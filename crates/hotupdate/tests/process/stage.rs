@@ -17,7 +17,17 @@ use crate::common::{Folder, SOON, eventually};
 use crate::service::{ANSWER, FOLDER, SAID};
 
 /// What would make a process believe that it has a service manager.
-const OF_MANAGERS: [&str; 5] = ["NOTIFY_SOCKET", "FDSTORE", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
+const OF_MANAGERS: [&str; 9] = [
+    "NOTIFY_SOCKET",
+    "FDSTORE",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "INVOCATION_ID",
+    "SYSTEMD_EXEC_PID",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+];
 
 /// A process that said that it serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

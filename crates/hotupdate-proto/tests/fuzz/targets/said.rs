@@ -5,7 +5,7 @@ use std::time::Duration;
 use arbitrary::{Result, Unstructured};
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::inventory::UnreadLink;
-use hotupdate_proto::message::{Generation, Process, Ready, Release, Released, Versions};
+use hotupdate_proto::message::{Generation, Place, Process, Ready, Release, Released, Versions};
 use hotupdate_proto::{
     ConnectionKind, Fault, LinkItem, ListenerItem, ListenerKind, Message, SocketFile, Summary, Timing, Totals,
 };
@@ -146,6 +146,9 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
         18 => Message::LetGo,
         19 => Message::Hurry { deadline_ms: if u.arbitrary()? { u64::MAX } else { number(u)?.into() } },
         20 => Message::Issued { generation: generation(u)? },
+        21 if u.arbitrary()? => {
+            Message::Serves { pid: number(u)?, place: Place::default(), is_established: u.arbitrary()? }
+        }
         21 => Message::EndProbation,
         22 => {
             Message::Resume { stopped_at_ns: 0, links: rests(u)?, history: Vec::new(), reason: String::new() }

@@ -182,6 +182,7 @@ fn joined(u: &mut Unstructured<'_>) -> Result<Joined> {
         handoff: String::new(),
         incumbent: said::process(u)?,
         incumbent_generation: said::generation(u)?,
+        manager: None,
         occupancy: None,
     })
 }
