@@ -116,7 +116,8 @@ fn one_unit_is_reloaded_crashes_and_is_stopped() {
 
     // A crash, when the version before has gone.
     eventually("only version 2 is left", SOON, || {
-        systemd.journal(unit).contains("drained generation=1").then_some(())
+        let journal = systemd.journal(unit);
+        journal.lines().any(|line| line.starts_with("drained generation=1 ")).then_some(())
     });
     systemd.systemctl(&["kill", "--kill-whom=main", &format!("--signal={}", Signal::KILL.as_raw()), unit]);
     let _ = systemd.serves(unit, 3);
