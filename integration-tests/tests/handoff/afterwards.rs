@@ -7,6 +7,7 @@ use std::time::Duration;
 use integration_tests::client::{InFlight, who_answers};
 use integration_tests::process::eventually;
 use integration_tests::{Handover, SOON, Sandbox, Service, Serving, Status, Way, hotctl};
+use rustix::process::Signal;
 
 /// The predecessor waits longer than the test.
 const ARGUMENTS: [&str; 2] = ["--probation", "60"];
@@ -46,6 +47,21 @@ fn a_rollback() {
     let _ = sandbox.handoff("v3", &ARGUMENTS).expect_success();
     let text = status_with(&sandbox, "rolled_back");
     assert!(text.contains(&said) && text.contains(" v3 "), "{text}");
+}
+
+/// What a supervisor does that stops the new version.
+#[test]
+fn a_service_that_was_given_back() {
+    let sandbox = Sandbox::new();
+    let (_, old) = first(&sandbox);
+    let new = Handover::run(&sandbox, Way::ByHand, old, "v2", &ARGUMENTS).to;
+    Service::of(&sandbox, new.pid).signal(Signal::TERM);
+    let said = format!(
+        "{} (v1) serves again instead of {} (v2), generation 2: it was told to stop",
+        old.pid, new.pid
+    );
+    let text = status_with(&sandbox, "rolled_back");
+    assert!(text.contains(&said), "{text}");
 }
 
 #[test]

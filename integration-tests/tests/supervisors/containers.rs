@@ -56,6 +56,18 @@ impl<'a> Shop<'a> {
         Status::ask(&self.sandbox.path().join("shared/control.sock"))
     }
 
+    /// Stops a container while a request is in flight, which is answered.
+    #[track_caller]
+    fn stops(&self, container: &str) {
+        let slow = InFlight::start(self.http, Duration::from_secs(5));
+        eventually("the request is in flight", SOON, || {
+            (self.status().ok()?.serving.connections.active == 1).then_some(())
+        });
+        self.podman.podman(&["stop", "--time", "30", container]);
+        slow.answer().expect("what is in flight is answered");
+        assert_eq!(self.podman.inspect(container, "State.ExitCode"), "0");
+    }
+
     /// Waits until this version serves as this generation, and clients get it.
     #[track_caller]
     fn serves(&self, version: &str, generation: u64) {
@@ -67,18 +79,18 @@ impl<'a> Shop<'a> {
     }
 }
 
-#[test]
-fn updates_from_within_under_a_keeper() {
+/// Deploys from within; then a stop with a request in flight.
+fn updates_from_within(deploys: u64, before: impl Fn(&Shop<'_>) -> Vec<String>) {
     if !have(&NEEDS) {
         return;
     }
     let sandbox = Sandbox::new();
     let shop = Shop::new(&sandbox);
-    let listen = format!("http={}", shop.http);
-    shop.run("shop", &[], &["hotctl", "hold", "--listen", &listen, "--"], &shop.server("v1"));
+    let before = before(&shop);
+    shop.run("shop", &[], &before.iter().map(String::as_str).collect::<Vec<_>>(), &shop.server("v1"));
     shop.serves("v1", 1);
     let handoff = ["exec", "shop", "hotctl", "handoff", "--log", "/proc/1/fd/1", "--"];
-    for generation in 2..=3 {
+    for generation in 2..=deploys + 1 {
         let version = format!("v{generation}");
         let server = shop.server(&version);
         let words: Vec<_> = handoff.into_iter().chain(server.iter().map(String::as_str)).collect();
@@ -87,31 +99,52 @@ fn updates_from_within_under_a_keeper() {
         let said = format!("serving generation={generation}");
         assert!(shop.podman.logs("shop").contains(&said), "{}", shop.podman.logs("shop"));
     }
-    let slow = InFlight::start(shop.http, Duration::from_secs(2));
-    eventually("the request is in flight", SOON, || {
-        (shop.status().ok()?.serving.connections.active == 1).then_some(())
-    });
-    shop.podman.podman(&["stop", "shop"]);
-    slow.answer().expect("what is in flight is answered");
-    assert_eq!(shop.podman.inspect("shop", "State.ExitCode"), "0");
+    shop.stops("shop");
 }
 
 #[test]
-fn the_next_one_takes_over() {
+fn updates_from_within_under_a_keeper() {
+    updates_from_within(3, |shop| {
+        let listen = format!("http={}", shop.http);
+        ["hotctl", "hold", "--listen", &listen, "--"].map(str::to_owned).to_vec()
+    });
+}
+
+/// Process 1 is the first version, which stays when it has drained.
+#[test]
+fn ten_updates_from_within() {
+    updates_from_within(10, |_| Vec::new());
+}
+
+/// What has drained stays, so that it is not started again, and does not take the service back.
+#[test]
+fn the_next_one_takes_over_and_the_last_one_is_not_restarted() {
     if !have(&NEEDS) {
         return;
     }
     let sandbox = Sandbox::new();
     let shop = Shop::new(&sandbox);
-    for (version, generation) in [("v1", 1), ("v2", 2)] {
-        shop.run(version, &[], &[], &shop.server(version));
-        shop.serves(version, generation);
+    let name = |generation: u64| format!("v{generation}");
+    for generation in 1..=4 {
+        let version = name(generation);
+        shop.run(&version, &["--restart", "always"], &[], &shop.server(&version));
+        shop.serves(&version, generation);
+        let drained = eventually("the predecessors have drained", SOON, || {
+            let predecessors = shop.status().ok()?.predecessors;
+            predecessors.iter().all(|it| it.state == "drained").then_some(predecessors)
+        });
+        assert_eq!(drained.len(), (1..generation).count(), "{drained:?}");
     }
-    shop.podman.podman(&["stop", "v1"]);
-    assert_eq!(shop.podman.inspect("v1", "State.ExitCode"), "0");
-    shop.serves("v2", 2);
-    shop.podman.podman(&["stop", "v2"]);
-    assert_eq!(shop.podman.inspect("v2", "State.ExitCode"), "0");
+    for generation in 1..=4 {
+        assert_eq!(shop.podman.inspect(&name(generation), "State.Running"), "true");
+        assert_eq!(shop.podman.inspect(&name(generation), "RestartCount"), "0");
+    }
+    for generation in 1..=3 {
+        shop.podman.podman(&["stop", "--time", "30", &name(generation)]);
+        assert_eq!(shop.podman.inspect(&name(generation), "State.ExitCode"), "0");
+        shop.serves("v4", 4);
+    }
+    shop.stops("v4");
 }
 
 /// The commands after the comment `<!-- walk: name -->`.

@@ -113,9 +113,11 @@ fn process_1_reaps_orphans() {
         });
     };
     orphans(1);
-    beside(&sandbox, &keeper, "(sleep 1000 & sleep 1000 & sleep 1000 &) >/dev/null 2>&1");
+    let script = "(sleep 1000 & sleep 1000 & sleep 1000 &) >/dev/null 2>&1
+        until [ $(grep -lx sleep /proc/[0-9]*/comm 2>/dev/null | wc -l) = 3 ]; do :; done";
+    beside(&sandbox, &keeper, script);
     orphans(4);
-    beside(&sandbox, &keeper, "pkill sleep");
+    beside(&sandbox, &keeper, "kill $(grep -lx sleep /proc/[0-9]*/comm 2>/dev/null | cut -d/ -f3)");
     orphans(1);
     let _serves_on = hotctl(&sandbox, &["status"]).expect_success();
 }

@@ -137,9 +137,15 @@ fn control_c_and_signals_leave_too() {
 #[test]
 fn it_ends_when_its_terminal_is_gone() {
     let place = Place::new();
-    for _ in 0..3 {
-        let terminal = Terminal::unread(&place);
+    for drawn in [false, true, false, true] {
+        let mut terminal = Terminal::unread(&place);
         eventually("the screen", || terminal.is_raw().then_some(()));
+        let mut shown = Vec::new();
+        while drawn && !String::from_utf8_lossy(&shown).contains("v1.2.9") {
+            let mut bytes = [0; 4096];
+            let read = terminal.keyboard.read(&mut bytes).unwrap();
+            shown.extend_from_slice(&bytes[..read]);
+        }
         let mut child = terminal.hang_up();
         let status = eventually("hotctl ends", || child.try_wait().unwrap());
         // The end of the keyboard, or a drawing that cannot be written.

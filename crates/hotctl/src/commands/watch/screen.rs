@@ -4,6 +4,7 @@
 //! a read that returns nothing is no event to it. Three keys need no decoder.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +32,9 @@ const ESCAPE: u8 = 27;
 
 /// The terminal, given back when dropped; also when hotctl panics, which is ratatui's hook.
 pub(super) struct Screen {
-    terminal: DefaultTerminal,
+    /// Not dropped: it would complain on stderr that a terminal which is gone has no cursor to show, and panic since
+    /// that cannot be written either.
+    terminal: ManuallyDrop<DefaultTerminal>,
     terminated: Arc<AtomicBool>,
 }
 
@@ -39,7 +42,7 @@ impl Screen {
     pub(super) fn open() -> Result<Self, Failure> {
         let terminated = Arc::new(AtomicBool::new(false));
         end_on_signals(Arc::clone(&terminated)).map_err(|error| cannot(&error))?;
-        let terminal = ratatui::try_init().map_err(|error| cannot(&error))?;
+        let terminal = ManuallyDrop::new(ratatui::try_init().map_err(|error| cannot(&error))?);
         Ok(Self { terminal, terminated })
     }
 
@@ -64,6 +67,7 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         // A terminal that is gone needs no restoring.
+        let _ = self.terminal.show_cursor();
         let _ = ratatui::try_restore();
     }
 }
