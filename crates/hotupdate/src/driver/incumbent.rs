@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Stopped};
+use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Report, Stopped};
 use hotupdate_proto::inventory::{MAX_TASKS, UnreadLink};
 use hotupdate_proto::operator::{Command, OperatorError};
 use hotupdate_proto::{ConnectionRow, Fault, Generation, Joined, Message, Refusal, Totals};
@@ -86,6 +86,9 @@ impl Driver {
                 Effect::Outbound(effect) => self.perform_outbound(effect),
                 Effect::Inbound(from, effect) => self.perform_inbound(from, effect),
                 Effect::Report(report) => {
+                    if let Report::Served { peer, .. } = &report {
+                        self.supervisor.is_succeeded_by(peer);
+                    }
                     self.renewal.remember(&report);
                     let (view, operators) = self.view();
                     operators.report(view, report);

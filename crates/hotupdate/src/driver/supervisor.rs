@@ -15,10 +15,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use hotupdate_proto::incumbent::Afterwards;
+use hotupdate_proto::incumbent::{Afterwards, Peer};
 use hotupdate_proto::message::{Place, ServiceManager};
 use hotupdate_proto::operator::ProcessState;
-use hotupdate_proto::{Generation, Message, Predecessor};
+use hotupdate_proto::{FEATURE_SUPERVISION, Generation, Message, Predecessor};
 use rustix::process::Signal as UnixSignal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::time::timeout;
@@ -79,6 +79,8 @@ pub(super) struct Supervisor {
     is_taken_for_the_service: bool,
     /// The process that serves, when this one does not.
     heir: Option<Heir>,
+    /// The process that took over is going to say where it runs.
+    expects_heir: bool,
     main: Main,
     watchdog: Option<Watchdog>,
     /// It is this process that tells the manager that the service is well.
@@ -112,6 +114,7 @@ impl Supervisor {
             place,
             is_taken_for_the_service: place::is_taken_for_the_service(),
             heir: None,
+            expects_heir: false,
             main: Main::Unsaid,
             watchdog: Watchdog::of_this_process().or(watchdog),
             is_watched: false,
@@ -271,6 +274,11 @@ impl Supervisor {
 
     // ---- what becomes of this process ---------------------------------------------------------------------
 
+    /// Another process has taken over.
+    pub(super) fn is_succeeded_by(&mut self, peer: &Peer) {
+        self.expects_heir = peer.features.iter().any(|feature| feature == FEATURE_SUPERVISION);
+    }
+
     /// Another process says that it serves.
     fn is_served_by(&mut self, pid: u32, place: Place) {
         if self.heir.as_ref().is_some_and(|heir| heir.pid == pid && heir.place == place) {
@@ -334,7 +342,11 @@ impl Supervisor {
         if stays {
             return if is_told { Ending::Leaves } else { Ending::StaysUntilTold };
         }
-        let is_to_be_main = self.heir.as_ref().is_some_and(|heir| self.hands_main_over_to(&heir.place));
+        let is_to_be_main = match &self.heir {
+            Some(heir) => self.hands_main_over_to(&heir.place),
+            // Its word is on its way.
+            None => self.manager.is_some() && self.expects_heir,
+        };
         let is_awaited = is_to_be_main && is_linked && self.main != Main::Settled && !is_told;
         if is_awaited { Ending::StaysForManager } else { Ending::Leaves }
     }
