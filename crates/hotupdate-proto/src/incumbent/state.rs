@@ -43,6 +43,10 @@ pub(super) enum State {
 }
 
 /// Why the accept loops are going to stop.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a process has one state, which is as large as its largest part"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Goal {
     /// The successor is released.

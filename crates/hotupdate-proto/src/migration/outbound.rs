@@ -383,14 +383,14 @@ mod tests {
     #[test]
     fn what_is_accepted_anew_says_nothing_about_what_is_on_its_way() {
         let (now, mut outbound) = draining();
-        let accepted = OutboundEffect::Accepted(kinds());
+        let accepted = [OutboundEffect::Accepted(kinds())];
         outbound.leave(now, leaving(1..2));
-        assert_eq!(outbound.accepts(now, kinds()), [accepted.clone()]);
+        assert_eq!(outbound.accepts(now, kinds()), accepted);
         assert_eq!(outbound.leave(now, leaving(2..3)), [prepare(2, 2..3)]);
         assert_eq!(outbound.prepared(now, 1, &[]).unwrap()[0], OutboundEffect::Migrated(vec![1]));
         let late = now + PATIENCE;
         assert_eq!(outbound.tick(late), [OutboundEffect::Stalled, abort(2), OutboundEffect::Return(vec![2])]);
-        assert_eq!(outbound.accepts(late, kinds()), [accepted]);
+        assert_eq!(outbound.accepts(late, kinds()), accepted);
         assert_eq!(outbound.leave(late, leaving(2..4)), [prepare(3, 2..4)]);
         assert_eq!(outbound.prepared(late, 2, &[]).unwrap(), [], "it was taken back");
         assert_eq!(outbound.prepared(late, 3, &[]).unwrap()[0], OutboundEffect::Migrated(vec![2, 3]));

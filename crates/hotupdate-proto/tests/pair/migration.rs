@@ -139,7 +139,7 @@ fn what_has_nothing_left_to_do_is_not_waited_for() {
         effects.contains(&quiesce)
     };
     let drained = Message::Drained { forced: 0 };
-    assert!(asked(&[]) && asked(&[Message::LetGo]) && asked(&[drained.clone()]));
+    assert!(asked(&[]) && asked(&[Message::LetGo]) && asked(std::slice::from_ref(&drained)));
     assert!(!asked(&[drained, Message::LetGo]));
 }
 

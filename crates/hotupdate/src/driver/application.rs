@@ -21,6 +21,7 @@ use crate::state::{Arrived, Export};
 use crate::tasks::{self, Hook, Tasks};
 
 /// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
+#[expect(clippy::large_enum_variant, reason = "an application is ready once")]
 pub(crate) enum FromApplication {
     Ready {
         resources: Resources,
