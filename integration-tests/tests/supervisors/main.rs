@@ -5,6 +5,7 @@ mod descriptor_store;
 mod heirs;
 mod keeper;
 mod main_process;
+mod output;
 mod runtime_directory;
 mod sandboxed;
 mod stopping;
