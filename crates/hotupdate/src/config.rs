@@ -238,8 +238,9 @@ impl Builder {
     /// Default: [`AfterDrain::Exit`], but for a process that is taken for the service, because the process
     /// that serves would end with it: process 1 of a container, and the main process of a systemd unit with
     /// `Type=exec` or `simple`. It stays, idle, passes SIGTERM and SIGINT on to the process that serves, and
-    /// ends when that one has ended, with its exit code. Process 1 also waits for orphans, that is for every
-    /// child, the application's included. If a process in another container serves, it stays until SIGTERM,
+    /// ends when that one has ended: with its exit code if it was a child of this one, else with 0 if it
+    /// stopped and with 1 if it died. Process 1 also waits for orphans, that is for every child, the
+    /// application's included. If a process in another container serves, it stays until SIGTERM,
     /// so that a runtime which restarts what has ended does not have it take the service back.
     pub fn after_drain(mut self, after_drain: AfterDrain) -> Self {
         self.settings.after_drain = Some(after_drain);

@@ -46,8 +46,12 @@ impl<'a> Shop<'a> {
     }
 
     fn server(&self, version: &str) -> Vec<String> {
+        self.server_with_probation(version, "0")
+    }
+
+    fn server_with_probation(&self, version: &str, seconds: &str) -> Vec<String> {
         let listen = self.http.to_string();
-        ["axum-server", "--listen", &listen, "--app-version", version, "--probation", "0"]
+        ["axum-server", "--listen", &listen, "--app-version", version, "--probation", seconds]
             .map(str::to_owned)
             .to_vec()
     }
@@ -145,6 +149,29 @@ fn the_next_one_takes_over_and_the_last_one_is_not_restarted() {
         shop.serves("v4", 4);
     }
     shop.stops("v4");
+}
+
+/// As long as it can, the version before serves again.
+#[test]
+fn the_next_one_is_stopped_and_the_last_one_serves_again() {
+    if !have(&NEEDS) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let shop = Shop::new(&sandbox);
+    for (generation, version) in [(1, "v1"), (2, "v2")] {
+        shop.run(version, &["--restart", "on-failure"], &[], &shop.server_with_probation(version, "60"));
+        shop.serves(version, generation);
+    }
+    let slow = InFlight::start(shop.http, Duration::from_secs(2));
+    eventually("the request is in flight", SOON, || {
+        (shop.status().ok()?.serving.connections.active == 1).then_some(())
+    });
+    shop.podman.podman(&["stop", "--time", "30", "v2"]);
+    slow.answer().expect("what is in flight is answered");
+    assert_eq!(shop.podman.inspect("v2", "State.ExitCode"), "0");
+    shop.serves("v1", 1);
+    shop.stops("v1");
 }
 
 /// The commands after the comment `<!-- walk: name -->`.

@@ -1,6 +1,7 @@
 //! Services under supervisors that are real: systemd in namespaces of its own, and containers.
 
 mod containers;
+mod crash_loop;
 mod descriptor_store;
 mod heirs;
 mod keeper;

@@ -1,9 +1,8 @@
 //! `--until drained`: waits until the version that served before has drained and exited, or stays for its
 //! supervisor alone.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use hotupdate_proto::Process;
 use hotupdate_proto::operator::{HandoffResult, ProcessState, ProcessStatus, Status};
 
 use super::change;
@@ -14,6 +13,9 @@ use crate::progress::Progress;
 use crate::status_stream::StatusStream;
 use crate::text;
 
+/// A process that has drained exits within this time, unless it stays for its supervisor.
+const EXITS: Duration = Duration::from_secs(1);
+
 pub(crate) fn wait(
     context: &Context<'_>,
     changed: &HandoffResult,
@@ -23,18 +25,28 @@ pub(crate) fn wait(
     let HandoffResult { from, to, generation, .. } = changed;
     let mut stream = StatusStream::new(context);
     let mut left = None;
+    // The status of a process that has drained and may exit, and since when.
+    let mut drained: Option<(Instant, Status)> = None;
     loop {
         if let Some(status) = stream.next() {
             change::still_stands(changed, &status)?;
             // A status from before the change says nothing about what is left.
             if status.serving.generation >= *generation {
-                left = left_in(&status, from);
-                let Some(left) = &left else {
+                let predecessor = status.predecessors.iter().find(|it| it.process.instance == from.instance);
+                let Some(predecessor) = predecessor else {
                     context.report.record("drained", from)?;
                     return Ok(status);
                 };
-                progress.at(format!("{to} serves; {from} {left}"));
+                let what = what_runs(predecessor, "is still draining");
+                progress.at(format!("{to} serves; {from} {what}"));
+                left = Some(what);
+                let since = drained.map_or_else(Instant::now, |(since, _)| since);
+                drained = has_drained(predecessor).then_some((since, status));
             }
+        }
+        if let Some((_, status)) = drained.take_if(|(since, _)| since.elapsed() >= EXITS) {
+            context.report.record("drained", from)?;
+            return Ok(status);
         }
         if context.interrupted() {
             return Err(
@@ -50,13 +62,9 @@ pub(crate) fn wait(
     }
 }
 
-/// What is left of it; `None` if it has exited, or stays for its supervisor alone.
-fn left_in(status: &Status, old: &Process) -> Option<String> {
-    let left = status.predecessors.iter().find(|it| it.process.instance == old.instance)?;
-    if left.state == ProcessState::Drained && !left.probation {
-        return None;
-    }
-    Some(what_runs(left, "is still draining"))
+/// Whether it has nothing left to do, and serves no more.
+fn has_drained(process: &ProcessStatus) -> bool {
+    process.state == ProcessState::Drained && !process.probation
 }
 
 /// `is draining 17 connections`, or `has drained, still running: 2 tasks (mail, report)`: a process that has drained

@@ -358,6 +358,34 @@ fn a_drained_process_is_not_said_to_be_gone() {
     assert!(row.contains("draining") && row.ends_with("drained"), "{shown}");
 }
 
+/// A service whose old version has drained when the new one serves.
+fn drains_at_once() -> Place {
+    let place = Place::new();
+    place.fake.change(|status| join(status, 4242, "another", ProcessState::Standby));
+    place.fake.on("Handoff", |status| {
+        let answer = release(status);
+        let old = &mut status.predecessors[0];
+        (old.connections, old.probation, old.state) = (Summary::default(), false, ProcessState::Drained);
+        answer
+    });
+    place
+}
+
+/// It tells that it has drained a moment before it exits, and one that stays for its supervisor tells no more.
+#[test]
+fn a_process_that_has_drained_is_waited_for_a_moment() {
+    let place = drains_at_once();
+    let running = place.start(&["handoff", "--until", "drained"]);
+    eventually("hotctl waits for its exit", || (place.fake.called("Monitor") == 1).then_some(()));
+    place.fake.change(|status| status.predecessors.clear());
+    let said = running.end().code(0).stderr;
+    assert!(said.contains("4100 (v1.2.9) has exited"), "{said}");
+
+    let place = drains_at_once();
+    let said = place.hotctl(&["handoff", "--until", "drained"]).code(0).stderr;
+    assert!(said.contains("4100 (v1.2.9) has drained, and has not exited yet"), "{said}");
+}
+
 #[test]
 fn a_version_that_is_taken_back_while_the_old_one_drains_is_a_failure() {
     let place = Place::new();

@@ -198,7 +198,9 @@ impl Driver {
         if let Role::First = self.machine.role {
             self.listeners.remove_control_socket();
         }
-        let error = Error::misuse("becoming ready", self.application.why_it_gave_up());
-        self.give_up(error).await;
+        let why = self.application.why_it_gave_up();
+        // A reason of `ready` itself begins with these words already.
+        let what = why.strip_prefix("becoming ready: ").unwrap_or(&why);
+        self.give_up(Error::misuse("becoming ready", what)).await;
     }
 }

@@ -276,6 +276,8 @@ impl Supervisor {
 
     /// Another process has taken over.
     pub(super) fn is_succeeded_by(&mut self, peer: &Peer) {
+        // The manager hears how the service is from that process now, also what this one has said before.
+        self.line = None;
         self.expects_heir = peer.features.iter().any(|feature| feature == FEATURE_SUPERVISION);
     }
 
