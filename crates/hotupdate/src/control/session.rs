@@ -69,6 +69,8 @@ pub(crate) struct SessionConfig {
     pub(super) idle: Arc<Notify>,
     watchers: Arc<Semaphore>,
     listings: Arc<Semaphore>,
+    /// Each command whose answer has not been written yet is a receiver of it.
+    unanswered: Arc<watch::Sender<()>>,
     log: Arc<RateLimitedLog>,
     /// About successors, which complaints about other callers must not hide.
     refusals: Arc<RateLimitedLog>,
@@ -91,6 +93,7 @@ impl SessionConfig {
             idle: Arc::default(),
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             listings: Arc::new(Semaphore::new(MAX_LISTINGS)),
+            unanswered: Arc::default(),
             log: Arc::default(),
             refusals: Arc::default(),
         }
@@ -119,6 +122,12 @@ impl SessionConfig {
                 return;
             }
         }
+    }
+
+    /// Resolves when the answer to every command is in the kernel, or its caller has gone.
+    pub(crate) fn answered(&self) -> impl Future<Output = ()> + Send + use<> {
+        let unanswered = self.unanswered.clone();
+        async move { unanswered.closed().await }
     }
 
     fn end(&self, log: &RateLimitedLog) -> Option<String> {
@@ -242,6 +251,8 @@ impl Session {
     }
 
     async fn command(&mut self, command: Command, quiet: bool) -> Gone {
+        // A process that is told to stop may have drained before this task runs again, and must not end first.
+        let _unanswered = self.config.unanswered.subscribe();
         let (reply, outcome) = oneshot::channel();
         self.config.requests.send(Request::Command(command, reply)).await.ok()?;
         let reply = match outcome.await.unwrap_or(Err(OperatorError::NotServing)) {
@@ -431,4 +442,33 @@ fn command(method: &str, parameters: Map<String, Value>) -> Option<Result<Comman
         "io.hotupdate.Stop" => within().map(|within| Command::Stop { within }),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test]
+    async fn a_command_is_answered_when_its_answer_has_been_written() {
+        let (requests, mut asked) = mpsc::channel(1);
+        let lifecycle = watch::Sender::new(Lifecycle::Serving);
+        let config =
+            SessionConfig::new("process 1".into(), &Timing::default(), requests, lifecycle.subscribe());
+        config.answered().await;
+        let (mut operator, stream) = UnixStream::pair().unwrap();
+        let caller = Caller { uid: 0, right: Right::Operate };
+        tokio::spawn(serve(stream, caller, config.clone()));
+        operator.write_all(b"{\"method\":\"io.hotupdate.Stop\"}\0").await.unwrap();
+        let Some(Request::Command(Command::Stop { .. }, reply)) = asked.recv().await else { unreachable!() };
+        let answered = tokio::spawn(config.answered());
+        yield_now().await;
+        assert!(!answered.is_finished(), "its outcome is not known");
+        reply.send(Ok(None)).unwrap();
+        answered.await.unwrap();
+        // This reads what is there now.
+        let read = operator.into_std().unwrap().read(&mut [0; 64]).unwrap();
+        assert_ne!(read, 0, "it is in the kernel");
+    }
 }

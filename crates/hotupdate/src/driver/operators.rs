@@ -66,6 +66,11 @@ impl Operators {
         self.sessions.clone()
     }
 
+    /// Resolves when every command has its answer.
+    pub(super) fn answered(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.sessions.answered()
+    }
+
     /// What is asked next. Safe to cancel.
     pub(super) async fn next(&mut self) -> Request {
         match self.requests.recv().await {

@@ -543,11 +543,13 @@ impl Driver {
         if std::mem::replace(&mut self.supervisor.is_leaving, true) {
             return;
         }
-        let (told, flushed) = (self.supervisor.told(), self.links.flushed());
+        let (told, flushed, answered) =
+            (self.supervisor.told(), self.links.flushed(), self.operators.answered());
         let (results, write) = (self.results.0.clone(), self.settings.timing.write);
         tokio::spawn(async move {
             let _ = timeout(write, told).await;
             let _ = timeout(write, flushed).await;
+            let _ = timeout(write, answered).await;
             let _ = results.send(TaskResult::Flushed { code }).await;
         });
     }
