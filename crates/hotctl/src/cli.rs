@@ -355,7 +355,7 @@ pub(crate) struct Stop {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) deadline: Option<Duration>,
 
-    /// Wait until the service has stopped
+    /// Wait until the process has drained and ended
     #[arg(long)]
     pub(crate) wait: bool,
 }

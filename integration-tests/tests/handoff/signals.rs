@@ -402,3 +402,16 @@ fn a_client_that_is_just_sending_is_not_reset() -> anyhow::Result<()> {
     assert_eq!(late.take_error()?.map(|error| error.to_string()), None, "it was reset");
     Ok(())
 }
+
+#[test]
+fn an_operator_who_waits_for_a_stop_waits_for_the_end_of_the_process() {
+    let sandbox = Sandbox::new();
+    let service = Service::start(&sandbox, "v1", &[]);
+    let begun = Instant::now();
+    let slow = in_flight(&sandbox, service.wait_serving().http, SLEEP);
+    let said = hotctl(&sandbox, &["stop", "--wait"]).expect_success().stderr;
+    assert!(begun.elapsed() >= SLEEP, "{said}");
+    assert!(said.contains(&format!("{} (v1) has stopped", service.pid())), "{said}");
+    slow.answer().expect("what is in flight is answered");
+    assert_eq!(service.wait_exit(), Exit::Status(0));
+}

@@ -240,6 +240,7 @@ impl Session {
                 self.say(&service_error("ExpectedMore", json!({})), quiet).await
             }
             "io.hotupdate.Attempt" => self.attempt(parameters).await,
+            "io.hotupdate.Stop" if more => self.stop(parameters).await,
             "io.hotupdate.Connections" => self.connections().await,
             "io.hotupdate.Monitor" => self.monitor().await,
             method => match command(method, parameters) {
@@ -248,6 +249,31 @@ impl Session {
                 None => self.say(&unknown(method), quiet).await,
             },
         }
+    }
+
+    /// Stops the service, and keeps the caller until this process ends: the end of the connection tells it.
+    async fn stop(&mut self, parameters: Map<String, Value>) -> Gone {
+        let watchers = self.config.watchers.clone();
+        let Ok(_place) = watchers.try_acquire() else {
+            return self.say(&busy(&format!("{MAX_WATCHERS} callers watch already")), false).await;
+        };
+        match command("io.hotupdate.Stop", parameters)? {
+            Ok(command) => {
+                // A process that is told to stop must not end before its answer is out.
+                let _unanswered = self.config.unanswered.subscribe();
+                let (reply, outcome) = oneshot::channel();
+                self.config.requests.send(Request::Command(command, reply)).await.ok()?;
+                if let Err(error) = outcome.await.unwrap_or(Err(OperatorError::NotServing)) {
+                    let reply = failed(error.name(), json!({ "reason": error.to_string() }));
+                    return self.say(&reply, false).await;
+                }
+                self.send(&encoded(&Reply { continues: true, ..Reply::default() })?).await?;
+            }
+            Err(reply) => return self.say(&reply, false).await,
+        }
+        // Operators say nothing while they wait; this is how we learn that they have gone.
+        let _gone = self.receiver.frame().await;
+        None
     }
 
     async fn command(&mut self, command: Command, quiet: bool) -> Gone {
