@@ -63,7 +63,8 @@ fn sixty_first_reloads_in_six_units_at_once() {
     const HIDDEN: &str = "DynamicUser=yes\nProtectProc=invisible\nPrivateUsers=yes\nProtectSystem=strict";
     const UNITS: [(&str, &str, &str); 6] = [
         ("plain.service", "0.3", ""),
-        ("user.service", "0.3", "User=nobody"),
+        // Not `user.service`: `hidden.service` has its directory, /run/user, mounted for itself.
+        ("nobody.service", "0.3", "User=nobody"),
         ("delegate.service", "0.3", "Delegate=yes"),
         ("hidden.service", "0.3", HIDDEN),
         ("at-once.service", "0", "Delegate=yes\nUser=nobody\nProtectProc=invisible\nPrivateUsers=yes"),
