@@ -53,7 +53,7 @@ const STATUS: &str = "\
 Probes:
   --ready and --live ask for one process, by the name that it has from HOTUPDATE_NAME or from its program \
 (Builder::name). Without a name it is called HOST/PID, and answers to HOST, too. The process that serves \
-knows all others: one that is still starting is not ready although the service runs, and one that has not \
+knows each that has joined: one that is still starting is not ready although the service runs, and one that has not \
 joined yet is not there. Give names where several processes share the name of the host.
 
 Examples:

@@ -73,7 +73,7 @@ pub struct Place {
     /// processes of one namespace only. Absent where there is no `/proc`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid_namespace: Option<u64>,
-    /// What tells one run of a service from all others of its manager: systemd's `INVOCATION_ID`, which every
+    /// What tells one run of a service from every other run under its manager: systemd's `INVOCATION_ID`, which every
     /// process of a unit has, or else the `NOTIFY_SOCKET`. Absent without a manager.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<ShortText>,

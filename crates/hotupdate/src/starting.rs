@@ -599,7 +599,7 @@ impl Starting {
 
 /// Whether a listener at `address` is one at an address that is `wanted`.
 fn matches(address: &Address, wanted: &[Address]) -> bool {
-    // `[::ffff:127.0.0.1]` has the clients of 127.0.0.1, and no others.
+    // `[::ffff:127.0.0.1]` has the clients of 127.0.0.1, and no more.
     let is_same = |ours: SocketAddr, theirs: SocketAddr| {
         let same_ip = ours.ip().to_canonical() == theirs.ip().to_canonical();
         ours == theirs

@@ -54,7 +54,7 @@ fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-/// Echoes, for systems that pass connections on to somebody who does.
+/// Echoes, for proxies, which pass connections on to a program that does.
 pub(crate) fn echo() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;

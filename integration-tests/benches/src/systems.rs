@@ -272,7 +272,7 @@ listen raw
             }
             System::Restart => {
                 signal(first, Signal::TERM)?;
-                // An operator who waits for the last connection for ever is not served at all meanwhile.
+                // An idle client may keep its connection for ever, and no process serves meanwhile.
                 if eventually_in(Duration::from_secs(2), || (!self.is_old_there()).then_some(())).is_none() {
                     signal(first, Signal::KILL)?;
                 }
@@ -298,7 +298,7 @@ listen raw
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        // Successors are children of nobody whom we know, but they have our folder as theirs.
+        // Successors need not be children of this program, but they have its folder as their working directory.
         let all = || processes_in(&self.place.folder);
         all().into_iter().for_each(|pid| drop(signal(pid, Signal::KILL)));
         self.children.iter_mut().for_each(|child| drop(child.wait()));

@@ -1,5 +1,5 @@
 //! Versions of different users, users that only operate, and services that drop their privileges: each user
-//! has the rights that were said, and no others.
+//! has the rights that were said, and no more.
 //!
 //! Deliberately absent: users of other namespaces, see `namespaces.rs`. It has to be root that runs this.
 

@@ -60,15 +60,15 @@ impl<'a> Hot<'a> {
         });
     }
 
-    /// Kills the main process; returns when systemd has noticed and nobody serves.
+    /// Kills the main process; returns when systemd has noticed and no process serves.
     #[track_caller]
     fn kill(&self) {
         self.systemctl(&["kill", "--kill-who=main", "--signal=KILL", "hot.service"]);
-        eventually("nobody serves", SOON, || (self.show("SubState") == "auto-restart").then_some(()));
+        eventually("no process serves", SOON, || (self.show("SubState") == "auto-restart").then_some(()));
     }
 }
 
-/// The restart takes long enough to see that nobody serves meanwhile.
+/// The restart takes long enough to see that no process serves meanwhile.
 fn unit(sandbox: &Sandbox, address: &str, probation: &str) -> String {
     let (server, hotctl, dir) = (binary("axum-server"), binary("hotctl"), sandbox.path().display());
     let (server, hotctl) = (server.display(), hotctl.display());
@@ -106,7 +106,7 @@ fn inode(address: SocketAddr) -> u64 {
     inodes[0]
 }
 
-/// A client that connects while nobody serves is answered by the next process.
+/// A client that connects while no process serves is answered by the next process.
 #[track_caller]
 fn survives_a_kill(hot: &Hot<'_>, before: Serving, count: usize) -> Serving {
     let socket = inode(before.http);
@@ -232,7 +232,7 @@ fn a_crash_while_the_old_version_still_drains(hot_update: impl FnOnce(&Hot<'_>))
     hot_update(&hot);
     let second = hot.main_serves(2);
     hot.systemctl(&["kill", "--kill-who=main", "--signal=KILL", "hot.service"]);
-    eventually("nobody serves", SOON, || Status::ask(&sandbox.control()).err());
+    eventually("no process serves", SOON, || Status::ask(&sandbox.control()).err());
     let client = InFlight::start(second.http, Duration::ZERO);
     // systemd lets the old version finish first.
     assert_eq!(slow.answer().expect("a drain goes on").0, first.pid);
@@ -250,7 +250,7 @@ fn a_crash_while_the_old_version_still_drains_after_a_reload() {
     });
 }
 
-/// The new version is a child of the old one then, and systemd hears of its end from nobody else.
+/// The new version is a child of the old one then, and systemd hears of its end from that one alone.
 #[test]
 fn a_crash_while_the_old_version_still_drains_after_sighup() {
     if !have(&NEEDS) {

@@ -200,7 +200,7 @@ fn containers_that_are_always_started_again_take_nothing_back() {
         let drained = |it: &&integration_tests::status::ProcessStatus| it.state == "drained" && !it.probation;
         (status.predecessors.iter().filter(drained).count() as u64 == CONTAINERS - 1).then_some(())
     });
-    // Whoever took the service back would have done it by now: it takes a tenth of a second.
+    // A process that took the service back would have done it by now: it takes a tenth of a second.
     let since = std::time::Instant::now();
     eventually("two seconds", SOON, || (since.elapsed() > Duration::from_secs(2)).then_some(()));
     let status = Status::ask(&sandbox.control()).expect("a status");
@@ -266,7 +266,7 @@ fn ten_deploys_in_one_unit_and_a_stop() {
     assert_eq!(facts, ["inactive", "success", "0"]);
 }
 
-/// The main process is told alone, and the others are nothing to systemd.
+/// The main process alone is told; systemd does not know of the versions after it.
 #[test]
 fn a_stop_of_which_only_the_main_process_is_told() {
     if !have(&systemd::NEEDS) {

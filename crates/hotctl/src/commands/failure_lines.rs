@@ -47,7 +47,7 @@ impl Attempt<'_> {
             return Ok(Some(served.clone()));
         }
         let why = status.as_ref().and_then(|status| self.why(status));
-        // A program that has put itself into the background is followed; one that has others start it is not.
+        // A program that has put itself into the background is followed; one that lets a daemon start it is not.
         let nothing = || "no successor has joined, and nothing that it started is left".to_owned();
         let why = why.or_else(|| (ended.success() && self.joined.is_none()).then(nothing));
         let line = self.exit_line(ended, why);

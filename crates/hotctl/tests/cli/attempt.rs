@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::support::eventually;
 use crate::support::fake::{Answer, join, take_over};
-use crate::support::run::{Place, is_alive};
+use crate::support::run::{Place, Running, is_alive};
 use hotupdate_proto::operator::ProcessState;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -38,17 +38,23 @@ fn attendants(attempt: &str) -> usize {
         .count()
 }
 
+/// An attempt whose COMMAND has joined; the service can abort it.
+fn joined(place: &Place) -> (Running, u32) {
+    place.fake.on("Abort", |status| {
+        status.successor = None;
+        Answer::Reply(serde_json::json!({}))
+    });
+    let running = place.start(&["handoff", "--", "sh", "-c", &place.server()]);
+    let (attempt, pid) = place.started();
+    place.fake.change(|status| join(status, pid, &attempt, ProcessState::Starting));
+    (running, pid)
+}
+
 #[test]
 fn signals_end_the_attempt_and_what_it_has_started() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let place = Place::new();
-        place.fake.on("Abort", |status| {
-            status.successor = None;
-            Answer::Reply(serde_json::json!({}))
-        });
-        let running = place.start(&["handoff", "--", "sh", "-c", &place.server()]);
-        let (attempt, pid) = place.started();
-        place.fake.change(|status| join(status, pid, &attempt, ProcessState::Starting));
+        let (running, pid) = joined(&place);
         send(running.pid(), signal);
         let ran = running.end().code(130);
         // It may have come before hotctl knew the version.
@@ -76,13 +82,7 @@ fn the_end_of_hotctl_ends_a_command_that_has_not_joined() {
 #[test]
 fn the_end_of_hotctl_ends_an_attempt_that_the_service_holds_on_to() {
     let place = Place::new();
-    place.fake.on("Abort", |status| {
-        status.successor = None;
-        Answer::Reply(serde_json::json!({}))
-    });
-    let running = place.start(&["handoff", "--", "sh", "-c", &place.server()]);
-    let (attempt, pid) = place.started();
-    place.fake.change(|status| join(status, pid, &attempt, ProcessState::Starting));
+    let (running, pid) = joined(&place);
     send(running.pid(), Signal::KILL);
     ends(pid);
     assert!(place.fake.called("Abort") >= 1);

@@ -145,10 +145,12 @@ impl Server {
 }
 
 pub(crate) fn builder(dir: &TempDir, times: Times) -> Builder {
+    let timing = Timing::default().drain_grace(times.grace).drain_spread(Duration::ZERO);
     hotupdate::builder(dir.path().join("control.sock"))
         .drain_deadline(times.deadline)
         .probation(times.probation)
-        .timing(Timing::default().drain_grace(times.grace).drain_spread(Duration::ZERO))
+        // The folder goes at the end of a test, a moment before its services: they must not make it again.
+        .timing(timing.path_check(60 * LONG))
         .migrate_connections(times.migrates)
 }
 

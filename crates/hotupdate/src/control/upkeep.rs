@@ -5,7 +5,7 @@
 //! one unit that is the directory of another one as well. Then no operator and no successor would find the
 //! process that serves. The owner therefore looks at an interval (deadline `path_check`): two calls of
 //! lstat(2). Deliberately absent: inotify(7). It would tell at once, but of its instances a user has 128, it
-//! wakes a process for every file in a directory that it shares with others, and it has to be set up anew, at
+//! wakes a process for every file in a directory that many programs use, and it has to be set up anew, at
 //! the parent, exactly when the directory goes.
 
 use std::fs::{self, DirBuilder, Permissions};

@@ -105,7 +105,7 @@ pub(super) fn give(lock: &OwnedFd, path: &Path, users: &Users) -> Result<()> {
         .doing(|| format!("giving the lock of the control socket {} to uid {uid}", path.display()))
 }
 
-/// Gives the socket to the user that this process becomes, and lets every user connect if others were named.
+/// Gives the socket to the user that this process becomes, and lets every user connect if further users were named.
 /// Where it is, is as safe as for its lock.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use std::os::linux::fs::MetadataExt;
 
 use hotupdate_proto::message::Place;
 
-/// Where this process runs, as it tells others.
+/// Where this process runs, as it tells the processes that it is linked with.
 pub(crate) fn of_this_process() -> Place {
     let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
     let notified = variable("NOTIFY_SOCKET");

@@ -81,6 +81,8 @@ pub(crate) fn patient() -> Timing {
         .resume(resume)
         .probation(probation)
         .crash_backoff(Duration::ZERO)
+        // The folder goes at the end of a test, a moment before its services: they must not make it again.
+        .path_check(60 * SOON)
 }
 
 /// Serves the listener `echo` with this name for an answer.
