@@ -75,6 +75,8 @@ struct State<'a> {
     backlog: VecDeque<u64>,
     due: BinaryHeap<Reverse<(u64, Due)>>,
     samples: Vec<Sample>,
+    /// The idle clients were told to ask; one that has its answer is done.
+    has_asked: bool,
     stop_at: Option<u64>,
 }
 
@@ -93,6 +95,7 @@ impl<'a> State<'a> {
             backlog: VecDeque::new(),
             due: BinaryHeap::new(),
             samples: Vec::with_capacity(200_000),
+            has_asked: false,
             stop_at: None,
         })
     }
@@ -178,6 +181,7 @@ impl<'a> State<'a> {
 
     /// The idle clients ask, spread over a second, and the raw streams end.
     fn ask(&mut self) {
+        self.has_asked = true;
         let (begin, idle) = (now(), self.load.idle.max(1) as u64);
         let mut nth = 0;
         for index in 0..self.clients.len() {
@@ -334,7 +338,7 @@ impl<'a> State<'a> {
             _ => Outcome::Answered,
         };
         self.sample(kind, outcome, at, version);
-        if told_to_close || kind == Kind::Fresh {
+        if told_to_close || kind == Kind::Fresh || (kind == Kind::Idle && self.has_asked) {
             self.remove(index);
         }
         if self.stop_at.is_some() {
