@@ -16,6 +16,11 @@ pub const ATTEMPT: &str = "HOTUPDATE_ATTEMPT";
 /// not.
 pub const DETACH: &str = "HOTUPDATE_DETACH";
 
+/// Tells a program that was started with [`DETACH`] to start itself once more when it joins, and only to wait
+/// for the end of that one: when the first of the two ends, the second has the parent that adopts orphans,
+/// which in a unit is the service manager.
+pub const AGAIN: &str = "HOTUPDATE_AGAIN";
+
 /// Tells a program that its output is the pipe of an operator, which is read until the program serves: standard
 /// output and standard error that are this file, `DEVICE:INODE` in decimal, go elsewhere then.
 pub const OUTPUT: &str = "HOTUPDATE_OUTPUT";

@@ -59,6 +59,9 @@ pub use predecessor::Predecessor;
 pub mod migration;
 pub use migration::{ConnectionKind, Inbound, Leaving, MigrationItem, Outbound};
 
+pub mod supervision;
+pub use supervision::Supervision;
+
 // Every named deadline with the reason for its default, and why an attempt ends.
 pub mod timing;
 pub use timing::{Deadline, Timing};
@@ -85,8 +88,8 @@ pub const INTERFACE: &str = "io.hotupdate";
 /// The feature of processes that migrate live connections ([`migration`]). Used if both sides name it.
 pub const FEATURE_MIGRATE: &str = "migrate";
 
-/// The feature of processes that tell their predecessors which process serves ([`Message::Serves`]). Used if
-/// both sides name it.
+/// The feature of processes that tell each other which process serves ([`Message::Serves`]) and which is the
+/// main one of a service manager ([`Message::Main`]). Used if both sides name it.
 pub const FEATURE_SUPERVISION: &str = "supervision";
 
 /// The feature of a process that says, or hears, what went wrong in an application that is not ready yet

@@ -19,6 +19,7 @@
 //!    |<- prepare+fds · commit or abort · quiesced |
 //!    | prepared (one for each prepare) ---------->|
 //!    |<- connections · progress · drained · let_go|
+//!    |<------------------------------------- main |
 //!    | hurry · issued · end_probation · serves -->|
 //!    | resume · farewell · rebound+fds ---------->|
 //!    |<----------- rebound+fds (until `released`) |
@@ -217,6 +218,12 @@ pub enum Message {
         accepts: Vec<ConnectionKind>,
     },
     // ---- predecessor → serving process ----------------------------------------------------------------
+    /// The service manager has confirmed that the process with this id, in its namespace, is the main one of
+    /// the service. Only to a process with [`FEATURE_SUPERVISION`](crate::FEATURE_SUPERVISION).
+    Main {
+        /// The process that said [`Self::Serves`].
+        pid: u32,
+    },
     /// Metadata of connections that are open in the predecessor.
     Connections {
         /// The rows.
@@ -298,7 +305,7 @@ pub enum Message {
         pid: u32,
         /// Where it runs.
         place: Place,
-        /// No predecessor can take its place back (any more).
+        /// No process can take its place back, and it can become the main process of a service manager.
         is_established: bool,
     },
     /// Serve again. Sent when the sender's accept loops have stopped, or by a successor whose incumbent died.
@@ -376,6 +383,7 @@ impl Message {
             Self::Ready(_) => "ready",
             Self::Released(_) => "released",
             Self::Serving { .. } => "serving",
+            Self::Main { .. } => "main",
             Self::Connections { .. } => "connections",
             Self::Prepare { .. } => "prepare",
             Self::Commit { .. } => "commit",

@@ -64,6 +64,10 @@ pub struct Timing {
     /// Predecessor: its service manager has to confirm that the process that serves is the main one, before
     /// this one ends. A manager that loads a thousand units takes seconds.
     pub confirm: Duration,
+    /// Serving process: how long it waits, when it could become the main process of a service manager, until
+    /// the process that has started it has ended, so that the manager is its parent. `hotctl` ends at once, and
+    /// a script that started this one and goes on to run may never.
+    pub parent: Duration,
     /// Owner of the control socket: between two looks whether its file and its lock are still at their path.
     /// Short enough that an operator hardly notices, and long enough that an idle process stays one.
     pub path_check: Duration,
@@ -105,6 +109,7 @@ impl Default for Timing {
             quiesce: Duration::from_secs(2),
             write: Duration::from_secs(5),
             confirm: Duration::from_secs(30),
+            parent: Duration::from_secs(5),
             path_check: Duration::from_secs(2),
             drain_grace: Duration::from_secs(5),
             drain_spread: Duration::from_secs(10),
@@ -149,6 +154,7 @@ impl Timing {
             quiesce: scaled(self.quiesce),
             write: scaled(self.write),
             confirm: scaled(self.confirm),
+            parent: scaled(self.parent),
             path_check: scaled(self.path_check),
             drain_grace: scaled(self.drain_grace),
             drain_spread: scaled(self.drain_spread),
@@ -178,7 +184,7 @@ macro_rules! setters {
 
 setters! {
     find hello reply batch lease standby before_release stop serving released probation crash_backoff
-    drain force resume hurry prepared quiesce write confirm path_check drain_grace drain_spread drain_stop
+    drain force resume hurry prepared quiesce write confirm parent path_check drain_grace drain_spread drain_stop
     terminal
 }
 

@@ -35,7 +35,6 @@ mod control;
 pub use control::control_path;
 
 mod settings;
-pub use settings::AfterDrain;
 
 mod starting;
 pub use starting::Starting;
@@ -71,6 +70,7 @@ pub use state::State;
 mod error;
 pub use error::{Error, ErrorKind, Result};
 
+pub use hotupdate_proto::supervision::AfterDrain;
 #[doc(no_inline)]
 pub use hotupdate_proto::{
     ConnectionRow, ConnectionState, Generation, ListenerKind, ShortText, Summary, Timing, Totals,

@@ -8,3 +8,4 @@ pub(crate) mod place;
 pub(crate) mod signal;
 pub(crate) mod spawn;
 pub(crate) mod terminal;
+pub(crate) mod watched;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use hotupdate_proto::environment::NAME;
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
+use hotupdate_proto::supervision::AfterDrain;
 use hotupdate_proto::{
     FEATURE_MIGRATE, FEATURE_REBIND, FEATURE_SUPERVISION, FEATURE_TROUBLE, Process, Timing, VERSIONS,
     default_name,
@@ -13,17 +14,6 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
 
 use crate::control::Users;
-
-/// What a process does when another one serves and its own drain is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum AfterDrain {
-    /// [`crate::Serving::drained`] resolves and `main` returns.
-    Exit,
-    /// The process stays, idle, until SIGTERM: for supervisors that would restart it and so take the service
-    /// back.
-    StayUntilTerm,
-}
 
 /// The settings of one process.
 #[derive(Clone, Debug)]

@@ -117,6 +117,65 @@ fn a_request_in_either_version_is_answered() {
     }
 }
 
+/// Updates, and then a request in flight in the version that is left. systemd waits for the end of a main process
+/// if that is its own child, and else kills it.
+fn a_stop_after_updates(probation: &str, options: &str, update: &[&str]) {
+    const GENERATIONS: usize = 3;
+    let sandbox = Sandbox::new();
+    let unit = unit(probation) + options;
+    let shop = Shop(Systemd::boot(&sandbox, Network::Own, &[("shop.service", &unit)]));
+    shop.0.systemctl(&["start", "shop"]);
+    let mut serving = shop.0.serves("shop", 1);
+    for count in 2..=GENERATIONS {
+        shop.0.systemctl(update);
+        let entry = shop.0.root().join("proc").join(serving.pid.to_string());
+        serving = shop.0.serves("shop", count);
+        shop.0.wait_for("shop", "MainPID", &serving.pid.to_string());
+        eventually("the version before has ended", SOON, || (!entry.exists()).then_some(()));
+        assert_eq!(shop.0.show("shop", "ActiveState"), "active");
+    }
+    let group = format!("/sys/fs/cgroup{}/cgroup.procs", shop.0.show("shop", "ControlGroup"));
+    let left = shop.0.run("cat", &[&group]).stdout;
+    assert_eq!(left.trim(), serving.pid.to_string(), "nothing is left beside the version that serves");
+    shop.stops("stop", shop.in_flight(serving), serving);
+    assert_eq!(shop.0.show("shop", "ActiveState"), "inactive");
+    let journal = shop.0.journal("shop");
+    assert!(!journal.contains("SIGKILL") && !journal.contains("not our child"), "{journal}");
+}
+
+const RELOAD: [&str; 2] = ["reload", "shop"];
+const HANGUP: [&str; 4] = ["kill", "--kill-whom=main", "--signal=HUP", "shop"];
+
+#[test]
+fn a_request_is_answered_after_updates_by_sighup() {
+    if have(&NEEDS) {
+        a_stop_after_updates("0.3", "", &HANGUP);
+    }
+}
+
+#[test]
+fn a_request_is_answered_after_updates_by_sighup_without_probation() {
+    if have(&NEEDS) {
+        a_stop_after_updates("0", "", &HANGUP);
+    }
+}
+
+/// systemd says where it listens to the processes that it starts itself, and hears only one of them.
+#[test]
+fn a_request_is_answered_after_updates_by_sighup_of_a_unit_of_which_systemd_hears_the_main_process_only() {
+    if have(&NEEDS) {
+        a_stop_after_updates("0.3", "NotifyAccess=main\nDelegate=yes\n", &HANGUP);
+    }
+}
+
+/// hotctl, which has started the new version, may still run when that one is established.
+#[test]
+fn a_request_is_answered_after_reloads_without_probation() {
+    if have(&NEEDS) {
+        a_stop_after_updates("0", "", &RELOAD);
+    }
+}
+
 /// `app@v1`, then `app@v2`, and then not.
 #[test]
 fn the_unit_before_serves_again() {

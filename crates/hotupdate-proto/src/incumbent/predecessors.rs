@@ -95,6 +95,8 @@ impl Incumbent {
                 out.push(Effect::Report(Report::Progress(generation)));
             }
             Message::Connections { .. } => {}
+            // For its supervisor; nothing here depends on it.
+            Message::Main { .. } => {}
             Message::Issued { generation: issued } => match self.issued.counted_on(issued) {
                 Ok(issued) => self.issued = issued,
                 Err(what) => predecessor.is_not_believed(what, out),

@@ -166,6 +166,7 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         any::<u64>().prop_map(|deadline_ms| Message::Hurry { deadline_ms }),
         generation().prop_map(|generation| Message::Issued { generation }),
         Just(Message::EndProbation),
+        any::<u32>().prop_map(|pid| Message::Main { pid }),
         (any::<u32>(), place(), any::<bool>()).prop_map(|(pid, place, is_established)| Message::Serves {
             pid,
             place,

@@ -260,6 +260,7 @@ fn every_message() -> Vec<Message> {
         Message::Hurry { deadline_ms: 1 },
         Message::Issued { generation: Generation(3) },
         Message::EndProbation,
+        Message::Main { pid: 1 },
         Message::Serves { pid: 1, place: Place::default(), is_established: false },
         resume(),
         Message::Farewell,
@@ -292,6 +293,7 @@ fn every_message() -> Vec<Message> {
             | Message::Hurry { .. }
             | Message::Issued { .. }
             | Message::EndProbation
+            | Message::Main { .. }
             | Message::Serves { .. }
             | Message::Resume { .. }
             | Message::Farewell

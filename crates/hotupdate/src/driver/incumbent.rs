@@ -67,6 +67,7 @@ impl Driver {
                     self.links.forget(generation);
                     self.operators.forget(generation);
                     self.connections.metrics().forget(generation);
+                    self.is_alone_if_so();
                 }
                 // The service.
                 Effect::BeforeRelease => self.before_release(),
@@ -210,7 +211,7 @@ impl Driver {
         self.listeners.serves();
         self.links.read_predecessors(unread);
         self.application.serve_again();
-        self.serves_again();
+        self.serves();
     }
 
     async fn let_go(&mut self, afterwards: Afterwards) {

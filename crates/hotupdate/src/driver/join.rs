@@ -39,7 +39,7 @@ impl Driver {
         if let Err(refusal) = self.machine.admits(&join) {
             return self.turn_away(&receiver, replies::refused(&refusal));
         }
-        self.renewal.joined(join.attempt.as_deref());
+        self.renewal.joined(&join);
         let inventory = sealed.and_then(|sealed| {
             self.exports.keep(sealed);
             self.inventory().messages(self.machine.incumbent())

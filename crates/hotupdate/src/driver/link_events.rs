@@ -26,6 +26,7 @@ impl Driver {
             Heard::Message(message, descriptors) => {
                 self.migrations.arriving = descriptors;
                 self.operators.remember(generation, &message);
+                self.hear_of_manager(&message);
                 Event::Predecessor(generation, message)
             }
             Heard::Closed(fault) => Event::PredecessorClosed(generation, fault),

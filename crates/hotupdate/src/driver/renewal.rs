@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use hotupdate_proto::incumbent::Report;
 use hotupdate_proto::operator::ProcessState;
-use hotupdate_proto::{Incumbent, Process};
-use rustix::process::{Pid, Signal, kill_process};
+use hotupdate_proto::{Incumbent, Join, Process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -42,6 +42,8 @@ pub(super) struct Renewal {
     /// SIGHUP came, and it is not known yet if the terminal closes.
     is_looking: bool,
     expected: Option<Expected>,
+    /// The process that stands between this one and a successor, until that serves.
+    between: Option<Pid>,
     /// The process that this one has handed the service to.
     heir: Option<Process>,
     rejected: Option<Rejected>,
@@ -55,20 +57,30 @@ impl Renewal {
             terminal: Terminal::of_this_process(),
             is_looking: false,
             expected: None,
+            between: None,
             heir: None,
             rejected: None,
         }
     }
 
     /// A successor joins: from here on the machine tells what becomes of it.
-    pub(super) fn joined(&mut self, attempt: Option<&str>) {
-        self.expected.take_if(|expected| attempt == Some(expected.attempt.as_str()));
+    pub(super) fn joined(&mut self, join: &Join) {
+        let is_it = |expected: &mut Expected| join.attempt.as_deref() == Some(&expected.attempt);
+        if let Some(Expected { pid, .. }) = self.expected.take_if(is_it) {
+            self.between = as_pid(pid).filter(|_| pid != join.process.pid);
+        }
     }
 
     /// Which process this one hands the service to.
     pub(super) fn remember(&mut self, report: &Report) {
         match report {
-            Report::Served { peer, .. } => self.heir = Some(peer.process.clone()),
+            Report::Served { peer, .. } => {
+                self.heir = Some(peer.process.clone());
+                // The process that adopts orphans is its parent from here on. It has nothing to say.
+                if let Some(between) = self.between.take() {
+                    let _ = kill_process(between, Signal::KILL);
+                }
+            }
             Report::RolledBack(_, process) => self.heir = Some(process.clone()),
             _ => {}
         }
@@ -156,7 +168,7 @@ impl Driver {
             return tracing::warn!("{signal} is ignored: it is not known how this process was started");
         };
         let (path, attempt) = (program.path().display().to_string(), random_hex());
-        let Started { child, moved } = match program.start(&attempt) {
+        let Started { child, moved } = match program.start(&attempt, self.supervisor.has_main_process()) {
             Ok(started) => started,
             Err(error) => {
                 tracing::error!(path, %error, "the successor cannot be started; this process serves on");
@@ -183,9 +195,11 @@ impl Driver {
         let Some(Expected { pid, .. }) = self.renewal.give_up(&attempt) else { return };
         let lease = self.settings.timing.lease;
         tracing::error!(pid, ?lease, "the successor has not joined and is killed; this process serves on");
-        // It cannot be another process: none has waited for this one.
-        if let Some(pid) = pid.try_into().ok().and_then(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::KILL);
+        // It cannot be another process: none has waited for this one. It leads a session, or has not come so far.
+        if let Some(leader) = as_pid(pid)
+            && kill_process_group(leader, Signal::KILL).is_err()
+        {
+            let _ = kill_process(leader, Signal::KILL);
         }
         let (view, operators) = self.view();
         operators.not_started(view, Some(pid), attempt, format!("it did not join in {lease:?}"));
@@ -195,17 +209,8 @@ impl Driver {
     pub(super) fn child_ended(&mut self, mut child: Child, attempt: String, status: io::Result<ExitStatus>) {
         let never_joined = self.renewal.give_up(&attempt).is_some();
         let pid = child.id();
-        let failed = status.as_ref().is_ok_and(|status| !status.success());
         let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-        if failed && self.supervisor.is_main_process(pid) {
-            // systemd hears of the end of a process as its parent, which it is when this one is gone: no
-            // process waits for it before.
-            return tracing::error!(
-                pid,
-                how,
-                "the new version has ended; systemd learns it when this process has drained"
-            );
-        }
+        self.renewal.between.take_if(|between| as_pid(pid) == Some(*between));
         // It fails if the application waits for all of its children; then that one is done.
         let _ = child.try_wait();
         if never_joined {
@@ -217,6 +222,10 @@ impl Driver {
             operators.not_started(view, Some(pid), attempt, format!("it ended before it joined ({how})"));
         }
     }
+}
+
+fn as_pid(pid: u32) -> Option<Pid> {
+    Pid::from_raw(pid.try_into().ok()?)
 }
 
 /// Tells how a successor ended that was started here; and before that, if it has been there for so long that

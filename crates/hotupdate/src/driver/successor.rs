@@ -101,10 +101,8 @@ impl Driver {
             operators.stepped_in(view, &joined.incumbent, joined.incumbent_generation);
         }
         self.links.read_inherited();
-        // An older process that lets go now tells its supervisor of the process that it handed over to, which
-        // may still take this one's place.
+        self.serves();
         self.perform(greeting).await;
-        self.tell_predecessors();
     }
 
     async fn fail(&mut self, fault: &Fault, serves_on: Option<String>) {

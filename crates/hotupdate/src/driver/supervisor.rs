@@ -1,13 +1,10 @@
 //! The supervisor of this process, systemd or a container runtime: what it is told, the signals that it
 //! sends, and why this process stays after its drain.
 //!
-//! A process that has drained leaves when its end is not taken for the end of the service:
+//! Which process the supervisor takes for the service, and which may leave, is decided in
+//! [`hotupdate_proto::supervision`].
 //!
-//! * systemd with `Type=notify` has confirmed that another process is the main one. The process that serves
-//!   says `serves`, and this one, to which systemd listens for sure, tells systemd and asks for an answer
-//!   (`BARRIER=1`).
-//! * Process 1 of a container, and the main process of a unit whose systemd does not listen, cannot leave. It
-//!   stays, passes signals on to the process that serves, and ends after it and as it did.
+//! Deliberately absent: the manager's own messages, see [`crate::systemd`].
 
 use std::future::pending;
 use std::io;
@@ -18,7 +15,8 @@ use std::time::{Duration, Instant};
 use hotupdate_proto::incumbent::{Afterwards, Peer};
 use hotupdate_proto::message::{Place, ServiceManager};
 use hotupdate_proto::operator::ProcessState;
-use hotupdate_proto::{FEATURE_SUPERVISION, Generation, Message, Predecessor};
+use hotupdate_proto::supervision::{Circumstances, Effect, Ending, Event};
+use hotupdate_proto::{FEATURE_SUPERVISION, Generation, Incumbent, Message, Predecessor, Supervision};
 use rustix::process::Signal as UnixSignal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::time::timeout;
@@ -29,7 +27,8 @@ use super::{Driver, TaskResult};
 use crate::process::heir::{self, ExitCode, Heir};
 use crate::process::place;
 use crate::process::signal::{Signal, Signals};
-use crate::settings::{AfterDrain, Settings};
+use crate::process::watched::Watched;
+use crate::settings::Settings;
 use crate::systemd::{Manager, Watchdog};
 
 /// How often the line about the service changes, if only numbers in it do.
@@ -41,47 +40,23 @@ pub(super) enum Call {
     Signal(Signal),
     /// The process that serves has ended.
     HeirEnded,
+    /// The process that started this one has ended.
+    ParentEnded,
     /// The manager wants to hear that the service is well.
     Watchdog,
 }
 
-/// Whether the manager knows that the process that serves is the main one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Main {
-    /// It was not told yet.
-    Unsaid,
-    /// It was told so of the process with this id, and has not answered.
-    Said(u32),
-    /// It has answered, or cannot.
-    Settled,
-}
-
-/// What becomes of this process when nothing is left to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    Leaves,
-    /// Until the manager has confirmed which process is the main one.
-    StaysForManager,
-    /// Until the process that serves has ended.
-    StaysForHeir,
-    /// Until a signal says so.
-    StaysUntilTold,
-    /// As the process that served has ended.
-    Follows(ExitCode),
-}
-
 pub(super) struct Supervisor {
+    machine: Supervision,
     manager: Option<Manager>,
     /// The manager listens to this process.
     is_heard: bool,
-    place: Place,
-    /// The end of this process is taken for the end of the service.
-    is_taken_for_the_service: bool,
     /// The process that serves, when this one does not.
     heir: Option<Heir>,
-    /// The process that took over is going to say where it runs.
-    expects_heir: bool,
-    main: Main,
+    /// The process that has started this one, if its end is awaited.
+    parent: Option<Watched>,
+    /// How long it is awaited.
+    parent_until: Option<Instant>,
     watchdog: Option<Watchdog>,
     /// It is this process that tells the manager that the service is well.
     is_watched: bool,
@@ -94,7 +69,6 @@ pub(super) struct Supervisor {
     /// Children end, orphans among them, while this process has nothing else to do.
     children: Option<Stream>,
     signals: Signals,
-    after_drain: Option<AfterDrain>,
     /// The last SIGTERM or SIGINT that came.
     told_to_stop: Option<Signal>,
 }
@@ -107,15 +81,29 @@ impl Supervisor {
         let has_store = settings.descriptor_store.or(told.map(|told| told.has_store));
         let found = Manager::find(has_store);
         let watchdog = told.and_then(|told| Watchdog::of_predecessor(told.watchdog_us?));
-        Self {
-            // Until it is the main one, systemd may hear other processes only.
-            is_heard: found.is_some(),
-            manager: found.or_else(|| Manager::at(told?.notify_socket.clone(), has_store?)),
+        // Until it is the main one, systemd may hear other processes only.
+        let is_heard = found.is_some();
+        let manager = found.or_else(|| Manager::at(told?.notify_socket.clone(), has_store?));
+        let is_main = place::is_executed_by_systemd();
+        // A parent that goes on to run for ever is waited for in vain, so only where that makes a difference.
+        let parent = told.filter(|_| !is_main).and_then(|_| place::parent());
+        let circumstances = Circumstances {
             place,
+            pid: std::process::id(),
+            is_first: place::is_first(),
+            listens: manager.is_some(),
             is_taken_for_the_service: place::is_taken_for_the_service(),
+            is_main,
+            has_parent: parent.is_some(),
+            after_drain: settings.after_drain,
+        };
+        Self {
+            machine: Supervision::new(circumstances),
+            manager,
+            is_heard,
             heir: None,
-            expects_heir: false,
-            main: Main::Unsaid,
+            parent,
+            parent_until: None,
             watchdog: Watchdog::of_this_process().or(watchdog),
             is_watched: false,
             line: None,
@@ -123,9 +111,12 @@ impl Supervisor {
             is_leaving: false,
             children: None,
             signals,
-            after_drain: settings.after_drain,
             told_to_stop: None,
         }
+    }
+
+    fn place(&self) -> &Place {
+        &self.machine.circumstances().place
     }
 
     // ---- signals ------------------------------------------------------------------------------------------
@@ -133,16 +124,18 @@ impl Supervisor {
     /// What comes next. Safe to cancel.
     pub(super) async fn next(&mut self) -> Call {
         loop {
-            let Self { signals, heir, watchdog, is_watched, children, .. } = self;
+            let Self { signals, heir, parent, watchdog, is_watched, children, .. } = self;
             tokio::select! {
                 signal = signals.next() => {
                     if signal.stops() {
                         self.told_to_stop = Some(signal);
+                        self.machine.handle(Event::ToldToStop);
                         self.pass_on(signal);
                     }
                     return Call::Signal(signal);
                 }
                 () = heir_ended(heir) => return Call::HeirEnded,
+                () = parent_ended(parent) => return Call::ParentEnded,
                 () = is_due(watchdog, *is_watched) => return Call::Watchdog,
                 () = child_ended(children) => self.reap(),
             }
@@ -181,36 +174,29 @@ impl Supervisor {
         }
     }
 
-    /// This process serves again.
-    fn serves_again(&mut self) {
-        (self.heir, self.main, self.is_watched) = (None, Main::Unsaid, true);
-    }
-
-    /// This is the service's main process, and its listeners are the ones to keep.
-    fn established(&mut self, generation: Generation, listeners: &mut Listeners) {
-        self.is_heard = true;
-        let Some(manager) = &self.manager else { return };
-        // The manager knows best what it started itself.
-        if generation != Generation::FIRST {
-            manager.main_is(std::process::id());
-        }
-        self.keep(listeners);
+    /// Whether a manager has to be told which process is the main one.
+    pub(super) fn has_main_process(&self) -> bool {
+        let Circumstances { listens, is_taken_for_the_service, place, .. } = self.machine.circumstances();
+        *listens && !is_taken_for_the_service && place.unit.is_some()
     }
 
     /// What a successor has to know of the manager.
     pub(super) fn for_successor(&self) -> Option<ServiceManager> {
         let manager = self.manager.as_ref()?;
         Some(ServiceManager {
-            unit: self.place.unit.clone()?,
+            unit: self.place().unit.clone()?,
             notify_socket: manager.path().to_owned(),
             has_store: manager.has_store(),
             watchdog_us: self.watchdog.as_ref().map(Watchdog::us),
         })
     }
 
-    /// The listeners have changed. In this order: a name may be in use again for another socket.
+    /// The listeners have changed, or it is known only now that the manager listens. In this order: a name may
+    /// be in use again for another socket.
     pub(super) fn keep(&self, listeners: &mut Listeners) {
-        let Some(manager) = &self.manager else { return };
+        let Some(manager) = self.manager.as_ref().filter(|_| self.machine.circumstances().is_main) else {
+            return;
+        };
         manager.forget(listeners.take_stale().into_iter());
         manager.keep(listeners.duplicates());
     }
@@ -219,15 +205,7 @@ impl Supervisor {
     fn let_go(&self, afterwards: Afterwards, listeners: &Listeners) {
         let Some(manager) = &self.manager else { return };
         match afterwards {
-            // Before anything here ends, and before the other process says anything that the manager hears
-            // from the main process only.
-            Afterwards::ServedBy(_) => {
-                if let Some(heir) = &self.heir
-                    && self.hands_main_over_to(&heir.place)
-                {
-                    manager.main_is(heir.pid);
-                }
-            }
+            Afterwards::ServedBy(_) => {}
             Afterwards::Stopped => manager.stopping(),
             // No process is going to accept again. (SIGTERM may be a restart, and then one is.)
             Afterwards::StoppedForGood => {
@@ -235,18 +213,6 @@ impl Supervisor {
                 manager.forget(listeners.names());
             }
         }
-    }
-
-    /// Whether the manager has to be told that a process there is the main one. In another unit it is one
-    /// already, and process 1 of a container is nothing to a manager outside.
-    fn hands_main_over_to(&self, place: &Place) -> bool {
-        self.manager.is_some() && !self.is_taken_for_the_service && self.place.is_same_unit(place)
-    }
-
-    /// The manager was told that this is the main process of the service.
-    pub(super) fn is_main_process(&self, pid: u32) -> bool {
-        let heir = self.heir.as_ref().filter(|heir| heir.pid == pid);
-        heir.is_some_and(|heir| self.hands_main_over_to(&heir.place))
     }
 
     /// Resolves when systemd has everything that it was told.
@@ -278,25 +244,20 @@ impl Supervisor {
     pub(super) fn is_succeeded_by(&mut self, peer: &Peer) {
         // The manager hears how the service is from that process now, also what this one has said before.
         self.line = None;
-        self.expects_heir = peer.features.iter().any(|feature| feature == FEATURE_SUPERVISION);
+        let is_told = peer.features.iter().any(|feature| feature == FEATURE_SUPERVISION);
+        self.machine.handle(Event::Succeeded { is_told });
     }
 
-    /// Another process says that it serves.
-    fn is_served_by(&mut self, pid: u32, place: Place) {
-        if self.heir.as_ref().is_some_and(|heir| heir.pid == pid && heir.place == place) {
-            return;
-        }
-        let is_near = self.place.sees(&place) && pid != std::process::id();
-        self.heir = Some(Heir::new(pid, place, is_near));
-        // It came when another process served, or none was known.
-        if let Some(signal) = self.told_to_stop {
-            self.pass_on(signal);
-        }
+    /// Another process says that it serves. Whether signals reach it.
+    fn watch_heir(&mut self, pid: u32, place: &Place) -> bool {
+        let is_here = self.place().sees(place) && pid != std::process::id();
+        self.heir.take_if(|heir| heir.pid != pid || heir.place != *place);
+        self.heir.get_or_insert_with(|| Heir::new(pid, place.clone(), is_here)).is_near()
     }
 
     /// A process that cannot leave alone has the process that serves end, too.
     fn pass_on(&self, signal: Signal) {
-        let Some(heir) = self.heir.as_ref().filter(|heir| self.follows(heir)) else { return };
+        let Some(heir) = self.heir.as_ref().filter(|_| self.machine.follows_heir()) else { return };
         let which = if let Signal::Interrupt { .. } = signal { UnixSignal::INT } else { UnixSignal::TERM };
         match heir.pass_on(which) {
             Ok(()) => {
@@ -310,48 +271,6 @@ impl Supervisor {
             }
         }
     }
-
-    /// Whether the end of this process would be that of the one that serves.
-    fn follows(&self, heir: &Heir) -> bool {
-        let is_unit_of_its_own = !place::is_first() && self.place.leaves_alone(&heir.place);
-        self.is_taken_for_the_service
-            && self.after_drain != Some(AfterDrain::Exit)
-            && heir.is_near()
-            && !is_unit_of_its_own
-    }
-
-    /// What becomes of this process now that nothing is left to do. `is_linked`: a process is there that
-    /// serves, or will.
-    fn ending(&self, is_succeeded: bool, is_linked: bool) -> Ending {
-        if !is_succeeded || self.after_drain == Some(AfterDrain::Exit) && self.is_taken_for_the_service {
-            return Ending::Leaves;
-        }
-        if let Some(heir) = self.heir.as_ref().filter(|heir| self.follows(heir)) {
-            let is_over = heir.has_ended() && !is_linked;
-            return if is_over { Ending::Follows(heir.code()) } else { Ending::StaysForHeir };
-        }
-        let is_told = self.told_to_stop.is_some();
-        let stays = match self.after_drain {
-            Some(AfterDrain::StayUntilTerm) => true,
-            Some(AfterDrain::Exit) => false,
-            // A runtime that starts it again would have it take the service back.
-            None if place::is_first() => true,
-            None => {
-                let heir = self.heir.as_ref();
-                self.is_taken_for_the_service && heir.is_none_or(|heir| !self.place.leaves_alone(&heir.place))
-            }
-        };
-        if stays {
-            return if is_told { Ending::Leaves } else { Ending::StaysUntilTold };
-        }
-        let is_to_be_main = match &self.heir {
-            Some(heir) => self.hands_main_over_to(&heir.place),
-            // Its word is on its way.
-            None => self.manager.is_some() && self.expects_heir,
-        };
-        let is_awaited = is_to_be_main && is_linked && self.main != Main::Settled && !is_told;
-        if is_awaited { Ending::StaysForManager } else { Ending::Leaves }
-    }
 }
 
 async fn heir_ended(heir: &mut Option<Heir>) {
@@ -359,6 +278,14 @@ async fn heir_ended(heir: &mut Option<Heir>) {
         Some(heir) => heir.ended().await,
         None => pending().await,
     }
+}
+
+async fn parent_ended(parent: &mut Option<Watched>) {
+    match parent {
+        Some(watched) => watched.ended().await,
+        None => pending().await,
+    }
+    *parent = None;
 }
 
 async fn is_due(watchdog: &mut Option<Watchdog>, is_watched: bool) {
@@ -383,7 +310,11 @@ impl Driver {
     pub(super) async fn called(&mut self, call: Call) {
         match call {
             Call::Signal(signal) => self.signal(signal).await,
-            Call::HeirEnded => self.end_unless_kept(),
+            Call::HeirEnded => {
+                self.supervise(Event::HeirEnded);
+                self.end_unless_kept();
+            }
+            Call::ParentEnded => self.supervise(Event::ParentEnded { is_alone: self.is_alone() }),
             Call::Watchdog => {
                 let Supervisor { manager, is_heard, .. } = &self.supervisor;
                 if let Some(manager) = manager.as_ref().filter(|_| *is_heard) {
@@ -393,30 +324,76 @@ impl Driver {
         }
     }
 
-    // ---- this process serves ------------------------------------------------------------------------------
-
-    /// Tells the generations before this one that it serves.
-    pub(super) fn tell_predecessors(&self) {
-        let Some(machine) = self.machine.incumbent() else { return };
-        let predecessors = machine.predecessors();
-        let is_established = predecessors.iter().all(|predecessor| !predecessor.probation);
-        let (pid, place) = (std::process::id(), self.supervisor.place.clone());
-        let serves = Message::Serves { pid, place, is_established };
-        for predecessor in predecessors.iter().filter(|predecessor| predecessor.is_told_who_serves()) {
-            self.links.send_to(predecessor.generation, &serves, Vec::new());
+    /// Brings an event to the machine, and does what it says.
+    fn supervise(&mut self, event: Event) {
+        for effect in self.supervisor.machine.handle(event) {
+            match effect {
+                Effect::Tell { is_established } => self.tell_predecessors(is_established),
+                Effect::BecomeMain { is_untold } => self.become_main(is_untold),
+                Effect::NameMain(pid) => self.name_main(pid),
+                Effect::TellMain(pid) => self.links.send(&Message::Main { pid }, Vec::new()),
+            }
+        }
+        let Supervisor { machine, parent_until, .. } = &mut self.supervisor;
+        match machine.waits_for_parent() {
+            true => _ = parent_until.get_or_insert(Instant::now() + self.settings.timing.parent),
+            false => *parent_until = None,
         }
     }
 
-    /// This process serves again, after another did.
-    pub(super) fn serves_again(&mut self) {
-        self.supervisor.serves_again();
-        self.tell_predecessors();
+    // ---- this process serves ------------------------------------------------------------------------------
+
+    /// This process serves, or serves again after another did.
+    pub(super) fn serves(&mut self) {
+        (self.supervisor.heir, self.supervisor.is_watched) = (None, true);
+        let mut predecessors = self.machine.incumbent().into_iter().flat_map(Incumbent::predecessors);
+        let is_established = predecessors.all(|predecessor| !predecessor.probation);
+        self.supervise(Event::Serving { is_established, is_alone: self.is_alone() });
     }
 
     /// No other process can take the place of this one.
     pub(super) fn established(&mut self) {
-        self.supervisor.established(self.identity.generation, &mut self.listeners);
-        self.tell_predecessors();
+        self.supervise(Event::Established { is_alone: self.is_alone() });
+    }
+
+    /// No predecessor is left that could say which process is the main one.
+    fn is_alone(&self) -> bool {
+        let mut predecessors = self.machine.incumbent().into_iter().flat_map(Incumbent::predecessors);
+        !predecessors.any(Predecessor::is_told_who_serves)
+    }
+
+    /// A predecessor is gone.
+    pub(super) fn is_alone_if_so(&mut self) {
+        if self.is_alone() {
+            self.supervise(Event::Alone);
+        }
+    }
+
+    /// A predecessor says what the manager has confirmed.
+    pub(super) fn hear_of_manager(&mut self, message: &Message) {
+        if let Message::Main { pid } = message {
+            self.supervise(Event::Main(*pid));
+        }
+    }
+
+    fn tell_predecessors(&self, is_established: bool) {
+        let predecessors = self.machine.incumbent().into_iter().flat_map(Incumbent::predecessors);
+        let (pid, place) = (std::process::id(), self.supervisor.place().clone());
+        let serves = Message::Serves { pid, place, is_established };
+        for predecessor in predecessors.filter(|predecessor| predecessor.is_told_who_serves()) {
+            self.links.send_to(predecessor.generation, &serves, Vec::new());
+        }
+    }
+
+    /// The manager listens to this process, and the listeners that it has are the ones to keep.
+    fn become_main(&mut self, is_untold: bool) {
+        self.supervisor.is_heard = true;
+        let Some(manager) = &self.supervisor.manager else { return };
+        // It knows best what it started itself.
+        if is_untold && self.identity.generation != Generation::FIRST {
+            manager.main_is(std::process::id());
+        }
+        self.supervisor.keep(&mut self.listeners);
     }
 
     // ---- another process serves ---------------------------------------------------------------------------
@@ -428,31 +405,30 @@ impl Driver {
         }
         match message {
             Message::Serves { pid, place, is_established } => {
-                self.supervisor.is_served_by(*pid, place.clone());
-                if *is_established {
-                    self.hand_main_over(*pid);
+                let (pid, place, is_established) = (*pid, place.clone(), *is_established);
+                let is_new = self.supervisor.heir.as_ref().is_none_or(|heir| heir.pid != pid);
+                let is_near = self.supervisor.watch_heir(pid, &place);
+                self.supervise(Event::ServedBy { pid, place, is_near, is_established });
+                // It came when another process served, or none was known.
+                if let Some(signal) = self.supervisor.told_to_stop.filter(|_| is_new) {
+                    self.supervisor.pass_on(signal);
                 }
                 self.end_unless_kept();
             }
             Message::Farewell => {
-                if let Some(heir) = &mut self.supervisor.heir {
-                    heir.stops();
-                }
+                self.supervisor.heir.iter_mut().for_each(Heir::stops);
+                self.supervise(Event::Farewell);
             }
             _ => {}
         }
     }
 
-    /// Tells the manager once more, after every process that may have said something else, and asks for its
-    /// answer.
-    fn hand_main_over(&mut self, pid: u32) {
-        let Some(manager) = self.supervisor.manager.as_ref().filter(|_| self.supervisor.is_main_process(pid))
-        else {
-            return;
-        };
+    /// Tells the manager which process is the main one, after every process that may have said something else,
+    /// and asks for its answer.
+    fn name_main(&mut self, pid: u32) {
+        let Some(manager) = &self.supervisor.manager else { return };
         manager.main_is(pid);
         let (confirmed, results) = (manager.confirmed(), self.results.0.clone());
-        self.supervisor.main = Main::Said(pid);
         tokio::spawn(async move {
             let confirmed = confirmed.await;
             let _ = results.send(TaskResult::MainConfirmed { pid, confirmed }).await;
@@ -461,18 +437,15 @@ impl Driver {
 
     /// The manager has answered, or cannot be told.
     pub(super) fn main_confirmed(&mut self, pid: u32, confirmed: bool) {
-        if self.supervisor.main != Main::Said(pid) {
-            return;
-        }
         tracing::debug!(pid, confirmed, "systemd was told which process is the main one");
-        self.settle_main();
-        self.end_unless_kept();
+        self.settle_main(if confirmed { Event::Confirmed(pid) } else { Event::Unconfirmed });
     }
 
-    fn settle_main(&mut self) {
-        self.supervisor.main = Main::Settled;
+    fn settle_main(&mut self, event: Event) {
+        self.supervise(event);
         // From here on it is the other process that is to be well.
-        self.supervisor.is_watched = false;
+        self.supervisor.is_watched &= self.supervisor.machine.waits_for_manager();
+        self.end_unless_kept();
     }
 
     /// This process has let go of the service, or is about to.
@@ -512,10 +485,13 @@ impl Driver {
         if !self.drain.is_exiting() {
             return;
         }
-        let ending = self.supervisor.ending(self.drain.is_succeeded(), self.links.has_peer());
+        let ending = self.supervisor.machine.ending(self.drain.is_succeeded(), self.links.has_peer());
         match ending {
             Ending::Leaves => return self.flush_and_end(0),
-            Ending::Follows(code) => return self.flush_and_end(code),
+            Ending::Follows => {
+                let code = self.supervisor.heir.as_ref().map_or(heir::DIED, Heir::code);
+                return self.flush_and_end(code);
+            }
             Ending::StaysForManager | Ending::StaysForHeir | Ending::StaysUntilTold => {}
         }
         if self.supervisor.stays.is_some_and(|(before, _)| before == ending) {
@@ -572,22 +548,35 @@ impl Driver {
         }
     }
 
-    /// When the manager should have confirmed which process is the main one.
+    /// When the manager should have confirmed which process is the main one, or the parent have ended.
     pub(super) fn supervisor_deadline(&self) -> Option<Instant> {
+        let deadlines = [self.confirm_deadline(), self.supervisor.parent_until];
+        deadlines.into_iter().flatten().min()
+    }
+
+    fn confirm_deadline(&self) -> Option<Instant> {
         let (_, until) = self.supervisor.stays.filter(|(ending, _)| *ending == Ending::StaysForManager)?;
-        (self.supervisor.main != Main::Settled).then_some(until)
+        self.supervisor.machine.waits_for_manager().then_some(until)
     }
 
     pub(super) fn tick_supervisor(&mut self, now: Instant) {
-        if self.supervisor_deadline().is_some_and(|until| now >= until) {
+        if self.confirm_deadline().is_some_and(|until| now >= until) {
             let pid = self.supervisor.heir.as_ref().map(|heir| heir.pid);
             tracing::warn!(
                 pid,
                 waited = ?self.settings.timing.confirm,
                 "systemd has not confirmed which process is the main one (deadline `confirm`); this process ends"
             );
-            self.settle_main();
-            self.end_unless_kept();
+            self.settle_main(Event::Unconfirmed);
+        }
+        if self.supervisor.parent_until.is_some_and(|until| now >= until) {
+            tracing::warn!(
+                waited = ?self.settings.timing.parent,
+                "the process that has started this one goes on to run (deadline `parent`): systemd cannot wait \
+                 for the end of this one, and kills it at a stop"
+            );
+            self.supervisor.parent = None;
+            self.supervise(Event::ParentEnded { is_alone: self.is_alone() });
         }
     }
 }

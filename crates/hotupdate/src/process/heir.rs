@@ -5,24 +5,25 @@
 //! supervisor of its own.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use hotupdate_proto::message::Place;
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_open, pidfd_send_signal, wait, waitid,
-};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_send_signal, wait, waitid};
+
+use super::watched::Watched;
 
 /// How a process ended, as a shell says it: its exit code, or 128 and the number of the signal.
 pub(crate) type ExitCode = i32;
+
+/// What is known of a process that died and was no child: that it did not stop on purpose.
+pub(crate) const DIED: ExitCode = 1;
 
 #[derive(Debug)]
 pub(crate) struct Heir {
     pub(crate) pid: u32,
     pub(crate) place: Place,
-    process: Option<AsyncFd<OwnedFd>>,
+    process: Option<Watched>,
     has_ended: bool,
     /// It said that it stops on purpose.
     stops: bool,
@@ -43,10 +44,6 @@ impl Heir {
         self.process.is_some()
     }
 
-    pub(crate) fn has_ended(&self) -> bool {
-        self.has_ended
-    }
-
     /// It stops on purpose: its end is a success, if nothing else is known of it.
     pub(crate) fn stops(&mut self) {
         self.stops = true;
@@ -63,7 +60,7 @@ impl Heir {
     /// As pidfd_send_signal(2); without a word if it has ended.
     pub(crate) fn pass_on(&self, signal: Signal) -> io::Result<()> {
         let Some(process) = &self.process else { return Ok(()) };
-        match pidfd_send_signal(process.get_ref(), signal) {
+        match pidfd_send_signal(process, signal) {
             Err(Errno::SRCH) | Ok(()) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -74,20 +71,17 @@ impl Heir {
         let (Some(process), false) = (&self.process, self.has_ended) else {
             return std::future::pending().await;
         };
-        // A pidfd that cannot be waited for says the same as one that is ready: look.
-        drop(process.ready(Interest::READABLE).await);
+        process.ended().await;
         self.has_ended = true;
         // Left as it is for whatever else waits for this child.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        if let Ok(Some(ended)) = waitid(WaitId::PidFd(process.get_ref().as_fd()), options) {
+        if let Ok(Some(ended)) = waitid(WaitId::PidFd(process.as_fd()), options) {
             self.code = self.code.or(code(ended.exit_status(), ended.terminating_signal()));
         }
     }
 
     /// How this process ends after it.
     pub(crate) fn code(&self) -> ExitCode {
-        /// What is known of a process that died and was no child: that it did not stop on purpose.
-        const DIED: ExitCode = 1;
         self.code.unwrap_or(if self.stops { 0 } else { DIED })
     }
 }
@@ -106,11 +100,8 @@ pub(crate) fn reap(mut ended: impl FnMut(u32, ExitCode)) {
     }
 }
 
-#[allow(deprecated, reason = "an `OwnedFd` stays what it is, and what takes its place is unsafe code")]
-fn open(pid: u32) -> Option<AsyncFd<OwnedFd>> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
-    let process = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
-    AsyncFd::with_interest(process, Interest::READABLE).ok()
+fn open(pid: u32) -> Option<Watched> {
+    Watched::open(i32::try_from(pid).ok().and_then(Pid::from_raw)?)
 }
 
 #[cfg(test)]
@@ -134,7 +125,7 @@ mod tests {
             let mut child = Command::new("sh").args(["-c", script]).spawn().unwrap();
             let mut heir = heir(child.id());
             timeout(SOON, heir.ended()).await.unwrap();
-            assert!(heir.has_ended() && heir.code() == expected, "{script}: {}", heir.code());
+            assert!(heir.has_ended && heir.code() == expected, "{script}: {}", heir.code());
             child.wait().unwrap();
             assert!(timeout(Duration::ZERO, heir.ended()).await.is_err(), "once");
         }

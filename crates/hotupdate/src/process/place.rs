@@ -8,6 +8,9 @@ use std::fs;
 use std::os::linux::fs::MetadataExt;
 
 use hotupdate_proto::message::Place;
+use rustix::process::getppid;
+
+use super::watched::Watched;
 
 /// Where this process runs, as it tells the processes that it is linked with.
 pub(crate) fn of_this_process() -> Place {
@@ -33,7 +36,15 @@ pub(crate) fn is_first() -> bool {
     std::process::id() == 1
 }
 
+/// The process that has started this one, until it ends. Process 1 never does, and adopts what others leave.
+pub(crate) fn parent() -> Option<Watched> {
+    let parent = getppid().filter(|parent| !parent.is_init())?;
+    let watched = Watched::open(parent);
+    // It may have ended before, and then the number may be that of another process.
+    watched.filter(|_| getppid() == Some(parent))
+}
+
 /// systemd says so to the process that it executes, and to no other (systemd.exec(5), `SYSTEMD_EXEC_PID`).
-fn is_executed_by_systemd() -> bool {
+pub(crate) fn is_executed_by_systemd() -> bool {
     env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid.parse() == Ok(std::process::id()))
 }

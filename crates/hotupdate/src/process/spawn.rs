@@ -1,8 +1,10 @@
 //! How this process was started, and starting its program anew in the same way, detached.
 //!
-//! Deliberately absent: waiting until it serves. It joins over the control socket like a successor that
-//! anybody started. And a second fork, which would make it a child of the process that adopts orphans: what
-//! happens between fork(2) and exec(2) is unsafe code in Rust, and no other process could say how it ended.
+//! A successor that is to be adopted by a service manager is started by a process in between, which is the
+//! program itself once more: a second fork without an exec(2) is unsafe code in Rust, and the program is all
+//! that is there for sure.
+//!
+//! Deliberately absent: waiting until it serves. It joins over the control socket like any other successor.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -14,12 +16,15 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use hotupdate_proto::environment::{ATTEMPT, DETACH, NOT_INHERITED};
+use hotupdate_proto::environment::{AGAIN, ATTEMPT, DETACH, NOT_INHERITED};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Access, access};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::param::linux_execfn;
-use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getppid, pidfd_open, setsid, waitid};
 use tokio::signal::unix::{SignalKind, signal};
+
+use super::heir;
 
 /// The program that the kernel runs. It leads to the file even if that has no name any more.
 const RUNS: &str = "/proc/self/exe";
@@ -106,20 +111,29 @@ impl Program {
     }
 
     /// Starts what is installed at the path now, in the directory to which the path of the working directory
-    /// leads now.
+    /// leads now. `again`: it is to be adopted when it has joined, see [`AGAIN`].
     ///
     /// # Errors
     /// As execve(2).
-    pub(crate) fn start(&self, attempt: &str) -> io::Result<Started> {
+    pub(crate) fn start(&self, attempt: &str, again: bool) -> io::Result<Started> {
+        let (mut command, moved) = self.command();
+        command.env(ATTEMPT, attempt).env(DETACH, std::process::id().to_string());
+        if again {
+            command.env(AGAIN, "1");
+        }
+        Ok(Started { child: command.spawn()?, moved })
+    }
+
+    fn command(&self) -> (Command, Option<io::Error>) {
         let moved = access(self.directory.join("."), Access::EXEC_OK).err().map(io::Error::from);
         let directory = if moved.is_some() { Path::new("/") } else { &self.directory };
         let mut command = Command::new(&self.path);
         command.arg0(&self.name).args(&self.arguments).current_dir(directory).stdin(Stdio::null());
-        command.env("PWD", directory).env(ATTEMPT, attempt).env(DETACH, std::process::id().to_string());
-        for name in NOT_INHERITED {
+        command.env("PWD", directory);
+        for name in NOT_INHERITED.into_iter().chain([DETACH, AGAIN]) {
             command.env_remove(name);
         }
-        Ok(Started { child: command.spawn()?, moved })
+        (command, moved)
     }
 }
 
@@ -186,14 +200,36 @@ pub(crate) async fn ended(child: &Child) -> io::Result<ExitStatus> {
     }
 }
 
-/// Leaves the session in which this process was started, if that is what it was started for.
+/// Leaves the session in which this process was started, if that is what it was started for. Does not return
+/// in a process that only stands between its parent and the successor.
 pub(crate) fn detach_if_asked() {
-    let parent = rustix::process::getppid().map(|parent| parent.as_raw_nonzero().to_string());
     // A process that this one starts inherits the variable, and another parent.
-    if parent.is_some() && env::var(DETACH).ok() == parent {
-        // Fails for the leader of a process group (setsid(2)), which has a life of its own already.
-        let _ = rustix::process::setsid();
+    let asked = env::var(DETACH).ok().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
+    let Some(parent) = getppid().filter(|parent| asked == Some(*parent)) else { return };
+    // Fails for the leader of a process group (setsid(2)), which has a life of its own already.
+    let _ = setsid();
+    if env::var_os(AGAIN).is_some()
+        && let Some(program) = Program::of_this_process()
+        && let Ok(child) = program.command().0.spawn()
+    {
+        stand_between(parent, child);
     }
+}
+
+/// Ends as the child, or when the parent wants no more of it, or has ended.
+fn stand_between(parent: Pid, mut child: Child) -> ! {
+    let ours = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let watch = |pid: Option<Pid>| pidfd_open(pid?, PidfdFlags::empty()).ok();
+    // A parent that has ended already is not this one any more.
+    if let (Some(theirs), Some(ours)) =
+        (watch(Some(parent).filter(|_| getppid() == Some(parent))), watch(ours))
+    {
+        let mut either = [&theirs, &ours].map(|process| PollFd::new(process, PollFlags::IN));
+        let _ = retry_on_intr(|| poll(&mut either, None));
+    }
+    let ended = child.try_wait().ok().flatten();
+    let code = ended.and_then(|ended| heir::code(ended.code(), ended.signal()));
+    std::process::exit(code.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -149,6 +149,7 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
         21 if u.arbitrary()? => {
             Message::Serves { pid: number(u)?, place: Place::default(), is_established: u.arbitrary()? }
         }
+        21 if u.arbitrary()? => Message::Main { pid: number(u)? },
         21 => Message::EndProbation,
         22 => {
             Message::Resume { stopped_at_ns: 0, links: rests(u)?, history: Vec::new(), reason: String::new() }
