@@ -34,7 +34,7 @@ BENCH_UPGRADES = $(TARGET)/release/bench upgrades --out $(TARGET)/bench
 .PHONY: bench bench-quick bench-peers
 bench: build bench-peers ## this project and its peers under the same load, each upgraded ROUNDS=4 times; and how long moves take
 	$(BENCH_UPGRADES) --rounds $(ROUNDS)
-	$(CARGO) run --release --bin moves
+	$(TARGET)/release/bench moves
 
 bench-quick: build bench-peers ## the same, one upgrade of each
 	$(BENCH_UPGRADES) --quick

@@ -2,8 +2,12 @@
 //!
 //! Deliberately absent: assertions. What must hold is a test; here is what it costs.
 
+mod floor;
 mod load;
+mod moves;
+mod numbers;
 mod plot;
+mod process;
 mod report;
 mod scenario;
 mod stalls;
@@ -20,6 +24,7 @@ use clap::Parser;
 use serde_json::json;
 
 use crate::load::Load;
+use crate::moves::Moves;
 use crate::report::{Round, Table};
 use crate::scenario::Times;
 use crate::systems::System;
@@ -29,12 +34,17 @@ use crate::systems::System;
 enum Cli {
     /// Upgrades each system in turn, again and again, and prints one table.
     Upgrades(Upgrades),
+    /// Moves idle connections to the next version, and says what each costs.
+    Moves(Moves),
     /// The load alone.
     #[command(hide = true)]
     Load(Load),
     /// When the machine stands still.
     #[command(hide = true)]
     Stalls { path: PathBuf },
+    /// Takes descriptors from standard input.
+    #[command(hide = true)]
+    Receive,
 }
 
 #[derive(clap::Args)]
@@ -57,10 +67,14 @@ struct Upgrades {
 }
 
 fn main() -> ExitCode {
+    // A journal of a disk must not be what is measured.
+    let _there_is_memory = tempfile::env::override_temp_dir(Path::new("/dev/shm"));
     let ended = match Cli::parse() {
         Cli::Upgrades(upgrades) => run(&upgrades),
         Cli::Load(load) => load::run(&load),
         Cli::Stalls { path } => stalls::run(&path),
+        Cli::Moves(moves) => moves.run().map(drop),
+        Cli::Receive => floor::receive(),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -143,7 +157,7 @@ fn about(cli: &Upgrades, systems: &[System]) -> String {
     )
 }
 
-fn say(line: &str) -> anyhow::Result<()> {
+pub(crate) fn say(line: &str) -> anyhow::Result<()> {
     Ok(writeln!(io::stdout(), "{line}")?)
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::load::{Kind, Outcome, Sample};
+use crate::numbers::{median, quantile};
 use crate::scenario::Seen;
 use crate::systems::System;
 
@@ -115,11 +116,6 @@ fn latencies(seen: &Seen, kind: Kind, from: u64, until: u64) -> Vec<f64> {
     all
 }
 
-fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
-    let rank = (sorted.len() as f64 * q).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied()
-}
-
 fn added(seen: &Seen, kind: Kind) -> Option<(f64, f64)> {
     let Seen { at, times, .. } = seen;
     // The first half second belongs to the start of the load.
@@ -133,12 +129,6 @@ fn added(seen: &Seen, kind: Kind) -> Option<(f64, f64)> {
 pub(crate) struct Table<'a> {
     pub(crate) rounds: &'a [Round],
     pub(crate) missing: &'a [(System, String)],
-}
-
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut all: Vec<_> = values.collect();
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied()
 }
 
 fn pair(rounds: &[&Round], of: impl Fn(&Round) -> Option<(f64, f64)>) -> String {
@@ -252,15 +242,5 @@ mod tests {
         let stall = 10 * second..10 * second + 500_000_000;
         let round = Round::of(&seen(vec![stall]));
         assert_eq!((round.lost, round.left_out), (1, 501));
-    }
-
-    #[test]
-    fn quantiles_are_values_that_were_seen() {
-        let all: Vec<_> = (1..=1_000).map(f64::from).collect();
-        assert_eq!(
-            [0.5, 0.99, 0.999, 1.0].map(|q| quantile(&all, q).unwrap()),
-            [500.0, 990.0, 999.0, 1_000.0]
-        );
-        assert_eq!(quantile(&[], 0.5), None);
     }
 }
