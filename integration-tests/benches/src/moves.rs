@@ -15,14 +15,10 @@ use serde_json::json;
 use crate::floor::{self, Floor};
 use crate::load::now;
 use crate::numbers::median;
-use crate::process::{Clock, raise_limit, server, used_until_gone};
+use crate::process::{Clock, FEW, descriptors, raise_limit, server, used_until_gone};
 use crate::results::Findings;
 use crate::say;
 use crate::table::{Table, number};
-
-/// By so many descriptors two processes differ that have the same connections, while one is there that the other
-/// is not: of links, of files that are read.
-const FEW: u64 = 10;
 
 /// What fewer connections cost each does not stand out from what a hot update costs.
 const MANY: usize = 100;
@@ -245,9 +241,4 @@ fn served_at(sandbox: &Sandbox, pid: u32) -> anyhow::Result<u64> {
     let line = said.lines().find(|line| line.starts_with("serving") && line.contains(&format!("pid={pid} ")));
     let at = line.and_then(|line| line.rsplit_once(" at=")).context("the server says when it serves")?;
     Ok(at.1.parse()?)
-}
-
-/// Since Linux 6.2 the size of this folder is the number of open descriptors.
-fn descriptors(pid: u32) -> u64 {
-    std::fs::metadata(format!("/proc/{pid}/fd")).map_or(0, |folder| folder.len())
 }

@@ -186,6 +186,11 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
+    /// The process that was started first.
+    pub(crate) fn first(&self) -> anyhow::Result<u32> {
+        self.children.first().map(Child::id).context("it was started")
+    }
+
     /// The process to which an operator sends signals.
     fn master(&self) -> anyhow::Result<i32> {
         if self.system != System::Nginx {
