@@ -8,16 +8,16 @@ use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// By so many descriptors two processes differ that have the same connections, while one is there that the other
-/// is not: of links, of files that are read.
+/// By so many descriptors two processes differ that have the same connections, while one is there that the
+/// other is not: of links, of files that are read.
 pub(crate) const FEW: u64 = 10;
 
 /// A process that has used less than this in [`CALM`] is done with its work.
 const LITTLE: Duration = Duration::from_micros(300);
 const CALM: Duration = Duration::from_millis(20);
 
-/// The processor time of a process, exact to the nanosecond where the kernel counts so, all its threads together,
-/// also of one that has ended and was not waited for yet: clock_getcpuclockid(3).
+/// The processor time of a process, exact to the nanosecond where the kernel counts so, all its threads
+/// together, also of one that has ended and was not waited for yet: clock_getcpuclockid(3).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(ClockId);
 

@@ -48,8 +48,8 @@ pub(crate) struct Round {
     /// Until the old process was gone; and whether it went only when the clients had ended the raw streams.
     old_gone: Option<f64>,
     old_waits: bool,
-    /// How long no process accepted, in microseconds, and until the old one had no connection any more: of this
-    /// project alone.
+    /// How long no process accepted, in microseconds, and until the old one had no connection any more: of
+    /// this project alone.
     gap_us: Option<f64>,
     moved: Option<f64>,
     host: Host,

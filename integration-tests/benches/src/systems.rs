@@ -316,7 +316,8 @@ listen raw
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        // Successors need not be children of this program, but they have its folder as their working directory.
+        // Successors need not be children of this program, but they have its folder as their working
+        // directory.
         let all = || processes_in(&self.place.folder);
         all().into_iter().for_each(|pid| drop(signal(pid, Signal::KILL)));
         self.children.iter_mut().for_each(|child| drop(child.wait()));
