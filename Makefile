@@ -27,17 +27,21 @@ demo: build ## ten hot updates under load, in all three ways, and a table of wha
 picture: build ## the moving picture of the README, from a real run
 	$(CARGO) run --release --bin picture crates/hotctl/watch.svg
 
-ROUNDS ?= 4
+ROUNDS ?= 3
 BENCH = integration-tests/benches
-BENCH_UPGRADES = $(TARGET)/release/bench upgrades --out $(TARGET)/bench
+RESULTS ?= $(TARGET)/bench
+BENCH_ALL = $(TARGET)/release/bench all --out $(RESULTS)
 
-.PHONY: bench bench-quick bench-peers
-bench: build bench-peers ## this project and its peers under the same load, each upgraded ROUNDS=4 times; and how long moves take
-	$(BENCH_UPGRADES) --rounds $(ROUNDS)
-	$(CARGO) run --release --bin moves
+.PHONY: bench bench-quick bench-results bench-peers
+bench: build bench-peers ## this project and its peers, everything, ROUNDS=3 times, into RESULTS=target/bench: a quarter of an hour
+	$(BENCH_ALL) --rounds $(ROUNDS)
 
-bench-quick: build bench-peers ## the same, one upgrade of each
-	$(BENCH_UPGRADES) --quick
+bench-quick: build bench-peers ## the same, once and less of each, in less than five minutes
+	$(BENCH_ALL) --quick
+
+bench-results: ## the same as bench, into the repository, and its table into the README
+	$(MAKE) bench RESULTS=$(BENCH)/results
+	$(TARGET)/release/bench report $(BENCH)/results README.md
 
 # A peer that cannot be built is not measured, and the table says so.
 bench-peers:
@@ -90,7 +94,7 @@ crash: ## a fault at each system call of a handoff, one run for each: minutes, a
 	$(CARGO) build --workspace
 	$(CARGO) run --bin crash -- all
 
-PUBLISHED = hotupdate-proto hotupdate hotupdate-axum hotctl
+PUBLISHED = hotupdate-proto hotupdate hotupdate-tls hotupdate-axum hotctl
 
 # The files are in .cargo/mutants.toml. Each is tested by its own crate alone: what only whole processes would notice
 # is a test that is missing. Only the programs that test a file are built, for there are hundreds of mutants. Each part
@@ -126,6 +130,9 @@ check: ## format, lints, documentation and dependencies, all without a warning; 
 		$(CARGO) clippy --quiet -p hotupdate-axum --no-default-features --features "$$features" -- -D warnings || exit; \
 	done
 	$(CARGO) clippy --quiet -p hotupdate -- -D warnings
+	for features in ring aws-lc-rs; do \
+		$(CARGO) clippy --quiet -p hotupdate-tls --all-targets --no-default-features --features "$$features" -- -D warnings || exit; \
+	done
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
 	$(CARGO) package --quiet --offline --allow-dirty --no-verify $(addprefix -p ,$(PUBLISHED))
 	.ci/minimum-rust
