@@ -90,7 +90,7 @@ crash: ## a fault at each system call of a handoff, one run for each: minutes, a
 	$(CARGO) build --workspace
 	$(CARGO) run --bin crash -- all
 
-PUBLISHED = hotupdate-proto hotupdate hotupdate-axum hotctl
+PUBLISHED = hotupdate-proto hotupdate hotupdate-tls hotupdate-axum hotctl
 
 # The files are in .cargo/mutants.toml. Each is tested by its own crate alone: what only whole processes would notice
 # is a test that is missing. Only the programs that test a file are built, for there are hundreds of mutants. Each part
@@ -126,6 +126,9 @@ check: ## format, lints, documentation and dependencies, all without a warning
 		$(CARGO) clippy --quiet -p hotupdate-axum --no-default-features --features "$$features" -- -D warnings || exit; \
 	done
 	$(CARGO) clippy --quiet -p hotupdate -- -D warnings
+	for features in ring aws-lc-rs; do \
+		$(CARGO) clippy --quiet -p hotupdate-tls --all-targets --no-default-features --features "$$features" -- -D warnings || exit; \
+	done
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
 	$(CARGO) package --quiet --offline --allow-dirty --no-verify $(addprefix -p ,$(PUBLISHED))
 	.ci/minimum-rust

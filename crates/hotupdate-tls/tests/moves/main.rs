@@ -1,0 +1,8 @@
+//! Connections between a client of rustls and a server that migrates them, in memory.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
+mod pair;
+mod provider;
+mod refused;
+mod suites;
