@@ -27,17 +27,21 @@ demo: build ## ten hot updates under load, in all three ways, and a table of wha
 picture: build ## the moving picture of the README, from a real run
 	$(CARGO) run --release --bin picture crates/hotctl/watch.svg
 
-ROUNDS ?= 4
+ROUNDS ?= 3
 BENCH = integration-tests/benches
-BENCH_UPGRADES = $(TARGET)/release/bench upgrades --out $(TARGET)/bench
+RESULTS ?= $(TARGET)/bench
+BENCH_ALL = $(TARGET)/release/bench all --out $(RESULTS)
 
-.PHONY: bench bench-quick bench-peers
-bench: build bench-peers ## this project and its peers under the same load, each upgraded ROUNDS=4 times; and how long moves take
-	$(BENCH_UPGRADES) --rounds $(ROUNDS)
-	$(TARGET)/release/bench moves
+.PHONY: bench bench-quick bench-results bench-peers
+bench: build bench-peers ## this project and its peers, everything, ROUNDS=3 times, into RESULTS=target/bench: a quarter of an hour
+	$(BENCH_ALL) --rounds $(ROUNDS)
 
-bench-quick: build bench-peers ## the same, one upgrade of each
-	$(BENCH_UPGRADES) --quick
+bench-quick: build bench-peers ## the same, once and less of each, in less than five minutes
+	$(BENCH_ALL) --quick
+
+bench-results: ## the same as bench, into the repository, and its table into the README
+	$(MAKE) bench RESULTS=$(BENCH)/results
+	$(TARGET)/release/bench report $(BENCH)/results README.md
 
 # A peer that cannot be built is not measured, and the table says so.
 bench-peers:
