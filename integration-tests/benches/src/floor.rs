@@ -18,6 +18,9 @@ use rustix::time::{ClockId, clock_gettime};
 /// Descriptors in one message, as this project sends them.
 pub(crate) const BATCH: usize = 250;
 
+/// Between two round trips.
+const PAUSE: Duration = Duration::from_millis(2);
+
 const SPACE: usize = rustix::cmsg_space!(ScmRights(BATCH));
 
 /// What passing descriptors on took.
@@ -34,7 +37,7 @@ pub(crate) struct Floor {
 pub(crate) fn receive() -> anyhow::Result<()> {
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut all = Vec::<OwnedFd>::with_capacity(20_000);
-    let before = processor();
+    let mut before = None;
     loop {
         let mut bytes = [0; 64];
         let mut space = [MaybeUninit::uninit(); SPACE];
@@ -49,9 +52,10 @@ pub(crate) fn receive() -> anyhow::Result<()> {
         if received.bytes == 0 {
             break;
         }
+        before = before.or_else(|| Some(processor()));
         (&socket).write_all(b"!")?;
     }
-    writeln!(io::stdout(), "{} {}", all.len(), (processor() - before).as_nanos())?;
+    writeln!(io::stdout(), "{} {}", all.len(), before.map_or(0, |before| (processor() - before).as_nanos()))?;
     // What the end of a process costs is none of this.
     std::process::exit(0)
 }
@@ -59,7 +63,10 @@ pub(crate) fn receive() -> anyhow::Result<()> {
 /// Passes so many descriptors on, a batch at a time, in two steps as a migration does: when they were received,
 /// the copies here are closed, and a second word says so.
 pub(crate) fn pass(descriptors: usize) -> anyhow::Result<Floor> {
-    let (mut other, socket) = start()?;
+    let (mut other, mut socket) = start()?;
+    // It has begun.
+    socket.write_all(b"?")?;
+    answer(&socket)?;
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     let mut left: Vec<_> = (0..descriptors).map(|_| listener.try_clone()).collect::<Result<_, _>>()?;
     let (begun, before) = (Instant::now(), processor());
@@ -83,6 +90,22 @@ pub(crate) fn pass(descriptors: usize) -> anyhow::Result<Floor> {
     let (received, used) = said.trim().split_once(' ').context("two numbers")?;
     ensure!(received.parse() == Ok(descriptors), "{received} of {descriptors} descriptors came");
     Ok(Floor { took, sender, receiver: Duration::from_nanos(used.parse()?) })
+}
+
+/// How long a word and its answer take, each after a pause as between two handoffs: the other process sleeps then.
+pub(crate) fn round_trips(how_many: usize) -> anyhow::Result<Vec<Duration>> {
+    let (mut other, mut socket) = start()?;
+    let mut all = Vec::with_capacity(how_many);
+    for _ in 0..how_many {
+        std::thread::sleep(PAUSE);
+        let begun = Instant::now();
+        socket.write_all(b"?")?;
+        answer(&socket)?;
+        all.push(begun.elapsed());
+    }
+    drop(socket);
+    other.wait()?;
+    Ok(all)
 }
 
 fn start() -> anyhow::Result<(Child, UnixStream)> {

@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow, ensure};
 use integration_tests::steady::idle;
 use integration_tests::{SOON, Sandbox, status};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::floor::{self, Floor};
 use crate::load::now;
 use crate::numbers::median;
-use crate::process::{Clock, server, used_until_gone};
+use crate::process::{Clock, raise_limit, server, used_until_gone};
+use crate::results::Findings;
 use crate::say;
+use crate::table::{Table, number};
 
 /// By so many descriptors two processes differ that have the same connections, while one is there that the other
 /// is not: of links, of files that are read.
@@ -31,7 +33,7 @@ const LOOK: Duration = Duration::from_micros(100);
 /// Descriptors that this program and a server need besides one for each connection.
 const SPARE: u64 = 600;
 
-#[derive(clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Moves {
     /// How many connections.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 100, 1_000, 10_000, 15_000])]
@@ -40,7 +42,7 @@ pub(crate) struct Moves {
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// A thousand connections alone.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "connections")]
     quick: bool,
 }
 
@@ -66,7 +68,12 @@ pub(crate) struct Row {
 }
 
 impl Moves {
-    pub(crate) fn run(&self) -> anyhow::Result<Vec<Row>> {
+    pub(crate) fn all(rounds: usize, quick: bool) -> Self {
+        let connections = vec![1, 100, 1_000, 10_000, 15_000];
+        Self { connections, rounds, quick }
+    }
+
+    pub(crate) fn run(&self) -> anyhow::Result<Findings> {
         let sizes = if self.quick { &[1_000][..] } else { &self.connections };
         let limit = raise_limit()?;
         // A hot update without connections costs something, too, which is no cost of a connection.
@@ -74,12 +81,15 @@ impl Moves {
         let base_old = seconds(&without, |round| round.old);
         let base_new = seconds(&without, |round| round.new);
         let mut rows = Vec::new();
-        say(TITLE)?;
+        let mut text = String::new();
         for &connections in sizes {
             if limit < connections as u64 + SPARE {
-                say(&format!("{connections:>11}  (the limit of descriptors is {limit})"))?;
+                text.push_str(&format!(
+                    "\nNot measured: {connections} connections, for the limit of descriptors is {limit}.\n"
+                ));
                 continue;
             }
+            say(&format!("moves: {connections} connections"))?;
             let rounds = (0..self.rounds).map(|_| round(connections)).collect::<Result<Vec<_>, _>>()?;
             let of = |of: fn(&Round) -> f64| median(rounds.iter().map(of)).unwrap_or(f64::NAN);
             let many = |each: f64| (MANY <= connections).then_some(each);
@@ -100,37 +110,51 @@ impl Moves {
                 old_bytes: many(of(|round| round.old_bytes)),
                 new_bytes: many(of(|round| round.new_bytes)),
             };
-            say(&row.line())?;
             rows.push(row);
         }
-        Ok(rows)
+        let mut table = Table::new(&TITLES);
+        rows.iter().for_each(|row| table.row(row.cells()));
+        Ok(Findings {
+            name: "moves",
+            title: "Moving idle connections to the next version",
+            text: format!("{table}{text}"),
+            figures: json!({ "rounds": self.rounds, "rows": rows }),
+            plot: None,
+            disturbed: None,
+        })
     }
 }
 
-const TITLE: &str = "\
-connections    moved in  old gone in  processor time each: old, new, both (µs)       floor  its sender, receiver (µs)  \
-in flight  memory each: old, new (B)";
+const TITLES: [&str; 11] = [
+    "connections",
+    "moved in (ms)",
+    "old process gone in (ms)",
+    "processor time each (µs): old",
+    "new",
+    "both",
+    "floor (ms)",
+    "its processor time each (µs): both",
+    "most copies",
+    "memory each (B): old",
+    "new",
+];
 
 impl Row {
-    fn line(&self) -> String {
-        let both = self.old_us.zip(self.new_us).map(|(old, new)| old + new);
-        let micros = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.1}"));
-        let bytes = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.0}"));
-        format!(
-            "{:>11}  {:>7.1} ms  {:>8.1} ms  {:>24} {:>7} {:>10}  {:>7.2} ms  {:>13} {:>12}  {:>9}  {:>17} {:>8}",
-            self.connections,
-            self.moved_ms,
-            self.gone_ms,
-            micros(self.old_us),
-            micros(self.new_us),
-            micros(both),
-            self.floor_ms,
-            micros(self.floor_sender_us),
-            micros(self.floor_receiver_us),
-            self.in_flight,
-            bytes(self.old_bytes),
-            bytes(self.new_bytes),
-        )
+    fn cells(&self) -> [String; 11] {
+        let both = |one: Option<f64>, other: Option<f64>| one.zip(other).map(|(one, other)| one + other);
+        [
+            self.connections.to_string(),
+            number(Some(self.moved_ms), 1),
+            number(Some(self.gone_ms), 1),
+            number(self.old_us, 1),
+            number(self.new_us, 1),
+            number(both(self.old_us, self.new_us), 1),
+            number(Some(self.floor_ms), 2),
+            number(both(self.floor_sender_us, self.floor_receiver_us), 2),
+            number(Some(self.in_flight), 0),
+            number(self.old_bytes, 0),
+            number(self.new_bytes, 0),
+        ]
     }
 }
 
@@ -226,12 +250,4 @@ fn served_at(sandbox: &Sandbox, pid: u32) -> anyhow::Result<u64> {
 /// Since Linux 6.2 the size of this folder is the number of open descriptors.
 fn descriptors(pid: u32) -> u64 {
     std::fs::metadata(format!("/proc/{pid}/fd")).map_or(0, |folder| folder.len())
-}
-
-/// As many descriptors as the system allows, also for the servers that are started from here.
-fn raise_limit() -> anyhow::Result<u64> {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-        .context("raising the limit of descriptors")?;
-    Ok(maximum.unwrap_or(u64::MAX))
 }

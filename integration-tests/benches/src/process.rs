@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use integration_tests::{SOON, Sandbox, Service, eventually, process::binary};
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// A process that has used less than this in [`CALM`] is done with its work.
 const LITTLE: Duration = Duration::from_micros(300);
@@ -49,7 +50,7 @@ pub(crate) fn server<'a>(
 ) -> anyhow::Result<Service<'a>> {
     std::fs::write(sandbox.path().join("version"), format!("v{version}"))?;
     let folder = sandbox.path().display().to_string();
-    let usual = ["--http", "127.0.0.1:0", "--raw", "127.0.0.1:0", "--dir", &folder];
+    let usual = ["--http", "127.0.0.1:0", "--dir", &folder];
     let arguments: Vec<_> = usual.iter().chain(arguments).map(|argument| (*argument).to_owned()).collect();
     Ok(Service::spawn(sandbox, &binary("bench-server"), &arguments))
 }
@@ -67,4 +68,19 @@ pub(crate) fn used_until_gone(service: &Service<'_>) -> anyhow::Result<Duration>
         service.try_exit()
     });
     Ok(used)
+}
+
+/// As many descriptors as the system allows, also for the servers that are started from here.
+pub(crate) fn raise_limit() -> anyhow::Result<u64> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+        .context("raising the limit of descriptors")?;
+    Ok(maximum.unwrap_or(u64::MAX))
+}
+
+/// Resident memory that is the process' own and no file's, in bytes: `RssAnon`, proc_pid_status(5).
+pub(crate) fn memory(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
