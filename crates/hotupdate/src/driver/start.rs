@@ -92,6 +92,7 @@ impl Driver {
         application: Application,
     ) -> Self {
         let (connections, migrations) = Connections::new(generation);
+        connections.set_paced();
         let (requests, requested) = mpsc::channel(64);
         let us = local.process.to_string().into();
         let sessions = SessionConfig::new(us, &settings.timing, requests, application.watch_lifecycle());
