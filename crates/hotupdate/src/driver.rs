@@ -43,8 +43,6 @@ mod status;
 mod clock;
 
 mod text;
-#[cfg(feature = "test-util")]
-pub(crate) use text::from_text;
 
 pub(crate) use application::{FromApplication, Resources};
 #[cfg(feature = "test-util")]

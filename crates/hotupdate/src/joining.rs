@@ -130,12 +130,9 @@ async fn find(settings: &Settings, local: &Local) -> Result<Place> {
 
 /// Room for the connections that are going to come, before they do.
 async fn make_room(complete: &Complete) {
-    let Complete { joined, inventory, .. } = complete;
-    if let (Some(there), Ok(any)) = (joined.occupancy, inventory.ownership.lock.try_clone()) {
-        // The kernel may need a while for it.
-        let made = tokio::task::spawn_blocking(move || limits::make_room(any, there.connections));
-        let _ = made.await;
-    }
+    let connections = complete.joined.occupancy.map_or(0, |there| there.connections);
+    // The kernel may need a while for it.
+    let _ = tokio::task::spawn_blocking(move || limits::make_room(connections)).await;
 }
 
 fn doing(path: &Path) -> String {

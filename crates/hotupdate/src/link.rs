@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotupdate_proto::frame;
+use hotupdate_proto::frame::{self, FrameError};
 use hotupdate_proto::text::OneLine;
 use hotupdate_proto::{Fault, Message};
 use socket2::SockRef;
@@ -115,21 +115,29 @@ impl Link {
 
     /// Says something. A peer that does not read, or is dead, is noticed by the reader.
     pub(crate) fn send(&self, message: &Message, descriptors: Vec<Sent>) {
-        let bytes = match frame::encode_message(message) {
+        self.send_encoded(message.name(), frame::encode_message(message), descriptors);
+    }
+
+    /// As [`Link::send`], in a form of its own.
+    pub(crate) fn send_encoded(
+        &self,
+        message: &'static str,
+        encoded: Result<Vec<u8>, FrameError>,
+        descriptors: Vec<Sent>,
+    ) {
+        let bytes = match encoded {
             Ok(bytes) => bytes,
-            Err(error) => {
-                return tracing::error!(message = message.name(), %error, "a message that cannot be sent");
-            }
+            Err(error) => return tracing::error!(message, %error, "a message that cannot be sent"),
         };
         match self.outgoing.try_send(Outgoing::Bytes(bytes, descriptors)) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Closed(_)) => {
-                tracing::debug!(message = message.name(), "not said: the other side is gone");
+                tracing::debug!(message, "not said: the other side is gone");
             }
             // The writer gives up after the deadline `write`; the link itself stays open, for the reason
             // given there.
             Err(mpsc::error::TrySendError::Full(_)) => {
-                tracing::warn!(message = message.name(), "not said: the other side does not read");
+                tracing::warn!(message, "not said: the other side does not read");
             }
         }
     }

@@ -277,7 +277,7 @@ impl Starting {
     }
 
     fn register(&mut self, handler: Handler) -> Result<()> {
-        let ConnectionKind { kind, listener } = &handler.kind;
+        let ConnectionKind { kind, listener, .. } = &handler.kind;
         let doing = match listener {
             None => format!("registering connections of the kind {kind:?}"),
             Some(listener) => {

@@ -17,7 +17,19 @@ const LOOK: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a system is upgraded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum System {
     /// This project, not upgraded.
@@ -218,6 +230,7 @@ defaults
   timeout client 600s
   timeout server 600s
 frontend web
+  option idle-close-on-response
   bind {http}
   http-request return status 200 content-type text/plain string v{version}
 listen raw

@@ -164,9 +164,9 @@ impl Inbound {
             return Err(format!("moved more than {WINDOW} batches at once"));
         }
         let mut cookies = BTreeSet::new();
-        for MigrationItem { row, cookie, .. } in &items {
+        for MigrationItem { id, cookie, .. } in &items {
             if !cookies.insert(*cookie) || self.held.values().any(|held| held.cookies.contains(cookie)) {
-                return Err(format!("moved connection {} twice", row.id));
+                return Err(format!("moved connection {id} twice"));
             }
         }
         self.first.get_or_insert(batch);
@@ -174,7 +174,7 @@ impl Inbound {
         // A process that has woken is not waited for: the next one would hear what becomes of this, and does
         // not hold it.
         let refuses = self.told == Told::Paused;
-        let refused = refuses.then(|| items.iter().map(|item| item.row.id).collect());
+        let refused = refuses.then(|| items.iter().map(|item| item.id).collect());
         self.held.insert(batch, Held { cookies, refused });
         Ok(vec![InboundEffect::Inspect { batch, items }])
     }
@@ -233,8 +233,6 @@ impl Inbound {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::ConnectionRow;
-
     const EXPIRES: Duration = Duration::from_secs(10);
 
     #[allow(clippy::disallowed_methods, reason = "one origin for virtual time")]
@@ -243,15 +241,12 @@ mod tests {
     }
 
     fn kinds() -> Vec<ConnectionKind> {
-        vec![ConnectionKind { kind: "http/1.1".into(), listener: None }]
+        vec![ConnectionKind::new("http/1.1", None)]
     }
 
     /// Connections whose sockets have the same numbers.
     fn items(ids: &[u64]) -> Vec<MigrationItem> {
-        let item = |&id: &u64| {
-            let row = ConnectionRow { id, ..ConnectionRow::default() };
-            MigrationItem { row, kind: "http/1.1".into(), cookie: id, state: String::new() }
-        };
+        let item = |&id: &u64| MigrationItem { id, cookie: id, ..MigrationItem::default() };
         ids.iter().map(item).collect()
     }
 

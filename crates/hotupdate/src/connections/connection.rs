@@ -7,8 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use hotupdate_proto::ConnectionRow;
-use hotupdate_proto::ShortText;
+use hotupdate_proto::{MigrationItem, ShortText};
 use serde::Serialize;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -179,9 +178,9 @@ impl Connection {
         self.tracker.record.end(Event::Migrated);
     }
 
-    /// The connection as it is told to other processes.
-    pub(crate) fn describe(&self) -> ConnectionRow {
-        self.tracker.record.describe()
+    /// The connection as it goes on in another process, but for what its owner says of it.
+    pub(crate) fn item(&self) -> MigrationItem {
+        self.tracker.record.item()
     }
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {
@@ -239,10 +238,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = match &*self.socket {
-            Socket::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
-            Socket::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
-        };
+        let done = SockRef::from(&*self.socket).shutdown(Shutdown::Write);
         // As tokio does: a client that is gone already is not an error of ours.
         Poll::Ready(done.or_else(|error| match error.kind() {
             io::ErrorKind::NotConnected => Ok(()),
@@ -399,10 +395,10 @@ mod tests {
         let (connection, _client) = old.accept();
         (0..3).for_each(|_| drop(connection.activity().begin_request()));
         connection.activity().set_protocol("lines");
-        let mut row = connection.describe();
-        (row.age_ms, row.peer) = (5_000, "10.0.0.1:80".into());
+        let mut item = connection.item();
+        (item.age_ms, item.peer) = (5_000, "10.0.0.1:80".parse().unwrap());
         let socket = Socket::Unix(tokio::net::UnixStream::pair().unwrap().0);
-        let arrived = new.connections.adopt(row, socket);
+        let arrived = new.connections.adopt([(item, socket)]).remove(0);
         assert_eq!(
             (arrived.peer_addr().to_string().as_str(), arrived.activity().requests()),
             ("10.0.0.1:80", 3)

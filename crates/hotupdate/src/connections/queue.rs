@@ -481,7 +481,7 @@ mod tests {
 
     /// A connection, and the task that serves it.
     struct Task {
-        connection: Connection,
+        _connection: Connection,
         slot: MigrationSlot,
         woken: Arc<Woken>,
     }
@@ -490,7 +490,7 @@ mod tests {
         fn new(fixture: &Fixture) -> Self {
             let connection = fixture.connection();
             let (slot, woken) = (connection.migration_slot(), Arc::default());
-            Self { connection, slot, woken }
+            Self { _connection: connection, slot, woken }
         }
 
         fn has_slot(&mut self) -> bool {

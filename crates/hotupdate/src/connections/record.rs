@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-use hotupdate_proto::ShortText;
-use hotupdate_proto::{ConnectionKind, ConnectionRow, ConnectionState};
+use hotupdate_proto::{ConnectionKind, ConnectionRow, ConnectionState, MigrationItem, ShortText};
 use tokio::time::Instant;
 
 use super::socket::Socket;
@@ -222,6 +221,10 @@ impl Record {
         self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn protocol(&self) -> ShortText {
+        self.protocol.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(super) fn set_protocol(&self, protocol: &'static str) {
         *self.protocol.lock().unwrap_or_else(PoisonError::into_inner) = ShortText::from_static(protocol);
     }
@@ -279,14 +282,28 @@ impl Record {
         !self.is_refused() && self.table.accepted().any(fits)
     }
 
-    /// The record, as it is told to other processes.
+    /// The record, as it goes on in another process.
+    pub(super) fn item(&self) -> MigrationItem {
+        MigrationItem {
+            id: self.id,
+            listener: self.listener.clone(),
+            protocol: self.protocol(),
+            peer: (&self.peer).into(),
+            local: (&self.local).into(),
+            age_ms: age_ms(self.accepted),
+            requests: self.requests.load(Relaxed),
+            ..MigrationItem::default()
+        }
+    }
+
+    /// The record, as it is shown.
     pub(super) fn describe(&self) -> ConnectionRow {
         let mut row = ConnectionRow::default();
         row.id = self.id;
         row.listener = self.listener.clone();
         row.peer = ShortText::from_display(&self.peer);
         row.local = ShortText::from_display(&self.local);
-        row.protocol = self.protocol.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        row.protocol = self.protocol();
         row.age_ms = age_ms(self.accepted);
         row.requests = self.requests.load(Relaxed);
         row.state = self.status().state();

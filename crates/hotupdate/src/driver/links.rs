@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use hotupdate_proto::frame::FrameError;
 use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::{Generation, LinkItem, Message};
 use tokio::sync::mpsc;
@@ -137,6 +138,18 @@ impl Links {
     pub(super) fn send(&self, message: &Message, descriptors: Vec<Sent>) {
         if let Some(peer) = &self.peer {
             peer.send(message, descriptors);
+        }
+    }
+
+    /// As [`Links::send`], in a form of its own.
+    pub(super) fn send_encoded(
+        &self,
+        message: &'static str,
+        encoded: Result<Vec<u8>, FrameError>,
+        descriptors: Vec<Sent>,
+    ) {
+        if let Some(peer) = &self.peer {
+            peer.send_encoded(message, encoded, descriptors);
         }
     }
 
