@@ -57,6 +57,7 @@ soak: build ## a thousand handoffs under load (HANDOFFS=1000): nothing fails and
 test: ## the tests, of which all failures are shown; what this machine lacks for some of them is listed at the end
 	$(CARGO) build --workspace --all-targets
 	.ci/skipped $(CARGO) test --workspace --no-fail-fast
+	$(CARGO) test --quiet -p hotupdate-tls --no-fail-fast --all-features
 
 .PHONY: test-all
 test-all: test ## and the slow ones: campaigns of faults, handoffs and abuse
@@ -123,7 +124,7 @@ mutants-driver: mutants-installed
 		-- -- $(addprefix --skip ,callers hostile impostor:: leftovers many:: probation) $(HANGS)
 
 .PHONY: check
-check: ## format, lints, documentation and dependencies, all without a warning
+check: ## format, lints, documentation and dependencies, all without a warning; and what a request costs
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	for features in '' http2 ws; do \
@@ -138,6 +139,11 @@ check: ## format, lints, documentation and dependencies, all without a warning
 	.ci/minimum-rust
 	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "make check: cargo-deny is missing; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
 	$(CARGO) deny --locked check licenses bans sources
+	CARGO=$(CARGO) .ci/cost
+
+.PHONY: cost
+cost: ## writes down what a request costs beside axum::serve, which check compares: 3 % more is a failure
+	CARGO=$(CARGO) .ci/cost --write
 
 MINIMUM = $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)
 

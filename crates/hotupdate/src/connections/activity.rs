@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use hotupdate_proto::ConnectionKind;
 use tokio::time::Instant;
 
-use super::drain::Drain;
+use super::drain::{Drain, Phase};
 use super::queue::MigrationSlot;
 use super::record::{Record, Status};
 use crate::address::Address;
@@ -94,6 +94,13 @@ impl ConnectionActivity {
     #[must_use]
     pub fn drain(&self) -> Drain {
         Drain::new(self.record.table.phase.subscribe())
+    }
+
+    /// Whether connections are to come to an end.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.record.table.phase.borrow() != Phase::Serving
     }
 
     /// Whether this connection can migrate: the process drains, the one that serves now accepts connections
