@@ -160,13 +160,17 @@ enum Wake {
 
 impl Driver {
     async fn run(self) {
-        let (signals, served, tasks) = self.live().await;
-        signals.until_the_end(served, &tasks).await;
+        let (links, signals, served, tasks) = self.live().await;
+        // The process that serves sees the end of this one at the end of the link.
+        tokio::select! {
+            () = signals.until_the_end(served, &tasks) => {}
+            () = links.hear_nothing_more() => {}
+        }
     }
 
-    /// Returns when nothing of the service is left in this process, whether it has served, and what the
-    /// application may still do.
-    async fn live(mut self) -> (Signals, bool, Tasks) {
+    /// Returns when nothing of the service is left in this process but its links, whether it has served, and what
+    /// the application may still do.
+    async fn live(mut self) -> (Links, Signals, bool, Tasks) {
         while !self.is_over() {
             let wake = self.wait().await;
             let span = self.span_of(&wake);
@@ -179,7 +183,7 @@ impl Driver {
         }
         self.application.end();
         let (served, tasks) = (!self.machine.has_failed(), self.application.tasks().clone());
-        (self.supervisor.into_signals(), served, tasks)
+        (self.links, self.supervisor.into_signals(), served, tasks)
     }
 
     fn is_over(&self) -> bool {
@@ -337,7 +341,7 @@ impl Driver {
             let tasks = self.application.tasks().names(MAX_TASKS);
             let (connections, _) = self.connections.snapshot();
             tracing::info!(
-                %signal, %connections, ?tasks,
+                %signal, open = connections.open(), active = connections.active, ?tasks,
                 "told to stop: before it ends, this process waits for {}; SIGINT twice ends it now",
                 self.machine.incumbent().and_then(Incumbent::ends_after).unwrap_or("what is still open")
             );

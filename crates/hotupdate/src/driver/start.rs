@@ -107,7 +107,7 @@ impl Driver {
             identity: Identity { local, generation, attempt, since: Instant::now() },
             machine: Machine::new(role),
             links: Links::new(settings.timing.write),
-            listeners: Listeners::new(control, settings.path.clone(), settings.users.clone()),
+            listeners: Listeners::new(control, &settings),
             application,
             exports: Exports::default(),
             operators: Operators::new(sessions, requested),
