@@ -57,6 +57,7 @@ soak: build ## a thousand handoffs under load (HANDOFFS=1000): nothing fails and
 test: ## the tests, of which all failures are shown; what this machine lacks for some of them is listed at the end
 	$(CARGO) build --workspace --all-targets
 	.ci/skipped $(CARGO) test --workspace --no-fail-fast
+	$(CARGO) test --quiet -p hotupdate-tls --no-fail-fast --all-features
 
 .PHONY: test-all
 test-all: test ## and the slow ones: campaigns of faults, handoffs and abuse

@@ -17,6 +17,7 @@ pub use error::Error;
 mod exporter;
 mod handshake;
 mod input;
+mod key;
 mod patience;
 mod protection;
 mod provider;
@@ -26,3 +27,7 @@ mod suite;
 // A connection over a transport of tokio: rustls first, the record layer after a migration.
 mod stream;
 pub use stream::{Acceptor, NotMigrated, TlsStream};
+
+// Sessions that resume in the next process.
+mod tickets;
+pub use tickets::{Tickets, TicketsError};

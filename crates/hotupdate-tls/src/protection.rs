@@ -6,7 +6,8 @@ use rustls::AlertDescription;
 use zeroize::Zeroizing;
 
 use crate::error::Misbehaved;
-use crate::provider::aead::{Aad, LessSafeKey, Nonce, UnboundKey};
+use crate::key::Key;
+use crate::provider::aead::{Aad, Nonce};
 use crate::secret::Secret;
 use crate::suite::{NONCE, Suite, TAG, Version};
 
@@ -54,10 +55,10 @@ impl Protection {
             return None;
         }
         let (key, iv) = match suite.version {
-            Version::Tls12 => (Key::new(suite, &secret), iv),
+            Version::Tls12 => (Key::new(suite.aead(), &secret), iv),
             Version::Tls13 => {
                 let (key, iv) = secret.key_and_iv(suite);
-                (Key::new(suite, &key), iv)
+                (Key::new(suite.aead(), &key), iv)
             }
         };
         Some(Self { suite, secret, key, iv, sequence })
@@ -80,7 +81,7 @@ impl Protection {
     pub(crate) fn update(&mut self) {
         self.secret = self.secret.next(self.suite);
         let (key, iv) = self.secret.key_and_iv(self.suite);
-        (self.key, self.iv, self.sequence) = (Key::new(self.suite, &key), iv, 0);
+        (self.key, self.iv, self.sequence) = (Key::new(self.suite.aead(), &key), iv, 0);
     }
 
     /// Decrypts a record in its place. Returns what it holds, and where that stands now.
@@ -98,9 +99,9 @@ impl Protection {
         let opened = match self.suite.version {
             Version::Tls12 => {
                 let aad = aad12(self.sequence, typ, [header[1], header[2]], length);
-                self.key.0.open_in_place(nonce, Aad::from(aad), body)
+                self.key.open_in_place(nonce, Aad::from(aad), body)
             }
-            Version::Tls13 => self.key.0.open_in_place(nonce, Aad::from(&*header), body),
+            Version::Tls13 => self.key.open_in_place(nonce, Aad::from(&*header), body),
         };
         let plaintext = opened.map_err(|_| BAD_MAC)?;
         self.sequence = next;
@@ -143,11 +144,11 @@ impl Protection {
         let tag = match self.suite.version {
             Version::Tls12 => {
                 let aad = aad12(sequence, typ, [3, 3], length);
-                self.key.0.seal_in_place_separate_tag(nonce, Aad::from(aad), &mut output[start..])
+                self.key.seal_in_place_separate_tag(nonce, Aad::from(aad), &mut output[start..])
             }
             Version::Tls13 => {
                 output.push(typ.0);
-                self.key.0.seal_in_place_separate_tag(nonce, Aad::from(header), &mut output[start..])
+                self.key.seal_in_place_separate_tag(nonce, Aad::from(header), &mut output[start..])
             }
         };
         output.extend_from_slice(tag.expect("a record is short").as_ref());
@@ -159,28 +160,6 @@ impl Protection {
             *nonce ^= sequence;
         }
         nonce
-    }
-}
-
-/// A key, which is overwritten when it is dropped, for ring does not do that.
-struct Key(Box<LessSafeKey>);
-
-impl Key {
-    fn new(suite: Suite, key: &Secret) -> Self {
-        Self(Box::new(Self::bare(suite.aead(), key.as_bytes())))
-    }
-
-    fn bare(algorithm: &'static crate::provider::aead::Algorithm, key: &[u8]) -> LessSafeKey {
-        LessSafeKey::new(UnboundKey::new(algorithm, key).expect("it has the length of a key"))
-    }
-}
-
-impl Drop for Key {
-    fn drop(&mut self) {
-        let algorithm = self.0.algorithm();
-        *self.0 = Self::bare(algorithm, &[0; 32][..algorithm.key_len()]);
-        // The compiler must believe that what was written is looked at.
-        std::hint::black_box(&*self.0);
     }
 }
 

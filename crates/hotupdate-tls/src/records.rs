@@ -230,6 +230,15 @@ impl Records {
         Ok(written)
     }
 
+    /// Sends what the client was promised: a KeyUpdate that it has asked for. Otherwise that comes before the next
+    /// data.
+    pub fn answer(&mut self) {
+        if self.owes_key_update && !self.closed {
+            self.owes_key_update = false;
+            self.send_key_update(false);
+        }
+    }
+
     /// Says close_notify: the client learns that nothing was cut off. It may go on sending.
     pub fn close(&mut self) {
         if !self.closed {
@@ -458,9 +467,7 @@ impl Records {
     }
 
     fn seal(&mut self, typ: ContentType, length: usize, fill: impl FnOnce(&mut Vec<u8>)) {
-        if std::mem::take(&mut self.owes_key_update) {
-            self.send_key_update(false);
-        }
+        self.answer();
         self.sealer.seal(typ, length, &mut self.output, fill);
     }
 }

@@ -1,5 +1,5 @@
-//! What a server costs when nothing is updated: requests of `hotupdate_axum::serve` beside those of `axum::serve`, in
-//! random order, and the memory of connections that are idle.
+//! What a server costs when nothing is updated: requests of `hotupdate_axum::serve` beside those of
+//! `axum::serve`, in random order, and the memory of connections that are idle.
 
 mod http2;
 
@@ -82,8 +82,8 @@ struct Round {
     processor_us: f64,
 }
 
-/// Memory of one connection that is idle, in bytes; `updating` that of both processes in the middle of an update, at
-/// most.
+/// Memory of one connection that is idle, in bytes; `updating` that of both processes in the middle of an
+/// update, at most.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Memory {
     connections: usize,
@@ -147,8 +147,8 @@ impl Steady {
             name: "steady",
             title: "Requests and idle connections without an update",
             text: format!(
-                "{table}\n{idle}\n{} rounds of {} ms in random order, {CLIENTS} clients without a pause; {} idle \
-                 HTTP/1.1 connections.\n",
+                "{table}\n{idle}\n{} rounds of {} ms in random order, {CLIENTS} clients without a pause; \
+                 {} idle HTTP/1.1 connections.\n",
                 self.rounds, self.millis, memory.connections
             ),
             figures: json!({ "rounds": rounds, "memory": memory }),

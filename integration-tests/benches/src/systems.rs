@@ -186,6 +186,11 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
+    /// The process that was started first.
+    pub(crate) fn first(&self) -> anyhow::Result<u32> {
+        self.children.first().map(Child::id).context("it was started")
+    }
+
     /// The process to which an operator sends signals.
     fn master(&self) -> anyhow::Result<i32> {
         if self.system != System::Nginx {
@@ -311,7 +316,8 @@ listen raw
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        // Successors need not be children of this program, but they have its folder as their working directory.
+        // Successors need not be children of this program, but they have its folder as their working
+        // directory.
         let all = || processes_in(&self.place.folder);
         all().into_iter().for_each(|pid| drop(signal(pid, Signal::KILL)));
         self.children.iter_mut().for_each(|child| drop(child.wait()));

@@ -29,6 +29,8 @@ pub(super) struct Before {
     /// Nothing of it is in rustls: what lies in rustls's own buffer could not be taken out of it again.
     pub(super) input: Input,
     silent: Silent,
+    /// What can be seen from outside: that the client has asked for a renegotiation, in TLS 1.2.
+    patience: Patience,
     /// Plaintext that the application has given back.
     given_back: Vec<u8>,
     /// The transport has ended.
@@ -47,6 +49,7 @@ impl Before {
             log,
             input: Input::default(),
             silent: Silent::default(),
+            patience: Patience::default(),
             given_back: Vec::new(),
             ended: false,
             closing: false,
@@ -102,6 +105,7 @@ impl Before {
         }
         let Some(length) = self.next_length() else { return Ok(false) };
         let handshaking = self.connection.is_handshaking();
+        let unsent = self.unsent();
         let mut record = &self.input.ciphertext()[..length];
         while !record.is_empty() && self.connection.read_tls(&mut record)? > 0 {}
         let state = self.connection.process_new_packets().map_err(|error| {
@@ -109,13 +113,25 @@ impl Before {
             invalid(error)
         })?;
         self.closing |= state.peer_has_closed();
-        if handshaking || state.plaintext_bytes_to_read() > 0 || state.tls_bytes_to_write() > 0 {
+        let answered = state.tls_bytes_to_write() > unsent;
+        if !handshaking && answered {
+            self.patience.renegotiations = 1;
+        }
+        if handshaking || answered || state.plaintext_bytes_to_read() > 0 {
             self.silent.forget();
         } else if self.log.is_some() {
             self.silent.keep(&self.input.ciphertext()[..length]);
         }
         self.input.take(length);
         Ok(true)
+    }
+
+    /// How much rustls has to send, which it says nowhere else.
+    fn unsent(&mut self) -> usize {
+        if !self.connection.wants_write() {
+            return 0;
+        }
+        self.connection.process_new_packets().map_or(0, |state| state.tls_bytes_to_write())
     }
 
     /// How much of the input rustls gets next: a record, or whatever there is if that cannot become one, for then
@@ -185,7 +201,7 @@ impl Before {
 
     /// `None` if rustls's secrets are not those that it has logged.
     pub(super) fn into_state(self) -> Option<State> {
-        let Self { connection, log, input, silent, given_back, .. } = self;
+        let Self { connection, log, input, silent, patience, given_back, .. } = self;
         let negotiated = Negotiated::of(&connection)?;
         let suite = Suite::new(negotiated.version, negotiated.cipher_suite)?;
         let Secrets { client, server, exporter } = log?.take();
@@ -202,7 +218,7 @@ impl Before {
             sealer,
             exporter,
             owes_key_update: false,
-            patience: Patience::default(),
+            patience,
             plaintext: given_back,
             ciphertext: [unopened.records, input.ciphertext()].concat(),
         })

@@ -84,8 +84,10 @@ impl Engine {
 
     /// What we owe the client is to be sent now, not only before the next data.
     pub(super) fn answer(&mut self) {
-        if let Self::Rustls(before) = self {
-            before.answer();
+        match self {
+            Self::Rustls(before) => before.answer(),
+            Self::Records(records) => records.answer(),
+            Self::Lost => {}
         }
     }
 

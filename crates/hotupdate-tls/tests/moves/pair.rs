@@ -6,12 +6,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use hotupdate_tls::{Acceptor, State, TlsStream};
+use hotupdate_tls::{Acceptor, MigrationBlock, State, TlsStream};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
     CipherSuite, ClientConfig, ClientConnection, RootCertStore, ServerConfig, SupportedProtocolVersion,
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use crate::provider::{Provider, provider};
 
@@ -79,8 +79,11 @@ impl Options {
 
     pub(crate) fn connect(&self) -> Pair {
         let (server, client) = self.configs();
-        let acceptor = Acceptor::new(server).migratable(true).keep_exporter(self.keep_exporter);
-        Pair::accepted(&acceptor, client)
+        Pair::accepted(&self.acceptor(server), client)
+    }
+
+    pub(crate) fn acceptor(&self, server: ServerConfig) -> Acceptor {
+        Acceptor::new(server).migratable(true).keep_exporter(self.keep_exporter)
     }
 }
 
@@ -162,19 +165,105 @@ pub(crate) fn now<F: Future>(future: F) -> Option<F::Output> {
     }
 }
 
-pub(crate) struct Pair {
+/// The server's side.
+pub(crate) struct Server {
     pub(crate) pipe: Pipe,
+    stream: Option<TlsStream<Pipe>>,
+}
+
+/// How reading has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// More may come.
+    Open,
+    Closed,
+    Truncated,
+    Failed,
+}
+
+impl Server {
+    /// Goes on from the bytes of a state.
+    pub(crate) fn arrive(pipe: Pipe, state: &[u8]) -> Self {
+        Self::resume(pipe, State::from_bytes(state).unwrap())
+    }
+
+    /// Goes on with a state of its own.
+    pub(crate) fn resume(pipe: Pipe, state: State) -> Self {
+        let stream = TlsStream::from_state(pipe.clone(), state).unwrap();
+        Self { pipe, stream: Some(stream) }
+    }
+
+    pub(crate) fn into_stream(self) -> TlsStream<Pipe> {
+        self.stream.unwrap()
+    }
+
+    pub(crate) fn stream(&mut self) -> &mut TlsStream<Pipe> {
+        self.stream.as_mut().unwrap()
+    }
+
+    /// All that can be read now.
+    pub(crate) fn hears(&mut self) -> (Vec<u8>, End) {
+        let mut all = Vec::new();
+        loop {
+            let mut bytes = [0; 1000];
+            match now(self.stream().read(&mut bytes)) {
+                None => return (all, End::Open),
+                Some(Ok(0)) => return (all, End::Closed),
+                Some(Ok(count)) => all.extend_from_slice(&bytes[..count]),
+                Some(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return (all, End::Truncated);
+                }
+                Some(Err(_)) => return (all, End::Failed),
+            }
+        }
+    }
+
+    pub(crate) fn says(&mut self, bytes: &[u8]) {
+        now(self.stream().write_all(bytes)).expect("the transport takes it").unwrap();
+        self.flushes();
+    }
+
+    pub(crate) fn flushes(&mut self) {
+        now(self.stream().flush()).expect("the transport takes it").unwrap();
+    }
+
+    /// Moves by bytes, which are returned, or stays.
+    pub(crate) fn try_migrate(&mut self) -> Result<Vec<u8>, MigrationBlock> {
+        match self.stream.take().unwrap().into_state() {
+            Ok((pipe, state)) => {
+                let bytes = state.to_bytes();
+                *self = Self::arrive(pipe, &bytes);
+                Ok(bytes.to_vec())
+            }
+            Err(stays) => {
+                self.stream = Some(stays.stream);
+                Err(stays.why)
+            }
+        }
+    }
+
+    pub(crate) fn migrate(&mut self) -> Vec<u8> {
+        self.flushes();
+        self.try_migrate().unwrap()
+    }
+}
+
+pub(crate) struct Pair {
     pub(crate) client: ClientConnection,
-    server: Option<TlsStream<Pipe>>,
+    pub(crate) server: Server,
 }
 
 impl Pair {
     pub(crate) fn accepted(acceptor: &Acceptor, client: ClientConfig) -> Self {
+        Self::accepted_by_configs(acceptor, Arc::new(client))
+    }
+
+    pub(crate) fn accepted_by_configs(acceptor: &Acceptor, client: Arc<ClientConfig>) -> Self {
         let name = ServerName::try_from("localhost").unwrap();
-        let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+        let mut client = ClientConnection::new(client, name).unwrap();
         let pipe = Pipe::default();
         let mut accept = Box::pin(acceptor.accept(pipe.clone()));
-        let server = loop {
+        let stream = loop {
             client_sends(&mut client, &pipe);
             if let Some(accepted) = now(accept.as_mut()) {
                 break accepted.unwrap();
@@ -182,85 +271,36 @@ impl Pair {
             client_receives(&mut client, &pipe).unwrap();
         };
         drop(accept);
-        let mut pair = Self { pipe, client, server: Some(server) };
-        pair.receive().unwrap();
+        let mut pair = Self { client, server: Server { pipe, stream: Some(stream) } };
+        pair.client_hears();
         pair
     }
 
-    pub(crate) fn server(&mut self) -> &mut TlsStream<Pipe> {
-        self.server.as_mut().unwrap()
-    }
-
     /// What the client has to send is with the server's transport.
-    pub(crate) fn send(&mut self) {
-        client_sends(&mut self.client, &self.pipe);
+    pub(crate) fn client_sends(&mut self) {
+        client_sends(&mut self.client, &self.server.pipe);
     }
 
-    /// The client deals with what the server has sent, and returns the plaintext of it.
-    pub(crate) fn receive(&mut self) -> Result<Vec<u8>, rustls::Error> {
-        client_receives(&mut self.client, &self.pipe)
-    }
-
-    pub(crate) fn client_writes(&mut self, bytes: &[u8]) {
+    pub(crate) fn client_says(&mut self, bytes: &[u8]) {
         self.client.writer().write_all(bytes).unwrap();
-        self.send();
+        self.client_sends();
     }
 
-    pub(crate) fn server_writes(&mut self, bytes: &[u8]) {
-        now(self.server().write_all(bytes)).expect("the transport takes it").unwrap();
-        self.server_flushes();
+    /// The plaintext of all that the server has sent.
+    pub(crate) fn client_hears(&mut self) -> Vec<u8> {
+        self.client_tries().unwrap()
     }
 
-    pub(crate) fn server_flushes(&mut self) {
-        now(self.server().flush()).expect("the transport takes it").unwrap();
-    }
-
-    /// All that the server can read, until it would wait, and whether it reads the end.
-    pub(crate) fn server_reads(&mut self) -> io::Result<(Vec<u8>, bool)> {
-        read_all(self.server())
-    }
-
-    pub(crate) fn client_reads(&mut self) -> Vec<u8> {
-        self.receive().unwrap()
+    pub(crate) fn client_tries(&mut self) -> Result<Vec<u8>, rustls::Error> {
+        client_receives(&mut self.client, &self.server.pipe)
     }
 
     /// One word in each direction arrives.
     pub(crate) fn talk(&mut self) {
-        self.client_writes(b"ping");
-        assert_eq!(self.server_reads().unwrap(), (b"ping".to_vec(), false));
-        self.server_writes(b"pong");
-        assert_eq!(self.client_reads(), b"pong");
-    }
-
-    /// Moves the server's side by its bytes. Returns them.
-    pub(crate) fn migrate(&mut self) -> Vec<u8> {
-        self.server_flushes();
-        let (io, state) = self.server.take().unwrap().into_state().unwrap();
-        let bytes = state.to_bytes();
-        let state = State::from_bytes(&bytes).unwrap();
-        self.server = Some(TlsStream::from_state(io, state).unwrap());
-        bytes.to_vec()
-    }
-
-    pub(crate) fn take_server(&mut self) -> TlsStream<Pipe> {
-        self.server.take().unwrap()
-    }
-
-    pub(crate) fn set_server(&mut self, server: TlsStream<Pipe>) {
-        self.server = Some(server);
-    }
-}
-
-pub(crate) fn read_all(server: &mut TlsStream<Pipe>) -> io::Result<(Vec<u8>, bool)> {
-    let mut all = Vec::new();
-    loop {
-        let mut bytes = [0; 1000];
-        match now(tokio::io::AsyncReadExt::read(server, &mut bytes)) {
-            None => return Ok((all, false)),
-            Some(Ok(0)) => return Ok((all, true)),
-            Some(Ok(count)) => all.extend_from_slice(&bytes[..count]),
-            Some(Err(error)) => return Err(error),
-        }
+        self.client_says(b"ping");
+        assert_eq!(self.server.hears(), (b"ping".to_vec(), End::Open));
+        self.server.says(b"pong");
+        assert_eq!(self.client_hears(), b"pong");
     }
 }
 

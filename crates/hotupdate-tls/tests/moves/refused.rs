@@ -6,7 +6,7 @@ use hotupdate_tls::{Acceptor, MigrationBlock};
 use rustls::CipherSuite::{TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS13_AES_128_GCM_SHA256};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::pair::{Options, Pair, now};
+use crate::pair::{End, Options, Pair, now};
 
 /// Before and after a migration alike.
 fn everywhere(test: fn(&mut Pair)) {
@@ -15,7 +15,7 @@ fn everywhere(test: fn(&mut Pair)) {
             let mut pair = Options::new(suite).connect();
             for _ in 0..migrations {
                 pair.talk();
-                pair.migrate();
+                pair.server.migrate();
             }
             test(&mut pair);
         }
@@ -23,21 +23,19 @@ fn everywhere(test: fn(&mut Pair)) {
 }
 
 fn stays(pair: &mut Pair) -> MigrationBlock {
-    let stays = pair.take_server().into_state().expect_err("something keeps it");
-    pair.set_server(stays.stream);
-    stays.why
+    pair.server.try_migrate().expect_err("something keeps it")
 }
 
 #[test]
 fn what_was_not_sent() {
     everywhere(|pair| {
-        pair.pipe.lock().room = Some(3);
-        now(pair.server().write_all(b"pong")).unwrap().unwrap();
+        pair.server.pipe.lock().room = Some(3);
+        now(pair.server.stream().write_all(b"pong")).unwrap().unwrap();
         assert_eq!(stays(pair), MigrationBlock::Unwritten);
-        pair.pipe.lock().room = None;
-        pair.server_flushes();
-        assert_eq!(pair.client_reads(), b"pong");
-        pair.migrate();
+        pair.server.pipe.lock().room = None;
+        pair.server.flushes();
+        assert_eq!(pair.client_hears(), b"pong");
+        pair.server.migrate();
         pair.talk();
     });
 }
@@ -46,36 +44,36 @@ fn what_was_not_sent() {
 fn a_close_notify_of_the_client() {
     everywhere(|pair| {
         pair.client.send_close_notify();
-        pair.send();
-        assert_eq!(pair.server_reads().unwrap(), (vec![], true));
+        pair.client_sends();
+        assert_eq!(pair.server.hears(), (vec![], End::Closed));
         assert_eq!(stays(pair), MigrationBlock::Closing);
         // The other half is open.
-        pair.server_writes(b"pong");
-        assert_eq!(pair.client_reads(), b"pong");
+        pair.server.says(b"pong");
+        assert_eq!(pair.client_hears(), b"pong");
     });
 }
 
 #[test]
 fn a_close_notify_of_the_server() {
     everywhere(|pair| {
-        now(pair.server().shutdown()).unwrap().unwrap();
+        now(pair.server.stream().shutdown()).unwrap().unwrap();
         assert_eq!(stays(pair), MigrationBlock::Closing);
-        assert!(pair.pipe.lock().shut);
-        pair.receive().unwrap();
+        assert!(pair.server.pipe.lock().shut);
+        pair.client_hears();
         pair.client.writer().write_all(b"ping").unwrap();
-        pair.send();
-        assert_eq!(pair.server_reads().unwrap(), (b"ping".to_vec(), false));
+        pair.client_sends();
+        assert_eq!(pair.server.hears(), (b"ping".to_vec(), End::Open));
     });
 }
 
 #[test]
 fn a_failure() {
     everywhere(|pair| {
-        pair.pipe.lock().to_server.extend(b"GET / HTTP/1.1\r\n\r\n");
-        pair.server_reads().unwrap_err();
+        pair.server.pipe.lock().to_server.extend(b"GET / HTTP/1.1\r\n\r\n");
+        assert_eq!(pair.server.hears(), (vec![], End::Failed));
         assert_eq!(stays(pair), MigrationBlock::Closing);
-        pair.server_reads().unwrap_err();
-        pair.receive().unwrap_err();
+        assert_eq!(pair.server.hears(), (vec![], End::Failed));
+        pair.client_tries().unwrap_err();
     });
 }
 

@@ -10,8 +10,8 @@ fn a_connection_migrates_and_both_sides_go_on() {
             let mut pair = Options { provider: provider_name, ..Options::new(suite.suite()) }.connect();
             pair.talk();
             for migrations in 1..=6 {
-                pair.migrate();
-                assert_eq!(pair.server().migrations(), migrations);
+                pair.server.migrate();
+                assert_eq!(pair.server.stream().migrations(), migrations);
                 pair.talk();
             }
         }

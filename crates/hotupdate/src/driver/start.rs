@@ -92,6 +92,7 @@ impl Driver {
         application: Application,
     ) -> Self {
         let (connections, migrations) = Connections::new(generation);
+        connections.set_paced();
         let (requests, requested) = mpsc::channel(64);
         let us = local.process.to_string().into();
         let sessions = SessionConfig::new(us, &settings.timing, requests, application.watch_lifecycle());
@@ -106,7 +107,7 @@ impl Driver {
             identity: Identity { local, generation, attempt, since: Instant::now() },
             machine: Machine::new(role),
             links: Links::new(settings.timing.write),
-            listeners: Listeners::new(control, settings.path.clone(), settings.users.clone()),
+            listeners: Listeners::new(control, &settings),
             application,
             exports: Exports::default(),
             operators: Operators::new(sessions, requested),
