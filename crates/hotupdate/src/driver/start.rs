@@ -96,6 +96,7 @@ impl Driver {
         // than all that is to be done while no process accepts.
         monotonic_ns();
         let (connections, migrations) = Connections::new(generation);
+        connections.set_paced();
         let (requests, requested) = mpsc::channel(64);
         let us = local.process.to_string().into();
         let sessions = SessionConfig::new(us, &settings.timing, requests, application.watch_lifecycle());
