@@ -109,10 +109,10 @@ impl Steady {
             "requests",
             "in a second: axum",
             "hotupdate",
-            "that is",
+            "ratio",
             "processor time each (µs): axum",
-            "of hotupdate",
-            "which is",
+            "hotupdate",
+            "ratio",
         ]);
         let ratio = |one: Option<f64>, other: Option<f64>| {
             let ratio = one.zip(other).map(|(one, other)| one / other);

@@ -129,6 +129,8 @@ pub(crate) struct Place {
     pub(crate) raw: SocketAddr,
     /// Echoes; for proxies, which cannot do it themselves.
     pub(crate) echo: SocketAddr,
+    /// As many open files as the system allows; for those that want to be told.
+    pub(crate) files: u64,
 }
 
 impl Place {
@@ -210,14 +212,15 @@ impl<'a> Running<'a> {
                 "nginx.conf",
                 &format!(
                     "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
-worker_processes 2; error_log {error}; pid {pid};
-events {{ worker_connections 8192; }}
+worker_processes 2; worker_rlimit_nofile {files}; error_log {error}; pid {pid};
+events {{ worker_connections 16384; }}
 http {{
   access_log off; keepalive_requests 100000000; keepalive_timeout 600;
   server {{ listen {http} backlog=4096; location / {{ return 200 v{version}; }} }}
 }}
 stream {{ server {{ listen {raw}; proxy_pass {echo}; }} }}
 ",
+                    files = place.files,
                     error = place.file("error.log"),
                     pid = place.file("nginx.pid"),
                 ),
@@ -227,7 +230,9 @@ stream {{ server {{ listen {raw}; proxy_pass {echo}; }} }}
                 &format!(
                     "global
   nbthread 2
-  maxconn 8000
+  maxconn 12000
+  ulimit-n {files}
+  no strict-limits
   stats socket {socket} mode 600 level admin expose-fd listeners
 defaults
   mode http
@@ -243,6 +248,7 @@ listen raw
   bind {raw}
   server echo {echo}
 ",
+                    files = place.files,
                     socket = place.file("haproxy.sock"),
                 ),
             ),

@@ -37,12 +37,12 @@ impl AsFd for Acceptor {
 }
 
 impl Gated for Acceptor {
-    fn register(fd: OwnedFd) -> io::Result<Self> {
-        use rustix::net::{AddressFamily, sockopt::socket_domain};
-        if socket_domain(&fd)? == AddressFamily::UNIX {
-            Ok(Self::Unix(UnixListener::from_std(fd.into())?))
-        } else {
-            Ok(Self::Tcp(TcpListener::from_std(fd.into())?))
+    const SENDS: bool = false;
+
+    fn register(fd: OwnedFd, address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Ip(_) => Ok(Self::Tcp(TcpListener::from_std(fd.into())?)),
+            Address::Unix(_) => Ok(Self::Unix(UnixListener::from_std(fd.into())?)),
         }
     }
 
