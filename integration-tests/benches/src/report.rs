@@ -179,6 +179,10 @@ impl Round {
             host: Host::of(seen),
         }
     }
+
+    pub(crate) fn has_cut_streams(&self) -> bool {
+        self.raw.cut > 0
+    }
 }
 
 impl Host {
@@ -369,7 +373,7 @@ pub(crate) fn tables(rounds: &[Round]) -> String {
     ]);
     let mut host = Table::new(&[
         "host",
-        "stood still",
+        "times it stood still",
         "for (ms)",
         "samples left out",
         "others used before",
@@ -413,7 +417,7 @@ pub(crate) fn tables(rounds: &[Round]) -> String {
         let stalls = of.sum(|round| round.host.stalls.unwrap_or(0));
         host.row([
             name(),
-            if watched { format!("{stalls} times") } else { NOTHING.to_owned() },
+            if watched { stalls.to_string() } else { NOTHING.to_owned() },
             number(watched.then(|| of.0.iter().map(|round| round.host.stalled).sum()), 0),
             of.sum(|round| round.host.left_out).to_string(),
             format!("{:.0} %", most(&of, |host| host.others)),
