@@ -85,7 +85,11 @@ it (`docker run -d`) has to stay until it serves.
 
 Without --log, COMMAND writes where hotctl does if that is a terminal or a file. If it is a pipe, as in `$(…)`, \
 over ssh or in a deployment tool, hotctl passes on what COMMAND writes until it serves or fails; from then on it \
-goes to the journal if there is one, or else to /dev/null.";
+goes to the journal if there is one, or else to /dev/null.
+
+With --until drained, exit code 4 means that the new version serves and the old one is not through: it is still \
+draining, or has drained and its `main`, or a task, goes on. `hotctl status` shows it until it ends. The default \
+drain of a service takes 60 s at most, and --timeout is 90.";
 
 const INSTALL_UNITS: &str = "\
 NAME.service is one unit: `systemctl reload NAME` starts the new version in it. NAME@.service is a template: \
@@ -338,7 +342,7 @@ pub(crate) struct Hold {
 pub(crate) enum Until {
     /// The new version serves
     Serving,
-    /// The old version has drained and exited
+    /// The old version has drained and exited, or stays for its supervisor alone
     Drained,
 }
 

@@ -155,6 +155,7 @@ fn first(settings: Settings, local: Local, signals: Signals, ownership: Ownershi
         generation: Generation::FIRST,
         span: Span::none(),
         incumbent: None,
+        in_probation: None,
         release,
         abandon_listeners,
         offered,
@@ -175,6 +176,7 @@ fn succeed(settings: Settings, local: Local, signals: Signals, complete: Complet
     let Complete { machine, joined, receiver, inventory } = complete;
     let Inventory { offered, state, links, ownership } = inventory;
     let (release, abandon_listeners) = (settings.release, settings.abandon_listeners);
+    let in_probation = links.iter().find(|(link, _)| link.probation).map(|(link, _)| link.process.clone());
     let span = link::span(&joined.handoff);
     tracing::info!(
         parent: &span,
@@ -191,6 +193,7 @@ fn succeed(settings: Settings, local: Local, signals: Signals, complete: Complet
         generation,
         span,
         incumbent: Some(incumbent),
+        in_probation,
         release,
         abandon_listeners,
         offered,

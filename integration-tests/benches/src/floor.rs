@@ -1,5 +1,5 @@
-//! What the kernel alone takes to pass descriptors on, and for a word and its answer: sendmsg(2) and recvmsg(2)
-//! between two processes, over a socket pair.
+//! What the kernel alone takes to pass descriptors on, and for a word and its answer: sendmsg(2) and
+//! recvmsg(2) between two processes, over a socket pair.
 
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
@@ -32,8 +32,8 @@ pub(crate) struct Floor {
     pub(crate) receiver: Duration,
 }
 
-/// The process on the other side, whose standard input is the socket: it answers every message with a byte. At the
-/// end it says how much processor time it has used.
+/// The process on the other side, whose standard input is the socket: it answers every message with a byte.
+/// At the end it says how much processor time it has used.
 pub(crate) fn receive() -> anyhow::Result<()> {
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut all = Vec::<OwnedFd>::with_capacity(20_000);
@@ -60,8 +60,8 @@ pub(crate) fn receive() -> anyhow::Result<()> {
     std::process::exit(0)
 }
 
-/// Passes so many descriptors on, a batch at a time, in two steps as a migration does: when they were received,
-/// the copies here are closed, and a second word says so.
+/// Passes so many descriptors on, a batch at a time, in two steps as a migration does: when they were
+/// received, the copies here are closed, and a second word says so.
 pub(crate) fn pass(descriptors: usize) -> anyhow::Result<Floor> {
     let (mut other, mut socket) = start()?;
     // It has begun.
@@ -92,7 +92,8 @@ pub(crate) fn pass(descriptors: usize) -> anyhow::Result<Floor> {
     Ok(Floor { took, sender, receiver: Duration::from_nanos(used.parse()?) })
 }
 
-/// How long a word and its answer take, each after a pause as between two handoffs: the other process sleeps then.
+/// How long a word and its answer take, each after a pause as between two handoffs: the other process sleeps
+/// then.
 pub(crate) fn round_trips(how_many: usize) -> anyhow::Result<Vec<Duration>> {
     let (mut other, mut socket) = start()?;
     let mut all = Vec::with_capacity(how_many);

@@ -64,7 +64,9 @@ impl Gap {
                 "{table}\nOf {} handoffs of a process with one listener, one after the other.\n",
                 self.handoffs
             ),
-            figures: json!({ "handoffs": self.handoffs, "gap_us": gap, "floor_us": floor, "handoff_us": handoff }),
+            figures: json!({
+                "handoffs": self.handoffs, "gap_us": gap, "floor_us": floor, "handoff_us": handoff,
+            }),
             plot: None,
             disturbed: None,
         })

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::floor;
 use crate::gap::last_handoff;
+use crate::growth::{self, Curve};
 use crate::numbers::median;
 use crate::process::{Clock, raise_limit, server, used_until_gone};
 use crate::results::Findings;
@@ -77,11 +78,29 @@ impl Listeners {
             name: "listeners",
             title: "Passing listeners to the next version",
             text: table.to_string(),
+            plot: (rows.len() > 1).then(|| plot(&rows)),
             figures: json!({ "rounds": self.rounds, "rows": rows }),
-            plot: None,
             disturbed: None,
         })
     }
+}
+
+fn plot(rows: &[Row]) -> String {
+    let points = |millis: fn(&Row) -> Option<f64>| {
+        rows.iter().filter_map(|row| Some((row.listeners as f64, millis(row)?))).collect()
+    };
+    growth::draw(
+        "Passing listeners on",
+        &[
+            Curve { name: "the whole handoff", class: "time", points: points(|row| row.handoff_ms) },
+            Curve {
+                name: "no process accepts",
+                class: "lost",
+                points: points(|row| Some(row.gap_us? / 1e3)),
+            },
+            Curve { name: "the kernel alone", class: "floor", points: points(|row| row.floor_ms) },
+        ],
+    )
 }
 
 struct Round {

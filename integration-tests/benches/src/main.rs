@@ -8,12 +8,13 @@
 //! 2. [`load`]: what the clients do, and what became of each request
 //! 3. [`scenario`]: one upgrade of one system under load
 //! 4. [`upgrades`], [`report`], [`plot`]: all of them, as tables and as an image
-//! 5. [`moves`], [`listeners`], [`gap`], beside the [`floor`]: this project alone
+//! 5. [`moves`], [`listeners`], [`gap`], beside the [`floor`]: this project alone, and its [`growth`]
 //! 6. [`steady`]: what it costs when nothing is updated
-//! 7. [`results`], [`machine`], [`stalls`]: where figures go, and whether they can be trusted
+//! 7. [`results`], [`table`], [`svg`]: where figures go; [`machine`], [`stalls`]: whether they can be trusted
 
 mod floor;
 mod gap;
+mod growth;
 mod listeners;
 mod load;
 mod machine;
@@ -26,6 +27,7 @@ mod results;
 mod scenario;
 mod stalls;
 mod steady;
+mod svg;
 mod systems;
 mod table;
 mod upgrades;

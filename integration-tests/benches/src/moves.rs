@@ -1,5 +1,5 @@
-//! What it costs to move connections that are idle to the next version: time, processor time of both processes,
-//! memory; beside what the kernel alone takes to pass their descriptors on.
+//! What it costs to move connections that are idle to the next version: time, processor time of both
+//! processes, memory; beside what the kernel alone takes to pass their descriptors on.
 //!
 //! Deliberately absent: clients that speak meanwhile, and whether they notice: that is a test.
 
@@ -13,16 +13,13 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::floor::{self, Floor};
+use crate::growth::{self, Curve};
 use crate::load::now;
 use crate::numbers::median;
-use crate::process::{Clock, raise_limit, server, used_until_gone};
+use crate::process::{Clock, FEW, descriptors, raise_limit, server, used_until_gone};
 use crate::results::Findings;
 use crate::say;
 use crate::table::{Table, number};
-
-/// By so many descriptors two processes differ that have the same connections, while one is there that the other
-/// is not: of links, of files that are read.
-const FEW: u64 = 10;
 
 /// What fewer connections cost each does not stand out from what a hot update costs.
 const MANY: usize = 100;
@@ -46,8 +43,8 @@ pub(crate) struct Moves {
     quick: bool,
 }
 
-/// The medians for one number of connections. Times are in milliseconds. Processor time is in microseconds and
-/// memory in bytes for each connection; neither is there for less than a hundred.
+/// The medians for one number of connections. Times are in milliseconds. Processor time is in microseconds
+/// and memory in bytes for each connection; neither is there for less than a hundred.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
     connections: usize,
@@ -118,8 +115,8 @@ impl Moves {
             name: "moves",
             title: "Moving idle connections to the next version",
             text: format!("{table}{text}"),
+            plot: (rows.len() > 1).then(|| plot(&rows)),
             figures: json!({ "rounds": self.rounds, "rows": rows }),
-            plot: None,
             disturbed: None,
         })
     }
@@ -158,6 +155,18 @@ impl Row {
     }
 }
 
+fn plot(rows: &[Row]) -> String {
+    let points =
+        |millis: fn(&Row) -> f64| rows.iter().map(|row| (row.connections as f64, millis(row))).collect();
+    growth::draw(
+        "Moving idle connections",
+        &[
+            Curve { name: "moved", class: "time", points: points(|row| row.moved_ms) },
+            Curve { name: "the kernel alone", class: "floor", points: points(|row| row.floor_ms) },
+        ],
+    )
+}
+
 fn seconds(rounds: &[Round], of: fn(&Round) -> Duration) -> f64 {
     median(rounds.iter().map(|round| of(round).as_secs_f64())).unwrap_or(f64::NAN)
 }
@@ -166,7 +175,8 @@ fn seconds(rounds: &[Round], of: fn(&Round) -> Duration) -> f64 {
 struct Round {
     moved: Duration,
     gone: Duration,
-    /// Processor time: of the old process from the moment in which the new one is started, of the new one in all.
+    /// Processor time: of the old process from the moment in which the new one is started, of the new one in
+    /// all.
     old: Duration,
     new: Duration,
     floor: Floor,
@@ -245,9 +255,4 @@ fn served_at(sandbox: &Sandbox, pid: u32) -> anyhow::Result<u64> {
     let line = said.lines().find(|line| line.starts_with("serving") && line.contains(&format!("pid={pid} ")));
     let at = line.and_then(|line| line.rsplit_once(" at=")).context("the server says when it serves")?;
     Ok(at.1.parse()?)
-}
-
-/// Since Linux 6.2 the size of this folder is the number of open descriptors.
-fn descriptors(pid: u32) -> u64 {
-    std::fs::metadata(format!("/proc/{pid}/fd")).map_or(0, |folder| folder.len())
 }

@@ -1,7 +1,4 @@
-//! Latency over time across an upgrade, a row for each system, lost requests marked. An SVG image that can be read
-//! on light and on dark pages.
-//!
-//! Deliberately absent: a library. None of them writes colours that follow the page.
+//! Latency over time across an upgrade, a row for each system, lost requests marked.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -9,6 +6,7 @@ use std::fmt::Write as _;
 use crate::load::{Kind, Outcome, Sample};
 use crate::report::{Round, idle, is_stalled};
 use crate::scenario::Seen;
+use crate::svg::Svg;
 use crate::systems::System;
 
 /// What is drawn of the time around the upgrade, in milliseconds.
@@ -25,65 +23,25 @@ const HIGHEST: f64 = 1_000.0;
 
 /// Pixels.
 const WIDTH: f64 = 880.0;
-const LEFT: f64 = 190.0;
+const LEFT: f64 = 204.0;
 const RIGHT: f64 = 750.0;
 const TOP: f64 = 62.0;
 const ROW: f64 = 52.0;
 const LINE: f64 = 40.0;
 
-const STYLE: &str = "
-  text { font: 12px system-ui, 'Segoe UI', Helvetica, Arial, sans-serif; fill: #1f2328 }
-  .title { font-size: 15px; font-weight: 600 }
-  .small { font-size: 10px; fill: #59636e }
-  .bold { font-weight: 600 }
-  .page { fill: #ffffff; stroke: #d1d9e0 }
-  .grid { stroke: #d1d9e0; stroke-width: 0.6 }
-  .begin { stroke: #59636e; stroke-dasharray: 3 2 }
-  .time { fill: none; stroke: #0969da; stroke-width: 1.2; stroke-linejoin: round }
-  .lost { stroke: #cf222e; stroke-width: 2 }
-  text.red { fill: #cf222e; font-weight: 600 }
-  @media (prefers-color-scheme: dark) {
-    text { fill: #f0f6fc }
-    .small { fill: #9198a1 }
-    .page { fill: #0d1117; stroke: #3d444d }
-    .grid { stroke: #3d444d }
-    .begin { stroke: #9198a1 }
-    .time { stroke: #4493f8 }
-    .lost { stroke: #f85149 }
-    text.red { fill: #f85149 }
-  }
-";
-
 /// Draws all upgrades of each system over one another.
 pub(crate) fn draw(title: &str, seen: &[Seen]) -> String {
     let systems: BTreeSet<_> = seen.iter().map(|seen| seen.system).collect();
     let height = TOP + ROW * systems.len() as f64 + 34.0;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
-         height=\"{height}\" role=\"img\">\n<style>{STYLE}</style>\n<title>{title}</title>\n\
-         <rect class=\"page\" x=\"0.5\" y=\"0.5\" width=\"{}\" height=\"{}\" rx=\"6\"/>\n",
-        WIDTH - 1.0,
-        height - 1.0
-    );
-    text(&mut svg, 16.0, 24.0, "title", title);
-    let what = "The slowest answer of each 10 ms (scale of tens), all rounds over one another; red: requests lost or refused";
-    text(&mut svg, 16.0, 42.0, "small", what);
+    let what = "The slowest answer of each 10 ms (scale of tens), all rounds over one another; \
+                red: requests lost or refused";
+    let mut svg = Svg::new(WIDTH, height, title, what);
     for (n, &system) in systems.iter().enumerate() {
         let rounds: Vec<_> = seen.iter().filter(|seen| seen.system == system).collect();
         row(&mut svg, TOP + ROW * n as f64, system, &rounds);
     }
     axis(&mut svg, TOP + ROW * systems.len() as f64);
-    svg + "</svg>\n"
-}
-
-fn text(svg: &mut String, x: f64, y: f64, class: &str, text: &str) {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;");
-    // Writing to a string does not fail, here and below.
-    let _ = writeln!(svg, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>");
-}
-
-fn path(svg: &mut String, class: &str, path: &str) {
-    let _ = writeln!(svg, "<path class=\"{class}\" d=\"{path}\"/>");
+    svg.end()
 }
 
 fn x(at: f64) -> f64 {
@@ -95,36 +53,39 @@ fn y(millis: f64) -> f64 {
     (millis.clamp(LOWEST, HIGHEST) / LOWEST).log10() / (HIGHEST / LOWEST).log10() * LINE
 }
 
-fn axis(svg: &mut String, top: f64) {
+fn axis(svg: &mut Svg, top: f64) {
     for at in [-500.0, 0.0, 500.0, 1_000.0, 1_500.0, 2_000.0] {
         let label = if at == 0.0 { "upgrade".to_owned() } else { format!("{:+} s", at / 1e3) };
-        text(svg, x(at) - 3.0 * label.len() as f64, top + 14.0, "small", &label);
+        svg.text(x(at) - 3.0 * label.len() as f64, top + 14.0, "small", &label);
     }
 }
 
-fn row(svg: &mut String, top: f64, system: System, rounds: &[&Seen]) {
+fn row(svg: &mut Svg, top: f64, system: System, rounds: &[&Seen]) {
     let bottom = top + LINE;
     let bold = if matches!(system, System::Hotupdate) { "bold" } else { "" };
-    text(svg, 16.0, bottom - LINE / 2.0 + 4.0, bold, system.name());
+    svg.text(16.0, bottom - LINE / 2.0 + 4.0, bold, system.name());
     for (millis, label) in [(1.0, "1"), (10.0, "10"), (100.0, "100 ms")] {
-        path(svg, "grid", &format!("M{LEFT} {:.1}H{RIGHT}", bottom - y(millis)));
-        text(svg, LEFT - 4.0 - 6.0 * label.len() as f64, bottom - y(millis) + 3.0, "small", label);
+        svg.path("grid", &format!("M{LEFT} {:.1}H{RIGHT}", bottom - y(millis)));
+        svg.text(LEFT - 4.0 - 6.0 * label.len() as f64, bottom - y(millis) + 3.0, "small", label);
     }
-    path(svg, "begin", &format!("M{:.1} {top}V{bottom}", x(0.0)));
-    path(svg, "time", &line(rounds, bottom));
+    svg.path("begin", &format!("M{:.1} {top}V{bottom}", x(0.0)));
+    svg.path("time", &line(rounds, bottom));
 
     let lost: Vec<_> = rounds.iter().flat_map(|seen| lost(seen)).collect();
     let steps: BTreeSet<_> = lost.iter().filter_map(|&at| step(at)).collect();
     let marks: String =
         steps.iter().map(|&step| format!("M{:.1} {top}v8", x(FROM + (step as f64 + 0.5) * STEP))).collect();
     if !marks.is_empty() {
-        path(svg, "lost", &marks);
+        svg.path("lost", &marks);
     }
     let class = if lost.is_empty() { "" } else { "red" };
-    text(svg, RIGHT + 12.0, bottom - LINE / 2.0, class, &format!("{} lost", lost.len()));
+    svg.text(RIGHT + 12.0, bottom - LINE / 2.0 - 1.0, class, &format!("{} lost", lost.len()));
     let rounds: Vec<_> = rounds.iter().map(|seen| Round::of(seen)).collect();
     if let Some(fate) = idle(&rounds) {
-        text(svg, RIGHT + 12.0, bottom - LINE / 2.0 + 14.0, "small", &format!("idle: {fate}"));
+        svg.text(RIGHT + 12.0, bottom - LINE / 2.0 + 13.0, "small", &format!("idle: {fate}"));
+    }
+    if rounds.iter().any(Round::has_cut_streams) {
+        svg.text(RIGHT + 12.0, bottom - LINE / 2.0 + 25.0, "small", "raw streams: cut");
     }
 }
 

@@ -48,8 +48,10 @@ pub(crate) struct Round {
     /// Until the old process was gone; and whether it went only when the clients had ended the raw streams.
     old_gone: Option<f64>,
     old_waits: bool,
-    /// How long no process accepted, in microseconds, as this project says itself.
+    /// How long no process accepted, in microseconds, and until the old one had no connection any more: of
+    /// this project alone.
     gap_us: Option<f64>,
+    moved: Option<f64>,
     host: Host,
 }
 
@@ -172,9 +174,14 @@ impl Round {
             new_after: new.map(|new| millis(new - seen.at)),
             old_gone: seen.gone.map(|gone| gone.as_secs_f64() * 1e3),
             old_waits: seen.streams > 0 && seen.gone.is_some_and(|gone| seen.times.release <= gone),
-            gap_us: seen.gap.map(|gap| gap.as_secs_f64() * 1e6),
+            gap_us: seen.own.and_then(|own| own.gap).map(|gap| gap.as_secs_f64() * 1e6),
+            moved: seen.own.and_then(|own| own.moved).map(|moved| moved.as_secs_f64() * 1e3),
             host: Host::of(seen),
         }
+    }
+
+    pub(crate) fn has_cut_streams(&self) -> bool {
+        self.raw.cut > 0
     }
 }
 
@@ -361,11 +368,12 @@ pub(crate) fn tables(rounds: &[Round]) -> String {
         "times",
         "new version answers after",
         "old process gone after",
-        "no process accepts for (µs, hotupdate says so itself)",
+        "hotupdate alone: no process accepts for (µs)",
+        "all connections moved after",
     ]);
     let mut host = Table::new(&[
         "host",
-        "stood still",
+        "times it stood still",
         "for (ms)",
         "samples left out",
         "others used before",
@@ -399,6 +407,7 @@ pub(crate) fn tables(rounds: &[Round]) -> String {
                 of.time(|round| round.new_after),
                 of.old_gone(),
                 number(of.median(|round| round.gap_us), 0),
+                of.time(|round| round.moved),
             ]);
         }
         let most = |of: &Rounds<'_>, share: fn(&Host) -> f64| {
@@ -408,7 +417,7 @@ pub(crate) fn tables(rounds: &[Round]) -> String {
         let stalls = of.sum(|round| round.host.stalls.unwrap_or(0));
         host.row([
             name(),
-            if watched { format!("{stalls} times") } else { NOTHING.to_owned() },
+            if watched { stalls.to_string() } else { NOTHING.to_owned() },
             number(watched.then(|| of.0.iter().map(|round| round.host.stalled).sum()), 0),
             of.sum(|round| round.host.left_out).to_string(),
             format!("{:.0} %", most(&of, |host| host.others)),
@@ -496,7 +505,7 @@ mod tests {
             stalls: Some(stalls),
             others: 0.0,
             stolen: 0.0,
-            gap: None,
+            own: None,
         }
     }
 

@@ -15,6 +15,7 @@ use integration_tests::Status;
 
 use crate::load::{Sample, now, read};
 use crate::machine::{self, Used};
+use crate::process::{FEW, descriptors, raise_limit};
 use crate::stalls::Watch;
 use crate::systems::{Place, Running, System, eventually};
 
@@ -49,8 +50,16 @@ pub(crate) struct Seen {
     /// What other processes used of the processors just before, and the host meanwhile.
     pub(crate) others: f64,
     pub(crate) stolen: f64,
-    /// How long no process accepted, as this project says itself.
+    pub(crate) own: Option<Own>,
+}
+
+/// What can be seen of this project alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Own {
+    /// How long no process accepted, as it says itself.
     pub(crate) gap: Option<Duration>,
+    /// Until the old process had no connection any more.
+    pub(crate) moved: Option<Duration>,
 }
 
 /// An address that no process uses now.
@@ -127,9 +136,10 @@ pub(crate) fn upgrade(
     echo: SocketAddr,
 ) -> anyhow::Result<Seen> {
     let others = machine::others();
-    let folder = tempfile::Builder::new().prefix("bench-").tempdir()?;
-    let folder = fs::canonicalize(folder.path()).map(|path| (path, folder))?;
-    let place = Place { http: free_address()?, raw: free_address()?, echo, folder: folder.0.clone() };
+    let temporary = tempfile::Builder::new().prefix("bench-").tempdir()?;
+    let folder = fs::canonicalize(temporary.path())?;
+    let files = raise_limit()?;
+    let place = Place { http: free_address()?, raw: free_address()?, echo, files, folder };
     let mut running = Running::start(system, &place)?;
     let seen = measure(&mut running, system, &place, load, times).with_context(|| running.log())?;
     Ok(Seen { others, ..seen })
@@ -146,6 +156,8 @@ fn measure(
     eventually("it listens", || {
         [place.http, place.raw].iter().all(|at| TcpStream::connect(at).is_ok()).then_some(())
     })?;
+    let own = (system == System::Hotupdate).then(|| running.first()).transpose()?;
+    let without = own.map_or(0, descriptors);
     let (samples, stalls) = (folder.join("samples"), folder.join("stalls"));
     let (watch, used) = (Watch::start(&stalls), Used::now());
     let (mut load, streams) = LoadProcess::start(place.http, place.raw, load, &samples)?;
@@ -153,18 +165,21 @@ fn measure(
 
     let (at, begun) = (now(), Instant::now());
     running.upgrade()?;
-    let mut gone = None;
+    let (mut gone, mut moved) = (None, None);
     let mut look = |until: Duration| {
         while begun.elapsed() < until {
             if gone.is_none() && !running.is_old_there() {
                 gone = Some(begun.elapsed());
+            }
+            if moved.is_none() && own.is_some_and(|pid| descriptors(pid) <= without + FEW) {
+                moved = Some(begun.elapsed());
             }
             sleep(Duration::from_millis(1));
         }
         gone
     };
     look(times.after + Duration::from_millis(200));
-    let gap = gap(system, folder);
+    let gap = own.and_then(|_| gap(folder));
     load.say("ask")?;
     look(begun.elapsed() + times.ask);
     let mut wait = |until: Duration| {
@@ -181,12 +196,11 @@ fn measure(
     let stolen = used.stolen();
     let stalls = watch.map(|watch| watch.end(&stalls)).transpose()?;
     let gone = gone.filter(|_| system != System::Control);
-    let samples = read(&samples)?;
-    Ok(Seen { system, samples, at, times, streams, gone, stalls, others: 0.0, stolen, gap })
+    let (samples, own) = (read(&samples)?, own.map(|_| Own { gap, moved }));
+    Ok(Seen { system, samples, at, times, streams, gone, stalls, others: 0.0, stolen, own })
 }
 
-/// How long the last handoff of this project kept every process from accepting.
-fn gap(system: System, folder: &Path) -> Option<Duration> {
-    let asked = (system == System::Hotupdate).then(|| Status::ask(&folder.join("control.sock")));
-    asked?.ok()?.last_handoff?.gap_ns.map(Duration::from_nanos)
+fn gap(folder: &Path) -> Option<Duration> {
+    let status = Status::ask(&folder.join("control.sock")).ok()?;
+    status.last_handoff?.gap_ns.map(Duration::from_nanos)
 }

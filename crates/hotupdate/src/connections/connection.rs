@@ -138,7 +138,8 @@ impl Connection {
     /// # Errors
     /// As [`Connection::migrate`].
     pub async fn migrate_bytes(self, kind: &str, state: Vec<u8>) -> Result<(), NotMigrated> {
-        let table = self.tracker.record.table.clone();
+        let record = self.tracker.record.clone();
+        let table = &record.table;
         // Before anything is decided: a change from here on is a new chance.
         let seen = table.changes();
         if state.len() > MAX_STATE {
@@ -153,6 +154,7 @@ impl Connection {
         if let Err(unsent) = table.migrations.send(request) {
             return Err(unsent.0.connection.stays(seen, "the runtime is shutting down".to_owned()));
         }
+        table.queue.asked(&record);
         match migrated.await {
             Ok(Err(connection)) => {
                 Err(connection.stays(seen, "the other process did not take it".to_owned()))

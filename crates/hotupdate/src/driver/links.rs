@@ -191,6 +191,14 @@ impl Links {
         }
     }
 
+    /// What still comes means nothing any more, and is read all the same: it may come for as long as the
+    /// application goes on.
+    pub(super) async fn hear_nothing_more(mut self) {
+        loop {
+            let _ = self.next().await;
+        }
+    }
+
     pub(super) fn next_deferred(&mut self) -> Option<(LinkId, Heard)> {
         self.deferred.pop_front()
     }

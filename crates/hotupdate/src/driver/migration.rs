@@ -21,7 +21,7 @@ use crate::process::limits::{self, Room};
 /// What this process has of connections that migrate, in both directions.
 pub(super) struct Migrations {
     /// Connections of this process that ask to leave.
-    pub(super) requests: mpsc::UnboundedReceiver<MigrationRequest>,
+    requests: mpsc::UnboundedReceiver<MigrationRequest>,
     /// What accepts connections of predecessors.
     pub(super) handlers: Vec<Handler>,
     /// Connections that have asked to leave, by id.
@@ -73,6 +73,11 @@ impl Migrations {
         self.handlers.iter().map(|handler| handler.kind.clone()).collect()
     }
 
+    /// How many connections have asked to leave, and are neither gone nor returned.
+    pub(super) fn on_their_way(&self) -> usize {
+        self.leaving.len()
+    }
+
     fn take(&mut self, ids: Vec<u64>) -> impl Iterator<Item = MigrationRequest> {
         ids.into_iter().filter_map(|id| self.leaving.remove(&id))
     }
@@ -81,11 +86,14 @@ impl Migrations {
 impl Driver {
     // ---- connections of this process leave ------------------------------------------------------------
 
-    /// A connection asks to leave, and with it all that have asked meanwhile: large batches need few turns.
-    pub(super) async fn leave(&mut self, first: MigrationRequest) {
-        let mut requests = vec![first];
-        while let Ok(next) = self.migrations.requests.try_recv() {
-            requests.push(next);
+    /// Connections have asked to leave: those of one portion together, which need one batch.
+    pub(super) async fn leave(&mut self) {
+        let mut requests = Vec::new();
+        while let Ok(request) = self.migrations.requests.try_recv() {
+            requests.push(request);
+        }
+        if requests.is_empty() {
+            return;
         }
         if self.machine.incumbent().is_none() {
             return requests.into_iter().for_each(give_back);

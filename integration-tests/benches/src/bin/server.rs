@@ -1,8 +1,8 @@
-//! The application that is measured: `GET /` answers with the version, `GET /json` with a kibibyte, and a raw port
-//! echoes.
+//! The application that is measured: `GET /` answers with the version, `GET /json` with a kibibyte, and a raw
+//! port echoes.
 //!
-//! Deliberately absent: options of the library, but for the length of the probation. What is measured is what a
-//! user gets.
+//! Deliberately absent: options of the library, but for the length of the probation. What is measured is what
+//! a user gets.
 
 use std::future::ready;
 use std::io::Write as _;

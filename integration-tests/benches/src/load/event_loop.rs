@@ -48,9 +48,8 @@ enum Due {
     Connect(Kind),
 }
 
-/// Reads commands from standard input: `ask` lets the idle clients ask, `release` ends the raw streams, `stop` ends
-/// everything.
-/// Says `ready`, and how many raw streams there are, when everything runs.
+/// Reads commands from standard input: `ask` lets the idle clients ask, `release` ends the raw streams,
+/// `stop` ends everything. Says `ready`, and how many raw streams there are, when everything runs.
 pub(crate) fn run(load: &Load) -> anyhow::Result<()> {
     let mut state = State::new(load)?;
     state.open_all()?;
