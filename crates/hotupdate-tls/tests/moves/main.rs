@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
 #[path = "../common/mod.rs"]
+#[allow(dead_code, reason = "what other tests need")]
 mod common;
 use common::{forger, pair, provider};
 
