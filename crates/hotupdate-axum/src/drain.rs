@@ -8,6 +8,7 @@ use std::future::pending;
 
 use axum::extract::FromRequestParts;
 use futures_util::{Stream, StreamExt as _};
+use hotupdate::Address;
 use hotupdate::connections::ConnectionActivity;
 use hotupdate::drain::{Phase, Plan};
 use http::request::Parts;
@@ -43,6 +44,10 @@ pub struct Draining {
 impl Draining {
     pub(crate) fn of(activity: &ConnectionActivity, migrates: bool) -> Self {
         Self { connection: Some(activity.clone()), migrates }
+    }
+
+    pub(crate) fn peer_addr(&self) -> Option<&Address> {
+        self.connection.as_ref().map(ConnectionActivity::peer_addr)
     }
 
     fn never() -> Self {

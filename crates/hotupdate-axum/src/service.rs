@@ -13,6 +13,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use hotupdate::connections::{BodyDemand, ConnectionActivity, RequestGuard};
 use http::header::{CONNECTION, UPGRADE};
+use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -30,6 +31,7 @@ pub(crate) struct ConnectionContext {
     activity: ConnectionActivity,
     /// Not if the application has put something around it.
     migrates: bool,
+    connect_info: bool,
     /// Of the requests behind the first one, which may be the only one.
     extensions: OnceLock<Extensions>,
     has_begun: AtomicBool,
@@ -49,9 +51,9 @@ enum InFlight {
 }
 
 impl ConnectionContext {
-    pub(crate) fn new(activity: &ConnectionActivity, migrates: bool) -> Self {
+    pub(crate) fn new(activity: &ConnectionActivity, migrates: bool, connect_info: bool) -> Self {
         let (extensions, has_begun) = (OnceLock::new(), AtomicBool::new(false));
-        Self { activity: activity.clone(), migrates, extensions, has_begun }
+        Self { activity: activity.clone(), migrates, connect_info, extensions, has_begun }
     }
 
     /// Wraps `app` for one connection.
@@ -70,25 +72,23 @@ impl ConnectionContext {
         // Boxed, so that `app` need not be `Unpin` for its connection to be taken apart.
         let (context, app) = (Arc::new(self), Box::new(app));
         service_fn(move |request: Request<Incoming>| {
-            let upgrade = Upgrade::asked_for(&request);
-            let version = request.version();
-            let (request, in_flight) = context.begin(request);
-            let answer = S::clone(&app).answer(request, Sealed);
+            let (mut head, body) = request.into_parts();
+            let (version, upgrade) = (head.version, Upgrade::asked_for(&head));
+            context.extend(&mut head.extensions);
+            let (body, in_flight) = context.begin(body);
+            let answer = S::clone(&app).answer(Request::from_parts(head, body), Sealed);
             Answer { answer, context: context.clone(), version, upgrade, in_flight: Some(in_flight) }
         })
     }
 
-    fn begin(&self, mut request: Request<Incoming>) -> (Request<Body>, InFlight) {
-        self.extend(request.extensions_mut());
+    fn begin(&self, body: Incoming) -> (Body, InFlight) {
         let guard = self.activity.begin_request();
-        let (head, body) = request.into_parts();
         if http_body::Body::is_end_stream(&body) {
-            return (Request::from_parts(head, Body::empty()), InFlight::Answer { _of: guard });
+            return (Body::empty(), InFlight::Answer { _of: guard });
         }
         let (demand, guard) = (Some(self.activity.body_demand()), Arc::new(guard));
         let in_flight = Some(InFlight::Both { _of: guard.clone() });
-        let body = Body::new(Tracked { body, in_flight, demand });
-        (Request::from_parts(head, body), InFlight::Both { _of: guard })
+        (Body::new(Tracked { body, in_flight, demand }), InFlight::Both { _of: guard })
     }
 
     /// To clone them costs less than to put them together.
@@ -99,9 +99,13 @@ impl ConnectionContext {
         let template = self.extensions.get_or_init(|| {
             let mut template = Extensions::new();
             self.put_together(&mut template);
-            // axum adds some. A map that has had this one has room for them, also as a clone, and need not grow.
-            template.insert(More);
-            template.remove::<More>();
+            // axum adds some. A map that has had these has room for them, also as a clone, and need not grow.
+            template.insert(More::<0>);
+            template.insert(More::<1>);
+            template.insert(More::<2>);
+            template.remove::<More<0>>();
+            template.remove::<More<1>>();
+            template.remove::<More<2>>();
             template
         });
         if extensions.is_empty() {
@@ -112,11 +116,13 @@ impl ConnectionContext {
     }
 
     fn put_together(&self, extensions: &mut Extensions) {
-        let peer = self.activity.peer_addr();
-        if let Some(address) = peer.ip() {
-            extensions.insert(ConnectInfo::<SocketAddr>(address));
+        if self.connect_info {
+            let peer = self.activity.peer_addr();
+            if let Some(address) = peer.ip() {
+                extensions.insert(ConnectInfo::<SocketAddr>(address));
+            }
+            extensions.insert(ConnectInfo(peer.clone()));
         }
-        extensions.insert(ConnectInfo(peer.clone()));
         extensions.insert(Draining::of(&self.activity, self.migrates));
     }
 
@@ -140,7 +146,7 @@ impl ConnectionContext {
 
 /// Makes room.
 #[derive(Clone)]
-struct More;
+struct More<const NUMBER: u8>;
 
 pin_project! {
     /// The answer of the application, on its way to hyper.
@@ -174,10 +180,10 @@ enum Upgrade {
 }
 
 impl Upgrade {
-    fn asked_for<B>(request: &Request<B>) -> Option<Self> {
+    fn asked_for(head: &Parts) -> Option<Self> {
         // hyper puts it there if the client asks, and to look is cheaper than to search the header fields.
-        request.extensions().get::<OnUpgrade>()?;
-        Self::to(request.method(), request.headers())
+        head.extensions.get::<OnUpgrade>()?;
+        Self::to(&head.method, &head.headers)
     }
 
     fn to(method: &Method, headers: &HeaderMap) -> Option<Self> {

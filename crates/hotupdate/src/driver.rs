@@ -73,7 +73,7 @@ use self::renewal::Renewal;
 use self::standstill::Standstill;
 use self::status::View;
 use self::supervisor::{Call, Supervisor};
-use crate::connections::{Connections, MigrationRequest};
+use crate::connections::Connections;
 use crate::control::Ownership;
 use crate::control::session::Request;
 use crate::error::{Error, ErrorKind};
@@ -146,7 +146,8 @@ enum TaskResult {
 /// What the loop woke up for.
 enum Wake {
     Application(Option<FromApplication>),
-    Migration(MigrationRequest),
+    /// Connections have asked to leave.
+    Migration,
     ListenerDropped,
     Request(Request),
     Heard(LinkId, Heard),
@@ -214,7 +215,7 @@ impl Driver {
             (id, what) = links.next() => Wake::Heard(id, what),
             Some(done) = results.1.recv() => Wake::Done(done),
             said = application.next() => Wake::Application(said),
-            Some(request) = migrations.requests.recv() => Wake::Migration(request),
+            () = connections.next_portion(migrations.on_their_way()) => Wake::Migration,
             () = listeners.dropped().notified() => Wake::ListenerDropped,
             request = operators.next() => Wake::Request(request),
             call = supervisor.next() => Wake::Supervisor(call),
@@ -236,7 +237,7 @@ impl Driver {
     async fn act(&mut self, wake: Wake) {
         match wake {
             Wake::Application(said) => self.application_says(said).await,
-            Wake::Migration(request) => self.leave(request).await,
+            Wake::Migration => self.leave().await,
             Wake::ListenerDropped => self.listener_dropped(),
             Wake::Request(request) => self.request(request).await,
             Wake::Heard(id, heard) => self.hear(id, heard).await,

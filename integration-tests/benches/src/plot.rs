@@ -23,7 +23,7 @@ const HIGHEST: f64 = 1_000.0;
 
 /// Pixels.
 const WIDTH: f64 = 880.0;
-const LEFT: f64 = 190.0;
+const LEFT: f64 = 204.0;
 const RIGHT: f64 = 750.0;
 const TOP: f64 = 62.0;
 const ROW: f64 = 52.0;
@@ -79,10 +79,13 @@ fn row(svg: &mut Svg, top: f64, system: System, rounds: &[&Seen]) {
         svg.path("lost", &marks);
     }
     let class = if lost.is_empty() { "" } else { "red" };
-    svg.text(RIGHT + 12.0, bottom - LINE / 2.0, class, &format!("{} lost", lost.len()));
+    svg.text(RIGHT + 12.0, bottom - LINE / 2.0 - 1.0, class, &format!("{} lost", lost.len()));
     let rounds: Vec<_> = rounds.iter().map(|seen| Round::of(seen)).collect();
     if let Some(fate) = idle(&rounds) {
-        svg.text(RIGHT + 12.0, bottom - LINE / 2.0 + 14.0, "small", &format!("idle: {fate}"));
+        svg.text(RIGHT + 12.0, bottom - LINE / 2.0 + 13.0, "small", &format!("idle: {fate}"));
+    }
+    if rounds.iter().any(Round::has_cut_streams) {
+        svg.text(RIGHT + 12.0, bottom - LINE / 2.0 + 25.0, "small", "raw streams: cut");
     }
 }
 

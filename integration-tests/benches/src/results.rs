@@ -69,7 +69,7 @@ pub(crate) fn report(results: &Path, readme: &Path) -> anyhow::Result<()> {
     let about = all["about"].as_str().context("it says where it was measured")?;
     let disturbed = all["disturbed"].as_array().is_some_and(|disturbed| !disturbed.is_empty());
     let table = format!(
-        "{}\nMedians and sums of {} upgrades each: {about}.{}\n",
+        "{}\nMedians (latencies, times) and sums of {} upgrades each; {about}.{}\n",
         report::summary(&rounds),
         rounds.iter().filter(|round| round.system == rounds[0].system).count(),
         if disturbed { " The machine had other work, so take latencies with care." } else { "" },

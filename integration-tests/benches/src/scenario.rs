@@ -15,7 +15,7 @@ use integration_tests::Status;
 
 use crate::load::{Sample, now, read};
 use crate::machine::{self, Used};
-use crate::process::{FEW, descriptors};
+use crate::process::{FEW, descriptors, raise_limit};
 use crate::stalls::Watch;
 use crate::systems::{Place, Running, System, eventually};
 
@@ -138,7 +138,8 @@ pub(crate) fn upgrade(
     let others = machine::others();
     let temporary = tempfile::Builder::new().prefix("bench-").tempdir()?;
     let folder = fs::canonicalize(temporary.path())?;
-    let place = Place { http: free_address()?, raw: free_address()?, echo, folder };
+    let files = raise_limit()?;
+    let place = Place { http: free_address()?, raw: free_address()?, echo, files, folder };
     let mut running = Running::start(system, &place)?;
     let seen = measure(&mut running, system, &place, load, times).with_context(|| running.log())?;
     Ok(Seen { others, ..seen })

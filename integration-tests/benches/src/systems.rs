@@ -101,17 +101,34 @@ impl System {
         }
     }
 
-    /// What it calls its version.
+    /// Its name and version, where it is no part of this project.
     pub(crate) fn version(self) -> Option<String> {
-        let argument = match self {
-            Self::Nginx | Self::Haproxy => "-v",
-            Self::Envoy => "--version",
-            _ => return None,
-        };
-        let output = Command::new(self.program()?).arg(argument).output().ok()?;
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        text.lines().find(|line| !line.trim().is_empty()).map(|line| line.trim().to_owned())
+        match self {
+            Self::Nginx | Self::Haproxy => self.says("-v"),
+            Self::Envoy => self.says("--version"),
+            Self::Ecdysis => locked("ecdysis"),
+            Self::Shellflip => locked("shellflip"),
+            Self::Pingora => locked("pingora-core"),
+            Self::Reuseport => locked("axum"),
+            Self::Control | Self::Hotupdate | Self::Restart => None,
+        }
     }
+
+    fn says(self, argument: &str) -> Option<String> {
+        let program = self.program()?;
+        let output = Command::new(&program).arg(argument).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+        // Envoy begins with its path, which is no news.
+        Some(line.replace(&format!("{} ", program.display()), "envoy"))
+    }
+}
+
+/// The version of a crate that peers are built with.
+fn locked(name: &str) -> Option<String> {
+    let lock = include_str!("../peers/Cargo.lock");
+    let (_, rest) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
+    Some(format!("{name} {}", rest.split_once('"')?.0))
 }
 
 fn installed(name: &str) -> Option<PathBuf> {
@@ -129,6 +146,8 @@ pub(crate) struct Place {
     pub(crate) raw: SocketAddr,
     /// Echoes; for proxies, which cannot do it themselves.
     pub(crate) echo: SocketAddr,
+    /// As many open files as the system allows; for those that want to be told.
+    pub(crate) files: u64,
 }
 
 impl Place {
@@ -210,14 +229,15 @@ impl<'a> Running<'a> {
                 "nginx.conf",
                 &format!(
                     "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
-worker_processes 2; error_log {error}; pid {pid};
-events {{ worker_connections 8192; }}
+worker_processes 2; worker_rlimit_nofile {files}; error_log {error}; pid {pid};
+events {{ worker_connections 16384; }}
 http {{
   access_log off; keepalive_requests 100000000; keepalive_timeout 600;
   server {{ listen {http} backlog=4096; location / {{ return 200 v{version}; }} }}
 }}
 stream {{ server {{ listen {raw}; proxy_pass {echo}; }} }}
 ",
+                    files = place.files,
                     error = place.file("error.log"),
                     pid = place.file("nginx.pid"),
                 ),
@@ -227,7 +247,9 @@ stream {{ server {{ listen {raw}; proxy_pass {echo}; }} }}
                 &format!(
                     "global
   nbthread 2
-  maxconn 8000
+  maxconn 12000
+  ulimit-n {files}
+  no strict-limits
   stats socket {socket} mode 600 level admin expose-fd listeners
 defaults
   mode http
@@ -243,6 +265,7 @@ listen raw
   bind {raw}
   server echo {echo}
 ",
+                    files = place.files,
                     socket = place.file("haproxy.sock"),
                 ),
             ),

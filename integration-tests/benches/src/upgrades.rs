@@ -97,7 +97,7 @@ impl Work {
             Self::Saturated => Times {
                 before: millis(1_500),
                 after: millis(2_000),
-                ask: Duration::ZERO,
+                ask: millis(300),
                 release: millis(2_200),
                 gone: millis(2_500),
             },

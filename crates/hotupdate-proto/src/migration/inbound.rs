@@ -1,7 +1,7 @@
 //! The side that takes connections: a process that serves, and one of its predecessors migrates connections
 //! to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -59,8 +59,8 @@ pub struct Inbound {
 /// A batch that is not committed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Held {
-    /// The kernel's numbers of its sockets.
-    cookies: BTreeSet<u64>,
+    /// The kernel's numbers of its sockets, in their order.
+    cookies: Vec<u64>,
     /// Its connections, if all of them are to stay where they are. They are held all the same until the
     /// predecessor knows: if it is dead, they have no other server.
     refused: Option<Vec<u64>>,
@@ -163,11 +163,13 @@ impl Inbound {
         if self.held.len() >= WINDOW {
             return Err(format!("moved more than {WINDOW} batches at once"));
         }
-        let mut cookies = BTreeSet::new();
-        for MigrationItem { id, cookie, .. } in &items {
-            if !cookies.insert(*cookie) || self.held.values().any(|held| held.cookies.contains(cookie)) {
-                return Err(format!("moved connection {id} twice"));
-            }
+        let mut cookies: Vec<_> = items.iter().map(|item| item.cookie).collect();
+        cookies.sort_unstable();
+        let is_held = |cookie| self.held.values().any(|held| held.cookies.binary_search(cookie).is_ok());
+        let again = cookies.windows(2).find(|two| two[0] == two[1]).map(|two| &two[0]);
+        if let Some(twice) = again.or_else(|| cookies.iter().find(|cookie| is_held(cookie))) {
+            let item = items.iter().rfind(|item| item.cookie == *twice);
+            return Err(format!("moved connection {} twice", item.map_or(0, |item| item.id)));
         }
         self.first.get_or_insert(batch);
         (self.last, self.arrived) = (Some(batch), Some(now));

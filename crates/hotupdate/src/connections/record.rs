@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-use hotupdate_proto::{ConnectionRow, ConnectionState, MigrationItem, ShortText};
+use hotupdate_proto::{ConnectionKind, ConnectionRow, ConnectionState, MigrationItem, ShortText};
 use tokio::time::Instant;
 
 use super::socket::Socket;
@@ -32,6 +32,8 @@ pub(super) struct Record {
     protocol: Mutex<ShortText>,
     /// When its client sent something last, in milliseconds after the table began, rounded up; 0: never here.
     heard: AtomicU64,
+    /// The change of the table that its task has seen last.
+    seen: AtomicU64,
     /// The change of the table at which the connection could not migrate.
     refused: AtomicU64,
     /// The task that serves the connection.
@@ -66,6 +68,8 @@ impl Status {
     pub(super) const HOLDS_BACK: u64 = 1 << 54;
     /// The owner wants to be woken when a request ends.
     pub(super) const WAITS: u64 = 1 << 53;
+    /// It was called by the queue of those that migrate, or has a slot, and has not said yet what it does.
+    pub(super) const EXPECTED: u64 = 1 << 52;
 
     pub(super) fn has(self, flags: u64) -> bool {
         self.0 & flags != 0
@@ -124,6 +128,7 @@ impl Record {
             status: AtomicU64::new(0),
             protocol: Mutex::new(protocol),
             heard: AtomicU64::new(0),
+            seen: AtomicU64::new(table.changes()),
             refused: AtomicU64::new(0),
             owner: Mutex::default(),
         }
@@ -196,9 +201,18 @@ impl Record {
         }
     }
 
+    /// This task has ended, or serves the connection no more.
+    pub(super) fn unregister(&self, waker: &Waker) {
+        self.owner().take_if(|owner| owner.will_wake(waker));
+    }
+
+    /// The task that was registered last.
+    pub(super) fn registered(&self) -> Option<Waker> {
+        self.owner().clone()
+    }
+
     pub(super) fn wake(&self) {
-        let waker = self.owner().clone();
-        if let Some(waker) = waker {
+        if let Some(waker) = self.registered() {
             waker.wake();
         }
     }
@@ -217,7 +231,9 @@ impl Record {
 
     /// The client sent something.
     pub(super) fn heard(&self) {
-        self.heard.store(self.table.millis(), Relaxed);
+        let now = self.table.millis();
+        self.heard.store(now, Relaxed);
+        self.table.heard(now);
     }
 
     /// Since the client sent something here.
@@ -226,6 +242,20 @@ impl Record {
             0 => Duration::MAX,
             heard => Duration::from_millis(self.table.millis().saturating_sub(heard)),
         }
+    }
+
+    /// The task looks at what has changed. Returns whether anything has since the last time.
+    pub(super) fn see(&self) -> bool {
+        let changes = self.table.changes();
+        let is_new = self.seen.load(SeqCst) != changes;
+        if is_new {
+            self.seen.store(changes, SeqCst);
+        }
+        is_new
+    }
+
+    pub(super) fn has_seen_all(&self) -> bool {
+        self.seen.load(SeqCst) == self.table.changes()
     }
 
     /// The connection could not migrate, as of this change of the table. It does not try again before the
@@ -237,6 +267,19 @@ impl Record {
     /// Whether nothing has changed since the connection could not migrate.
     pub(super) fn is_refused(&self) -> bool {
         self.refused.load(SeqCst) == self.table.changes()
+    }
+
+    /// Whether the process that serves accepts this connection as one of this kind, and nothing has stopped it.
+    pub(super) fn can_migrate(&self, kind: &str) -> bool {
+        self.can_migrate_if(|accepted| accepted == kind)
+    }
+
+    pub(super) fn can_migrate_if(&self, wanted: impl Fn(&str) -> bool) -> bool {
+        let fits = |accepted: &ConnectionKind| {
+            wanted(&accepted.kind)
+                && accepted.listener.as_ref().is_none_or(|listener| *listener == self.listener)
+        };
+        !self.is_refused() && self.table.accepted().any(fits)
     }
 
     /// The record, as it goes on in another process.

@@ -1,7 +1,7 @@
 //! The table: every open connection of this process, and what all of them are told.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +47,8 @@ pub(super) struct Table {
     /// How often connections were told to look again; begins at 1.
     changes: AtomicU64,
     pub(super) begun: Instant,
+    /// When a client sent something last, in milliseconds after the table began, rounded up; 0: never.
+    heard: AtomicU64,
     /// Ids of connections that ended since a drain began, until the process that serves is told.
     pub(super) closed: Mutex<Vec<u64>>,
 }
@@ -88,9 +90,10 @@ impl Connections {
             empty: Notify::new(),
             accepted: Mutex::default(),
             migrations,
-            queue: Queue::default(),
+            queue: Queue::new(Instant::now()),
             changes: AtomicU64::new(1),
             begun: Instant::now(),
+            heard: AtomicU64::new(0),
             closed: Mutex::default(),
         };
         (Self { table: Arc::new(table) }, queue)
@@ -272,11 +275,17 @@ impl Connections {
         self.table.queue.suspend(self.table.accepted().suspended_until.is_some());
         self.table.changes.fetch_add(1, SeqCst);
         self.table.phase.send_modify(|_| {});
+        // As long as this process serves, no connection can do anything.
+        if self.table.phase.borrow().is_draining() {
+            self.table.call_all(false);
+        }
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {
-        self.table.changes.fetch_add(1, SeqCst);
         self.table.phase.send_replace(phase);
+        // After that: what has seen the change has seen the phase.
+        self.table.changes.fetch_add(1, SeqCst);
+        self.table.call_all(phase == Phase::Forced);
     }
 
     /// Ids of connections that ended since the last call, at most [`MAX_CLOSED`].
@@ -304,6 +313,20 @@ impl Table {
     /// Since it began, rounded up.
     pub(super) fn millis(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    /// A client sent something in this millisecond.
+    pub(super) fn heard(&self, millis: u64) {
+        // All workers would write here with every read.
+        if self.heard.load(Relaxed) != millis {
+            self.heard.store(millis, Relaxed);
+        }
+    }
+
+    /// Whether a client has sent something in this time.
+    pub(super) fn is_busy(&self, within: Duration) -> bool {
+        let heard = self.heard.load(Relaxed);
+        heard > 0 && u128::from(self.millis().saturating_sub(heard)) <= within.as_millis()
     }
 
     /// How often connections were told to look again.

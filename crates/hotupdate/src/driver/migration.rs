@@ -21,7 +21,7 @@ use crate::process::limits::{self, Room};
 /// What this process has of connections that migrate, in both directions.
 pub(super) struct Migrations {
     /// Connections of this process that ask to leave.
-    pub(super) requests: mpsc::UnboundedReceiver<MigrationRequest>,
+    requests: mpsc::UnboundedReceiver<MigrationRequest>,
     /// What accepts connections of predecessors.
     pub(super) handlers: Vec<Handler>,
     /// Connections that have asked to leave, by id.
@@ -73,6 +73,11 @@ impl Migrations {
         self.handlers.iter().map(|handler| handler.kind.clone()).collect()
     }
 
+    /// How many connections have asked to leave, and are neither gone nor returned.
+    pub(super) fn on_their_way(&self) -> usize {
+        self.leaving.len()
+    }
+
     fn take(&mut self, ids: Vec<u64>) -> impl Iterator<Item = MigrationRequest> {
         ids.into_iter().filter_map(|id| self.leaving.remove(&id))
     }
@@ -81,14 +86,17 @@ impl Migrations {
 impl Driver {
     // ---- connections of this process leave ------------------------------------------------------------
 
-    /// A connection asks to leave, and with it all that have asked meanwhile: large batches need few turns.
-    pub(super) async fn leave(&mut self, first: MigrationRequest) {
-        let mut requests = vec![first];
-        while let Ok(next) = self.migrations.requests.try_recv() {
-            requests.push(next);
+    /// Connections have asked to leave: those of one portion together, which need one batch.
+    pub(super) async fn leave(&mut self) {
+        let mut requests = Vec::new();
+        while let Ok(request) = self.migrations.requests.try_recv() {
+            requests.push(request);
+        }
+        if requests.is_empty() {
+            return;
         }
         if self.machine.incumbent().is_none() {
-            return requests.into_iter().for_each(give_back);
+            return requests.into_iter().for_each(MigrationRequest::give_back);
         }
         let leaving =
             |request: &MigrationRequest| Leaving { id: request.connection.id(), bytes: request.state.len() };
@@ -104,14 +112,11 @@ impl Driver {
             OutboundEffect::Send(message) => self.links.send(&message, Vec::new()),
             OutboundEffect::Prepare { batch, ids } => self.prepare(batch, &ids),
             OutboundEffect::Migrated(ids) => {
-                for MigrationRequest { connection, reply, .. } in self.migrations.take(ids) {
-                    connection.set_migrated();
-                    // Our copy is closed; the kernel's socket lives on in the other process.
-                    drop(connection);
-                    let _ = reply.send(Ok(()));
-                }
+                self.migrations.take(ids).for_each(MigrationRequest::migrated);
             }
-            OutboundEffect::Return(ids) => self.migrations.take(ids).for_each(give_back),
+            OutboundEffect::Return(ids) => {
+                self.migrations.take(ids).for_each(MigrationRequest::give_back);
+            }
             OutboundEffect::Accepted(kinds) => {
                 if std::mem::take(&mut self.migrations.stalled) {
                     tracing::info!("connections do not wait for the serving process any more");
@@ -252,12 +257,6 @@ impl Migrations {
     fn release(&mut self, from: Generation, batch: u32) -> Vec<Arrival> {
         self.held.remove(&(from, batch)).unwrap_or_default()
     }
-}
-
-fn give_back(request: MigrationRequest) {
-    let MigrationRequest { connection, reply, .. } = request;
-    // If its owner has ended, it is closed.
-    let _ = reply.send(Err(Box::new(connection)));
 }
 
 /// What the other process has to know. The state goes with it.

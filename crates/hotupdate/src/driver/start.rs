@@ -9,6 +9,7 @@ use hotupdate_proto::{Generation, Joined, LinkItem, Successor, successor};
 use tokio::sync::{mpsc, oneshot};
 
 use super::application::{Application, FromApplication, Resources};
+use super::clock::monotonic_ns;
 use super::drain::Drain;
 use super::exports::Exports;
 use super::links::Links;
@@ -91,7 +92,11 @@ impl Driver {
         ownership: Ownership,
         application: Application,
     ) -> Self {
+        // The first question finds out where the kernel answers it without a system call, which takes longer
+        // than all that is to be done while no process accepts.
+        monotonic_ns();
         let (connections, migrations) = Connections::new(generation);
+        connections.set_paced();
         let (requests, requested) = mpsc::channel(64);
         let us = local.process.to_string().into();
         let sessions = SessionConfig::new(us, &settings.timing, requests, application.watch_lifecycle());
