@@ -17,6 +17,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -86,8 +87,8 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
             Box::new(move |connection| drop(arrivals.send(Arrival { connection, state })))
         })
     });
-    let spawn = move |Arrival { connection, state }, settings: &Arc<Settings>| {
-        tokio::spawn(converse(connection, state, app.clone(), settings.clone()));
+    let spawn = move |arrival, settings: &Arc<Settings>| {
+        spawn(&Handle::current(), arrival, app.clone(), settings.clone());
     };
     Serve {
         listener,
@@ -227,7 +228,13 @@ impl Serve {
                     Some(connection) => spawn(Arrival::new(connection), &settings),
                     None => accepts = false,
                 },
-                Some(arrival) = arrived.recv() => spawn(arrival, &settings),
+                Some(arrival) = arrived.recv() => {
+                    spawn(arrival, &settings);
+                    // They come in batches.
+                    while let Ok(next) = arrived.try_recv() {
+                        spawn(next, &settings);
+                    }
+                }
                 () = &mut drained => return Ok(()),
             }
         }
@@ -291,16 +298,23 @@ pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, a
 async fn converse<S: App>(connection: Connection, state: Http1State, app: S, settings: Arc<Settings>) {
     let activity = connection.activity();
     let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, true);
-    let service = ConnectionContext::new(&activity, true, settings.connect_info).service(app);
+    let service = ConnectionContext::new(&activity, true, settings.connect_info).service(app.clone());
     let mut io = Io::new(connection, activity.clone());
     io.give_back(state.unread);
-    let mut known = state.protocol;
-    while let Some((migrates, protocol)) =
-        exchange(io, known, service.clone(), &activity, &mut watch, &settings).await
+    if let Some((io, protocol)) =
+        exchange(io, state.protocol, service, &activity, &mut watch, &settings).await
     {
-        let Some(stays) = migration::migrate(migrates, protocol, &mut watch).await else { return };
-        (io, known) = (stays, protocol);
+        let runtime = Handle::current();
+        migration::migrate(io, protocol, move |connection, state| {
+            spawn(&runtime, Arrival { connection, state }, app, settings);
+        });
     }
+}
+
+/// Serves a connection in a task of its own.
+fn spawn<S: App>(runtime: &Handle, arrival: Arrival, app: S, settings: Arc<Settings>) {
+    let Arrival { connection, state } = arrival;
+    runtime.spawn(converse(connection, state, app, settings));
 }
 
 /// Speaks HTTP until the connection has ended. Returns it, and what it speaks if that is known, if it shall
