@@ -17,6 +17,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -59,10 +60,10 @@ const READY_OVERDUE: Duration = Duration::from_secs(10);
 /// [`tower::Service`] of HTTP requests, see [`App`]. HTTP/1.1, HTTP/2 (with prior knowledge) and upgrades are
 /// served.
 ///
-/// The client's address is always there: as `ConnectInfo<SocketAddr>` over TCP, and as
-/// `ConnectInfo<hotupdate::Address>`. So `app` is the router itself, and not what
-/// [`into_make_service_with_connect_info`](axum::Router::into_make_service_with_connect_info) returns. The
-/// extractor [`Draining`](crate::Draining) tells long-running handlers to come to an end.
+/// The extractor [`Peer`](crate::Peer) has the client's address, and with
+/// [`connect_info`](Serve::connect_info) so does axum's `ConnectInfo`. So `app` is the router itself, and not
+/// what [`into_make_service_with_connect_info`](axum::Router::into_make_service_with_connect_info) returns.
+/// The extractor [`Draining`](crate::Draining) tells long-running handlers to come to an end.
 ///
 /// # When the process drains
 /// A request in flight is finished, and so is any that still arrives on an open connection. Then an HTTP/1.1
@@ -86,8 +87,8 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
             Box::new(move |connection| drop(arrivals.send(Arrival { connection, state })))
         })
     });
-    let spawn = move |Arrival { connection, state }, settings: &Arc<Settings>| {
-        tokio::spawn(converse(connection, state, app.clone(), settings.clone()));
+    let spawn = move |arrival, settings: &Arc<Settings>| {
+        spawn(&Handle::current(), arrival, app.clone(), settings.clone());
     };
     Serve {
         listener,
@@ -155,6 +156,29 @@ impl Arrival {
 }
 
 impl Serve {
+    /// Gives the client's address also to what asks for axum's `ConnectInfo`: as `ConnectInfo<SocketAddr>` over
+    /// TCP, and as `ConnectInfo<hotupdate::Address>`. A handler of your own has [`Peer`](crate::Peer), which
+    /// costs nothing for requests that do not ask.
+    ///
+    /// ```no_run
+    /// use std::net::SocketAddr;
+    ///
+    /// use axum::extract::ConnectInfo;
+    /// use axum::{Router, routing::get};
+    ///
+    /// # async fn example(http: hotupdate::Listener, mut hot: hotupdate::Starting) -> hotupdate::Result<()> {
+    /// let who = |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() };
+    /// let app = Router::new().route("/", get(who));
+    /// let server = hotupdate_axum::serve(http, app, &mut hot).connect_info();
+    /// # hot.ready().await?;
+    /// # server.await
+    /// # }
+    /// ```
+    pub fn connect_info(mut self) -> Self {
+        self.settings.connect_info = true;
+        self
+    }
+
     /// Settings of HTTP/1.1.
     ///
     /// ```no_run
@@ -204,7 +228,13 @@ impl Serve {
                     Some(connection) => spawn(Arrival::new(connection), &settings),
                     None => accepts = false,
                 },
-                Some(arrival) = arrived.recv() => spawn(arrival, &settings),
+                Some(arrival) = arrived.recv() => {
+                    spawn(arrival, &settings);
+                    // They come in batches.
+                    while let Ok(next) = arrived.try_recv() {
+                        spawn(next, &settings);
+                    }
+                }
                 () = &mut drained => return Ok(()),
             }
         }
@@ -268,16 +298,23 @@ pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, a
 async fn converse<S: App>(connection: Connection, state: Http1State, app: S, settings: Arc<Settings>) {
     let activity = connection.activity();
     let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, true);
-    let service = ConnectionContext::new(&activity, true).service(app);
+    let service = ConnectionContext::new(&activity, true, settings.connect_info).service(app.clone());
     let mut io = Io::new(connection, activity.clone());
     io.give_back(state.unread);
-    let mut known = state.protocol;
-    while let Some((migrates, protocol)) =
-        exchange(io, known, service.clone(), &activity, &mut watch, &settings).await
+    if let Some((io, protocol)) =
+        exchange(io, state.protocol, service, &activity, &mut watch, &settings).await
     {
-        let Some(stays) = migration::migrate(migrates, protocol, &mut watch).await else { return };
-        (io, known) = (stays, protocol);
+        let runtime = Handle::current();
+        migration::migrate(io, protocol, move |connection, state| {
+            spawn(&runtime, Arrival { connection, state }, app, settings);
+        });
     }
+}
+
+/// Serves a connection in a task of its own.
+fn spawn<S: App>(runtime: &Handle, arrival: Arrival, app: S, settings: Arc<Settings>) {
+    let Arrival { connection, state } = arrival;
+    runtime.spawn(converse(connection, state, app, settings));
 }
 
 /// Speaks HTTP until the connection has ended. Returns it, and what it speaks if that is known, if it shall

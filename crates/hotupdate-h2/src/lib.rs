@@ -18,6 +18,7 @@
 //! # let (mut client, connection) =
 //! #     hyper::client::conn::http2::handshake::<_, _, String>(TokioExecutor::new(), TokioIo::new(client)).await?;
 //! # tokio::spawn(connection);
+//! let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
 //!
 //! // One version serves, until it shall be replaced:
 //! let (layer, handle) = Layer::new(transport, Limits::default());

@@ -4,6 +4,10 @@
 mod activity;
 pub use activity::{ConnectionActivity, RequestGuard};
 
+mod changes;
+#[doc(hidden)]
+pub use changes::Changes;
+
 mod connection;
 pub(crate) use connection::MigrationRequest;
 pub use connection::{Connection, MAX_STATE, NotMigrated};

@@ -46,6 +46,46 @@ fn hotctl_is_killed_while_the_successor_warms_up() {
     assert_eq!(who_answers(serving.http).expect("it serves"), handover.to.pid);
 }
 
+/// A person that looks at the status later reads what ended the attempt.
+#[test]
+fn why_an_attempt_was_aborted_is_told_afterwards() {
+    let sandbox = Sandbox::new();
+    let (_service, serving) = incumbent(&sandbox);
+    let command = command(&sandbox, &["--warm-up", "600"]);
+    let abort = ["--socket", &sandbox.control().display().to_string(), "abort"].map(str::to_owned);
+    let ways = [
+        ("timeout", "`hotctl handoff` timed out after 2 s"),
+        ("SIGINT", "`hotctl handoff` was interrupted (Ctrl-C)"),
+        ("SIGTERM", "`hotctl handoff` was told to end (SIGTERM)"),
+        ("SIGHUP", "`hotctl handoff` lost its terminal (SIGHUP)"),
+        ("SIGKILL", "the operator that began the attempt has gone"),
+        ("hotctl abort", "by an operator"),
+    ];
+    for (way, why) in ways {
+        let seconds = if way == "timeout" { "2" } else { "600" };
+        let arguments = ["--timeout", seconds, "handoff", "--"].into_iter();
+        let arguments: Vec<_> = arguments.chain(command.iter().map(String::as_str)).collect();
+        let hotctl = spawn_hotctl(&sandbox, &arguments);
+        eventually("the successor warms up", SOON, || Status::ask(&sandbox.control()).ok()?.successor);
+        match way {
+            "SIGINT" => hotctl.process().signal(Signal::INT),
+            "SIGTERM" => hotctl.process().signal(Signal::TERM),
+            "SIGHUP" => hotctl.process().signal(Signal::HUP),
+            "SIGKILL" => hotctl.process().signal(Signal::KILL),
+            "hotctl abort" => drop(Service::spawn(&sandbox, &binary("hotctl"), &abort).wait_exit()),
+            _ => {}
+        }
+        let _outcome = hotctl.wait();
+        let said = if way == "hotctl abort" { format!("aborted {why}") } else { format!("aborted: {why}") };
+        let told = eventually(&format!("{way} in the status"), SOON, || {
+            let status = Status::ask(&sandbox.control()).ok()?;
+            status.successor.is_none().then_some(status.last_failure?.reason)
+        });
+        assert_eq!(told, said, "{way}");
+    }
+    assert_eq!(who_answers(serving.http).expect("it serves on"), serving.pid);
+}
+
 /// A shell that captures the output, a connection of ssh, ansible: they wait for the end of a pipe.
 #[test]
 fn it_returns_into_a_pipe_and_the_service_writes_elsewhere() {

@@ -350,7 +350,7 @@ fn a_drained_process_is_not_said_to_be_gone() {
         answer
     });
     let arguments = ["--timeout", "1", "handoff", "--until", "drained"];
-    let left = "4100 (v1.2.9) has drained, and has not exited yet";
+    let left = "4100 (v1.2.9) has drained, and is still running";
     let line = format!("hotctl: handoff: timed out after 1 s: {left}; 4242 (v1.3.0) serves now");
     place.hotctl(&arguments).code(4).says(&line);
     let shown = place.hotctl(&["status"]).code(0).stdout;
@@ -383,7 +383,27 @@ fn a_process_that_has_drained_is_waited_for_a_moment() {
 
     let place = drains_at_once();
     let said = place.hotctl(&["handoff", "--until", "drained"]).code(0).stderr;
-    assert!(said.contains("4100 (v1.2.9) has drained, and has not exited yet"), "{said}");
+    assert!(said.contains("4100 (v1.2.9) has drained, and is still running"), "{said}");
+}
+
+/// It has said what it still does, and `main` may do it for long.
+#[test]
+fn a_process_whose_main_goes_on_after_its_drain_is_waited_for() {
+    let place = drains_at_once();
+    place.fake.on("Handoff", |status| {
+        let answer = release(status);
+        let old = &mut status.predecessors[0];
+        (old.connections, old.probation, old.state) = (Summary::default(), false, ProcessState::Drained);
+        old.tasks = vec!["main".to_owned()];
+        answer
+    });
+    place.hotctl(&["--timeout", "2", "handoff", "--until", "drained"]).code(4).says(
+        "hotctl: handoff: timed out after 2 s: 4100 (v1.2.9) has drained, still running: 1 task (main); \
+         4242 (v1.3.0) serves now",
+    );
+    let shown = place.hotctl(&["status"]).code(0).stdout;
+    let row = shown.lines().find(|line| line.contains("4100")).expect("it is still there");
+    assert!(row.contains(" drained ") && row.ends_with("  still running: 1 task (main)"), "{shown}");
 }
 
 #[test]
