@@ -300,16 +300,24 @@ impl Core {
                 self.backend.ahead += length;
             }
             _ if late => {}
-            kind::SETTINGS => {
+            _ if self.is_held(head.stream) => self.hold_frame(frame),
+            kind::SETTINGS if head.has(flag::ACK) && self.backend.foreign_acks > 0 => {
                 self.backend.foreign_acks -= 1;
                 self.connection.acknowledges();
             }
-            kind::PING => {
+            kind::PING if head.has(flag::ACK) && self.backend.foreign_pongs > 0 => {
                 self.backend.foreign_pongs -= 1;
                 self.connection.unanswered = self.connection.unanswered.saturating_sub(1);
             }
             kind::WINDOW_UPDATE if head.stream == 0 => self.pay(frame),
-            _ => self.hold_frame(head.stream, frame),
+            // It passes after all.
+            _ => {
+                let mut follow = FromClient(&mut self.connection);
+                if follow.head(head) == Want::Payload {
+                    follow.payload(head, payload);
+                }
+                self.ready.extend_from_slice(frame);
+            }
         }
     }
 
@@ -388,8 +396,7 @@ impl Core {
         }
     }
 
-    fn hold_frame(&mut self, stream: u32, frame: &[u8]) {
-        debug_assert!(self.is_held(stream));
+    fn hold_frame(&mut self, frame: &[u8]) {
         if let Some(hold) = &mut self.hold {
             hold.frames.extend_from_slice(frame);
             self.check_held();
@@ -557,6 +564,8 @@ impl Decide<'_> {
     fn is_at_rest(&self) -> bool {
         let connection = &self.connection;
         connection.streams.is_empty()
+            && self.backend.lowers.is_none()
+            && connection.resets < MAX_RESETS
             && connection.owed == 0
             && !connection.lowers
             && connection.announced

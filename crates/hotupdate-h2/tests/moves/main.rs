@@ -5,3 +5,5 @@
 mod world;
 
 mod clients;
+mod raw;
+mod traps;
