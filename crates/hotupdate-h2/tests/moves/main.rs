@@ -5,5 +5,6 @@
 mod world;
 
 mod clients;
+mod cuts;
 mod raw;
 mod traps;

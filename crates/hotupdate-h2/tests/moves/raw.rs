@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::world::{Ended, serve};
+use crate::world::{Ended, Seen, serve};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -62,6 +62,7 @@ pub(crate) struct Client {
     read: Vec<u8>,
     next: Arc<Notify>,
     server: JoinHandle<Ended>,
+    pub(crate) seen: Seen,
 }
 
 impl Client {
@@ -78,9 +79,10 @@ impl Client {
     pub(crate) fn silent() -> Self {
         let (io, server) = tokio::io::duplex(1 << 20);
         let next = Arc::new(Notify::new());
-        let told = next.clone();
-        let server = tokio::spawn(async move { serve(server, &told).await });
-        Self { io, read: Vec::new(), next, server }
+        let (told, seen) = (next.clone(), Seen::default());
+        let log = seen.clone();
+        let server = tokio::spawn(async move { serve(server, &told, log).await });
+        Self { io, read: Vec::new(), next, server, seen }
     }
 
     pub(crate) async fn say(&mut self, bytes: &[u8]) {
@@ -149,7 +151,6 @@ pub(crate) fn assert_answered(frames: &[Frame], stream: u32, body: &[u8]) {
     assert!(frames.iter().all(|frame| frame.kind != GOAWAY), "{frames:?}");
 }
 
-/// Whether the answer has this name or value in it, as a literal without Huffman codes or with them.
 pub(crate) fn kinds(frames: &[Frame]) -> Vec<u8> {
     frames.iter().map(|frame| frame.kind).collect()
 }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -16,12 +17,22 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
-/// Answers with what it has heard: the body, and each header beside `x-`.
+/// What the service was asked: paths, and headers in the order of their names.
+pub(crate) type Seen = Arc<Mutex<Vec<Asked>>>;
+
+pub(crate) type Asked = (String, Vec<(String, Vec<u8>)>);
+
+/// Answers with what it has heard: the body, and each header that begins with `x-`.
 pub(crate) async fn echo(
     generation: u64,
+    seen: Seen,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
+    let mut headers: Vec<_> =
+        head.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
+    headers.sort();
+    seen.lock().unwrap().push((head.uri.path().to_owned(), headers));
     let mut response = Response::builder().header("x-generation", generation);
     for (name, value) in &head.headers {
         if name.as_str().starts_with("x-") {
@@ -54,12 +65,17 @@ pub(crate) fn builder() -> hyper::server::conn::http2::Builder<TokioExecutor> {
 }
 
 /// Serves until the client has left. Moves the connection, through its bytes, whenever `next` is notified.
-pub(crate) async fn serve<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(io: T, next: &Notify) -> Ended {
+pub(crate) async fn serve<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    io: T,
+    next: &Notify,
+    seen: Seen,
+) -> Ended {
     let (mut moves, mut stays) = (0, Vec::new());
     let (mut layer, mut handle) = Layer::new(io, Limits::default());
     loop {
         let generation = moves;
-        let service = service_fn(move |request| echo(generation, request));
+        let seen = seen.clone();
+        let service = service_fn(move |request| echo(generation, seen.clone(), request));
         let mut hyper = pin!(builder().serve_connection(TokioIo::new(layer), service));
         match until_rest(hyper.as_mut(), &handle, next, &mut stays).await {
             Some(result) => return Ended { moves, stays, result },
