@@ -181,6 +181,10 @@ impl Core {
         }
     }
 
+    pub(crate) fn is_holding(&self) -> bool {
+        self.hold.is_some()
+    }
+
     // The client's bytes.
 
     /// Whether bytes of the client can be read to where hyper wants them, and given to [`pass`](Self::pass).

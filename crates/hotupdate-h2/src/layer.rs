@@ -75,8 +75,15 @@ impl<T> Handle<T> {
     /// The connection stays: its server gets what was held.
     pub fn release(&self) {
         let mut shared = lock(&self.shared);
-        shared.core.release();
-        shared.wake_reader();
+        if shared.core.is_holding() {
+            shared.core.release();
+            shared.wake_reader();
+        }
+    }
+
+    /// Whether new streams wait.
+    pub fn is_holding(&self) -> bool {
+        lock(&self.shared).core.is_holding()
     }
 
     /// Whether the connection can move at this moment, and else why not.
