@@ -37,10 +37,9 @@ pub(crate) fn fits(negotiated: &Negotiated, plaintext: usize, ciphertext: usize)
 
 /// A connection that no process serves.
 ///
-/// **Whoever holds it is the server of that connection**: with it one can read all that follows, and speak in
-/// the server's name, until the connection ends. What was said before stays hidden: each handshake has
-/// secrets of its own, and none of them leads back. The private key of the certificate is not in it, nor a
-/// way to another connection.
+/// **A process that holds it is the server of that connection**: it can read all that follows, and speak in the
+/// server's name, until the connection ends. What was said before the last change of keys stays hidden in TLS 1.3. The
+/// private key of the certificate is not in it, nor a way to another connection.
 ///
 /// Not `Clone` on purpose: each record has a number, and two records with one number under one key reveal
 /// both, and the way to forge more. Its bytes may stand in several places, as they do during a migration, but

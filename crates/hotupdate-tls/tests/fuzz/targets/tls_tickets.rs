@@ -13,12 +13,15 @@ pub(crate) fn check(bytes: &[u8]) {
         let ticket = tickets.encrypt(b"a session").unwrap();
         (tickets, ticket)
     });
-    assert_eq!(tickets.decrypt(bytes), None);
+    // A fuzzer that watches comparisons finds the ticket itself, too.
+    let refused = |forged: &[u8]| {
+        assert_eq!(tickets.decrypt(forged), (forged == *ticket).then(|| b"a session".to_vec()));
+    };
+    refused(bytes);
     // One that is cut, and goes on with other bytes.
     if let Some((cut, rest)) = bytes.split_first() {
         let cut = usize::from(*cut) % ticket.len();
-        let forged = [&ticket[..cut], rest].concat();
-        assert_eq!(tickets.decrypt(&forged), (forged == *ticket).then(|| b"a session".to_vec()));
+        refused(&[&ticket[..cut], rest].concat());
     }
     if let Ok(tickets) = Tickets::from_bytes(bytes) {
         assert_eq!(tickets.to_bytes()[..], *bytes);
