@@ -228,7 +228,13 @@ impl Serve {
                     Some(connection) => spawn(Arrival::new(connection), &settings),
                     None => accepts = false,
                 },
-                Some(arrival) = arrived.recv() => spawn(arrival, &settings),
+                Some(arrival) = arrived.recv() => {
+                    spawn(arrival, &settings);
+                    // They come in batches.
+                    while let Ok(next) = arrived.try_recv() {
+                        spawn(next, &settings);
+                    }
+                }
                 () = &mut drained => return Ok(()),
             }
         }
