@@ -18,7 +18,12 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use tokio::io::{AsyncRead, AsyncWrite};
+<<<<<<< HEAD
 use tokio::sync::{Notify, mpsc};
+=======
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+>>>>>>> main
 use tokio::time::timeout;
 
 use crate::app::{App, BoxError};
@@ -87,8 +92,13 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
             Box::new(move |connection| drop(arrivals.send(Arrival { connection, state })))
         })
     });
+<<<<<<< HEAD
     let spawn = move |Arrival { connection, state }, server: &Arc<Server>| {
         tokio::spawn(converse(connection, state, app.clone(), server.clone()));
+=======
+    let spawn = move |arrival, settings: &Arc<Settings>| {
+        spawn(&Handle::current(), arrival, app.clone(), settings.clone());
+>>>>>>> main
     };
     Serve {
         listener,
@@ -230,8 +240,18 @@ impl Serve {
                     Some(connection) => spawn(Arrival::new(connection), &server),
                     None => accepts = false,
                 },
+<<<<<<< HEAD
                 Some(arrival) = arrived.recv() => spawn(arrival, &server),
                 never = &mut rest => match never {},
+=======
+                Some(arrival) = arrived.recv() => {
+                    spawn(arrival, &settings);
+                    // They come in batches.
+                    while let Ok(next) = arrived.try_recv() {
+                        spawn(next, &settings);
+                    }
+                }
+>>>>>>> main
                 () = &mut drained => return Ok(()),
             }
         }
@@ -318,16 +338,29 @@ async fn converse<S: App>(connection: Connection, state: Http1State, app: S, ser
     let settings = &server.settings;
     let activity = connection.activity();
     let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, true);
-    let service = ConnectionContext::new(&activity, true, settings.connect_info).service(app);
+    let service = ConnectionContext::new(&activity, true, settings.connect_info).service(app.clone());
     let mut io = Io::new(connection, activity.clone());
     io.give_back(state.unread);
+<<<<<<< HEAD
     let mut known = state.protocol;
     while let Some((migrates, protocol)) =
         exchange(io, known, service.clone(), &activity, &mut watch, &server).await
+=======
+    if let Some((io, protocol)) =
+        exchange(io, state.protocol, service, &activity, &mut watch, &settings).await
+>>>>>>> main
     {
-        let Some(stays) = migration::migrate(migrates, protocol, &mut watch).await else { return };
-        (io, known) = (stays, protocol);
+        let runtime = Handle::current();
+        migration::migrate(io, protocol, move |connection, state| {
+            spawn(&runtime, Arrival { connection, state }, app, settings);
+        });
     }
+}
+
+/// Serves a connection in a task of its own.
+fn spawn<S: App>(runtime: &Handle, arrival: Arrival, app: S, settings: Arc<Settings>) {
+    let Arrival { connection, state } = arrival;
+    runtime.spawn(converse(connection, state, app, settings));
 }
 
 /// Speaks HTTP until the connection has ended. Returns it, and what it speaks if that is known, if it shall

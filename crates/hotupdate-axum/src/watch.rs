@@ -87,11 +87,6 @@ impl Watch {
         self.phase
     }
 
-    /// Gives up the connection's slot: it could not migrate.
-    pub(crate) fn release_slot(&mut self) {
-        self.slot.release();
-    }
-
     /// Polls `connection` until something has to be done. Safe to call again after every event but `Ended`.
     pub(crate) async fn next<F: Future>(&mut self, mut connection: Pin<&mut F>) -> Event<F::Output> {
         let Self { changes, phase, slot, monitor } = self;

@@ -463,7 +463,7 @@ pub enum Command {
 #[non_exhaustive]
 pub enum OperatorError {
     /// There is no process to hand the service to.
-    #[error("no successor is waiting")]
+    #[error("no successor is waiting; `hotctl handoff -- COMMAND` starts one")]
     NoSuccessor,
     /// The successor is there, but not ready.
     #[error("the successor is not ready yet ({doing})")]

@@ -31,3 +31,6 @@ pub use stream::{Acceptor, NotMigrated, TlsStream};
 // Sessions that resume in the next process.
 mod tickets;
 pub use tickets::{Tickets, TicketsError};
+
+#[cfg(test)]
+mod rfc8448;

@@ -247,12 +247,14 @@ impl Records {
         }
     }
 
-    /// Goes on with a new key, and asks the client for the same. Does nothing in TLS 1.2, which has no such
-    /// message, and after the end.
-    pub fn update_keys(&mut self) {
-        if self.suite.version == Version::Tls13 && !self.closed {
+    /// Goes on with a new key, and asks the client for the same. `false` if that is not possible: TLS 1.2 has no
+    /// such message, and nothing follows the end.
+    pub fn update_keys(&mut self) -> bool {
+        let possible = self.suite.version == Version::Tls13 && !self.closed;
+        if possible {
             self.send_key_update(true);
         }
+        possible
     }
 
     /// What the transport has to send, as much of it at once as it can.

@@ -37,10 +37,9 @@ pub(crate) fn fits(negotiated: &Negotiated, plaintext: usize, ciphertext: usize)
 
 /// A connection that no process serves.
 ///
-/// **Whoever holds it is the server of that connection**: with it one can read all that follows, and speak in
-/// the server's name, until the connection ends. What was said before stays hidden: each handshake has
-/// secrets of its own, and none of them leads back. The private key of the certificate is not in it, nor a
-/// way to another connection.
+/// **A process that holds it is the server of that connection**: it can read all that follows, and speak in the
+/// server's name, until the connection ends. What was said before the last change of keys stays hidden in TLS 1.3. The
+/// private key of the certificate is not in it, nor a way to another connection.
 ///
 /// Not `Clone` on purpose: each record has a number, and two records with one number under one key reveal
 /// both, and the way to forge more. Its bytes may stand in several places, as they do during a migration, but
@@ -281,5 +280,97 @@ impl<'a> Reader<'a> {
             return Err(StateError::Inconsistent);
         }
         (0..count).map(|_| Ok(CertificateDer::from(self.sized(MAX_CERTIFICATE)?.to_vec()))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(version: ProtocolVersion, cipher_suite: CipherSuite) -> State {
+        let suite = Suite::new(version, cipher_suite).unwrap();
+        let direction = |sequence| Direction {
+            secret: Secret::new(&vec![7; suite.secret_len()]),
+            iv: Zeroizing::new(if suite.version == Version::Tls12 { [9; 12] } else { [0; 12] }),
+            sequence,
+        };
+        State {
+            suite,
+            negotiated: Arc::new(Negotiated {
+                version,
+                cipher_suite,
+                alpn: Some(b"h2".to_vec()),
+                server_name: None,
+                client_certificates: vec![CertificateDer::from(vec![1, 2, 3]), CertificateDer::from(vec![4])],
+            }),
+            migrations: 3,
+            opener: direction(5),
+            sealer: direction(u64::MAX - 1),
+            exporter: Secret::new(&vec![8; suite.digest().output_len()]),
+            owes_key_update: true,
+            patience: Patience { key_updates: 1, empty_records: 2, warnings: 3, renegotiations: 1 },
+            plaintext: b"plain".to_vec(),
+            ciphertext: b"cipher".to_vec(),
+        }
+    }
+
+    fn states() -> [State; 3] {
+        [
+            state(ProtocolVersion::TLSv1_3, CipherSuite::TLS13_AES_128_GCM_SHA256),
+            state(ProtocolVersion::TLSv1_3, CipherSuite::TLS13_AES_256_GCM_SHA384),
+            state(ProtocolVersion::TLSv1_2, CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
+        ]
+    }
+
+    #[test]
+    fn bytes_say_all_of_it() {
+        for state in states() {
+            assert_eq!(State::from_bytes(&state.to_bytes()).unwrap(), state);
+        }
+    }
+
+    #[test]
+    fn bytes_that_end_early_or_go_on_are_refused() {
+        for state in states() {
+            let mut bytes = state.to_bytes().to_vec();
+            for length in 0..bytes.len() {
+                assert!(State::from_bytes(&bytes[..length]).is_err());
+            }
+            bytes.push(0);
+            assert_eq!(State::from_bytes(&bytes), Err(StateError::Inconsistent));
+        }
+    }
+
+    #[test]
+    fn another_form_or_suite_is_left_to_its_version() {
+        let bytes = states()[0].to_bytes();
+        let altered = |at: usize, byte: u8| {
+            let mut bytes = bytes.clone();
+            bytes[at] = byte;
+            State::from_bytes(&bytes).unwrap_err()
+        };
+        assert_eq!(altered(0, 2), StateError::Form(2));
+        assert_eq!(altered(4, 0x04), StateError::Suite);
+        // TLS 1.2 has no such suite.
+        assert_eq!(altered(2, 0x03), StateError::Suite);
+    }
+
+    #[test]
+    fn the_bytes_are_written_in_one_place() {
+        // The debug assertion of the writer looks at each step.
+        for state in states() {
+            let bytes = state.to_bytes();
+            assert!(bytes.len() <= state.len());
+        }
+    }
+
+    #[test]
+    fn a_debug_output_shows_no_secret_and_no_word() {
+        for state in states() {
+            let shown = format!("{state:?} {:?}", state.opener);
+            for secret in ["7, 7", "8, 8", "9, 9", "112, 108", "0707", "0808"] {
+                assert!(!shown.contains(secret), "{secret}: {shown}");
+            }
+        }
     }
 }

@@ -11,14 +11,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use rustls::HandshakeKind;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::MigrationBlock;
 use crate::negotiated::Negotiated;
 use crate::records::{Peek, Records};
 use crate::state::{State, StateError};
-use crate::{MigrationBlock, stream::engine::Engine, stream::transport::Transport};
 
 pub use accept::Acceptor;
+use engine::Engine;
+use transport::Transport;
 
 /// A connection of a client, as [`Acceptor::accept`] yields it, or as it arrived from another process.
 ///
@@ -75,6 +78,14 @@ impl<IO> TlsStream<IO> {
         &self.negotiated
     }
 
+    /// Whether the client has shaken hands in full or has resumed a session. `None` after a migration.
+    pub fn handshake_kind(&self) -> Option<HandshakeKind> {
+        match &self.transport.engine {
+            Engine::Rustls(before) => before.connection.handshake_kind(),
+            Engine::Records(_) | Engine::Lost => None,
+        }
+    }
+
     /// How many processes the connection has left.
     pub fn migrations(&self) -> u32 {
         match &self.transport.engine {
@@ -109,7 +120,7 @@ impl<IO> TlsStream<IO> {
     ///
     /// # Errors
     ///
-    /// If the connection has failed, or has no TLS 1.3.
+    /// If the connection has failed or is closed, or has no TLS 1.3.
     pub fn refresh_traffic_keys(&mut self) -> io::Result<()> {
         self.transport.engine.refresh_traffic_keys()
     }

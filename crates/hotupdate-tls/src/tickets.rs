@@ -72,9 +72,9 @@ const SECRET: usize = 32;
 /// all three. So a process that is replaced, and serves again because its successor fails, understands the
 /// tickets of that successor, too, even if it has rotated in the meantime.
 ///
-/// **Whoever holds the keys** can resume the sessions of all their tickets as if it were the server, and read
-/// TLS 1.2 connections that were resumed with them; TLS 1.3 connections have keys of their own, except for
-/// early data. A key makes tickets for six hours, and is understood for six more.
+/// **A process that holds the keys** can open all tickets that were made with them. That makes it the server for
+/// clients that come back, and it can read what is said over TLS 1.2 in the sessions of these tickets, and early data
+/// of TLS 1.3. A key makes tickets for six hours, and is understood for six more.
 pub struct Tickets {
     keys: RwLock<Keys>,
 }

@@ -52,6 +52,9 @@ pub(crate) struct Round {
     /// this project alone.
     gap_us: Option<f64>,
     moved: Option<f64>,
+    /// Of connections in use that have moved, the first answer afterwards: what a request waits at most because its
+    /// connection is on its way.
+    first: Option<First>,
     host: Host,
 }
 
@@ -94,6 +97,12 @@ struct Latencies {
     fresh: Option<Added>,
     closed_loop: Option<Added>,
     raw: Option<Added>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct First {
+    median: f64,
+    worst: f64,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -176,12 +185,23 @@ impl Round {
             old_waits: seen.streams > 0 && seen.gone.is_some_and(|gone| seen.times.release <= gone),
             gap_us: seen.own.and_then(|own| own.gap).map(|gap| gap.as_secs_f64() * 1e6),
             moved: seen.own.and_then(|own| own.moved).map(|moved| moved.as_secs_f64() * 1e3),
+            first: First::of(seen),
             host: Host::of(seen),
         }
     }
 
     pub(crate) fn has_cut_streams(&self) -> bool {
         self.raw.cut > 0
+    }
+}
+
+impl First {
+    fn of(seen: &Seen) -> Option<Self> {
+        let has_moved = |sample: &&Sample| sample.has_moved && sample.kind != Kind::Idle && is_answer(sample);
+        let moved = seen.samples.iter().filter(has_moved).filter(|sample| !is_stalled(seen, sample));
+        let mut all: Vec<_> = moved.map(|sample| millis(sample.took)).collect();
+        all.sort_by(f64::total_cmp);
+        Some(Self { median: quantile(&all, 0.5)?, worst: quantile(&all, 1.0)? })
     }
 }
 
@@ -370,6 +390,8 @@ pub(crate) fn tables(rounds: &[Round]) -> String {
         "old process gone after",
         "hotupdate alone: no process accepts for (µs)",
         "all connections moved after",
+        "their first answers (ms): median",
+        "worst",
     ]);
     let mut host = Table::new(&[
         "host",
@@ -408,6 +430,8 @@ pub(crate) fn tables(rounds: &[Round]) -> String {
                 of.old_gone(),
                 number(of.median(|round| round.gap_us), 0),
                 of.time(|round| round.moved),
+                number(of.median(|round| Some(round.first?.median)), 1),
+                number(of.0.iter().filter_map(|round| Some(round.first?.worst)).reduce(f64::max), 1),
             ]);
         }
         let most = |of: &Rounds<'_>, share: fn(&Host) -> f64| {
@@ -483,7 +507,7 @@ mod tests {
     const AT: u64 = 10 * SECOND;
 
     fn sample(at: u64, took: u64, version: u32) -> Sample {
-        Sample { kind: Kind::Paced, outcome: Outcome::Answered, at, took, version }
+        Sample { kind: Kind::Paced, outcome: Outcome::Answered, at, took, version, has_moved: false }
     }
 
     fn seen(stalls: Vec<std::ops::Range<u64>>) -> Seen {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, anyhow, bail};
 use integration_tests::steady::idle;
 use integration_tests::{SOON, Sandbox, Service};
 use serde::Serialize;
@@ -20,7 +20,7 @@ use crate::process::{Clock, memory, raise_limit, server, used_until_gone};
 use crate::results::Findings;
 use crate::say;
 use crate::scenario::LoadProcess;
-use crate::table::{Table, number};
+use crate::table::{NOTHING, Table, number};
 
 /// Clients that ask at the same time.
 const CLIENTS: usize = 16;
@@ -46,7 +46,13 @@ pub(crate) struct Steady {
 #[serde(rename_all = "lowercase")]
 enum Server {
     Axum,
+    /// Axum again: what differs without a difference.
+    Control,
     Hotupdate,
+}
+
+impl Server {
+    const ALL: [Self; 3] = [Self::Axum, Self::Control, Self::Hotupdate];
 }
 
 /// How clients ask, and for what.
@@ -78,8 +84,8 @@ struct Round {
     case: Case,
     server: Server,
     per_second: f64,
-    /// Processor time of the server for a request, in microseconds.
-    processor_us: f64,
+    /// Processor time of the server for a request, in microseconds, if there was one.
+    processor_us: Option<f64>,
 }
 
 /// Memory of one connection that is idle, in bytes; `updating` that of both processes in the middle of an
@@ -95,9 +101,9 @@ struct Memory {
 impl Steady {
     pub(crate) fn all(rounds: usize, is_quick: bool) -> Self {
         if is_quick {
-            Self { rounds: 1, millis: 500, idle: 2_000 }
+            Self { rounds: 1, millis: 400, idle: 2_000 }
         } else {
-            Self { rounds, millis: 1_000, idle: 10_000 }
+            Self { rounds, millis: 800, idle: 10_000 }
         }
     }
 
@@ -108,30 +114,31 @@ impl Steady {
         let mut table = Table::new(&[
             "requests",
             "in a second: axum",
+            "axum again",
             "hotupdate",
-            "ratio",
             "processor time each (µs): axum",
+            "axum again",
             "hotupdate",
-            "ratio",
         ]);
-        let ratio = |one: Option<f64>, other: Option<f64>| {
-            let ratio = one.zip(other).map(|(one, other)| one / other);
-            number(ratio, 3)
+        let ratio = |one: Option<f64>, of: Option<f64>| {
+            one.zip(of).map_or_else(|| NOTHING.to_owned(), |(one, of)| format!("× {:.3}", one / of))
         };
         for case in Case::all() {
-            let of = |server, value: fn(&Round) -> f64| {
-                median(rounds.iter().filter(|round| (round.case, round.server) == (case, server)).map(value))
+            let of = |server, value: fn(&Round) -> Option<f64>| {
+                let rounds = rounds.iter().filter(|round| (round.case, round.server) == (case, server));
+                median(rounds.filter_map(value))
             };
-            let rate = [Server::Axum, Server::Hotupdate].map(|server| of(server, |round| round.per_second));
-            let used = [Server::Axum, Server::Hotupdate].map(|server| of(server, |round| round.processor_us));
+            let [axum, control, hotupdate] =
+                Server::ALL.map(|server| of(server, |round| Some(round.per_second)));
+            let used = Server::ALL.map(|server| of(server, |round| round.processor_us));
             table.row([
                 case.name(),
-                number(rate[0], 0),
-                number(rate[1], 0),
-                ratio(rate[1], rate[0]),
+                number(axum, 0),
+                ratio(control, axum),
+                ratio(hotupdate, axum),
                 number(used[0], 2),
-                number(used[1], 2),
                 ratio(used[1], used[0]),
+                ratio(used[2], used[0]),
             ]);
         }
         let mut idle = Table::new(&["memory of idle connections", "each (B)", "all (MiB)"]);
@@ -160,11 +167,10 @@ impl Steady {
     // ---- requests -----------------------------------------------------------------------------------------
 
     fn requests(&self) -> anyhow::Result<Vec<Round>> {
-        let (one, other) = (Sandbox::new(), Sandbox::new());
-        let servers = [
-            (Server::Axum, start(&one, Server::Axum)?),
-            (Server::Hotupdate, start(&other, Server::Hotupdate)?),
-        ];
+        let sandboxes = Server::ALL.map(|server| (server, Sandbox::new()));
+        let servers =
+            sandboxes.iter().map(|(server, sandbox)| anyhow::Ok((*server, start(sandbox, *server)?)));
+        let servers = servers.collect::<Result<Vec<_>, _>>()?;
         let mut rounds = Vec::new();
         for round in 0..self.rounds {
             say(&format!("steady, round {} of {}", round + 1, self.rounds))?;
@@ -194,12 +200,11 @@ impl Steady {
         })?;
         let (begin, end) = begin.zip(end).context("the server is gone")?;
         let (took, used) = (end.0 - begin.0, end.1 - begin.1);
-        ensure!(answers > 0, "{}: there was no answer", case.name());
         Ok(Round {
             case,
             server,
             per_second: answers as f64 / took.as_secs_f64(),
-            processor_us: used.as_secs_f64() * 1e6 / answers as f64,
+            processor_us: (answers > 0).then(|| used.as_secs_f64() * 1e6 / answers as f64),
         })
     }
 
@@ -259,7 +264,7 @@ fn most_of_both(old: u32, new: u32) -> u64 {
 
 fn start(sandbox: &Sandbox, which: Server) -> anyhow::Result<Service<'_>> {
     let arguments: &[&str] = match which {
-        Server::Axum => &["--axum"],
+        Server::Axum | Server::Control => &["--axum"],
         Server::Hotupdate => &["--probation", "0"],
     };
     let service = server(sandbox, 1, arguments)?;

@@ -101,17 +101,34 @@ impl System {
         }
     }
 
-    /// What it calls its version.
+    /// Its name and version, where it is no part of this project.
     pub(crate) fn version(self) -> Option<String> {
-        let argument = match self {
-            Self::Nginx | Self::Haproxy => "-v",
-            Self::Envoy => "--version",
-            _ => return None,
-        };
-        let output = Command::new(self.program()?).arg(argument).output().ok()?;
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        text.lines().find(|line| !line.trim().is_empty()).map(|line| line.trim().to_owned())
+        match self {
+            Self::Nginx | Self::Haproxy => self.says("-v"),
+            Self::Envoy => self.says("--version"),
+            Self::Ecdysis => locked("ecdysis"),
+            Self::Shellflip => locked("shellflip"),
+            Self::Pingora => locked("pingora-core"),
+            Self::Reuseport => locked("axum"),
+            Self::Control | Self::Hotupdate | Self::Restart => None,
+        }
     }
+
+    fn says(self, argument: &str) -> Option<String> {
+        let program = self.program()?;
+        let output = Command::new(&program).arg(argument).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+        // Envoy begins with its path, which is no news.
+        Some(line.replace(&format!("{} ", program.display()), "envoy"))
+    }
+}
+
+/// The version of a crate that peers are built with.
+fn locked(name: &str) -> Option<String> {
+    let lock = include_str!("../peers/Cargo.lock");
+    let (_, rest) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
+    Some(format!("{name} {}", rest.split_once('"')?.0))
 }
 
 fn installed(name: &str) -> Option<PathBuf> {

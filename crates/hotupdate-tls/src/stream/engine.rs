@@ -103,8 +103,7 @@ impl Engine {
         match self {
             Self::Rustls(before) => before.refresh_traffic_keys(),
             Self::Records(records) => {
-                records.update_keys();
-                Ok(())
+                records.update_keys().then_some(()).ok_or_else(|| io::ErrorKind::Unsupported.into())
             }
             Self::Lost => Err(lost()),
         }

@@ -59,6 +59,20 @@ fn the_server_changes_its_keys() {
 }
 
 #[test]
+fn keys_do_not_change_where_there_is_no_message_for_it() {
+    let mut pair = Options::new(TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256).connect();
+    for _ in 0..2 {
+        pair.server.stream().refresh_traffic_keys().unwrap_err();
+        pair.talk();
+        pair.server.migrate();
+    }
+    let mut pair = Options::new(TLS13_AES_128_GCM_SHA256).connect();
+    pair.server.migrate();
+    now(pair.server.stream().shutdown()).unwrap().unwrap();
+    pair.server.stream().refresh_traffic_keys().unwrap_err();
+}
+
+#[test]
 fn keys_that_have_changed_a_thousand_times_are_found() {
     let (mut server, mut client) = Forger::connect(&Options::new(TLS13_AES_128_GCM_SHA256));
     for _ in 0..1_000 {

@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
+#[path = "../common/mod.rs"]
+#[allow(dead_code, reason = "what other tests need")]
+mod common;
+use common::{forger, pair, provider};
+
 mod cuts;
-mod forger;
 mod keys;
 mod mischief;
 mod negotiated;
-mod pair;
-mod provider;
 mod refused;
 mod streams;
 mod suites;

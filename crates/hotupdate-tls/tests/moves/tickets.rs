@@ -21,6 +21,7 @@ fn process(config: &ServerConfig, tickets: &Arc<Tickets>) -> Acceptor {
 
 fn visit(acceptor: &Acceptor, client: &Arc<ClientConfig>) -> HandshakeKind {
     let mut pair = Pair::accepted_by_configs(acceptor, client.clone());
+    assert_eq!(pair.server.stream().handshake_kind(), pair.client.handshake_kind());
     pair.talk();
     pair.server.migrate();
     pair.talk();

@@ -43,7 +43,9 @@ impl Changes {
 
 impl Drop for Changes {
     fn drop(&mut self) {
-        // The waker keeps the memory of the task.
-        self.record.unregister();
+        // It keeps the memory of the task. Another task may serve the connection by now.
+        if let Some(waker) = &self.registered {
+            self.record.unregister(waker);
+        }
     }
 }

@@ -747,7 +747,7 @@ mod tests {
     async fn what_has_no_task_is_not_waited_for() {
         let (fixture, tasks) = paced(2);
         tasks[0].sleeps();
-        tasks[0].record().unregister();
+        tasks[0].record().unregister(&Waker::from(tasks[0].woken.clone()));
         fixture.drain();
         call(&fixture);
         assert_eq!((woken(&tasks), step(&fixture, 0)), (0, Step::Wait(None)));
@@ -795,8 +795,7 @@ mod tests {
         fixture.accept_kind("echo", None);
         assert!(poll_once(slot.acquire("echo")).is_ready());
         let refuses = async {
-            let request = fixture.migrations.recv().await.unwrap();
-            let _ = request.reply.send(Err(Box::new(request.connection)));
+            fixture.migrations.recv().await.unwrap().give_back();
         };
         let (migrated, ()) = tokio::join!(connection.migrate("echo", &1), refuses);
         let connection = migrated.unwrap_err().connection;
@@ -818,7 +817,7 @@ mod tests {
         let migrated = async {
             let request = fixture.migrations.recv().await.unwrap();
             fixture.connections.resume_migration();
-            let _ = request.reply.send(Err(Box::new(request.connection)));
+            request.give_back();
         };
         let (migrated, ()) = tokio::join!(connection.migrate("echo", &1), migrated);
         assert!(migrated.unwrap_err().connection.can_migrate("echo"));

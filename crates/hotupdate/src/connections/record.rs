@@ -205,9 +205,9 @@ impl Record {
         }
     }
 
-    /// The task has ended, or serves the connection no more.
-    pub(super) fn unregister(&self) {
-        drop(self.owner().take());
+    /// This task has ended, or serves the connection no more.
+    pub(super) fn unregister(&self, waker: &Waker) {
+        self.owner().take_if(|owner| owner.will_wake(waker));
     }
 
     /// The task that was registered last.

@@ -96,7 +96,7 @@ impl Driver {
             return;
         }
         if self.machine.incumbent().is_none() {
-            return requests.into_iter().for_each(give_back);
+            return requests.into_iter().for_each(MigrationRequest::give_back);
         }
         let leaving =
             |request: &MigrationRequest| Leaving { id: request.connection.id(), bytes: request.state.len() };
@@ -112,14 +112,11 @@ impl Driver {
             OutboundEffect::Send(message) => self.links.send(&message, Vec::new()),
             OutboundEffect::Prepare { batch, ids } => self.prepare(batch, &ids),
             OutboundEffect::Migrated(ids) => {
-                for MigrationRequest { connection, reply, .. } in self.migrations.take(ids) {
-                    connection.set_migrated();
-                    // Our copy is closed; the kernel's socket lives on in the other process.
-                    drop(connection);
-                    let _ = reply.send(Ok(()));
-                }
+                self.migrations.take(ids).for_each(MigrationRequest::migrated);
             }
-            OutboundEffect::Return(ids) => self.migrations.take(ids).for_each(give_back),
+            OutboundEffect::Return(ids) => {
+                self.migrations.take(ids).for_each(MigrationRequest::give_back);
+            }
             OutboundEffect::Accepted(kinds) => {
                 if std::mem::take(&mut self.migrations.stalled) {
                     tracing::info!("connections do not wait for the serving process any more");
@@ -260,12 +257,6 @@ impl Migrations {
     fn release(&mut self, from: Generation, batch: u32) -> Vec<Arrival> {
         self.held.remove(&(from, batch)).unwrap_or_default()
     }
-}
-
-fn give_back(request: MigrationRequest) {
-    let MigrationRequest { connection, reply, .. } = request;
-    // If its owner has ended, it is closed.
-    let _ = reply.send(Err(Box::new(connection)));
 }
 
 /// What the other process has to know. The state goes with it.

@@ -27,7 +27,7 @@ use crate::control::{Control, Ownership, Reserve};
 use crate::error::{Doing, Error, Result};
 use crate::lifecycle::Served;
 use crate::link::channel::Receiver;
-use crate::process::output::Output;
+use crate::process::output::{self, Output};
 use crate::process::signal::Signals;
 use crate::settings::Settings;
 
@@ -107,6 +107,7 @@ impl Driver {
         };
         let supervisor = Supervisor::find(&settings, signals, told);
         let attempt = std::env::var(hotupdate_proto::environment::ATTEMPT).ok();
+        output::leave_what_is_gone();
         Self {
             identity: Identity { local, generation, attempt, since: Instant::now() },
             machine: Machine::new(role),

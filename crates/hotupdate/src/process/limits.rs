@@ -58,8 +58,8 @@ pub(crate) fn make_room(connections: u64) {
 /// Makes the descriptor table large enough for a descriptor of this number, and takes a while.
 ///
 /// Otherwise it doubles while descriptors are opened, and at each step every thread that needs the new room
-/// sleeps until the kernel has seen all processors (`expand_fdtable` in `fs/file.c`): some ten milliseconds in
-/// which nothing is accepted.
+/// sleeps until the kernel has seen all processors (`expand_fdtable` in `fs/file.c`): some ten milliseconds
+/// in which nothing is accepted.
 fn enlarge(number: u64) {
     let number = number.min(most().unwrap_or(u64::MAX).saturating_sub(1));
     // It is closed at once, and the table stays as large as it is.

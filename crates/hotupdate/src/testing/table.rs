@@ -72,9 +72,8 @@ impl Table {
     pub fn serve_again(&mut self) {
         self.connections.set_phase(Phase::Serving);
         self.connections.end_migration();
-        while let Ok(MigrationRequest { connection, reply, .. }) = self.migrations.try_recv() {
-            // Nothing waits for it if its task has ended.
-            let _ = reply.send(Err(Box::new(connection)));
+        while let Ok(request) = self.migrations.try_recv() {
+            request.give_back();
         }
     }
 
@@ -94,10 +93,7 @@ impl Table {
             let fd = migration.connection.socket().as_fd().try_clone_to_owned()?;
             let mut item = over_the_wire(describe(&mut migration))?;
             check(&item, &fd).map_err(io::Error::other)?;
-            let MigrationRequest { connection, reply, .. } = migration;
-            connection.set_migrated();
-            drop(connection);
-            let _ = reply.send(Ok(()));
+            migration.migrated();
             let state = std::mem::take(&mut item.state);
             let socket = Socket::register(fd, &item.local)?;
             arrived.push((next.connections.adopt([(item, socket)]).remove(0), state));

@@ -31,6 +31,8 @@ pub(super) struct Client {
     pub(super) phase: Phase,
     /// The answer of an idle client that has asked, until it is known whether its connection lives on.
     pub(super) kept: Option<Sample>,
+    /// That answered last; 0: none has.
+    pub(super) version: u32,
     unread: Vec<u8>,
 }
 
@@ -70,6 +72,7 @@ impl Client {
             kind,
             phase: Phase::Connecting(intended),
             kept: None,
+            version: 0,
             unread: Vec::new(),
         })
     }

@@ -313,7 +313,7 @@ impl<'a> State<'a> {
 
     fn failed_to_open(&mut self, kind: Kind, intended: Option<u64>) {
         if let Some(at) = intended {
-            self.sample(kind, Outcome::Refused, at, 0);
+            self.failed(kind, Outcome::Refused, at);
         }
         if self.stop_at.is_none() && matches!(kind, Kind::Closed | Kind::Paced) {
             self.due.push(Reverse((now() + AGAIN, Due::Connect(kind))));
@@ -348,7 +348,7 @@ impl<'a> State<'a> {
         let kind = client.kind;
         if client.send(at, &self.request).is_err() {
             // No byte of it was taken: its client knows that the connection was closed before.
-            self.sample(kind, Outcome::ClosedBefore, at, 0);
+            self.failed(kind, Outcome::ClosedBefore, at);
             self.remove(index);
             if matches!(kind, Kind::Closed | Kind::Paced) {
                 self.connect(kind, Some(at));
@@ -372,7 +372,9 @@ impl<'a> State<'a> {
             (true, false) => Outcome::Answered,
         };
         let now = now();
-        let sample = Sample { kind, outcome, at, took: now.saturating_sub(at), version };
+        let before = std::mem::replace(&mut client.version, version);
+        let has_moved = before != 0 && before != version;
+        let sample = Sample { kind, outcome, at, took: now.saturating_sub(at), version, has_moved };
         let asked_last = kind == Kind::Idle && self.has_asked;
         if asked_last && outcome == Outcome::Answered {
             client.kept = Some(sample);
@@ -403,8 +405,8 @@ impl<'a> State<'a> {
         let Some(client) = &self.clients[index].1 else { return };
         let kind = client.kind;
         match phase {
-            Phase::Waiting(at) => self.sample(kind, Outcome::Lost, at, 0),
-            _ => self.sample(kind, Outcome::ClosedBefore, now(), 0),
+            Phase::Waiting(at) => self.failed(kind, Outcome::Lost, at),
+            _ => self.failed(kind, Outcome::ClosedBefore, now()),
         }
         self.remove(index);
         if self.stop_at.is_none() && matches!(kind, Kind::Closed | Kind::Paced) {
@@ -432,11 +434,12 @@ impl<'a> State<'a> {
     /// What has no answer by now gets none.
     fn give_up(&mut self) {
         let waiting: Vec<_> = self.waiting().collect();
-        waiting.into_iter().for_each(|(kind, outcome, at)| self.sample(kind, outcome, at, 0));
+        waiting.into_iter().for_each(|(kind, outcome, at)| self.failed(kind, outcome, at));
     }
 
-    fn sample(&mut self, kind: Kind, outcome: Outcome, at: u64, version: u32) {
+    /// Something else than an answer.
+    fn failed(&mut self, kind: Kind, outcome: Outcome, at: u64) {
         let took = now().saturating_sub(at);
-        self.samples.push(Sample { kind, outcome, at, took, version });
+        self.samples.push(Sample { kind, outcome, at, took, version: 0, has_moved: false });
     }
 }

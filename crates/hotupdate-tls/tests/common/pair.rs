@@ -13,7 +13,7 @@ use rustls::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
-use crate::provider::{Provider, provider};
+use super::provider::{Provider, provider};
 
 /// What a pair is to agree on.
 #[derive(Clone)]
@@ -45,10 +45,14 @@ impl Options {
     }
 
     pub(crate) fn configs(&self) -> (ServerConfig, ClientConfig) {
+        self.configs_of(&Identity::new(self.rsa))
+    }
+
+    pub(crate) fn configs_of(&self, identity: &Identity) -> (ServerConfig, ClientConfig) {
         let mut crypto = provider(self.provider);
         crypto.cipher_suites.retain(|suite| suite.suite() == self.suite);
         let crypto = Arc::new(crypto);
-        let (certificate, key) = certificate(self.rsa);
+        let Identity { certificate, key, pem: _ } = identity;
         let mut roots = RootCertStore::empty();
         roots.add(certificate.clone()).unwrap();
         let roots = Arc::new(roots);
@@ -69,7 +73,7 @@ impl Options {
             .unwrap()
             .with_root_certificates(roots);
         let mut client = if self.client_certificate {
-            client.with_client_auth_cert(vec![certificate], key).unwrap()
+            client.with_client_auth_cert(vec![certificate.clone()], key.clone_key()).unwrap()
         } else {
             client.with_no_client_auth()
         };
@@ -87,15 +91,25 @@ impl Options {
     }
 }
 
-fn certificate(rsa: bool) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-    let key = if rsa {
-        rcgen::KeyPair::from_pem(include_str!("../data/rsa.pem")).unwrap()
-    } else {
-        rcgen::KeyPair::generate().unwrap()
-    };
-    let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
-    let certificate = params.self_signed(&key).unwrap();
-    (certificate.der().clone(), PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+/// A certificate for `localhost` that certifies itself.
+pub(crate) struct Identity {
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+    pub(crate) pem: String,
+}
+
+impl Identity {
+    pub(crate) fn new(rsa: bool) -> Self {
+        let key = if rsa {
+            rcgen::KeyPair::from_pem(include_str!("../data/rsa.pem")).unwrap()
+        } else {
+            rcgen::KeyPair::generate().unwrap()
+        };
+        let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        Self { certificate: certificate.der().clone(), key, pem: certificate.pem() }
+    }
 }
 
 /// The server's end of a transport in memory.

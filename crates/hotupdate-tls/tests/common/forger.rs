@@ -9,7 +9,7 @@ use aws_lc_rs::{aead, hkdf};
 #[cfg(not(feature = "aws-lc-rs"))]
 use ring::{aead, hkdf};
 
-use crate::pair::{Options, Pair, Server};
+use super::pair::{Options, Pair, Server};
 
 pub(crate) const CHANGE_CIPHER_SPEC: u8 = 20;
 pub(crate) const ALERT: u8 = 21;
