@@ -18,12 +18,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use tokio::io::{AsyncRead, AsyncWrite};
-<<<<<<< HEAD
-use tokio::sync::{Notify, mpsc};
-=======
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
->>>>>>> main
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
 use crate::app::{App, BoxError};
@@ -92,13 +88,8 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
             Box::new(move |connection| drop(arrivals.send(Arrival { connection, state })))
         })
     });
-<<<<<<< HEAD
-    let spawn = move |Arrival { connection, state }, server: &Arc<Server>| {
-        tokio::spawn(converse(connection, state, app.clone(), server.clone()));
-=======
-    let spawn = move |arrival, settings: &Arc<Settings>| {
-        spawn(&Handle::current(), arrival, app.clone(), settings.clone());
->>>>>>> main
+    let spawn = move |arrival, server: &Arc<Server>| {
+        spawn(&Handle::current(), arrival, app.clone(), server.clone());
     };
     Serve {
         listener,
@@ -240,18 +231,14 @@ impl Serve {
                     Some(connection) => spawn(Arrival::new(connection), &server),
                     None => accepts = false,
                 },
-<<<<<<< HEAD
-                Some(arrival) = arrived.recv() => spawn(arrival, &server),
-                never = &mut rest => match never {},
-=======
                 Some(arrival) = arrived.recv() => {
-                    spawn(arrival, &settings);
+                    spawn(arrival, &server);
                     // They come in batches.
                     while let Ok(next) = arrived.try_recv() {
-                        spawn(next, &settings);
+                        spawn(next, &server);
                     }
                 }
->>>>>>> main
+                never = &mut rest => match never {},
                 () = &mut drained => return Ok(()),
             }
         }
@@ -341,26 +328,19 @@ async fn converse<S: App>(connection: Connection, state: Http1State, app: S, ser
     let service = ConnectionContext::new(&activity, true, settings.connect_info).service(app.clone());
     let mut io = Io::new(connection, activity.clone());
     io.give_back(state.unread);
-<<<<<<< HEAD
-    let mut known = state.protocol;
-    while let Some((migrates, protocol)) =
-        exchange(io, known, service.clone(), &activity, &mut watch, &server).await
-=======
-    if let Some((io, protocol)) =
-        exchange(io, state.protocol, service, &activity, &mut watch, &settings).await
->>>>>>> main
+    if let Some((io, protocol)) = exchange(io, state.protocol, service, &activity, &mut watch, &server).await
     {
         let runtime = Handle::current();
         migration::migrate(io, protocol, move |connection, state| {
-            spawn(&runtime, Arrival { connection, state }, app, settings);
+            spawn(&runtime, Arrival { connection, state }, app, server);
         });
     }
 }
 
 /// Serves a connection in a task of its own.
-fn spawn<S: App>(runtime: &Handle, arrival: Arrival, app: S, settings: Arc<Settings>) {
+fn spawn<S: App>(runtime: &Handle, arrival: Arrival, app: S, server: Arc<Server>) {
     let Arrival { connection, state } = arrival;
-    runtime.spawn(converse(connection, state, app, settings));
+    runtime.spawn(converse(connection, state, app, server));
 }
 
 /// Speaks HTTP until the connection has ended. Returns it, and what it speaks if that is known, if it shall
