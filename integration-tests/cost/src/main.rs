@@ -15,6 +15,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
@@ -27,6 +28,9 @@ use server::Addresses;
 
 /// How much more than it was a request may cost before that is a failure.
 const TOLERANCE: f64 = 0.03;
+
+/// When connections are idle beyond doubt.
+const LATER: Duration = Duration::from_secs(4);
 
 /// Before what is counted, so that caches and pools are as they stay.
 const WARM_UP: u32 = 50;
@@ -239,7 +243,7 @@ fn recorded(file: &str, name: &str) -> anyhow::Result<Option<f64>> {
 }
 
 fn memory(connections: usize) -> anyhow::Result<ExitCode> {
-    println!("{:<16} {:>12} {:>16}", "idle connections", "resident", "each");
+    println!("{:<16} {:>12} {:>16} {:>16}", "idle connections", "resident", "each", "and later");
     for ours in [false, true] {
         let folder = tempfile::tempdir()?;
         let (server, Addresses { axum, hotupdate }) = Server::start(Command::new("env"), folder.path())?;
@@ -256,7 +260,7 @@ fn memory(connections: usize) -> anyhow::Result<ExitCode> {
             clients.push(client);
         }
         let idle = server.resident()?;
-        std::thread::sleep(std::time::Duration::from_secs(4));
+        std::thread::sleep(LATER);
         let later = server.resident()?;
         let each = |now: u64| now.saturating_sub(before) * 1024 / connections as u64;
         println!("{name:<16} {:>9} kB {:>14} B {:>14} B", later, each(idle), each(later));
