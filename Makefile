@@ -32,19 +32,20 @@ BENCH = integration-tests/benches
 RESULTS ?= $(TARGET)/bench
 BENCH_ALL = $(TARGET)/release/bench all --out $(RESULTS)
 
-.PHONY: bench bench-quick bench-results bench-peers
-bench: build bench-peers ## this project and its peers, everything, ROUNDS=3 times, into RESULTS=target/bench: a quarter of an hour
+.PHONY: bench bench-quick bench-results bench-build
+bench: bench-build ## this project and its peers, everything, ROUNDS=3 times, into RESULTS=target/bench: a quarter of an hour
 	$(BENCH_ALL) --rounds $(ROUNDS)
 
-bench-quick: build bench-peers ## the same, once and less of each, in less than five minutes
+bench-quick: bench-build ## the same, once and less of each, in less than five minutes
 	$(BENCH_ALL) --quick
 
 bench-results: ## the same as bench, into the repository, and its table into the README
 	$(MAKE) bench RESULTS=$(BENCH)/results
 	$(TARGET)/release/bench report $(BENCH)/results README.md
 
-# A peer that cannot be built is not measured, and the table says so.
-bench-peers:
+# A peer that cannot be built is not measured, and the results say so.
+bench-build:
+	$(CARGO) build --release -p benches
 	-$(CARGO) build --release --locked --workspace --keep-going --manifest-path $(BENCH)/peers/Cargo.toml --target-dir $(TARGET)/peers
 
 HANDOFFS ?= 1000
@@ -95,7 +96,7 @@ crash: ## a fault at each system call of a handoff, one run for each: minutes, a
 	$(CARGO) build --workspace
 	$(CARGO) run --bin crash -- all
 
-PUBLISHED = hotupdate-proto hotupdate hotupdate-tls hotupdate-axum hotctl
+PUBLISHED = hotupdate-proto hotupdate-h2 hotupdate hotupdate-tls hotupdate-axum hotctl
 
 # The files are in .cargo/mutants.toml. Each is tested by its own crate alone: what only whole processes would notice
 # is a test that is missing. Only the programs that test a file are built, for there are hundreds of mutants. Each part

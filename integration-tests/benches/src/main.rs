@@ -46,7 +46,7 @@ use crate::results::keep;
 use crate::steady::Steady;
 use crate::upgrades::{Upgrades, Work};
 
-/// Measures upgrades of network services under load.
+/// Measures what hot updates cost: beside peers, and beside what the kernel alone takes.
 #[derive(Parser)]
 struct Cli {
     /// Keep what is found in this folder: NAME.md, NAME.json, and NAME.svg where there is an image.

@@ -347,13 +347,17 @@ impl Table {
     pub(super) fn remove(&self, id: u64) {
         let mut rows = self.rows();
         rows.remove(&id);
-        if *self.phase.borrow() != Phase::Serving {
+        let is_serving = *self.phase.borrow() == Phase::Serving;
+        if !is_serving {
             let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
             if closed.len() < MAX_CLOSED {
                 closed.push(id);
             }
         }
         if rows.is_empty() {
+            if !is_serving {
+                rows.shrink_to_fit();
+            }
             self.empty.notify_waiters();
         }
     }
