@@ -43,7 +43,7 @@ Exit codes:
     0  done
     1  refused, failed or rolled back: the old version still serves
     2  usage error
-    3  no service listens on the control socket
+    3  no service listens on the control socket, or it is stopping
     4  timed out
   130  interrupted
 

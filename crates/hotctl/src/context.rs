@@ -223,7 +223,7 @@ impl<'a> Context<'a> {
         let reachable = !matches!(error, CallError::Unreachable { .. });
         let failure = Failure::from(error);
         match reachable.then(|| self.try_status()).flatten() {
-            Some(status) => failure.still(&status.serving.process),
+            Some(status) => failure.seen(&status),
             None => failure,
         }
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use integration_tests::client::who_answers;
 use integration_tests::process::{binary, eventually, spawn_hotctl};
-use integration_tests::{Handover, SOON, Sandbox, Service, Serving, Status, Way};
+use integration_tests::{Handover, SOON, Sandbox, Service, Serving, Status, Way, hotctl};
 use rustix::process::Signal;
 
 fn incumbent(sandbox: &Sandbox) -> (Service<'_>, Serving) {
@@ -84,6 +84,25 @@ fn why_an_attempt_was_aborted_is_told_afterwards() {
         assert_eq!(told, said, "{way}");
     }
     assert_eq!(who_answers(serving.http).expect("it serves on"), serving.pid);
+}
+
+/// Two operators at once: one deploys, the other stops the service.
+#[test]
+fn an_attempt_in_a_service_that_another_operator_stops() {
+    let sandbox = Sandbox::new();
+    let (service, _) = incumbent(&sandbox);
+    let command = command(&sandbox, &["--warm-up", "600"]);
+    let arguments: Vec<_> = ["handoff", "--"].into_iter().chain(command.iter().map(String::as_str)).collect();
+    let handoff = spawn_hotctl(&sandbox, &arguments);
+    eventually("the successor warms up", SOON, || Status::ask(&sandbox.control()).ok()?.successor);
+    let _stops = hotctl(&sandbox, &["stop", "--wait"]).expect_success();
+    let outcome = handoff.wait();
+    // It may be gone before hotctl hears of it.
+    let line = outcome.error_line();
+    assert!(!line.contains("still serving"), "{line}");
+    assert!(matches!(outcome.code(), 3 | 4), "{line}");
+    assert!(!service.is_alive(), "it has stopped");
+    eventually("no process is left", SOON, || sandbox.processes().is_empty().then_some(()));
 }
 
 /// A shell that captures the output, a connection of ssh, ansible: they wait for the end of a pipe.

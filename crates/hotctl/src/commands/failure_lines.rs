@@ -56,7 +56,7 @@ impl Attempt<'_> {
 
     /// The service gave the attempt up. Its reason is printed, unless that is only that the process has
     /// exited.
-    pub(super) fn failed(&mut self, failure: &LastFailure) -> Failure {
+    pub(super) fn failed(&mut self, failure: &LastFailure, status: &Status) -> Failure {
         let LastFailure { successor, reason, .. } = failure;
         let line = match self.last_words() {
             Some(ended) if !ended.success() => self.exit_line(ended, telling(reason)),
@@ -66,7 +66,7 @@ impl Attempt<'_> {
                 format!("successor {successor} failed: {reason}; {} was sent SIGTERM", self.successor.pid())
             }
         };
-        self.still(Failure::refused(line))
+        Failure::refused(line).seen(status)
     }
 
     /// The service did not release the successor.
@@ -76,7 +76,7 @@ impl Attempt<'_> {
             _ => reason,
         };
         self.successor.terminate();
-        self.still(Failure::refused(line))
+        self.as_seen(Failure::refused(line), self.context.try_status().as_ref())
     }
 
     /// The operator does not want it any more. Once it is released, it is not undone.
@@ -92,7 +92,7 @@ impl Attempt<'_> {
             if self.successor.terminate() { format!("; {who} was sent SIGTERM") } else { String::new() };
         let failure = Failure::new(Exit::Interrupted, format!("interrupted, and the attempt with it{sent}"));
         match status {
-            Some(status) => failure.still(&status.serving.process),
+            Some(status) => failure.seen(&status),
             None => failure,
         }
     }
@@ -170,14 +170,9 @@ impl Attempt<'_> {
         status.as_ref().is_none_or(|status| self.name.under_way(status).is_none()).then_some(status)
     }
 
-    /// The service itself has just said that it serves.
-    fn still(&self, failure: Failure) -> Failure {
-        failure.still(&self.before.serving.process)
-    }
-
     fn as_seen(&self, failure: Failure, status: Option<&Status>) -> Failure {
         match status {
-            Some(status) => failure.still(&status.serving.process),
+            Some(status) => failure.seen(status),
             None => failure.silent(&self.before.serving.process),
         }
     }

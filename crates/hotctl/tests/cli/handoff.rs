@@ -251,6 +251,27 @@ fn an_exit_is_told_instead_of_the_end_of_file_that_the_service_saw() {
     assert_eq!(ran.stderr, format!("err\nhotctl: handoff: {line}\n"));
 }
 
+/// Another operator stops the service, or a supervisor does.
+#[test]
+fn a_service_that_stops_is_not_said_to_serve() {
+    let place = Place::new();
+    let running = place.start(&["handoff", "--", "sh", "-c", &place.server()]);
+    let (attempt, pid) = place.started();
+    place.fake.change(|status| join(status, pid, &attempt, ProcessState::Starting));
+    place.fake.change(|status| {
+        status.serving.state = ProcessState::Draining;
+        fail(status, "this process is stopping");
+    });
+    let ran = running.end().code(3);
+    let line = format!("successor {pid} (v1.3.0) failed: this process is stopping; {pid} was sent SIGTERM");
+    assert_eq!(ran.stderr, format!("err\nhotctl: handoff: {line}; 4100 (v1.2.9) is stopping\n"));
+    place.fake.on("Rollback", |_| {
+        Answer::Error("io.hotupdate.Busy", json!({ "reason": "busy: the service is stopping" }))
+    });
+    let line = "hotctl: rollback: busy: the service is stopping; 4100 (v1.2.9) is stopping";
+    place.hotctl(&["rollback"]).code(3).says(line);
+}
+
 #[test]
 fn a_process_that_does_not_answer_is_not_said_to_serve() {
     let place = Place::new();
