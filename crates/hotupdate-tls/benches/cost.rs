@@ -1,4 +1,4 @@
-//! What a connection costs in the record layer, beside rustls; and what a migration costs.
+//! What a connection costs in the record layer and in rustls, beside tokio-rustls; and what a migration costs.
 //!
 //! `cargo bench -p hotupdate-tls` prints times. With the name of a case, as `read/records`, only that is done, for
 //! `perf stat -e instructions:u`; with `setup` behind it nothing but what comes before it, to be subtracted.
@@ -98,17 +98,31 @@ fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
     (Arc::new(server), Arc::new(client.with_root_certificates(roots).with_no_client_auth()))
 }
 
-struct Pair {
+/// What tokio-rustls yields, and what this crate does.
+type Theirs = tokio_rustls::server::TlsStream<Wire>;
+type Ours = TlsStream<Wire>;
+
+struct Pair<S> {
     client: ClientConnection,
     wire: Wire,
-    server: TlsStream<Wire>,
+    server: S,
 }
 
-impl Pair {
+impl Pair<Ours> {
     fn new(acceptor: &Acceptor, client: Arc<ClientConfig>) -> Self {
+        let acceptor = acceptor.clone();
+        Self::accepted(client, |wire| Box::pin(async move { acceptor.accept(wire).await }))
+    }
+}
+
+impl<S> Pair<S> {
+    fn accepted(
+        client: Arc<ClientConfig>,
+        accept: impl FnOnce(Wire) -> Pin<Box<dyn Future<Output = io::Result<S>>>>,
+    ) -> Self {
         let mut client = ClientConnection::new(client, ServerName::try_from("localhost").unwrap()).unwrap();
         let wire = Wire::default();
-        let mut accept = Box::pin(acceptor.accept(wire.clone()));
+        let mut accept = accept(wire.clone());
         let server = loop {
             while client.wants_write() {
                 client.write_tls(&mut wire.0.borrow_mut().to_server).unwrap();
@@ -137,49 +151,71 @@ impl Pair {
     }
 }
 
-fn migrate(server: TlsStream<Wire>) -> (TlsStream<Wire>, usize) {
+fn migrate(server: Ours) -> (Ours, usize) {
     let (io, state) = server.into_state().unwrap();
     let bytes = state.to_bytes();
     drop(state);
     (TlsStream::from_state(io, State::from_bytes(&bytes).unwrap()).unwrap(), bytes.len())
 }
 
-fn read_all(server: &mut TlsStream<Wire>, buffer: &mut [u8], mut left: usize) {
+fn read_all(server: &mut (impl AsyncRead + Unpin), buffer: &mut [u8], mut left: usize) {
     while left > 0 {
         left -= now(server.read(buffer)).unwrap().unwrap();
     }
 }
 
-fn measure(case: &str, acceptor: &Acceptor, client: &Arc<ClientConfig>, only_setup: bool) -> Duration {
-    let (what, engine) = case.split_once('/').unwrap();
-    let mut pair = Pair::new(acceptor, client.clone());
-    let text = vec![7; RECORD];
-    match what {
-        "read" => (0..RECORDS).for_each(|_| pair.client_says(&text)),
-        "exchange" => (0..EXCHANGES).for_each(|_| pair.client_says(&text[..WORD])),
-        _ => {}
+struct Measurement {
+    server: Arc<ServerConfig>,
+    acceptor: Acceptor,
+    client: Arc<ClientConfig>,
+    only_setup: bool,
+}
+
+impl Measurement {
+    fn take(&self, case: &str) -> Duration {
+        let (what, engine) = case.split_once('/').unwrap();
+        if engine == "tokio-rustls" {
+            let accept = tokio_rustls::TlsAcceptor::from(self.server.clone());
+            let pair: Pair<Theirs> = Pair::accepted(self.client.clone(), |wire| {
+                Box::pin(async move { accept.accept(wire).await })
+            });
+            return self.run(what, pair, |server| server);
+        }
+        let pair = Pair::new(&self.acceptor, self.client.clone());
+        self.run(what, pair, |server| if engine == "records" { migrate(server).0 } else { server })
     }
-    let Pair { mut server, .. } = pair;
-    if engine == "records" {
-        server = migrate(server).0;
+
+    fn run<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        what: &str,
+        mut pair: Pair<S>,
+        prepare: impl FnOnce(S) -> S,
+    ) -> Duration {
+        let text = vec![7; RECORD];
+        match what {
+            "read" => (0..RECORDS).for_each(|_| pair.client_says(&text)),
+            "exchange" => (0..EXCHANGES).for_each(|_| pair.client_says(&text[..WORD])),
+            _ => {}
+        }
+        let mut server = prepare(pair.server);
+        let mut buffer = vec![0; 64 * 1024];
+        let begin = Instant::now();
+        match what {
+            _ if self.only_setup => {}
+            "read" => read_all(&mut server, &mut buffer, RECORDS * RECORD),
+            "write" => (0..RECORDS).for_each(|_| {
+                now(server.write_all(&text)).unwrap().unwrap();
+                now(server.flush()).unwrap().unwrap();
+            }),
+            "exchange" => (0..EXCHANGES).for_each(|_| {
+                read_all(&mut server, &mut buffer[..WORD], WORD);
+                now(server.write_all(&text[..WORD])).unwrap().unwrap();
+                now(server.flush()).unwrap().unwrap();
+            }),
+            _ => panic!("there is no case {what}"),
+        }
+        begin.elapsed()
     }
-    let mut buffer = vec![0; 64 * 1024];
-    let begin = Instant::now();
-    match what {
-        _ if only_setup => {}
-        "read" => read_all(&mut server, &mut buffer, RECORDS * RECORD),
-        "write" => (0..RECORDS).for_each(|_| {
-            now(server.write_all(&text)).unwrap().unwrap();
-            now(server.flush()).unwrap().unwrap();
-        }),
-        "exchange" => (0..EXCHANGES).for_each(|_| {
-            read_all(&mut server, &mut buffer[..WORD], WORD);
-            now(server.write_all(&text[..WORD])).unwrap().unwrap();
-            now(server.flush()).unwrap().unwrap();
-        }),
-        _ => panic!("there is no case {case}"),
-    }
-    begin.elapsed()
 }
 
 /// The least of some.
@@ -191,8 +227,15 @@ fn main() {
     let (server, client) = configs();
     let acceptor = Acceptor::new(server.clone()).migratable(true);
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let only_setup = arguments.get(1).is_some_and(|word| word == "setup");
+    let measurement = Measurement {
+        server: server.clone(),
+        acceptor: acceptor.clone(),
+        client: client.clone(),
+        only_setup,
+    };
     if let Some(case) = arguments.first() {
-        measure(case, &acceptor, &client, arguments.get(1).is_some_and(|word| word == "setup"));
+        measurement.take(case);
         return;
     }
     for (what, unit, count) in [
@@ -200,9 +243,9 @@ fn main() {
         ("write", "record of 16 KiB", RECORDS),
         ("exchange", "exchange", EXCHANGES),
     ] {
-        for engine in ["rustls", "records"] {
-            let took = least(|| measure(&format!("{what}/{engine}"), &acceptor, &client, false));
-            println!("{what:8} {engine:8} {:9.3} us per {unit}", took.as_secs_f64() * 1e6 / count as f64);
+        for engine in ["tokio-rustls", "rustls", "records"] {
+            let took = least(|| measurement.take(&format!("{what}/{engine}")));
+            println!("{what:8} {engine:12} {:9.3} us per {unit}", took.as_secs_f64() * 1e6 / count as f64);
         }
     }
     migrations(&acceptor, &client);

@@ -33,6 +33,10 @@ pub(super) struct Before {
     patience: Patience,
     /// Plaintext that the application has given back.
     given_back: Vec<u8>,
+    /// How much plaintext rustls has ready.
+    ready: usize,
+    /// A record has come that may have been a KeyUpdate that asks for one.
+    may_owe_answer: bool,
     /// The transport has ended.
     ended: bool,
     /// One side has said close_notify.
@@ -51,6 +55,8 @@ impl Before {
             silent: Silent::default(),
             patience: Patience::default(),
             given_back: Vec::new(),
+            ready: 0,
+            may_owe_answer: false,
             ended: false,
             closing: false,
             failed: None,
@@ -72,16 +78,16 @@ impl Before {
         if !self.given_back.is_empty() {
             return Ok(Peek::Plaintext(&self.given_back));
         }
-        loop {
-            match self.connection.reader().fill_buf() {
-                Ok([]) => return Ok(Peek::Closed),
-                Ok(_) => break,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+        while self.ready == 0 {
+            if self.process_record()? {
+                continue;
             }
-            if !self.process_record()? {
-                return Ok(Peek::Wanting);
-            }
+            // It tells a clean end from a cut one.
+            return match self.connection.reader().into_first_chunk() {
+                Ok(_) => Ok(Peek::Closed),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Peek::Wanting),
+                Err(error) => Err(error),
+            };
         }
         self.connection.reader().into_first_chunk().map(Peek::Plaintext)
     }
@@ -89,6 +95,7 @@ impl Before {
     pub(super) fn consume(&mut self, count: usize) {
         if self.given_back.is_empty() {
             self.connection.reader().consume(count);
+            self.ready -= count;
         } else {
             self.given_back.drain(..count);
         }
@@ -117,10 +124,14 @@ impl Before {
         if !handshaking && answered {
             self.patience.renegotiations = 1;
         }
-        if handshaking || answered || state.plaintext_bytes_to_read() > 0 {
+        self.ready = state.plaintext_bytes_to_read();
+        if handshaking || answered || self.ready > 0 {
             self.silent.forget();
-        } else if self.log.is_some() {
-            self.silent.keep(&self.input.ciphertext()[..length]);
+        } else {
+            self.may_owe_answer = true;
+            if self.log.is_some() {
+                self.silent.keep(&self.input.ciphertext()[..length]);
+            }
         }
         self.input.take(length);
         Ok(true)
@@ -145,7 +156,7 @@ impl Before {
 
     /// A KeyUpdate that answers the client's waits in rustls for the next write, even if that is an empty one.
     pub(super) fn answer(&mut self) {
-        if !self.connection.is_handshaking() {
+        if std::mem::take(&mut self.may_owe_answer) {
             // It fails if the connection has failed, and then nothing is to be answered.
             let _ = self.connection.writer().write(&[]);
         }
@@ -196,6 +207,7 @@ impl Before {
             let count = plaintext.len();
             self.given_back.extend_from_slice(plaintext);
             reader.consume(count);
+            self.ready -= count;
         }
     }
 

@@ -12,6 +12,7 @@ use serde::Serialize;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::activity::ConnectionActivity;
 use super::drain::Drain;
@@ -29,6 +30,8 @@ pub(crate) struct MigrationRequest {
     pub(crate) connection: Connection,
     pub(crate) kind: ShortText,
     pub(crate) state: Vec<u8>,
+    /// From then on it is served by no process, until it has migrated or comes back.
+    pub(crate) since: Instant,
     /// The change of the table before which it was decided.
     seen: u64,
     /// Goes on with the connection if it stays. Dropped when it has migrated.
@@ -189,8 +192,8 @@ impl Connection {
             let why = format!("no other process accepts connections of kind {kind:?}");
             return stays(self.stays(seen, why));
         }
-        let (kind, stays) = (kind.into(), Box::new(stays));
-        match table.migrations.send(MigrationRequest { connection: self, kind, state, seen, stays }) {
+        let (kind, stays, since) = (kind.into(), Box::new(stays), Instant::now());
+        match table.migrations.send(MigrationRequest { connection: self, kind, state, since, seen, stays }) {
             Ok(()) => table.queue.asked(&record),
             Err(unsent) => {
                 let MigrationRequest { connection, seen, stays, .. } = unsent.0;
@@ -283,7 +286,6 @@ mod tests {
 
     use hotupdate_proto::Totals;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::time::Instant;
 
     use super::super::fixture::{Fixture, poll_once};
     use super::*;

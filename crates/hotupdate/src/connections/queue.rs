@@ -31,6 +31,10 @@ const WINDOW: usize = 2 * LARGE_PORTION;
 /// Clients are being served if one of them has sent something in this time.
 const BUSY_FOR: Duration = Duration::from_millis(20);
 
+/// How long clients come first. On a machine without a moment to spare each portion takes long, and all
+/// connections have to be gone before the drain ends.
+const GENTLE_FOR: Duration = Duration::from_secs(2);
+
 /// How long the connections of a portion may take to say what they do, which is a matter of microseconds. One
 /// whose task is busy with something else joins a later portion.
 const ANSWER: Duration = Duration::from_millis(2);
@@ -169,6 +173,8 @@ struct Inner {
     untold: Vec<u64>,
     /// Those of them whose clients have sent something just now, which are told when the others have been.
     untold_active: Vec<u64>,
+    /// When the last change came.
+    since: Instant,
     /// How many slots of this portion are left.
     free: usize,
     /// How many connections were called, or have a slot, and have not said what they do.
@@ -212,7 +218,7 @@ impl Connections {
         let queue = &self.table.queue;
         loop {
             let changed = queue.changed.notified();
-            match queue.step(Instant::now(), on_their_way, self.table.is_busy(BUSY_FOR)) {
+            match queue.step(Instant::now(), on_their_way, self.table.is_gentle()) {
                 Step::Collect => return,
                 Step::Call => self.table.call(),
                 Step::Wait(None) => changed.await,
@@ -242,8 +248,13 @@ impl Table {
         }
     }
 
+    /// Whether clients are served who come before connections that migrate.
+    fn is_gentle(&self) -> bool {
+        self.is_busy(BUSY_FOR) && self.queue.lock().since.elapsed() < GENTLE_FOR
+    }
+
     fn call(&self) {
-        let size = if self.is_busy(BUSY_FOR) { PORTION } else { LARGE_PORTION };
+        let size = if self.is_gentle() { PORTION } else { LARGE_PORTION };
         self.queue.call(self, Instant::now(), size).into_iter().for_each(Waker::wake);
     }
 }
@@ -258,6 +269,7 @@ impl Queue {
             active: BTreeMap::new(),
             untold: Vec::new(),
             untold_active: Vec::new(),
+            since: now,
             free: usize::MAX,
             expected: 0,
             asked: 0,
@@ -350,13 +362,14 @@ impl Queue {
     fn begin(&self, ids: Vec<u64>) -> bool {
         let mut inner = self.lock();
         let is_paced = inner.is_paced;
+        inner.since = Instant::now();
         inner.untold = ids;
         inner.untold_active.clear();
         self.look(inner);
         is_paced
     }
 
-    fn step(&self, now: Instant, on_their_way: usize, is_busy: bool) -> Step {
+    fn step(&self, now: Instant, on_their_way: usize, is_gentle: bool) -> Step {
         let mut inner = self.lock();
         let Inner { expected, asked, portion, .. } = &mut *inner;
         if let Portion::Called(at) = *portion {
@@ -374,9 +387,9 @@ impl Queue {
         }
         match inner.portion {
             _ if !inner.has_more() => Step::Wait(None),
-            Portion::Over { next } if is_busy && now < next => Step::Wait(Some(next)),
+            Portion::Over { next } if is_gentle && now < next => Step::Wait(Some(next)),
             Portion::Over { .. } => Step::Call,
-            Portion::Called(_) if !is_busy && on_their_way + LARGE_PORTION <= WINDOW => Step::Call,
+            Portion::Called(_) if !is_gentle && on_their_way + LARGE_PORTION <= WINDOW => Step::Call,
             Portion::Called(_) => Step::Wait(None),
         }
     }
@@ -530,7 +543,7 @@ mod tests {
 
     fn step(fixture: &Fixture, on_their_way: usize) -> Step {
         let table = &fixture.connections.table;
-        table.queue.step(Instant::now(), on_their_way, table.is_busy(BUSY_FOR))
+        table.queue.step(Instant::now(), on_their_way, table.is_gentle())
     }
 
     /// The driver calls the next portion.
@@ -605,6 +618,21 @@ mod tests {
         call(&fixture);
         assert_eq!((woken(&tasks), tasks.len()), (PORTION, PORTION));
         drop(speaks);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_come_first_for_a_while_only() {
+        let (fixture, tasks) = paced(2 * LARGE_PORTION);
+        tasks.iter().for_each(Task::sleeps);
+        silence().await;
+        fixture.drain();
+        tokio::time::advance(GENTLE_FOR - MILLISECOND).await;
+        let _speaks = Task::new(&fixture);
+        call(&fixture);
+        assert_eq!(woken(&tasks), PORTION);
+        tokio::time::advance(ANSWER).await;
+        call(&fixture);
+        assert_eq!(woken(&tasks), PORTION + LARGE_PORTION, "and no gap");
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ use hotupdate_proto::{ConnectionKind, Fault, Generation, Message, MigrationItem}
 use rustix::net::{SocketType, sockopt};
 use socket2::SockRef;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Driver;
 use crate::connections::{MigrationRequest, Socket};
@@ -112,7 +113,12 @@ impl Driver {
             OutboundEffect::Send(message) => self.links.send(&message, Vec::new()),
             OutboundEffect::Prepare { batch, ids } => self.prepare(batch, &ids),
             OutboundEffect::Migrated(ids) => {
-                self.migrations.take(ids).for_each(MigrationRequest::migrated);
+                let (connections, mut since) = (ids.len(), Instant::now());
+                for request in self.migrations.take(ids) {
+                    since = since.min(request.since);
+                    request.migrated();
+                }
+                tracing::debug!(connections, unserved = ?since.elapsed(), "connections have migrated");
             }
             OutboundEffect::Return(ids) => {
                 self.migrations.take(ids).for_each(MigrationRequest::give_back);
