@@ -150,7 +150,7 @@ impl Client {
             return Err(refusal(&name, &reply.parameters));
         }
         let value = serde_json::from_value(Value::Object(reply.parameters))
-            .map_err(|error| self.garbled(error.to_string()))?;
+            .map_err(|error| self.garbled(format!("{error}; or is hotctl older than the service?")))?;
         Ok(Some((value, reply.continues)))
     }
 

@@ -52,6 +52,8 @@ pub(crate) enum Event<T> {
     Migrates,
     /// The connection was idle for too long, and nothing is in flight.
     TimedOut,
+    /// The connection is idle, between two messages, and should hold nothing that only messages need.
+    Rests,
     /// The deadline of a drain has passed. It is counted already.
     Forced,
 }
@@ -104,6 +106,10 @@ impl Watch {
             }
             if *phase == Phase::Serving {
                 slot.release();
+                if monitor.activity.rests() && monitor.protocol.is_some() && monitor.is_between(snapshot, cx)
+                {
+                    return Poll::Ready(Event::Rests);
+                }
                 ready!(monitor.poll_head_timeout(cx));
             } else {
                 monitor.activity.wait();
@@ -123,7 +129,7 @@ impl Watch {
         match event {
             Event::Phase(now) => *phase = now,
             Event::Forced => monitor.activity.set_forced(),
-            Event::Ended(_) | Event::Migrates | Event::TimedOut => {}
+            Event::Ended(_) | Event::Migrates | Event::TimedOut | Event::Rests => {}
         }
         event
     }

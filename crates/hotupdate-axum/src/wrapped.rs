@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::app::App;
 use crate::io::Io;
-use crate::serve::exchange;
+use crate::serve::{Server, exchange};
 use crate::service::ConnectionContext;
 #[cfg(feature = "http2")]
 use crate::settings::Http2;
@@ -120,7 +120,8 @@ where
             let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, false);
             let service = ConnectionContext::new(&activity, false, settings.connect_info).service(app);
             let io = Io::new(io, activity.clone());
-            let left = exchange(io, None, service, &activity, &mut watch, &settings).await;
+            let server = Server::new(settings);
+            let left = exchange(io, None, service, &activity, &mut watch, &server).await;
             debug_assert!(left.is_none(), "it does not migrate");
         })
     }

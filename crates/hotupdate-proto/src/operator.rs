@@ -64,6 +64,9 @@ pub enum ProcessState {
     Drained,
     /// Not there any more.
     Gone,
+    /// What a later version of the service calls it, and this one has no word for.
+    #[serde(other)]
+    Unknown,
 }
 
 impl std::fmt::Display for ProcessState {
@@ -75,6 +78,7 @@ impl std::fmt::Display for ProcessState {
             Self::Draining => "draining",
             Self::Drained => "drained",
             Self::Gone => "gone",
+            Self::Unknown => "unknown",
         })
     }
 }

@@ -26,6 +26,8 @@ mod exchange;
 #[doc(hidden)]
 pub use exchange::{BodyDemand, PollSnapshot};
 
+mod rest;
+
 #[cfg(test)]
 mod fixture;
 

@@ -458,7 +458,7 @@ pub(crate) fn summary(rounds: &[Round]) -> String {
         "requests lost",
         "idle connections",
         "raw streams cut",
-        "added latency (ms): p99 / p99.9 / worst",
+        "added latency, paced (ms): p99 / p99.9 / worst",
         "slower than 10 ms",
         "new version answers after",
         "old process gone after",

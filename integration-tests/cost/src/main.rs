@@ -15,6 +15,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
@@ -28,9 +29,12 @@ use server::Addresses;
 /// How much more than it was a request may cost before that is a failure.
 const TOLERANCE: f64 = 0.03;
 
+/// When connections are idle beyond doubt.
+const LATER: Duration = Duration::from_secs(4);
+
 /// Before what is counted, so that caches and pools are as they stay.
 const WARM_UP: u32 = 50;
-/// What a process does beside it, and how many events it finds at a time, differs: the least of these is what it costs.
+/// What a process does beside it differs, and so does the way of the allocator: the median is what it costs.
 const ROUNDS: usize = 5;
 const KEPT: u32 = 80;
 const FRESH: u32 = 20;
@@ -138,14 +142,15 @@ impl Case {
         };
         ask(WARM_UP)?;
         let times = if fresh { FRESH } else { KEPT };
-        let mut least = u64::MAX;
-        for _ in 0..ROUNDS {
+        let mut rounds = [0; ROUNDS];
+        for round in &mut rounds {
             parts.next("between")?;
             ask(times)?;
-            least = least.min(parts.next(&format!("{name}-{server}"))?);
+            *round = parts.next(&format!("{name}-{server}"))?;
         }
+        rounds.sort_unstable();
         kept.close().with_context(|| format!("{name}, at the end"))?;
-        Ok(least as f64 / f64::from(times))
+        Ok(rounds[ROUNDS / 2] as f64 / f64::from(times))
     }
 }
 
@@ -238,7 +243,7 @@ fn recorded(file: &str, name: &str) -> anyhow::Result<Option<f64>> {
 }
 
 fn memory(connections: usize) -> anyhow::Result<ExitCode> {
-    println!("{:<16} {:>12} {:>16}", "idle connections", "resident", "each");
+    println!("{:<16} {:>12} {:>16} {:>16}", "idle connections", "resident", "each", "and later");
     for ours in [false, true] {
         let folder = tempfile::tempdir()?;
         let (server, Addresses { axum, hotupdate }) = Server::start(Command::new("env"), folder.path())?;
@@ -255,7 +260,7 @@ fn memory(connections: usize) -> anyhow::Result<ExitCode> {
             clients.push(client);
         }
         let idle = server.resident()?;
-        std::thread::sleep(std::time::Duration::from_secs(4));
+        std::thread::sleep(LATER);
         let later = server.resident()?;
         let each = |now: u64| now.saturating_sub(before) * 1024 / connections as u64;
         println!("{name:<16} {:>9} kB {:>14} B {:>14} B", later, each(idle), each(later));

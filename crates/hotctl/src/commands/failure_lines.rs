@@ -125,6 +125,8 @@ impl Attempt<'_> {
             true => {
                 format!("timed out after {after}: what {pid} left behind is {stage}, and was sent SIGTERM")
             }
+            // It has ended with the attempt.
+            false if self.joined.is_some() => format!("timed out after {after}: successor {pid} was {stage}"),
             false => format!("timed out after {after}: {pid} exited (status 0), and no successor joined"),
         }
     }

@@ -251,6 +251,25 @@ fn an_exit_is_told_instead_of_the_end_of_file_that_the_service_saw() {
     assert_eq!(ran.stderr, format!("err\nhotctl: handoff: {line}\n"));
 }
 
+/// The service aborts it, and it has gone before hotctl could end it.
+#[test]
+fn a_successor_that_ends_with_an_attempt_that_takes_too_long() {
+    let place = Place::new();
+    let running = place.start(&["--timeout", "2", "handoff", "--", "sh", "-c", &place.server()]);
+    let (attempt, pid) = place.started();
+    place.fake.change(|status| join(status, pid, &attempt, ProcessState::Starting));
+    let keep = place.file("keep");
+    place.fake.on("Abort", move |status| {
+        let _once = fs::remove_file(&keep);
+        eventually("it ends", || (!is_alive(pid)).then_some(()));
+        status.successor = None;
+        Answer::Reply(json!({}))
+    });
+    let line = format!("hotctl: handoff: timed out after 2 s: successor {pid} was warming up; {STILL}");
+    assert_eq!(running.end().code(4).stderr, format!("err\n{line}\n"));
+    assert_eq!(place.fake.parameters("Abort").unwrap()["why"], "`hotctl handoff` timed out after 2 s");
+}
+
 /// Another operator stops the service, or a supervisor does.
 #[test]
 fn a_service_that_stops_is_not_said_to_serve() {

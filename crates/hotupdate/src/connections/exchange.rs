@@ -13,7 +13,7 @@ use super::record::{Record, Status};
 impl ConnectionActivity {
     /// Bytes were read.
     pub fn bytes_read(&self) {
-        self.record.set(Status::HEAD_BEGUN);
+        self.record.update(|status| status.with(Status::HEAD_BEGUN).without(Status::RESTS));
     }
 
     /// Bytes were written.

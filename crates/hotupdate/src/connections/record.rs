@@ -31,7 +31,7 @@ pub(super) struct Record {
     status: AtomicU64,
     protocol: Mutex<ShortText>,
     /// When its client sent something last, in milliseconds after the table began, rounded up; 0: never here.
-    heard: AtomicU64,
+    pub(super) heard: AtomicU64,
     /// The change of the table that its task has seen last.
     seen: AtomicU64,
     /// The change of the table at which the connection could not migrate.
@@ -70,6 +70,10 @@ impl Status {
     pub(super) const WAITS: u64 = 1 << 53;
     /// It was called by the queue of those that migrate, or has a slot, and has not said yet what it does.
     pub(super) const EXPECTED: u64 = 1 << 52;
+    /// Its task holds buffers for messages, which it could give back while none is on its way.
+    pub(super) const EQUIPPED: u64 = 1 << 51;
+    /// Its task was told to do so, and its client has sent nothing since.
+    pub(super) const RESTS: u64 = 1 << 50;
 
     pub(super) fn has(self, flags: u64) -> bool {
         self.0 & flags != 0

@@ -48,6 +48,11 @@ impl Table {
         self.connections.accept(&listener.into(), unnamed.clone(), unnamed, Socket::Unix(stream))
     }
 
+    /// Connections that are idle hold nothing, as after a second.
+    pub fn rest(&self) {
+        self.connections.rest_now();
+    }
+
     /// Another process serves. For a second it may say what it takes; silent connections are left alone for
     /// half an hour.
     pub fn drain(&self) {
