@@ -27,20 +27,25 @@ demo: build ## ten hot updates under load, in all three ways, and a table of wha
 picture: build ## the moving picture of the README, from a real run
 	$(CARGO) run --release --bin picture crates/hotctl/watch.svg
 
-ROUNDS ?= 4
+ROUNDS ?= 3
 BENCH = integration-tests/benches
-BENCH_UPGRADES = $(TARGET)/release/bench upgrades --out $(TARGET)/bench
+RESULTS ?= $(TARGET)/bench
+BENCH_ALL = $(TARGET)/release/bench all --out $(RESULTS)
 
-.PHONY: bench bench-quick bench-peers
-bench: build bench-peers ## this project and its peers under the same load, each upgraded ROUNDS=4 times; and how long moves take
-	$(BENCH_UPGRADES) --rounds $(ROUNDS)
-	$(CARGO) run --release --bin moves
+.PHONY: bench bench-quick bench-results bench-build
+bench: bench-build ## this project and its peers, everything, ROUNDS=3 times, into RESULTS=target/bench: a quarter of an hour
+	$(BENCH_ALL) --rounds $(ROUNDS)
 
-bench-quick: build bench-peers ## the same, one upgrade of each
-	$(BENCH_UPGRADES) --quick
+bench-quick: bench-build ## the same, once and less of each, in less than five minutes
+	$(BENCH_ALL) --quick
 
-# A peer that cannot be built is not measured, and the table says so.
-bench-peers:
+bench-results: ## the same as bench, into the repository, and its table into the README
+	$(MAKE) bench RESULTS=$(BENCH)/results
+	$(TARGET)/release/bench report $(BENCH)/results README.md
+
+# A peer that cannot be built is not measured, and the results say so.
+bench-build:
+	$(CARGO) build --release -p benches
 	-$(CARGO) build --release --locked --workspace --keep-going --manifest-path $(BENCH)/peers/Cargo.toml --target-dir $(TARGET)/peers
 
 HANDOFFS ?= 1000
@@ -53,6 +58,7 @@ soak: build ## a thousand handoffs under load (HANDOFFS=1000): nothing fails and
 test: ## the tests, of which all failures are shown; what this machine lacks for some of them is listed at the end
 	$(CARGO) build --workspace --all-targets
 	.ci/skipped $(CARGO) test --workspace --no-fail-fast
+	$(CARGO) test --quiet -p hotupdate-tls --no-fail-fast --all-features
 
 .PHONY: test-all
 test-all: test ## and the slow ones: campaigns of faults, handoffs and abuse
@@ -90,7 +96,7 @@ crash: ## a fault at each system call of a handoff, one run for each: minutes, a
 	$(CARGO) build --workspace
 	$(CARGO) run --bin crash -- all
 
-PUBLISHED = hotupdate-proto hotupdate hotupdate-axum hotctl
+PUBLISHED = hotupdate-proto hotupdate-h2 hotupdate hotupdate-tls hotupdate-axum hotctl
 
 # The files are in .cargo/mutants.toml. Each is tested by its own crate alone: what only whole processes would notice
 # is a test that is missing. Only the programs that test a file are built, for there are hundreds of mutants. Each part
@@ -119,18 +125,26 @@ mutants-driver: mutants-installed
 		-- -- $(addprefix --skip ,callers hostile impostor:: leftovers many:: probation) $(HANGS)
 
 .PHONY: check
-check: ## format, lints, documentation and dependencies, all without a warning
+check: ## format, lints, documentation and dependencies, all without a warning; and what a request costs
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	for features in '' http2 ws; do \
 		$(CARGO) clippy --quiet -p hotupdate-axum --no-default-features --features "$$features" -- -D warnings || exit; \
 	done
 	$(CARGO) clippy --quiet -p hotupdate -- -D warnings
+	for features in ring aws-lc-rs; do \
+		$(CARGO) clippy --quiet -p hotupdate-tls --all-targets --no-default-features --features "$$features" -- -D warnings || exit; \
+	done
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
 	$(CARGO) package --quiet --offline --allow-dirty --no-verify $(addprefix -p ,$(PUBLISHED))
 	.ci/minimum-rust
 	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "make check: cargo-deny is missing; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
 	$(CARGO) deny --locked check licenses bans sources
+	CARGO=$(CARGO) .ci/cost
+
+.PHONY: cost
+cost: ## writes down what a request costs beside axum::serve, which check compares: 3 % more is a failure
+	CARGO=$(CARGO) .ci/cost --write
 
 MINIMUM = $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)
 

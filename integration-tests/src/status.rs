@@ -78,6 +78,7 @@ pub struct LastHandoff {
     pub from: u64,
     pub gap_ns: Option<u64>,
     pub took_ms: u64,
+    pub took_ns: Option<u64>,
 }
 
 /// Why the last attempt failed.

@@ -164,7 +164,7 @@ pub fn idle(address: SocketAddr, how_many: usize) -> anyhow::Result<Vec<Steady>>
             some.push(client);
         }
         for client in &mut some {
-            client.answered_by()?;
+            client.answer()?;
         }
         all.append(&mut some);
     }

@@ -43,7 +43,7 @@ Exit codes:
     0  done
     1  refused, failed or rolled back: the old version still serves
     2  usage error
-    3  no service listens on the control socket
+    3  no service listens on the control socket, or it is stopping
     4  timed out
   130  interrupted
 
@@ -54,7 +54,8 @@ Probes:
   --ready and --live ask for one process, by the name that it has from HOTUPDATE_NAME or from its program \
 (Builder::name). Without a name it is called HOST/PID, and answers to HOST, too. The process that serves \
 knows each that has joined: one that is still starting is not ready although the service runs, and one that has not \
-joined yet is not there. Give names where several processes share the name of the host.
+joined yet is not there. Give names where several processes share the name of the host. A probe exits with 0 \
+(yes), 1 (no), 3 (no service listens) or 4 (no answer within --timeout).
 
 Examples:
   # Kubernetes: readinessProbe, with HOTUPDATE_NAME from metadata.name
@@ -83,9 +84,13 @@ ends. COMMAND may be a wrapper script, or put itself into the background: hotctl
 the environment variable HOTUPDATE_ATTEMPT, which the library passes on. One that asks another program to start \
 it (`docker run -d`) has to stay until it serves.
 
-Without --log, COMMAND writes where hotctl does if that is a terminal or a file. If it is a pipe, as in `$(…)`, \
+Without --log, COMMAND writes where hotctl does if that is a terminal, as long as it is there, or a file. If it is a pipe, as in `$(…)`, \
 over ssh or in a deployment tool, hotctl passes on what COMMAND writes until it serves or fails; from then on it \
-goes to the journal if there is one, or else to /dev/null.";
+goes to the journal if there is one, or else to /dev/null.
+
+With --until drained, exit code 4 means that the new version serves and the old one is not through: it is still \
+draining, or has drained and its `main`, or a task, goes on. `hotctl status` shows it until it ends. The default \
+drain of a service takes 60 s at most, and --timeout is 90.";
 
 const INSTALL_UNITS: &str = "\
 NAME.service is one unit: `systemctl reload NAME` starts the new version in it. NAME@.service is a template: \
@@ -144,6 +149,29 @@ const ROLLBACK: &str = "\
 For some seconds after a handoff (its probation) the old version keeps the listening sockets and can take \
 over again. `hotctl status` says whether it still can. After that, hand off to the old version: hotctl \
 handoff -- ./server-v1";
+
+const ABORT: &str = "\
+A successor that is in standby or warming up ends, and so does the `hotctl handoff` that started it, with exit \
+code 1. One that is released already is not aborted: it serves in a moment; `hotctl rollback` undoes that.";
+
+const DRAIN: &str = "\
+Without --deadline everything that the old versions have open is closed at once, requests in flight among it. \
+The version that serves is not touched. Tasks of an old version, and its `main`, go on; SIGINT twice to that \
+process ends it.
+
+Examples:
+  # In ten seconds at the latest
+  hotctl drain --deadline 10";
+
+const STOP: &str = "\
+The service is over then: no version before serves again, and `hotctl hold` does not start it again. (SIGTERM to \
+the version that serves is something else: in its probation the version before serves again.) Requests in flight \
+have the time of --deadline, or else that of the service, which is 60 s by default; then they are closed. Without \
+--wait, hotctl returns when the service has been told. With it, exit code 4 means that the process is still there.
+
+Examples:
+  # Until the process has ended; requests have 30 s
+  hotctl stop --wait --deadline 30";
 
 fn examples(examples: &str) -> String {
     format!("{examples}\n\n{EXIT_CODES}")
@@ -209,13 +237,16 @@ pub(crate) enum Command {
     #[command(after_long_help = HOLD)]
     Hold(Hold),
     /// Abort the handoff that is under way, before its release; the old version serves on
+    #[command(after_long_help = examples(ABORT))]
     Abort,
     /// Return to the version that served before
     #[command(after_long_help = examples(ROLLBACK))]
     Rollback,
     /// Give the versions that are draining a deadline; what is open then is closed
+    #[command(after_long_help = examples(DRAIN))]
     Drain(Drain),
     /// Stop the service: stop accepting, drain, exit
+    #[command(after_long_help = examples(STOP))]
     Stop(Stop),
     /// The service as it changes: generations, rates, drains, events; `q` quits
     Watch,
@@ -338,13 +369,13 @@ pub(crate) struct Hold {
 pub(crate) enum Until {
     /// The new version serves
     Serving,
-    /// The old version has drained and exited
+    /// The old version has drained and exited, or stays for its supervisor alone
     Drained,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Drain {
-    /// How long the open connections may still take
+    /// How long the open connections may still take; 0 closes them now
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0")]
     pub(crate) deadline: Duration,
 }

@@ -3,8 +3,9 @@
 //!
 //! Deliberately absent: retries. Only the caller knows whether a second call is harmless.
 
+use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -62,8 +63,8 @@ impl From<CallError> for Failure {
     }
 }
 
-pub(crate) fn unreachable_socket(path: &Path, source: &io::Error) -> Failure {
-    let path = path.display();
+pub(crate) fn unreachable_socket(file: &Path, source: &io::Error) -> Failure {
+    let path = file.display();
     let why = crate::text::os_error(source);
     match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::new(
@@ -73,7 +74,8 @@ pub(crate) fn unreachable_socket(path: &Path, source: &io::Error) -> Failure {
             ),
         ),
         io::ErrorKind::PermissionDenied => Failure::refused(format!(
-            "not allowed to connect to {path} ({why}); be the user that owns the service, or root"
+            "not allowed to connect to {path} ({why}{}); be the user that owns the service, or root",
+            whose(file)
         )),
         io::ErrorKind::WouldBlock => Failure::new(
             Exit::TimedOut,
@@ -84,6 +86,17 @@ pub(crate) fn unreachable_socket(path: &Path, source: &io::Error) -> Failure {
         }
         _ => Failure::refused(format!("cannot connect to {path}: {why}")),
     }
+}
+
+/// `: /run/shop belongs to uid 1000, mode 0700`: how far this process comes on its way to a file, from the root,
+/// is the file itself, or the directory that it may not enter.
+fn whose(file: &Path) -> String {
+    let mut parts: Vec<_> = file.ancestors().filter(|part| !part.as_os_str().is_empty()).collect();
+    parts.reverse();
+    let last = parts.into_iter().map_while(|part| Some((part, fs::metadata(part).ok()?))).last();
+    last.map_or_else(String::new, |(part, there)| {
+        format!(": {} belongs to uid {}, mode {:04o}", part.display(), there.uid(), there.mode() & 0o7777)
+    })
 }
 
 /// One connection to a control socket.
@@ -137,7 +150,7 @@ impl Client {
             return Err(refusal(&name, &reply.parameters));
         }
         let value = serde_json::from_value(Value::Object(reply.parameters))
-            .map_err(|error| self.garbled(error.to_string()))?;
+            .map_err(|error| self.garbled(format!("{error}; or is hotctl older than the service?")))?;
         Ok(Some((value, reply.continues)))
     }
 
@@ -172,7 +185,7 @@ impl Client {
 
 /// An error if something else than a socket is at the path.
 pub(crate) fn check_kind(path: &Path) -> io::Result<()> {
-    let what = match std::fs::metadata(path).map(|metadata| metadata.file_type()) {
+    let what = match fs::metadata(path).map(|metadata| metadata.file_type()) {
         Err(_) => return Ok(()),
         Ok(kind) if kind.is_socket() => return Ok(()),
         Ok(kind) if kind.is_dir() => "it is a directory",
@@ -218,6 +231,7 @@ fn refusal(error: &str, parameters: &Map<String, Value>) -> CallError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixListener;
 
     use super::*;
@@ -225,12 +239,19 @@ mod tests {
     /// Root may connect to everything, and tests may run as root, so this one has to be told.
     #[test]
     fn not_permitted_is_not_absent() {
-        let failure = unreachable_socket(Path::new("/run/x.sock"), &io::Error::from_raw_os_error(13));
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let path = folder.path().join("app/x.sock");
+        let failure = unreachable_socket(&path, &io::Error::from_raw_os_error(13));
         assert_eq!(failure.exit, Exit::Refused);
-        assert!(
-            failure.reason.contains("not allowed to connect to /run/x.sock (Permission denied)"),
-            "{failure}"
+        let uid = rustix::process::geteuid().as_raw();
+        let said = format!(
+            "not allowed to connect to {} (Permission denied: {} belongs to uid {uid}, mode 0700); be the user that \
+             owns the service, or root",
+            path.display(),
+            folder.path().display()
         );
+        assert_eq!(failure.reason, said);
     }
 
     /// A process that was stopped (SIGSTOP) accepts nothing, and its queue fills up.

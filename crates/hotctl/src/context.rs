@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -50,12 +50,43 @@ pub(crate) struct Nothing {}
 /// See [`Nothing`].
 pub(crate) const NOTHING: Nothing = Nothing {};
 
+/// What ends the wait of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interrupt {
+    CtrlC,
+    Terminated,
+    HungUp,
+}
+
+impl Interrupt {
+    const ALL: [Self; 3] = [Self::CtrlC, Self::Terminated, Self::HungUp];
+
+    fn signal(self) -> i32 {
+        match self {
+            Self::CtrlC => signal_hook::consts::SIGINT,
+            Self::Terminated => signal_hook::consts::SIGTERM,
+            Self::HungUp => signal_hook::consts::SIGHUP,
+        }
+    }
+
+    /// In words that follow the command that was interrupted.
+    pub(crate) fn what_happened(self) -> &'static str {
+        match self {
+            Self::CtrlC => "was interrupted (Ctrl-C)",
+            Self::Terminated => "was told to end (SIGTERM)",
+            Self::HungUp => "lost its terminal (SIGHUP)",
+        }
+    }
+}
+
 /// What every command needs.
 pub(crate) struct Context<'a> {
     pub(crate) socket: PathBuf,
     pub(crate) report: &'a Report,
     timeout: Option<Duration>,
     interrupt: Arc<AtomicBool>,
+    /// The number of the signal that came last.
+    signal: Arc<AtomicUsize>,
 }
 
 #[derive(Deserialize)]
@@ -71,31 +102,43 @@ impl<'a> Context<'a> {
         timeout: Option<Duration>,
     ) -> Result<Self, Failure> {
         let context = Self::without_interrupt(socket, report, timeout);
-        let interrupt = &context.interrupt;
-        let (signal, code) = (signal_hook::consts::SIGINT, Exit::Interrupted.code());
-        signal_hook::flag::register_conditional_shutdown(signal, code.into(), Arc::clone(interrupt))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(interrupt)))
+        let (signal, code) = (Interrupt::CtrlC.signal(), Exit::Interrupted.code());
+        signal_hook::flag::register_conditional_shutdown(signal, code.into(), Arc::clone(&context.interrupt))
             .map_err(|error| Failure::refused(format!("cannot handle SIGINT: {error}")))?;
+        context.catch(Interrupt::CtrlC)?;
         Ok(context)
     }
 
     /// SIGTERM and SIGHUP are as Ctrl-C from here on: something has begun that has to end in good order.
     pub(crate) fn catch_termination(&self) -> Result<(), Failure> {
-        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-            signal_hook::flag::register(signal, Arc::clone(&self.interrupt))
-                .map_err(|error| Failure::refused(format!("cannot handle signals: {error}")))?;
-        }
-        Ok(())
+        self.catch(Interrupt::Terminated)?;
+        self.catch(Interrupt::HungUp)
+    }
+
+    fn catch(&self, interrupt: Interrupt) -> Result<(), Failure> {
+        let signal = interrupt.signal();
+        // A signal has a small number.
+        let number = usize::try_from(signal).unwrap_or_default();
+        signal_hook::flag::register_usize(signal, Arc::clone(&self.signal), number)
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&self.interrupt)))
+            .map(drop)
+            .map_err(|error| Failure::refused(format!("cannot handle signals: {error}")))
     }
 
     /// For a command that handles signals itself.
     pub(crate) fn without_interrupt(socket: PathBuf, report: &'a Report, timeout: Option<Duration>) -> Self {
-        Self { socket, report, timeout, interrupt: Arc::new(AtomicBool::new(false)) }
+        Self { socket, report, timeout, interrupt: Arc::default(), signal: Arc::default() }
     }
 
     /// Ctrl-C was pressed.
     pub(crate) fn interrupted(&self) -> bool {
         self.interrupt.load(Ordering::Relaxed)
+    }
+
+    /// Which signal has interrupted the command, if one has.
+    pub(crate) fn interrupt(&self) -> Option<Interrupt> {
+        let signal = self.signal.load(Ordering::Relaxed);
+        Interrupt::ALL.into_iter().find(|interrupt| usize::try_from(interrupt.signal()) == Ok(signal))
     }
 
     /// The timeout of a change.
@@ -180,7 +223,7 @@ impl<'a> Context<'a> {
         let reachable = !matches!(error, CallError::Unreachable { .. });
         let failure = Failure::from(error);
         match reachable.then(|| self.try_status()).flatten() {
-            Some(status) => failure.still(&status.serving.process),
+            Some(status) => failure.seen(&status),
             None => failure,
         }
     }

@@ -6,6 +6,7 @@ use std::io;
 use std::process::ExitCode;
 
 use hotupdate_proto::Process;
+use hotupdate_proto::operator::{ProcessState, ProcessStatus, Status};
 
 /// The exit codes, the same for every command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub(crate) enum Exit {
     Refused,
     /// The command line is wrong.
     Usage,
-    /// No service listens on the control socket.
+    /// No service listens on the control socket, or it is stopping.
     NotRunning,
     /// It did not happen in time.
     TimedOut,
@@ -54,6 +55,8 @@ pub(crate) enum Serves {
     Still(Process),
     /// The new one, and what failed came after that.
     Now(Process),
+    /// None for long: this process was told to stop, by another operator or a supervisor.
+    Stopping(Process),
     /// It is not known: this process served before, and does not answer.
     Silent(Process),
 }
@@ -79,6 +82,18 @@ impl Failure {
     pub(crate) fn still(mut self, process: &Process) -> Self {
         self.serves = Some(Serves::Still(process.clone()));
         self
+    }
+
+    /// As the service says it. The exit code of one that stops is 3, because 1 would promise that it serves.
+    pub(crate) fn seen(self, status: &Status) -> Self {
+        let ProcessStatus { process, state, .. } = &status.serving;
+        let exit = if self.exit == Exit::Refused { Exit::NotRunning } else { self.exit };
+        match state {
+            ProcessState::Draining | ProcessState::Drained | ProcessState::Gone => {
+                Self { exit, serves: Some(Serves::Stopping(process.clone())), ..self }
+            }
+            _ => self.still(process),
+        }
     }
 
     /// The new version serves.
@@ -107,6 +122,7 @@ impl fmt::Display for Failure {
         match serves {
             Some(Serves::Still(process)) => write!(f, "{reason}; {process} is still serving"),
             Some(Serves::Now(process)) => write!(f, "{reason}; {process} serves now"),
+            Some(Serves::Stopping(process)) => write!(f, "{reason}; {process} is stopping"),
             Some(Serves::Silent(process)) => {
                 write!(f, "{reason}; {process} served before, and does not answer")
             }

@@ -139,7 +139,7 @@ impl Report {
         let Failure { exit, reason, serves } = failure;
         let serving = serves.as_ref().and_then(|serves| match serves {
             Serves::Still(process) | Serves::Now(process) => Some(process),
-            Serves::Silent(_) => None,
+            Serves::Stopping(_) | Serves::Silent(_) => None,
         });
         let record = Failed { command: self.command, exit: exit.code(), reason, serving };
         // If this fails too, the exit code still says it.

@@ -1,9 +1,12 @@
 //! What can be served, as one bound.
 
 use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use http::{Request, Response};
+use pin_project_lite::pin_project;
 use tower::ServiceExt as _;
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
@@ -72,7 +75,36 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    async fn answer(self, request: Request<Body>, _: sealed::Sealed) -> Result<Response<Body>, BoxError> {
-        Ok(self.oneshot(request).await.map_err(Into::into)?.map(Body::new))
+    fn answer(
+        self,
+        request: Request<Body>,
+        _: sealed::Sealed,
+    ) -> impl Future<Output = Result<Response<Body>, BoxError>> + Send + 'static {
+        Answer { answer: self.oneshot(request) }
+    }
+}
+
+pin_project! {
+    /// An `async fn` would move the request and the response once more.
+    struct Answer<F> {
+        #[pin]
+        answer: F,
+    }
+}
+
+impl<F, B, E> Future for Answer<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<Body>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().answer.poll(cx).map(|answer| match answer {
+            Ok(response) => Ok(response.map(Body::new)),
+            Err(error) => Err(error.into()),
+        })
     }
 }

@@ -4,10 +4,14 @@
 //! `hyper_util::server::conn::auto`, because a connection has to stay reachable: an idle one is taken out of
 //! hyper.
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// What a client that knows that we speak HTTP/2 says first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -19,30 +23,41 @@ pub(crate) enum Protocol {
     Http2,
 }
 
-/// Reads into `seen` until the protocol is known; `None` when the client went away before that.
+/// How much is read at a time: most requests as a whole. The buffer is on the stack, so a connection that says
+/// nothing costs none.
+const GLANCE: usize = 2048;
+
+/// Reads into `seen` until the protocol is known; `None` when the client went away before that. What is behind
+/// the preface may be in there, too.
 ///
-/// Never reads more than the preface, so a connection that says nothing costs no buffer. Safe to cancel: what
-/// was read is in `seen`, and the next call goes on with it.
+/// Safe to cancel: what was read is in `seen`, and the next call goes on with it.
 pub(crate) async fn detect(
     io: &mut (impl AsyncRead + Unpin),
     seen: &mut BytesMut,
 ) -> io::Result<Option<Protocol>> {
     loop {
-        let differs = !PREFACE.starts_with(seen);
+        let differs = !PREFACE.starts_with(&seen[..seen.len().min(PREFACE.len())]);
         if differs || (!cfg!(feature = "http2") && !seen.is_empty()) {
             return Ok(Some(Protocol::Http1));
         }
-        if seen.len() == PREFACE.len() {
+        if seen.len() >= PREFACE.len() {
             return Ok(Some(Protocol::Http2));
         }
-        let mut bytes = [0; PREFACE.len()];
-        let n = io.read(&mut bytes[seen.len()..]).await?;
-        if n == 0 {
+        if read(io, seen).await? == 0 {
             return Ok(None);
         }
-        let from = seen.len();
-        seen.extend_from_slice(&bytes[from..from + n]);
     }
+}
+
+async fn read(io: &mut (impl AsyncRead + Unpin), seen: &mut BytesMut) -> io::Result<usize> {
+    poll_fn(|cx| {
+        let mut bytes = [MaybeUninit::uninit(); GLANCE];
+        let mut bytes = ReadBuf::uninit(&mut bytes);
+        ready!(Pin::new(&mut *io).poll_read(cx, &mut bytes))?;
+        seen.extend_from_slice(bytes.filled());
+        Poll::Ready(Ok(bytes.filled().len()))
+    })
+    .await
 }
 
 /// As [`detect`] for a client that has said before what it speaks: waits until it says something again,
@@ -53,9 +68,7 @@ pub(crate) async fn wait_for_more(
     protocol: Protocol,
 ) -> io::Result<Option<Protocol>> {
     if seen.is_empty() {
-        let mut bytes = [0; PREFACE.len()];
-        let n = io.read(&mut bytes).await?;
-        seen.extend_from_slice(&bytes[..n]);
+        read(io, seen).await?;
     }
     Ok((!seen.is_empty()).then_some(protocol))
 }
@@ -97,10 +110,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_after_the_preface_is_read() {
+    async fn what_is_behind_the_preface_or_a_first_byte_is_kept() {
         let mut more = PREFACE.to_vec();
         more.extend_from_slice(b"\0\0\0");
-        assert_eq!(detected(&[&more]).await.1, BytesMut::from(&PREFACE[..]));
+        assert_eq!(detected(&[&more]).await, (Some(Protocol::Http2), BytesMut::from(&more[..])));
+        let more = b"PRI * HTTP/1.1\r\nHost: localhost\r\n";
+        assert_eq!(detected(&[more]).await, (Some(Protocol::Http1), BytesMut::from(&more[..])));
     }
 
     #[tokio::test]

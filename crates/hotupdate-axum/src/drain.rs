@@ -8,7 +8,7 @@ use std::future::pending;
 
 use axum::extract::FromRequestParts;
 use futures_util::{Stream, StreamExt as _};
-use hotupdate::Drain;
+use hotupdate::Address;
 use hotupdate::connections::ConnectionActivity;
 use hotupdate::drain::{Phase, Plan};
 use http::request::Parts;
@@ -35,16 +35,23 @@ use tokio::time::Instant;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Draining {
-    connection: Option<(Drain, u64)>,
+    connection: Option<ConnectionActivity>,
+    /// Whether the connection comes back from hyper as it was given to it, so that it can migrate.
+    #[cfg_attr(not(feature = "ws"), expect(dead_code, reason = "only WebSockets ask"))]
+    pub(crate) migrates: bool,
 }
 
 impl Draining {
-    pub(crate) fn of(activity: &ConnectionActivity) -> Self {
-        Self { connection: Some((activity.drain(), activity.id())) }
+    pub(crate) fn of(activity: &ConnectionActivity, migrates: bool) -> Self {
+        Self { connection: Some(activity.clone()), migrates }
+    }
+
+    pub(crate) fn peer_addr(&self) -> Option<&Address> {
+        self.connection.as_ref().map(ConnectionActivity::peer_addr)
     }
 
     fn never() -> Self {
-        Self { connection: None }
+        Self { connection: None, migrates: false }
     }
 
     /// Whether the process drains now.
@@ -60,7 +67,7 @@ impl Draining {
     /// ```
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.connection.as_ref().is_some_and(|(drain, _)| drain.is_draining())
+        self.connection.as_ref().is_some_and(ConnectionActivity::is_draining)
     }
 
     /// Resolves when the process drains, at once if it does already.
@@ -79,7 +86,7 @@ impl Draining {
     /// ```
     pub async fn started(&self) {
         match &self.connection {
-            Some((drain, _)) => drain.clone().started().await,
+            Some(connection) => connection.drain().started().await,
             None => pending().await,
         }
     }
@@ -110,14 +117,14 @@ impl Draining {
     /// }
     /// ```
     pub async fn scheduled_close(&self) {
-        let Some((drain, id)) = &self.connection else { return pending().await };
-        let mut drain = drain.clone();
+        let Some(connection) = &self.connection else { return pending().await };
+        let (mut drain, id) = (connection.drain(), connection.id());
         let mut phase = drain.phase();
         loop {
             phase = match phase {
                 Phase::Serving => drain.changed().await,
                 Phase::Draining(plan) => tokio::select! {
-                    () = tokio::time::sleep_until(scheduled_close(&plan, *id)) => return,
+                    () = tokio::time::sleep_until(scheduled_close(&plan, id)) => return,
                     phase = drain.changed() => phase,
                 },
                 _ => return,

@@ -1,5 +1,5 @@
-//! One HTTP/1.1 connection, and taking it out of hyper alive, between two messages: to migrate it, or to
-//! close it gently.
+//! One HTTP/1.1 connection, and taking it out of hyper alive, between two messages: to migrate it, to close it
+//! gently, or to let it rest, for hyper has buffers for each connection that it has.
 //!
 //! Deliberately absent: `graceful_shutdown`. It closes an idle connection without reading what has already
 //! arrived, and a client that was just sending its next request would lose it.
@@ -24,17 +24,27 @@ use crate::watch::{Event, Watch};
 enum Why {
     Ended(hyper::Result<()>),
     Migrates,
+    Rests,
     TimedOut,
 }
 
+/// What becomes of a connection that hyper has given back.
+#[derive(Debug)]
+pub(crate) enum Left<I, S> {
+    /// It shall migrate.
+    Migrates(I),
+    /// Its client is silent. The next request is answered with this service.
+    Rests(I, S),
+}
+
 /// Serves until the client closes, the connection is upgraded (then its new owner has it), or the process
-/// lets go of it. Returns the connection if it shall migrate.
+/// lets go of it. Returns the connection if it shall migrate or is idle.
 pub(crate) async fn serve<T, S>(
     mut io: Io<T>,
     mut service: S,
     watch: &mut Watch,
     settings: &Http1,
-) -> Option<Io<T>>
+) -> Option<Left<Io<T>, S>>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError> + Unpin,
@@ -42,11 +52,13 @@ where
     watch.set_protocol(Some(Protocol::Http1));
     let builder = settings.builder();
     loop {
-        let mut hyper = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
+        // Boxed, so that a connection that rests does not keep the room for it.
+        let mut hyper = Box::new(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
         let why = loop {
-            match watch.next(Pin::new(&mut hyper)).await {
+            match watch.next(Pin::new(&mut *hyper)).await {
                 Event::Ended(result) => break Why::Ended(result),
                 Event::Migrates => break Why::Migrates,
+                Event::Rests => break Why::Rests,
                 Event::TimedOut => break Why::TimedOut,
                 Event::Forced => return None,
                 // The service and the timeout see it by themselves.
@@ -61,7 +73,11 @@ where
         match why {
             Why::Migrates => {
                 io.give_back(parts.read_buf);
-                return Some(io);
+                return Some(Left::Migrates(io));
+            }
+            Why::Rests => {
+                io.give_back(parts.read_buf);
+                return Some(Left::Rests(io, parts.service));
             }
             // Idle, but bytes are there that hyper has not seen: it goes on where it was.
             Why::TimedOut if watch.is_readable() => io.give_back(parts.read_buf),

@@ -54,6 +54,7 @@ where
                 Event::TimedOut | Event::Migrates => break,
                 Event::Forced => return,
                 Event::Phase(now) => phase = now,
+                Event::Rests => unreachable!("only what is equipped rests"),
             }
         }
     }

@@ -103,6 +103,9 @@ pub use app::App;
 mod drain;
 pub use drain::Draining;
 
+mod peer;
+pub use peer::Peer;
+
 pub mod guides;
 
 #[cfg(feature = "ws")]

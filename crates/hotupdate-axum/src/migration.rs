@@ -4,10 +4,10 @@
 
 use bytes::{BufMut as _, Bytes};
 use hotupdate::Connection;
+use hotupdate::connections::NotMigrated;
 
 use crate::detect::Protocol;
 use crate::io::Io;
-use crate::watch::Watch;
 
 /// The kind of connections of this crate, also of those whose clients have not said yet what they speak.
 pub(crate) const KIND: &str = "http/1.1";
@@ -52,24 +52,21 @@ impl Http1State {
     }
 }
 
-/// Migrates the connection, with the bytes that were given back to `io`. Returns it as it was if it stays.
-pub(crate) async fn migrate(
+/// Migrates the connection, with the bytes that were given back to `io`. If it stays, `stays` goes on with it.
+///
+/// Its task has nothing to wait for and ends: to be woken for that would cost as much as to begin another one
+/// for the few that stay.
+pub(crate) fn migrate(
     io: Io<Connection>,
     protocol: Option<Protocol>,
-    watch: &mut Watch,
-) -> Option<Io<Connection>> {
-    let (connection, unread, activity) = io.into_parts();
-    let begun = Http1State { protocol, unread };
-    match connection.migrate_bytes(KIND, begun.to_bytes()).await {
-        Ok(()) => None,
-        Err(stays) => {
-            tracing::debug!(why = stays.why, "an HTTP/1 connection stays");
-            watch.release_slot();
-            let mut io = Io::new(stays.connection, activity);
-            io.give_back(begun.unread);
-            Some(io)
-        }
-    }
+    stays: impl FnOnce(Connection, Http1State) + Send + 'static,
+) {
+    let (connection, unread, _) = io.into_parts();
+    let state = Http1State { protocol, unread };
+    connection.migrate_bytes_or(KIND, state.to_bytes(), move |NotMigrated { connection, why, .. }| {
+        tracing::debug!(why, "an HTTP/1 connection stays");
+        stays(connection, state);
+    });
 }
 
 #[cfg(test)]

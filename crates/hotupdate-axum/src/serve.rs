@@ -3,6 +3,7 @@
 //! Deliberately absent: making a service for each connection (`MakeService`). What it is used for, the
 //! client's address, is always there.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::IntoFuture;
 use std::pin::{Pin, pin};
@@ -11,18 +12,19 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::BytesMut;
-use hotupdate::connections::ConnectionActivity;
+use hotupdate::connections::{ConnectionActivity, Connections};
 use hotupdate::{Connection, Listener, Serving, Starting};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
 use crate::app::{App, BoxError};
 use crate::detect::{Protocol, detect, wait_for_more};
-use crate::http1;
+use crate::http1::{self, Left};
 use crate::io::Io;
 use crate::migration::{self, Http1State, KIND};
 use crate::service::{ConnectionContext, Tracked};
@@ -59,10 +61,10 @@ const READY_OVERDUE: Duration = Duration::from_secs(10);
 /// [`tower::Service`] of HTTP requests, see [`App`]. HTTP/1.1, HTTP/2 (with prior knowledge) and upgrades are
 /// served.
 ///
-/// The client's address is always there: as `ConnectInfo<SocketAddr>` over TCP, and as
-/// `ConnectInfo<hotupdate::Address>`. So `app` is the router itself, and not what
-/// [`into_make_service_with_connect_info`](axum::Router::into_make_service_with_connect_info) returns. The
-/// extractor [`Draining`](crate::Draining) tells long-running handlers to come to an end.
+/// The extractor [`Peer`](crate::Peer) has the client's address, and with
+/// [`connect_info`](Serve::connect_info) so does axum's `ConnectInfo`. So `app` is the router itself, and not
+/// what [`into_make_service_with_connect_info`](axum::Router::into_make_service_with_connect_info) returns.
+/// The extractor [`Draining`](crate::Draining) tells long-running handlers to come to an end.
 ///
 /// # When the process drains
 /// A request in flight is finished, and so is any that still arrives on an open connection. Then an HTTP/1.1
@@ -86,8 +88,8 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
             Box::new(move |connection| drop(arrivals.send(Arrival { connection, state })))
         })
     });
-    let spawn = move |Arrival { connection, state }, settings: &Arc<Settings>| {
-        tokio::spawn(converse(connection, state, app.clone(), settings.clone()));
+    let spawn = move |arrival, server: &Arc<Server>| {
+        spawn(&Handle::current(), arrival, app.clone(), server.clone());
     };
     Serve {
         listener,
@@ -137,7 +139,7 @@ pub struct Serve {
 }
 
 /// Serves a connection in a task of its own.
-type Spawn = Box<dyn FnMut(Arrival, &Arc<Settings>) + Send>;
+type Spawn = Box<dyn FnMut(Arrival, &Arc<Server>) + Send>;
 
 /// Resolves when `ready` has returned, with `None` if it never will.
 type WhenServing = Pin<Box<dyn Future<Output = Option<Serving>> + Send>>;
@@ -155,6 +157,29 @@ impl Arrival {
 }
 
 impl Serve {
+    /// Gives the client's address also to what asks for axum's `ConnectInfo`: as `ConnectInfo<SocketAddr>` over
+    /// TCP, and as `ConnectInfo<hotupdate::Address>`. A handler of your own has [`Peer`](crate::Peer), which
+    /// costs nothing for requests that do not ask.
+    ///
+    /// ```no_run
+    /// use std::net::SocketAddr;
+    ///
+    /// use axum::extract::ConnectInfo;
+    /// use axum::{Router, routing::get};
+    ///
+    /// # async fn example(http: hotupdate::Listener, mut hot: hotupdate::Starting) -> hotupdate::Result<()> {
+    /// let who = |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() };
+    /// let app = Router::new().route("/", get(who));
+    /// let server = hotupdate_axum::serve(http, app, &mut hot).connect_info();
+    /// # hot.ready().await?;
+    /// # server.await
+    /// # }
+    /// ```
+    pub fn connect_info(mut self) -> Self {
+        self.settings.connect_info = true;
+        self
+    }
+
     /// Settings of HTTP/1.1.
     ///
     /// ```no_run
@@ -194,19 +219,50 @@ impl Serve {
         let Self { mut listener, mut spawn, mut arrived, registered, serving, settings } = self;
         registered?;
         let hot = wait_until_ready(&listener, serving).await?;
-        let settings = Arc::new(settings);
+        let server = Arc::new(Server::new(settings));
+        let (connections, name) = (hot.connections(), listener.name().to_owned());
+        let mut rest = pin!(server.let_rest(connections, &name));
         // Returning from here often means returning from `main`, which would kill what is still open.
         let mut drained = pin!(hot.drained());
         let mut accepts = true;
         loop {
             tokio::select! {
                 connection = listener.accept(), if accepts => match connection {
-                    Some(connection) => spawn(Arrival::new(connection), &settings),
+                    Some(connection) => spawn(Arrival::new(connection), &server),
                     None => accepts = false,
                 },
-                Some(arrival) = arrived.recv() => spawn(arrival, &settings),
+                Some(arrival) = arrived.recv() => {
+                    spawn(arrival, &server);
+                    // They come in batches.
+                    while let Ok(next) = arrived.try_recv() {
+                        spawn(next, &server);
+                    }
+                }
+                never = &mut rest => match never {},
                 () = &mut drained => return Ok(()),
             }
+        }
+    }
+}
+
+/// What the tasks of all connections of a server share.
+#[derive(Debug, Default)]
+pub(crate) struct Server {
+    settings: Settings,
+    /// A connection is in hyper again.
+    equipped: Notify,
+}
+
+impl Server {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self { settings, equipped: Notify::new() }
+    }
+
+    /// As long as all connections rest, this rests too.
+    async fn let_rest(&self, connections: &Connections, listener: &str) -> Infallible {
+        loop {
+            self.equipped.notified().await;
+            connections.let_rest(listener).await;
         }
     }
 }
@@ -265,51 +321,68 @@ pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, a
 
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next
 /// process.
-async fn converse<S: App>(connection: Connection, state: Http1State, app: S, settings: Arc<Settings>) {
+async fn converse<S: App>(connection: Connection, state: Http1State, app: S, server: Arc<Server>) {
+    let settings = &server.settings;
     let activity = connection.activity();
     let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, true);
-    let service = ConnectionContext::new(&activity, true).service(app);
+    let service = ConnectionContext::new(&activity, true, settings.connect_info).service(app.clone());
     let mut io = Io::new(connection, activity.clone());
     io.give_back(state.unread);
-    let mut known = state.protocol;
-    while let Some((migrates, protocol)) =
-        exchange(io, known, service.clone(), &activity, &mut watch, &settings).await
+    if let Some((io, protocol)) = exchange(io, state.protocol, service, &activity, &mut watch, &server).await
     {
-        let Some(stays) = migration::migrate(migrates, protocol, &mut watch).await else { return };
-        (io, known) = (stays, protocol);
+        let runtime = Handle::current();
+        migration::migrate(io, protocol, move |connection, state| {
+            spawn(&runtime, Arrival { connection, state }, app, server);
+        });
     }
+}
+
+/// Serves a connection in a task of its own.
+fn spawn<S: App>(runtime: &Handle, arrival: Arrival, app: S, server: Arc<Server>) {
+    let Arrival { connection, state } = arrival;
+    runtime.spawn(converse(connection, state, app, server));
 }
 
 /// Speaks HTTP until the connection has ended. Returns it, and what it speaks if that is known, if it shall
 /// migrate.
 pub(crate) async fn exchange<T, S>(
-    io: Io<T>,
-    known: Option<Protocol>,
-    service: S,
+    mut io: Io<T>,
+    mut known: Option<Protocol>,
+    mut service: S,
     activity: &ConnectionActivity,
     watch: &mut Watch,
-    settings: &Settings,
+    server: &Server,
 ) -> Option<(Io<T>, Option<Protocol>)>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError> + Unpin,
     S::Future: Send + 'static,
 {
-    let (protocol, io) = match listen(io, known, watch).await? {
-        Listened::Speaks(protocol, io) => (protocol, io),
-        Listened::Migrates(io) => return Some((io, known)),
-    };
-    match protocol {
+    loop {
+        let protocol = match listen(io, known, watch).await? {
+            Listened::Speaks(protocol, listened) => {
+                io = listened;
+                protocol
+            }
+            Listened::Migrates(io) => return Some((io, known)),
+        };
         #[cfg(feature = "http2")]
-        Protocol::Http2 => {
+        if protocol == Protocol::Http2 {
             activity.set_protocol("h2");
-            http2::serve(io, service, watch, &settings.http2).await;
-            None
+            http2::serve(io, service, watch, &server.settings.http2).await;
+            return None;
         }
-        _ => {
+        if known.is_none() {
             activity.set_protocol("http/1.1");
-            let io = http1::serve(io, service, watch, &settings.http1).await?;
-            Some((io, Some(Protocol::Http1)))
+        }
+        known = Some(protocol);
+        activity.set_equipped(true);
+        server.equipped.notify_one();
+        let left = http1::serve(io, service, watch, &server.settings.http1).await;
+        activity.set_equipped(false);
+        match left? {
+            Left::Migrates(io) => return Some((io, known)),
+            Left::Rests(resting, same) => (io, service) = (resting, same),
         }
     }
 }
@@ -356,7 +429,7 @@ where
                 watch.close(io.into_inner()).await;
                 return None;
             }
-            Event::TimedOut | Event::Phase(_) => {}
+            Event::TimedOut | Event::Phase(_) | Event::Rests => {}
         }
     }
 }

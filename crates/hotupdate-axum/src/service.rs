@@ -5,18 +5,21 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use hotupdate::Address;
 use hotupdate::connections::{BodyDemand, ConnectionActivity, RequestGuard};
 use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::request::Parts;
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
+use hyper::upgrade::OnUpgrade;
+use pin_project_lite::pin_project;
 
 use crate::app::{App, BoxError, sealed::Sealed};
 use crate::drain::Draining;
@@ -25,25 +28,32 @@ use crate::migration::KIND;
 /// What the service of one connection knows about it.
 #[derive(Debug)]
 pub(crate) struct ConnectionContext {
-    peer: Address,
-    draining: Draining,
     activity: ConnectionActivity,
     /// Not if the application has put something around it.
     migrates: bool,
+    connect_info: bool,
+    /// Of the requests behind the first one, which may be the only one.
+    extensions: OnceLock<Extensions>,
+    has_begun: AtomicBool,
 }
 
 /// Counts a request until both of its bodies are done with: a request whose body is still being read is not
 /// over, even if it was answered.
-type InFlight = RequestGuard;
+#[derive(Debug)]
+enum InFlight {
+    /// It has no body, as most have.
+    Answer {
+        _of: RequestGuard,
+    },
+    Both {
+        _of: Arc<RequestGuard>,
+    },
+}
 
 impl ConnectionContext {
-    pub(crate) fn new(activity: &ConnectionActivity, migrates: bool) -> Self {
-        Self {
-            peer: activity.peer_addr().clone(),
-            draining: Draining::of(activity),
-            activity: activity.clone(),
-            migrates,
-        }
+    pub(crate) fn new(activity: &ConnectionActivity, migrates: bool, connect_info: bool) -> Self {
+        let (extensions, has_begun) = (OnceLock::new(), AtomicBool::new(false));
+        Self { activity: activity.clone(), migrates, connect_info, extensions, has_begun }
     }
 
     /// Wraps `app` for one connection.
@@ -60,43 +70,60 @@ impl ConnectionContext {
     + Unpin
     + 'static {
         // Boxed, so that `app` need not be `Unpin` for its connection to be taken apart.
-        let (link, app) = (Arc::new(self), Box::new(app));
-        service_fn(move |request| {
-            let in_flight = link.begin();
-            let upgrade = Upgrade::asked_for(&request);
-            let version = request.version();
-            let request = link.prepare(request, &in_flight);
-            let (link, app) = (link.clone(), S::clone(&app));
-            async move {
-                let mut response = app.answer(request, Sealed).await?;
-                link.look_at(&mut response, version, upgrade);
-                Ok(response.map(|body| Tracked::new(body, in_flight)))
-            }
+        let (context, app) = (Arc::new(self), Box::new(app));
+        service_fn(move |request: Request<Incoming>| {
+            let (mut head, body) = request.into_parts();
+            let (version, upgrade) = (head.version, Upgrade::asked_for(&head));
+            context.extend(&mut head.extensions);
+            let (body, in_flight) = context.begin(body);
+            let answer = S::clone(&app).answer(Request::from_parts(head, body), Sealed);
+            Answer { answer, context: context.clone(), version, upgrade, in_flight: Some(in_flight) }
         })
     }
 
-    fn begin(&self) -> Arc<InFlight> {
-        Arc::new(self.activity.begin_request())
+    fn begin(&self, body: Incoming) -> (Body, InFlight) {
+        let guard = self.activity.begin_request();
+        if http_body::Body::is_end_stream(&body) {
+            return (Body::empty(), InFlight::Answer { _of: guard });
+        }
+        let (demand, guard) = (Some(self.activity.body_demand()), Arc::new(guard));
+        let in_flight = Some(InFlight::Both { _of: guard.clone() });
+        (Body::new(Tracked { body, in_flight, demand }), InFlight::Both { _of: guard })
     }
 
-    fn prepare(&self, mut request: Request<Incoming>, in_flight: &Arc<InFlight>) -> Request<Body> {
-        let extensions = request.extensions_mut();
-        if let Some(address) = self.peer.ip() {
-            extensions.insert(ConnectInfo::<SocketAddr>(address));
+    /// To clone them costs less than to put them together.
+    fn extend(&self, extensions: &mut Extensions) {
+        if self.extensions.get().is_none() && !self.has_begun.swap(true, Relaxed) {
+            return self.put_together(extensions);
         }
-        extensions.insert(ConnectInfo(self.peer.clone()));
-        extensions.insert(self.draining.clone());
-        if self.migrates {
-            extensions.insert(Migrates);
+        let template = self.extensions.get_or_init(|| {
+            let mut template = Extensions::new();
+            self.put_together(&mut template);
+            // axum adds some. A map that has had these has room for them, also as a clone, and need not grow.
+            template.insert(More::<0>);
+            template.insert(More::<1>);
+            template.insert(More::<2>);
+            template.remove::<More<0>>();
+            template.remove::<More<1>>();
+            template.remove::<More<2>>();
+            template
+        });
+        if extensions.is_empty() {
+            extensions.clone_from(template);
+        } else {
+            extensions.extend(template.clone());
         }
-        request.map(|body| {
-            if http_body::Body::is_end_stream(&body) {
-                Body::empty()
-            } else {
-                let demand = Some(self.activity.body_demand());
-                Body::new(Tracked { demand, ..Tracked::new(body, in_flight.clone()) })
+    }
+
+    fn put_together(&self, extensions: &mut Extensions) {
+        if self.connect_info {
+            let peer = self.activity.peer_addr();
+            if let Some(address) = peer.ip() {
+                extensions.insert(ConnectInfo::<SocketAddr>(address));
             }
-        })
+            extensions.insert(ConnectInfo(peer.clone()));
+        }
+        extensions.insert(Draining::of(&self.activity, self.migrates));
     }
 
     fn look_at<B>(&self, response: &mut Response<B>, version: Version, upgrade: Option<Upgrade>) {
@@ -106,7 +133,7 @@ impl ConnectionContext {
             }
             // hyper closes after this response (RFC 9112, section 9.6). HTTP/2 has GOAWAY instead.
             _ if version < Version::HTTP_2
-                && self.draining.is_draining()
+                && self.activity.is_draining()
                 && !(self.migrates && self.activity.can_migrate(KIND)) =>
             {
                 self.activity.set_closing();
@@ -117,10 +144,32 @@ impl ConnectionContext {
     }
 }
 
-/// An extension of requests whose connection migrates, so that it comes back from hyper as it was given to
-/// it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Migrates;
+/// Makes room.
+#[derive(Clone)]
+struct More<const NUMBER: u8>;
+
+pin_project! {
+    /// The answer of the application, on its way to hyper.
+    struct Answer<F> {
+        #[pin]
+        answer: F,
+        context: Arc<ConnectionContext>,
+        version: Version,
+        upgrade: Option<Upgrade>,
+        in_flight: Option<InFlight>,
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, BoxError>>> Future for Answer<F> {
+    type Output = Result<Response<Tracked<Body>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.answer.poll(cx))?;
+        this.context.look_at(&mut response, *this.version, *this.upgrade);
+        Poll::Ready(Ok(response.map(|body| Tracked { body, in_flight: this.in_flight.take(), demand: None })))
+    }
+}
 
 /// The client wants to speak something else.
 #[derive(Clone, Copy, Debug)]
@@ -131,11 +180,17 @@ enum Upgrade {
 }
 
 impl Upgrade {
-    fn asked_for<B>(request: &Request<B>) -> Option<Self> {
-        if request.method() == Method::CONNECT {
+    fn asked_for(head: &Parts) -> Option<Self> {
+        // hyper puts it there if the client asks, and to look is cheaper than to search the header fields.
+        head.extensions.get::<OnUpgrade>()?;
+        Self::to(&head.method, &head.headers)
+    }
+
+    fn to(method: &Method, headers: &HeaderMap) -> Option<Self> {
+        if method == Method::CONNECT {
             return Some(Self::Connect);
         }
-        let token = request.headers().get(UPGRADE)?;
+        let token = headers.get(UPGRADE)?;
         Some(if token.as_bytes().eq_ignore_ascii_case(b"websocket") { Self::WebSocket } else { Self::Other })
     }
 
@@ -160,15 +215,9 @@ impl Upgrade {
 #[derive(Debug)]
 pub(crate) struct Tracked<B> {
     body: B,
-    in_flight: Option<Arc<InFlight>>,
+    in_flight: Option<InFlight>,
     /// Of the body of a request that has not been read to its end.
     demand: Option<BodyDemand>,
-}
-
-impl<B> Tracked<B> {
-    fn new(body: B, in_flight: Arc<InFlight>) -> Self {
-        Self { body, in_flight: Some(in_flight), demand: None }
-    }
 }
 
 impl<B: http_body::Body + Unpin> http_body::Body for Tracked<B> {
@@ -180,18 +229,20 @@ impl<B: http_body::Body + Unpin> http_body::Body for Tracked<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        let Poll::Ready(frame) = frame else {
-            self.demand.iter().for_each(BodyDemand::wanted);
-            return Poll::Pending;
+        let ends = |body: &B| matches!(frame, Poll::Ready(None | Some(Err(_)))) || body.is_end_stream();
+        let Some(demand) = &self.demand else {
+            // hyper drops the body of a response when it has the last frame.
+            return frame;
         };
-        self.demand.iter().for_each(BodyDemand::satisfied);
-        if matches!(frame, None | Some(Err(_))) || self.body.is_end_stream() {
-            if let Some(demand) = self.demand.take() {
-                demand.finished();
+        match frame {
+            Poll::Pending => demand.wanted(),
+            Poll::Ready(_) if ends(&self.body) => {
+                self.demand.take().into_iter().for_each(BodyDemand::finished);
+                self.in_flight = None;
             }
-            self.in_flight = None;
+            Poll::Ready(_) => demand.satisfied(),
         }
-        Poll::Ready(frame)
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -207,23 +258,18 @@ impl<B: http_body::Body + Unpin> http_body::Body for Tracked<B> {
 mod tests {
     use super::*;
 
-    fn request(method: Method, upgrade: Option<&str>) -> Request<()> {
-        let builder = Request::builder().method(method);
-        let builder = match upgrade {
-            Some(token) => builder.header(UPGRADE, token),
-            None => builder,
-        };
-        builder.body(()).unwrap()
+    fn headers(upgrade: Option<&'static str>) -> HeaderMap {
+        upgrade.map(|token| (UPGRADE, HeaderValue::from_static(token))).into_iter().collect()
     }
 
     #[test]
     fn an_upgrade_is_one_when_it_is_granted() {
-        assert!(Upgrade::asked_for(&request(Method::GET, None)).is_none());
-        let upgrade = Upgrade::asked_for(&request(Method::GET, Some("WebSocket"))).unwrap();
+        assert!(Upgrade::to(&Method::GET, &headers(None)).is_none());
+        let upgrade = Upgrade::to(&Method::GET, &headers(Some("WebSocket"))).unwrap();
         assert!(!upgrade.is_granted_by(StatusCode::OK));
         assert!(upgrade.is_granted_by(StatusCode::SWITCHING_PROTOCOLS));
         assert_eq!(upgrade.protocol(Version::HTTP_11), "websocket");
-        let upgrade = Upgrade::asked_for(&request(Method::CONNECT, None)).unwrap();
+        let upgrade = Upgrade::to(&Method::CONNECT, &headers(None)).unwrap();
         assert!(upgrade.is_granted_by(StatusCode::OK) && !upgrade.is_granted_by(StatusCode::BAD_GATEWAY));
         assert_eq!((upgrade.protocol(Version::HTTP_11), upgrade.protocol(Version::HTTP_2)), ("raw", "h2"));
     }

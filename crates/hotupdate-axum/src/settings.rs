@@ -230,6 +230,8 @@ impl Http2 {
 /// All settings of one server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
+    /// Whether requests have `ConnectInfo`.
+    pub(crate) connect_info: bool,
     pub(crate) http1: Http1,
     #[cfg(feature = "http2")]
     pub(crate) http2: Http2,

@@ -5,13 +5,13 @@
 //! in nothing else.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hotupdate::connections::{ConnectionActivity, PollSnapshot};
+use hotupdate::MigrationSlot;
+use hotupdate::connections::{Changes, ConnectionActivity, PollSnapshot};
 use hotupdate::drain::Phase;
-use hotupdate::{Drain, MigrationSlot};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, Sleep};
 
@@ -22,7 +22,7 @@ use crate::migration::KIND;
 /// One connection's view of its process.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    drain: Drain,
+    changes: Changes,
     phase: Phase,
     slot: MigrationSlot,
     monitor: IdleMonitor,
@@ -52,6 +52,8 @@ pub(crate) enum Event<T> {
     Migrates,
     /// The connection was idle for too long, and nothing is in flight.
     TimedOut,
+    /// The connection is idle, between two messages, and should hold nothing that only messages need.
+    Rests,
     /// The deadline of a drain has passed. It is counted already.
     Forced,
 }
@@ -59,10 +61,10 @@ pub(crate) enum Event<T> {
 impl Watch {
     /// `migrates` says whether the connection may migrate at all.
     pub(crate) fn new(activity: &ConnectionActivity, header_timeout: Duration, migrates: bool) -> Self {
-        let drain = activity.drain();
+        let changes = activity.changes();
         Self {
-            phase: drain.phase(),
-            drain,
+            phase: changes.phase(),
+            changes,
             slot: activity.migration_slot(),
             monitor: IdleMonitor {
                 activity: activity.clone(),
@@ -85,56 +87,49 @@ impl Watch {
         self.phase
     }
 
-    /// Gives up the connection's slot: it could not migrate.
-    pub(crate) fn release_slot(&mut self) {
-        self.slot.release();
-    }
-
     /// Polls `connection` until something has to be done. Safe to call again after every event but `Ended`.
     pub(crate) async fn next<F: Future>(&mut self, mut connection: Pin<&mut F>) -> Event<F::Output> {
-        let Self { drain, phase, slot, monitor } = self;
-        let event = {
-            let mut changed = pin!(drain.changed());
-            poll_fn(|cx| {
-                if *phase == Phase::Forced {
-                    return Poll::Ready(Event::Forced);
+        let Self { changes, phase, slot, monitor } = self;
+        let event = poll_fn(|cx| {
+            if *phase == Phase::Forced {
+                return Poll::Ready(Event::Forced);
+            }
+            // Check for a phase change first, so that a stale phase never closes a connection.
+            if let Poll::Ready(phase) = changes.poll(cx) {
+                return Poll::Ready(Event::Phase(phase));
+            }
+            let migrates = monitor.can_migrate(*phase);
+            let snapshot = monitor.begin_poll(migrates);
+            // Then the connection: what has arrived is served, whatever the phase.
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Event::Ended(ended));
+            }
+            if *phase == Phase::Serving {
+                slot.release();
+                if monitor.activity.rests() && monitor.protocol.is_some() && monitor.is_between(snapshot, cx)
+                {
+                    return Poll::Ready(Event::Rests);
                 }
-                // Check for a phase change first, so that a stale phase never closes a connection.
-                if let Poll::Ready(phase) = changed.as_mut().poll(cx) {
-                    return Poll::Ready(Event::Phase(phase));
-                }
-                if *phase != Phase::Serving {
-                    monitor.activity.register(cx.waker());
-                }
-                let migrates = monitor.can_migrate(*phase);
-                let snapshot = monitor.begin_poll(migrates);
-                // Then the connection: what has arrived is served, whatever the phase.
-                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                    return Poll::Ready(Event::Ended(ended));
-                }
-                if *phase == Phase::Serving {
-                    slot.release();
-                    ready!(monitor.poll_head_timeout(cx));
-                } else {
-                    monitor.activity.wait();
-                    if migrates && monitor.is_between(snapshot, cx) {
-                        if slot.poll_acquire(cx).is_ready() {
-                            return Poll::Ready(Event::Migrates);
-                        }
-                        monitor.goes_on(cx);
-                    } else {
-                        slot.release();
+                ready!(monitor.poll_head_timeout(cx));
+            } else {
+                monitor.activity.wait();
+                if migrates && monitor.is_between(snapshot, cx) {
+                    if slot.poll_acquire(cx).is_ready() {
+                        return Poll::Ready(Event::Migrates);
                     }
-                    ready!(monitor.poll_timeout(*phase, migrates, cx));
+                    monitor.goes_on(cx);
+                } else {
+                    slot.release();
                 }
-                if monitor.is_between(snapshot, cx) { Poll::Ready(Event::TimedOut) } else { Poll::Pending }
-            })
-            .await
-        };
+                ready!(monitor.poll_timeout(*phase, migrates, cx));
+            }
+            if monitor.is_between(snapshot, cx) { Poll::Ready(Event::TimedOut) } else { Poll::Pending }
+        })
+        .await;
         match event {
             Event::Phase(now) => *phase = now,
             Event::Forced => monitor.activity.set_forced(),
-            Event::Ended(_) | Event::Migrates | Event::TimedOut => {}
+            Event::Ended(_) | Event::Migrates | Event::TimedOut | Event::Rests => {}
         }
         event
     }
@@ -160,7 +155,7 @@ impl Watch {
     /// Ends the connection in a way that cannot destroy an answer on its way to the client: FIN, then reading
     /// on for a moment, then close.
     pub(crate) async fn close(&self, mut connection: impl AsyncRead + AsyncWrite + Unpin) {
-        let until = linger(self.drain.phase(), Instant::now());
+        let until = linger(self.changes.phase(), Instant::now());
         let farewell = async {
             connection.shutdown().await?;
             let mut waste = [0; 1024];

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::app::App;
 use crate::io::Io;
-use crate::serve::exchange;
+use crate::serve::{Server, exchange};
 use crate::service::ConnectionContext;
 #[cfg(feature = "http2")]
 use crate::settings::Http2;
@@ -85,6 +85,12 @@ pub struct ServeConnection<I, S> {
 }
 
 impl<I, S> ServeConnection<I, S> {
+    /// As [`Serve::connect_info`](crate::Serve::connect_info).
+    pub fn connect_info(mut self) -> Self {
+        self.settings.connect_info = true;
+        self
+    }
+
     /// Settings of HTTP/1.1, as in [`Serve::http1`](crate::Serve::http1).
     pub fn http1(mut self, set: impl FnOnce(Http1) -> Http1) -> Self {
         self.settings.http1 = set(self.settings.http1);
@@ -112,9 +118,10 @@ where
         let Self { io, activity, app, settings } = self;
         Box::pin(async move {
             let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, false);
-            let service = ConnectionContext::new(&activity, false).service(app);
+            let service = ConnectionContext::new(&activity, false, settings.connect_info).service(app);
             let io = Io::new(io, activity.clone());
-            let left = exchange(io, None, service, &activity, &mut watch, &settings).await;
+            let server = Server::new(settings);
+            let left = exchange(io, None, service, &activity, &mut watch, &server).await;
             debug_assert!(left.is_none(), "it does not migrate");
         })
     }

@@ -5,6 +5,8 @@
 //! Deliberately absent: I/O errors. The crate that does I/O puts them into [`Fault::Local`] as a line of
 //! text.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{Process, Versions};
@@ -30,11 +32,14 @@ pub enum Fault {
     /// The other process did not do in time what it had to.
     #[error("{0}")]
     TimedOut(Deadline),
-    /// An operator ended the attempt.
-    #[error("aborted by an operator")]
-    Aborted,
+    /// An operator ended the attempt, or what an operator had started did, and why if that was said.
+    #[error("{}", Aborted(why.as_deref()))]
+    Aborted {
+        /// In words that follow "aborted: ".
+        why: Option<String>,
+    },
     /// The operator that had begun the attempt has gone before it was released.
-    #[error("the operator that began the attempt has gone")]
+    #[error("aborted: the operator that began the attempt has gone")]
     Abandoned,
     /// Something failed on this side.
     #[error("{}", OneLine(.0))]
@@ -42,6 +47,18 @@ pub enum Fault {
     /// The process is stopping.
     #[error("this process is stopping")]
     Stopping,
+}
+
+/// How the end of an attempt reads.
+struct Aborted<'a>(Option<&'a str>);
+
+impl fmt::Display for Aborted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(why) => write!(f, "aborted: {}", OneLine(why)),
+            None => f.write_str("aborted by an operator"),
+        }
+    }
 }
 
 /// Why a `Join` was turned down. Nothing has changed by asking.

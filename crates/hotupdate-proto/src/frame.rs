@@ -1,16 +1,24 @@
 //! Bytes and messages: one JSON object, then a NUL byte, with a limit.
 //!
-//! Deliberately absent: reading and writing. JSON never contains a raw NUL (RFC 8259, section 7), so the byte
-//! ends a message wherever it stands.
+//! JSON never contains a raw NUL (RFC 8259, section 7), so the byte ends a message wherever it stands. A
+//! message that begins with the byte [`BINARY`], as no JSON text does, says its length instead, in the four
+//! bytes that follow (little-endian): many connections in one frame, see [`bulk`].
+//!
+//! Deliberately absent: reading and writing.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::message::{MAX_DESCRIPTORS, Message};
+use crate::migration::bulk;
 use crate::text::OneLine;
 
-/// The longest message, in bytes without its NUL. The largest real one is a batch of connection rows.
+/// The longest message, in bytes without its NUL or its head. The largest real one is a batch of connection
+/// rows.
 pub const MAX_MESSAGE: usize = 1 << 20;
+
+/// With what a binary frame begins.
+pub const BINARY: u8 = 1;
 
 /// Why bytes are not a message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,24 +69,48 @@ impl Decoder {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next whole message without its NUL, `None` if it has not arrived.
+    /// The next whole message, without its NUL or with its head, `None` if it has not arrived.
     ///
     /// # Errors
     /// [`FrameError::TooLong`], after which nothing sensible can follow.
     pub fn next_frame(&mut self) -> Option<Result<Vec<u8>, FrameError>> {
-        match self.bytes[self.searched..].iter().position(|byte| *byte == 0) {
-            Some(offset) if self.searched + offset > MAX_MESSAGE => Some(Err(FrameError::TooLong)),
-            Some(offset) => {
-                let mut frame: Vec<u8> = self.bytes.drain(..=self.searched + offset).collect();
-                frame.pop();
+        let is_binary = self.bytes.first() == Some(&BINARY);
+        let end = if is_binary { self.binary_end() } else { self.text_end() };
+        match end? {
+            Ok(end) => {
+                let mut frame: Vec<u8> = self.bytes.drain(..end).collect();
+                if !is_binary {
+                    frame.pop();
+                }
                 self.searched = 0;
                 Some(Ok(frame))
             }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// How many bytes a message takes that ends with a NUL.
+    fn text_end(&mut self) -> Option<Result<usize, FrameError>> {
+        match self.bytes[self.searched..].iter().position(|byte| *byte == 0) {
+            Some(offset) if self.searched + offset > MAX_MESSAGE => Some(Err(FrameError::TooLong)),
+            Some(offset) => Some(Ok(self.searched + offset + 1)),
             None if self.bytes.len() > MAX_MESSAGE => Some(Err(FrameError::TooLong)),
             None => {
                 self.searched = self.bytes.len();
                 None
             }
+        }
+    }
+
+    /// How many bytes a message takes that says its length.
+    fn binary_end(&self) -> Option<Result<usize, FrameError>> {
+        let (_, rest) = self.bytes.split_first()?;
+        match usize::try_from(u32::from_le_bytes(*rest.first_chunk()?)) {
+            Ok(length) if length <= MAX_MESSAGE => {
+                let end = bulk::HEAD + length;
+                (self.bytes.len() >= end).then_some(Ok(end))
+            }
+            _ => Some(Err(FrameError::TooLong)),
         }
     }
 
@@ -141,6 +173,9 @@ pub fn encode_message(message: &Message) -> Result<Vec<u8>, FrameError> {
 /// # Errors
 /// As [`decode`], [`FrameError::Descriptors`] and [`FrameError::TooManyDescriptors`].
 pub fn decode_message(frame: &[u8]) -> Result<Message, FrameError> {
+    if frame.first() == Some(&BINARY) {
+        return bulk::decode(frame.get(bulk::HEAD..).unwrap_or_default());
+    }
     let Envelope::<Message> { fds, message } = decode(frame)?;
     match message.descriptors() {
         owns if owns > MAX_DESCRIPTORS => Err(FrameError::TooManyDescriptors(owns)),

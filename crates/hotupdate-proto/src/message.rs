@@ -229,7 +229,8 @@ pub enum Message {
         /// The rows.
         items: Vec<ConnectionRow>,
     },
-    /// Live connections that migrate, see [`crate::migration`]; one descriptor each.
+    /// Live connections that migrate, see [`crate::migration`]; one descriptor each. To a process that
+    /// understands it this is said in [`crate::migration::bulk`].
     Prepare {
         /// The number of this batch, from 1.
         batch: u32,

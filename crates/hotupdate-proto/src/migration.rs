@@ -21,10 +21,12 @@
 //! process that drains dies before `commit`, the other has the only copies left and serves them. If the
 //! process that serves hangs, the batch is taken back, and `abort` is said first.
 
-use crate::text::ShortText;
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::ConnectionRow;
+pub mod bulk;
+
+mod item;
+pub use item::{Endpoint, MigrationItem};
 
 pub mod inbound;
 pub use inbound::{Inbound, InboundEffect};
@@ -52,19 +54,22 @@ pub struct ConnectionKind {
     /// Only from the listener of this name; from any if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<String>,
+    /// The newest form of [`bulk`] in which they may come; 0 for JSON only.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bulk: u8,
 }
 
-/// A connection that migrates.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct MigrationItem {
-    /// What is known of it; its history continues.
-    pub row: ConnectionRow,
-    /// What it carries, which says how the other process goes on with it.
-    pub kind: ShortText,
-    /// `SO_COOKIE` (socket(7)): the kernel's number of the socket.
-    pub cookie: u64,
-    /// What the next owner has to know, one character for each byte.
-    pub state: String,
+impl ConnectionKind {
+    /// As this crate reads them.
+    #[must_use]
+    pub fn new(kind: &str, listener: Option<&str>) -> Self {
+        Self { kind: kind.to_owned(), listener: listener.map(ToOwned::to_owned), bulk: bulk::FORM }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_zero(form: &u8) -> bool {
+    *form == 0
 }
 
 #[cfg(test)]
@@ -76,10 +81,10 @@ mod tests {
     #[test]
     fn a_full_batch_fits_into_a_message_though_every_byte_of_state_needs_an_escape() {
         let item = |bytes: usize| MigrationItem {
-            row: ConnectionRow::default(),
             kind: "http/1.1".into(),
             cookie: u64::MAX,
-            state: "\0".repeat(bytes),
+            state: vec![0; bytes],
+            ..MigrationItem::default()
         };
         let mut items: Vec<_> = (1..MAX_BATCH).map(|_| item(0)).collect();
         items.push(item(MAX_BATCH_STATE));

@@ -64,6 +64,9 @@ pub enum ProcessState {
     Drained,
     /// Not there any more.
     Gone,
+    /// What a later version of the service calls it, and this one has no word for.
+    #[serde(other)]
+    Unknown,
 }
 
 impl std::fmt::Display for ProcessState {
@@ -75,6 +78,7 @@ impl std::fmt::Display for ProcessState {
             Self::Draining => "draining",
             Self::Drained => "drained",
             Self::Gone => "gone",
+            Self::Unknown => "unknown",
         })
     }
 }
@@ -396,6 +400,24 @@ impl DeadlineParams {
     }
 }
 
+/// The parameters of `Abort`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct AbortParams {
+    /// Why, for people that read it in a log or a status afterwards, in words that follow "aborted: "; absent
+    /// where an operator simply wants it. Of a long text the beginning is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl AbortParams {
+    /// For this reason.
+    #[must_use]
+    pub fn new(why: Option<String>) -> Self {
+        Self { why }
+    }
+}
+
 /// The parameters of `Attempt`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptParams {
@@ -409,7 +431,10 @@ pub enum Command {
     /// Release the successor that stands by.
     Handoff,
     /// End the handoff that is under way; refused once the successor is released, since it may serve already.
-    Abort,
+    Abort {
+        /// Why, see [`AbortParams::why`].
+        why: Option<String>,
+    },
     /// The operator that began the attempt of this name is gone: as `Abort`, if it is the one that is under way
     /// and not released. Nothing else is undone by it, and a process that comes later for this attempt is
     /// turned away.
@@ -442,7 +467,7 @@ pub enum Command {
 #[non_exhaustive]
 pub enum OperatorError {
     /// There is no process to hand the service to.
-    #[error("no successor is waiting")]
+    #[error("no successor is waiting; `hotctl handoff -- COMMAND` starts one")]
     NoSuccessor,
     /// The successor is there, but not ready.
     #[error("the successor is not ready yet ({doing})")]

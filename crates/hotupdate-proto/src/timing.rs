@@ -70,6 +70,7 @@ pub struct Timing {
     pub parent: Duration,
     /// Owner of the control socket: between two looks whether its file and its lock are still at their path.
     /// Short enough that an operator hardly notices, and long enough that an idle process stays one.
+    /// [`Duration::MAX`]: it never looks, as in a test whose folder goes before its services do.
     pub path_check: Duration,
     /// Predecessor: how long after the beginning of its drain a silent connection is left alone; at most a
     /// quarter of the drain. Most clients end by themselves what they have begun.

@@ -6,6 +6,9 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use hotupdate_proto::ShortText;
+use hotupdate_proto::migration::Endpoint;
+
 /// Where a socket is bound or connected to.
 ///
 /// ```
@@ -70,6 +73,26 @@ impl fmt::Display for Address {
             Self::Ip(address) => address.fmt(f),
             Self::Unix(Some(path)) => path.display().fmt(f),
             Self::Unix(None) => Ok(()),
+        }
+    }
+}
+
+/// As it came from another process.
+impl From<Endpoint> for Address {
+    fn from(end: Endpoint) -> Self {
+        match end {
+            Endpoint::Ip(address) => Self::Ip(address),
+            Endpoint::Unix(path) => Self::Unix((!path.is_empty()).then(|| path.as_str().into())),
+        }
+    }
+}
+
+/// As it is told to another process.
+impl From<&Address> for Endpoint {
+    fn from(address: &Address) -> Self {
+        match address {
+            Address::Ip(address) => Self::Ip(*address),
+            Address::Unix(_) => Self::Unix(ShortText::from_display(address)),
         }
     }
 }

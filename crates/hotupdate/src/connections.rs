@@ -4,6 +4,10 @@
 mod activity;
 pub use activity::{ConnectionActivity, RequestGuard};
 
+mod changes;
+#[doc(hidden)]
+pub use changes::Changes;
+
 mod connection;
 pub(crate) use connection::MigrationRequest;
 pub use connection::{Connection, MAX_STATE, NotMigrated};
@@ -21,6 +25,8 @@ pub(crate) use table::{accepted_at, age_ms};
 mod exchange;
 #[doc(hidden)]
 pub use exchange::{BodyDemand, PollSnapshot};
+
+mod rest;
 
 #[cfg(test)]
 mod fixture;

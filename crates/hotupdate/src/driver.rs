@@ -43,8 +43,6 @@ mod status;
 mod clock;
 
 mod text;
-#[cfg(feature = "test-util")]
-pub(crate) use text::from_text;
 
 pub(crate) use application::{FromApplication, Resources};
 #[cfg(feature = "test-util")]
@@ -75,7 +73,7 @@ use self::renewal::Renewal;
 use self::standstill::Standstill;
 use self::status::View;
 use self::supervisor::{Call, Supervisor};
-use crate::connections::{Connections, MigrationRequest};
+use crate::connections::Connections;
 use crate::control::Ownership;
 use crate::control::session::Request;
 use crate::error::{Error, ErrorKind};
@@ -148,7 +146,8 @@ enum TaskResult {
 /// What the loop woke up for.
 enum Wake {
     Application(Option<FromApplication>),
-    Migration(MigrationRequest),
+    /// Connections have asked to leave.
+    Migration,
     ListenerDropped,
     Request(Request),
     Heard(LinkId, Heard),
@@ -161,13 +160,17 @@ enum Wake {
 
 impl Driver {
     async fn run(self) {
-        let (signals, served, tasks) = self.live().await;
-        signals.until_the_end(served, &tasks).await;
+        let (links, signals, served, tasks) = self.live().await;
+        // The process that serves sees the end of this one at the end of the link.
+        tokio::select! {
+            () = signals.until_the_end(served, &tasks) => {}
+            () = links.hear_nothing_more() => {}
+        }
     }
 
-    /// Returns when nothing of the service is left in this process, whether it has served, and what the
-    /// application may still do.
-    async fn live(mut self) -> (Signals, bool, Tasks) {
+    /// Returns when nothing of the service is left in this process but its links, whether it has served, and what
+    /// the application may still do.
+    async fn live(mut self) -> (Links, Signals, bool, Tasks) {
         while !self.is_over() {
             let wake = self.wait().await;
             let span = self.span_of(&wake);
@@ -180,7 +183,7 @@ impl Driver {
         }
         self.application.end();
         let (served, tasks) = (!self.machine.has_failed(), self.application.tasks().clone());
-        (self.supervisor.into_signals(), served, tasks)
+        (self.links, self.supervisor.into_signals(), served, tasks)
     }
 
     fn is_over(&self) -> bool {
@@ -212,7 +215,7 @@ impl Driver {
             (id, what) = links.next() => Wake::Heard(id, what),
             Some(done) = results.1.recv() => Wake::Done(done),
             said = application.next() => Wake::Application(said),
-            Some(request) = migrations.requests.recv() => Wake::Migration(request),
+            () = connections.next_portion(migrations.on_their_way()) => Wake::Migration,
             () = listeners.dropped().notified() => Wake::ListenerDropped,
             request = operators.next() => Wake::Request(request),
             call = supervisor.next() => Wake::Supervisor(call),
@@ -234,7 +237,7 @@ impl Driver {
     async fn act(&mut self, wake: Wake) {
         match wake {
             Wake::Application(said) => self.application_says(said).await,
-            Wake::Migration(request) => self.leave(request).await,
+            Wake::Migration => self.leave().await,
             Wake::ListenerDropped => self.listener_dropped(),
             Wake::Request(request) => self.request(request).await,
             Wake::Heard(id, heard) => self.hear(id, heard).await,
@@ -338,7 +341,7 @@ impl Driver {
             let tasks = self.application.tasks().names(MAX_TASKS);
             let (connections, _) = self.connections.snapshot();
             tracing::info!(
-                %signal, %connections, ?tasks,
+                %signal, open = connections.open(), active = connections.active, ?tasks,
                 "told to stop: before it ends, this process waits for {}; SIGINT twice ends it now",
                 self.machine.incumbent().and_then(Incumbent::ends_after).unwrap_or("what is still open")
             );

@@ -113,7 +113,7 @@ impl Error {
             Fault::PeerIncompatible(_) => ErrorKind::PeerIncompatible,
             Fault::PeerGone => ErrorKind::PeerGone,
             Fault::TimedOut(_) => ErrorKind::TimedOut,
-            Fault::Aborted | Fault::Abandoned | Fault::Stopping => ErrorKind::Cancelled,
+            Fault::Aborted { .. } | Fault::Abandoned | Fault::Stopping => ErrorKind::Cancelled,
             Fault::Local(_) => ErrorKind::Local,
             // What the other side says in its own words.
             _ => ErrorKind::Refused,

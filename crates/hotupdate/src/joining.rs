@@ -130,12 +130,9 @@ async fn find(settings: &Settings, local: &Local) -> Result<Place> {
 
 /// Room for the connections that are going to come, before they do.
 async fn make_room(complete: &Complete) {
-    let Complete { joined, inventory, .. } = complete;
-    if let (Some(there), Ok(any)) = (joined.occupancy, inventory.ownership.lock.try_clone()) {
-        // The kernel may need a while for it.
-        let made = tokio::task::spawn_blocking(move || limits::make_room(any, there.connections));
-        let _ = made.await;
-    }
+    let connections = complete.joined.occupancy.map_or(0, |there| there.connections);
+    // The kernel may need a while for it.
+    let _ = tokio::task::spawn_blocking(move || limits::make_room(connections)).await;
 }
 
 fn doing(path: &Path) -> String {
@@ -158,6 +155,7 @@ fn first(settings: Settings, local: Local, signals: Signals, ownership: Ownershi
         generation: Generation::FIRST,
         span: Span::none(),
         incumbent: None,
+        in_probation: None,
         release,
         abandon_listeners,
         offered,
@@ -178,6 +176,7 @@ fn succeed(settings: Settings, local: Local, signals: Signals, complete: Complet
     let Complete { machine, joined, receiver, inventory } = complete;
     let Inventory { offered, state, links, ownership } = inventory;
     let (release, abandon_listeners) = (settings.release, settings.abandon_listeners);
+    let in_probation = links.iter().find(|(link, _)| link.probation).map(|(link, _)| link.process.clone());
     let span = link::span(&joined.handoff);
     tracing::info!(
         parent: &span,
@@ -194,6 +193,7 @@ fn succeed(settings: Settings, local: Local, signals: Signals, complete: Complet
         generation,
         span,
         incumbent: Some(incumbent),
+        in_probation,
         release,
         abandon_listeners,
         offered,

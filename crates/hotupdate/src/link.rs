@@ -1,4 +1,5 @@
-//! A link: one task reads it, one task writes it, and the driver hears what was said.
+//! A link: one task reads it, one task writes what the driver could not write at once, and the driver hears
+//! what was said.
 //!
 //! Deliberately absent: the protocol. Reading can be paused, because a link to an older generation travels to
 //! the next version, which goes on exactly where this process stopped.
@@ -8,9 +9,10 @@ pub(crate) mod channel;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::time::Duration;
 
-use hotupdate_proto::frame;
+use hotupdate_proto::frame::{self, FrameError};
 use hotupdate_proto::text::OneLine;
 use hotupdate_proto::{Fault, Message};
 use socket2::SockRef;
@@ -37,7 +39,8 @@ pub(crate) enum Heard {
 const QUEUE: usize = 256;
 
 enum Outgoing {
-    Bytes(Vec<u8>, Vec<Sent>),
+    /// The bytes from here on, and their descriptors.
+    Bytes(Vec<u8>, usize, Vec<Sent>),
     Flush(oneshot::Sender<()>),
 }
 
@@ -48,6 +51,8 @@ pub(crate) struct Link {
     pub(crate) span: Span,
     stream: Arc<UnixStream>,
     outgoing: mpsc::Sender<Outgoing>,
+    /// How many messages were given to the task that writes, and are not in the kernel.
+    unwritten: Arc<AtomicUsize>,
     reading: Option<(oneshot::Sender<()>, JoinHandle<Vec<u8>>)>,
     /// What was read of a message that is not whole, while the link is paused.
     rest: Vec<u8>,
@@ -72,8 +77,10 @@ impl Link {
         write: Duration,
     ) -> Self {
         let (outgoing, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(write_link(stream.clone(), queue, write).instrument(span.clone()));
-        Self { id, span, stream, outgoing, reading: None, rest, heard }
+        let unwritten = Arc::new(AtomicUsize::new(0));
+        let writer = write_link(stream.clone(), queue, unwritten.clone(), write);
+        tokio::spawn(writer.instrument(span.clone()));
+        Self { id, span, stream, outgoing, unwritten, reading: None, rest, heard }
     }
 
     /// A link whose descriptor arrived.
@@ -115,28 +122,54 @@ impl Link {
 
     /// Says something. A peer that does not read, or is dead, is noticed by the reader.
     pub(crate) fn send(&self, message: &Message, descriptors: Vec<Sent>) {
-        let bytes = match frame::encode_message(message) {
+        self.send_encoded(message.name(), frame::encode_message(message), descriptors);
+    }
+
+    /// As [`Link::send`], in a form of its own.
+    pub(crate) fn send_encoded(
+        &self,
+        message: &'static str,
+        encoded: Result<Vec<u8>, FrameError>,
+        descriptors: Vec<Sent>,
+    ) {
+        let bytes = match encoded {
             Ok(bytes) => bytes,
-            Err(error) => {
-                return tracing::error!(message = message.name(), %error, "a message that cannot be sent");
-            }
+            Err(error) => return tracing::error!(message, %error, "a message that cannot be sent"),
         };
-        match self.outgoing.try_send(Outgoing::Bytes(bytes, descriptors)) {
+        let (bytes, sent, descriptors) = match self.send_at_once(&bytes, &descriptors) {
+            sent if sent == bytes.len() => return,
+            0 => (bytes, 0, descriptors),
+            sent => (bytes, sent, Vec::new()),
+        };
+        self.unwritten.fetch_add(1, Relaxed);
+        match self.outgoing.try_send(Outgoing::Bytes(bytes, sent, descriptors)) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Closed(_)) => {
-                tracing::debug!(message = message.name(), "not said: the other side is gone");
+                tracing::debug!(message, "not said: the other side is gone");
             }
             // The writer gives up after the deadline `write`; the link itself stays open, for the reason
             // given there.
             Err(mpsc::error::TrySendError::Full(_)) => {
-                tracing::warn!(message = message.name(), "not said: the other side does not read");
+                tracing::warn!(message, "not said: the other side does not read");
             }
+        }
+    }
+
+    /// How many bytes the kernel takes now: none if something else goes before. What it does not take, for
+    /// whatever reason, is for the task that writes, which may have to wait.
+    ///
+    /// Most of the time it takes everything, and what the other side waits for is on its way before this task
+    /// does anything else.
+    fn send_at_once(&self, bytes: &[u8], descriptors: &[Sent]) -> usize {
+        match self.unwritten.load(Acquire) {
+            0 => channel::try_send(&self.stream, bytes, descriptors).unwrap_or_default(),
+            _ => 0,
         }
     }
 
     /// Bytes in a form of their own: the reply to `Join`.
     pub(crate) fn send_bytes(&self, bytes: Vec<u8>) {
-        drop(self.outgoing.try_send(Outgoing::Bytes(bytes, Vec::new())));
+        self.send_encoded("joined", Ok(bytes), Vec::new());
     }
 
     /// Resolves when everything said so far is in the kernel, or will never be.
@@ -208,12 +241,17 @@ async fn read_link(
     receiver.into_rest().1
 }
 
-async fn write_link(stream: Arc<UnixStream>, mut queue: mpsc::Receiver<Outgoing>, write: Duration) {
+async fn write_link(
+    stream: Arc<UnixStream>,
+    mut queue: mpsc::Receiver<Outgoing>,
+    unwritten: Arc<AtomicUsize>,
+    write: Duration,
+) {
     while let Some(outgoing) = queue.recv().await {
         match outgoing {
-            Outgoing::Bytes(bytes, descriptors) => {
-                if let Err(error) = channel::send(&stream, &bytes, &descriptors, Instant::now() + write).await
-                {
+            Outgoing::Bytes(bytes, from, descriptors) => {
+                let until = Instant::now() + write;
+                if let Err(error) = channel::send(&stream, &bytes[from..], &descriptors, until).await {
                     // The reader hears of a dead peer by itself. One that lives and does not read is told
                     // nothing more, and the link stays open: its end would mean a death, and each side would
                     // serve alone.
@@ -225,6 +263,7 @@ async fn write_link(stream: Arc<UnixStream>, mut queue: mpsc::Receiver<Outgoing>
                     }
                     return;
                 }
+                unwritten.fetch_sub(1, Release);
             }
             Outgoing::Flush(done) => drop(done.send(())),
         }

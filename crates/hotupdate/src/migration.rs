@@ -29,8 +29,7 @@ impl Handler {
         listener: Option<&str>,
         inspect: impl Fn(Vec<u8>) -> Option<Resume> + Send + Sync + 'static,
     ) -> Self {
-        let kind = ConnectionKind { kind: kind.to_owned(), listener: listener.map(ToOwned::to_owned) };
-        Self { kind, inspect: Box::new(inspect) }
+        Self { kind: ConnectionKind::new(kind, listener), inspect: Box::new(inspect) }
     }
 
     /// With state that is JSON, and a task for each connection.

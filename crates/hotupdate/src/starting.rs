@@ -48,6 +48,8 @@ pub struct Starting {
     /// The process to succeed, if there is one, or was.
     pub(crate) incumbent: Option<Process>,
     pub(crate) release: Release,
+    /// A process before that one, which can take over again and so has its listeners still.
+    pub(crate) in_probation: Option<Process>,
     /// It may leave every listener of the incumbent unclaimed.
     pub(crate) abandon_listeners: bool,
     pub(crate) offered: Vec<Offered>,
@@ -277,7 +279,7 @@ impl Starting {
     }
 
     fn register(&mut self, handler: Handler) -> Result<()> {
-        let ConnectionKind { kind, listener } = &handler.kind;
+        let ConnectionKind { kind, listener, .. } = &handler.kind;
         let doing = match listener {
             None => format!("registering connections of the kind {kind:?}"),
             Some(listener) => {
@@ -380,6 +382,7 @@ impl Starting {
             failed,
             serving,
             incumbent: _,
+            in_probation: _,
             abandon_listeners: _,
             misdirected: _,
         } = self;
@@ -577,7 +580,15 @@ impl Starting {
                 None => format!("the listener {name:?} of this process is bound to {address}"),
             });
         }
-        self.misdirected.as_ref().map(|misdirected| format!("{error}; {misdirected}"))
+        // An address that the version before this one was to leave, and that this one returns to.
+        let former = self.in_probation.as_ref().map(|former| {
+            format!(
+                "unless another program has it, {former} still does, which can take over again for a moment: \
+                 return to that version (hotctl rollback), or repeat this when `hotctl status` shows no version \
+                 that can take over again"
+            )
+        });
+        self.misdirected.clone().or(former).map(|why| format!("{error}; {why}"))
     }
 
     fn check_name(&self, name: &str) -> Result<()> {

@@ -36,7 +36,8 @@ const INTERVAL: Duration = Duration::from_millis(5);
 
 /// Settings for a version that lives in a test beside another: no probation, so that the version before ends
 /// as soon as its connections have; signals are left to the test; no deadline of a handoff is missed on a slow
-/// machine; and versions may crash as often as a test wants.
+/// machine; versions may crash as often as a test wants; and a control socket that is removed stays so, since
+/// the folder of a test goes at its end, often a moment before its services.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -57,7 +58,8 @@ pub fn builder(control: impl AsRef<Path>) -> Builder {
         .released(2 * SOON)
         .resume(SOON)
         .probation(Duration::ZERO)
-        .crash_backoff(Duration::ZERO);
+        .crash_backoff(Duration::ZERO)
+        .path_check(Duration::MAX);
     crate::builder(control).stop_signals(false).timing(timing)
 }
 

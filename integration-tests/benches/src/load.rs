@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 
 /// What the clients do.
 #[derive(Clone, Debug, clap::Args)]
+#[command(args_override_self = true)]
 pub(crate) struct Load {
     /// Where the system answers `GET /` with its version.
     #[arg(long)]
@@ -23,9 +24,18 @@ pub(crate) struct Load {
     /// Where it echoes bytes.
     #[arg(long)]
     pub(crate) raw: SocketAddr,
-    /// Clients that ask again as soon as they have thought for two milliseconds.
+    /// What is asked for.
+    #[arg(long, default_value = "/")]
+    pub(crate) path: String,
+    /// Clients that ask again when they have their answer.
     #[arg(long, default_value_t = 4)]
     pub(crate) closed: usize,
+    /// How long they think before, in microseconds.
+    #[arg(long, default_value_t = 2_000)]
+    pub(crate) thinks: u64,
+    /// They open a connection for each request.
+    #[arg(long)]
+    pub(crate) reconnect: bool,
     /// Requests in a second, on a schedule, over as many keep-alive connections as they need.
     #[arg(long, default_value_t = 2_000)]
     pub(crate) paced: u64,
@@ -35,6 +45,9 @@ pub(crate) struct Load {
     /// Connections that have asked once, and ask again at the end.
     #[arg(long, default_value_t = 1_000)]
     pub(crate) idle: usize,
+    /// So many of them in a second.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) ask: u64,
     /// Raw connections that send a few bytes twenty times in a second.
     #[arg(long, default_value_t = 20)]
     pub(crate) streams: usize,

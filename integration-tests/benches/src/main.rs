@@ -1,68 +1,106 @@
-//! `bench`: the same load on this project and on its peers, interleaved, while each of them is upgraded.
+//! `bench`: what a hot update costs, measured beside its peers and beside what the kernel alone takes.
 //!
 //! Deliberately absent: assertions. What must hold is a test; here is what it costs.
+//!
+//! # Reading order
+//!
+//! 1. [`systems`]: this project and its peers, each started, upgraded in its own way, and stopped
+//! 2. [`load`]: what the clients do, and what became of each request
+//! 3. [`scenario`]: one upgrade of one system under load
+//! 4. [`upgrades`], [`report`], [`plot`]: all of them, as tables and as an image
+//! 5. [`moves`], [`listeners`], [`gap`], beside the [`floor`]: this project alone, and its [`growth`]
+//! 6. [`steady`]: what it costs when nothing is updated
+//! 7. [`results`], [`table`], [`svg`]: where figures go; [`machine`], [`stalls`]: whether they can be trusted
 
+mod floor;
+mod gap;
+mod growth;
+mod listeners;
 mod load;
+mod machine;
+mod moves;
+mod numbers;
 mod plot;
+mod process;
 mod report;
+mod results;
 mod scenario;
 mod stalls;
+mod steady;
+mod svg;
 mod systems;
+mod table;
+mod upgrades;
 
-use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::process::ExitCode;
 
-use anyhow::Context as _;
-use clap::Parser;
-use serde_json::json;
+use clap::{Parser, Subcommand};
 
+use crate::gap::Gap;
+use crate::listeners::Listeners;
 use crate::load::Load;
-use crate::report::{Round, Table};
-use crate::scenario::Times;
-use crate::systems::System;
+use crate::moves::Moves;
+use crate::results::keep;
+use crate::steady::Steady;
+use crate::upgrades::{Upgrades, Work};
 
-/// Measures upgrades of network services under load.
+/// Measures what hot updates cost: beside peers, and beside what the kernel alone takes.
 #[derive(Parser)]
-enum Cli {
-    /// Upgrades each system in turn, again and again, and prints one table.
+struct Cli {
+    /// Keep what is found in this folder: NAME.md, NAME.json, and NAME.svg where there is an image.
+    #[arg(long, global = true)]
+    out: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Upgrades each system in turn, again and again, under a mixed load.
     Upgrades(Upgrades),
+    /// The same with ten thousand idle connections.
+    Idle(Upgrades),
+    /// The same under 64 connections without a pause.
+    Saturated(Upgrades),
+    /// Moves idle connections to the next version: time, processor time and memory.
+    Moves(Moves),
+    /// Passes listeners to the next version.
+    Listeners(Listeners),
+    /// One handoff after the other: how long no process accepts.
+    Gap(Gap),
+    /// Requests and idle connections without an update, beside `axum::serve`.
+    Steady(Steady),
+    /// All of these; one that fails does not keep the others from being measured.
+    All {
+        /// Upgrades of each system, and rounds of everything else.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// One round, and less of everything, in less than five minutes.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Writes the table of the upgrades of RESULTS into README, between the two lines that are there for it.
+    Report { results: PathBuf, readme: PathBuf },
     /// The load alone.
     #[command(hide = true)]
     Load(Load),
     /// When the machine stands still.
     #[command(hide = true)]
     Stalls { path: PathBuf },
-}
-
-#[derive(clap::Args)]
-struct Upgrades {
-    /// Upgrades of each system.
-    #[arg(long, default_value_t = 4)]
-    rounds: usize,
-    /// One upgrade of each, with a shorter time before it.
-    #[arg(long)]
-    quick: bool,
-    /// These systems alone.
-    #[arg(long, value_delimiter = ',')]
-    systems: Vec<System>,
-    /// Where `upgrades.md`, `upgrades.json` and `upgrades.svg` go.
-    #[arg(long)]
-    out: PathBuf,
-    /// Options of the load, such as `--paced 1000`.
-    #[arg(last = true)]
-    load: Vec<String>,
+    /// Takes descriptors from standard input.
+    #[command(hide = true)]
+    Receive,
 }
 
 fn main() -> ExitCode {
-    let ended = match Cli::parse() {
-        Cli::Upgrades(upgrades) => run(&upgrades),
-        Cli::Load(load) => load::run(&load),
-        Cli::Stalls { path } => stalls::run(&path),
-    };
-    match ended {
+    // A journal of a disk must not be what is measured.
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        let _it_is_the_first = tempfile::env::override_temp_dir(memory);
+    }
+    match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // There is nowhere else to report it.
@@ -72,81 +110,40 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Upgrades) -> anyhow::Result<()> {
-    let rounds = if cli.quick { 1 } else { cli.rounds };
-    let times = Times {
-        before: Duration::from_secs(if cli.quick { 3 } else { 5 }),
-        after: Duration::from_secs(2),
-        gone: Duration::from_secs(if cli.quick { 9 } else { 15 }),
-    };
-    let wanted = |system: &System| cli.systems.is_empty() || cli.systems.contains(system);
-    let (mut systems, mut missing) = (Vec::new(), Vec::new());
-    for system in System::ALL.into_iter().filter(wanted) {
-        match system.program() {
-            Some(_) => systems.push(system),
-            None => missing.push((system, "it is not installed".to_owned())),
-        }
+fn run(Cli { out, command }: Cli) -> anyhow::Result<()> {
+    let out = out.as_deref();
+    match command {
+        Command::Upgrades(upgrades) => keep(out, || upgrades.run(Work::Mixed)),
+        Command::Idle(upgrades) => keep(out, || upgrades.run(Work::Idle)),
+        Command::Saturated(upgrades) => keep(out, || upgrades.run(Work::Saturated)),
+        Command::Moves(moves) => keep(out, || moves.run()),
+        Command::Listeners(listeners) => keep(out, || listeners.run()),
+        Command::Gap(gap) => keep(out, || gap.run()),
+        Command::Steady(steady) => keep(out, || steady.run()),
+        Command::All { rounds, quick } => all(out, rounds, quick),
+        Command::Report { results, readme } => results::report(&results, &readme),
+        Command::Load(load) => load::run(&load),
+        Command::Stalls { path } => stalls::run(&path),
+        Command::Receive => floor::receive(),
     }
-    let echo = scenario::echo()?;
-    fs::create_dir_all(&cli.out).with_context(|| format!("making {}", cli.out.display()))?;
-    let (mut results, mut drawn) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
-        // Each begins with another one, so that none has always the same neighbour.
-        let first = round % systems.len().max(1);
-        for &system in systems[first..].iter().chain(&systems[..first]) {
-            say(&format!("round {} of {rounds}: {}", round + 1, system.name()))?;
-            match scenario::upgrade(system, &cli.load, times, echo) {
-                Ok(seen) => {
-                    results.push(Round::of(&seen));
-                    if round == 0 {
-                        drawn.push(seen);
-                    }
-                }
-                Err(error) => missing.push((system, format!("round {}: {error:#}", round + 1))),
-            }
-        }
-    }
-    drawn.sort_by_key(|seen| seen.system);
-    plot::draw(&cli.out.join("upgrades.svg"), &drawn)?;
-    let about = about(cli, &systems);
-    let text = format!("{about}\n{}", Table { rounds: &results, missing: &missing });
-    write(&cli.out.join("upgrades.md"), &text)?;
-    let all = json!({ "about": about, "rounds": results });
-    write(&cli.out.join("upgrades.json"), &serde_json::to_string_pretty(&all)?)?;
-    say(&format!("\n{text}\nIn {}: upgrades.md, upgrades.json, upgrades.svg.", cli.out.display()))
 }
 
-/// Machine, versions and command.
-fn about(cli: &Upgrades, systems: &[System]) -> String {
-    let output = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().ok();
-        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
-    };
-    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let processor = processor.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let versions = systems.iter().filter_map(|system| system.version());
-    let versions: Vec<_> = versions.map(|version| format!("* {version}")).collect();
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    format!(
-        "# Upgrades under load\n\n{date}, {commit}; {cores} cores ({processor}), Linux {kernel}; load average {load}.\n\
-         `bench upgrades --rounds {rounds}{quick} -- {options}`\n\n{versions}\n",
-        date = output("date", &["--utc", "+%Y-%m-%d %H:%M UTC"]),
-        commit = output("git", &["describe", "--always", "--dirty"]),
-        processor = processor.trim_start_matches([' ', '\t', ':']),
-        kernel = output("uname", &["-r"]),
-        load = load.split(' ').next().unwrap_or_default(),
-        rounds = cli.rounds,
-        quick = if cli.quick { " --quick" } else { "" },
-        options = cli.load.join(" "),
-        versions = versions.join("\n"),
-    )
+fn all(out: Option<&Path>, rounds: usize, quick: bool) -> anyhow::Result<()> {
+    let upgrades = Upgrades { rounds, quick, systems: Vec::new(), load: Vec::new() };
+    let ended = [
+        keep(out, || upgrades.run(Work::Mixed)),
+        keep(out, || upgrades.run(Work::Idle)),
+        keep(out, || upgrades.run(Work::Saturated)),
+        keep(out, || Moves::all(rounds, quick).run()),
+        keep(out, || Listeners::all(rounds, quick).run()),
+        keep(out, || Gap::all(quick).run()),
+        keep(out, || Steady::all(rounds, quick).run()),
+    ];
+    let mut failed = ended.into_iter().filter_map(Result::err).peekable();
+    let first = failed.peek().map(|error| format!("{error:#}"));
+    first.map_or(Ok(()), |first| anyhow::bail!("{} of 7 scenarios failed; {first}", failed.count()))
 }
 
-fn say(line: &str) -> anyhow::Result<()> {
+pub(crate) fn say(line: &str) -> anyhow::Result<()> {
     Ok(writeln!(io::stdout(), "{line}")?)
-}
-
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }

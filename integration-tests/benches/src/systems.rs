@@ -17,7 +17,19 @@ const LOOK: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a system is upgraded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum System {
     /// This project, not upgraded.
@@ -89,17 +101,34 @@ impl System {
         }
     }
 
-    /// What it calls its version.
+    /// Its name and version, where it is no part of this project.
     pub(crate) fn version(self) -> Option<String> {
-        let argument = match self {
-            Self::Nginx | Self::Haproxy => "-v",
-            Self::Envoy => "--version",
-            _ => return None,
-        };
-        let output = Command::new(self.program()?).arg(argument).output().ok()?;
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        text.lines().find(|line| !line.trim().is_empty()).map(|line| line.trim().to_owned())
+        match self {
+            Self::Nginx | Self::Haproxy => self.says("-v"),
+            Self::Envoy => self.says("--version"),
+            Self::Ecdysis => locked("ecdysis"),
+            Self::Shellflip => locked("shellflip"),
+            Self::Pingora => locked("pingora-core"),
+            Self::Reuseport => locked("axum"),
+            Self::Control | Self::Hotupdate | Self::Restart => None,
+        }
     }
+
+    fn says(self, argument: &str) -> Option<String> {
+        let program = self.program()?;
+        let output = Command::new(&program).arg(argument).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+        // Envoy begins with its path, which is no news.
+        Some(line.replace(&format!("{} ", program.display()), "envoy"))
+    }
+}
+
+/// The version of a crate that peers are built with.
+fn locked(name: &str) -> Option<String> {
+    let lock = include_str!("../peers/Cargo.lock");
+    let (_, rest) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
+    Some(format!("{name} {}", rest.split_once('"')?.0))
 }
 
 fn installed(name: &str) -> Option<PathBuf> {
@@ -117,6 +146,8 @@ pub(crate) struct Place {
     pub(crate) raw: SocketAddr,
     /// Echoes; for proxies, which cannot do it themselves.
     pub(crate) echo: SocketAddr,
+    /// As many open files as the system allows; for those that want to be told.
+    pub(crate) files: u64,
 }
 
 impl Place {
@@ -174,6 +205,11 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
+    /// The process that was started first.
+    pub(crate) fn first(&self) -> anyhow::Result<u32> {
+        self.children.first().map(Child::id).context("it was started")
+    }
+
     /// The process to which an operator sends signals.
     fn master(&self) -> anyhow::Result<i32> {
         if self.system != System::Nginx {
@@ -193,14 +229,15 @@ impl<'a> Running<'a> {
                 "nginx.conf",
                 &format!(
                     "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
-worker_processes 2; error_log {error}; pid {pid};
-events {{ worker_connections 8192; }}
+worker_processes 2; worker_rlimit_nofile {files}; error_log {error}; pid {pid};
+events {{ worker_connections 16384; }}
 http {{
   access_log off; keepalive_requests 100000000; keepalive_timeout 600;
   server {{ listen {http} backlog=4096; location / {{ return 200 v{version}; }} }}
 }}
 stream {{ server {{ listen {raw}; proxy_pass {echo}; }} }}
 ",
+                    files = place.files,
                     error = place.file("error.log"),
                     pid = place.file("nginx.pid"),
                 ),
@@ -210,7 +247,9 @@ stream {{ server {{ listen {raw}; proxy_pass {echo}; }} }}
                 &format!(
                     "global
   nbthread 2
-  maxconn 8000
+  maxconn 12000
+  ulimit-n {files}
+  no strict-limits
   stats socket {socket} mode 600 level admin expose-fd listeners
 defaults
   mode http
@@ -218,6 +257,7 @@ defaults
   timeout client 600s
   timeout server 600s
 frontend web
+  option idle-close-on-response
   bind {http}
   http-request return status 200 content-type text/plain string v{version}
 listen raw
@@ -225,6 +265,7 @@ listen raw
   bind {raw}
   server echo {echo}
 ",
+                    files = place.files,
                     socket = place.file("haproxy.sock"),
                 ),
             ),
@@ -298,7 +339,8 @@ listen raw
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        // Successors need not be children of this program, but they have its folder as their working directory.
+        // Successors need not be children of this program, but they have its folder as their working
+        // directory.
         let all = || processes_in(&self.place.folder);
         all().into_iter().for_each(|pid| drop(signal(pid, Signal::KILL)));
         self.children.iter_mut().for_each(|child| drop(child.wait()));

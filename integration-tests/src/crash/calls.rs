@@ -11,6 +11,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
+use hotupdate_proto::Message;
+use hotupdate_proto::frame::{BINARY, Decoder, decode_message};
 use serde_json::Value;
 use syscalls::Sysno;
 
@@ -72,7 +74,7 @@ pub(super) struct Descriptors {
     /// Where they were accepted.
     listeners: HashSet<u64>,
     /// By descriptor and call: the part of a message that has come so far.
-    parts: HashMap<(u64, Sysno), Vec<u8>>,
+    parts: HashMap<(u64, Sysno), Decoder>,
 }
 
 impl Descriptors {
@@ -119,9 +121,8 @@ impl Descriptors {
         let [fd, message, ..] = registers.arguments();
         let bytes = self.bytes(message, Some(length));
         let part = self.parts.entry((fd, call)).or_default();
-        part.extend(bytes);
-        let whole = part.iter().rposition(|byte| *byte == 0).map_or(0, |end| end + 1);
-        messages(&part.drain(..whole).collect::<Vec<_>>())
+        part.push(&bytes);
+        whole(part)
     }
 
     fn is_internet(&self, address: u64) -> bool {
@@ -213,14 +214,26 @@ fn takes_descriptor(call: Sysno) -> bool {
 /// 12` (batch, what is refused), `commit 7`, `abort 7`.
 #[must_use]
 pub fn messages(bytes: &[u8]) -> Vec<String> {
-    bytes
-        .split(|byte| *byte == 0)
-        .filter_map(|frame| serde_json::from_slice(frame).ok())
-        .map(message)
-        .collect()
+    let mut decoder = Decoder::default();
+    decoder.push(bytes);
+    whole(&mut decoder)
 }
 
-fn message(frame: Value) -> String {
+fn whole(decoder: &mut Decoder) -> Vec<String> {
+    let frames = std::iter::from_fn(|| decoder.next_frame()?.ok());
+    frames.filter_map(|frame| binary(&frame).or_else(|| json(&frame))).collect()
+}
+
+/// Connections in the compact form.
+fn binary(frame: &[u8]) -> Option<String> {
+    let Some(&BINARY) = frame.first() else { return None };
+    let Message::Prepare { batch, items } = decode_message(frame).ok()? else { return None };
+    let clients = items.iter().map(|item| format!(" {}={}", item.id, item.peer));
+    Some(format!("prepare {batch}{}", String::from_iter(clients)))
+}
+
+fn json(frame: &[u8]) -> Option<String> {
+    let frame: Value = serde_json::from_slice(frame).ok()?;
     let name = frame["type"].as_str().or_else(|| frame["method"].as_str()?.rsplit('.').next());
     let mut words = vec![name.unwrap_or("reply").to_owned()];
     let of = |value: &Value| value.as_array().cloned().unwrap_or_default();
@@ -230,11 +243,13 @@ fn message(frame: Value) -> String {
         words.extend(of(&frame["items"]).iter().map(|item| client(&item["row"])));
         words.extend(of(&frame["refused"]).iter().map(Value::to_string));
     }
-    words.join(" ")
+    Some(words.join(" "))
 }
 
 #[cfg(test)]
 mod tests {
+    use hotupdate_proto::MigrationItem;
+    use hotupdate_proto::migration::bulk;
     use serde_json::json;
 
     use super::*;
@@ -256,5 +271,10 @@ mod tests {
         let said = messages(format!("{prepare}\0{prepared}\0").as_bytes());
         assert_eq!(said, ["prepare 7 12=127.0.0.1:5000 13=127.0.0.1:5001", "prepared 7 13"]);
         assert_eq!(messages(b"{\"type\":\"commit\",\"batch\":7}\0"), ["commit 7"]);
+        let peer = "127.0.0.1:5000".parse().unwrap();
+        let item = MigrationItem { id: 12, peer, ..MigrationItem::default() };
+        let compact = bulk::encode(7, &[item]).unwrap();
+        let said = messages(&[&compact[..], b"{\"type\":\"quiesced\"}\0"].concat());
+        assert_eq!(said, ["prepare 7 12=127.0.0.1:5000", "quiesced"]);
     }
 }

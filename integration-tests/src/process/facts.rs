@@ -38,6 +38,15 @@ impl Facts {
     }
 }
 
+/// How often all of its threads went to sleep, so far; `None` if there is no such process.
+pub(super) fn sleeps(pid: u32) -> Option<u64> {
+    let of = |task: fs::DirEntry| -> Option<u64> {
+        let status = fs::read_to_string(task.path().join("status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
+    };
+    fs::read_dir(format!("/proc/{pid}/task")).ok()?.map(|task| of(task.ok()?)).sum()
+}
+
 /// Whether the process runs, which a zombie does not.
 pub(super) fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

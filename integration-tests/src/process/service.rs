@@ -11,7 +11,7 @@ use rustix::process::{Signal, WaitStatus};
 
 use super::announcement::{Drained, Serving};
 use super::eventually::eventually;
-use super::facts::{Facts, is_alive, is_frozen};
+use super::facts::{Facts, is_alive, is_frozen, sleeps};
 use super::sandbox::{Sandbox, binary, reap, signal};
 
 /// From the start of the program to its `serving …` line, on a machine that has much else to do.
@@ -100,6 +100,12 @@ impl<'a> Service<'a> {
     #[track_caller]
     pub fn facts(&self) -> Facts {
         Facts::of(self.pid).unwrap_or_else(|| panic!("process {} is gone", self.pid))
+    }
+
+    /// How often its threads went to sleep, so far; `None` if it does not run any more.
+    #[must_use]
+    pub fn sleeps(&self) -> Option<u64> {
+        sleeps(self.pid)
     }
 
     /// Whether it runs.

@@ -2,3 +2,4 @@
 
 mod chat;
 mod migration;
+mod probation;

@@ -15,7 +15,7 @@ fn first(sandbox: &Sandbox) -> (Service<'_>, Serving) {
     (service, serving)
 }
 
-/// `hotctl handoff -- PROGRAM --control … ARGUMENTS` fails with these words, and v1 serves on.
+/// `hotctl handoff -- PROGRAM --control … ARGUMENTS` fails with these words, and the same process serves on.
 #[track_caller]
 fn fails(sandbox: &Sandbox, serving: Serving, program: &str, arguments: &[&str], words: &[&str]) {
     let (program, control) = (binary(program), sandbox.control());
@@ -25,7 +25,10 @@ fn fails(sandbox: &Sandbox, serving: Serving, program: &str, arguments: &[&str],
     let outcome = hotctl(sandbox, &command);
     assert_eq!(outcome.code(), 1, "{}", outcome.stderr);
     let line = outcome.error_line();
-    for word in words.iter().chain(&["exited (status 1) before it was ready: ", "(v1) is still serving"]) {
+    let still = format!("; {} (", serving.pid);
+    for word in
+        words.iter().chain(&["exited (status 1) before it was ready: ", &*still, ") is still serving"])
+    {
         assert!(line.contains(word), "no {word:?} in {line}");
     }
     assert_eq!(who_answers(serving.http).unwrap(), serving.pid);
@@ -50,6 +53,21 @@ fn a_port_of_another_program() {
     let wanted = taken.local_addr().unwrap().to_string();
     let words = ["binding the tcp listener \"http\"", &*wanted, "Address already in use"];
     fails(&sandbox, serving, "axum-server", &["--listen", &wanted], &words);
+}
+
+/// The version before the one that serves still has that address, since it can take over again.
+#[test]
+fn an_address_that_was_changed_and_is_changed_back() {
+    let sandbox = Sandbox::new();
+    let (_, serving) = first(&sandbox);
+    let control = sandbox.control().display().to_string();
+    let elsewhere =
+        ["--control", &control, "--listen", "127.0.0.2:0", "--app-version", "v2"].map(str::to_owned);
+    let elsewhere = Service::spawn(&sandbox, &binary("axum-server"), &elsewhere).wait_serving();
+    let wanted = serving.http.to_string();
+    let who = format!("{} (v1) still does, which can take over again", serving.pid);
+    let words = ["Address already in use", &*wanted, &*who, "(hotctl rollback)", "or repeat this when"];
+    fails(&sandbox, elsewhere, "axum-server", &["--listen", &wanted], &words);
 }
 
 #[test]

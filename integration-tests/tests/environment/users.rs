@@ -196,6 +196,42 @@ fn a_user_that_was_not_named_is_told_what_it_lacks() {
     assert_eq!(Status::ask(&place.sandbox.control()).unwrap().serving.generation, 1);
 }
 
+/// A directory lets no other user in: it is named, and whose it is, by a new version and by hotctl.
+#[test]
+fn a_user_that_may_not_even_enter_is_told_whose_directory_it_is() {
+    if !have(&[ROOT, SETPRIV]) {
+        return;
+    }
+    let place = Place::of(0);
+    let closed = place.sandbox.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    chown(&closed, Some(OTHER), None).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    let control = closed.join("control.sock").to_string_lossy().into_owned();
+    let arguments = ["--listen", "127.0.0.1:0", "--control", &control, "--probation", "1"];
+    let server = |user: u32, more: &[&str]| {
+        place.run(
+            user,
+            "axum-server",
+            &[&arguments, more].concat().into_iter().map(str::to_owned).collect::<Vec<_>>(),
+        )
+    };
+    let allowing = ["--allow-successor-uid", &uid(ONE), "--allow-uid", &uid(ONE)];
+    let first = server(OTHER, &allowing);
+    let at = first.wait_serving().http;
+    let whose = format!("{} belongs to uid {OTHER}", closed.display());
+    let second = server(ONE, &["--allow-predecessor-uid", &uid(OTHER)]);
+    place
+        .is_refused(&second, &["Permission denied", &whose, "(mode 0700)", "this process runs as uid 20001"]);
+    let words = ["--socket", &control, "status"].map(str::to_owned);
+    let exit = place.run(ONE, "hotctl", &words).wait_exit();
+    assert_eq!(exit, Exit::Status(1));
+    let text = place.sandbox.transcript();
+    let said = format!("(Permission denied: {whose}, mode 0700); be the user that owns the service, or root");
+    assert!(text.contains(&said), "no {said:?} in\n{text}");
+    assert_eq!(who_answers(at).expect("it serves on"), first.pid());
+}
+
 /// Started as root, it is nobody as soon as it serves, and so are the versions that it starts.
 #[test]
 fn a_service_that_drops_its_privileges_is_updated_and_stopped() {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use integration_tests::client::who_answers;
 use integration_tests::process::{binary, eventually, spawn_hotctl};
-use integration_tests::{Handover, SOON, Sandbox, Service, Serving, Status, Way};
+use integration_tests::{Handover, SOON, Sandbox, Service, Serving, Status, Way, hotctl};
 use rustix::process::Signal;
 
 fn incumbent(sandbox: &Sandbox) -> (Service<'_>, Serving) {
@@ -44,6 +44,65 @@ fn hotctl_is_killed_while_the_successor_warms_up() {
     }
     let handover = Handover::run(&sandbox, Way::Hotctl, serving, "v2", &["--probation", "1"]);
     assert_eq!(who_answers(serving.http).expect("it serves"), handover.to.pid);
+}
+
+/// A person that looks at the status later reads what ended the attempt.
+#[test]
+fn why_an_attempt_was_aborted_is_told_afterwards() {
+    let sandbox = Sandbox::new();
+    let (_service, serving) = incumbent(&sandbox);
+    let command = command(&sandbox, &["--warm-up", "600"]);
+    let abort = ["--socket", &sandbox.control().display().to_string(), "abort"].map(str::to_owned);
+    let ways = [
+        ("timeout", "`hotctl handoff` timed out after 2 s"),
+        ("SIGINT", "`hotctl handoff` was interrupted (Ctrl-C)"),
+        ("SIGTERM", "`hotctl handoff` was told to end (SIGTERM)"),
+        ("SIGHUP", "`hotctl handoff` lost its terminal (SIGHUP)"),
+        ("SIGKILL", "the operator that began the attempt has gone"),
+        ("hotctl abort", "by an operator"),
+    ];
+    for (way, why) in ways {
+        let seconds = if way == "timeout" { "2" } else { "600" };
+        let arguments = ["--timeout", seconds, "handoff", "--"].into_iter();
+        let arguments: Vec<_> = arguments.chain(command.iter().map(String::as_str)).collect();
+        let hotctl = spawn_hotctl(&sandbox, &arguments);
+        eventually("the successor warms up", SOON, || Status::ask(&sandbox.control()).ok()?.successor);
+        match way {
+            "SIGINT" => hotctl.process().signal(Signal::INT),
+            "SIGTERM" => hotctl.process().signal(Signal::TERM),
+            "SIGHUP" => hotctl.process().signal(Signal::HUP),
+            "SIGKILL" => hotctl.process().signal(Signal::KILL),
+            "hotctl abort" => drop(Service::spawn(&sandbox, &binary("hotctl"), &abort).wait_exit()),
+            _ => {}
+        }
+        let _outcome = hotctl.wait();
+        let said = if way == "hotctl abort" { format!("aborted {why}") } else { format!("aborted: {why}") };
+        let told = eventually(&format!("{way} in the status"), SOON, || {
+            let status = Status::ask(&sandbox.control()).ok()?;
+            status.successor.is_none().then_some(status.last_failure?.reason)
+        });
+        assert_eq!(told, said, "{way}");
+    }
+    assert_eq!(who_answers(serving.http).expect("it serves on"), serving.pid);
+}
+
+/// Two operators at once: one deploys, the other stops the service.
+#[test]
+fn an_attempt_in_a_service_that_another_operator_stops() {
+    let sandbox = Sandbox::new();
+    let (service, _) = incumbent(&sandbox);
+    let command = command(&sandbox, &["--warm-up", "600"]);
+    let arguments: Vec<_> = ["handoff", "--"].into_iter().chain(command.iter().map(String::as_str)).collect();
+    let handoff = spawn_hotctl(&sandbox, &arguments);
+    eventually("the successor warms up", SOON, || Status::ask(&sandbox.control()).ok()?.successor);
+    let _stops = hotctl(&sandbox, &["stop", "--wait"]).expect_success();
+    let outcome = handoff.wait();
+    // It may be gone before hotctl hears of it.
+    let line = outcome.error_line();
+    assert!(!line.contains("still serving"), "{line}");
+    assert!(matches!(outcome.code(), 3 | 4), "{line}");
+    assert!(!service.is_alive(), "it has stopped");
+    eventually("no process is left", SOON, || sandbox.processes().is_empty().then_some(()));
 }
 
 /// A shell that captures the output, a connection of ssh, ansible: they wait for the end of a pipe.

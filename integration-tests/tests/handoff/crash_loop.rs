@@ -32,6 +32,9 @@ fn at_most_two_takeovers_in_ten_seconds() {
             let known = |pid| pid == first.pid() || takeovers.iter().any(|(_, known)| *known == pid);
             sandbox.servings().into_iter().map(|serving| serving.pid).find(|pid| !known(*pid))
         });
+        // One that is killed before the first has heard that it serves has not taken over.
+        let handed_over = format!("handed over successor={next} ");
+        eventually("the first knows it", SOON, || sandbox.transcript().contains(&handed_over).then_some(()));
         takeovers.push((Instant::now(), next));
         Service::of(&sandbox, next).kill();
         eventually("the first serves again", SOON, || {

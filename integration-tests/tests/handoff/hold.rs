@@ -124,6 +124,34 @@ fn a_new_version_that_crashes_is_followed_by_the_command() {
     assert_eq!(sandbox.servings().len(), 4, "nobody else was started");
 }
 
+/// Which version serves, and how it came to, if no handoff is the reason.
+#[test]
+fn it_says_that_a_version_serves_again() {
+    let sandbox = Sandbox::new();
+    let long = ["--probation", "60"];
+    let keeper = hold(&sandbox, &[], &server(&sandbox, &long));
+    let first = serves_after(&sandbox, &[]);
+    let said = |line: String| {
+        eventually(&format!("hold says {line:?}"), SOON, || {
+            sandbox.transcript().contains(&line).then_some(())
+        });
+    };
+    said(format!("hotctl: hold: {} (v1) serves\n", first.pid));
+    let second = Handover::run(&sandbox, Way::ByHand, first, "v2", &long).to;
+    said(format!("hotctl: hold: {} (v2) serves\n", second.pid));
+    Service::of(&sandbox, second.pid).kill();
+    let died = format!("{} (v2), generation 2, died soon after it took over", second.pid);
+    said(format!("hotctl: hold: {died}; {} (v1) serves again\n", first.pid));
+    let again = Serving { generation: 2, ..first };
+    let third = Handover::run(&sandbox, Way::ByHand, again, "v3", &long).to;
+    said(format!("hotctl: hold: {} (v3) serves\n", third.pid));
+    let _rolls_back = hotctl(&sandbox, &["rollback"]).expect_success();
+    let why = format!("instead of {} (v3), generation 3: an operator rolled it back", third.pid);
+    said(format!("hotctl: hold: {} (v1) serves again {why}\n", first.pid));
+    keeper.process().signal(Signal::TERM);
+    ends(&sandbox, keeper, 0);
+}
+
 #[test]
 fn a_crash_while_the_command_still_drains() {
     let sandbox = Sandbox::new();

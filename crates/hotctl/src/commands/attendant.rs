@@ -19,10 +19,12 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, chdir, kill_process_group, pidfd_open, pidfd_send_signal, setsid,
 };
 
+use hotupdate_proto::operator::AbortParams;
+
 use super::attempt::AttemptName;
 use super::detach::{Inner, OURSELVES};
 use super::{output, simple};
-use crate::context::{Context, NOTHING, look_until};
+use crate::context::{Context, look_until};
 use crate::exit::Exit;
 use crate::report::{Color, Report};
 
@@ -125,7 +127,8 @@ fn is_over(socket: &Path, name: &AttemptName) -> bool {
             return name.serves(&status).then_some(false);
         }
         if name.under_way(&status).is_some() {
-            let _ = simple::call(&context, "Abort", &NOTHING);
+            let why = AbortParams::new(Some("`hotctl handoff` has gone".to_owned()));
+            let _ = simple::call(&context, "Abort", &why);
             return None;
         }
         Some(true)

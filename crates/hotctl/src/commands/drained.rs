@@ -1,5 +1,5 @@
 //! `--until drained`: waits until the version that served before has drained and exited, or stays for its
-//! supervisor alone.
+//! supervisor alone. One whose `main`, or a task of it, goes on after the drain is waited for.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::progress::Progress;
 use crate::status_stream::StatusStream;
 use crate::text;
 
-/// A process that has drained exits within this time, unless it stays for its supervisor.
+/// A process that has drained exits within this time or says what it still does, unless it stays for its supervisor.
 const EXITS: Duration = Duration::from_secs(1);
 
 pub(crate) fn wait(
@@ -64,7 +64,7 @@ pub(crate) fn wait(
 
 /// Whether it has nothing left to do, and serves no more.
 fn has_drained(process: &ProcessStatus) -> bool {
-    process.state == ProcessState::Drained && !process.probation
+    process.state == ProcessState::Drained && !process.probation && process.tasks.is_empty()
 }
 
 /// `is draining 17 connections`, or `has drained, still running: 2 tasks (mail, report)`: a process that has drained
@@ -73,7 +73,7 @@ pub(super) fn what_runs(left: &ProcessStatus, draining: &str) -> String {
     match (left.connections.open(), tasks(&left.tasks)) {
         (0, Some(tasks)) => format!("has drained, {tasks}"),
         (0, None) if left.probation => "has drained, and can take over again".to_owned(),
-        (0, None) => "has drained, and has not exited yet".to_owned(),
+        (0, None) => "has drained, and is still running".to_owned(),
         (open, Some(tasks)) => format!("{draining} {}, {tasks}", text::connections(open)),
         (open, None) => format!("{draining} {}", text::connections(open)),
     }

@@ -4,11 +4,11 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::Fault;
-use hotupdate_proto::operator::{HandoffResult, LastFailure, Status};
+use hotupdate_proto::operator::{AbortParams, HandoffResult, LastFailure, Status};
 
 use super::start::{Attempt, Stage};
 use super::{change, simple, successor};
-use crate::context::{NOTHING, look_until};
+use crate::context::{Interrupt, look_until};
 use crate::exit::{Exit, Failure};
 use crate::text;
 
@@ -56,7 +56,7 @@ impl Attempt<'_> {
 
     /// The service gave the attempt up. Its reason is printed, unless that is only that the process has
     /// exited.
-    pub(super) fn failed(&mut self, failure: &LastFailure) -> Failure {
+    pub(super) fn failed(&mut self, failure: &LastFailure, status: &Status) -> Failure {
         let LastFailure { successor, reason, .. } = failure;
         let line = match self.last_words() {
             Some(ended) if !ended.success() => self.exit_line(ended, telling(reason)),
@@ -66,7 +66,7 @@ impl Attempt<'_> {
                 format!("successor {successor} failed: {reason}; {} was sent SIGTERM", self.successor.pid())
             }
         };
-        self.still(Failure::refused(line))
+        Failure::refused(line).seen(status)
     }
 
     /// The service did not release the successor.
@@ -76,12 +76,13 @@ impl Attempt<'_> {
             _ => reason,
         };
         self.successor.terminate();
-        self.still(Failure::refused(line))
+        self.as_seen(Failure::refused(line), self.context.try_status().as_ref())
     }
 
     /// The operator does not want it any more. Once it is released, it is not undone.
     pub(super) fn interrupted(&mut self) -> Failure {
-        let status = self.end();
+        let how = self.context.interrupt().map_or("was interrupted", Interrupt::what_happened);
+        let status = self.end(&format!("`hotctl handoff` {how}"));
         if let Some(served) = status.as_ref().filter(|status| self.name.serves(status)) {
             let line = "interrupted, after the successor was released";
             return Failure::new(Exit::Interrupted, line).now(&served.serving.process);
@@ -91,14 +92,15 @@ impl Attempt<'_> {
             if self.successor.terminate() { format!("; {who} was sent SIGTERM") } else { String::new() };
         let failure = Failure::new(Exit::Interrupted, format!("interrupted, and the attempt with it{sent}"));
         match status {
-            Some(status) => failure.still(&status.serving.process),
+            Some(status) => failure.seen(&status),
             None => failure,
         }
     }
 
     /// Aborts the attempt, unless the successor serves by now.
     pub(super) fn timed_out(&mut self) -> Result<HandoffResult, Failure> {
-        let status = self.end();
+        let after = text::duration(self.context.change_timeout());
+        let status = self.end(&format!("`hotctl handoff` timed out after {after}"));
         if let Some(served) = status.as_ref().filter(|status| self.name.serves(status)) {
             return Ok(change::changed(served, self.before));
         }
@@ -107,10 +109,10 @@ impl Attempt<'_> {
     }
 
     /// The status after the end of the attempt.
-    fn end(&self) -> Option<Status> {
+    fn end(&self, why: &str) -> Option<Status> {
         let status = self.context.try_status();
         let is_under_way = status.as_ref().is_some_and(|status| self.name.under_way(status).is_some());
-        if is_under_way { self.abort() } else { status }
+        if is_under_way { self.abort(why) } else { status }
     }
 
     fn late_line(&mut self) -> String {
@@ -123,6 +125,8 @@ impl Attempt<'_> {
             true => {
                 format!("timed out after {after}: what {pid} left behind is {stage}, and was sent SIGTERM")
             }
+            // It has ended with the attempt.
+            false if self.joined.is_some() => format!("timed out after {after}: successor {pid} was {stage}"),
             false => format!("timed out after {after}: {pid} exited (status 0), and no successor joined"),
         }
     }
@@ -143,7 +147,9 @@ impl Attempt<'_> {
     /// The status once the service has noticed that the child exited. A process that the child left behind is
     /// aborted: exit code 1 promises that the old version still serves.
     fn settled(&self) -> Option<Status> {
-        look_until(Instant::now() + SETTLE, || self.unless_under_way()).unwrap_or_else(|| self.abort())
+        look_until(Instant::now() + SETTLE, || self.unless_under_way()).unwrap_or_else(|| {
+            self.abort("what `hotctl handoff` started has exited, and left this process behind")
+        })
     }
 
     fn last_words(&mut self) -> Option<ExitStatus> {
@@ -151,8 +157,9 @@ impl Attempt<'_> {
     }
 
     /// A successor that has been released cannot be aborted: it serves in a moment, or misses its deadline.
-    fn abort(&self) -> Option<Status> {
-        let aborted = || match simple::call(self.context, "Abort", &NOTHING) {
+    fn abort(&self, why: &str) -> Option<Status> {
+        let why = AbortParams::new(Some(why.to_owned()));
+        let aborted = || match simple::call(self.context, "Abort", &why) {
             Ok(()) => Some(self.context.try_status()),
             Err(_) => self.unless_under_way(),
         };
@@ -165,14 +172,9 @@ impl Attempt<'_> {
         status.as_ref().is_none_or(|status| self.name.under_way(status).is_none()).then_some(status)
     }
 
-    /// The service itself has just said that it serves.
-    fn still(&self, failure: Failure) -> Failure {
-        failure.still(&self.before.serving.process)
-    }
-
     fn as_seen(&self, failure: Failure, status: Option<&Status>) -> Failure {
         match status {
-            Some(status) => failure.still(&status.serving.process),
+            Some(status) => failure.seen(status),
             None => failure.silent(&self.before.serving.process),
         }
     }

@@ -23,12 +23,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::Process;
-use hotupdate_proto::operator::ProcessState;
 use serde::Serialize;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::Socket;
 
+use self::follow::Serving;
 use self::owner::{Last, Owner};
 use self::processes::is_running;
 use self::restart_backoff::RestartBackoff;
@@ -60,7 +60,7 @@ enum KeeperEvent {
     /// Children exited, and wait to be reaped.
     Ended,
     /// This version serves.
-    Serves(Process),
+    Serves(Serving),
     /// No process holds the lock of the control socket, and what it says of the last one.
     Free(Last),
 }
@@ -218,9 +218,9 @@ impl Keeper<'_> {
     /// Until COMMAND serves, or has failed to.
     fn starting(&mut self) -> Result<Option<End>, Failure> {
         loop {
-            if let Some(process) = self.who_serves() {
+            if let Some(serving) = self.who_serves() {
                 self.backoff.served();
-                self.note_serving(process);
+                self.note_serving(serving);
                 self.watch(Duration::ZERO)?;
                 return Ok(None);
             }
@@ -265,12 +265,12 @@ impl Keeper<'_> {
                 }
                 Ok(KeeperEvent::Other(signal)) => self.pass_on_to_one(signal),
                 Ok(KeeperEvent::Ended) => self.reap(),
-                Ok(KeeperEvent::Serves(process)) => self.note_serving(process),
+                Ok(KeeperEvent::Serves(serving)) => self.note_serving(serving),
                 Ok(KeeperEvent::Free(last)) => match self.who_serves() {
                     // A new version has taken over in this moment, or the lock was made again.
-                    Some(process) => {
+                    Some(serving) => {
                         unknown = 0;
-                        self.note_serving(process);
+                        self.note_serving(serving);
                         self.watch(LOOK_AGAIN)?;
                     }
                     // What was removed from its path is made again in a moment.
@@ -379,11 +379,11 @@ impl Keeper<'_> {
         thread.map(drop).map_err(|error| Failure::refused(format!("cannot watch the service: {error}")))
     }
 
-    fn note_serving(&mut self, process: Process) {
+    fn note_serving(&mut self, Serving { process, how }: Serving) {
         if self.serving.as_ref() == Some(&process) {
             return;
         }
-        self.tell("serving", &format!("{process} serves"));
+        self.tell("serving", &how);
         supervisor::ready();
         self.here.retain(|pid| is_running(*pid));
         if self.owner.is(process.pid) {
@@ -402,9 +402,8 @@ impl Keeper<'_> {
         self.here.iter().any(|pid| is_running(*pid))
     }
 
-    fn who_serves(&self) -> Option<Process> {
-        let serving = self.context.try_status()?.serving;
-        (serving.state == ProcessState::Serving).then_some(serving.process)
+    fn who_serves(&self) -> Option<Serving> {
+        Serving::of(self.context.try_status()?)
     }
 
     /// That a message cannot be written is no reason to close the sockets.

@@ -6,7 +6,7 @@ use hotupdate_proto::operator::{DeadlineParams, Status};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::change;
+use super::{change, drained};
 use crate::cli;
 use crate::context::{Context, NOTHING};
 use crate::exit::Failure;
@@ -39,14 +39,20 @@ pub(crate) fn drain(context: &Context<'_>, drain: &cli::Drain) -> Result<(), Fai
 }
 
 fn drain_line(status: &Status, deadline: Duration) -> String {
-    let open = status.predecessors.iter().map(|predecessor| predecessor.connections.open()).sum();
-    let when = if deadline.is_zero() { "now".to_owned() } else { format!("in {}", text::duration(deadline)) };
-    match status.predecessors.as_slice() {
-        [] => format!("no version is draining; {} serves", status.serving.process),
-        [one] => format!("{} closes its {} {when} at the latest", one.process, text::connections(open)),
-        many => {
-            format!("{} versions close their {} {when} at the latest", many.len(), text::connections(open))
-        }
+    let Status { serving, predecessors, .. } = status;
+    let open = predecessors.iter().map(|predecessor| predecessor.connections.open()).sum();
+    let when = match deadline.is_zero() {
+        true => "now".to_owned(),
+        false => format!("in {} at the latest", text::duration(deadline)),
+    };
+    let draining: Vec<_> = predecessors.iter().filter(|older| older.connections.open() > 0).collect();
+    match (draining.as_slice(), predecessors.as_slice()) {
+        ([], []) => format!("no version is draining; {} serves", serving.process),
+        // Nothing is left to be closed, and the deadline is none of tasks.
+        ([], [one]) => format!("{} {}; {} serves", one.process, drained::what_runs(one, ""), serving.process),
+        ([], many) => format!("{} versions have drained already; {} serves", many.len(), serving.process),
+        ([one], _) => format!("{} closes its {} {when}", one.process, text::connections(open)),
+        (many, _) => format!("{} versions close their {} {when}", many.len(), text::connections(open)),
     }
 }
 

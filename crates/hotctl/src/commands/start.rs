@@ -118,7 +118,7 @@ impl Attempt<'_> {
 
     fn look_at(&mut self, status: &Status) -> Result<(), Failure> {
         if let Some(failure) = self.name.given_up(status) {
-            return Err(self.failed(failure));
+            return Err(self.failed(failure, status));
         }
         let Some(ours) = self.name.under_way(status) else { return Ok(()) };
         self.joined = Some(ours.process.clone());

@@ -121,7 +121,7 @@ pub(super) fn short_note(status: &ProcessStatus) -> &'static str {
     match status.state {
         ProcessState::Standby => "waits for `hotctl handoff`",
         ProcessState::Draining | ProcessState::Drained if status.probation => "can take over again",
-        ProcessState::Drained => "stays for its supervisor",
+        ProcessState::Drained if status.tasks.is_empty() => "stays for its supervisor",
         _ => "",
     }
 }

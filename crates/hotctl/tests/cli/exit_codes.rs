@@ -8,10 +8,11 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::support::eventually;
-use crate::support::fake::{Answer, Fake, process};
+use crate::support::fake::{Answer, Fake, join, process, take_over};
 use crate::support::run::{Place, start};
 use serde_json::json;
 
+use hotupdate_proto::Summary;
 use hotupdate_proto::operator::ProcessState;
 
 #[test]
@@ -262,4 +263,24 @@ fn drain_sends_its_deadline() {
     assert_eq!(place.fake.parameters("Drain").unwrap()["deadline_ms"], 0);
     place.hotctl(&["drain", "--deadline", "10"]).code(0);
     assert_eq!(place.fake.parameters("Drain").unwrap()["deadline_ms"], 10_000);
+}
+
+#[test]
+fn drain_says_what_is_left_to_be_closed() {
+    let place = Place::new();
+    place.fake.change(|status| {
+        join(status, 4242, "a", ProcessState::Starting);
+        take_over(status);
+    });
+    let says = |arguments: &[&str], line: &str| place.hotctl(arguments).code(0).says(line);
+    says(&["drain"], "4100 (v1.2.9) closes its 17 connections now");
+    says(&["drain", "--deadline", "2"], "4100 (v1.2.9) closes its 17 connections in 2 s at the latest");
+    place.fake.change(|status| status.predecessors.push(process(1, 4000, "v1", ProcessState::Drained)));
+    says(&["drain"], "4100 (v1.2.9) closes its 17 connections now");
+    place.fake.change(|status| status.predecessors[0].connections = Summary::default());
+    says(&["drain"], "2 versions have drained already; 4242 (v1.3.0) serves");
+    place.fake.change(|status| status.predecessors.truncate(1));
+    says(&["drain"], "4100 (v1.2.9) has drained, and can take over again; 4242 (v1.3.0) serves");
+    place.fake.change(|status| status.predecessors[0].tasks = vec!["mail".to_owned()]);
+    says(&["drain"], "4100 (v1.2.9) has drained, still running: 1 task (mail); 4242 (v1.3.0) serves");
 }

@@ -251,6 +251,46 @@ fn an_exit_is_told_instead_of_the_end_of_file_that_the_service_saw() {
     assert_eq!(ran.stderr, format!("err\nhotctl: handoff: {line}\n"));
 }
 
+/// The service aborts it, and it has gone before hotctl could end it.
+#[test]
+fn a_successor_that_ends_with_an_attempt_that_takes_too_long() {
+    let place = Place::new();
+    let running = place.start(&["--timeout", "2", "handoff", "--", "sh", "-c", &place.server()]);
+    let (attempt, pid) = place.started();
+    place.fake.change(|status| join(status, pid, &attempt, ProcessState::Starting));
+    let keep = place.file("keep");
+    place.fake.on("Abort", move |status| {
+        let _once = fs::remove_file(&keep);
+        eventually("it ends", || (!is_alive(pid)).then_some(()));
+        status.successor = None;
+        Answer::Reply(json!({}))
+    });
+    let line = format!("hotctl: handoff: timed out after 2 s: successor {pid} was warming up; {STILL}");
+    assert_eq!(running.end().code(4).stderr, format!("err\n{line}\n"));
+    assert_eq!(place.fake.parameters("Abort").unwrap()["why"], "`hotctl handoff` timed out after 2 s");
+}
+
+/// Another operator stops the service, or a supervisor does.
+#[test]
+fn a_service_that_stops_is_not_said_to_serve() {
+    let place = Place::new();
+    let running = place.start(&["handoff", "--", "sh", "-c", &place.server()]);
+    let (attempt, pid) = place.started();
+    place.fake.change(|status| join(status, pid, &attempt, ProcessState::Starting));
+    place.fake.change(|status| {
+        status.serving.state = ProcessState::Draining;
+        fail(status, "this process is stopping");
+    });
+    let ran = running.end().code(3);
+    let line = format!("successor {pid} (v1.3.0) failed: this process is stopping; {pid} was sent SIGTERM");
+    assert_eq!(ran.stderr, format!("err\nhotctl: handoff: {line}; 4100 (v1.2.9) is stopping\n"));
+    place.fake.on("Rollback", |_| {
+        Answer::Error("io.hotupdate.Busy", json!({ "reason": "busy: the service is stopping" }))
+    });
+    let line = "hotctl: rollback: busy: the service is stopping; 4100 (v1.2.9) is stopping";
+    place.hotctl(&["rollback"]).code(3).says(line);
+}
+
 #[test]
 fn a_process_that_does_not_answer_is_not_said_to_serve() {
     let place = Place::new();
@@ -350,7 +390,7 @@ fn a_drained_process_is_not_said_to_be_gone() {
         answer
     });
     let arguments = ["--timeout", "1", "handoff", "--until", "drained"];
-    let left = "4100 (v1.2.9) has drained, and has not exited yet";
+    let left = "4100 (v1.2.9) has drained, and is still running";
     let line = format!("hotctl: handoff: timed out after 1 s: {left}; 4242 (v1.3.0) serves now");
     place.hotctl(&arguments).code(4).says(&line);
     let shown = place.hotctl(&["status"]).code(0).stdout;
@@ -383,7 +423,27 @@ fn a_process_that_has_drained_is_waited_for_a_moment() {
 
     let place = drains_at_once();
     let said = place.hotctl(&["handoff", "--until", "drained"]).code(0).stderr;
-    assert!(said.contains("4100 (v1.2.9) has drained, and has not exited yet"), "{said}");
+    assert!(said.contains("4100 (v1.2.9) has drained, and is still running"), "{said}");
+}
+
+/// It has said what it still does, and `main` may do it for long.
+#[test]
+fn a_process_whose_main_goes_on_after_its_drain_is_waited_for() {
+    let place = drains_at_once();
+    place.fake.on("Handoff", |status| {
+        let answer = release(status);
+        let old = &mut status.predecessors[0];
+        (old.connections, old.probation, old.state) = (Summary::default(), false, ProcessState::Drained);
+        old.tasks = vec!["main".to_owned()];
+        answer
+    });
+    place.hotctl(&["--timeout", "2", "handoff", "--until", "drained"]).code(4).says(
+        "hotctl: handoff: timed out after 2 s: 4100 (v1.2.9) has drained, still running: 1 task (main); \
+         4242 (v1.3.0) serves now",
+    );
+    let shown = place.hotctl(&["status"]).code(0).stdout;
+    let row = shown.lines().find(|line| line.contains("4100")).expect("it is still there");
+    assert!(row.contains(" drained ") && row.ends_with("  still running: 1 task (main)"), "{shown}");
 }
 
 #[test]

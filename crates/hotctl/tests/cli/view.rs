@@ -71,6 +71,24 @@ warning: nothing claims \"admin\"
     assert!(text.ends_with(&format!("\n\n{expected}")), "{text}");
 }
 
+/// Which has a state that this hotctl has no word for.
+#[test]
+fn a_later_version_of_the_service_is_shown_all_the_same() {
+    let place = Place::new();
+    place.fake.on("Status", |status| {
+        let mut status = serde_json::to_value(&*status).unwrap();
+        status["predecessors"] = json!([status["serving"]]);
+        status["predecessors"][0]["state"] = json!("hibernating");
+        status["serving"]["more"] = json!({ "than": "before" });
+        Answer::Reply(json!({ "status": status }))
+    });
+    let shown = place.hotctl(&["status"]).code(0).stdout;
+    assert!(shown.contains("serving") && shown.contains("unknown"), "{shown}");
+    place.fake.on("Status", |_| Answer::Reply(json!({ "status": "fine" })));
+    let ran = place.hotctl(&["status"]).code(1);
+    assert!(ran.line().ends_with("; or is hotctl older than the service?"), "{ran:#?}");
+}
+
 #[test]
 fn status_as_json_is_one_line_with_a_type() {
     let place = eventful();

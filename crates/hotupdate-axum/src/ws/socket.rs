@@ -139,7 +139,7 @@ impl WebSocket {
     /// ```
     #[must_use]
     pub fn draining(&self) -> Draining {
-        Draining::of(&self.transport.connection.activity())
+        Draining::of(&self.transport.connection.activity(), true)
     }
 
     /// Waits for the next message, of any kind; a ping is answered and returned too. `None` after the end.

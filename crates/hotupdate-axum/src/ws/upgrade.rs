@@ -20,8 +20,8 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::WebSocket;
 use super::codec::Negotiated;
+use crate::drain::Draining;
 use crate::io::Io;
-use crate::service::Migrates;
 
 /// The same as in axum: 16 MiB, in bytes.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -173,7 +173,7 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
             HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Rejection::NoKey)?;
         let offered = words(headers, &SEC_WEBSOCKET_PROTOCOL).map(ToOwned::to_owned).collect();
         // Only `serve` puts this there.
-        if parts.extensions.get::<Migrates>().is_none() {
+        if !parts.extensions.get::<Draining>().is_some_and(|draining| draining.migrates) {
             return Err(Rejection::NotUpgradable);
         }
         let on_upgrade = parts.extensions.remove::<OnUpgrade>().ok_or(Rejection::NotUpgradable)?;

@@ -13,7 +13,7 @@ use axum::Router;
 use axum::extract::{ConnectInfo, Request};
 use axum::routing::get;
 use hotupdate::Address;
-use hotupdate_axum::Draining;
+use hotupdate_axum::{Draining, Peer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
@@ -198,13 +198,36 @@ async fn any_service_can_be_served() {
     }
 }
 
+/// Also with the second request, and those behind it.
+#[tokio::test]
+async fn connect_info_is_there_if_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut hot = builder(&dir, PATIENT).join().await.unwrap();
+    let (with, without) =
+        (hot.tcp("with", "127.0.0.1:0").await.unwrap(), hot.tcp("without", "127.0.0.1:0").await.unwrap());
+    let addresses = [&with, &without].map(|listener| listener.local_addr().ip().unwrap());
+    let both = |ConnectInfo(peer): ConnectInfo<Address>, ConnectInfo(ip): ConnectInfo<SocketAddr>| async move {
+        assert_eq!(peer, Address::Ip(ip));
+        ip.to_string()
+    };
+    let app = Router::new().route("/", get(both));
+    tokio::spawn(hotupdate_axum::serve(with, app.clone(), &mut hot).connect_info().into_future());
+    tokio::spawn(hotupdate_axum::serve(without, app, &mut hot).into_future());
+    let _hot = hot.ready().await.unwrap();
+    let mut client = Client::connect(addresses[0]).await;
+    for _ in 0..3 {
+        assert_eq!(client.get("/").await.body, client.stream.local_addr().unwrap().to_string());
+    }
+    assert!(Client::connect(addresses[1]).await.get("/").await.head.contains(" 500 "));
+}
+
 #[tokio::test]
 async fn a_unix_socket_is_served_and_drained() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("http.sock");
     let mut hot = builder(&dir, BRISK).join().await.unwrap();
     let listener = hot.unix("http", &path).await.unwrap();
-    let peer = |ConnectInfo(peer): ConnectInfo<Address>| async move { format!("{peer:?}") };
+    let peer = |Peer(peer): Peer| async move { format!("{peer:?}") };
     let app = Router::new().route("/", get(peer));
     let done = tokio::spawn(hotupdate_axum::serve(listener, app, &mut hot).into_future());
     let hot = hot.ready().await.unwrap();

@@ -55,7 +55,7 @@ async fn between_requests() {
     assert_eq!((&after.peer, &after.local, &after.listener), (&before.peer, &before.local, &before.listener));
     assert!(after.age_ms >= before.age_ms && after.requests == 1, "its history goes on: {after:?}");
     let peer = client.get("/peer").await;
-    assert_eq!(peer.body, client.stream.local_addr().unwrap().to_string(), "ConnectInfo goes on too");
+    assert_eq!(peer.body, client.stream.local_addr().unwrap().to_string(), "the address goes on too");
     client.is_answered_by("new").await;
 }
 

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::State;
 use axum::routing::{get, post};
 use hotupdate::{Builder, Listener, Serving, Starting, Timing};
-use hotupdate_axum::Draining;
+use hotupdate_axum::{Draining, Peer};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
@@ -150,7 +150,7 @@ pub(crate) fn builder(dir: &TempDir, times: Times) -> Builder {
         .drain_deadline(times.deadline)
         .probation(times.probation)
         // The folder goes at the end of a test, a moment before its services: they must not make it again.
-        .timing(timing.path_check(60 * LONG))
+        .timing(timing.path_check(Duration::MAX))
         .migrate_connections(times.migrates)
 }
 
@@ -161,7 +161,7 @@ fn app(version: &'static str) -> Router<Arc<Semaphore>> {
         .route("/bytes", post(|body: Bytes| async move { body }))
         .route("/ignore", post(|| async { "ignored" }))
         .route("/same", get(|| async { "same" }))
-        .route("/peer", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
+        .route("/peer", get(|Peer(peer): Peer| async move { peer.to_string() }))
         .route(
             "/draining",
             get(|draining: Draining| async move {

@@ -53,3 +53,28 @@ async fn a_connection_that_comes_back_may_still_leave_for_the_next_version() {
     assert!(answer.ends_with("same"), "{answer}");
     assert_eq!((old.connections().migrated(), new.connections().requests()), (1, 1));
 }
+
+/// Between two requests, before the first one, and with half a head: the client notices nothing.
+#[tokio::test]
+async fn a_connection_that_rests_answers_when_its_client_is_back() {
+    let table = Table::new();
+    let (mut client, server) = UnixStream::pair().unwrap();
+    let connection = table.accept("http", server);
+    let activity = connection.activity();
+    tokio::spawn(hotupdate_axum::serve_one(connection, None, tower::service_fn(same)));
+    for piece in ["GET / HTTP/1.1\r\nHost: test\r\n\r\n", "GET / HT", "TP/1.1\r\nHost: test\r\n\r\n"] {
+        table.rest();
+        assert_eq!(activity.rests(), activity.requests() == 1 && !activity.has_begun_head());
+        until(|| !activity.rests()).await;
+        client.write_all(piece.as_bytes()).await.unwrap();
+        if piece.ends_with("\r\n\r\n") {
+            let mut answer = [0; 1024];
+            let n = within(client.read(&mut answer)).await.unwrap();
+            assert!(answer[..n].ends_with(b"same"));
+            until(|| !activity.is_busy()).await;
+        } else {
+            until(|| activity.has_begun_head()).await;
+        }
+    }
+    assert_eq!(table.connections().requests(), 2);
+}

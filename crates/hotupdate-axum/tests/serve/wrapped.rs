@@ -76,7 +76,7 @@ async fn start(dir: &TempDir, times: Times) -> (Serving, SocketAddr, JoinHandle<
         while let Some(connection) = listener.accept().await {
             let activity = connection.activity();
             let served = hotupdate_axum::serve_connection(Cipher(connection), activity, app.clone());
-            tokio::spawn(served.into_future());
+            tokio::spawn(served.connect_info().into_future());
         }
         process.drained().await;
     });

@@ -28,7 +28,7 @@ impl Incumbent {
         let state = mem::replace(&mut self.state, State::Gone);
         let (state, result) = match command {
             Command::Handoff => self.command_handoff(now, state, &mut out),
-            Command::Abort => self.command_abort(now, state, &mut out),
+            Command::Abort { why } => self.command_abort(now, state, why, &mut out),
             Command::Abandon { attempt } => self.command_abandon(now, state, attempt, &mut out),
             Command::Rollback => self.command_rollback(now, state, &mut out),
             Command::Drain { within } => self.command_drain(now, state, within, &mut out),
@@ -57,12 +57,18 @@ impl Incumbent {
         }
     }
 
-    fn command_abort(&mut self, now: Instant, state: State, out: &mut Vec<Effect>) -> Commanded {
+    fn command_abort(
+        &mut self,
+        now: Instant,
+        state: State,
+        why: Option<String>,
+        out: &mut Vec<Effect>,
+    ) -> Commanded {
         match state {
             // The other may serve already. If this process accepted now and then died, the other would have
             // stood down for it, and no process would be left to serve.
             State::Released { .. } => refuse(state),
-            state if state.is_attempt() => (self.fail(now, state, Fault::Aborted, out), Ok(())),
+            state if state.is_attempt() => (self.fail(now, state, Fault::Aborted { why }, out), Ok(())),
             state => (state, Err(OperatorError::NoHandoff)),
         }
     }

@@ -1,7 +1,7 @@
 //! The side that takes connections: a process that serves, and one of its predecessors migrates connections
 //! to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -59,8 +59,8 @@ pub struct Inbound {
 /// A batch that is not committed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Held {
-    /// The kernel's numbers of its sockets.
-    cookies: BTreeSet<u64>,
+    /// The kernel's numbers of its sockets, in their order.
+    cookies: Vec<u64>,
     /// Its connections, if all of them are to stay where they are. They are held all the same until the
     /// predecessor knows: if it is dead, they have no other server.
     refused: Option<Vec<u64>>,
@@ -163,18 +163,20 @@ impl Inbound {
         if self.held.len() >= WINDOW {
             return Err(format!("moved more than {WINDOW} batches at once"));
         }
-        let mut cookies = BTreeSet::new();
-        for MigrationItem { row, cookie, .. } in &items {
-            if !cookies.insert(*cookie) || self.held.values().any(|held| held.cookies.contains(cookie)) {
-                return Err(format!("moved connection {} twice", row.id));
-            }
+        let mut cookies: Vec<_> = items.iter().map(|item| item.cookie).collect();
+        cookies.sort_unstable();
+        let is_held = |cookie| self.held.values().any(|held| held.cookies.binary_search(cookie).is_ok());
+        let again = cookies.windows(2).find(|two| two[0] == two[1]).map(|two| &two[0]);
+        if let Some(twice) = again.or_else(|| cookies.iter().find(|cookie| is_held(cookie))) {
+            let item = items.iter().rfind(|item| item.cookie == *twice);
+            return Err(format!("moved connection {} twice", item.map_or(0, |item| item.id)));
         }
         self.first.get_or_insert(batch);
         (self.last, self.arrived) = (Some(batch), Some(now));
         // A process that has woken is not waited for: the next one would hear what becomes of this, and does
         // not hold it.
         let refuses = self.told == Told::Paused;
-        let refused = refuses.then(|| items.iter().map(|item| item.row.id).collect());
+        let refused = refuses.then(|| items.iter().map(|item| item.id).collect());
         self.held.insert(batch, Held { cookies, refused });
         Ok(vec![InboundEffect::Inspect { batch, items }])
     }
@@ -233,8 +235,6 @@ impl Inbound {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::ConnectionRow;
-
     const EXPIRES: Duration = Duration::from_secs(10);
 
     #[allow(clippy::disallowed_methods, reason = "one origin for virtual time")]
@@ -243,15 +243,12 @@ mod tests {
     }
 
     fn kinds() -> Vec<ConnectionKind> {
-        vec![ConnectionKind { kind: "http/1.1".into(), listener: None }]
+        vec![ConnectionKind::new("http/1.1", None)]
     }
 
     /// Connections whose sockets have the same numbers.
     fn items(ids: &[u64]) -> Vec<MigrationItem> {
-        let item = |&id: &u64| {
-            let row = ConnectionRow { id, ..ConnectionRow::default() };
-            MigrationItem { row, kind: "http/1.1".into(), cookie: id, state: String::new() }
-        };
+        let item = |&id: &u64| MigrationItem { id, cookie: id, ..MigrationItem::default() };
         ids.iter().map(item).collect()
     }
 

@@ -331,7 +331,7 @@ mod tests {
     }
 
     fn kinds() -> Vec<ConnectionKind> {
-        vec![ConnectionKind { kind: "http/1.1".into(), listener: None }]
+        vec![ConnectionKind::new("http/1.1", None)]
     }
 
     fn leaving(ids: std::ops::Range<u64>) -> Vec<Leaving> {

@@ -54,7 +54,7 @@ fn two_starts() {
 /// A handoff on command, with everything that can fail.
 #[test]
 fn a_handoff_that_may_fail() {
-    let orders = [Command::Handoff, Command::Abort, Command::Rollback];
+    let orders = [Command::Handoff, Command::Abort { why: None }, Command::Rollback];
     Handoffs::new(World::serving(2, 1))
         .on_command()
         .orders(3, &orders)
@@ -177,7 +177,7 @@ fn three_generations_at_length() {
 #[test]
 #[ignore = "large: make model"]
 fn three_generations_on_command() {
-    let orders = [Command::Handoff, Command::Abort, Command::Rollback];
+    let orders = [Command::Handoff, Command::Abort { why: None }, Command::Rollback];
     Handoffs::new(World::serving(3, 1))
         .prompt()
         .on_command()

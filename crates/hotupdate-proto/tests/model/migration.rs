@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hotupdate_proto::message::{Generation, Message};
 use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect};
-use hotupdate_proto::{ConnectionKind, ConnectionRow, MigrationItem, ShortText, Timing, incumbent};
+use hotupdate_proto::{ConnectionKind, MigrationItem, Timing, incumbent};
 
 use super::kernel::{End, Id, Said};
 use super::process::Process;
@@ -45,13 +45,11 @@ impl Connections {
 
 /// Every process accepts the one kind that there is.
 pub(crate) fn kinds() -> Vec<ConnectionKind> {
-    vec![ConnectionKind { kind: String::new(), listener: None }]
+    vec![ConnectionKind::new("", None)]
 }
 
 fn item(id: Connection) -> MigrationItem {
-    let mut row = ConnectionRow::default();
-    row.id = id;
-    MigrationItem { row, kind: ShortText::default(), cookie: id, state: String::new() }
+    MigrationItem { id, cookie: id, ..MigrationItem::default() }
 }
 
 impl World {
@@ -95,7 +93,7 @@ impl World {
                 self.send_to(p, from, message);
             }
             InboundEffect::Inspect { batch, items } => {
-                let ids = items.into_iter().map(|item| item.row.id).collect();
+                let ids = items.into_iter().map(|item| item.id).collect();
                 connections.held.insert((from, batch), ids);
                 let refused = Vec::new();
                 self.incumbent_event(p, incumbent::Event::Inspected { from, batch, refused });
@@ -143,7 +141,7 @@ impl World {
     pub(crate) fn carries(&self, end: End, connection: Connection) -> bool {
         self.queue(end).iter().any(|said| match said {
             Said::Message(Message::Prepare { batch, items }, _) => {
-                items.iter().any(|item| item.row.id == connection) && !self.takes_back(end, *batch)
+                items.iter().any(|item| item.id == connection) && !self.takes_back(end, *batch)
             }
             _ => false,
         })

@@ -34,13 +34,14 @@ fn abort_at_every_stage() {
         let (mut aborted, mut too_late) = (0, 0);
         for (mut world, new) in stages(release) {
             let stage = doing(&world, 0);
-            let result = world.command_to(0, Command::Abort);
+            let result = world.command_to(0, Command::Abort { why: None });
             let attempt = matches!(stage, Some(ProcessState::Starting | ProcessState::Standby));
             match result {
                 Ok(()) => {
                     aborted += 1;
                     assert!(attempt && world.procs[0].accepting, "at once");
-                    let failed = |r: &Report| matches!(r, Report::Failed { fault: Fault::Aborted, .. });
+                    let failed =
+                        |r: &Report| matches!(r, Report::Failed { fault: Fault::Aborted { .. }, .. });
                     assert!(world.reports.iter().any(|(_, report)| failed(report)));
                     world.run();
                     assert_eq!(world.accepting(), [0], "{world}");
@@ -307,7 +308,7 @@ fn a_successor_whose_operator_has_gone_is_turned_away() {
 fn a_refused_command_changes_nothing() {
     let commands = [
         Command::Handoff,
-        Command::Abort,
+        Command::Abort { why: None },
         Command::Rollback,
         Command::Drain { within: Duration::from_secs(1) },
         Command::Stop { within: Some(Duration::ZERO) },

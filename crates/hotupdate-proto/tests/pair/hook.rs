@@ -88,7 +88,7 @@ fn a_predecessor_that_cannot_serve_again_ends_a_rollback() {
 fn commands_while_it_runs() {
     let (mut world, _) = before_release();
     assert_eq!(world.command_to(0, Command::Handoff), Ok(()), "it is on its way");
-    assert_eq!(world.command_to(0, Command::Abort), Ok(()));
+    assert_eq!(world.command_to(0, Command::Abort { why: None }), Ok(()));
     world.run();
     assert!(world.accepting() == [0] && working(&world) == [0], "{world}");
     // A service that stops ends that work as well, and a person may not want to wait for it.
@@ -113,7 +113,7 @@ fn a_second_try_asks_again() {
     let first = world.join(App { release: Release::OnCommand, ..app() });
     world.run();
     assert_eq!(world.command_to(0, Command::Handoff), Ok(()));
-    assert_eq!(world.command_to(0, Command::Abort), Ok(()));
+    assert_eq!(world.command_to(0, Command::Abort { why: None }), Ok(()));
     world.run();
     assert!(!world.procs[first].alive && working(&world) == [0], "{world}");
     let second = world.join(app());

@@ -150,7 +150,7 @@ fn apply(world: &mut World, op: &Op) -> bool {
             let within = Duration::from_secs(1);
             let commands = [
                 Command::Handoff,
-                Command::Abort,
+                Command::Abort { why: None },
                 Command::Rollback,
                 Command::Drain { within },
                 Command::Terminate,

@@ -72,6 +72,83 @@ fn both_are_told_and_both_end() {
     }
 }
 
+/// In whatever order everything comes that comes of it: no deadline is waited for, where no process hangs.
+#[test]
+fn both_end_without_waiting_for_any_deadline() {
+    let apps =
+        [App::default(), App { accepts: true, ..App::default() }, App { has_hook: true, ..App::default() }];
+    for app in apps {
+        for order in [[0, 1], [1, 0]] {
+            for pause in 0..4 {
+                let courses = every_course(|course| {
+                    let mut world = World::new(app.clone());
+                    world.join(app.clone());
+                    while world.accepting() != [1] && world.step() {}
+                    terminate(&mut world, order[0]);
+                    for _ in 0..pause {
+                        course.step(&mut world);
+                    }
+                    terminate(&mut world, order[1]);
+                    while course.step(&mut world) {}
+                    assert!(world.living().is_empty(), "{order:?}, {pause} steps apart: {world}");
+                    world.assert_clean();
+                });
+                assert!(courses > 1, "{courses}");
+            }
+        }
+    }
+}
+
+/// Which of the things happens that can happen next, each time.
+#[derive(Default)]
+struct Course {
+    /// Which, and of how many.
+    choices: Vec<(usize, usize)>,
+    at: usize,
+}
+
+impl Course {
+    /// Lets one thing happen that needs no time; `false` if there is none.
+    fn step(&mut self, world: &mut World) -> bool {
+        let mut actions = world.actions();
+        if actions.is_empty() {
+            return false;
+        }
+        if self.at == self.choices.len() {
+            self.choices.push((0, actions.len()));
+        }
+        let (choice, of) = self.choices[self.at];
+        assert_eq!(of, actions.len(), "the same choices lead to the same world");
+        self.at += 1;
+        world.act(actions.swap_remove(choice));
+        true
+    }
+
+    /// The next one, if there is one.
+    fn advance(&mut self) -> bool {
+        self.at = 0;
+        while let Some((choice, of)) = self.choices.pop() {
+            if choice + 1 < of {
+                self.choices.push((choice + 1, of));
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Runs every course; returns how many there are.
+fn every_course(mut run: impl FnMut(&mut Course)) -> usize {
+    let mut course = Course::default();
+    for courses in 1.. {
+        run(&mut course);
+        if !course.advance() {
+            return courses;
+        }
+    }
+    unreachable!("courses come to an end")
+}
+
 /// The same while the third of them is on its way, and with one that has let go long ago.
 #[test]
 fn all_are_told_while_a_successor_is_on_its_way() {
@@ -189,7 +266,7 @@ fn a_signal_that_comes_again_changes_nothing() {
             let mut world = World::new(app.clone());
             world.join(App { release: Release::OnCommand, ..app.clone() });
             world.run();
-            world.command(Command::Abort);
+            world.command(Command::Abort { why: None });
             terminate(&mut world, 0);
             steps(&mut world, pause);
             for _ in 0..3 {

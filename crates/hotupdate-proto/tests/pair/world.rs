@@ -215,7 +215,7 @@ pub(crate) fn local(index: usize, app: &App) -> Local {
 
 /// The one kind of connection that there is.
 pub(crate) fn kinds(app: &App) -> Vec<ConnectionKind> {
-    let kind = ConnectionKind { kind: "http/1.1".to_owned(), listener: None };
+    let kind = ConnectionKind::new("http/1.1", None);
     app.accepts.then_some(kind).into_iter().collect()
 }
 

@@ -1,7 +1,10 @@
 //! Any message there may be.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
+
 use hotupdate_proto::inventory::{ConnectionState, UnreadLink};
 use hotupdate_proto::message::{Generation, Message, Place, Process, Ready, Release, Released};
+use hotupdate_proto::migration::Endpoint;
 use hotupdate_proto::operator::PastEvent;
 use hotupdate_proto::{
     ConnectionKind, ConnectionRow, LinkItem, ListenerItem, ListenerKind, MigrationItem, SocketFile,
@@ -94,16 +97,41 @@ fn row() -> impl Strategy<Value = ConnectionRow> {
 }
 
 fn kind() -> impl Strategy<Value = ConnectionKind> {
-    (text(), prop::option::of(text())).prop_map(|(kind, listener)| ConnectionKind { kind, listener })
+    (text(), prop::option::of(text()), any::<u8>()).prop_map(|(kind, listener, bulk)| ConnectionKind {
+        kind,
+        listener,
+        bulk,
+    })
 }
 
-fn moving() -> impl Strategy<Value = MigrationItem> {
-    (row(), text(), any::<u64>(), text()).prop_map(|(row, kind, cookie, state)| MigrationItem {
-        row,
-        kind: kind.into(),
-        cookie,
-        state,
-    })
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    let with_scope = any::<(Ipv6Addr, u16, u32)>()
+        .prop_map(|(ip, port, scope)| Endpoint::Ip(SocketAddrV6::new(ip, port, 0, scope).into()));
+    prop_oneof![
+        any::<(Ipv4Addr, u16)>().prop_map(|address| Endpoint::Ip(address.into())),
+        with_scope,
+        text().prop_map(|path| Endpoint::Unix(path.into())),
+    ]
+}
+
+pub(crate) fn moving() -> impl Strategy<Value = MigrationItem> {
+    // Several connections have the same texts.
+    let words = || prop_oneof![Just(String::new()), Just("http/1.1".to_owned()), text()];
+    let ends = (endpoint(), endpoint());
+    (any::<[u64; 4]>(), words(), words(), words(), ends, vec(any::<u8>(), 0..12)).prop_map(
+        |([id, cookie, age_ms, requests], kind, listener, protocol, (peer, local), state)| MigrationItem {
+            id,
+            cookie,
+            kind: kind.into(),
+            listener: listener.into(),
+            protocol: protocol.into(),
+            peer,
+            local,
+            age_ms,
+            requests,
+            state,
+        },
+    )
 }
 
 fn place() -> impl Strategy<Value = Place> {

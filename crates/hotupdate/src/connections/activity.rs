@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use hotupdate_proto::ConnectionKind;
 use tokio::time::Instant;
 
-use super::drain::Drain;
+use super::changes::Changes;
+use super::drain::{Drain, Phase};
 use super::queue::MigrationSlot;
 use super::record::{Record, Status};
 use crate::address::Address;
@@ -96,28 +96,33 @@ impl ConnectionActivity {
         Drain::new(self.record.table.phase.subscribe())
     }
 
+    /// As [`ConnectionActivity::drain`], for the one task that serves the connection.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        Changes::new(self.record.clone())
+    }
+
+    /// Whether connections are to come to an end.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.record.table.phase.borrow() != Phase::Serving
+    }
+
     /// Whether this connection can migrate: the process drains, the one that serves now accepts connections
     /// of this kind and listener, and nothing has stopped this connection since that changed last.
     /// [`Drain::changed`] tells of changes.
     #[must_use]
     pub fn can_migrate(&self, kind: &str) -> bool {
-        self.can_migrate_if(|accepted| accepted == kind)
+        self.record.can_migrate(kind)
     }
 
     /// Whether connections of a kind that begins like this can migrate.
     #[doc(hidden)]
     #[must_use]
     pub fn can_migrate_any(&self, beginning: &str) -> bool {
-        self.can_migrate_if(|accepted| accepted.starts_with(beginning))
-    }
-
-    fn can_migrate_if(&self, wanted: impl Fn(&str) -> bool) -> bool {
-        let Self { record } = self;
-        let fits = |accepted: &ConnectionKind| {
-            wanted(&accepted.kind)
-                && accepted.listener.as_ref().is_none_or(|listener| *listener == record.listener)
-        };
-        !record.is_refused() && record.table.accepted().any(fits)
+        self.record.can_migrate_if(|accepted| accepted.starts_with(beginning))
     }
 
     /// The process that serves takes no connections for now. After this moment they cannot migrate, if

@@ -7,12 +7,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use hotupdate_proto::ConnectionRow;
-use hotupdate_proto::ShortText;
+use hotupdate_proto::{MigrationItem, ShortText};
 use serde::Serialize;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::activity::ConnectionActivity;
 use super::drain::Drain;
@@ -26,12 +26,29 @@ use crate::metrics::Event;
 pub const MAX_STATE: usize = hotupdate_proto::migration::MAX_BATCH_STATE;
 
 /// A connection on its way to the driver.
-#[derive(Debug)]
 pub(crate) struct MigrationRequest {
     pub(crate) connection: Connection,
     pub(crate) kind: ShortText,
     pub(crate) state: Vec<u8>,
-    pub(crate) reply: oneshot::Sender<Result<(), Box<Connection>>>,
+    /// From then on it is served by no process, until it has migrated or comes back.
+    pub(crate) since: Instant,
+    /// The change of the table before which it was decided.
+    seen: u64,
+    /// Goes on with the connection if it stays. Dropped when it has migrated.
+    stays: Box<dyn FnOnce(NotMigrated) + Send>,
+}
+
+impl MigrationRequest {
+    /// The other process did not take the connection.
+    pub(crate) fn give_back(self) {
+        let Self { connection, seen, stays, .. } = self;
+        stays(connection.stays(seen, "the other process did not take it".to_owned()));
+    }
+
+    /// The other process has it: our copy is closed, and the kernel's socket lives on there.
+    pub(crate) fn migrated(self) {
+        self.connection.tracker.record.end(Event::Migrated);
+    }
 }
 
 /// A connection that stays where it is.
@@ -139,27 +156,49 @@ impl Connection {
     /// # Errors
     /// As [`Connection::migrate`].
     pub async fn migrate_bytes(self, kind: &str, state: Vec<u8>) -> Result<(), NotMigrated> {
-        let table = self.tracker.record.table.clone();
+        let (reply, answer) = oneshot::channel();
+        // If the caller does not wait any more, the connection is closed.
+        self.migrate_bytes_or(kind, state, move |stays| drop(reply.send(stays)));
+        // Without an answer it has migrated; or the driver is gone, and the connection with it.
+        answer.await.map_or(Ok(()), Err)
+    }
+
+    /// As [`Connection::migrate_bytes`], for a task that ends with that: there is nothing to wait for, and
+    /// `stays` goes on with a connection that stays, in another task. It must not block.
+    ///
+    /// ```no_run
+    /// # async fn serve(_: hotupdate::Connection) {}
+    /// # fn example(connection: hotupdate::Connection) {
+    /// connection.migrate_bytes_or("echo", Vec::new(), |stays| {
+    ///     tokio::spawn(serve(stays.connection));
+    /// });
+    /// # }
+    /// ```
+    pub fn migrate_bytes_or(
+        self,
+        kind: &str,
+        state: Vec<u8>,
+        stays: impl FnOnce(NotMigrated) + Send + 'static,
+    ) {
+        let record = self.tracker.record.clone();
+        let table = &record.table;
         // Before anything is decided: a change from here on is a new chance.
         let seen = table.changes();
         if state.len() > MAX_STATE {
             let why = format!("its state has {} bytes, at most {MAX_STATE} migrate", state.len());
-            return Err(self.stays(seen, why));
+            return stays(self.stays(seen, why));
         }
         if !self.can_migrate(kind) {
-            return Err(self.stays(seen, format!("no other process accepts connections of kind {kind:?}")));
+            let why = format!("no other process accepts connections of kind {kind:?}");
+            return stays(self.stays(seen, why));
         }
-        let (reply, migrated) = oneshot::channel();
-        let request = MigrationRequest { connection: self, kind: kind.into(), state, reply };
-        if let Err(unsent) = table.migrations.send(request) {
-            return Err(unsent.0.connection.stays(seen, "the runtime is shutting down".to_owned()));
-        }
-        match migrated.await {
-            Ok(Err(connection)) => {
-                Err(connection.stays(seen, "the other process did not take it".to_owned()))
+        let (kind, stays, since) = (kind.into(), Box::new(stays), Instant::now());
+        match table.migrations.send(MigrationRequest { connection: self, kind, state, since, seen, stays }) {
+            Ok(()) => table.queue.asked(&record),
+            Err(unsent) => {
+                let MigrationRequest { connection, seen, stays, .. } = unsent.0;
+                stays(connection.stays(seen, "the runtime is shutting down".to_owned()));
             }
-            // Without an answer the driver is gone, and the connection with it.
-            Ok(Ok(())) | Err(_) => Ok(()),
         }
     }
 
@@ -172,14 +211,9 @@ impl Connection {
         NotMigrated { connection: self, why }
     }
 
-    /// The other process has it.
-    pub(crate) fn set_migrated(&self) {
-        self.tracker.record.end(Event::Migrated);
-    }
-
-    /// The connection as it is told to other processes.
-    pub(crate) fn describe(&self) -> ConnectionRow {
-        self.tracker.record.describe()
+    /// The connection as it goes on in another process, but for what its owner says of it.
+    pub(crate) fn item(&self) -> MigrationItem {
+        self.tracker.record.item()
     }
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {
@@ -237,10 +271,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = match &*self.socket {
-            Socket::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
-            Socket::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
-        };
+        let done = SockRef::from(&*self.socket).shutdown(Shutdown::Write);
         // As tokio does: a client that is gone already is not an error of ours.
         Poll::Ready(done.or_else(|error| match error.kind() {
             io::ErrorKind::NotConnected => Ok(()),
@@ -255,7 +286,6 @@ mod tests {
 
     use hotupdate_proto::Totals;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::time::Instant;
 
     use super::super::fixture::{Fixture, poll_once};
     use super::*;
@@ -299,15 +329,13 @@ mod tests {
         fixture.accept_kind("echo", None);
         fixture.connections.suspend_half(Duration::ZERO);
         let (migrated, ()) = tokio::join!(fixture.connection().migrate("echo", &1), async {
-            let MigrationRequest { connection, reply, .. } = fixture.migrations.recv().await.unwrap();
-            reply.send(Err(Box::new(connection))).unwrap();
+            fixture.migrations.recv().await.unwrap().give_back();
         });
         let stays = migrated.unwrap_err().connection;
         assert!(stays.can_migrate("echo"), "when the pause is over");
         fixture.accept_kind("echo", None);
         let (migrated, ()) = tokio::join!(stays.migrate("echo", &1), async {
-            let MigrationRequest { connection, reply, .. } = fixture.migrations.recv().await.unwrap();
-            reply.send(Err(Box::new(connection))).unwrap();
+            fixture.migrations.recv().await.unwrap().give_back();
         });
         assert!(!migrated.unwrap_err().connection.can_migrate("echo"), "it was refused");
     }
@@ -362,7 +390,7 @@ mod tests {
         closed.activity().set_closing();
         forced.activity().set_closing();
         forced.activity().set_forced();
-        migrated.set_migrated();
+        migrated.tracker.record.end(Event::Migrated);
         migrated.activity().set_closing();
         migrated.activity().set_forced();
         drop((finished, closed, forced, migrated));
@@ -397,10 +425,10 @@ mod tests {
         let (connection, _client) = old.accept();
         (0..3).for_each(|_| drop(connection.activity().begin_request()));
         connection.activity().set_protocol("lines");
-        let mut row = connection.describe();
-        (row.age_ms, row.peer) = (5_000, "10.0.0.1:80".into());
+        let mut item = connection.item();
+        (item.age_ms, item.peer) = (5_000, "10.0.0.1:80".parse().unwrap());
         let socket = Socket::Unix(tokio::net::UnixStream::pair().unwrap().0);
-        let arrived = new.connections.adopt(row, socket);
+        let arrived = new.connections.adopt([(item, socket)]).remove(0);
         assert_eq!(
             (arrived.peer_addr().to_string().as_str(), arrived.activity().requests()),
             ("10.0.0.1:80", 3)

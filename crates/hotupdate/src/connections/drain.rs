@@ -21,6 +21,12 @@ pub enum Phase {
     Forced,
 }
 
+impl Phase {
+    pub(super) fn is_draining(&self) -> bool {
+        matches!(self, Self::Draining(_))
+    }
+}
+
 /// The times of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::task::Waker;
 
 use super::activity::ConnectionActivity;
 use super::record::{Record, Status};
@@ -14,7 +13,7 @@ use super::record::{Record, Status};
 impl ConnectionActivity {
     /// Bytes were read.
     pub fn bytes_read(&self) {
-        self.record.set(Status::HEAD_BEGUN);
+        self.record.update(|status| status.with(Status::HEAD_BEGUN).without(Status::RESTS));
     }
 
     /// Bytes were written.
@@ -61,11 +60,6 @@ impl ConnectionActivity {
             if holds_back { status.with(Status::HOLDS_BACK) } else { status }
         });
         PollSnapshot { idle: !before.is_serving() }
-    }
-
-    /// The task to wake when more of a body is wanted, and after [`ConnectionActivity::wait`].
-    pub fn register(&self, waker: &Waker) {
-        self.record.register(waker);
     }
 
     /// To be called after hyper was polled, before anything is asked: from here on the end of a request wakes
@@ -174,6 +168,8 @@ impl Drop for BodyDemand {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use hotupdate_proto::ConnectionState;
 
     use super::super::fixture::{Fixture, Woken};
@@ -301,8 +297,8 @@ mod tests {
         let activity = activity();
         let woken = Arc::new(Woken::default());
         let count = || woken.count();
-        activity.register(&Waker::from(Arc::new(Woken::default())));
-        activity.register(&Waker::from(woken.clone()));
+        activity.record.register(&Waker::from(Arc::new(Woken::default())));
+        activity.record.register(&Waker::from(woken.clone()));
         let _ = activity.begin_poll(false);
         drop(activity.begin_request());
         assert_eq!(count(), 0, "it is awake");
@@ -320,7 +316,7 @@ mod tests {
         let activity = activity();
         let woken = Arc::new(Woken::default());
         let count = || woken.count();
-        activity.register(&Waker::from(woken.clone()));
+        activity.record.register(&Waker::from(woken.clone()));
         let _request = activity.begin_request();
         let body = activity.body_demand();
         body.wanted();

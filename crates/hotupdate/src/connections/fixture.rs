@@ -46,8 +46,7 @@ impl Fixture {
 
     /// The process that serves accepts this kind.
     pub(super) fn accept_kind(&self, kind: &str, listener: Option<&str>) {
-        let kind = ConnectionKind { kind: kind.into(), listener: listener.map(Into::into) };
-        self.connections.set_accepted(vec![kind]);
+        self.connections.set_accepted(vec![ConnectionKind::new(kind, listener)]);
     }
 }
 

@@ -1,4 +1,10 @@
-//! The queue of connections that migrate: so many at a time; the rest are served here until they have a slot.
+//! The queue of connections that migrate: a portion is called at a time; the rest are served here until then.
+//!
+//! Every change (a drain begins, the process that serves accepts another kind, or nothing for now) is told to
+//! all connections, and each of them has something to do then. If all were told at once, requests would wait
+//! behind them, here and in the process that serves. So they are called in portions, which those that wait for
+//! a slot belong to; the next one is called when the last one is gone, after a gap as long as that took.
+//! Without clients that are served meanwhile there is no gap, and the portions are larger.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -6,17 +12,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::activity::ConnectionActivity;
-use super::record::Record;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
-/// Half as many again as can be on their way (1,000, `hotupdate_proto::migration`), so that the next ones are
-/// ready. A connection that has a slot is not served until it has arrived, which with so many before it takes
-/// some 60 ms: no matter for idle ones.
-const AT_A_TIME: usize = 1_500;
+use super::record::{Record, Status};
+use super::table::{Connections, Table};
 
-/// Clients of active connections would notice; they go when the idle ones have gone, and with few before
-/// them.
-const ACTIVE_AT_A_TIME: usize = 200;
+/// Connections that are called at a time. To wake them, to send them and to have them arrive keeps a processor
+/// of each side busy for a quarter of a millisecond, which is what a request may have to wait for.
+const PORTION: usize = 16;
+
+/// The same when no client is being served.
+const LARGE_PORTION: usize = 64;
+
+/// Connections on their way beyond which no more are called, when no client is being served.
+const WINDOW: usize = 2 * LARGE_PORTION;
+
+/// Clients are being served if one of them has sent something in this time.
+const BUSY_FOR: Duration = Duration::from_millis(20);
+
+/// How long clients come first. On a machine without a moment to spare each portion takes long, and all
+/// connections have to be gone before the drain ends.
+const GENTLE_FOR: Duration = Duration::from_secs(2);
+
+/// How long the connections of a portion may take to say what they do, which is a matter of microseconds. One
+/// whose task is busy with something else joins a later portion.
+const ANSWER: Duration = Duration::from_millis(2);
 
 /// A connection is idle when its client has sent nothing for so long.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
@@ -74,19 +95,20 @@ impl MigrationSlot {
     /// The slot is held until this value is dropped, or asked for something else. Safe to cancel: the place
     /// in the queue is lost.
     pub async fn acquire(&mut self, kind: &str) {
-        let activity = ConnectionActivity { record: self.record.clone() };
-        let mut drain = activity.drain();
-        loop {
-            self.release();
-            if drain.is_draining() && activity.can_migrate(kind) {
-                tokio::select! {
-                    () = self.acquire_any() => return,
-                    _ = drain.changed() => {}
-                }
-            } else {
-                drain.changed().await;
+        self.release();
+        let waiting = Waiting(self);
+        poll_fn(|cx| {
+            let record = &waiting.0.record;
+            // First, so that a change that comes now wakes this task.
+            record.register(cx.waker());
+            record.see();
+            if record.table.phase.borrow().is_draining() && record.can_migrate(kind) {
+                return waiting.0.poll_acquire(cx);
             }
-        }
+            waiting.0.release();
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Resolves when the connection has a slot, whether or not it can migrate.
@@ -101,13 +123,13 @@ impl MigrationSlot {
     /// until [`MigrationSlot::release`]: a caller that neither polls again nor releases holds up other
     /// connections.
     pub fn poll_acquire(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.record.table.queue.poll(&mut self.place, || self.record.silence() < IDLE_AFTER, cx)
+        self.record.table.queue.poll(&self.record, &mut self.place, cx)
     }
 
     /// Gives up the slot, or the place in the queue.
     pub fn release(&mut self) {
-        if !matches!(self.place, Place::None) {
-            self.record.table.queue.leave(&mut self.place);
+        if !matches!(self.place, Place::None) || self.record.status().has(Status::EXPECTED) {
+            self.record.table.queue.leave(&self.record, &mut self.place);
         }
     }
 }
@@ -129,25 +151,136 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// All connections of a process that want to migrate.
-#[derive(Debug, Default)]
+/// All connections of a process that want to migrate, or have to be told of a change.
+#[derive(Debug)]
 pub(super) struct Queue {
     inner: Mutex<Inner>,
+    /// There is something to do for the driver.
+    changed: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
-    last: u64,
-    /// How many slots are held.
-    granted: usize,
+    /// Portions are called by the driver. Without one all connections are called at once.
+    is_paced: bool,
     /// The other process takes no connections for now, so none gets a slot.
     suspended: bool,
+    /// The number of the last ticket.
+    last: u64,
     idle: BTreeMap<u64, Waker>,
     active: BTreeMap<u64, Waker>,
+    /// Connections that have not been told of the last change.
+    untold: Vec<u64>,
+    /// Those of them whose clients have sent something just now, which are told when the others have been.
+    untold_active: Vec<u64>,
+    /// When the last change came.
+    since: Instant,
+    /// How many slots of this portion are left.
+    free: usize,
+    /// How many connections were called, or have a slot, and have not said what they do.
+    expected: usize,
+    /// How many have asked to leave since the driver looked last.
+    asked: usize,
+    portion: Portion,
+}
+
+/// How far the portion has come that was called last.
+#[derive(Clone, Copy, Debug)]
+enum Portion {
+    Called(Instant),
+    /// All of it is gone, or stays. The next one may be called from then on.
+    Over {
+        next: Instant,
+    },
+}
+
+/// What the driver does next about connections that leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Nothing, until something changes, or until then.
+    Wait(Option<Instant>),
+    /// Call the next portion.
+    Call,
+    /// Take what has asked to leave.
+    Collect,
+}
+
+impl Connections {
+    /// Connections are called by [`Connections::next_portion`] from here on.
+    pub(crate) fn set_paced(&self) {
+        let mut inner = self.table.queue.lock();
+        (inner.is_paced, inner.free) = (true, 0);
+    }
+
+    /// Calls portion after portion, and resolves when connections have asked to leave that the driver should
+    /// take now. So many are on their way. Safe to cancel.
+    pub(crate) async fn next_portion(&self, on_their_way: usize) {
+        let queue = &self.table.queue;
+        loop {
+            let changed = queue.changed.notified();
+            match queue.step(Instant::now(), on_their_way, self.table.is_gentle()) {
+                Step::Collect => return,
+                Step::Call => self.table.call(),
+                Step::Wait(None) => changed.await,
+                Step::Wait(Some(until)) => {
+                    tokio::select! {
+                        () = changed => {}
+                        () = sleep_until(until) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether connections still have to be called.
+    pub(crate) fn is_calling(&self) -> bool {
+        let inner = self.table.queue.lock();
+        inner.has_more()
+    }
+}
+
+impl Table {
+    /// All connections are told of a change: one portion after the other, or at once.
+    pub(super) fn call_all(&self, at_once: bool) {
+        let ids = self.rows().keys().copied().collect();
+        if !self.queue.begin(ids) || at_once {
+            self.queue.call(self, Instant::now(), usize::MAX).into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Whether clients are served who come before connections that migrate.
+    fn is_gentle(&self) -> bool {
+        self.is_busy(BUSY_FOR) && self.queue.lock().since.elapsed() < GENTLE_FOR
+    }
+
+    fn call(&self) {
+        let size = if self.is_gentle() { PORTION } else { LARGE_PORTION };
+        self.queue.call(self, Instant::now(), size).into_iter().for_each(Waker::wake);
+    }
 }
 
 impl Queue {
-    fn poll(&self, place: &mut Place, is_active: impl FnOnce() -> bool, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn new(now: Instant) -> Self {
+        let inner = Inner {
+            is_paced: false,
+            suspended: false,
+            last: 0,
+            idle: BTreeMap::new(),
+            active: BTreeMap::new(),
+            untold: Vec::new(),
+            untold_active: Vec::new(),
+            since: now,
+            free: usize::MAX,
+            expected: 0,
+            asked: 0,
+            portion: Portion::Over { next: now },
+        };
+        Self { inner: Mutex::new(inner), changed: Notify::new() }
+    }
+
+    // ---- connections --------------------------------------------------------------------------------------
+
+    fn poll(&self, record: &Record, place: &mut Place, cx: &mut Context<'_>) -> Poll<()> {
         if matches!(place, Place::Granted) {
             return Poll::Ready(());
         }
@@ -155,44 +288,145 @@ impl Queue {
         if let Place::Waits(ticket) = place {
             if let Some(waker) = inner.waiting(ticket.active).get_mut(&ticket.number) {
                 waker.clone_from(cx.waker());
+                // It may have been called as well.
+                inner.answered(record);
+                self.look(inner);
                 return Poll::Pending;
             }
+            // The slot was counted when it was given.
+            inner.answered(record);
         } else {
-            let active = is_active();
+            let active = record.silence() < IDLE_AFTER;
             if !inner.has_room(active) {
                 inner.last += 1;
                 let number = inner.last;
                 inner.waiting(active).insert(number, cx.waker().clone());
                 *place = Place::Waits(Ticket { number, active });
+                inner.answered(record);
+                self.look(inner);
                 return Poll::Pending;
             }
-            inner.granted += 1;
+            inner.free = inner.free.saturating_sub(1);
+            inner.answered(record);
+            inner.expected += 1;
         }
+        record.set(Status::EXPECTED);
         *place = Place::Granted;
         Poll::Ready(())
     }
 
-    fn leave(&self, place: &mut Place) {
-        let called = {
-            let mut inner = self.lock();
-            match std::mem::take(place) {
-                Place::None => {}
-                Place::Waits(ticket) if inner.waiting(ticket.active).remove(&ticket.number).is_some() => {}
-                Place::Waits(_) | Place::Granted => inner.granted -= 1,
+    fn leave(&self, record: &Record, place: &mut Place) {
+        let mut inner = self.lock();
+        let is_expected = inner.answered(record);
+        match std::mem::take(place) {
+            Place::None => {}
+            Place::Waits(ticket) if inner.waiting(ticket.active).remove(&ticket.number).is_some() => {}
+            // It was called, and has not looked.
+            Place::Waits(_) => {
+                inner.expected = inner.expected.saturating_sub(1);
+                inner.free = inner.free.saturating_add(1);
             }
-            inner.call()
-        };
-        called.into_iter().for_each(Waker::wake);
+            Place::Granted if is_expected => inner.free = inner.free.saturating_add(1),
+            Place::Granted => {}
+        }
+        self.look(inner);
     }
+
+    /// The connection has asked to leave.
+    pub(super) fn asked(&self, record: &Record) {
+        let mut inner = self.lock();
+        inner.answered(record);
+        inner.asked += 1;
+        self.look(inner);
+    }
+
+    /// Lets the driver look what is to be done, if that may be something.
+    fn look(&self, inner: MutexGuard<'_, Inner>) {
+        let is_complete = inner.expected == 0 && (inner.asked > 0 || inner.has_more());
+        drop(inner);
+        if is_complete {
+            self.changed.notify_one();
+        }
+    }
+
+    // ---- the driver ---------------------------------------------------------------------------------------
 
     /// Whether slots are given at all. Those that are held stay with their holders.
     pub(super) fn suspend(&self, suspended: bool) {
-        let called = {
-            let mut inner = self.lock();
-            inner.suspended = suspended;
-            inner.call()
-        };
-        called.into_iter().for_each(Waker::wake);
+        let mut inner = self.lock();
+        inner.suspended = suspended;
+        self.look(inner);
+    }
+
+    /// All of these have to be told of a change. Returns whether the driver calls them.
+    fn begin(&self, ids: Vec<u64>) -> bool {
+        let mut inner = self.lock();
+        let is_paced = inner.is_paced;
+        inner.since = Instant::now();
+        inner.untold = ids;
+        inner.untold_active.clear();
+        self.look(inner);
+        is_paced
+    }
+
+    fn step(&self, now: Instant, on_their_way: usize, is_gentle: bool) -> Step {
+        let mut inner = self.lock();
+        let Inner { expected, asked, portion, .. } = &mut *inner;
+        if let Portion::Called(at) = *portion {
+            if *expected > 0 && now < at + ANSWER {
+                return Step::Wait(Some(at + ANSWER));
+            }
+            // What says nothing now does not hold up the others.
+            *expected = 0;
+            if *asked == 0 && on_their_way == 0 {
+                *portion = Portion::Over { next: now + now.saturating_duration_since(at) };
+            }
+        }
+        if std::mem::take(asked) > 0 {
+            return Step::Collect;
+        }
+        match inner.portion {
+            _ if !inner.has_more() => Step::Wait(None),
+            Portion::Over { next } if is_gentle && now < next => Step::Wait(Some(next)),
+            Portion::Over { .. } => Step::Call,
+            Portion::Called(_) if !is_gentle && on_their_way + LARGE_PORTION <= WINDOW => Step::Call,
+            Portion::Called(_) => Step::Wait(None),
+        }
+    }
+
+    /// Gives the slots of the next portion, and tells as many connections of the last change as have room in
+    /// it. Returns the tasks to wake.
+    fn call(&self, table: &Table, now: Instant, size: usize) -> Vec<Waker> {
+        let mut inner = self.lock();
+        inner.portion = Portion::Called(now);
+        inner.free = if inner.suspended { 0 } else { size };
+        let mut called = Vec::new();
+        inner.grant(false, size, &mut called);
+        let rows = table.rows();
+        while called.len() < size
+            && let Some(id) = inner.untold.pop()
+        {
+            if let Some(record) = rows.get(&id) {
+                if record.silence() < IDLE_AFTER {
+                    inner.untold_active.push(id);
+                } else {
+                    inner.tell(record, &mut called);
+                }
+            }
+        }
+        if inner.untold.is_empty() {
+            // A client that speaks would notice more of them.
+            let size = if size == LARGE_PORTION { PORTION } else { size };
+            inner.grant(true, size, &mut called);
+            while called.len() < size
+                && let Some(id) = inner.untold_active.pop()
+            {
+                if let Some(record) = rows.get(&id) {
+                    inner.tell(record, &mut called);
+                }
+            }
+        }
+        called
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -205,190 +439,346 @@ impl Inner {
         if active { &mut self.active } else { &mut self.idle }
     }
 
-    /// Whether a connection that comes last gets a slot at once.
+    /// Whether a connection that comes last gets a slot at once. Active connections go when the idle ones have
+    /// gone.
     fn has_room(&self, active: bool) -> bool {
-        let limit = if active { ACTIVE_AT_A_TIME } else { AT_A_TIME };
-        let first = self.idle.is_empty() && (!active || self.active.is_empty());
-        first && !self.suspended && self.granted < limit
+        let is_first = self.idle.is_empty() && (!active || self.active.is_empty() && self.untold.is_empty());
+        is_first && !self.suspended && self.free > 0
     }
 
-    /// Gives the slots that are free; returns the tasks to wake.
-    fn call(&mut self) -> Vec<Waker> {
-        let mut called = Vec::new();
-        while !self.suspended {
-            let limit = if self.idle.is_empty() { ACTIVE_AT_A_TIME } else { AT_A_TIME };
-            if self.granted >= limit {
-                break;
-            }
-            let next = self.idle.pop_first().or_else(|| self.active.pop_first());
-            let Some((_, waker)) = next else { break };
-            self.granted += 1;
+    /// Whether another portion would find anything.
+    fn has_more(&self) -> bool {
+        let waits = !self.idle.is_empty() || !self.active.is_empty();
+        (waits && !self.suspended) || !self.untold.is_empty() || !self.untold_active.is_empty()
+    }
+
+    /// The connection says what it does; returns whether it was expected to.
+    fn answered(&mut self, record: &Record) -> bool {
+        let is_expected = record.take(Status::EXPECTED);
+        if is_expected {
+            self.expected = self.expected.saturating_sub(1);
+        }
+        is_expected
+    }
+
+    /// Gives slots to those that wait.
+    fn grant(&mut self, active: bool, size: usize, called: &mut Vec<Waker>) {
+        while self.free > 0
+            && called.len() < size
+            && let Some((_, waker)) = self.waiting(active).pop_first()
+        {
+            self.free -= 1;
+            self.expected += 1;
             called.push(waker);
         }
-        called
+    }
+
+    /// Wakes the task of a connection, if there is one that has not seen the change by itself. It answers,
+    /// whatever it finds.
+    fn tell(&mut self, record: &Record, called: &mut Vec<Waker>) {
+        let Some(waker) = record.registered().filter(|_| !record.has_seen_all()) else { return };
+        if !record.update(|status| status.with(Status::EXPECTED)).has(Status::EXPECTED) {
+            self.expected += 1;
+        }
+        called.push(waker);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::connection::Connection;
     use super::super::fixture::{Fixture, Woken, poll_once};
     use super::*;
 
-    const IDLE: bool = false;
-    const ACTIVE: bool = true;
+    const MILLISECOND: Duration = Duration::from_millis(1);
 
-    fn has_slot(queue: &Queue, place: &mut Place, active: bool) -> bool {
-        queue.poll(place, || active, &mut Context::from_waker(Waker::noop())).is_ready()
+    /// A connection, and the task that serves it.
+    struct Task {
+        _connection: Connection,
+        slot: MigrationSlot,
+        woken: Arc<Woken>,
     }
 
-    /// So many idle connections with a slot each.
-    fn granted(queue: &Queue, how_many: usize) -> Vec<Place> {
-        let mut places: Vec<_> = std::iter::repeat_with(Place::default).take(how_many).collect();
-        assert!(places.iter_mut().all(|place| has_slot(queue, place, IDLE)));
-        places
-    }
-
-    /// Nothing is left in the queue, and all slots are free.
-    fn assert_empty(queue: &Queue) {
-        let inner = queue.lock();
-        assert_eq!((inner.granted, inner.idle.len(), inner.active.len()), (0, 0, 0));
-    }
-
-    #[test]
-    fn a_slot_that_is_released_goes_to_the_connection_that_waited_longest() {
-        let queue = Queue::default();
-        let mut before = granted(&queue, AT_A_TIME);
-        let [mut first, mut second, mut third] = [(); 3].map(|()| Place::None);
-        for place in [&mut first, &mut second, &mut third] {
-            assert!(!has_slot(&queue, place, IDLE));
+    impl Task {
+        fn new(fixture: &Fixture) -> Self {
+            let connection = fixture.connection();
+            let (slot, woken) = (connection.migration_slot(), Arc::default());
+            Self { _connection: connection, slot, woken }
         }
-        queue.leave(&mut before[0]);
-        assert!(!has_slot(&queue, &mut before[0], IDLE), "behind those that waited before");
-        assert!(!has_slot(&queue, &mut second, IDLE) && has_slot(&queue, &mut first, IDLE));
-        queue.leave(&mut second);
-        queue.leave(&mut first);
-        assert!(has_slot(&queue, &mut third, IDLE), "no other waited before");
-        assert!(!has_slot(&queue, &mut before[0], IDLE));
-        for place in before.iter_mut().chain([&mut third]) {
-            queue.leave(place);
+
+        fn has_slot(&mut self) -> bool {
+            self.record().see();
+            let waker = Waker::from(self.woken.clone());
+            self.slot.poll_acquire(&mut Context::from_waker(&waker)).is_ready()
         }
-        assert_empty(&queue);
-    }
 
-    #[test]
-    fn active_connections_wait_until_the_idle_ones_have_gone() {
-        let queue = Queue::default();
-        let mut before = granted(&queue, AT_A_TIME);
-        let [mut idle, mut active] = [(); 2].map(|()| Place::None);
-        assert!(!has_slot(&queue, &mut active, ACTIVE) && !has_slot(&queue, &mut idle, IDLE));
-        queue.leave(&mut before[0]);
-        assert!(has_slot(&queue, &mut idle, IDLE), "it is called first");
-        before[1..=AT_A_TIME - ACTIVE_AT_A_TIME].iter_mut().for_each(|place| queue.leave(place));
-        assert!(!has_slot(&queue, &mut active, ACTIVE), "too many are before it");
-        queue.leave(&mut idle);
-        assert!(has_slot(&queue, &mut active, ACTIVE));
-    }
-
-    #[test]
-    fn few_active_connections_have_a_slot_at_a_time() {
-        let queue = Queue::default();
-        let mut places: Vec<_> = std::iter::repeat_with(Place::default).take(ACTIVE_AT_A_TIME).collect();
-        assert!(places.iter_mut().all(|place| has_slot(&queue, place, ACTIVE)));
-        let mut last = Place::None;
-        assert!(!has_slot(&queue, &mut last, ACTIVE));
-        let mut idle = Place::None;
-        assert!(has_slot(&queue, &mut idle, IDLE), "idle ones do not wait for active ones");
-        queue.leave(&mut places[0]);
-        assert!(!has_slot(&queue, &mut last, ACTIVE), "still as many are before it");
-        let mut late = Place::None;
-        queue.leave(&mut idle);
-        assert!(
-            !has_slot(&queue, &mut late, ACTIVE) && has_slot(&queue, &mut last, ACTIVE),
-            "in their order"
-        );
-    }
-
-    /// An active connection does not overtake an idle one that waits, even if a slot is free for it.
-    #[test]
-    fn an_active_connection_does_not_overtake() {
-        let queue = Queue::default();
-        queue.suspend(true);
-        let [mut idle, mut active] = [(); 2].map(|()| Place::None);
-        assert!(!has_slot(&queue, &mut idle, IDLE));
-        queue.lock().suspended = false;
-        assert!(!has_slot(&queue, &mut active, ACTIVE), "an idle one waits");
-        queue.leave(&mut idle);
-        assert!(has_slot(&queue, &mut active, ACTIVE));
-    }
-
-    #[test]
-    fn nothing_is_granted_while_the_other_process_takes_nothing() {
-        let queue = Queue::default();
-        let mut held = granted(&queue, 1);
-        queue.suspend(true);
-        assert!(has_slot(&queue, &mut held[0], IDLE), "what is granted stays so");
-        let woken = Arc::new(Woken::default());
-        let waker = Waker::from(woken.clone());
-        let [mut idle, mut active] = [(); 2].map(|()| Place::None);
-        for (place, is_active) in [(&mut idle, IDLE), (&mut active, ACTIVE)] {
-            assert!(queue.poll(place, || is_active, &mut Context::from_waker(&waker)).is_pending());
+        /// It sleeps until it is called.
+        fn sleeps(&self) {
+            self.record().register(&Waker::from(self.woken.clone()));
         }
-        queue.leave(&mut held[0]);
-        assert_eq!(woken.count(), 0);
-        queue.suspend(false);
-        assert_eq!(woken.count(), 2, "both are called");
-        assert!(has_slot(&queue, &mut idle, IDLE) && has_slot(&queue, &mut active, ACTIVE));
-    }
 
-    #[test]
-    fn the_waker_of_the_last_poll_is_called_and_only_once() {
-        let queue = Queue::default();
-        queue.suspend(true);
-        let wakers = [(); 2].map(|()| Arc::new(Woken::default()));
-        let mut place = Place::None;
-        for woken in &wakers {
-            let waker = Waker::from(woken.clone());
-            assert!(queue.poll(&mut place, || IDLE, &mut Context::from_waker(&waker)).is_pending());
+        fn record(&self) -> &Arc<Record> {
+            &self.slot.record
         }
-        queue.suspend(false);
-        queue.suspend(false);
-        assert_eq!(wakers.map(|woken| woken.count()), [0, 1]);
-        queue.leave(&mut place);
-        assert_empty(&queue);
+
+        /// It has asked to leave, and its task ends.
+        fn asks(mut self) {
+            assert!(self.has_slot());
+            self.record().table.queue.asked(self.record());
+        }
     }
 
-    #[test]
-    fn active_connections_are_called_in_their_order() {
-        let queue = Queue::default();
+    /// A process with a driver, and so many connections.
+    fn paced(how_many: usize) -> (Fixture, Vec<Task>) {
+        let fixture = Fixture::new();
+        fixture.connections.set_paced();
+        let tasks = std::iter::repeat_with(|| Task::new(&fixture)).take(how_many).collect();
+        (fixture, tasks)
+    }
+
+    /// All clients are silent for long enough.
+    async fn silence() {
+        tokio::time::advance(IDLE_AFTER + MILLISECOND).await;
+    }
+
+    fn step(fixture: &Fixture, on_their_way: usize) -> Step {
+        let table = &fixture.connections.table;
+        table.queue.step(Instant::now(), on_their_way, table.is_gentle())
+    }
+
+    /// The driver calls the next portion.
+    fn call(fixture: &Fixture) {
+        assert_eq!(step(fixture, 0), Step::Call);
+        fixture.connections.table.call();
+    }
+
+    fn with_slots(tasks: &mut [Task]) -> usize {
+        tasks.iter_mut().filter_map(|task| task.has_slot().then_some(())).count()
+    }
+
+    fn woken(tasks: &[Task]) -> usize {
+        tasks.iter().map(|task| task.woken.count()).sum()
+    }
+
+    /// Nothing is left in the queue, and nothing is expected of any connection.
+    fn assert_empty(fixture: &Fixture) {
+        let inner = fixture.connections.table.queue.lock();
+        assert!(!inner.has_more());
+        assert_eq!((inner.expected, inner.asked), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sleeping_connections_are_called_a_portion_at_a_time() {
+        let (fixture, tasks) = paced(2 * LARGE_PORTION + 5);
+        tasks.iter().for_each(Task::sleeps);
+        silence().await;
+        fixture.drain();
+        assert_eq!(woken(&tasks), 0, "not all at once");
+        call(&fixture);
+        assert_eq!(woken(&tasks), LARGE_PORTION);
+        let (called, mut rest): (Vec<_>, Vec<_>) =
+            tasks.into_iter().partition(|task| task.woken.count() == 1);
+        assert_eq!(step(&fixture, 0), Step::Wait(Some(Instant::now() + ANSWER)), "until they have said");
+        called.into_iter().for_each(Task::asks);
+        assert_eq!(step(&fixture, 0), Step::Collect, "all of them together");
+        assert_eq!(step(&fixture, LARGE_PORTION), Step::Call, "one is on its way, and no client is served");
+        fixture.connections.table.call();
+        assert_eq!(woken(&rest), LARGE_PORTION);
+        rest.retain(|task| task.woken.count() == 0);
+        assert_eq!(rest.len(), 5);
+        tokio::time::advance(ANSWER).await;
+        assert_eq!(step(&fixture, 2 * LARGE_PORTION), Step::Wait(None), "two are");
+        call(&fixture);
+        assert_eq!(woken(&rest), 5);
+        rest.into_iter().for_each(Task::asks);
+        assert_eq!(step(&fixture, 0), Step::Collect);
+        assert_eq!(step(&fixture, 5), Step::Wait(None), "that was all");
+        assert_empty(&fixture);
+    }
+
+    /// The gap is as long as the portion took.
+    #[tokio::test(start_paused = true)]
+    async fn while_clients_are_served_portions_are_small_and_there_are_gaps() {
+        let (fixture, mut tasks) = paced(2 * PORTION);
+        tasks.iter().for_each(Task::sleeps);
+        silence().await;
+        let speaks = Task::new(&fixture);
+        fixture.drain();
+        call(&fixture);
+        assert_eq!(woken(&tasks), PORTION);
+        for task in tasks.extract_if(.., |task| task.woken.count() == 1) {
+            task.asks();
+        }
+        assert_eq!(step(&fixture, 0), Step::Collect);
+        assert_eq!(step(&fixture, PORTION), Step::Wait(None), "until they are gone");
+        tokio::time::advance(3 * MILLISECOND).await;
+        let next = Instant::now() + 3 * MILLISECOND;
+        assert_eq!(step(&fixture, 0), Step::Wait(Some(next)));
+        tokio::time::advance(3 * MILLISECOND).await;
+        call(&fixture);
+        assert_eq!((woken(&tasks), tasks.len()), (PORTION, PORTION));
+        drop(speaks);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_come_first_for_a_while_only() {
+        let (fixture, tasks) = paced(2 * LARGE_PORTION);
+        tasks.iter().for_each(Task::sleeps);
+        silence().await;
+        fixture.drain();
+        tokio::time::advance(GENTLE_FOR - MILLISECOND).await;
+        let _speaks = Task::new(&fixture);
+        call(&fixture);
+        assert_eq!(woken(&tasks), PORTION);
+        tokio::time::advance(ANSWER).await;
+        call(&fixture);
+        assert_eq!(woken(&tasks), PORTION + LARGE_PORTION, "and no gap");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_does_not_answer_holds_up_the_others_for_a_moment() {
+        let (fixture, tasks) = paced(LARGE_PORTION + 1);
+        tasks.iter().for_each(Task::sleeps);
+        silence().await;
+        fixture.drain();
+        call(&fixture);
+        let (called, rest): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|task| task.woken.count() == 1);
+        let mut called = called.into_iter();
+        let mut silent = called.next().unwrap();
+        called.next().unwrap().asks();
+        called.next().unwrap().slot.release();
+        drop(called);
+        assert!(matches!(step(&fixture, 0), Step::Wait(Some(_))));
+        tokio::time::advance(ANSWER).await;
+        assert_eq!(step(&fixture, 0), Step::Collect);
+        assert_eq!(step(&fixture, 1), Step::Call);
+        fixture.connections.table.call();
+        assert_eq!(woken(&rest), 1);
+        silent.slot.release();
+        assert_eq!(step(&fixture, 1), Step::Wait(None));
+    }
+
+    /// Active connections go when the idle ones have gone, and few of them at a time.
+    #[tokio::test(start_paused = true)]
+    async fn idle_connections_are_called_first() {
+        let (fixture, mut idle) = paced(LARGE_PORTION + 1);
+        silence().await;
+        let mut active: Vec<_> = std::iter::repeat_with(|| Task::new(&fixture)).take(PORTION + 1).collect();
+        tokio::time::advance(2 * BUSY_FOR).await;
+        idle.iter().chain(&active).for_each(Task::sleeps);
+        fixture.drain();
+        assert_eq!(with_slots(&mut idle[..1]) + with_slots(&mut active[..1]), 0);
+        call(&fixture);
+        assert_eq!((woken(&idle), woken(&active)), (LARGE_PORTION, 0));
+        assert!(!active[0].has_slot(), "an idle one is to be told yet");
+        idle.iter_mut().for_each(|task| task.slot.release());
+        call(&fixture);
+        assert_eq!((woken(&idle), woken(&active)), (LARGE_PORTION + 1, PORTION - 1));
+        assert!(active[0].has_slot(), "it has waited");
+        idle.iter_mut().chain(&mut active).for_each(|task| task.slot.release());
+        call(&fixture);
+        assert_eq!(woken(&active), PORTION + 1);
+        active.iter_mut().for_each(|task| task.slot.release());
+        assert_empty(&fixture);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_that_is_not_used_makes_room() {
+        let (fixture, mut tasks) = paced(LARGE_PORTION + 1);
+        silence().await;
+        assert_eq!(with_slots(&mut tasks), 0, "the driver gives them");
+        call(&fixture);
+        assert_eq!((woken(&tasks), with_slots(&mut tasks)), (LARGE_PORTION, LARGE_PORTION));
+        let mut late = Task::new(&fixture);
+        assert!(!late.has_slot());
+        let (with, without): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|task| task.woken.count() == 1);
+        drop(with);
+        drop(late);
+        assert_eq!(without.len(), 1);
+        call(&fixture);
+        assert_eq!(woken(&without), 1);
+        drop(without);
+        assert_empty(&fixture);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_granted_while_the_other_process_takes_nothing() {
+        let (fixture, mut tasks) = paced(3);
+        tasks.iter().for_each(Task::sleeps);
+        silence().await;
+        let queue = &fixture.connections.table.queue;
+        assert_eq!(with_slots(&mut tasks[..1]), 0);
+        call(&fixture);
+        assert_eq!(with_slots(&mut tasks[..1]), 1);
         queue.suspend(true);
-        let mut waiting: Vec<_> = std::iter::repeat_with(Place::default).take(ACTIVE_AT_A_TIME + 1).collect();
-        assert!(!waiting.iter_mut().any(|place| has_slot(&queue, place, ACTIVE)));
+        assert!(tasks[0].has_slot(), "what is granted stays so");
+        fixture.drain();
+        tokio::time::advance(ANSWER).await;
+        call(&fixture);
+        assert_eq!(woken(&tasks), 4, "all are told");
+        assert_eq!(with_slots(&mut tasks[1..]), 0);
+        tasks[0].slot.release();
+        assert_eq!((step(&fixture, 0), woken(&tasks)), (Step::Wait(None), 4));
         queue.suspend(false);
-        let last = waiting.pop().as_mut().is_some_and(|place| has_slot(&queue, place, ACTIVE));
-        let others = waiting.iter_mut().all(|place| has_slot(&queue, place, ACTIVE));
-        assert!(others && !last, "all but the last");
+        call(&fixture);
+        assert_eq!((woken(&tasks), with_slots(&mut tasks[1..])), (6, 2));
     }
 
-    #[test]
-    fn a_slot_that_is_released_wakes_the_next() {
-        let queue = Queue::default();
-        let mut before = granted(&queue, AT_A_TIME);
-        let woken = Arc::new(Woken::default());
-        let (waker, mut next) = (Waker::from(woken.clone()), Place::None);
-        assert!(queue.poll(&mut next, || IDLE, &mut Context::from_waker(&waker)).is_pending());
-        queue.leave(&mut before[0]);
-        assert_eq!(woken.count(), 1);
+    #[tokio::test(start_paused = true)]
+    async fn the_waker_of_the_last_poll_is_called_and_only_once() {
+        let (fixture, mut tasks) = paced(1);
+        assert_eq!(with_slots(&mut tasks), 0);
+        let before = std::mem::take(&mut tasks[0].woken);
+        assert_eq!(with_slots(&mut tasks), 0);
+        call(&fixture);
+        assert_eq!((before.count(), woken(&tasks)), (0, 1));
+        tokio::time::advance(ANSWER).await;
+        assert_eq!(step(&fixture, 0), Step::Wait(None));
+        assert_eq!(with_slots(&mut tasks), 1);
     }
 
-    #[test]
-    fn a_connection_that_is_called_and_does_not_come_makes_room() {
-        let queue = Queue::default();
-        let mut before = granted(&queue, AT_A_TIME);
-        let [mut called, mut waits] = [(); 2].map(|()| Place::None);
-        assert!(!has_slot(&queue, &mut called, IDLE) && !has_slot(&queue, &mut waits, IDLE));
-        queue.leave(&mut before[0]);
-        queue.leave(&mut called);
-        assert!(has_slot(&queue, &mut waits, IDLE));
+    /// Its client speaks, or it was asked by its owner and not by the queue.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_may_ask_without_a_slot() {
+        let (fixture, tasks) = paced(1);
+        fixture.connections.table.queue.asked(tasks[0].record());
+        assert_eq!((step(&fixture, 0), step(&fixture, 1)), (Step::Collect, Step::Wait(None)));
+        assert_empty(&fixture);
+    }
+
+    /// What the driver waits for, with a queue that gives it something to do.
+    #[tokio::test(start_paused = true)]
+    async fn the_driver_calls_and_collects() {
+        let (fixture, tasks) = paced(LARGE_PORTION);
+        tasks.iter().for_each(Task::sleeps);
+        silence().await;
+        let connections = fixture.connections.clone();
+        let driver = tokio::spawn(async move { connections.next_portion(0).await });
+        tokio::task::yield_now().await;
+        fixture.drain();
+        tokio::task::yield_now().await;
+        assert_eq!(woken(&tasks), LARGE_PORTION);
+        tasks.into_iter().for_each(Task::asks);
+        tokio::time::timeout(Duration::from_secs(60), driver).await.expect("it collects").unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_deadline_all_are_told_at_once() {
+        let (fixture, tasks) = paced(2 * LARGE_PORTION);
+        tasks.iter().for_each(Task::sleeps);
+        fixture.connections.force();
+        assert_eq!(woken(&tasks), 2 * LARGE_PORTION);
+    }
+
+    /// An upgraded connection, or one of another protocol, has a task that was never registered, or has ended.
+    #[tokio::test(start_paused = true)]
+    async fn what_has_no_task_is_not_waited_for() {
+        let (fixture, tasks) = paced(2);
+        tasks[0].sleeps();
+        tasks[0].record().unregister(&Waker::from(tasks[0].woken.clone()));
+        fixture.drain();
+        call(&fixture);
+        assert_eq!((woken(&tasks), step(&fixture, 0)), (0, Step::Wait(None)));
     }
 
     #[tokio::test]
@@ -411,7 +801,8 @@ mod tests {
     #[tokio::test]
     async fn a_change_is_a_new_chance_and_comes_to_a_connection_that_waits() {
         let fixture = Fixture::new();
-        let mut slot = fixture.connection().migration_slot();
+        let connection = fixture.connection();
+        let mut slot = connection.migration_slot();
         let acquired = tokio::spawn(async move { slot.acquire("echo").await });
         for change in [Fixture::drain, |fixture: &Fixture| fixture.connections.end_migration()] {
             tokio::task::yield_now().await;
@@ -432,14 +823,14 @@ mod tests {
         fixture.accept_kind("echo", None);
         assert!(poll_once(slot.acquire("echo")).is_ready());
         let refuses = async {
-            let request = fixture.migrations.recv().await.unwrap();
-            let _ = request.reply.send(Err(Box::new(request.connection)));
+            fixture.migrations.recv().await.unwrap().give_back();
         };
         let (migrated, ()) = tokio::join!(connection.migrate("echo", &1), refuses);
         let connection = migrated.unwrap_err().connection;
         assert!(!connection.can_migrate("echo"));
         assert!(poll_once(slot.acquire("echo")).is_pending());
-        assert_empty(&fixture.connections.table.queue);
+        assert_eq!(step(&fixture, 0), Step::Collect);
+        assert_empty(&fixture);
         fixture.accept_kind("echo", None);
         assert!(poll_once(slot.acquire("echo")).is_ready());
     }
@@ -454,7 +845,7 @@ mod tests {
         let migrated = async {
             let request = fixture.migrations.recv().await.unwrap();
             fixture.connections.resume_migration();
-            let _ = request.reply.send(Err(Box::new(request.connection)));
+            request.give_back();
         };
         let (migrated, ()) = tokio::join!(connection.migrate("echo", &1), migrated);
         assert!(migrated.unwrap_err().connection.can_migrate("echo"));
@@ -471,15 +862,15 @@ mod tests {
         assert!(matches!(second.place, Place::None));
         assert!(poll_once(first.acquire_any()).is_ready(), "it has it still");
         drop(first);
-        assert_empty(&fixture.connections.table.queue);
+        assert_empty(&fixture);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_active_for_a_second_after_its_client_sent_something() {
         let fixture = Fixture::new();
+        fixture.connections.set_paced();
         let (mut connection, mut client) = fixture.accept();
         let mut slot = connection.migration_slot();
-        fixture.connections.table.queue.suspend(true);
         let waits_as_active = |slot: &mut MigrationSlot| {
             assert!(slot.poll_acquire(&mut Context::from_waker(Waker::noop())).is_pending());
             let Place::Waits(ticket) = slot.place else { unreachable!("it is pending") };
@@ -487,14 +878,14 @@ mod tests {
             ticket.active
         };
         assert!(waits_as_active(&mut slot), "it is new");
-        tokio::time::advance(IDLE_AFTER + Duration::from_millis(1)).await;
+        tokio::time::advance(IDLE_AFTER + MILLISECOND).await;
         assert!(!waits_as_active(&mut slot));
         tokio::io::AsyncWriteExt::write_all(&mut client, b"?").await.unwrap();
         tokio::io::AsyncReadExt::read_u8(&mut connection).await.unwrap();
-        assert!(waits_as_active(&mut slot));
-        tokio::time::advance(IDLE_AFTER - Duration::from_millis(1)).await;
-        assert!(waits_as_active(&mut slot));
-        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(waits_as_active(&mut slot) && fixture.connections.table.is_busy(BUSY_FOR));
+        tokio::time::advance(IDLE_AFTER - MILLISECOND).await;
+        assert!(waits_as_active(&mut slot) && !fixture.connections.table.is_busy(BUSY_FOR));
+        tokio::time::advance(MILLISECOND).await;
         assert!(!waits_as_active(&mut slot));
     }
 }

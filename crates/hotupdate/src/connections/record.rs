@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-use hotupdate_proto::ShortText;
-use hotupdate_proto::{ConnectionRow, ConnectionState};
+use hotupdate_proto::{ConnectionKind, ConnectionRow, ConnectionState, MigrationItem, ShortText};
 use tokio::time::Instant;
 
 use super::socket::Socket;
@@ -32,7 +31,9 @@ pub(super) struct Record {
     status: AtomicU64,
     protocol: Mutex<ShortText>,
     /// When its client sent something last, in milliseconds after the table began, rounded up; 0: never here.
-    heard: AtomicU64,
+    pub(super) heard: AtomicU64,
+    /// The change of the table that its task has seen last.
+    seen: AtomicU64,
     /// The change of the table at which the connection could not migrate.
     refused: AtomicU64,
     /// The task that serves the connection.
@@ -67,6 +68,12 @@ impl Status {
     pub(super) const HOLDS_BACK: u64 = 1 << 54;
     /// The owner wants to be woken when a request ends.
     pub(super) const WAITS: u64 = 1 << 53;
+    /// It was called by the queue of those that migrate, or has a slot, and has not said yet what it does.
+    pub(super) const EXPECTED: u64 = 1 << 52;
+    /// Its task holds buffers for messages, which it could give back while none is on its way.
+    pub(super) const EQUIPPED: u64 = 1 << 51;
+    /// Its task was told to do so, and its client has sent nothing since.
+    pub(super) const RESTS: u64 = 1 << 50;
 
     pub(super) fn has(self, flags: u64) -> bool {
         self.0 & flags != 0
@@ -125,6 +132,7 @@ impl Record {
             status: AtomicU64::new(0),
             protocol: Mutex::new(protocol),
             heard: AtomicU64::new(0),
+            seen: AtomicU64::new(table.changes()),
             refused: AtomicU64::new(0),
             owner: Mutex::default(),
         }
@@ -197,9 +205,18 @@ impl Record {
         }
     }
 
+    /// This task has ended, or serves the connection no more.
+    pub(super) fn unregister(&self, waker: &Waker) {
+        self.owner().take_if(|owner| owner.will_wake(waker));
+    }
+
+    /// The task that was registered last.
+    pub(super) fn registered(&self) -> Option<Waker> {
+        self.owner().clone()
+    }
+
     pub(super) fn wake(&self) {
-        let waker = self.owner().clone();
-        if let Some(waker) = waker {
+        if let Some(waker) = self.registered() {
             waker.wake();
         }
     }
@@ -208,13 +225,19 @@ impl Record {
         self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn protocol(&self) -> ShortText {
+        self.protocol.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(super) fn set_protocol(&self, protocol: &'static str) {
         *self.protocol.lock().unwrap_or_else(PoisonError::into_inner) = ShortText::from_static(protocol);
     }
 
     /// The client sent something.
     pub(super) fn heard(&self) {
-        self.heard.store(self.table.millis(), Relaxed);
+        let now = self.table.millis();
+        self.heard.store(now, Relaxed);
+        self.table.heard(now);
     }
 
     /// Since the client sent something here.
@@ -223,6 +246,20 @@ impl Record {
             0 => Duration::MAX,
             heard => Duration::from_millis(self.table.millis().saturating_sub(heard)),
         }
+    }
+
+    /// The task looks at what has changed. Returns whether anything has since the last time.
+    pub(super) fn see(&self) -> bool {
+        let changes = self.table.changes();
+        let is_new = self.seen.load(SeqCst) != changes;
+        if is_new {
+            self.seen.store(changes, SeqCst);
+        }
+        is_new
+    }
+
+    pub(super) fn has_seen_all(&self) -> bool {
+        self.seen.load(SeqCst) == self.table.changes()
     }
 
     /// The connection could not migrate, as of this change of the table. It does not try again before the
@@ -236,14 +273,41 @@ impl Record {
         self.refused.load(SeqCst) == self.table.changes()
     }
 
-    /// The record, as it is told to other processes.
+    /// Whether the process that serves accepts this connection as one of this kind, and nothing has stopped it.
+    pub(super) fn can_migrate(&self, kind: &str) -> bool {
+        self.can_migrate_if(|accepted| accepted == kind)
+    }
+
+    pub(super) fn can_migrate_if(&self, wanted: impl Fn(&str) -> bool) -> bool {
+        let fits = |accepted: &ConnectionKind| {
+            wanted(&accepted.kind)
+                && accepted.listener.as_ref().is_none_or(|listener| *listener == self.listener)
+        };
+        !self.is_refused() && self.table.accepted().any(fits)
+    }
+
+    /// The record, as it goes on in another process.
+    pub(super) fn item(&self) -> MigrationItem {
+        MigrationItem {
+            id: self.id,
+            listener: self.listener.clone(),
+            protocol: self.protocol(),
+            peer: (&self.peer).into(),
+            local: (&self.local).into(),
+            age_ms: age_ms(self.accepted),
+            requests: self.requests.load(Relaxed),
+            ..MigrationItem::default()
+        }
+    }
+
+    /// The record, as it is shown.
     pub(super) fn describe(&self) -> ConnectionRow {
         let mut row = ConnectionRow::default();
         row.id = self.id;
         row.listener = self.listener.clone();
         row.peer = ShortText::from_display(&self.peer);
         row.local = ShortText::from_display(&self.local);
-        row.protocol = self.protocol.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        row.protocol = self.protocol();
         row.age_ms = age_ms(self.accepted);
         row.requests = self.requests.load(Relaxed);
         row.state = self.status().state();

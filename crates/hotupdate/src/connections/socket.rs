@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
+use hotupdate_proto::migration::Endpoint;
 use socket2::SockRef;
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -29,13 +30,12 @@ impl AsFd for Socket {
 }
 
 impl Socket {
-    /// A connected socket that arrived, registered with the runtime.
-    pub(crate) fn register(fd: OwnedFd) -> io::Result<Self> {
-        use rustix::net::{AddressFamily, sockopt::socket_domain};
-        if socket_domain(&fd)? == AddressFamily::UNIX {
-            Ok(Self::Unix(UnixStream::from_std(fd.into())?))
-        } else {
-            Ok(Self::Tcp(TcpStream::from_std(fd.into())?))
+    /// A connected socket that arrived, registered with the runtime. Its family is as its address says; if
+    /// that is a lie, all the same works that is done here with either of them.
+    pub(crate) fn register(fd: OwnedFd, local: &Endpoint) -> io::Result<Self> {
+        match local {
+            Endpoint::Ip(_) => Ok(Self::Tcp(TcpStream::from_std(fd.into())?)),
+            Endpoint::Unix(_) => Ok(Self::Unix(UnixStream::from_std(fd.into())?)),
         }
     }
 

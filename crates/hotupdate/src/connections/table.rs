@@ -1,12 +1,12 @@
 //! The table: every open connection of this process, and what all of them are told.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hotupdate_proto::ShortText;
-use hotupdate_proto::{ConnectionKind, ConnectionRow, Generation, Summary, Totals};
+use hotupdate_proto::{ConnectionKind, ConnectionRow, Generation, MigrationItem, Summary, Totals};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
@@ -18,6 +18,7 @@ use super::record::{Origin, Record, Tracker};
 use super::socket::Socket;
 use crate::address::Address;
 use crate::metrics::{Event, Metrics};
+use crate::process::limits::DescriptorTable;
 
 /// The next version forgets rows by these ids. What does not fit goes with the predecessor itself.
 pub(super) const MAX_CLOSED: usize = 20_000;
@@ -28,11 +29,15 @@ pub struct Connections {
     pub(super) table: Arc<Table>,
 }
 
+/// By their ids.
+type Rows = HashMap<u64, Arc<Record>>;
+
 #[derive(Debug)]
 pub(super) struct Table {
-    pub(super) rows: Mutex<HashMap<u64, Arc<Record>>>,
+    pub(super) rows: Mutex<Rows>,
     pub(super) last_id: AtomicU64,
     pub(super) ledger: Ledger,
+    descriptors: DescriptorTable,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) empty: Notify,
     accepted: Mutex<Accepted>,
@@ -42,6 +47,8 @@ pub(super) struct Table {
     /// How often connections were told to look again; begins at 1.
     changes: AtomicU64,
     pub(super) begun: Instant,
+    /// When a client sent something last, in milliseconds after the table began, rounded up; 0: never.
+    heard: AtomicU64,
     /// Ids of connections that ended since a drain began, until the process that serves is told.
     pub(super) closed: Mutex<Vec<u64>>,
 }
@@ -78,13 +85,15 @@ impl Connections {
             rows: Mutex::default(),
             last_id: AtomicU64::new(0),
             ledger: Ledger::new(generation),
+            descriptors: DescriptorTable::default(),
             phase: watch::Sender::new(Phase::Serving),
             empty: Notify::new(),
             accepted: Mutex::default(),
             migrations,
-            queue: Queue::default(),
+            queue: Queue::new(Instant::now()),
             changes: AtomicU64::new(1),
             begun: Instant::now(),
+            heard: AtomicU64::new(0),
             closed: Mutex::default(),
         };
         (Self { table: Arc::new(table) }, queue)
@@ -185,30 +194,33 @@ impl Connections {
     ) -> Connection {
         let (listener, protocol) = (listener.clone(), ShortText::from_static("raw"));
         let origin = Origin { listener, peer, local, accepted: Instant::now(), requests: 0, protocol };
-        let connection = self.enter(origin, socket, Event::Accepted);
+        let connection = self.enter(&mut self.table.rows(), origin, socket, Event::Accepted);
         // That it connects says that it is about to say more.
         connection.tracker().record.heard();
         connection
     }
 
-    /// A connection that came from another process: its history goes on.
-    pub(crate) fn adopt(&self, row: ConnectionRow, socket: Socket) -> Connection {
-        let address = |text: &str| match text.parse() {
-            Ok(ip) => Address::Ip(ip),
-            Err(_) if text.is_empty() => Address::Unix(None),
-            Err(_) => Address::Unix(Some(text.into())),
+    /// Connections that came from another process, all at once: their history goes on.
+    pub(crate) fn adopt(
+        &self,
+        arrived: impl IntoIterator<Item = (MigrationItem, Socket)>,
+    ) -> Vec<Connection> {
+        let (now, mut rows) = (Instant::now(), self.table.rows());
+        let adopt = |(item, socket)| {
+            let MigrationItem { listener, protocol, peer, local, age_ms, requests, .. } = item;
+            let (peer, local, accepted) = (peer.into(), local.into(), before(now, age_ms));
+            let origin = Origin { listener, peer, local, accepted, requests, protocol };
+            self.enter(&mut rows, origin, socket, Event::Adopted)
         };
-        let (peer, local) = (address(&row.peer), address(&row.local));
-        let ConnectionRow { listener, protocol, age_ms, requests, .. } = row;
-        let origin = Origin { listener, peer, local, accepted: accepted_at(age_ms), requests, protocol };
-        self.enter(origin, socket, Event::Adopted)
+        arrived.into_iter().map(adopt).collect()
     }
 
-    fn enter(&self, origin: Origin, socket: Socket, how: Event) -> Connection {
+    fn enter(&self, rows: &mut Rows, origin: Origin, socket: Socket, how: Event) -> Connection {
         let socket = Arc::new(socket);
         let record = Arc::new(Record::new(&self.table, origin, &socket));
+        self.table.descriptors.opened(&*socket);
         self.table.ledger.enter(how);
-        self.table.rows().insert(record.id, record.clone());
+        rows.insert(record.id, record.clone());
         Connection::new(socket, Tracker { record })
     }
 
@@ -263,11 +275,17 @@ impl Connections {
         self.table.queue.suspend(self.table.accepted().suspended_until.is_some());
         self.table.changes.fetch_add(1, SeqCst);
         self.table.phase.send_modify(|_| {});
+        // As long as this process serves, no connection can do anything.
+        if self.table.phase.borrow().is_draining() {
+            self.table.call_all(false);
+        }
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {
-        self.table.changes.fetch_add(1, SeqCst);
         self.table.phase.send_replace(phase);
+        // After that: what has seen the change has seen the phase.
+        self.table.changes.fetch_add(1, SeqCst);
+        self.table.call_all(phase == Phase::Forced);
     }
 
     /// Ids of connections that ended since the last call, at most [`MAX_CLOSED`].
@@ -297,6 +315,20 @@ impl Table {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
     }
 
+    /// A client sent something in this millisecond.
+    pub(super) fn heard(&self, millis: u64) {
+        // All workers would write here with every read.
+        if self.heard.load(Relaxed) != millis {
+            self.heard.store(millis, Relaxed);
+        }
+    }
+
+    /// Whether a client has sent something in this time.
+    pub(super) fn is_busy(&self, within: Duration) -> bool {
+        let heard = self.heard.load(Relaxed);
+        heard > 0 && u128::from(self.millis().saturating_sub(heard)) <= within.as_millis()
+    }
+
     /// How often connections were told to look again.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(SeqCst)
@@ -307,7 +339,7 @@ impl Table {
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn rows(&self) -> MutexGuard<'_, HashMap<u64, Arc<Record>>> {
+    pub(super) fn rows(&self) -> MutexGuard<'_, Rows> {
         // Nothing in here can panic half-way through a change.
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -315,13 +347,17 @@ impl Table {
     pub(super) fn remove(&self, id: u64) {
         let mut rows = self.rows();
         rows.remove(&id);
-        if *self.phase.borrow() != Phase::Serving {
+        let is_serving = *self.phase.borrow() == Phase::Serving;
+        if !is_serving {
             let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
             if closed.len() < MAX_CLOSED {
                 closed.push(id);
             }
         }
         if rows.is_empty() {
+            if !is_serving {
+                rows.shrink_to_fit();
+            }
             self.empty.notify_waiters();
         }
     }
@@ -329,8 +365,11 @@ impl Table {
 
 /// The moment at which a connection of this age was accepted: another process said so, just now.
 pub(crate) fn accepted_at(age_ms: u64) -> Instant {
-    let now = Instant::now();
-    now.checked_sub(std::time::Duration::from_millis(age_ms)).unwrap_or(now)
+    before(Instant::now(), age_ms)
+}
+
+fn before(now: Instant, age_ms: u64) -> Instant {
+    now.checked_sub(Duration::from_millis(age_ms)).unwrap_or(now)
 }
 
 /// How long ago that was.

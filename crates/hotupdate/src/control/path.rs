@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use hotupdate_proto::{environment, lock};
 use rustix::process::geteuid;
 
-use super::user::Users;
+use super::user::{Users, denied};
 use crate::error::{Doing, Error, Result};
 
 /// `sun_path` has 108 bytes, one of them for the NUL (unix(7)).
@@ -144,6 +144,7 @@ pub(super) fn check_path(path: &Path, users: &Users) -> Result<()> {
             );
             return Err(Error::unusable_path(doing(), why));
         }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(shut_out(path, &error)),
         metadata => metadata.doing(|| format!("{}: its directory", doing()))?,
     };
     if !metadata.is_dir() {
@@ -173,9 +174,16 @@ pub(super) fn check_path(path: &Path, users: &Users) -> Result<()> {
         Ok(_) => {
             Err(Error::unusable_path(doing(), format!("{} is not a lock file", lock::path(path).display())))
         }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(shut_out(path, &error)),
         // Nothing is left there by a path that cannot be used.
         Err(_) => check_replaceable(path),
     }
+}
+
+/// This user may not enter a directory on the way.
+fn shut_out(path: &Path, error: &io::Error) -> Error {
+    let remedy = "be that user, or use a directory that this user can enter, too (mode 0755)";
+    Error::unusable_path(doing(path), denied(path, error, remedy))
 }
 
 /// In the directory of another user nothing is made or opened, although a process of that user may be met

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hotupdate_proto::operator::{
-    self, AttemptParams, Call, Command, Connections, DeadlineParams, HandoffResult, Monitored, OperatorError,
-    Reply,
+    self, AbortParams, AttemptParams, Call, Command, Connections, DeadlineParams, HandoffResult, Monitored,
+    OperatorError, Reply,
 };
 use hotupdate_proto::{Fault, INTERFACE, Join, Process, Refusal, Timing, frame};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot, watch};
@@ -441,6 +442,9 @@ impl Session {
 /// The longest text about a successor, in bytes: it stands in every status, which has to fit into a message.
 const MAX_TEXT: usize = 1024;
 
+/// The longest reason for the end of an attempt, in characters: it stands in a line of the log and of a status.
+const MAX_WHY: usize = 200;
+
 fn attempt_of(parameters: Map<String, Value>) -> Result<String, String> {
     let AttemptParams { attempt } =
         serde_json::from_value(Value::Object(parameters)).map_err(|error| error.to_string())?;
@@ -454,18 +458,28 @@ fn overlong(join: &Join) -> Option<&'static str> {
     texts.into_iter().find_map(|(name, text)| (text.len() > MAX_TEXT).then_some(name))
 }
 
+/// Why an attempt is aborted.
+fn why_of(parameters: Map<String, Value>) -> Result<Option<String>, Reply> {
+    let AbortParams { why, .. } = parsed(parameters)?;
+    // Whatever it says, the attempt is to end.
+    Ok(why.map(|why| why.chars().take(MAX_WHY).collect()))
+}
+
+fn parsed<T: DeserializeOwned>(parameters: Map<String, Value>) -> Result<T, Reply> {
+    serde_json::from_value(Value::Object(parameters))
+        .map_err(|error| service_error("InvalidParameter", json!({ "parameter": error.to_string() })))
+}
+
 fn command(method: &str, parameters: Map<String, Value>) -> Option<Result<Command, Reply>> {
-    let within = || {
-        serde_json::from_value::<DeadlineParams>(Value::Object(parameters))
-            .map(|within| within.deadline_ms.map(Duration::from_millis))
-            .map_err(|error| service_error("InvalidParameter", json!({ "parameter": error.to_string() })))
-    };
+    let within = |DeadlineParams { deadline_ms, .. }| deadline_ms.map(Duration::from_millis);
     Some(match method {
         "io.hotupdate.Handoff" => Ok(Command::Handoff),
-        "io.hotupdate.Abort" => Ok(Command::Abort),
+        "io.hotupdate.Abort" => why_of(parameters).map(|why| Command::Abort { why }),
         "io.hotupdate.Rollback" => Ok(Command::Rollback),
-        "io.hotupdate.Drain" => within().map(|within| Command::Drain { within: within.unwrap_or_default() }),
-        "io.hotupdate.Stop" => within().map(|within| Command::Stop { within }),
+        "io.hotupdate.Drain" => {
+            parsed(parameters).map(|params| Command::Drain { within: within(params).unwrap_or_default() })
+        }
+        "io.hotupdate.Stop" => parsed(parameters).map(|params| Command::Stop { within: within(params) }),
         _ => return None,
     })
 }

@@ -124,16 +124,23 @@ pub(super) fn share(socket: &Path, users: &Users) -> io::Result<()> {
 /// Why the kernel refuses, with what can be seen of the file, and what helps.
 pub(super) fn denied(file: &Path, error: &dyn Display, remedy: &str) -> String {
     let us = geteuid().as_raw();
-    let whose = match fs::symlink_metadata(file) {
-        Ok(there) => format!(
-            "{} belongs to uid {} (mode {:04o}), and this process runs as uid {us}",
-            file.display(),
+    let whose = way_to(file).map_or_else(String::new, |(what, there)| {
+        format!(
+            "{} belongs to uid {} (mode {:04o}), and ",
+            what.display(),
             there.uid(),
             there.mode() & 0o7777
-        ),
-        Err(_) => format!("uid {us} cannot look into its directory"),
-    };
-    format!("{error}: {whose}; {remedy}")
+        )
+    });
+    format!("{error}: {whose}this process runs as uid {us}; {remedy}")
+}
+
+/// How far this process comes on its way to a file, from the root: the file itself, or the directory that it may
+/// not enter.
+fn way_to(file: &Path) -> Option<(&Path, fs::Metadata)> {
+    let mut parts: Vec<_> = file.ancestors().filter(|part| !part.as_os_str().is_empty()).collect();
+    parts.reverse();
+    parts.into_iter().map_while(|part| Some((part, fs::metadata(part).ok()?))).last()
 }
 
 pub(super) fn check_peer(stream: &UnixStream, path: &Path, users: &Users) -> Result<()> {

@@ -3,7 +3,6 @@
 //! Deliberately absent: which processes are told of it; the machine says that.
 
 use std::os::fd::OwnedFd;
-use std::time::Instant;
 
 use hotupdate_proto::incumbent::Event;
 use hotupdate_proto::operator::ProcessState;
@@ -21,8 +20,7 @@ impl Driver {
             Role::Incumbent(machine) => (serves(machine), machine.may_rebind()),
             Role::Successor(_) | Role::Failed => (false, false),
         };
-        let next = is_owner.then(|| Instant::now() + self.settings.timing.path_check);
-        self.listeners.look_again_at(next);
+        self.listeners.look_again(is_owner);
         let Some(made) = may_rebind.then(|| self.listeners.look_after_path()).flatten() else { return };
         let file = made.file;
         self.replace_control(made);

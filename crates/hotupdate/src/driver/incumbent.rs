@@ -241,7 +241,8 @@ impl Driver {
 
     /// Tells the process that serves how the drain goes.
     pub(super) async fn send_progress(&mut self) {
-        let is_migrating = self.machine.incumbent().is_some_and(|machine| !machine.outbound().is_idle());
+        let is_migrating = self.machine.incumbent().is_some_and(|machine| !machine.outbound().is_idle())
+            || self.connections.is_calling();
         if !is_migrating && self.drain.takes_rows() {
             self.collect_rows();
         }

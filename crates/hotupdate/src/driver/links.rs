@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use hotupdate_proto::frame::FrameError;
 use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::{Generation, LinkItem, Message};
 use tokio::sync::mpsc;
@@ -140,6 +141,18 @@ impl Links {
         }
     }
 
+    /// As [`Links::send`], in a form of its own.
+    pub(super) fn send_encoded(
+        &self,
+        message: &'static str,
+        encoded: Result<Vec<u8>, FrameError>,
+        descriptors: Vec<Sent>,
+    ) {
+        if let Some(peer) = &self.peer {
+            peer.send_encoded(message, encoded, descriptors);
+        }
+    }
+
     pub(super) fn send_to(&self, generation: Generation, message: &Message, descriptors: Vec<Sent>) {
         if let Some(link) = self.predecessors.get(&generation) {
             link.send(message, descriptors);
@@ -175,6 +188,17 @@ impl Links {
             Some(heard) => heard,
             // The sender is here, so that it never ends.
             None => std::future::pending().await,
+        }
+    }
+
+    /// What still comes means nothing any more, and is read all the same: it may come for as long as the
+    /// application goes on. A process that got this link before it heard that this one has drained asks whether
+    /// anything migrates, and would wait for the answer.
+    pub(super) async fn hear_nothing_more(mut self) {
+        loop {
+            if let (_, Heard::Message(Message::Quiesce, _)) = self.next().await {
+                self.send(&Message::Quiesced, Vec::new());
+            }
         }
     }
 

@@ -16,10 +16,11 @@ use tokio::sync::Notify;
 
 use super::Resources;
 use super::clock::monotonic_ns;
-use crate::control::{self, Control, Ownership, Upkeep, Users};
+use crate::control::{self, Control, Ownership, Upkeep};
 use crate::error::{Doing, Result};
 use crate::lifecycle::Lifecycle;
 use crate::listeners::gate::GateControl;
+use crate::settings::Settings;
 
 /// How long between two tries to open a listener, which fails when the kernel is short of memory or of
 /// watches (epoll_ctl(2)).
@@ -32,19 +33,23 @@ pub(super) struct Listeners {
     control: Option<Control>,
     path: PathBuf,
     upkeep: Upkeep,
-    /// When to look whether the control socket is at its path.
+    /// How long between two looks whether the control socket is at its path; for ever: it is never looked at.
+    path_check: Duration,
+    /// When to look.
     look_at: Option<Instant>,
     /// A listener that should be open is not.
     reopen_at: Option<Instant>,
 }
 
 impl Listeners {
-    pub(super) fn new(control: Control, path: PathBuf, users: Users) -> Self {
+    pub(super) fn new(control: Control, settings: &Settings) -> Self {
+        let Settings { path, users, timing, .. } = settings;
         Self {
             resources: Resources::default(),
             control: Some(control),
-            upkeep: Upkeep::new(&path, users),
-            path,
+            upkeep: Upkeep::new(path, users.clone()),
+            path: path.clone(),
+            path_check: timing.path_check,
             look_at: None,
             reopen_at: None,
         }
@@ -116,11 +121,16 @@ impl Listeners {
         if let Ok(ownership) = self.ownership() {
             control::say_running(&ownership.lock);
         }
-        self.look_again_at(Some(Instant::now()));
+        self.look_at = self.next_look().map(|_| Instant::now());
     }
 
-    pub(super) fn look_again_at(&mut self, at: Option<Instant>) {
-        self.look_at = at;
+    /// The next look comes after the interval, if this process is still the owner.
+    pub(super) fn look_again(&mut self, is_owner: bool) {
+        self.look_at = self.next_look().filter(|_| is_owner);
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.path_check)
     }
 
     pub(super) fn is_look_due(&self, now: Instant) -> bool {

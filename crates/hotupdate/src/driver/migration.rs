@@ -6,27 +6,29 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use hotupdate_proto::incumbent::Event;
-use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect};
+use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect, bulk};
 use hotupdate_proto::operator::Warning;
 use hotupdate_proto::{ConnectionKind, Fault, Generation, Message, MigrationItem};
-use rustix::net::sockopt;
+use rustix::net::{SocketType, sockopt};
 use socket2::SockRef;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Driver;
-use super::text::{from_text, to_text};
 use crate::connections::{MigrationRequest, Socket};
 use crate::migration::{Handler, Resume};
-use crate::process::limits;
+use crate::process::limits::{self, Room};
 
 /// What this process has of connections that migrate, in both directions.
 pub(super) struct Migrations {
     /// Connections of this process that ask to leave.
-    pub(super) requests: mpsc::UnboundedReceiver<MigrationRequest>,
+    requests: mpsc::UnboundedReceiver<MigrationRequest>,
     /// What accepts connections of predecessors.
     pub(super) handlers: Vec<Handler>,
     /// Connections that have asked to leave, by id.
     leaving: HashMap<u64, MigrationRequest>,
+    /// The process that serves reads them in the compact form.
+    in_bulk: bool,
     /// The descriptors of the batch that is heard at the moment.
     pub(super) arriving: Vec<OwnedFd>,
     /// Connections of predecessors that are not committed, by batch.
@@ -59,6 +61,7 @@ impl Migrations {
             requests,
             handlers: Vec::new(),
             leaving: HashMap::new(),
+            in_bulk: false,
             arriving: Vec::new(),
             held: HashMap::new(),
             stalled: false,
@@ -71,6 +74,11 @@ impl Migrations {
         self.handlers.iter().map(|handler| handler.kind.clone()).collect()
     }
 
+    /// How many connections have asked to leave, and are neither gone nor returned.
+    pub(super) fn on_their_way(&self) -> usize {
+        self.leaving.len()
+    }
+
     fn take(&mut self, ids: Vec<u64>) -> impl Iterator<Item = MigrationRequest> {
         ids.into_iter().filter_map(|id| self.leaving.remove(&id))
     }
@@ -79,14 +87,17 @@ impl Migrations {
 impl Driver {
     // ---- connections of this process leave ------------------------------------------------------------
 
-    /// A connection asks to leave, and with it all that have asked meanwhile: large batches need few turns.
-    pub(super) async fn leave(&mut self, first: MigrationRequest) {
-        let mut requests = vec![first];
-        while let Ok(next) = self.migrations.requests.try_recv() {
-            requests.push(next);
+    /// Connections have asked to leave: those of one portion together, which need one batch.
+    pub(super) async fn leave(&mut self) {
+        let mut requests = Vec::new();
+        while let Ok(request) = self.migrations.requests.try_recv() {
+            requests.push(request);
+        }
+        if requests.is_empty() {
+            return;
         }
         if self.machine.incumbent().is_none() {
-            return requests.into_iter().for_each(give_back);
+            return requests.into_iter().for_each(MigrationRequest::give_back);
         }
         let leaving =
             |request: &MigrationRequest| Leaving { id: request.connection.id(), bytes: request.state.len() };
@@ -102,18 +113,21 @@ impl Driver {
             OutboundEffect::Send(message) => self.links.send(&message, Vec::new()),
             OutboundEffect::Prepare { batch, ids } => self.prepare(batch, &ids),
             OutboundEffect::Migrated(ids) => {
-                for MigrationRequest { connection, reply, .. } in self.migrations.take(ids) {
-                    connection.set_migrated();
-                    // Our copy is closed; the kernel's socket lives on in the other process.
-                    drop(connection);
-                    let _ = reply.send(Ok(()));
+                let (connections, mut since) = (ids.len(), Instant::now());
+                for request in self.migrations.take(ids) {
+                    since = since.min(request.since);
+                    request.migrated();
                 }
+                tracing::debug!(connections, unserved = ?since.elapsed(), "connections have migrated");
             }
-            OutboundEffect::Return(ids) => self.migrations.take(ids).for_each(give_back),
+            OutboundEffect::Return(ids) => {
+                self.migrations.take(ids).for_each(MigrationRequest::give_back);
+            }
             OutboundEffect::Accepted(kinds) => {
                 if std::mem::take(&mut self.migrations.stalled) {
                     tracing::info!("connections do not wait for the serving process any more");
                 }
+                self.migrations.in_bulk = kinds.iter().all(|kind| kind.bulk >= bulk::FORM);
                 self.connections.set_accepted(kinds);
             }
             OutboundEffect::Pause => self.connections.suspend_half(self.settings.timing.drain),
@@ -129,11 +143,21 @@ impl Driver {
         }
     }
 
-    fn prepare(&self, batch: u32, ids: &[u64]) {
-        let requests = || ids.iter().filter_map(|id| self.migrations.leaving.get(id));
-        let descriptors = requests().map(|request| request.connection.socket().clone() as _).collect();
-        let items = requests().map(describe).collect();
-        self.links.send(&Message::Prepare { batch, items }, descriptors);
+    fn prepare(&mut self, batch: u32, ids: &[u64]) {
+        let (mut items, mut descriptors) = (Vec::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
+        for id in ids {
+            if let Some(request) = self.migrations.leaving.get_mut(id) {
+                items.push(describe(request));
+                descriptors.push(request.connection.socket().clone() as _);
+            }
+        }
+        let message = Message::Prepare { batch, items };
+        match &message {
+            Message::Prepare { items, .. } if self.migrations.in_bulk => {
+                self.links.send_encoded(message.name(), bulk::encode(batch, items), descriptors);
+            }
+            _ => self.links.send(&message, descriptors),
+        }
     }
 
     // ---- connections of predecessors come here --------------------------------------------------------
@@ -154,9 +178,13 @@ impl Driver {
                 self.machine.queue(event);
             }
             InboundEffect::Serve(batch) => {
+                let (mut arrived, mut resumes) = (Vec::new(), Vec::new());
                 for Arrival { item, socket, resume } in self.migrations.release(from, batch) {
-                    resume(self.connections.adopt(item.row, socket));
+                    arrived.push((item, socket));
+                    resumes.push(resume);
                 }
+                let connections = self.connections.adopt(arrived);
+                resumes.into_iter().zip(connections).for_each(|(resume, connection)| resume(connection));
             }
             InboundEffect::Discard(batch) => drop(self.migrations.release(from, batch)),
         }
@@ -172,32 +200,41 @@ impl Migrations {
         items: Vec<MigrationItem>,
     ) -> Result<Inspected, String> {
         let descriptors = std::mem::take(&mut self.arriving);
-        let (mut held, mut inspected) = (Vec::new(), Inspected::default());
+        let (room, mut inspected) = (Room::now(), Inspected::default());
         let lost = items.get(descriptors.len()..).unwrap_or_default();
         if !lost.is_empty() {
             tracing::warn!(
                 generation = %from, connections = lost.len(),
                 "no descriptors are left for connections; they stay where they are"
             );
-            inspected.refused.extend(lost.iter().map(|item| item.row.id));
+            inspected.refused.extend(lost.iter().map(|item| item.id));
         }
-        for (item, fd) in items.into_iter().zip(descriptors) {
+        let mut taken = Vec::with_capacity(descriptors.len());
+        for (mut item, fd) in items.into_iter().zip(descriptors) {
             check(&item, &fd)?;
-            if !limits::leaves_room(&fd) {
-                inspected.refused.push(item.row.id);
+            if !room.holds(&fd) {
+                inspected.refused.push(item.id);
                 inspected.is_crowded = true;
                 continue;
             }
             let mut handlers = self.handlers.iter();
-            let handler = handlers.find(|handler| handler.fits(&item.kind, &item.row.listener));
-            let resume = handler.and_then(|handler| handler.inspect(from_text(&item.state)));
-            match resume.map(|resume| (resume, Socket::register(fd))) {
-                Some((resume, Ok(socket))) => held.push(Arrival { item, socket, resume }),
-                Some((_, Err(error))) => {
+            let handler = handlers.find(|handler| handler.fits(&item.kind, &item.listener));
+            let state = std::mem::take(&mut item.state);
+            match handler.and_then(|handler| handler.inspect(state)) {
+                Some(resume) => taken.push((item, fd, resume)),
+                None => inspected.refused.push(item.id),
+            }
+        }
+        // One after the other: each is an event, because it can be written, and while a thread of the runtime
+        // waits for events, all that come before it is awake cost one.
+        let mut held = Vec::with_capacity(taken.len());
+        for (item, fd, resume) in taken {
+            match Socket::register(fd, &item.local) {
+                Ok(socket) => held.push(Arrival { item, socket, resume }),
+                Err(error) => {
                     tracing::warn!(%error, "a connection cannot be taken; it stays where it is");
-                    inspected.refused.push(item.row.id);
+                    inspected.refused.push(item.id);
                 }
-                None => inspected.refused.push(item.row.id),
             }
         }
         self.held.insert((from, batch), held);
@@ -228,35 +265,43 @@ impl Migrations {
     }
 }
 
-fn give_back(request: MigrationRequest) {
-    let MigrationRequest { connection, reply, .. } = request;
-    // If its owner has ended, it is closed.
-    let _ = reply.send(Err(Box::new(connection)));
-}
-
-pub(crate) fn describe(request: &MigrationRequest) -> MigrationItem {
+/// What the other process has to know. The state goes with it.
+pub(crate) fn describe(request: &mut MigrationRequest) -> MigrationItem {
     let MigrationRequest { connection, kind, state, .. } = request;
     MigrationItem {
-        row: connection.describe(),
         kind: kind.clone(),
         cookie: sockopt::socket_cookie(connection.socket()).unwrap_or_default(),
-        state: to_text(state),
+        state: std::mem::take(state),
+        ..connection.item()
     }
 }
 
 /// A descriptor has to be the connection that it is said to be.
+///
+/// The kernel gives every socket a cookie of its own and never gives it again, and answers with it for
+/// nothing but a socket; so one question says that the descriptor is the very socket that the other process
+/// means. Its type and its family need no other: if a process means a socket that is no stream, reading and
+/// writing it fails or does not, and blocks in neither case. A listener is asked for, because it would be
+/// shut down with the connections at the end of a drain; and so is the blocking mode, since a thread of the
+/// runtime could hang in a read.
 pub(crate) fn check(item: &MigrationItem, fd: &OwnedFd) -> Result<(), String> {
-    let wrong = |what: &str| format!("moved connection {}, whose descriptor {what}", item.row.id);
-    let kind = sockopt::socket_type(fd).map_err(|error| wrong(&format!("is not a socket: {error}")))?;
-    if kind != rustix::net::SocketType::STREAM || sockopt::socket_acceptconn(fd) != Ok(false) {
-        return Err(wrong("is not a connection"));
+    let wrong = |what: &str| Err(format!("moved connection {}, whose descriptor {what}", item.id));
+    match sockopt::socket_cookie(fd) {
+        Err(error) => return wrong(&format!("is not a socket: {error}")),
+        // What it is instead is said if it is no connection at all.
+        Ok(cookie) if cookie != item.cookie => {
+            let is_stream = sockopt::socket_type(fd) == Ok(SocketType::STREAM);
+            let is_connection = is_stream && sockopt::socket_acceptconn(fd) == Ok(false);
+            return wrong(if is_connection { "is another socket" } else { "is not a connection" });
+        }
+        Ok(_) => {}
     }
-    if sockopt::socket_cookie(fd).unwrap_or_default() != item.cookie {
-        return Err(wrong("is another socket"));
+    if sockopt::socket_acceptconn(fd) != Ok(false) {
+        return wrong("is not a connection");
     }
     match SockRef::from(fd).nonblocking() {
         Ok(true) => Ok(()),
-        _ => Err(wrong("is in blocking mode")),
+        _ => wrong("is in blocking mode"),
     }
 }
 
@@ -264,18 +309,14 @@ pub(crate) fn check(item: &MigrationItem, fd: &OwnedFd) -> Result<(), String> {
 mod tests {
     use std::os::unix::net::UnixStream;
 
-    use hotupdate_proto::ConnectionRow;
-
     use super::*;
 
     /// As it is offered, with the client's end.
     fn offered(id: u64, kind: &str) -> (MigrationItem, OwnedFd, UnixStream) {
         let (ours, client) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let mut row = ConnectionRow::default();
-        row.id = id;
         let cookie = sockopt::socket_cookie(&ours).unwrap();
-        (MigrationItem { row, kind: kind.into(), cookie, state: String::new() }, ours.into(), client)
+        (MigrationItem { id, cookie, kind: kind.into(), ..MigrationItem::default() }, ours.into(), client)
     }
 
     fn accepting() -> Migrations {
@@ -300,8 +341,7 @@ mod tests {
         assert!(!is_crowded);
         refused.sort_unstable();
         assert_eq!(refused, [2, 4]);
-        let ids =
-            |arrivals: Vec<Arrival>| arrivals.iter().map(|arrival| arrival.item.row.id).collect::<Vec<_>>();
+        let ids = |arrivals: Vec<Arrival>| arrivals.iter().map(|arrival| arrival.item.id).collect::<Vec<_>>();
         assert_eq!(ids(migrations.release(Generation(2), 7)), [0; 0], "of another process");
         assert_eq!(ids(migrations.release(Generation(1), 7)), [1, 3]);
         assert_eq!(ids(migrations.release(Generation(1), 7)), [0; 0], "once");

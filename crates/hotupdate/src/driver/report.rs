@@ -49,7 +49,8 @@ impl Operators {
                 self.notify(view, "let_go", generation, text);
             }
             Report::Lost { generation, connections } => {
-                tracing::warn!(%generation, %connections, "a predecessor died");
+                let (open, active) = (connections.open(), connections.active);
+                tracing::warn!(%generation, open, active, "a predecessor died");
                 let text = format!("generation {generation} died while it was draining, with {connections}");
                 self.notify(view, "lost", generation, text);
             }

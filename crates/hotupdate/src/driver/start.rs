@@ -9,6 +9,7 @@ use hotupdate_proto::{Generation, Joined, LinkItem, Successor, successor};
 use tokio::sync::{mpsc, oneshot};
 
 use super::application::{Application, FromApplication, Resources};
+use super::clock::monotonic_ns;
 use super::drain::Drain;
 use super::exports::Exports;
 use super::links::Links;
@@ -26,7 +27,7 @@ use crate::control::{Control, Ownership, Reserve};
 use crate::error::{Doing, Error, Result};
 use crate::lifecycle::Served;
 use crate::link::channel::Receiver;
-use crate::process::output::Output;
+use crate::process::output::{self, Output};
 use crate::process::signal::Signals;
 use crate::settings::Settings;
 
@@ -91,7 +92,11 @@ impl Driver {
         ownership: Ownership,
         application: Application,
     ) -> Self {
+        // The first question finds out where the kernel answers it without a system call, which takes longer
+        // than all that is to be done while no process accepts.
+        monotonic_ns();
         let (connections, migrations) = Connections::new(generation);
+        connections.set_paced();
         let (requests, requested) = mpsc::channel(64);
         let us = local.process.to_string().into();
         let sessions = SessionConfig::new(us, &settings.timing, requests, application.watch_lifecycle());
@@ -102,11 +107,12 @@ impl Driver {
         };
         let supervisor = Supervisor::find(&settings, signals, told);
         let attempt = std::env::var(hotupdate_proto::environment::ATTEMPT).ok();
+        output::leave_what_is_gone();
         Self {
             identity: Identity { local, generation, attempt, since: Instant::now() },
             machine: Machine::new(role),
             links: Links::new(settings.timing.write),
-            listeners: Listeners::new(control, settings.path.clone(), settings.users.clone()),
+            listeners: Listeners::new(control, &settings),
             application,
             exports: Exports::default(),
             operators: Operators::new(sessions, requested),

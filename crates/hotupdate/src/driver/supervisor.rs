@@ -273,6 +273,13 @@ impl Supervisor {
     }
 }
 
+/// Waits until what was said last is taken; not for ever, since this process has nothing else left to do.
+async fn hears(whom: &str, heard: impl Future<Output = ()>, write: Duration) {
+    if timeout(write, heard).await.is_err() {
+        tracing::warn!(waited = ?write, "{whom} does not take the last words of this process (deadline `write`)");
+    }
+}
+
 async fn heir_ended(heir: &mut Option<Heir>) {
     match heir {
         Some(heir) => heir.ended().await,
@@ -519,15 +526,29 @@ impl Driver {
         if std::mem::replace(&mut self.supervisor.is_leaving, true) {
             return;
         }
+        self.say_that_main_goes_on();
         let (told, flushed, answered) =
             (self.supervisor.told(), self.links.flushed(), self.operators.answered());
         let (results, write) = (self.results.0.clone(), self.settings.timing.write);
         tokio::spawn(async move {
-            let _ = timeout(write, told).await;
-            let _ = timeout(write, flushed).await;
-            let _ = timeout(write, answered).await;
+            tokio::join!(
+                hears("systemd", told, write),
+                hears("the process that serves", flushed, write),
+                hears("an operator", answered, write),
+            );
             let _ = results.send(TaskResult::Flushed { code }).await;
         });
+    }
+
+    /// From here on the application decides how long this process runs. It mostly ends at once; where it does
+    /// not, operators see why the process is still there.
+    fn say_that_main_goes_on(&self) {
+        /// What operators see among the tasks.
+        const MAIN: &str = "main";
+        let (connections, totals) = self.connections.snapshot();
+        let tasks = vec![MAIN.to_owned()];
+        let progress = Message::Progress { connections, closed: Vec::new(), totals, tasks };
+        self.links.send(&progress, Vec::new());
     }
 
     /// The last words are out.

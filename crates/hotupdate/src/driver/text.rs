@@ -5,6 +5,6 @@ pub(super) fn to_text(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
-pub(crate) fn from_text(text: &str) -> Vec<u8> {
+pub(super) fn from_text(text: &str) -> Vec<u8> {
     text.chars().filter_map(|c| u8::try_from(u32::from(c)).ok()).collect()
 }

@@ -1,7 +1,6 @@
 //! Frames with their descriptors over a Unix stream socket.
 //!
-//! Deliberately absent: what the messages mean. `sendfd` sends descriptors; receiving is rustix' work,
-//! because only it sets `MSG_CMSG_CLOEXEC` and returns `OwnedFd`s.
+//! Deliberately absent: what the messages mean.
 //!
 //! Descriptors ride on the first byte of their message (unix(7): ancillary data is a barrier, so one
 //! recvmsg(2) returns at most one set of descriptors). A set waits in a queue until the message that owns it
@@ -10,9 +9,9 @@
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +19,10 @@ use hotupdate_proto::frame::{self, Decoder, FrameError};
 use hotupdate_proto::message::MAX_DESCRIPTORS;
 use hotupdate_proto::{Fault, Message};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
-use sendfd::SendWithFd;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -168,7 +169,7 @@ fn wrong_number(message: &Message, owned: usize, came: usize, truncated: bool) -
     Fault::PeerMisbehaved(format!("a `{name}` message of {owned} descriptors came with {came}"))
 }
 
-/// Room for the descriptors that one read can bring.
+/// Room for the descriptors that one message can bring.
 const SPACE: usize = rustix::cmsg_space!(ScmRights(KERNEL_MAX_DESCRIPTORS));
 
 fn receive(
@@ -210,9 +211,7 @@ pub(crate) async fn send(
 
 async fn send_all(stream: &UnixStream, mut bytes: &[u8], mut descriptors: &[Sent]) -> io::Result<()> {
     while !bytes.is_empty() {
-        // `sendfd` is the one place that asks for raw descriptors.
-        let raw: Vec<_> = descriptors.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
-        match stream.send_with_fd(bytes, &raw) {
+        match try_send(stream, bytes, descriptors) {
             Ok(sent) => {
                 bytes = &bytes[sent..];
                 descriptors = &[];
@@ -225,6 +224,20 @@ async fn send_all(stream: &UnixStream, mut bytes: &[u8], mut descriptors: &[Sent
         }
     }
     Ok(())
+}
+
+/// One try: how many bytes went, the descriptors with the first of them.
+pub(crate) fn try_send(stream: &UnixStream, bytes: &[u8], descriptors: &[Sent]) -> io::Result<usize> {
+    let descriptors: Vec<_> = descriptors.iter().map(|fd| fd.as_fd()).collect();
+    let mut space = [MaybeUninit::uninit(); SPACE];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::Error::other(format!("{} descriptors are too many", descriptors.len())));
+    }
+    // Whether the socket blocks is a matter of the open file description, which the other links to this
+    // process share.
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    stream.try_io(Interest::WRITABLE, || Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, flags)?))
 }
 
 /// When to read or write again after an error that is none.

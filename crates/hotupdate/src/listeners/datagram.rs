@@ -14,7 +14,9 @@ use crate::address::Address;
 use crate::listeners::gate::{Claim, Gated};
 
 impl Gated for tokio::net::UdpSocket {
-    fn register(fd: OwnedFd) -> io::Result<Self> {
+    const SENDS: bool = true;
+
+    fn register(fd: OwnedFd, _: &Address) -> io::Result<Self> {
         Self::from_std(fd.into())
     }
 
@@ -24,7 +26,9 @@ impl Gated for tokio::net::UdpSocket {
 }
 
 impl Gated for UnixDatagram {
-    fn register(fd: OwnedFd) -> io::Result<Self> {
+    const SENDS: bool = true;
+
+    fn register(fd: OwnedFd, _: &Address) -> io::Result<Self> {
         Self::from_std(fd.into())
     }
 

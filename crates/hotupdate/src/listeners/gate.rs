@@ -33,7 +33,11 @@ enum Slot<T> {
 
 /// A descriptor that can be registered with the runtime and taken out again.
 pub(crate) trait Gated: AsFd + Sized + Send + Sync + 'static {
-    fn register(fd: OwnedFd) -> io::Result<Self>;
+    /// Whether something may wait to be sent, which goes on while it is parked.
+    const SENDS: bool;
+
+    /// What is bound to this address.
+    fn register(fd: OwnedFd, address: &Address) -> io::Result<Self>;
     fn deregister(self) -> io::Result<OwnedFd>;
 }
 
@@ -192,10 +196,10 @@ impl<T: Gated> GateControl for Gate<T> {
         if let Slot::Parked(fd) = &*slot {
             // Registering consumes the descriptor, also where it fails; so a copy goes first.
             if let Ok(copy) = fd.try_clone() {
-                *slot = Slot::Open(T::register(copy)?);
+                *slot = Slot::Open(T::register(copy, &self.address)?);
             } else if let Slot::Parked(fd) = std::mem::replace(&mut *slot, Slot::Closed) {
                 // No descriptor is left, and a listener that stays closed would be an outage.
-                *slot = Slot::Open(T::register(fd)?);
+                *slot = Slot::Open(T::register(fd, &self.address)?);
             }
         }
         self.changes.send_replace(());
@@ -207,7 +211,11 @@ impl<T: Gated> GateControl for Gate<T> {
         match std::mem::replace(&mut *slot, Slot::Closed) {
             Slot::Open(open) => {
                 *slot = Slot::Parked(open.deregister()?);
-                self.changes.send_replace(());
+                // What waits to accept has nothing to do until it is open again, and while clients wait for
+                // the other process no thread is woken for nothing.
+                if T::SENDS {
+                    self.changes.send_replace(());
+                }
             }
             // One that could not be opened is parked already.
             parked_or_closed => *slot = parked_or_closed,
@@ -336,8 +344,8 @@ mod tests {
         }
     }
 
-    /// Polls it until only a change can wake it, makes the change, and expects that it was woken.
-    async fn is_woken_by<F: Future>(mut future: Pin<&mut F>, change: impl FnOnce()) {
+    /// Polls it until only a change can wake it, makes the change, and says whether it was woken.
+    async fn is_woken_by<F: Future>(mut future: Pin<&mut F>, change: impl FnOnce()) -> bool {
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         loop {
@@ -352,22 +360,24 @@ mod tests {
             }
         }
         change();
-        assert!(woken.0.load(Relaxed), "nothing tells it");
+        woken.0.load(Relaxed)
     }
 
     #[tokio::test]
     async fn a_change_wakes_what_waits() {
         let (gate, _) = tcp();
         let mut waits = pin!(accept(&gate));
-        is_woken_by(waits.as_mut(), || gate.open().unwrap()).await;
-        is_woken_by(waits.as_mut(), || gate.park().unwrap()).await;
-        is_woken_by(waits.as_mut(), || gate.close()).await;
+        assert!(is_woken_by(waits.as_mut(), || gate.open().unwrap()).await);
+        assert!(!is_woken_by(waits.as_mut(), || gate.park().unwrap()).await, "it could accept nothing");
+        assert!(is_woken_by(waits.as_mut(), || gate.open().unwrap()).await);
+        assert!(!is_woken_by(waits.as_mut(), || gate.park().unwrap()).await);
+        assert!(is_woken_by(waits.as_mut(), || gate.close()).await);
         assert_eq!(soon(waits).await, None);
 
-        let (gate, _) = tcp();
+        let (gate, _other) = datagrams();
         gate.open().unwrap();
         let mut sends = pin!(gate.send(|_, _| Poll::Pending, |_| Ok(7)));
-        is_woken_by(sends.as_mut(), || gate.park().unwrap()).await;
+        assert!(is_woken_by(sends.as_mut(), || gate.park().unwrap()).await);
         assert_eq!(soon(sends).await.unwrap(), 7);
     }
 

@@ -37,12 +37,12 @@ impl AsFd for Acceptor {
 }
 
 impl Gated for Acceptor {
-    fn register(fd: OwnedFd) -> io::Result<Self> {
-        use rustix::net::{AddressFamily, sockopt::socket_domain};
-        if socket_domain(&fd)? == AddressFamily::UNIX {
-            Ok(Self::Unix(UnixListener::from_std(fd.into())?))
-        } else {
-            Ok(Self::Tcp(TcpListener::from_std(fd.into())?))
+    const SENDS: bool = false;
+
+    fn register(fd: OwnedFd, address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Ip(_) => Ok(Self::Tcp(TcpListener::from_std(fd.into())?)),
+            Address::Unix(_) => Ok(Self::Unix(UnixListener::from_std(fd.into())?)),
         }
     }
 
@@ -66,16 +66,24 @@ impl Gate<Acceptor> {
 }
 
 impl Acceptor {
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Address, Address)>> {
+    /// `bound` is the address of this listener.
+    fn poll_accept(
+        &self,
+        bound: &Address,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Socket, Address, Address)>> {
         match self {
             Self::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, peer)| {
-                let local = stream.local_addr().map_or(Address::Unix(None), Address::from);
+                let local = match bound.ip() {
+                    Some(bound) if !bound.ip().is_unspecified() => bound.into(),
+                    // One of many, and only the kernel knows which.
+                    _ => stream.local_addr().map_or(Address::Unix(None), Address::from),
+                };
                 (Socket::Tcp(stream), peer.into(), local)
             }),
-            Self::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, peer)| {
-                let local = stream.local_addr().map_or(Address::Unix(None), Address::from);
-                (Socket::Unix(stream), peer.into(), local)
-            }),
+            Self::Unix(listener) => listener
+                .poll_accept(cx)
+                .map_ok(|(stream, peer)| (Socket::Unix(stream), peer.into(), bound.clone())),
         }
     }
 }
@@ -207,7 +215,7 @@ impl Listener {
             // The row is made under the lock of the gate: a release counts every connection that was
             // accepted.
             let accepted = self.gate.wait(|acceptor, cx| {
-                acceptor.poll_accept(cx).map_ok(|(socket, peer, local)| {
+                acceptor.poll_accept(&self.gate.address, cx).map_ok(|(socket, peer, local)| {
                     self.connections.accept(&self.gate.name, peer, local, socket)
                 })
             });

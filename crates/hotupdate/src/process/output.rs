@@ -2,20 +2,25 @@
 //! to the journal, or nowhere.
 //!
 //! The operator's shell waits for the end of that pipe, and a process that wrote into it when its reader has
-//! gone would be killed by SIGPIPE. Deliberately absent: files and terminals, which stay.
+//! gone would be killed by SIGPIPE. A terminal that has closed, and any other pipe without a reader, fail every
+//! write from then on, so that `println!` and most loggers panic: they are left when that happens. Deliberately
+//! absent: files, which stay.
 
 use std::fs::OpenOptions;
-use std::io::{self, Write as _, stderr, stdout};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IsTerminal, Write as _, stderr, stdout};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use hotupdate_proto::environment::{JOURNAL, OUTPUT, journal_header};
-use rustix::fs::fstat;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, fstat};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::net::{connect, shutdown, socket_with};
 use rustix::stdio::{dup2_stderr, dup2_stdout};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// A journal that does not take a connection in this time is as good as none.
 const JOURNAL_ANSWERS: Duration = Duration::from_secs(1);
@@ -50,6 +55,54 @@ impl Output {
             let _ = dup2_stderr(&elsewhere);
         }
     }
+}
+
+/// From here on, for as long as the runtime lives: standard output and standard error go elsewhere as soon as what
+/// they lead to is gone.
+pub(crate) fn leave_what_is_gone() {
+    tokio::spawn(leave_when_gone(stdout(), "standard output", |to| dup2_stdout(to)));
+    tokio::spawn(leave_when_gone(stderr(), "standard error", |to| dup2_stderr(to)));
+}
+
+async fn leave_when_gone<S: AsFd + AsRawFd + IsTerminal>(
+    stream: S,
+    name: &str,
+    replace: impl FnOnce(&OwnedFd) -> rustix::io::Result<()>,
+) {
+    let is_pipe = fstat(&stream).is_ok_and(|it| FileType::from_raw_mode(it.st_mode) == FileType::Fifo);
+    if !is_pipe && !stream.is_terminal() {
+        return;
+    }
+    // Not what is typed, and not that there is room: hangups and errors come in any case (epoll_ctl(2)).
+    let news = Interest::PRIORITY | Interest::ERROR;
+    // Another process in this one, as tests have them, or the application itself watches it already.
+    let Some(watched) = watch(stream, news) else { return };
+    while !is_gone(watched.get_ref()) {
+        let Ok(mut ready) = watched.ready(news).await else { return };
+        ready.clear_ready();
+    }
+    drop(watched);
+    if let Ok(Ok(elsewhere)) = tokio::task::spawn_blocking(elsewhere).await
+        && replace(&elsewhere).is_ok()
+    {
+        tracing::warn!(
+            "{name} is gone, with its terminal or the reader of its pipe; it goes to the journal, or nowhere"
+        );
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "what it wants in its place is unsafe, and these two are open until the process ends"
+)]
+fn watch<S: AsRawFd>(stream: S, news: Interest) -> Option<AsyncFd<S>> {
+    AsyncFd::with_interest(stream, news).ok()
+}
+
+fn is_gone(stream: impl AsFd) -> bool {
+    let mut polled = [PollFd::new(&stream, PollFlags::OUT)];
+    let asked = poll(&mut polled, Some(&Timespec::default()));
+    asked.is_ok() && polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
 fn parse(text: &str) -> Option<FileId> {

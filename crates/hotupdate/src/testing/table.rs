@@ -7,7 +7,8 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use hotupdate_proto::{ConnectionKind, Generation, Message, frame};
+use hotupdate_proto::migration::bulk;
+use hotupdate_proto::{ConnectionKind, Generation, Message, MigrationItem, frame};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -16,7 +17,7 @@ use crate::address::Address;
 use crate::connections::Connections;
 use crate::connections::drain::{Phase, Plan};
 use crate::connections::{Connection, MigrationRequest, Socket};
-use crate::driver::{check, describe, from_text};
+use crate::driver::{check, describe};
 
 /// The connections of one process that is not there.
 #[derive(Debug)]
@@ -47,6 +48,11 @@ impl Table {
         self.connections.accept(&listener.into(), unnamed.clone(), unnamed, Socket::Unix(stream))
     }
 
+    /// Connections that are idle hold nothing, as after a second.
+    pub fn rest(&self) {
+        self.connections.rest_now();
+    }
+
     /// Another process serves. For a second it may say what it takes; silent connections are left alone for
     /// half an hour.
     pub fn drain(&self) {
@@ -59,16 +65,15 @@ impl Table {
 
     /// The other process takes connections of this kind.
     pub fn takes(&self, kind: &str) {
-        self.connections.set_accepted(vec![ConnectionKind { kind: kind.to_owned(), listener: None }]);
+        self.connections.set_accepted(vec![ConnectionKind::new(kind, None)]);
     }
 
     /// The other process is dead: this one serves again, and whatever wanted to leave stays.
     pub fn serve_again(&mut self) {
         self.connections.set_phase(Phase::Serving);
         self.connections.end_migration();
-        while let Ok(MigrationRequest { connection, reply, .. }) = self.migrations.try_recv() {
-            // Nothing waits for it if its task has ended.
-            let _ = reply.send(Err(Box::new(connection)));
+        while let Ok(request) = self.migrations.try_recv() {
+            request.give_back();
         }
     }
 
@@ -84,25 +89,21 @@ impl Table {
     /// What the kernel has to say, or what the other process has against a connection.
     pub fn migrate_to(&mut self, next: &Self) -> io::Result<Vec<(Connection, Vec<u8>)>> {
         let mut arrived = Vec::new();
-        while let Ok(migration) = self.migrations.try_recv() {
+        while let Ok(mut migration) = self.migrations.try_recv() {
             let fd = migration.connection.socket().as_fd().try_clone_to_owned()?;
-            let item = over_the_wire(Message::Prepare { batch: 1, items: vec![describe(&migration)] })?;
+            let mut item = over_the_wire(describe(&mut migration))?;
             check(&item, &fd).map_err(io::Error::other)?;
-            let MigrationRequest { connection, reply, .. } = migration;
-            connection.set_migrated();
-            drop(connection);
-            let _ = reply.send(Ok(()));
-            let state = from_text(&item.state);
-            let socket = Socket::register(fd)?;
-            arrived.push((next.connections.adopt(item.row, socket), state));
+            migration.migrated();
+            let state = std::mem::take(&mut item.state);
+            let socket = Socket::register(fd, &item.local)?;
+            arrived.push((next.connections.adopt([(item, socket)]).remove(0), state));
         }
         Ok(arrived)
     }
 }
 
-fn over_the_wire(message: Message) -> io::Result<hotupdate_proto::MigrationItem> {
-    let mut bytes = frame::encode_message(&message).map_err(io::Error::other)?;
-    bytes.pop();
+fn over_the_wire(item: MigrationItem) -> io::Result<MigrationItem> {
+    let bytes = bulk::encode(1, &[item]).map_err(io::Error::other)?;
     match frame::decode_message(&bytes).map_err(io::Error::other)? {
         Message::Prepare { mut items, .. } if items.len() == 1 => Ok(items.remove(0)),
         other => Err(io::Error::other(format!("it has become {other:?}"))),

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use hotupdate::{Builder, Connection, Listener, Serving};
+use hotupdate::{Builder, Connection, Listener, Serving, Timing};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -21,7 +21,8 @@ fn directory() -> tempfile::TempDir {
 
 fn builder(directory: &tempfile::TempDir, version: &str) -> Builder {
     let path = directory.path().join("control.sock");
-    hotupdate::builder(path).version(version).stop_signals(false).probation(Duration::ZERO)
+    let timing = Timing::default().path_check(Duration::MAX);
+    hotupdate::builder(path).version(version).stop_signals(false).timing(timing).probation(Duration::ZERO)
 }
 
 /// Counts bytes: each one is answered with the name of the version, and their number so far; moves when it is its turn.

@@ -45,7 +45,7 @@ async fn it_ends_with_the_connection_and_the_next_one_works() {
     );
     drop(one);
     let failed = successor.next_of("failed").await;
-    assert_eq!(failed["reason"], "the operator that began the attempt has gone");
+    assert_eq!(failed["reason"], "aborted: the operator that began the attempt has gone");
     assert_eq!(status(&path).await["last_failure"]["attempt"], "one");
 
     // What it had started twice comes late.

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::common::peer::{Impostor, status};
 use crate::common::{BRIEF, Folder, Log, SOON, ask, eventually, is_root, replace_by, serve};
@@ -17,7 +18,7 @@ use tokio::time::timeout;
 
 /// Joins at a path, without waiting long for anybody.
 async fn join_at(path: &Path) -> Result<Starting, Error> {
-    let timing = Timing::default().find(BRIEF);
+    let timing = Timing::default().find(BRIEF).path_check(Duration::MAX);
     timeout(SOON, hotupdate::builder(path).stop_signals(false).timing(timing).join()).await.unwrap()
 }
 

@@ -11,13 +11,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::common::peer::{call, status};
-use crate::common::{BRIEF, Folder, SOON, answer, ask, ask_on, eventually, replace_by, serve};
+use crate::common::{BRIEF, Folder, SOON, answer, ask, ask_on, eventually, patient, replace_by, serve};
 use hotupdate::{Error, ErrorKind, Starting, Timing};
 use serde_json::json;
 use tokio::time::timeout;
 
+/// How often a process looks after its path, where it does.
+const OFTEN: Duration = Duration::from_millis(50);
+
 async fn join_at(path: &Path) -> Result<Starting, Error> {
-    let timing = Timing::default().find(BRIEF).probation(Duration::ZERO);
+    let timing = Timing::default().find(BRIEF).probation(Duration::ZERO).path_check(Duration::MAX);
     timeout(SOON, hotupdate::builder(path).stop_signals(false).timing(timing).join()).await.unwrap()
 }
 
@@ -143,7 +146,8 @@ async fn another_lock_file_makes_no_second_owner() {
 #[tokio::test]
 async fn another_socket_in_the_place_of_ours_takes_nothing() {
     let folder = Folder::new();
-    let (first, address) = folder.serve("v1").await;
+    let looks = folder.builder("v1").timing(patient().path_check(OFTEN));
+    let (first, address) = serve(looks.join().await.unwrap(), "v1").await;
     fs::rename(folder.control(), folder.file("away")).unwrap();
     let other = tokio::net::UnixListener::bind(folder.control()).unwrap();
     let talk = async {

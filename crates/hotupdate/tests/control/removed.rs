@@ -179,6 +179,21 @@ async fn a_process_that_serves_there_meanwhile_is_never_displaced() {
     drop(first);
 }
 
+/// As in a test, whose folder goes at its end while its services are still there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_never_looks_makes_nothing_again() {
+    for _ in 0..20 {
+        let place = Place::new();
+        let builder = || place.builder("v1", SOON).timing(patient().path_check(Duration::MAX));
+        let (first, _) = serve(builder().join().await.unwrap(), "v1").await;
+        let (_second, address) = serve(builder().join().await.unwrap(), "v2").await;
+        fs::remove_dir_all(place.directory()).unwrap();
+        timeout(SOON, first.drained()).await.expect("it ends");
+        assert_eq!(ask(address).await, "v2", "it serves all the same");
+        assert!(!place.directory().exists());
+    }
+}
+
 #[tokio::test]
 async fn why_it_cannot_be_made_again_is_said_once() {
     let (place, (log, _guard)) = (Place::new(), Log::begin());

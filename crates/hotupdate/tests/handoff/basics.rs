@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use hotupdate::{Serving, Starting};
+use hotupdate::{Serving, Starting, Timing};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -23,6 +23,7 @@ async fn start(directory: &tempfile::TempDir, version: &str) -> Starting {
     hotupdate::builder(path)
         .version(version)
         .stop_signals(false)
+        .timing(Timing::default().path_check(Duration::MAX))
         .probation(Duration::ZERO)
         .join()
         .await

@@ -10,6 +10,8 @@ use crate::common::lies::{fails, honest, offer, recovers};
 use crate::common::peer::{Impostor, Peer, complete, control, listeners, status};
 use crate::common::{self, Folder, Log, alone, answer, ask, descriptors, eventually};
 use hotupdate::{Builder, ErrorKind, Serving};
+use hotupdate_proto::MigrationItem;
+use hotupdate_proto::migration::bulk;
 use serde_json::{Value, json};
 
 fn directory() -> OwnedFd {
@@ -197,8 +199,26 @@ pub(crate) fn moving(id: u64, fd: BorrowedFd<'_>) -> Value {
     })
 }
 
+/// The same batch in the compact form.
+fn bulk(items: &[Value]) -> Vec<u8> {
+    let items: Vec<MigrationItem> =
+        items.iter().map(|item| serde_json::from_value(item.clone()).unwrap()).collect();
+    bulk::encode(1, &items).unwrap()
+}
+
 /// A predecessor moves these, as connections; the service serves on and says whose fault it was.
-fn moves(fds: impl FnOnce(&mut Vec<TcpStream>) -> Vec<OwnedFd>, change: impl FnOnce(&mut Value), what: &str) {
+fn moves(fds: impl Fn(&mut Vec<TcpStream>) -> Vec<OwnedFd>, change: impl Fn(&mut Value), what: &str) {
+    for in_bulk in [false, true] {
+        move_them(&fds, &change, in_bulk, what);
+    }
+}
+
+fn move_them(
+    fds: impl FnOnce(&mut Vec<TcpStream>) -> Vec<OwnedFd>,
+    change: impl FnOnce(&mut Value),
+    in_bulk: bool,
+    what: &str,
+) {
     alone(async {
         let (folder, (log, _guard)) = (Folder::new(), Log::begin());
         let impostor = Impostor::at(&folder);
@@ -210,7 +230,10 @@ fn moves(fds: impl FnOnce(&mut Vec<TcpStream>) -> Vec<OwnedFd>, change: impl FnO
         change(&mut items[0]);
         let message = json!({ "type": "prepare", "batch": 1, "items": items, "fds": fds.len() });
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        peer.say_with(&message, &borrowed).await;
+        match in_bulk {
+            true => peer.send(&bulk(&items), &borrowed).await.unwrap(),
+            false => peer.say_with(&message, &borrowed).await,
+        }
         eventually("a line in the log", async || log.text().contains("a violation").then_some(())).await;
         log.says(&[
             "a violation of the protocol",
@@ -271,6 +294,48 @@ fn what_moves_blocks() {
 fn what_moves_is_another_connection() {
     let change = |item: &mut Value| item["cookie"] = json!(7);
     moves(|clients| vec![connection(clients)], change, "whose descriptor is another socket");
+}
+
+/// The family is as the address says: with a wrong one it is read and closed like any other.
+#[test]
+fn what_moves_is_of_another_family() {
+    takes(|frame| frame, &[]);
+}
+
+/// What a later version says of its connections is not understood, and they stay where they are.
+#[test]
+fn what_moves_is_described_in_an_unknown_form() {
+    let later = |mut frame: Vec<u8>| {
+        frame[5] = bulk::FORM + 1;
+        frame
+    };
+    takes(later, &[1]);
+}
+
+/// A predecessor moves a connection in this form, and is told which stay with it.
+fn takes(change: impl FnOnce(Vec<u8>) -> Vec<u8>, refused: &[u64]) {
+    alone(async {
+        let folder = Folder::new();
+        let impostor = Impostor::at(&folder);
+        let (serving, mut peer) = serves(folder.builder("v2"), &impostor).await;
+        let mut clients = Vec::new();
+        let fd = connection(&mut clients);
+        let frame = change(bulk(&[moving(1, fd.as_fd())]));
+        peer.send(&frame, &[fd.as_fd()]).await.unwrap();
+        assert_eq!(
+            peer.next_of("prepared").await,
+            json!({ "type": "prepared", "batch": 1, "refused": refused })
+        );
+        peer.say(&json!({ "type": "commit", "batch": 1 })).await;
+        let taken = 1 - u64::try_from(refused.len()).unwrap();
+        eventually("the commit", async || (serving.connections().adopted() == taken).then_some(())).await;
+        assert_eq!(ask(impostor.listener.local_addr().unwrap()).await, "v2");
+        drop(fd);
+        // Its new owner drops it, or else no process has it any more: either way that is the end.
+        let mut client = clients.pop().unwrap();
+        client.set_read_timeout(Some(common::SOON)).unwrap();
+        assert_eq!(std::io::Read::read(&mut client, &mut [0]).unwrap(), 0);
+    });
 }
 
 #[test]

@@ -178,6 +178,7 @@ async fn sigterm_leaves_the_listeners_in_the_store() {
     manager.hears(KEEP).await;
     first.signal(Signal::TERM);
     first.drains(0).await;
+    manager.hears(STOPPING).await;
     assert_eq!(manager.heard(), [READY, KEEP, STOPPING]);
 }
 
@@ -190,6 +191,7 @@ async fn without_a_store_there_is_nothing_to_keep() {
     stage.serves(1).await;
     first.signal(Signal::TERM);
     first.drains(0).await;
+    manager.hears(STOPPING).await;
     assert_eq!(manager.heard(), [READY, STOPPING]);
 }
 

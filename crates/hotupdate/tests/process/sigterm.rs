@@ -35,7 +35,7 @@ async fn sigterm_lets_clients_finish_however_often_it_comes() {
     refused(serving.address).await;
     // A supervisor may say it again, and a person may do so once.
     for signal in [Signal::TERM, Signal::TERM, Signal::INT] {
-        signal_and_see(&stage, &first, signal, &[WAITS, "1 connection"]).await;
+        signal_and_see(&stage, &first, signal, &[WAITS, "open=1"]).await;
         assert_eq!(client.ask().await, first.pid());
     }
     drop(client);
@@ -112,7 +112,7 @@ async fn what_a_task_is_waited_for_is_said() {
     stage.serves(1).await;
     signal_and_see(&stage, &first, Signal::TERM, &["stopping"]).await;
     for _ in 0..2 {
-        signal_and_see(&stage, &first, Signal::TERM, &[WAITS, "no connections", "report"]).await;
+        signal_and_see(&stage, &first, Signal::TERM, &[WAITS, "open=0", "report"]).await;
     }
     fs::remove_file(stage.file(TASK)).unwrap();
     first.drains(0).await;
@@ -152,6 +152,39 @@ async fn a_main_that_goes_on_after_the_drain_is_not_cut_short() {
     signal_and_see(&stage, &second, Signal::INT, &["drained already"]).await;
     second.signal(Signal::INT);
     assert_eq!(second.end().await.signal(), Some(Signal::INT.as_raw()));
+}
+
+/// A version that was replaced, and whose application has more to do, is there for operators until it ends.
+#[tokio::test]
+async fn a_main_that_goes_on_after_it_was_replaced_is_seen() {
+    let stage = Stage::new();
+    File::create(stage.file(WORK)).unwrap();
+    let mut first = stage.start(&[]);
+    stage.serves(1).await;
+    let _second = stage.start(&[]);
+    stage.serves(2).await;
+    let seen = eventually("it has drained, and goes on", async || {
+        let first = status(&stage.control()).await["predecessors"][0].take();
+        (first["tasks"] == json!(["main"])).then_some(first)
+    });
+    let seen = seen.await;
+    assert_eq!((&seen["state"], &seen["process"]["pid"]), (&json!("drained"), &json!(first.pid())), "{seen}");
+    // The versions after the next one know it, too.
+    let _third = stage.start(&[]);
+    stage.serves(3).await;
+    eventually("the third has its link", async || {
+        let status = status(&stage.control()).await;
+        let predecessors = status["predecessors"].as_array().unwrap();
+        let first = predecessors.iter().find(|it| it["process"]["pid"] == first.pid())?;
+        (status["serving"]["generation"] == 3 && first["tasks"] == json!(["main"])).then_some(())
+    })
+    .await;
+    fs::remove_file(stage.file(WORK)).unwrap();
+    first.drains(0).await;
+    eventually("no predecessor is left", async || {
+        (status(&stage.control()).await["predecessors"] == json!([])).then_some(())
+    })
+    .await;
 }
 
 /// The process that takes over may crash, too.

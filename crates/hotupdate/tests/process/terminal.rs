@@ -2,14 +2,26 @@
 //!
 //! Deliberately absent: terminals of operators.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
+use rustix::fs::{Mode, OFlags, open};
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
+use crate::common::eventually;
 use crate::stage::{Process, Serving, Stage, is_dead, signal, stat, who};
+
+/// A terminal: the end of the person, and that of programs.
+fn terminal() -> (OwnedFd, File) {
+    let controlling = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&controlling).unwrap();
+    unlockpt(&controlling).unwrap();
+    let name = ptsname(&controlling, Vec::new()).unwrap().into_string().unwrap();
+    let options = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    (controlling, open(name, options, Mode::empty()).unwrap().into())
+}
 
 /// A terminal, and what was started at it.
 struct Terminal<'a> {
@@ -22,11 +34,7 @@ struct Terminal<'a> {
 impl<'a> Terminal<'a> {
     /// Runs a shell of its own at a terminal: with these words, in which SERVER starts the service.
     async fn run(stage: &'a Stage, shell: &[&str]) -> Self {
-        let controlling = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&controlling).unwrap();
-        unlockpt(&controlling).unwrap();
-        let name = ptsname(&controlling, Vec::new()).unwrap().into_string().unwrap();
-        let terminal = File::options().read(true).write(true).open(name).unwrap();
+        let (controlling, terminal) = terminal();
         // The words come after the shell's, so that they are the arguments of the service.
         let mut command = Command::new("setsid");
         command.args(["--ctty", "--wait"]).args(shell).arg(stage.program());
@@ -91,4 +99,50 @@ async fn an_operator_asks_at_a_terminal_that_stays() {
     let second = stage.sighup(terminal.serving).await;
     let third = stage.sighup(second).await;
     assert_eq!(who(third.address).await, third.pid);
+}
+
+/// As `ssh` leaves it: the terminal in which the service writes goes, and there is no signal, since it is that of
+/// another session. Every line that is logged then is written nowhere, and none is a panic.
+#[tokio::test]
+async fn that_in_which_the_service_writes() {
+    let stage = Stage::new();
+    let (person, terminal) = terminal();
+    let mut command = Command::new("setsid");
+    command.arg(stage.program());
+    let output = || Stdio::from(terminal.try_clone().unwrap());
+    stage.prepare(&mut command).stdout(output()).stderr(output());
+    let _first = stage.run(&mut command);
+    drop((command, terminal));
+    let serving = stage.serves(1).await;
+    let leads_to = |fd: u32| fs::read_link(format!("/proc/{}/fd/{fd}", serving.pid)).unwrap();
+    assert!([1, 2].iter().all(|fd| leads_to(*fd).starts_with("/dev/pts")), "{:?}", leads_to(1));
+    drop(person);
+    eventually("the output goes elsewhere", async || {
+        [1, 2].iter().all(|fd| !leads_to(*fd).starts_with("/dev/pts")).then_some(())
+    })
+    .await;
+    // The next version writes there, too.
+    let second = stage.sighup(serving).await;
+    assert_eq!(who(second.address).await, second.pid);
+}
+
+/// `./server | tee log`, and tee is gone.
+#[tokio::test]
+async fn a_pipe_whose_reader_has_gone() {
+    let stage = Stage::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = Command::new(stage.program());
+    let output = || Stdio::from(writer.try_clone().unwrap());
+    stage.prepare(&mut command).stdout(output()).stderr(output());
+    let _first = stage.run(&mut command);
+    drop((command, writer));
+    let serving = stage.serves(1).await;
+    drop(reader);
+    let leads_to = |fd: u32| fs::read_link(format!("/proc/{}/fd/{fd}", serving.pid)).unwrap();
+    eventually("the output goes elsewhere", async || {
+        [1, 2].iter().all(|fd| !leads_to(*fd).to_string_lossy().starts_with("pipe:")).then_some(())
+    })
+    .await;
+    let second = stage.sighup(serving).await;
+    assert_eq!(who(second.address).await, second.pid);
 }

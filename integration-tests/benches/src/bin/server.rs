@@ -1,12 +1,20 @@
-//! The application that is measured: `GET /` answers with the version, and a raw port echoes.
+//! The application that is measured: `GET /` answers with the version, `GET /json` with a kibibyte, and a raw
+//! port echoes.
 //!
-//! Deliberately absent: options of the library. What is measured is what a user gets.
+//! Deliberately absent: options of the library, but for the length of the probation. What is measured is what
+//! a user gets.
 
+use std::future::ready;
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use axum::{Router, routing::get};
+use anyhow::Context as _;
+use axum::{Json, Router, routing::get};
 use clap::Parser;
-use hotupdate::Connection;
+use hotupdate::{Connection, Listener};
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 #[derive(Parser)]
@@ -14,30 +22,84 @@ struct Cli {
     #[arg(long)]
     http: String,
     #[arg(long)]
-    raw: String,
+    raw: Option<String>,
     /// The control socket and the file with the version are in this folder.
     #[arg(long)]
     dir: PathBuf,
+    /// In seconds.
+    #[arg(long)]
+    probation: Option<u64>,
+    /// More listeners, to which no client connects.
+    #[arg(long, default_value_t = 0)]
+    listeners: usize,
+    /// Served by `axum::serve`, without hot updates.
+    #[arg(long)]
+    axum: bool,
 }
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
-    let Cli { http, raw, dir } = Cli::parse();
+    let Cli { http, raw, dir, probation, listeners, axum } = Cli::parse();
     let version = std::fs::read_to_string(dir.join("version"))?;
-    let mut hot = hotupdate::join(dir.join("control.sock")).await?;
-    let http = hot.tcp("http", http).await?;
-    let mut raw = hot.tcp("raw", raw).await?;
-    let app = Router::new().route("/", get(move || std::future::ready(version.clone())));
+    let app = Router::new()
+        .route("/", get(move || ready(version.clone())))
+        .route("/json", get(|| ready(Json([Item::default(); 12]))));
+    if axum {
+        let http = tokio::net::TcpListener::bind(http).await?;
+        serving("0", http.local_addr()?)?;
+        return Ok(axum::serve(http, app).await?);
+    }
 
+    let mut builder = hotupdate::builder(dir.join("control.sock"));
+    if let Some(seconds) = probation {
+        builder = builder.probation(Duration::from_secs(seconds));
+    }
+    let mut hot = builder.join().await?;
+    let http = hot.tcp("http", http).await?;
+    let address = http.local_addr().ip().context("it has an address")?;
+    let mut echoing = Vec::new();
+    if let Some(raw) = raw {
+        echoing.push(hot.tcp("raw", raw).await?);
+    }
+    for n in 0..listeners {
+        echoing.push(hot.tcp(&format!("more-{n}"), "127.0.0.1:0").await?);
+    }
     hot.on_migrated("echo", |connection, ()| echo(connection))?;
     let server = hotupdate_axum::serve(http, app, &mut hot);
-    hot.ready().await?;
-    tokio::spawn(async move {
-        while let Some(connection) = raw.accept().await {
-            tokio::spawn(echo(connection));
-        }
-    });
+    let hot = hot.ready().await?;
+    serving(&hot.generation().to_string(), address)?;
+    echoing.into_iter().for_each(|listener| drop(tokio::spawn(echoes(listener))));
     Ok(server.await?)
+}
+
+/// One line of twelve that are a kibibyte.
+#[derive(Clone, Copy, Serialize)]
+struct Item {
+    id: u64,
+    name: &'static str,
+    price: f64,
+    is_available: bool,
+    tags: [&'static str; 2],
+}
+
+impl Default for Item {
+    fn default() -> Self {
+        let tags = ["green", "large"];
+        Self { id: 123_456, name: "a thing", price: 12.5, is_available: true, tags }
+    }
+}
+
+/// Says that it serves, and since when.
+fn serving(generation: &str, http: std::net::SocketAddr) -> anyhow::Result<()> {
+    let (at, pid) = (clock_gettime(ClockId::Monotonic), std::process::id());
+    let at = i128::from(at.tv_sec) * 1_000_000_000 + i128::from(at.tv_nsec);
+    Ok(writeln!(std::io::stdout(), "serving generation={generation} pid={pid} http={http} at={at}")?)
+}
+
+async fn echoes(mut listener: Listener) {
+    while let Some(connection) = listener.accept().await {
+        tokio::spawn(echo(connection));
+    }
 }
 
 async fn echo(mut connection: Connection) {

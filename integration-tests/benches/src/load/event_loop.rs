@@ -6,17 +6,17 @@ use std::io::{self, BufRead as _, Write as _};
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, bail};
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 
-use super::client::{Came, Client, Phase};
+use super::client::{self, Answer, Came, Client, Phase};
 use super::samples::{self, Kind, Outcome, Sample};
 use super::{Load, now};
 
 const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MILLISECOND;
-
-/// How long a client of the closed loop thinks.
-const THINKS: u64 = 2 * MILLISECOND;
 
 /// Between two messages of a raw stream.
 const BEAT: u64 = 50 * MILLISECOND;
@@ -33,8 +33,9 @@ const AGAIN: u64 = 10 * MILLISECOND;
 /// Connections opened at a time, below the queue of a listener.
 const AT_ONCE: usize = 64;
 
-/// What standard input is called among the clients.
+/// What standard input and the timer are called among the clients.
 const COMMANDS: u64 = u64::MAX;
+const TIMER: u64 = u64::MAX - 1;
 
 /// What is due at some moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,13 +48,13 @@ enum Due {
     Connect(Kind),
 }
 
-/// Reads commands from standard input: `ask` lets the idle clients ask and the raw streams end, `stop` ends.
-/// Says `ready` when everything runs.
+/// Reads commands from standard input: `ask` lets the idle clients ask, `release` ends the raw streams,
+/// `stop` ends everything. Says `ready`, and how many raw streams there are, when everything runs.
 pub(crate) fn run(load: &Load) -> anyhow::Result<()> {
     let mut state = State::new(load)?;
     state.open_all()?;
     let mut out = io::stdout().lock();
-    writeln!(out, "ready")?;
+    writeln!(out, "ready {}", load.streams)?;
     out.flush()?;
     while state.stop_at.is_none_or(|at| now() < at && state.is_waiting()) {
         state.turn()?;
@@ -64,7 +65,11 @@ pub(crate) fn run(load: &Load) -> anyhow::Result<()> {
 
 struct State<'a> {
     load: &'a Load,
+    request: Vec<u8>,
     epoll: OwnedFd,
+    /// Exact to microseconds: the timeout of epoll_wait(2) is not.
+    timer: OwnedFd,
+    timer_at: u64,
     events: Vec<epoll::Event>,
     /// With a count that tells clients apart which had the same place.
     clients: Vec<(u32, Option<Client>)>,
@@ -75,7 +80,7 @@ struct State<'a> {
     backlog: VecDeque<u64>,
     due: BinaryHeap<Reverse<(u64, Due)>>,
     samples: Vec<Sample>,
-    /// The idle clients were told to ask; one that has its answer is done.
+    /// The idle clients were told to ask.
     has_asked: bool,
     stop_at: Option<u64>,
 }
@@ -85,9 +90,15 @@ impl<'a> State<'a> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, io::stdin(), epoll::EventData::new_u64(COMMANDS), epoll::EventFlags::IN)
             .context("commands come through a pipe")?;
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
         Ok(Self {
             load,
+            request: client::request(&load.path),
             epoll,
+            timer,
+            timer_at: 0,
             events: Vec::with_capacity(256),
             clients: Vec::new(),
             free: Vec::new(),
@@ -140,25 +151,37 @@ impl<'a> State<'a> {
             self.due.pop();
             self.act(at, what);
         }
-        let next = self.due.peek().map_or(now() + 100 * MILLISECOND, |Reverse((at, _))| *at);
-        let wait = next.saturating_sub(now());
-        let wait = Timespec {
-            tv_sec: i64::try_from(wait / SECOND).unwrap_or(i64::MAX),
-            tv_nsec: i64::try_from(wait % SECOND).unwrap_or(0),
-        };
+        let next = self.due.peek().map_or(now() + SECOND, |Reverse((at, _))| *at);
+        self.wake_at(next)?;
         let mut events = std::mem::take(&mut self.events);
         events.clear();
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&wait)) {
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("waiting for clients"),
         }
         for event in &events {
             match event.data.u64() {
                 COMMANDS => self.command()?,
+                // It is set to another moment before the next wait.
+                TIMER => self.timer_at = 0,
                 client => self.hear(client),
             }
         }
         self.events = events;
+        Ok(())
+    }
+
+    fn wake_at(&mut self, at: u64) -> anyhow::Result<()> {
+        if self.timer_at != at {
+            let moment = Timespec {
+                tv_sec: i64::try_from(at / SECOND).unwrap_or(i64::MAX),
+                tv_nsec: i64::try_from(at % SECOND).unwrap_or(0),
+            };
+            let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let timer = Itimerspec { it_interval: never, it_value: moment };
+            timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &timer)?;
+            self.timer_at = at;
+        }
         Ok(())
     }
 
@@ -167,8 +190,10 @@ impl<'a> State<'a> {
         io::stdin().lock().read_line(&mut line)?;
         match line.trim() {
             "ask" => self.ask(),
+            "release" => self.release(),
             // The end of the pipe, too: the program that measures is gone.
             "stop" | "" => {
+                self.release();
                 self.due.clear();
                 self.backlog.clear();
                 self.stop_at = Some(now() + PATIENCE);
@@ -179,19 +204,29 @@ impl<'a> State<'a> {
         Ok(())
     }
 
-    /// The idle clients ask, spread over a second, and the raw streams end.
+    /// The idle clients ask, one after the other.
     fn ask(&mut self) {
         self.has_asked = true;
-        let (begin, idle) = (now(), self.load.idle.max(1) as u64);
-        let mut nth = 0;
+        let (begin, each) = (now(), SECOND / self.load.ask.max(1));
+        let idle = |client: &Client| client.kind == Kind::Idle;
+        let all = self.clients.iter().enumerate();
+        let idle = all.filter_map(|(index, (count, client))| {
+            client.as_ref().is_some_and(idle).then_some((index, *count))
+        });
+        for (nth, (index, count)) in (0..).zip(idle) {
+            self.due.push(Reverse((begin + nth * each, Due::Send(index, count))));
+        }
+    }
+
+    /// The raw streams end, and so do idle clients that have asked: their connections have lived on.
+    fn release(&mut self) {
         for index in 0..self.clients.len() {
-            let (count, Some(client)) = &self.clients[index] else { continue };
-            match client.kind {
-                Kind::Idle => {
-                    self.due.push(Reverse((begin + nth * SECOND / idle, Due::Send(index, *count))));
-                    nth += 1;
+            match &self.clients[index].1 {
+                Some(client) if client.kind == Kind::Raw => self.remove(index),
+                Some(Client { kept: Some(sample), .. }) => {
+                    self.samples.push(*sample);
+                    self.remove(index);
                 }
-                Kind::Raw => self.remove(index),
                 _ => {}
             }
         }
@@ -244,9 +279,7 @@ impl<'a> State<'a> {
             phase => match client.receive() {
                 Came::Part => {}
                 Came::End => self.ended(index, phase),
-                Came::Answer { version, told_to_close } => {
-                    self.answered(index, phase, version, told_to_close);
-                }
+                Came::Answer(answer) => self.answered(index, phase, answer),
             },
         }
     }
@@ -280,7 +313,7 @@ impl<'a> State<'a> {
 
     fn failed_to_open(&mut self, kind: Kind, intended: Option<u64>) {
         if let Some(at) = intended {
-            self.sample(kind, Outcome::Refused, at, 0);
+            self.failed(kind, Outcome::Refused, at);
         }
         if self.stop_at.is_none() && matches!(kind, Kind::Closed | Kind::Paced) {
             self.due.push(Reverse((now() + AGAIN, Due::Connect(kind))));
@@ -313,9 +346,9 @@ impl<'a> State<'a> {
     fn send(&mut self, index: usize, at: u64) {
         let Some(client) = &mut self.clients[index].1 else { return };
         let kind = client.kind;
-        if client.send(at).is_err() {
+        if client.send(at, &self.request).is_err() {
             // No byte of it was taken: its client knows that the connection was closed before.
-            self.sample(kind, Outcome::ClosedBefore, at, 0);
+            self.failed(kind, Outcome::ClosedBefore, at);
             self.remove(index);
             if matches!(kind, Kind::Closed | Kind::Paced) {
                 self.connect(kind, Some(at));
@@ -323,7 +356,7 @@ impl<'a> State<'a> {
         }
     }
 
-    fn answered(&mut self, index: usize, phase: Phase, version: u32, told_to_close: bool) {
+    fn answered(&mut self, index: usize, phase: Phase, answer: Answer) {
         let (count, Some(client)) = &mut self.clients[index] else { return };
         let (kind, count) = (client.kind, *count);
         client.phase = Phase::Quiet;
@@ -331,23 +364,36 @@ impl<'a> State<'a> {
             // An answer to no question.
             return self.ended(index, Phase::Quiet);
         };
-        let outcome = match kind {
+        let Answer { is_good, version, told_to_close } = answer;
+        let outcome = match (is_good, told_to_close) {
             // No answer of the application, such as 503.
-            Kind::Closed | Kind::Paced | Kind::Fresh | Kind::Idle if version == 0 => Outcome::Lost,
-            _ if told_to_close => Outcome::Told,
-            _ => Outcome::Answered,
+            (false, _) => Outcome::Lost,
+            (true, true) => Outcome::Told,
+            (true, false) => Outcome::Answered,
         };
-        self.sample(kind, outcome, at, version);
-        if told_to_close || kind == Kind::Fresh || (kind == Kind::Idle && self.has_asked) {
+        let now = now();
+        let before = std::mem::replace(&mut client.version, version);
+        let has_moved = before != 0 && before != version;
+        let sample = Sample { kind, outcome, at, took: now.saturating_sub(at), version, has_moved };
+        let asked_last = kind == Kind::Idle && self.has_asked;
+        if asked_last && outcome == Outcome::Answered {
+            client.kept = Some(sample);
+            return;
+        }
+        self.samples.push(sample);
+        let is_done = kind == Kind::Fresh || asked_last || (kind == Kind::Closed && self.load.reconnect);
+        if told_to_close || is_done {
             self.remove(index);
         }
         if self.stop_at.is_some() {
             return;
         }
-        let now = now();
+        let thought = now + self.load.thinks * 1_000;
         match kind {
-            Kind::Closed if told_to_close => self.due.push(Reverse((now + THINKS, Due::Connect(kind)))),
-            Kind::Closed => self.due.push(Reverse((now + THINKS, Due::Send(index, count)))),
+            Kind::Closed if told_to_close || self.load.reconnect => {
+                self.due.push(Reverse((thought, Due::Connect(kind))));
+            }
+            Kind::Closed => self.due.push(Reverse((thought, Due::Send(index, count)))),
             Kind::Paced if told_to_close => self.connect(kind, None),
             Kind::Paced => self.is_free(index),
             Kind::Raw => self.due.push(Reverse((now.max(at + BEAT), Due::Send(index, count)))),
@@ -359,8 +405,8 @@ impl<'a> State<'a> {
         let Some(client) = &self.clients[index].1 else { return };
         let kind = client.kind;
         match phase {
-            Phase::Waiting(at) => self.sample(kind, Outcome::Lost, at, 0),
-            _ => self.sample(kind, Outcome::ClosedBefore, now(), 0),
+            Phase::Waiting(at) => self.failed(kind, Outcome::Lost, at),
+            _ => self.failed(kind, Outcome::ClosedBefore, now()),
         }
         self.remove(index);
         if self.stop_at.is_none() && matches!(kind, Kind::Closed | Kind::Paced) {
@@ -388,11 +434,12 @@ impl<'a> State<'a> {
     /// What has no answer by now gets none.
     fn give_up(&mut self) {
         let waiting: Vec<_> = self.waiting().collect();
-        waiting.into_iter().for_each(|(kind, outcome, at)| self.sample(kind, outcome, at, 0));
+        waiting.into_iter().for_each(|(kind, outcome, at)| self.failed(kind, outcome, at));
     }
 
-    fn sample(&mut self, kind: Kind, outcome: Outcome, at: u64, version: u32) {
+    /// Something else than an answer.
+    fn failed(&mut self, kind: Kind, outcome: Outcome, at: u64) {
         let took = now().saturating_sub(at);
-        self.samples.push(Sample { kind, outcome, at, took, version });
+        self.samples.push(Sample { kind, outcome, at, took, version: 0, has_moved: false });
     }
 }

@@ -50,12 +50,15 @@ pub(crate) struct Sample {
     pub(crate) took: u64,
     /// The version that answered; 0 if none did.
     pub(crate) version: u32,
+    /// Another version had answered before on this connection: it has moved since.
+    pub(crate) has_moved: bool,
 }
 
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, outcome, at, took, version } = self;
-        write!(f, "{} {} {at} {took} {version}", *kind as u8, *outcome as u8)
+        let Self { kind, outcome, at, took, version, has_moved } = self;
+        let (kind, outcome, has_moved) = (*kind as u8, *outcome as u8, u8::from(*has_moved));
+        write!(f, "{kind} {outcome} {at} {took} {version} {has_moved}")
     }
 }
 
@@ -75,13 +78,15 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Sample>> {
 fn parse(line: &str) -> Option<Sample> {
     let mut fields = line.split(' ');
     let mut next = || fields.next()?.parse::<u64>().ok();
-    let (kind, outcome, at, took, version) = (next()?, next()?, next()?, next()?, next()?);
+    let (kind, outcome, at, took) = (next()?, next()?, next()?, next()?);
+    let (version, has_moved) = (next()?, next()?);
     Some(Sample {
         kind: *Kind::ALL.get(usize::try_from(kind).ok()?)?,
         outcome: *Outcome::ALL.get(usize::try_from(outcome).ok()?)?,
         at,
         took,
         version: u32::try_from(version).ok()?,
+        has_moved: has_moved != 0,
     })
 }
 
@@ -92,11 +97,12 @@ mod tests {
     #[test]
     fn a_sample_is_read_as_it_was_written() {
         for (kind, outcome) in Kind::ALL.into_iter().zip(Outcome::ALL) {
-            let sample = Sample { kind, outcome, at: 5, took: u64::MAX, version: 2 };
+            let has_moved = outcome == Outcome::Answered;
+            let sample = Sample { kind, outcome, at: 5, took: u64::MAX, version: 2, has_moved };
             let read = parse(&sample.to_string()).unwrap();
-            let all = (read.kind, read.outcome, read.at, read.took, read.version);
-            assert_eq!(all, (kind, outcome, 5, u64::MAX, 2));
+            let all = (read.kind, read.outcome, read.at, read.took, read.version, read.has_moved);
+            assert_eq!(all, (kind, outcome, 5, u64::MAX, 2, has_moved));
         }
-        assert!(parse("0 0 1 2").is_none() && parse("9 0 1 2 3").is_none());
+        assert!(parse("0 0 1 2 3").is_none() && parse("9 0 1 2 3 0").is_none());
     }
 }

@@ -92,8 +92,9 @@ impl Keeper<'_> {
     }
 
     fn serving_now(&mut self) -> Option<Process> {
-        let process = self.who_serves()?;
-        self.note_serving(process.clone());
+        let serving = self.who_serves()?;
+        let process = serving.process.clone();
+        self.note_serving(serving);
         Some(process)
     }
 

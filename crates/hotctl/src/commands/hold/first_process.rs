@@ -33,7 +33,7 @@ impl Keeper<'_> {
     /// To the version that serves; to COMMAND as long as none does.
     pub(super) fn pass_on_to_one(&mut self, signal: i32) {
         let Some(signal) = Signal::from_named_raw(signal) else { return };
-        let serving = self.who_serves();
+        let serving = self.who_serves().map(|serving| serving.process);
         if serving.as_ref().is_some_and(is_elsewhere) {
             return;
         }

@@ -9,8 +9,8 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use hotupdate_proto::INTERFACE;
-use hotupdate_proto::operator::{Monitored, ProcessState};
+use hotupdate_proto::operator::{Monitored, PastEvent, ProcessState, Status};
+use hotupdate_proto::{INTERFACE, Process};
 
 use super::KeeperEvent;
 use crate::client::{CallError, Client};
@@ -24,6 +24,32 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A stream may be silent for as long as nothing happens.
 const SILENCE: Duration = Duration::from_secs(3600);
+
+/// The version that serves.
+pub(super) struct Serving {
+    pub(super) process: Process,
+    /// In a line for people: it serves, or how it came to serve if no handoff is the reason.
+    pub(super) how: String,
+}
+
+impl Serving {
+    /// `None` if no version serves at the moment.
+    pub(super) fn of(status: Status) -> Option<Self> {
+        let Status { serving, history, .. } = status;
+        if serving.state != ProcessState::Serving {
+            return None;
+        }
+        let process = serving.process;
+        // It remembers what happened before a later handoff, too; then the words are about other versions.
+        let is_about_it = |event: &PastEvent| {
+            matches!(&*event.kind, "took_over" | "rolled_back" | "stepped_in")
+                && event.text.contains(&process.to_string())
+        };
+        let event = history.into_iter().next().filter(is_about_it);
+        let how = event.map_or_else(|| format!("{process} serves"), |event| event.text);
+        Some(Self { process, how })
+    }
+}
 
 /// Sends [`KeeperEvent::Serves`] whenever a version says that it serves.
 pub(super) fn start(socket: PathBuf, sender: Sender<KeeperEvent>) -> io::Result<()> {
@@ -47,8 +73,8 @@ fn follow(socket: &Path, sender: &Sender<KeeperEvent>) -> Result<bool, CallError
         match client.receive::<Monitored>(Instant::now() + SILENCE) {
             Ok(Some((Monitored { status, .. }, more))) => {
                 has_spoken = true;
-                if status.serving.state == ProcessState::Serving {
-                    let _ = sender.send(KeeperEvent::Serves(status.serving.process));
+                if let Some(serving) = Serving::of(status) {
+                    let _ = sender.send(KeeperEvent::Serves(serving));
                 }
                 if !more {
                     return Ok(true);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hotupdate_proto::operator::{ProcessState, ProcessStatus, ServiceEvent};
+use hotupdate_proto::operator::{ProcessState, ProcessStatus, ServiceEvent, Status};
 use hotupdate_proto::{Process, Summary, Totals};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -10,7 +10,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, LineGauge, Paragraph, Row, Sparkline, Table};
 
-use super::super::status::{how_it_went, short_note, why_it_failed};
+use super::super::status::{how_it_went, short_note, warning_line, why_it_failed};
 use super::model::{Drain, Model, Rates};
 use crate::text;
 
@@ -183,12 +183,16 @@ fn gauge(drain: &Drain, palette: Palette) -> LineGauge<'static> {
 }
 
 fn last_lines(model: &Model) -> Vec<(String, bool)> {
-    let status = &model.status;
-    let handoff = status.last_handoff.as_ref().map(|handoff| (how_it_went(handoff, &status.serving), false));
-    let failure = status.last_failure.as_ref().map(|failure| (why_it_failed(failure), true));
-    let nothing = || vec![("no handoff so far".to_owned(), false)];
-    let lines: Vec<_> = handoff.into_iter().chain(failure).collect();
-    if lines.is_empty() { nothing() } else { lines }
+    let Status { serving, last_handoff, last_failure, history, warnings, .. } = &model.status;
+    let handoff = last_handoff.as_ref().map(|handoff| (how_it_went(handoff, serving), false));
+    let failure = last_failure.as_ref().map(|failure| (why_it_failed(failure), true));
+    // The last failure has its own line. Events that hotctl has seen itself stand below, and this one may be older.
+    let event = history.first().filter(|event| event.kind != "failed" || failure.is_none());
+    let event =
+        event.map(|event| (format!("last event: {} ago: {}", text::age(event.ago_ms), event.text), true));
+    let warnings = warnings.iter().map(|warning| (warning_line(warning), true));
+    let lines: Vec<_> = handoff.into_iter().chain(failure).chain(event).chain(warnings).collect();
+    if lines.is_empty() { vec![("no handoff so far".to_owned(), false)] } else { lines }
 }
 
 fn draw_last(frame: &mut Frame<'_>, area: Rect, model: &Model, palette: Palette) {
@@ -226,7 +230,7 @@ mod tests {
     use std::path::Path;
 
     use hotupdate_proto::Generation;
-    use hotupdate_proto::operator::{LastHandoff, Monitored, Status};
+    use hotupdate_proto::operator::{LastFailure, LastHandoff, Monitored, PastEvent, Warning};
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
@@ -299,6 +303,34 @@ mod tests {
             assert!(shown.contains(line), "no {line:?} in\n{shown}");
         }
         assert!(!shown.contains('\u{1b}'), "a version string cannot steer the terminal");
+    }
+
+    /// What happened before hotctl looked, and what an operator should know.
+    #[test]
+    fn the_last_event_and_the_warnings_are_shown() {
+        let now = Instant::now();
+        let mut model = model(now);
+        let past = |kind, text| PastEvent::new(kind, Generation(2), text, 90_000);
+        let told = |model: &mut Model, history, failure| {
+            let mut status = handed_over();
+            (status.history, status.last_failure) = (history, failure);
+            status.warnings = vec![Warning::new("few_descriptors", "its limit is low".to_owned())];
+            model.status(now + 3 * SECOND, status);
+            picture(model, now + 3 * SECOND, 110, 24)
+        };
+        let shown = told(&mut model, vec![past("took_over", "v2\u{1b} died; v1 serves again")], None);
+        assert!(shown.contains("last event: 90s ago: v2\\u{1b} died; v1 serves again"), "{shown}");
+        assert!(shown.contains("warning: its limit is low"), "{shown}");
+        let failure = LastFailure::new(
+            Process::new("i".to_owned(), 7, "v3".to_owned()),
+            "joining".to_owned(),
+            "no".to_owned(),
+        );
+        let shown = told(&mut model, vec![past("failed", "v3 failed")], Some(failure));
+        assert!(
+            shown.contains("last failure: 7 (v3), joining: no") && !shown.contains("last event"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(super) enum Step {
     Send(usize),
     /// Everything comes to rest.
     Settle,
+    /// A connection that is idle gives back what it holds.
+    Rest,
     /// Every task gets so many turns.
     Turns(u8),
     /// The client reads what is there.
@@ -44,9 +46,13 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// A connection that stays knows nothing of it.
-    pub(super) fn migrates(self) -> bool {
-        matches!(self, Self::Drain | Self::Takes | Self::Arrive | Self::ServeAgain)
+    /// What it is for a connection that stays where it is, in hyper.
+    pub(super) fn of_one_that_stays(self) -> Option<Self> {
+        match self {
+            Self::Drain | Self::Takes | Self::Arrive | Self::ServeAgain => None,
+            Self::Rest => Some(Self::Settle),
+            other => Some(other),
+        }
     }
 }
 
@@ -60,7 +66,8 @@ impl Script {
             let step = match u.int_in_range(0..=17)? {
                 0..=3 => Step::Send(u.int_in_range(0..=200)?),
                 4 => Step::Send(1),
-                5..=7 => Step::Settle,
+                5..=6 => Step::Settle,
+                7 => Step::Rest,
                 8 => Step::Turns(u.int_in_range(0..=5)?),
                 9 => Step::Read,
                 10 => Step::Release,

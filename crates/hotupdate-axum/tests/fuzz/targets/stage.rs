@@ -64,6 +64,10 @@ impl<'a> Stage<'a> {
                 let _ = self.client.write_all(piece).await;
             }
             Step::Settle => settle().await,
+            Step::Rest => {
+                self.serving().rest();
+                settle().await;
+            }
             Step::Turns(turns) => {
                 for _ in 0..turns {
                     tokio::task::yield_now().await;

@@ -1,7 +1,8 @@
-//! Any stream of bytes, in any pieces: it is cut as a plain search for NULs would cut it.
+//! Any stream of bytes, in any pieces: it is cut as a plain search for NULs would cut it, and frames that say
+//! their length where they say it.
 
 use arbitrary::Unstructured;
-use hotupdate_proto::frame::{Decoder, FrameError, MAX_MESSAGE};
+use hotupdate_proto::frame::{BINARY, Decoder, FrameError, MAX_MESSAGE};
 
 /// How many pieces may be about as long as the limit: each costs a millisecond.
 const LONG_PIECES: usize = 2;
@@ -12,6 +13,18 @@ struct Model(Vec<u8>);
 
 impl Model {
     fn next_frame(&mut self) -> Option<Result<Vec<u8>, FrameError>> {
+        if let [BINARY, rest @ ..] = &self.0[..] {
+            let [a, b, c, d, body @ ..] = rest else { return None };
+            let length = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
+            return match length {
+                _ if length > MAX_MESSAGE => Some(Err(FrameError::TooLong)),
+                _ if length > body.len() => None,
+                _ => {
+                    let rest = self.0.split_off(5 + length);
+                    Some(Ok(std::mem::replace(&mut self.0, rest)))
+                }
+            };
+        }
         let end = self.0.contains(&0).then(|| self.0.iter().position(|byte| *byte == 0)).flatten();
         if end.unwrap_or(self.0.len()) > MAX_MESSAGE {
             return Some(Err(FrameError::TooLong));
@@ -34,7 +47,12 @@ pub(crate) fn check(bytes: &[u8]) {
                 let length = MAX_MESSAGE - 2 + u.int_in_range(0..=4).unwrap_or(0);
                 push(&mut decoder, &mut model, &vec![u.arbitrary().unwrap_or(b' '); length]);
             }
-            0..=3 => {
+            1 => {
+                // Its length may be the right one.
+                let length = u32::from(u.arbitrary::<u8>().unwrap_or(0));
+                push(&mut decoder, &mut model, &[&[BINARY], &length.to_le_bytes()[..]].concat());
+            }
+            0 | 2 | 3 => {
                 if !take(&mut decoder, &mut model) {
                     return;
                 }

@@ -205,7 +205,7 @@ impl Life {
         let within = Duration::from_millis(said::number(u)?.into());
         let command = match u.int_in_range(0..=8)? {
             0 => Command::Handoff,
-            1 => Command::Abort,
+            1 => Command::Abort { why: None },
             2 => Command::Rollback,
             3 => Command::Drain { within: u.choose(&[within, Duration::MAX]).copied()? },
             4 => Command::Stop { within: Some(within) },

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arbitrary::{Result, Unstructured};
 use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect, WINDOW};
-use hotupdate_proto::{ConnectionKind, ConnectionRow, Inbound, Message, MigrationItem, Outbound, ShortText};
+use hotupdate_proto::{ConnectionKind, Inbound, Message, MigrationItem, Outbound};
 
 use super::said;
 
@@ -218,7 +218,7 @@ impl Pair {
                 InboundEffect::Send(message) => self.to_outbound.push_back(message),
                 InboundEffect::Inspect { batch, items } => {
                     let refused = |n: usize| refuse >> (n % 8) & 1 == 1;
-                    let ids = items.iter().enumerate().map(|(n, item)| (refused(n), item.row.id));
+                    let ids = items.iter().enumerate().map(|(n, item)| (refused(n), item.id));
                     let (refused, held): (Vec<_>, Vec<_>) = ids.partition(|(refused, _)| *refused);
                     let ids = |ids: Vec<(bool, u64)>| ids.into_iter().map(|(_, id)| id).collect::<Vec<_>>();
                     assert_eq!(self.held.insert(batch, ids(held)), None);
@@ -288,11 +288,9 @@ impl Pair {
 }
 
 fn kinds() -> Vec<ConnectionKind> {
-    vec![ConnectionKind { kind: String::new(), listener: None }]
+    vec![ConnectionKind::new("", None)]
 }
 
 fn item(id: u64) -> MigrationItem {
-    let mut row = ConnectionRow::default();
-    row.id = id;
-    MigrationItem { row, kind: ShortText::default(), cookie: id, state: String::new() }
+    MigrationItem { id, cookie: id, ..MigrationItem::default() }
 }

@@ -103,7 +103,7 @@ fn several<'a, T>(
 
 /// None, or some.
 pub(super) fn kinds(u: &mut Unstructured<'_>) -> Result<Vec<ConnectionKind>> {
-    several(u, 1, |_| Ok(ConnectionKind { kind: "http/1.1".to_owned(), listener: None }))
+    several(u, 1, |_| Ok(ConnectionKind::new("http/1.1", None)))
 }
 
 pub(super) fn ready(u: &mut Unstructured<'_>) -> Result<Ready> {

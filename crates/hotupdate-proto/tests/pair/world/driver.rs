@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use hotupdate_proto::message::{Generation, Message};
 use hotupdate_proto::migration::{InboundEffect, OutboundEffect};
-use hotupdate_proto::{ConnectionRow, Incumbent, LinkItem, MigrationItem, incumbent, successor};
+use hotupdate_proto::{Incumbent, LinkItem, MigrationItem, incumbent, successor};
 
 use super::{End, Machine, Migration, Packet, Pending, Side, World, kinds, local};
 
@@ -201,7 +201,5 @@ impl World {
 }
 
 fn migration_item(id: u64) -> MigrationItem {
-    let mut row = ConnectionRow::default();
-    (row.id, row.listener, row.protocol) = (id, "http".into(), "http/1.1".into());
-    MigrationItem { row, kind: "http/1.1".into(), cookie: id, state: String::new() }
+    MigrationItem { id, cookie: id, kind: "http/1.1".into(), ..MigrationItem::default() }
 }

@@ -1,0 +1,595 @@
+//! The layer without I/O: bytes of the client and of hyper go in, and come out for the other side.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+
+use crate::backend::{BARRIER, Backend};
+use crate::connection::{Block, Connection, FromClient, FromServer, MAX_BLOCK, increment};
+use crate::frame::{
+    HEAD, Head, MAX_WINDOW, PREFACE, flag, kind, put, put_block, put_window_update, strip_headers,
+};
+use crate::rest::Stays;
+use crate::scanner::{Follow, Scanner, Want};
+use crate::state::State;
+
+/// After so many resets h2 ends a connection. It counts anew after each move, and this layer does not.
+const MAX_RESETS: u32 = 1024;
+
+/// The most bytes of hyper that wait because the client has no room for DATA. The DATA is at most 64 KiB, because hyper
+/// knows all other room; the rest are headers behind it.
+const MAX_QUEUED: usize = 256 * 1024;
+
+/// The most CONTINUATION frames of a header block that does not pass as it is.
+const MAX_BLOCK_FRAMES: u32 = 64;
+
+/// A header block that no decoder accepts: the index 0.
+const INVALID_BLOCK: &[u8] = &[0x80];
+
+/// What a connection may hold back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// The most bytes of new streams that wait while old ones finish. They travel with the state. 256 KiB by default.
+    pub held: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { held: 256 * 1024 }
+    }
+}
+
+/// New streams wait.
+#[derive(Debug)]
+struct Hold {
+    /// The first one that does.
+    first: u32,
+    /// Their frames; their header blocks need no table.
+    frames: BytesMut,
+}
+
+/// The layer of one connection.
+#[derive(Debug)]
+pub(crate) struct Core {
+    connection: Connection,
+    backend: Backend,
+    limits: Limits,
+    hold: Option<Hold>,
+    /// It is closed, by the client.
+    ended: bool,
+
+    from_client: Scanner,
+    /// A header block that does not pass as it is.
+    block: Option<Block>,
+    /// From the client: the first bytes pass as they are, what follows is not decided.
+    pending: BytesMut,
+    passing: usize,
+    /// What hyper hears instead, before that.
+    ready: BytesMut,
+
+    from_server: Scanner,
+    /// From hyper, a part of a frame.
+    unwritten: BytesMut,
+    /// For the client.
+    out: BytesMut,
+    /// Frames for which the client has no room, and what follows them.
+    queue: VecDeque<Bytes>,
+    queued: usize,
+}
+
+impl Core {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self::with(Connection::new(), Backend::first(), limits, PREFACE.len())
+    }
+
+    fn with(connection: Connection, backend: Backend, limits: Limits, first_frame: usize) -> Self {
+        Self {
+            connection,
+            backend,
+            limits,
+            hold: None,
+            ended: false,
+            from_client: Scanner::after(first_frame),
+            block: None,
+            pending: BytesMut::new(),
+            passing: 0,
+            ready: BytesMut::new(),
+            from_server: Scanner::after(0),
+            unwritten: BytesMut::new(),
+            out: BytesMut::new(),
+            queue: VecDeque::new(),
+            queued: 0,
+        }
+    }
+
+    pub(crate) fn resume(state: State, limits: Limits) -> Self {
+        let State { connection, waiting, unsent } = state;
+        let mut ready = BytesMut::new();
+        let backend = Backend::next(&connection, &mut ready);
+        let mut core = Self::with(connection, backend, limits, 0);
+        (core.ready, core.pending, core.out) = (ready, waiting, unsent);
+        core
+    }
+
+    /// At rest: what travels. The bytes that wait are those of held streams and then what was not read.
+    pub(crate) fn into_state(self) -> State {
+        let mut waiting = self.hold.map(|hold| hold.frames).unwrap_or_default();
+        waiting.extend_from_slice(&self.pending);
+        State { connection: self.connection, waiting, unsent: self.out }
+    }
+
+    /// Whether the connection can move now, as far as frames say it.
+    pub(crate) fn rest(&self) -> Result<(), Stays> {
+        self.rest_of_frames()?;
+        let busy = !self.ready.is_empty() || self.passing > 0;
+        if busy { Err(Stays::Busy) } else { Ok(()) }
+    }
+
+    fn rest_of_frames(&self) -> Result<(), Stays> {
+        let connection = &self.connection;
+        if let Some(stays) = self.stays() {
+            return Err(stays);
+        }
+        if !self.backend.starts.is_done() || !connection.announced {
+            return Err(Stays::Starting);
+        }
+        if !connection.streams.is_empty() {
+            return Err(Stays::Streams(connection.streams.len()));
+        }
+        let between =
+            self.from_client.is_between() && self.from_server.is_between() && self.unwritten.is_empty();
+        if connection.block.is_some() || self.block.is_some() || connection.answering || !between {
+            return Err(Stays::Incomplete);
+        }
+        if connection.owed > 0 || !self.queue.is_empty() {
+            return Err(Stays::Busy);
+        }
+        if connection.lowers {
+            return Err(Stays::Unacknowledged);
+        }
+        Ok(())
+    }
+
+    /// Why it can never move.
+    fn stays(&self) -> Option<Stays> {
+        let resets = self.connection.resets >= MAX_RESETS;
+        let ended = self.ended.then_some(Stays::Closed);
+        self.connection
+            .stays
+            .or(ended)
+            .or(self.connection.exceeded.then_some(Stays::Held))
+            .or(self.backend.lowers.map(Stays::Settings))
+            .or(resets.then_some(Stays::Resets))
+    }
+
+    /// New streams wait from here on, and at rest nothing more is read.
+    pub(crate) fn hold(&mut self) {
+        self.connection.exceeded = false;
+        self.hold.get_or_insert_with(|| Hold { first: u32::MAX, frames: BytesMut::new() });
+    }
+
+    /// What was held is for this hyper after all.
+    pub(crate) fn release(&mut self) {
+        if let Some(hold) = self.hold.take()
+            && !hold.frames.is_empty()
+        {
+            // What passes already is in front of it.
+            let after = self.pending.split_off(self.passing);
+            self.pending.unsplit(hold.frames);
+            self.pending.unsplit(after);
+        }
+    }
+
+    pub(crate) fn is_holding(&self) -> bool {
+        self.hold.is_some()
+    }
+
+    // The client's bytes.
+
+    /// Whether bytes of the client can be read to where hyper wants them, and given to [`pass`](Self::pass).
+    #[inline]
+    pub(crate) fn reads_directly(&self) -> bool {
+        self.pending.is_empty() && self.ready.is_empty()
+    }
+
+    /// How many of these bytes pass to hyper. The others have to be kept.
+    #[inline]
+    pub(crate) fn pass(&mut self, bytes: &[u8]) -> usize {
+        self.scan(bytes)
+    }
+
+    #[inline]
+    fn scan(&mut self, bytes: &[u8]) -> usize {
+        let Self { from_client, connection, backend, hold, block, .. } = self;
+        let server_is_between =
+            self.from_server.is_between() && self.unwritten.is_empty() && self.queue.is_empty();
+        let mut decide =
+            Decide { connection, backend, hold: hold.as_ref(), block: block.is_some(), server_is_between };
+        from_client.pass(bytes, &mut decide)
+    }
+
+    /// Bytes that do not pass yet.
+    pub(crate) fn keep(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+    }
+
+    /// Whether more bytes of the client are of use.
+    pub(crate) fn reads(&self) -> bool {
+        // A whole frame at the front waits for something.
+        let has_a_frame = self.pending.len() >= HEAD + self.connection.longest_frame() as usize;
+        self.backend.starts.is_done() && !has_a_frame && !self.is_at_rest() && !self.ended
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.hold.is_some() && self.rest_of_frames().is_ok()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The client sends nothing more.
+    pub(crate) fn end(&mut self) {
+        self.ended = true;
+        self.release();
+    }
+
+    /// What hyper gets next; empty if the client has to send more, or hyper to answer.
+    pub(crate) fn for_server(&mut self) -> &[u8] {
+        while self.ready.is_empty() && self.passing == 0 && !self.pending.is_empty() {
+            self.passing = self.scan_pending();
+            if self.passing == 0 && !self.take() {
+                // What is left of a frame when the client has closed: hyper sees that it ends within it.
+                if self.ended && self.backend.starts.is_done() {
+                    self.passing = self.pending.len();
+                }
+                break;
+            }
+        }
+        if self.ready.is_empty() { &self.pending[..self.passing] } else { &self.ready }
+    }
+
+    pub(crate) fn given_to_server(&mut self, bytes: usize) {
+        if self.ready.is_empty() {
+            self.pending.advance(bytes);
+            self.passing -= bytes;
+        } else {
+            self.ready.advance(bytes);
+        }
+    }
+
+    fn scan_pending(&mut self) -> usize {
+        let pending = std::mem::take(&mut self.pending);
+        let n = self.scan(&pending);
+        self.pending = pending;
+        n
+    }
+
+    /// Treats the frame at the front, which does not pass as it is. `false` if it has to wait.
+    fn take(&mut self) -> bool {
+        let Some(head) = Head::parse(&self.pending) else { return false };
+        let waits = head.kind == kind::DATA && head.stream > self.backend.base && !self.is_held(head.stream);
+        if !self.backend.starts.is_done()
+            || self.is_at_rest()
+            || waits
+            || self.pending.len() < head.frame_length()
+        {
+            return false;
+        }
+        let frame = self.pending.split_to(head.frame_length()).freeze();
+        self.backend.spoken_to = true;
+        self.treat(head, &frame);
+        true
+    }
+
+    fn is_held(&self, stream: u32) -> bool {
+        self.hold.as_ref().is_some_and(|hold| stream >= hold.first)
+    }
+
+    fn treat(&mut self, head: Head, frame: &[u8]) {
+        let payload = &frame[HEAD..];
+        if let Some(block) = self.block.take() {
+            return self.continue_block(block, head, payload);
+        }
+        let late = head.stream != 0 && head.stream <= self.backend.base;
+        if late {
+            self.backend.late -= 1;
+        }
+        match head.kind {
+            kind::HEADERS => self.begin_block(head, payload),
+            kind::DATA if late => {
+                let length = i64::from(head.length);
+                self.connection.receive_window -= length;
+                self.backend.ahead += length;
+            }
+            _ if late => {}
+            _ if self.is_held(head.stream) => self.hold_frame(frame),
+            kind::SETTINGS if head.has(flag::ACK) && self.backend.foreign_acks > 0 => {
+                self.backend.foreign_acks -= 1;
+                self.connection.acknowledges();
+            }
+            kind::PING if head.has(flag::ACK) && self.backend.foreign_pongs > 0 => {
+                self.backend.foreign_pongs -= 1;
+                self.connection.unanswered = self.connection.unanswered.saturating_sub(1);
+            }
+            kind::WINDOW_UPDATE if head.stream == 0 => self.pay(frame),
+            // It passes after all.
+            _ => {
+                let mut follow = FromClient(&mut self.connection);
+                if follow.head(head) == Want::Payload {
+                    follow.payload(head, payload);
+                }
+                self.ready.extend_from_slice(frame);
+            }
+        }
+    }
+
+    /// The client has room: what hyper believes to have already is not added again.
+    fn pay(&mut self, frame: &[u8]) {
+        let room = increment(&frame[HEAD..]);
+        let paid = room.min(self.backend.debt);
+        // It is for hyper to say that it is no increment, or too much.
+        if room == 0 || self.connection.send_window + room > MAX_WINDOW {
+            self.connection.gives_up(Stays::NotUnderstood);
+            return self.ready.extend_from_slice(frame);
+        }
+        self.connection.send_window += room;
+        self.backend.debt -= paid;
+        if room > paid {
+            put_window_update(&mut self.ready, room - paid);
+        }
+        while let Some(frame) = self.queue.front()
+            && self.has_room(frame)
+        {
+            let frame = self.queue.pop_front().unwrap_or_default();
+            self.queued -= frame.len();
+            self.emit(&frame);
+        }
+    }
+
+    fn begin_block(&mut self, head: Head, payload: &[u8]) {
+        let Some((priority, bytes)) = strip_headers(head, payload) else {
+            return self.refuse_block(head.stream);
+        };
+        let block = Block {
+            stream: head.stream,
+            end_stream: head.has(flag::END_STREAM),
+            priority: priority.to_vec(),
+            bytes: bytes.to_vec(),
+            frames: 0,
+        };
+        if head.has(flag::END_HEADERS) { self.end_block(block) } else { self.block = Some(block) }
+    }
+
+    fn continue_block(&mut self, mut block: Block, head: Head, payload: &[u8]) {
+        let continues = (head.kind, head.stream) == (kind::CONTINUATION, block.stream);
+        block.frames += 1;
+        if !continues || block.bytes.len() + payload.len() > MAX_BLOCK || block.frames > MAX_BLOCK_FRAMES {
+            return self.refuse_block(block.stream);
+        }
+        block.bytes.extend_from_slice(payload);
+        if head.has(flag::END_HEADERS) { self.end_block(block) } else { self.block = Some(block) }
+    }
+
+    /// A header block is complete that hyper does not get as it is.
+    fn end_block(&mut self, block: Block) {
+        let Block { stream, end_stream, priority, bytes, .. } = block;
+        // Its decoder does not see what the table learns from this one.
+        self.backend.flat = true;
+        let mut flat = priority;
+        let has_priority = !flat.is_empty();
+        if self.connection.table.flatten(&bytes, &mut flat).is_err() {
+            return self.refuse_block(stream);
+        }
+        if stream <= self.backend.base {
+            return;
+        }
+        let end = if end_stream { flag::END_STREAM } else { 0 };
+        let flags = end | if has_priority { flag::PRIORITY } else { 0 };
+        match &mut self.hold {
+            Some(hold) if stream > self.connection.streams.last() => {
+                hold.first = hold.first.min(stream);
+                put_block(&mut hold.frames, flags, stream, &flat);
+                self.check_held();
+            }
+            _ => {
+                put_block(&mut self.ready, flags, stream, &flat);
+                self.connection.opens(stream, end_stream);
+            }
+        }
+    }
+
+    fn hold_frame(&mut self, frame: &[u8]) {
+        if let Some(hold) = &mut self.hold {
+            hold.frames.extend_from_slice(frame);
+            self.check_held();
+        }
+    }
+
+    fn check_held(&mut self) {
+        if self.hold.as_ref().is_some_and(|hold| hold.frames.len() > self.limits.held) {
+            self.release();
+            self.connection.exceeded = true;
+        }
+    }
+
+    /// hyper ends the connection, as it would have done.
+    fn refuse_block(&mut self, stream: u32) {
+        self.connection.gives_up(Stays::NotUnderstood);
+        put(&mut self.ready, kind::HEADERS, flag::END_HEADERS, stream.max(1), INVALID_BLOCK);
+    }
+
+    // hyper's bytes.
+
+    /// Whether the client may hear what hyper writes as it is, so that it can be written at once and shown to
+    /// [`written`](Self::written).
+    #[inline]
+    pub(crate) fn writes_directly(&self) -> bool {
+        self.backend.is_settled() && self.queue.is_empty() && self.unwritten.is_empty() && self.out.is_empty()
+    }
+
+    /// The client has been sent these bytes.
+    #[inline]
+    pub(crate) fn written(&mut self, bytes: &[u8]) {
+        self.from_server.passed(bytes, &mut FromServer(&mut self.connection));
+    }
+
+    /// hyper writes, and the client hears what is for it.
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.unwritten.extend_from_slice(bytes);
+        while let Some(head) = Head::parse(&self.unwritten)
+            && self.unwritten.len() >= head.frame_length()
+        {
+            let frame = self.unwritten.split_to(head.frame_length()).freeze();
+            self.correct(head, frame);
+        }
+        // A frame that has begun goes on as it is, once nothing has to be corrected.
+        if self.backend.is_settled() && self.queue.is_empty() && self.from_server.is_between() {
+            let rest = std::mem::take(&mut self.unwritten);
+            self.emit(&rest);
+        }
+    }
+
+    fn correct(&mut self, head: Head, frame: Bytes) {
+        let Self { backend, connection, .. } = self;
+        let payload = &frame[HEAD..];
+        match head.kind {
+            kind::SETTINGS if head.has(flag::ACK) && backend.starts.acks > 0 => backend.starts.acks -= 1,
+            kind::SETTINGS if !head.has(flag::ACK) && backend.starts.settings => {
+                backend.announces(connection, payload, &mut self.ready, &mut self.out);
+            }
+            kind::PING if head.has(flag::ACK) && backend.starts.pong && payload == BARRIER => {
+                backend.starts.pong = false;
+            }
+            kind::RST_STREAM if head.stream == backend.base => backend.resets_prime = false,
+            _ if head.stream != 0 && head.stream <= backend.base => {}
+            kind::WINDOW_UPDATE if head.stream == 0 && backend.ahead != 0 => {
+                backend.ahead += increment(payload);
+            }
+            // A window of a stream waits for none of the connection.
+            kind::WINDOW_UPDATE => self.emit(&frame),
+            _ if head.stream != 0 && !(self.queue.is_empty() && self.has_room(&frame)) => self.enqueue(frame),
+            kind::GOAWAY if !self.queue.is_empty() => self.enqueue(frame),
+            _ => self.emit(&frame),
+        }
+    }
+
+    fn has_room(&self, frame: &[u8]) -> bool {
+        Head::parse(frame).is_none_or(|head| {
+            head.kind != kind::DATA || i64::from(head.length) <= self.connection.send_window
+        })
+    }
+
+    fn enqueue(&mut self, frame: Bytes) {
+        self.queued += frame.len();
+        self.queue.push_back(frame);
+    }
+
+    fn emit(&mut self, frame: &[u8]) {
+        self.written(frame);
+        self.out.extend_from_slice(frame);
+    }
+
+    /// More waits for room than a client causes that means well.
+    pub(crate) fn queues_too_much(&self) -> bool {
+        self.queued > MAX_QUEUED
+    }
+
+    /// What the client gets next.
+    pub(crate) fn for_client(&mut self) -> &[u8] {
+        self.tell_window();
+        &self.out
+    }
+
+    pub(crate) fn given_to_client(&mut self, bytes: usize) {
+        self.out.advance(bytes);
+    }
+
+    /// The client learns how large its window is, once it has sent something: an idle client hears nothing.
+    fn tell_window(&mut self) {
+        let owed = self.backend.ahead;
+        let may = self.backend.spoken_to && self.backend.starts.is_done() && self.from_server.is_between();
+        if owed > 0 && may {
+            put_window_update(&mut self.out, owed);
+            self.connection.receive_window += owed;
+            self.backend.ahead = 0;
+        }
+    }
+}
+
+/// Which frames of the client pass as they are.
+struct Decide<'a> {
+    connection: &'a mut Connection,
+    backend: &'a mut Backend,
+    hold: Option<&'a Hold>,
+    /// A header block is gathered.
+    block: bool,
+    server_is_between: bool,
+}
+
+impl Decide<'_> {
+    /// Whether the layer has to treat it.
+    #[inline]
+    fn takes(&self, head: Head) -> bool {
+        let Self { connection, backend, .. } = self;
+        if connection.stays.is_some() {
+            return false;
+        }
+        if !backend.starts.is_done() || self.block {
+            return true;
+        }
+        // In the middle of a block nothing else may come, and that is for hyper to say.
+        if head.length > connection.longest_frame() || connection.block.is_some() {
+            return false;
+        }
+        if head.stream != 0 && head.stream <= backend.base && backend.late > 0 {
+            return true;
+        }
+        if let Some(hold) = self.hold
+            && (self.is_at_rest()
+                || head.stream >= hold.first
+                || (head.kind == kind::HEADERS && head.stream > connection.streams.last()))
+        {
+            return true;
+        }
+        match head.kind {
+            kind::HEADERS => backend.flat,
+            kind::SETTINGS => head.has(flag::ACK) && backend.foreign_acks > 0,
+            kind::PING => head.has(flag::ACK) && backend.foreign_pongs > 0,
+            kind::WINDOW_UPDATE => head.stream == 0 && backend.debt > 0,
+            kind::DATA => {
+                backend.ahead < 0 && connection.receive_window + backend.ahead < i64::from(head.length)
+            }
+            _ => false,
+        }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        let connection = &self.connection;
+        connection.streams.is_empty()
+            && self.backend.lowers.is_none()
+            && connection.resets < MAX_RESETS
+            && connection.owed == 0
+            && !connection.lowers
+            && connection.announced
+            && !connection.answering
+            && self.server_is_between
+    }
+}
+
+impl Follow for Decide<'_> {
+    #[inline]
+    fn head(&mut self, head: Head) -> Want {
+        if self.takes(head) {
+            return Want::Stop;
+        }
+        self.backend.spoken_to = true;
+        FromClient(self.connection).head(head)
+    }
+
+    #[inline]
+    fn payload(&mut self, head: Head, payload: &[u8]) {
+        FromClient(self.connection).payload(head, payload);
+    }
+}

@@ -1,0 +1,303 @@
+//! The layer around a transport: hyper is served on it, and its handle moves the connection.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::core::{Core, Limits};
+use crate::rest::Stays;
+use crate::state::State;
+
+/// How much is read at once when it cannot be read to where hyper wants it.
+const READ: usize = 16 * 1024;
+
+/// So many bytes for the client are buffered before hyper has to wait.
+const BUFFERED: usize = 64 * 1024;
+
+/// What hyper is served on, in place of the transport.
+#[derive(Debug)]
+pub struct Layer<T> {
+    shared: Arc<Mutex<Shared<T>>>,
+}
+
+/// The other end of a [`Layer`]: it says whether the connection can move, and takes it.
+#[derive(Debug)]
+pub struct Handle<T> {
+    shared: Arc<Mutex<Shared<T>>>,
+}
+
+#[derive(Debug)]
+struct Shared<T> {
+    /// `None` once it is taken.
+    io: Option<T>,
+    core: Core,
+    /// hyper has read all there is, and waits for more.
+    waits: bool,
+    /// hyper has written, and has not flushed since.
+    unflushed: bool,
+    reader: Option<Waker>,
+    mover: Option<Waker>,
+}
+
+fn lock<T>(shared: &Mutex<Shared<T>>) -> MutexGuard<'_, Shared<T>> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<T> Layer<T> {
+    /// Of a new connection, of which nothing has been read.
+    pub fn new(io: T, limits: Limits) -> (Self, Handle<T>) {
+        Self::with(io, Core::new(limits))
+    }
+
+    /// Of a connection that another server has served. The new one has to be a new hyper, with the same settings as the
+    /// one before: see [`State::server_settings`].
+    pub fn resume(io: T, state: State, limits: Limits) -> (Self, Handle<T>) {
+        Self::with(io, Core::resume(state, limits))
+    }
+
+    fn with(io: T, core: Core) -> (Self, Handle<T>) {
+        let shared = Shared { io: Some(io), core, waits: false, unflushed: false, reader: None, mover: None };
+        let shared = Arc::new(Mutex::new(shared));
+        (Self { shared: shared.clone() }, Handle { shared })
+    }
+}
+
+impl<T> Handle<T> {
+    /// From here on new streams wait, while those that are open finish. They wait for the next server, or for
+    /// [`release`](Self::release): how long is the caller's decision.
+    pub fn hold(&self) {
+        lock(&self.shared).core.hold();
+    }
+
+    /// The connection stays: its server gets what was held.
+    pub fn release(&self) {
+        let mut shared = lock(&self.shared);
+        if shared.core.is_holding() {
+            shared.core.release();
+            shared.wake_reader();
+        }
+    }
+
+    /// Whether new streams wait.
+    pub fn is_holding(&self) -> bool {
+        lock(&self.shared).core.is_holding()
+    }
+
+    /// Whether the connection can move at this moment, and else why not.
+    pub fn rest(&self) -> Result<(), Stays> {
+        lock(&self.shared).rest()
+    }
+
+    /// Ready when the connection can move, or never will. Poll it after hyper, and call [`hold`](Self::hold) before:
+    /// otherwise the client goes on.
+    pub fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<Result<(), Stays>> {
+        let mut shared = lock(&self.shared);
+        match shared.rest() {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(stays) if stays.is_final() => Poll::Ready(Err(stays)),
+            Err(_) => {
+                shared.mover = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Takes the connection out of hyper's hands, which hears nothing of it: drop it. For [`Layer::resume`], in this process
+    /// or in another one.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot move now. Everything is as it was.
+    pub fn take(self) -> Result<(T, State), (Self, Stays)> {
+        let mut shared = lock(&self.shared);
+        if let Err(stays) = shared.rest() {
+            drop(shared);
+            return Err((self, stays));
+        }
+        let core = std::mem::replace(&mut shared.core, Core::new(Limits::default()));
+        let Some(io) = shared.io.take() else {
+            drop(shared);
+            return Err((self, Stays::Closed));
+        };
+        Ok((io, core.into_state()))
+    }
+
+    /// The transport alone, to close it.
+    pub fn into_io(self) -> Option<T> {
+        lock(&self.shared).io.take()
+    }
+}
+
+impl<T> Shared<T> {
+    fn rest(&self) -> Result<(), Stays> {
+        self.core.rest()?;
+        if self.io.is_none() {
+            return Err(Stays::Closed);
+        }
+        if self.waits && !self.unflushed { Ok(()) } else { Err(Stays::Busy) }
+    }
+
+    fn wake_reader(&mut self) {
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
+    }
+
+    /// The connection may just have come to rest.
+    fn notice(&mut self) {
+        let decided = self.mover.is_some() && self.rest().map_or_else(Stays::is_final, |()| true);
+        if decided && let Some(waker) = self.mover.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Shared<T> {
+    /// Sends what the layer has for the client.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(io) = &mut self.io else { return Poll::Ready(Err(taken())) };
+        loop {
+            let bytes = self.core.for_client();
+            if bytes.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let n = ready!(Pin::new(&mut *io).poll_write(cx, bytes))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.core.given_to_client(n);
+        }
+    }
+
+    fn poll_write_vectored(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.unflushed = true;
+        // It may fail when it is written only.
+        let sent = self.poll_send(cx)?;
+        if self.core.writes_directly() {
+            ready!(sent.map(Ok::<_, io::Error>))?;
+            let Some(io) = &mut self.io else { return Poll::Ready(Err(taken())) };
+            let n = ready!(Pin::new(io).poll_write_vectored(cx, bufs))?;
+            let mut left = n;
+            for buf in bufs {
+                let part = left.min(buf.len());
+                self.core.written(&buf[..part]);
+                left -= part;
+            }
+            return Poll::Ready(Ok(n));
+        }
+        if self.core.for_client().len() > BUFFERED {
+            return Poll::Pending;
+        }
+        let mut n = 0;
+        for buf in bufs {
+            self.core.write(buf);
+            n += buf.len();
+        }
+        if self.core.queues_too_much() {
+            return Poll::Ready(Err(io::Error::other("an HTTP/2 client gives no room for what it asks for")));
+        }
+        let _ = self.poll_send(cx)?;
+        // hyper may have said what frames of the client have waited for.
+        self.wake_reader();
+        Poll::Ready(Ok(n))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let bytes = self.core.for_server();
+            if !bytes.is_empty() {
+                let n = bytes.len().min(buf.remaining());
+                buf.put_slice(&bytes[..n]);
+                self.core.given_to_server(n);
+                return Poll::Ready(Ok(()));
+            }
+            let _ = self.poll_send(cx)?;
+            let Some(io) = &mut self.io else { return Poll::Ready(Err(taken())) };
+            if !self.core.reads() {
+                if self.core.has_ended() {
+                    return Poll::Ready(Ok(()));
+                }
+                self.reader = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            self.reader = Some(cx.waker().clone());
+            if self.core.reads_directly() {
+                let before = buf.filled().len();
+                ready!(Pin::new(io).poll_read(cx, buf))?;
+                let read = &buf.filled()[before..];
+                if read.is_empty() {
+                    self.core.end();
+                    continue;
+                }
+                let n = self.core.pass(read);
+                self.core.keep(&read[n..]);
+                buf.set_filled(before + n);
+                if n > 0 {
+                    return Poll::Ready(Ok(()));
+                }
+            } else {
+                let mut bytes = [0; READ];
+                let mut read = ReadBuf::new(&mut bytes);
+                ready!(Pin::new(io).poll_read(cx, &mut read))?;
+                if read.filled().is_empty() { self.core.end() } else { self.core.keep(read.filled()) }
+            }
+        }
+    }
+}
+
+fn taken() -> io::Error {
+    io::Error::other("the connection has moved")
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Layer<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut shared = lock(&self.shared);
+        let read = shared.poll_read(cx, buf);
+        shared.waits = read.is_pending();
+        shared.notice();
+        read
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Layer<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        lock(&self.shared).poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        lock(&self.shared).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        lock(&self.shared).io.as_ref().is_some_and(T::is_write_vectored)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut shared = lock(&self.shared);
+        ready!(shared.poll_send(cx))?;
+        if let Some(io) = &mut shared.io {
+            ready!(Pin::new(io).poll_flush(cx))?;
+        }
+        shared.unflushed = false;
+        shared.notice();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut shared = lock(&self.shared);
+        ready!(shared.poll_send(cx))?;
+        match &mut shared.io {
+            Some(io) => Pin::new(io).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+}

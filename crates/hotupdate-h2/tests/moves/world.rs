@@ -1,0 +1,120 @@
+//! Serves one connection with one hyper after the other.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hotupdate_h2::{Handle, Layer, Limits, State, Stays};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
+
+/// What the service was asked: paths, and headers in the order of their names.
+pub(crate) type Seen = Arc<Mutex<Vec<Asked>>>;
+
+pub(crate) type Asked = (String, Vec<(String, Vec<u8>)>);
+
+/// Answers with what it has heard: the body, and each header that begins with `x-`.
+pub(crate) async fn echo(
+    generation: u64,
+    seen: Seen,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let mut headers: Vec<_> =
+        head.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
+    headers.sort();
+    seen.lock().unwrap().push((head.uri.path().to_owned(), headers));
+    let mut response = Response::builder().header("x-generation", generation);
+    for (name, value) in &head.headers {
+        if name.as_str().starts_with("x-") {
+            response = response.header(format!("x-seen-{name}"), value);
+        }
+    }
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    if head.uri.path() == "/slow" {
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    if head.uri.path() == "/big" {
+        return Ok(response.body(Full::from(vec![7; 300_000])).unwrap());
+    }
+    Ok(response.body(Full::from(body)).unwrap())
+}
+
+/// How a connection ended, and how often it moved before.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) moves: u64,
+    /// Why it did not, when it was asked to.
+    pub(crate) stays: Vec<Stays>,
+    pub(crate) result: hyper::Result<()>,
+}
+
+pub(crate) fn builder() -> hyper::server::conn::http2::Builder<TokioExecutor> {
+    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new());
+    builder
+}
+
+/// Serves until the client has left. Moves the connection, through its bytes, whenever `next` is notified.
+pub(crate) async fn serve<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    io: T,
+    next: &Notify,
+    seen: Seen,
+) -> Ended {
+    let (mut moves, mut stays) = (0, Vec::new());
+    let (mut layer, mut handle) = Layer::new(io, Limits::default());
+    loop {
+        let generation = moves;
+        let seen = seen.clone();
+        let service = service_fn(move |request| echo(generation, seen.clone(), request));
+        let mut hyper = pin!(builder().serve_connection(TokioIo::new(layer), service));
+        match until_rest(hyper.as_mut(), &handle, next, &mut stays).await {
+            Some(result) => return Ended { moves, stays, result },
+            None => {
+                let (io, state) = handle.take().map_err(|(_, stays)| stays).unwrap();
+                let state = State::from_bytes(&state.to_bytes()).unwrap();
+                (layer, handle) = Layer::resume(io, state, Limits::default());
+                moves += 1;
+            }
+        }
+    }
+}
+
+/// Drives hyper until it has ended, or the connection has come to rest after `next`.
+async fn until_rest<T, F: Future<Output = hyper::Result<()>>>(
+    mut hyper: std::pin::Pin<&mut F>,
+    handle: &Handle<T>,
+    next: &Notify,
+    stays: &mut Vec<Stays>,
+) -> Option<F::Output> {
+    loop {
+        tokio::select! {
+            biased;
+            result = hyper.as_mut() => return Some(result),
+            () = next.notified() => handle.hold(),
+        }
+        let rest = poll_fn(|cx| {
+            if let Poll::Ready(result) = hyper.as_mut().poll(cx) {
+                return Poll::Ready(Err(result));
+            }
+            handle.poll_rest(cx).map(Ok)
+        });
+        match rest.await {
+            Ok(Ok(())) => return None,
+            Ok(Err(why)) => {
+                stays.push(why);
+                handle.release();
+            }
+            Err(result) => return Some(result),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! What it costs to move connections that are idle to the next version: time, processor time of both
+//! processes, memory; beside what the kernel alone takes to pass their descriptors on.
+//!
+//! Deliberately absent: clients that speak meanwhile, and whether they notice: that is a test.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, ensure};
+use integration_tests::steady::idle;
+use integration_tests::{SOON, Sandbox, status};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::floor::{self, Floor};
+use crate::growth::{self, Curve};
+use crate::load::now;
+use crate::numbers::median;
+use crate::process::{Clock, FEW, descriptors, raise_limit, server, used_until_gone};
+use crate::results::Findings;
+use crate::say;
+use crate::table::{Table, number};
+
+/// What fewer connections cost each does not stand out from what a hot update costs.
+const MANY: usize = 100;
+
+/// How often the descriptors of both processes are counted.
+const LOOK: Duration = Duration::from_micros(100);
+
+/// Descriptors that this program and a server need besides one for each connection.
+const SPARE: u64 = 600;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Moves {
+    /// How many connections.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 100, 1_000, 10_000, 15_000])]
+    connections: Vec<usize>,
+    /// Times that each is measured; the medians are told.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// A thousand connections alone.
+    #[arg(long, conflicts_with = "connections")]
+    quick: bool,
+}
+
+/// The medians for one number of connections. Times are in milliseconds. Processor time is in microseconds
+/// and memory in bytes for each connection; neither is there for less than a hundred.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    connections: usize,
+    /// From the moment in which the new process serves until it has all connections.
+    moved_ms: f64,
+    /// Until the old process has ended.
+    gone_ms: f64,
+    old_us: Option<f64>,
+    new_us: Option<f64>,
+    /// Passing the descriptors alone.
+    floor_ms: f64,
+    floor_sender_us: Option<f64>,
+    floor_receiver_us: Option<f64>,
+    /// The most copies of descriptors beyond one for each connection, as sampled.
+    in_flight: f64,
+    old_bytes: Option<f64>,
+    new_bytes: Option<f64>,
+}
+
+impl Moves {
+    pub(crate) fn all(rounds: usize, quick: bool) -> Self {
+        let connections = vec![1, 100, 1_000, 10_000, 15_000];
+        Self { connections, rounds, quick }
+    }
+
+    pub(crate) fn run(&self) -> anyhow::Result<Findings> {
+        let sizes = if self.quick { &[1_000][..] } else { &self.connections };
+        let limit = raise_limit()?;
+        // A hot update without connections costs something, too, which is no cost of a connection.
+        let without = (0..self.rounds).map(|_| round(0)).collect::<Result<Vec<_>, _>>()?;
+        let base_old = seconds(&without, |round| round.old);
+        let base_new = seconds(&without, |round| round.new);
+        let mut rows = Vec::new();
+        let mut text = String::new();
+        for &connections in sizes {
+            if limit < connections as u64 + SPARE {
+                text.push_str(&format!(
+                    "\nNot measured: {connections} connections, for the limit of descriptors is {limit}.\n"
+                ));
+                continue;
+            }
+            say(&format!("moves: {connections} connections"))?;
+            let rounds = (0..self.rounds).map(|_| round(connections)).collect::<Result<Vec<_>, _>>()?;
+            let of = |of: fn(&Round) -> f64| median(rounds.iter().map(of)).unwrap_or(f64::NAN);
+            let many = |each: f64| (MANY <= connections).then_some(each);
+            let each = |of: fn(&Round) -> Duration, base: f64| {
+                let each = (seconds(&rounds, of) - base) * 1e6 / connections as f64;
+                many(each)
+            };
+            let row = Row {
+                connections,
+                moved_ms: of(|round| round.moved.as_secs_f64() * 1e3),
+                gone_ms: of(|round| round.gone.as_secs_f64() * 1e3),
+                old_us: each(|round| round.old, base_old),
+                new_us: each(|round| round.new, base_new),
+                floor_ms: of(|round| round.floor.took.as_secs_f64() * 1e3),
+                floor_sender_us: each(|round| round.floor.sender, 0.0),
+                floor_receiver_us: each(|round| round.floor.receiver, 0.0),
+                in_flight: of(|round| round.in_flight as f64),
+                old_bytes: many(of(|round| round.old_bytes)),
+                new_bytes: many(of(|round| round.new_bytes)),
+            };
+            rows.push(row);
+        }
+        let mut table = Table::new(&TITLES);
+        rows.iter().for_each(|row| table.row(row.cells()));
+        Ok(Findings {
+            name: "moves",
+            title: "Moving idle connections to the next version",
+            text: format!("{table}{text}"),
+            plot: (rows.len() > 1).then(|| plot(&rows)),
+            figures: json!({ "rounds": self.rounds, "rows": rows }),
+            disturbed: None,
+        })
+    }
+}
+
+const TITLES: [&str; 11] = [
+    "connections",
+    "moved in (ms)",
+    "old process gone in (ms)",
+    "processor time each (µs): old",
+    "new",
+    "both",
+    "floor (ms)",
+    "its processor time each (µs): both",
+    "most copies",
+    "memory each (B): old",
+    "new",
+];
+
+impl Row {
+    fn cells(&self) -> [String; 11] {
+        let both = |one: Option<f64>, other: Option<f64>| one.zip(other).map(|(one, other)| one + other);
+        [
+            self.connections.to_string(),
+            number(Some(self.moved_ms), 1),
+            number(Some(self.gone_ms), 1),
+            number(self.old_us, 1),
+            number(self.new_us, 1),
+            number(both(self.old_us, self.new_us), 1),
+            number(Some(self.floor_ms), 2),
+            number(both(self.floor_sender_us, self.floor_receiver_us), 2),
+            number(Some(self.in_flight), 0),
+            number(self.old_bytes, 0),
+            number(self.new_bytes, 0),
+        ]
+    }
+}
+
+fn plot(rows: &[Row]) -> String {
+    let points =
+        |millis: fn(&Row) -> f64| rows.iter().map(|row| (row.connections as f64, millis(row))).collect();
+    growth::draw(
+        "Moving idle connections",
+        &[
+            Curve { name: "moved", class: "time", points: points(|row| row.moved_ms) },
+            Curve { name: "the kernel alone", class: "floor", points: points(|row| row.floor_ms) },
+        ],
+    )
+}
+
+fn seconds(rounds: &[Round], of: fn(&Round) -> Duration) -> f64 {
+    median(rounds.iter().map(|round| of(round).as_secs_f64())).unwrap_or(f64::NAN)
+}
+
+/// One move of all connections.
+struct Round {
+    moved: Duration,
+    gone: Duration,
+    /// Processor time: of the old process from the moment in which the new one is started, of the new one in
+    /// all.
+    old: Duration,
+    new: Duration,
+    floor: Floor,
+    in_flight: u64,
+    old_bytes: f64,
+    new_bytes: f64,
+}
+
+fn round(connections: usize) -> anyhow::Result<Round> {
+    let floor = if connections == 0 { Floor::default() } else { floor::pass(connections)? };
+    let sandbox = Sandbox::new();
+    // No probation: what the old process costs in it is another question.
+    let arguments = ["--probation", "0"];
+    let old = server(&sandbox, 1, &arguments)?;
+    let address = old.wait_serving().http;
+    let fresh = old.facts();
+    let mut clients = idle(address, connections)?;
+    let before = Clock::of(old.pid())?.settled()?;
+    let full = old.facts();
+
+    let new = server(&sandbox, 2, &arguments)?;
+    new.wait_serving();
+    let begun = served_at(&sandbox, new.pid())?;
+    let (used, gone, (moved, most)) = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch(&sandbox, old.pid(), new.pid(), connections, fresh.fds));
+        let used = used_until_gone(&old)?;
+        let gone = now();
+        let watched = watcher.join().map_err(|_| anyhow!("the watcher has panicked"))?;
+        anyhow::Ok((used, gone, watched))
+    })?;
+    let new_used = Clock::of(new.pid())?.settled()?;
+    let after = new.facts();
+    for client in &mut clients {
+        client.ask()?;
+        let answer = client.answer()?;
+        ensure!(answer == b"v2", "{:?} instead of v2", String::from_utf8_lossy(&answer));
+    }
+    let each = |rss: u64| rss.saturating_sub(fresh.rss_kib) as f64 * 1024.0 / connections as f64;
+    let since = |at: u64| Duration::from_nanos(at.saturating_sub(begun));
+    Ok(Round {
+        moved: since(moved.context("not all connections have moved")?),
+        gone: since(gone),
+        old: used - before,
+        new: new_used,
+        floor,
+        in_flight: most.saturating_sub(connections as u64 + 2 * fresh.fds as u64),
+        old_bytes: each(full.rss_kib),
+        new_bytes: each(after.rss_kib),
+    })
+}
+
+/// Looks until the new process has all connections. When that was, and the most descriptors of both.
+fn watch(sandbox: &Sandbox, old: u32, new: u32, connections: usize, besides: usize) -> (Option<u64>, u64) {
+    let (until, mut most) = (Instant::now() + SOON, 0);
+    while Instant::now() < until {
+        let has = descriptors(new);
+        most = most.max(descriptors(old) + has);
+        // The question costs the process something, so it is asked at the end alone.
+        if (connections + besides) as u64 <= has + FEW && adopted(sandbox, new) == Some(connections as u64) {
+            return (Some(now()), most);
+        }
+        sleep(LOOK);
+    }
+    (None, most)
+}
+
+fn adopted(sandbox: &Sandbox, pid: u32) -> Option<u64> {
+    let status = status::call(&sandbox.control(), "io.hotupdate.Status").ok()?;
+    let serving = &status["status"]["serving"];
+    (serving["process"]["pid"] == pid).then(|| serving["totals"]["adopted"].as_u64())?
+}
+
+/// When a process began to serve: the server itself says it.
+fn served_at(sandbox: &Sandbox, pid: u32) -> anyhow::Result<u64> {
+    let said = sandbox.transcript();
+    let line = said.lines().find(|line| line.starts_with("serving") && line.contains(&format!("pid={pid} ")));
+    let at = line.and_then(|line| line.rsplit_once(" at=")).context("the server says when it serves")?;
+    Ok(at.1.parse()?)
+}
