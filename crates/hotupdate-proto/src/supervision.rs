@@ -221,7 +221,9 @@ impl Supervision {
                 self.is_established = true;
                 self.tell(is_alone, &mut out);
             }
-            Event::Alone if self.is_established && !self.circumstances.has_parent => {
+            Event::Alone
+                if self.is_established && !self.circumstances.has_parent && !self.circumstances.is_main =>
+            {
                 self.become_main(true, &mut out);
             }
             Event::ParentEnded { is_alone } => {
@@ -229,7 +231,9 @@ impl Supervision {
                     self.tell(is_alone, &mut out);
                 }
             }
-            Event::Main(pid) if pid == self.circumstances.pid => self.become_main(false, &mut out),
+            Event::Main(pid) if pid == self.circumstances.pid && !self.circumstances.is_main => {
+                self.become_main(false, &mut out)
+            }
             Event::Established { .. } | Event::Alone | Event::Main(_) => {}
             Event::Succeeded { is_told } => {
                 (self.expects_heir, self.is_established) = (is_told, false);
@@ -383,6 +387,7 @@ mod tests {
         assert!(new.handle(ended).is_empty(), "once");
         assert!(new.handle(Event::Main(7)).is_empty(), "another one");
         assert_eq!(new.handle(Event::Main(1001)), [Effect::BecomeMain { is_untold: false }]);
+        assert!(new.handle(Event::Alone).is_empty(), "it was said");
     }
 
     #[test]

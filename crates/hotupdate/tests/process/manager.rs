@@ -77,7 +77,7 @@ impl Manager {
         .await;
     }
 
-    fn times(&self, what: &str) -> usize {
+    pub(crate) fn times(&self, what: &str) -> usize {
         self.heard().iter().filter(|heard| *heard == what).count()
     }
 
@@ -118,7 +118,7 @@ fn listen(socket: &UnixDatagram, heard: &Weak<Mutex<Heard>>) {
 const READY: &str = "READY=1\n";
 const STOPPING: &str = "STOPPING=1\n";
 const WELL: &str = "WATCHDOG=1\n";
-const KEEP: &str = "FDSTORE=1\nFDNAME=hotupdate/echo\nFDPOLL=0\n";
+pub(crate) const KEEP: &str = "FDSTORE=1\nFDNAME=hotupdate/echo\nFDPOLL=0\n";
 const FORGET: &str = "FDSTOREREMOVE=1\nFDNAME=hotupdate/echo\n";
 
 #[tokio::test]
