@@ -14,6 +14,7 @@ mod install_units;
 pub(crate) use install_units::name as unit_name;
 mod list;
 mod output;
+mod owner;
 mod probe;
 mod simple;
 mod start;

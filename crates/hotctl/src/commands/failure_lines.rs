@@ -69,6 +69,16 @@ impl Attempt<'_> {
         Failure::refused(line).seen(status)
     }
 
+    /// Another operator, or a supervisor, has stopped the service, and it did not tell of this attempt any more.
+    pub(super) fn stopped(&mut self) -> Failure {
+        let (before, pid) = (&self.before.serving.process, self.successor.pid());
+        let mut line = format!("{before} was stopped meanwhile, and no process serves");
+        if self.successor.terminate() {
+            line = format!("{line}; successor {pid} was sent SIGTERM");
+        }
+        Failure::new(Exit::NotRunning, line)
+    }
+
     /// The service did not release the successor.
     pub(super) fn not_released(&mut self, reason: String) -> Failure {
         let line = match self.last_words() {

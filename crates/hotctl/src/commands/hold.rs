@@ -10,7 +10,6 @@
 mod command;
 mod first_process;
 mod follow;
-mod owner;
 mod processes;
 mod restart_backoff;
 mod supervisor;
@@ -29,7 +28,7 @@ use signal_hook::iterator::Signals;
 use socket2::Socket;
 
 use self::follow::Serving;
-use self::owner::{Last, Owner};
+use super::owner::{Last, Owner};
 use self::processes::is_running;
 use self::restart_backoff::RestartBackoff;
 use super::successor;

@@ -8,6 +8,7 @@ use hotupdate_proto::Process;
 use hotupdate_proto::operator::{HandoffResult, ProcessState, Status};
 
 use super::attempt::{AttemptName, Claim};
+use super::owner::{Lock, Owner};
 use super::successor::Successor;
 use super::{change, output};
 use crate::cli::Handoff;
@@ -47,6 +48,8 @@ pub(super) struct Attempt<'a> {
     progress: &'a Progress,
     release: Release,
     claim: Claim<'a>,
+    /// Of the version that serves. That one may have no time to tell that it stops.
+    lock: Option<Lock>,
 }
 
 /// Starts the command and waits until it serves.
@@ -78,6 +81,7 @@ pub(super) fn run(
         progress,
         release,
         claim,
+        lock: Owner::of(&context.socket).lock(),
     };
     let changed = attempt.follow(stream, until)?;
     attempt.successor.leave();
@@ -97,11 +101,13 @@ impl Attempt<'_> {
     fn follow(&mut self, mut stream: StatusStream<'_>, until: Instant) -> Result<HandoffResult, Failure> {
         loop {
             self.claim.keep();
-            if let Some(status) = stream.next() {
-                if self.name.serves(&status) {
+            match stream.next() {
+                Some(status) if self.name.serves(&status) => {
                     return Ok(change::changed(&status, self.before));
                 }
-                self.look_at(&status)?;
+                Some(status) => self.look_at(&status)?,
+                None if self.lock.as_ref().is_some_and(Lock::is_stopped) => return Err(self.stopped()),
+                None => {}
             }
             self.look_at_release()?;
             if let Some(served) = self.look_at_child()? {

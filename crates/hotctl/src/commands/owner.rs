@@ -52,14 +52,16 @@ impl Owner {
         let Some(lock) = self.open()? else { return Ok(Last::Unknown) };
         loop {
             match flock(&lock, FlockOperation::LockShared) {
-                Ok(()) => break,
+                Ok(()) => return last_word(&lock),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        let mut said = [0; lock::STOPPED.len()];
-        let length = lock.read_at(&mut said, 0)?;
-        Ok(if said[..length] == *lock::STOPPED { Last::Stopped } else { Last::Died })
+    }
+
+    /// The lock as it is now, for [`Lock::is_stopped`]; `None` if it cannot be read.
+    pub(super) fn lock(&self) -> Option<Lock> {
+        self.open().ok().flatten().map(Lock)
     }
 
     /// Whether this process, as hold sees it, has the lock open: then it is the one that serves. Not known of a
@@ -80,4 +82,27 @@ impl Owner {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A lock that stays what it was, also when its file is removed.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Lock {
+    /// Whether the service has stopped on purpose: no process holds the lock, and the last one said so.
+    pub(super) fn is_stopped(&self) -> bool {
+        let is_free = flock(&self.0, FlockOperation::NonBlockingLockShared).is_ok();
+        let is_stopped = is_free && last_word(&self.0).is_ok_and(|last| last == Last::Stopped);
+        if is_free {
+            // A service that starts in this moment needs it.
+            let _ = flock(&self.0, FlockOperation::Unlock);
+        }
+        is_stopped
+    }
+}
+
+fn last_word(lock: &File) -> io::Result<Last> {
+    let mut said = [0; lock::STOPPED.len()];
+    let length = lock.read_at(&mut said, 0)?;
+    Ok(if said[..length] == *lock::STOPPED { Last::Stopped } else { Last::Died })
 }
