@@ -4,7 +4,7 @@
 //! all connections, and each of them has something to do then. If all were told at once, requests would wait
 //! behind them, here and in the process that serves. So they are called in portions, which those that wait for
 //! a slot belong to; the next one is called when the last one is gone, after a gap as long as that took.
-//! Without clients that are served meanwhile there is no gap, and the portions are larger.
+//! Without clients that are served meanwhile, and after two seconds, there is no gap, and the portions are larger.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
