@@ -19,7 +19,7 @@ const LATE_FRAMES: u32 = 1024;
 /// A hyper that serves a connection.
 #[derive(Debug)]
 pub(crate) struct Backend {
-    /// Streams up to this one were served by others, and are over. 0 for the first hyper of a connection.
+    /// Streams up to this one were served by another hyper, and are over. 0 for the first hyper of a connection.
     pub(crate) base: u32,
     /// How many late frames for them are still dropped.
     pub(crate) late: u32,
@@ -78,7 +78,7 @@ impl Backend {
         }
     }
 
-    /// Of a connection that others have served. Writes what it hears first.
+    /// Of a connection that another hyper has served. Writes what it hears first.
     pub(crate) fn next(connection: &Connection, out: &mut BytesMut) -> Self {
         out.extend_from_slice(PREFACE);
         // The first table size is 0 and the second the client's: its encoder begins with two size updates, of

@@ -85,7 +85,7 @@ enum NameOf<'a> {
     Entry(Entry),
 }
 
-/// Who wants to know what a block says.
+/// What the fields of a block are told to.
 trait Sink {
     /// Bytes that mean the same in every table.
     fn as_it_is(&mut self, bytes: &[u8]) -> Result<(), Malformed>;

@@ -249,7 +249,7 @@ impl Table {
         }
     }
 
-    /// Whether clients are served who come before connections that migrate.
+    /// Whether clients are being served, which come before connections that migrate.
     fn is_gentle(&self) -> bool {
         self.is_busy(BUSY_FOR) && self.queue.lock().since.elapsed() < GENTLE_FOR
     }
