@@ -19,7 +19,8 @@ const LATE_FRAMES: u32 = 1024;
 /// A hyper that serves a connection.
 #[derive(Debug)]
 pub(crate) struct Backend {
-    /// Streams up to this one were served by another hyper, and are over. 0 for the first hyper of a connection.
+    /// Streams up to this one were served by another hyper, and are over. 0 for the first hyper of a
+    /// connection.
     pub(crate) base: u32,
     /// How many late frames for them are still dropped.
     pub(crate) late: u32,
