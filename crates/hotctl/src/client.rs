@@ -88,8 +88,8 @@ pub(crate) fn unreachable_socket(file: &Path, source: &io::Error) -> Failure {
     }
 }
 
-/// `: /run/shop belongs to uid 1000, mode 0700`: how far this process comes on its way to a file, from the root,
-/// is the file itself, or the directory that it may not enter.
+/// `: /run/shop belongs to uid 1000, mode 0700`: how far this process comes on its way to a file, from the
+/// root, is the file itself, or the directory that it may not enter.
 fn whose(file: &Path) -> String {
     let mut parts: Vec<_> = file.ancestors().filter(|part| !part.as_os_str().is_empty()).collect();
     parts.reverse();

@@ -23,12 +23,12 @@ pub(crate) enum Protocol {
     Http2,
 }
 
-/// How much is read at a time: most requests as a whole. The buffer is on the stack, so a connection that says
-/// nothing costs none.
+/// How much is read at a time: most requests as a whole. The buffer is on the stack, so a connection that
+/// says nothing costs none.
 const GLANCE: usize = 2048;
 
-/// Reads into `seen` until the protocol is known; `None` when the client went away before that. What is behind
-/// the preface may be in there, too.
+/// Reads into `seen` until the protocol is known; `None` when the client went away before that. What is
+/// behind the preface may be in there, too.
 ///
 /// Safe to cancel: what was read is in `seen`, and the next call goes on with it.
 pub(crate) async fn detect(

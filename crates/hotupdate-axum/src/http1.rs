@@ -1,5 +1,5 @@
-//! One HTTP/1.1 connection, and taking it out of hyper alive, between two messages: to migrate it, to close it
-//! gently, or to let it rest, for hyper has buffers for each connection that it has.
+//! One HTTP/1.1 connection, and taking it out of hyper alive, between two messages: to migrate it, to close
+//! it gently, or to let it rest, for hyper has buffers for each connection that it has.
 //!
 //! Deliberately absent: `graceful_shutdown`. It closes an idle connection without reading what has already
 //! arrived, and a client that was just sending its next request would lose it.

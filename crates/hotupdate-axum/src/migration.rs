@@ -52,7 +52,8 @@ impl Http1State {
     }
 }
 
-/// Migrates the connection, with the bytes that were given back to `io`. If it stays, `stays` goes on with it.
+/// Migrates the connection, with the bytes that were given back to `io`. If it stays, `stays` goes on with
+/// it.
 ///
 /// Its task has nothing to wait for and ends: to be woken for that would cost as much as to begin another one
 /// for the few that stay.

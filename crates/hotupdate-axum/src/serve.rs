@@ -157,9 +157,9 @@ impl Arrival {
 }
 
 impl Serve {
-    /// Gives the client's address also to what asks for axum's `ConnectInfo`: as `ConnectInfo<SocketAddr>` over
-    /// TCP, and as `ConnectInfo<hotupdate::Address>`. A handler of your own has [`Peer`](crate::Peer), which
-    /// costs nothing for requests that do not ask.
+    /// Gives the client's address also to what asks for axum's `ConnectInfo`: as `ConnectInfo<SocketAddr>`
+    /// over TCP, and as `ConnectInfo<hotupdate::Address>`. A handler of your own has [`Peer`](crate::Peer),
+    /// which costs nothing for requests that do not ask.
     ///
     /// ```no_run
     /// use std::net::SocketAddr;

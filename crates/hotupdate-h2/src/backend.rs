@@ -8,17 +8,19 @@ use crate::frame::{
 };
 use crate::settings::{Setting, Settings};
 
-/// The payload of the PING that ends the start: what hyper writes before its answer, it writes about the start.
+/// The payload of the PING that ends the start: what hyper writes before its answer, it writes about the
+/// start.
 pub(crate) const BARRIER: &[u8; 8] = b"hotupdat";
 
-/// So many frames for streams that are over are dropped. hyper sees what follows, and puts an end to it as to a client
-/// that has not moved.
+/// So many frames for streams that are over are dropped. hyper sees what follows, and puts an end to it as to
+/// a client that has not moved.
 const LATE_FRAMES: u32 = 1024;
 
 /// A hyper that serves a connection.
 #[derive(Debug)]
 pub(crate) struct Backend {
-    /// Streams up to this one were served by others, and are over. 0 for the first hyper of a connection.
+    /// Streams up to this one were served by another hyper, and are over. 0 for the first hyper of a
+    /// connection.
     pub(crate) base: u32,
     /// How many late frames for them are still dropped.
     pub(crate) late: u32,
@@ -77,11 +79,11 @@ impl Backend {
         }
     }
 
-    /// Of a connection that others have served. Writes what it hears first.
+    /// Of a connection that another hyper has served. Writes what it hears first.
     pub(crate) fn next(connection: &Connection, out: &mut BytesMut) -> Self {
         out.extend_from_slice(PREFACE);
-        // The first table size is 0 and the second the client's: its encoder begins with two size updates, of which
-        // the first empties the client's decoder (RFC 7541, section 4.2).
+        // The first table size is 0 and the second the client's: its encoder begins with two size updates, of
+        // which the first empties the client's decoder (RFC 7541, section 4.2).
         let mut first = connection.client;
         first.set(Setting::HeaderTableSize, 0);
         put(out, kind::SETTINGS, 0, 0, &first.payload());
@@ -100,8 +102,8 @@ impl Backend {
         }
     }
 
-    /// Its first SETTINGS, which are not for the client: that keeps to those of its predecessor, and hears what has
-    /// changed. Writes what else it hears at its start, and what the client hears.
+    /// Its first SETTINGS, which are not for the client: that keeps to those of its predecessor, and hears
+    /// what has changed. Writes what else it hears at its start, and what the client hears.
     pub(crate) fn announces(
         &mut self,
         connection: &mut Connection,
@@ -132,8 +134,8 @@ impl Backend {
         put(out, kind::PING, 0, 0, BARRIER);
     }
 
-    /// A malformed request that gives it the client's header table. h2 reads it to its end, because the table is the
-    /// connection's, and resets the stream: no service sees it (RFC 9113, section 8.1.1).
+    /// A malformed request that gives it the client's header table. h2 reads it to its end, because the table
+    /// is the connection's, and resets the stream: no service sees it (RFC 9113, section 8.1.1).
     fn prime(&mut self, connection: &Connection, out: &mut BytesMut) {
         // h2 closes a connection for a list of headers that is four times as long as it announces.
         let longest = connection.server.value(Setting::MaxHeaderListSize) as usize;

@@ -16,8 +16,8 @@ use crate::state::State;
 /// After so many resets h2 ends a connection. It counts anew after each move, and this layer does not.
 const MAX_RESETS: u32 = 1024;
 
-/// The most bytes of hyper that wait because the client has no room for DATA. The DATA is at most 64 KiB, because hyper
-/// knows all other room; the rest are headers behind it.
+/// The most bytes of hyper that wait because the client has no room for DATA. The DATA is at most 64 KiB,
+/// because hyper knows all other room; the rest are headers behind it.
 const MAX_QUEUED: usize = 256 * 1024;
 
 /// The most CONTINUATION frames of a header block that does not pass as it is.
@@ -30,7 +30,8 @@ const INVALID_BLOCK: &[u8] = &[0x80];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// The most bytes of new streams that wait while old ones finish. They travel with the state. 256 KiB by default.
+    /// The most bytes of new streams that wait while old ones finish. They travel with the state. 256 KiB by
+    /// default.
     pub held: usize,
 }
 

@@ -98,8 +98,8 @@ pub(crate) fn put_window_update(out: &mut BytesMut, bytes: i64) {
     put(out, kind::WINDOW_UPDATE, 0, 0, &(bytes as u32).to_be_bytes());
 }
 
-/// Writes a header block as HEADERS and as many CONTINUATION frames as it takes. `flags` may say `END_STREAM` and,
-/// if the block begins with them, that there are five bytes of priority.
+/// Writes a header block as HEADERS and as many CONTINUATION frames as it takes. `flags` may say `END_STREAM`
+/// and, if the block begins with them, that there are five bytes of priority.
 pub(crate) fn put_block(out: &mut BytesMut, flags: u8, stream: u32, block: &[u8]) {
     let mut kind = kind::HEADERS;
     let mut flags = flags & (flag::END_STREAM | flag::PRIORITY);
@@ -117,8 +117,8 @@ pub(crate) fn put_block(out: &mut BytesMut, flags: u8, stream: u32, block: &[u8]
     }
 }
 
-/// What HEADERS carries beside its piece of a header block: the five bytes of priority, or none. `None` if it says
-/// that it has more than is there.
+/// What HEADERS carries beside its piece of a header block: the five bytes of priority, or none. `None` if it
+/// says that it has more than is there.
 pub(crate) fn strip_headers(head: Head, payload: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut rest = payload;
     let mut padding = 0;

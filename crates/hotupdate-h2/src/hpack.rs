@@ -1,4 +1,5 @@
-//! The primitives of HPACK that do not depend on a table: integers and the bounds of strings (RFC 7541, section 5).
+//! The primitives of HPACK that do not depend on a table: integers and the bounds of strings (RFC 7541,
+//! section 5).
 //!
 //! Deliberately absent: Huffman codes. A string stays as it came, with its length before it.
 
@@ -8,7 +9,8 @@ use std::ops::Range;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// Reads an integer whose first byte has so many bits of it, and advances `at`. As in h2, at most four bytes follow.
+/// Reads an integer whose first byte has so many bits of it, and advances `at`. As in h2, at most four bytes
+/// follow.
 #[inline]
 pub(crate) fn integer(block: &[u8], at: &mut usize, bits: u32) -> Result<usize, Malformed> {
     let mask = (1_usize << bits) - 1;
@@ -55,8 +57,8 @@ pub(crate) fn string(block: &[u8], at: &mut usize) -> Result<Range<usize>, Malfo
     Ok(start..end)
 }
 
-/// The least and the most bytes that a string literal has when it is decoded: a byte takes 5 to 30 bits (RFC 7541,
-/// appendix B), and up to seven bits of padding end the last one.
+/// The least and the most bytes that a string literal has when it is decoded: a byte takes 5 to 30 bits (RFC
+/// 7541, appendix B), and up to seven bits of padding end the last one.
 pub(crate) fn decoded_length(literal: &[u8]) -> (usize, usize) {
     let mut at = 0;
     let length = integer(literal, &mut at, 7).unwrap_or(0);

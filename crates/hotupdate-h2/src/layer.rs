@@ -52,8 +52,8 @@ impl<T> Layer<T> {
         Self::with(io, Core::new(limits))
     }
 
-    /// Of a connection that another server has served. The new one has to be a new hyper, with the same settings as the
-    /// one before: see [`State::server_settings`].
+    /// Of a connection that another server has served. The new one has to be a new hyper, with the same
+    /// settings as the one before: see [`State::server_settings`].
     pub fn resume(io: T, state: State, limits: Limits) -> (Self, Handle<T>) {
         Self::with(io, Core::resume(state, limits))
     }
@@ -91,8 +91,8 @@ impl<T> Handle<T> {
         lock(&self.shared).rest()
     }
 
-    /// Ready when the connection can move, or never will. Poll it after hyper, and call [`hold`](Self::hold) before:
-    /// otherwise the client goes on.
+    /// Ready when the connection can move, or never will. Poll it after hyper, and call [`hold`](Self::hold)
+    /// before: otherwise the client goes on.
     pub fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<Result<(), Stays>> {
         let mut shared = lock(&self.shared);
         match shared.rest() {
@@ -105,8 +105,8 @@ impl<T> Handle<T> {
         }
     }
 
-    /// Takes the connection out of hyper's hands, which hears nothing of it: drop it. For [`Layer::resume`], in this process
-    /// or in another one.
+    /// Takes the connection out of hyper's hands, which hears nothing of it: drop it. For [`Layer::resume`],
+    /// in this process or in another one.
     ///
     /// # Errors
     ///

@@ -1,9 +1,9 @@
-//! Moves a live HTTP/2 connection from one hyper server to another one, in this or in another process. Its client
-//! notices nothing: no GOAWAY, no SETTINGS, no PING, not a byte if it is idle.
+//! Moves a live HTTP/2 connection from one hyper server to another one, in this or in another process. Its
+//! client notices nothing: no GOAWAY, no SETTINGS, no PING, not a byte if it is idle.
 //!
-//! A [`Layer`] stands between the transport and hyper, and follows the frames that pass. DATA is read to where hyper
-//! wants it and written from where hyper has it. When no stream is open, all that a server knows of a connection is
-//! known to the layer, too: its [`State`] and the transport go to the next server.
+//! A [`Layer`] stands between the transport and hyper, and follows the frames that pass. DATA is read to
+//! where hyper wants it and written from where hyper has it. When no stream is open, all that a server knows
+//! of a connection is known to the layer, too: its [`State`] and the transport go to the next server.
 //!
 //! ```
 //! use hotupdate_h2::{Layer, Limits, State};
@@ -47,25 +47,25 @@
 //!
 //! # The protocol of a move
 //!
-//! 1. While streams are open, frames of new ones wait ([`Handle::hold`]), each header block rewritten so that it refers to
-//!    no header table (RFC 7541), because its decoder will be another one. If that takes too long, the server gets them after
-//!    all ([`Handle::release`]).
-//! 2. At rest there is no open stream, no frame of which only a part has passed, and nothing that either side still has to
-//!    answer. [`Handle::take`] gives the transport and the state.
-//! 3. The new server hears a client's preface, the client's SETTINGS, an acknowledgement of its own, a WINDOW_UPDATE, a
-//!    malformed request that carries the client's header table, and a PING. It answers, and the layer keeps the answers for
-//!    itself. hyper and h2 are stock.
+//! 1. While streams are open, frames of new ones wait ([`Handle::hold`]), each header block rewritten so that
+//!    it refers to no header table (RFC 7541), because its decoder will be another one. If that takes too
+//!    long, the server gets them after all ([`Handle::release`]).
+//! 2. At rest there is no open stream, no frame of which only a part has passed, and nothing that either side
+//!    still has to answer. [`Handle::take`] gives the transport and the state.
+//! 3. The new server hears a client's preface, the client's SETTINGS, an acknowledgement of its own, a
+//!    WINDOW_UPDATE, a malformed request that carries the client's header table, and a PING. It answers, and
+//!    the layer keeps the answers for itself. hyper and h2 are stock.
 //! 4. Then it hears what was held, and what the client has sent since.
 //!
-//! The client's decoder is emptied by two size updates with which the new server begins its first header block, because it was
-//! told a table size of 0 in between (RFC 7541, section 4.2). Windows that both sides see differently are evened out
-//! with the next WINDOW_UPDATE; until then no frame exceeds the smaller one.
+//! The client's decoder is emptied by two size updates with which the new server begins its first header
+//! block, because it was told a table size of 0 in between (RFC 7541, section 4.2). Windows that both sides
+//! see differently are evened out with the next WINDOW_UPDATE; until then no frame exceeds the smaller one.
 //!
-//! What is not valid passes to hyper as it is, so that hyper refuses it; such a connection does not move any more. Why one
-//! does not move, and gets GOAWAY at the end of a drain, says [`Stays`].
+//! What is not valid passes to hyper as it is, so that hyper refuses it; such a connection does not move any
+//! more. Why one does not move, and gets GOAWAY at the end of a drain, says [`Stays`].
 //!
-//! Deliberately absent: sockets, processes and deadlines, which are those of the crate `hotupdate`; and clients, since it is
-//! servers that are replaced.
+//! Deliberately absent: sockets, processes and deadlines, which are those of the crate `hotupdate`; and
+//! clients, since it is servers that are replaced.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

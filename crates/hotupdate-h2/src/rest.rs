@@ -34,8 +34,8 @@ pub enum Stays {
     /// [`hold`](crate::Handle::hold) tries it once more.
     #[error("too much was held")]
     Held,
-    /// The server has reset so many streams that its limits, which begin anew with each move, would have ended the
-    /// connection.
+    /// The server has reset so many streams that its limits, which begin anew with each move, would have
+    /// ended the connection.
     #[error("too many of its streams were reset")]
     Resets,
     /// The server to which it has moved announces less than the one before, so that the client may exceed it.

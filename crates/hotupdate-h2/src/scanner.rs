@@ -54,8 +54,8 @@ impl Scanner {
         self.left == 0 && self.have == 0
     }
 
-    /// How many of these bytes pass. The rest begins with a head: one that has stopped the scanner, or one of which not
-    /// all is there.
+    /// How many of these bytes pass. The rest begins with a head: one that has stopped the scanner, or one of
+    /// which not all is there.
     #[inline]
     pub(crate) fn pass(&mut self, bytes: &[u8], follow: &mut impl Follow) -> usize {
         let mut at = self.pass_payload(bytes, follow);

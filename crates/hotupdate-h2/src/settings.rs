@@ -44,7 +44,8 @@ impl Setting {
             | Self::InitialWindowSize
             | Self::MaxFrameSize
             | Self::EnableConnectProtocol => true,
-            // A stream too many is refused, and its client tries again; long headers are answered with status 431.
+            // A stream too many is refused, and its client tries again; long headers are answered with status
+            // 431.
             Self::EnablePush | Self::MaxConcurrentStreams | Self::MaxHeaderListSize => false,
         }
     }

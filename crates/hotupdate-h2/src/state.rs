@@ -29,8 +29,8 @@ pub struct State {
 pub struct InvalidState;
 
 impl State {
-    /// What the server has announced to the client, which keeps to it. The next server should announce the same, and
-    /// nothing that [limits](crate::Stays::Settings) a client may be less.
+    /// What the server has announced to the client, which keeps to it. The next server should announce the
+    /// same, and nothing that [limits](crate::Stays::Settings) a client may be less.
     pub fn server_settings(&self) -> &Settings {
         &self.connection.server
     }
@@ -67,7 +67,8 @@ impl State {
 
     /// # Errors
     ///
-    /// If another version of this crate has written them in another form; then the connection stays where it is.
+    /// If another version of this crate has written them in another form; then the connection stays where it
+    /// is.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidState> {
         Self::read(bytes).ok_or(InvalidState)
     }

@@ -1,9 +1,9 @@
 //! The header table of a client (RFC 7541, section 2.3.2), followed without decoding a name or a value.
 //!
-//! Names and values are kept as the literals they came in. Their sizes are therefore not known, only the least that they
-//! may be, and an entry is evicted when even the least sizes are too much. So a few entries stay longer than in the
-//! client's own table. They do no harm: entries leave in the order in which they came, so that every index which
-//! the client may use means the same here.
+//! Names and values are kept as the literals they came in. Their sizes are therefore not known, only the
+//! least that they may be, and an entry is evicted when even the least sizes are too much. So a few entries
+//! stay longer than in the client's own table. They do no harm: entries leave in the order in which they
+//! came, so that every index which the client may use means the same here.
 
 use std::collections::VecDeque;
 
@@ -21,11 +21,12 @@ const OVERHEAD: usize = 32;
 /// The size of a table before anything is said about it (RFC 9113, section 6.5.2).
 const DEFAULT_SIZE: usize = 4096;
 
-/// The most bytes of a block that is rewritten: one byte can refer to an entry of thousands. h2 accepts a quarter of
-/// it, with the settings of hyper.
+/// The most bytes of a block that is rewritten: one byte can refer to an entry of thousands. h2 accepts a
+/// quarter of it, with the settings of hyper.
 const MAX_FLAT: usize = 256 * 1024;
 
-/// A field that no request may have (RFC 9113, section 8.2.2): `connection: x`, as a literal that is not indexed.
+/// A field that no request may have (RFC 9113, section 8.2.2): `connection: x`, as a literal that is not
+/// indexed.
 const FORBIDDEN: &[u8] = b"\x00\x0aconnection\x01x";
 
 /// The header table of a client.
@@ -84,7 +85,7 @@ enum NameOf<'a> {
     Entry(Entry),
 }
 
-/// Who wants to know what a block says.
+/// What the fields of a block are told to.
 trait Sink {
     /// Bytes that mean the same in every table.
     fn as_it_is(&mut self, bytes: &[u8]) -> Result<(), Malformed>;
@@ -169,8 +170,8 @@ impl Table {
         }
     }
 
-    /// The server has announced how large the table may be. A client may use a larger one that was allowed before until
-    /// it has heard of it, so the limit never sinks.
+    /// The server has announced how large the table may be. A client may use a larger one that was allowed
+    /// before until it has heard of it, so the limit never sinks.
     pub(crate) fn allow(&mut self, limit: u32) {
         self.limit = self.limit.max(limit as usize);
     }
@@ -181,8 +182,8 @@ impl Table {
         self.walk(block, &mut Nothing)
     }
 
-    /// Follows a whole header block, and appends one to `out` that means the same to a decoder with any table, and
-    /// leaves that as it is.
+    /// Follows a whole header block, and appends one to `out` that means the same to a decoder with any
+    /// table, and leaves that as it is.
     pub(crate) fn flatten(&mut self, block: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
         self.walk(block, &mut Flat(out))
     }
@@ -280,8 +281,8 @@ impl Table {
         out.extend(self.literals.range(from..from + length));
     }
 
-    /// A header block that gives a new decoder this table. No request comes of it: it is malformed. `announced` is what
-    /// the server says that a table may hold.
+    /// A header block that gives a new decoder this table. No request comes of it: it is malformed.
+    /// `announced` is what the server says that a table may hold.
     pub(crate) fn prime(&self, announced: u32) -> Vec<u8> {
         let mut out = Vec::with_capacity(FORBIDDEN.len() + self.literals.len() + 2 * self.entries.len() + 8);
         let size = self.size.min(announced as usize);
@@ -299,8 +300,8 @@ impl Table {
         out
     }
 
-    /// The most that the fields of [`prime`](Self::prime) count when they are decoded, as a list of headers does (RFC 9113,
-    /// section 6.5.2).
+    /// The most that the fields of [`prime`](Self::prime) count when they are decoded, as a list of headers
+    /// does (RFC 9113, section 6.5.2).
     pub(crate) fn most(&self) -> usize {
         let longest_static = 32;
         let fields = self.entries.len() * (OVERHEAD + longest_static) + self.literals.len() * 8 / 5;

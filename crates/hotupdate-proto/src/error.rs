@@ -49,6 +49,15 @@ pub enum Fault {
     Stopping,
 }
 
+impl Fault {
+    /// Whether the other process gave up because it is stopping, so that it does not serve on. Its words are
+    /// all that travels.
+    #[must_use]
+    pub fn peer_is_stopping(&self) -> bool {
+        matches!(self, Self::PeerFailed(why) if *why == Self::Stopping.to_string())
+    }
+}
+
 /// How the end of an attempt reads.
 struct Aborted<'a>(Option<&'a str>);
 

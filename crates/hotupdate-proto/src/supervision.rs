@@ -1,4 +1,4 @@
-//! Which process of a service its supervisor takes for the service, and when the others may leave.
+//! Which process of a service its supervisor takes for the service, and when other processes may leave.
 //!
 //! The end of that process is taken for the end of the service. So a process that has handed the service over
 //! leaves when it is not that process any more, and stays if it cannot become another one:
@@ -13,8 +13,8 @@
 //! ```
 //!
 //! systemd decides when it is told of a main process whether it can wait for the end of that one: only if it
-//! is a child of its own. It never looks again, and kills the others at a stop instead of waiting for them
-//! (`main_pid_alien` in its `src/core/service.c` and `unit.c`). So a process does not become the main one
+//! is a child of its own. It never looks again, and kills other processes at a stop instead of waiting for
+//! them (`main_pid_alien` in its `src/core/service.c` and `unit.c`). So a process does not become the main one
 //! before the process that has started it is gone.
 //!
 //! Deliberately absent: what is said to the manager, signals, and process ids that stay the same process; the

@@ -65,8 +65,8 @@ pub struct Timing {
     /// this one ends. A manager that loads a thousand units takes seconds.
     pub confirm: Duration,
     /// Serving process: how long it waits, when it could become the main process of a service manager, until
-    /// the process that has started it has ended, so that the manager is its parent. `hotctl` ends at once, and
-    /// a script that started this one and goes on to run may never.
+    /// the process that has started it has ended, so that the manager is its parent. `hotctl` ends at once,
+    /// and a script that started this one and goes on to run may never.
     pub parent: Duration,
     /// Owner of the control socket: between two looks whether its file and its lock are still at their path.
     /// Short enough that an operator hardly notices, and long enough that an idle process stays one.

@@ -1,7 +1,9 @@
-//! What a connection costs in the record layer and in rustls, beside tokio-rustls; and what a migration costs.
+//! What a connection costs in the record layer and in rustls, beside tokio-rustls; and what a migration
+//! costs.
 //!
-//! `cargo bench -p hotupdate-tls` prints times. With the name of a case, as `read/records`, only that is done, for
-//! `perf stat -e instructions:u`; with `setup` behind it nothing but what comes before it, to be subtracted.
+//! `cargo bench -p hotupdate-tls` prints times. With the name of a case, as `read/records`, only that is
+//! done, for `perf stat -e instructions:u`; with `setup` behind it nothing but what comes before it, to be
+//! subtracted.
 
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot go on says so")]
 #![allow(clippy::print_stdout, reason = "it prints figures")]

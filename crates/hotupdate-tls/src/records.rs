@@ -1,8 +1,8 @@
 //! The record layer of a server, without I/O: bytes of the transport come in, plaintext goes out, and the
 //! other way round.
 //!
-//! Where the RFCs leave a choice it answers as rustls does, so that a client cannot tell whether its connection
-//! has migrated.
+//! Where the RFCs leave a choice it answers as rustls does, so that a client cannot tell whether its
+//! connection has migrated.
 
 use std::fmt;
 use std::io::IoSlice;
@@ -27,8 +27,8 @@ const MAX_OUTPUT: usize = 64 * 1024;
 
 /// A TLS connection that goes on from a [`State`], without I/O.
 ///
-/// 1. What the transport delivers goes into [`space`](Self::space), and [`filled`](Self::filled) says how much it
-///    was; its end is told by [`end`](Self::end).
+/// 1. What the transport delivers goes into [`space`](Self::space), and [`filled`](Self::filled) says how
+///    much it was; its end is told by [`end`](Self::end).
 /// 2. [`read`](Self::read) returns plaintext. [`write`](Self::write) takes some.
 /// 3. After each of them [`output`](Self::output) holds what the transport has to send, also after an error;
 ///    [`sent`](Self::sent) says how much was.
@@ -152,8 +152,9 @@ impl Records {
     ///
     /// # Errors
     ///
-    /// If the client has broken TLS or given up, or the transport has ended before a close_notify. Each further
-    /// call returns the same error. An alert for the client may stand in the [`output`](Self::output).
+    /// If the client has broken TLS or given up, or the transport has ended before a close_notify. Each
+    /// further call returns the same error. An alert for the client may stand in the
+    /// [`output`](Self::output).
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<Read, Error> {
         let plaintext = match self.peek()? {
             Peek::Plaintext(plaintext) => plaintext,
@@ -230,8 +231,8 @@ impl Records {
         Ok(written)
     }
 
-    /// Sends what the client was promised: a KeyUpdate that it has asked for. Otherwise that comes before the next
-    /// data.
+    /// Sends what the client was promised: a KeyUpdate that it has asked for. Otherwise that comes before the
+    /// next data.
     pub fn answer(&mut self) {
         if self.owes_key_update && !self.closed {
             self.owes_key_update = false;
@@ -247,8 +248,8 @@ impl Records {
         }
     }
 
-    /// Goes on with a new key, and asks the client for the same. `false` if that is not possible: TLS 1.2 has no
-    /// such message, and nothing follows the end.
+    /// Goes on with a new key, and asks the client for the same. `false` if that is not possible: TLS 1.2 has
+    /// no such message, and nothing follows the end.
     pub fn update_keys(&mut self) -> bool {
         let possible = self.suite.version == Version::Tls13 && !self.closed;
         if possible {

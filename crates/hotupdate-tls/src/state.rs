@@ -37,9 +37,9 @@ pub(crate) fn fits(negotiated: &Negotiated, plaintext: usize, ciphertext: usize)
 
 /// A connection that no process serves.
 ///
-/// **A process that holds it is the server of that connection**: it can read all that follows, and speak in the
-/// server's name, until the connection ends. What was said before the last change of keys stays hidden in TLS 1.3. The
-/// private key of the certificate is not in it, nor a way to another connection.
+/// **A process that holds it is the server of that connection**: it can read all that follows, and speak in
+/// the server's name, until the connection ends. What was said before the last change of keys stays hidden in
+/// TLS 1.3. The private key of the certificate is not in it, nor a way to another connection.
 ///
 /// Not `Clone` on purpose: each record has a number, and two records with one number under one key reveal
 /// both, and the way to forge more. Its bytes may stand in several places, as they do during a migration, but
@@ -84,8 +84,8 @@ impl State {
         &self.negotiated
     }
 
-    /// The state for another process. It is as secret as the keys in it: send it over nothing but a socket to a
-    /// process of the same user, and wipe every copy.
+    /// The state for another process. It is as secret as the keys in it: send it over nothing but a socket to
+    /// a process of the same user, and wipe every copy.
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let Self {
             suite,

@@ -25,12 +25,13 @@ use transport::Transport;
 
 /// A connection of a client, as [`Acceptor::accept`] yields it, or as it arrived from another process.
 ///
-/// It begins in rustls. After [`into_state`](Self::into_state) and [`from_state`](Self::from_state), in whichever
-/// process, it goes on in this crate's [`Records`]. The client sees no difference, nor does the application.
+/// It begins in rustls. After [`into_state`](Self::into_state) and [`from_state`](Self::from_state), in
+/// whichever process, it goes on in this crate's [`Records`]. The client sees no difference, nor does the
+/// application.
 ///
 /// Reading at the end returns 0 bytes if the client has said close_notify, and
-/// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if it has not: what it said may be cut off. Shutting down says
-/// close_notify; the client may go on sending after it.
+/// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if it has not: what it said may be cut off. Shutting down
+/// says close_notify; the client may go on sending after it.
 #[derive(Debug)]
 pub struct TlsStream<IO> {
     transport: Transport<IO>,
@@ -142,8 +143,9 @@ impl<IO> TlsStream<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
-    /// Whether the client has said something that was not read: ready with `true` then, and with `false` when it
-    /// has closed its side. Nothing else is speech, though it arrives: an alert, a KeyUpdate, half a record.
+    /// Whether the client has said something that was not read: ready with `true` then, and with `false` when
+    /// it has closed its side. Nothing else is speech, though it arrives: an alert, a KeyUpdate, half a
+    /// record.
     ///
     /// A look at the socket cannot say this, for what was decrypted is no more in it.
     ///

@@ -17,8 +17,8 @@ use crate::suite::{NONCE, TAG};
 /// (2^31 under one key).
 const KEY_LIFETIME: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// What is inside a ticket is rustls's own form, which its next version may change: a ticket of another version is
-/// not ours, and its client shakes hands in full.
+/// What is inside a ticket is rustls's own form, which its next version may change: a ticket of another
+/// version is not ours, and its client shakes hands in full.
 const RUSTLS: [u8; 4] = *b"0.23";
 
 /// The first byte of the keys' form.
@@ -28,12 +28,12 @@ const ID: usize = 12;
 const NAME: usize = RUSTLS.len() + ID;
 const SECRET: usize = 32;
 
-/// Keys for session tickets (RFC 8446, section 4.6.1, and RFC 5077) that pass from process to process, so that
-/// clients that come back resume their sessions at the next version: rustls's own ticketers keep their keys to
-/// themselves, and after an update each client shakes hands in full.
+/// Keys for session tickets (RFC 8446, section 4.6.1, and RFC 5077) that pass from process to process, so
+/// that clients that come back resume their sessions at the next version: rustls's own ticketers keep their
+/// keys to themselves, and after an update each client shakes hands in full.
 ///
-/// Give the same keys to every `ServerConfig` of a process, and their bytes to the next process as state of the
-/// application:
+/// Give the same keys to every `ServerConfig` of a process, and their bytes to the next process as state of
+/// the application:
 ///
 /// ```
 /// use std::sync::Arc;
@@ -68,13 +68,13 @@ const SECRET: usize = 32;
 /// # }
 /// ```
 ///
-/// Three keys travel: the one before, the present one, and the one to come. Each process understands tickets of
-/// all three. So a process that is replaced, and serves again because its successor fails, understands the
+/// Three keys travel: the one before, the present one, and the one to come. Each process understands tickets
+/// of all three. So a process that is replaced, and serves again because its successor fails, understands the
 /// tickets of that successor, too, even if it has rotated in the meantime.
 ///
-/// **A process that holds the keys** can open all tickets that were made with them. That makes it the server for
-/// clients that come back, and it can read what is said over TLS 1.2 in the sessions of these tickets, and early data
-/// of TLS 1.3. A key makes tickets for six hours, and is understood for six more.
+/// **A process that holds the keys** can open all tickets that were made with them. That makes it the server
+/// for clients that come back, and it can read what is said over TLS 1.2 in the sessions of these tickets,
+/// and early data of TLS 1.3. A key makes tickets for six hours, and is understood for six more.
 pub struct Tickets {
     keys: RwLock<Keys>,
 }
@@ -164,8 +164,9 @@ impl Tickets {
         self.read().since + KEY_LIFETIME
     }
 
-    /// Goes on with the next key if it is time, and says whether it was. The process that serves calls this, and no
-    /// other: after a rotation in each of two processes they would not understand each other's tickets.
+    /// Goes on with the next key if it is time, and says whether it was. The process that serves calls this,
+    /// and no other: after a rotation in each of two processes they would not understand each other's
+    /// tickets.
     ///
     /// Without random numbers it stays with its keys.
     pub fn rotate_if_due(&self, now: SystemTime) -> bool {

@@ -209,9 +209,10 @@ impl Builder {
     /// open file. Let the service log to the journal or a pipe, use `copytruncate`, or choose another signal
     /// here.
     ///
-    /// **In a unit of systemd with `Type=notify`** the program runs once more in between, up to `join`, and ends
-    /// when the new version serves: so that systemd is the parent of that one, hears of its end at once, and
-    /// waits for it at a stop. Elsewhere the new process stays a child of this one as long as this one lives.
+    /// **In a unit of systemd with `Type=notify`** the program runs once more in between, up to `join`, and
+    /// ends when the new version serves: so that systemd is the parent of that one, hears of its end at once,
+    /// and waits for it at a stop. Elsewhere the new process stays a child of this one as long as this one
+    /// lives.
     pub fn successor_signal(mut self, signal: SignalKind) -> Self {
         self.settings.successor_signal = Some(signal);
         self

@@ -168,8 +168,8 @@ impl Driver {
         }
     }
 
-    /// Returns when nothing of the service is left in this process but its links, whether it has served, and what
-    /// the application may still do.
+    /// Returns when nothing of the service is left in this process but its links, whether it has served, and
+    /// what the application may still do.
     async fn live(mut self) -> (Links, Signals, bool, Tasks) {
         while !self.is_over() {
             let wake = self.wait().await;

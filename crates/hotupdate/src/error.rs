@@ -107,7 +107,8 @@ impl Error {
         Self::new(ErrorKind::ApiMisuse, doing, what)
     }
 
-    pub(crate) fn fault(doing: impl Into<String>, fault: &Fault) -> Self {
+    /// A handoff has failed, from the process `incumbent` if it is known.
+    pub(crate) fn fault(doing: impl Into<String>, fault: &Fault, incumbent: Option<String>) -> Self {
         let kind = match fault {
             Fault::PeerMisbehaved(_) => ErrorKind::PeerMisbehaved,
             Fault::PeerIncompatible(_) => ErrorKind::PeerIncompatible,
@@ -118,7 +119,13 @@ impl Error {
             // What the other side says in its own words.
             _ => ErrorKind::Refused,
         };
-        Self::new(kind, doing, fault.to_string())
+        match incumbent {
+            // It does not serve on, and in its own words it would be "this process".
+            Some(process) if fault.peer_is_stopping() => {
+                Self::new(kind, doing, format!("{process} is stopping"))
+            }
+            serves => Self::new(kind, doing, fault.to_string()).while_served_by(serves),
+        }
     }
 
     /// The process that serves in spite of the error, if one is known.
@@ -187,5 +194,17 @@ mod tests {
         let said = errors.map(ToString::to_string).collect::<Vec<_>>().join(": ");
         assert_eq!(said, "binding the listener http: Too many open files (os error 24)");
         assert_eq!(error.io_error().and_then(io::Error::raw_os_error), Some(24));
+    }
+
+    #[test]
+    fn an_incumbent_that_is_stopping_is_not_said_to_serve_on() {
+        let incumbent = || Some("process 7".to_owned());
+        let failed = |why: String| Error::fault("succeeding", &Fault::PeerFailed(why), incumbent());
+        let stops = failed(Fault::Stopping.to_string());
+        assert_eq!(stops.to_string(), "succeeding: process 7 is stopping");
+        assert_eq!(stops.served_by(), None);
+        let fails = failed("no room".to_owned());
+        assert_eq!(fails.to_string(), "succeeding: the other side gave up: no room; process 7 serves on");
+        assert_eq!(fails.served_by(), Some("process 7"));
     }
 }

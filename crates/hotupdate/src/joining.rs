@@ -122,7 +122,8 @@ async fn find(settings: &Settings, local: &Local) -> Result<Place> {
                 sleep_until(deadline.min(Instant::now() + wait)).await;
             }
             Tried::BackOff(_, refusal) => {
-                return Err(Error::fault(doing(&settings.path), &Fault::PeerFailed(refusal.to_string())));
+                let fault = Fault::PeerFailed(refusal.to_string());
+                return Err(Error::fault(doing(&settings.path), &fault, None));
             }
         }
     }
@@ -239,14 +240,13 @@ async fn try_join(settings: &Settings, local: &Local, stream: UnixStream, file: 
                 Effect::Send(message) => say(&stream, &message, write).await,
                 Effect::Complete(joined) => {
                     let inventory = arrived.complete().map_err(|what| {
-                        let fault = Fault::PeerMisbehaved(what);
-                        Error::fault(doing(&settings.path), &fault).while_served_by(serves_on)
+                        Error::fault(doing(&settings.path), &Fault::PeerMisbehaved(what), serves_on)
                     })?;
                     return Ok(Tried::Complete(Box::new(Complete { machine, joined, receiver, inventory })));
                 }
                 Effect::StartOver => return Ok(Tried::Again),
                 Effect::Fail(fault) => {
-                    return Err(Error::fault(doing(&settings.path), &fault).while_served_by(serves_on));
+                    return Err(Error::fault(doing(&settings.path), &fault, serves_on));
                 }
                 Effect::Close | Effect::Open(_) | Effect::Serve(_) | Effect::Rebound(_) => {}
                 Effect::SendTo(..) | Effect::Read(_) => {}

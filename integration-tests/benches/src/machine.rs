@@ -8,7 +8,7 @@ use std::time::Duration;
 /// More than this share of the processors is not nothing.
 pub(crate) const MUCH: f64 = 0.05;
 
-/// How long this program does nothing itself, to see what others do.
+/// How long this program does nothing itself, to see what other processes do.
 const LOOK: Duration = Duration::from_millis(150);
 
 /// The processor time of the whole machine since it was started, in ticks: proc_stat(5).

@@ -52,8 +52,8 @@ pub(crate) struct Round {
     /// this project alone.
     gap_us: Option<f64>,
     moved: Option<f64>,
-    /// Of connections in use that have moved, the first answer afterwards: what a request waits at most because its
-    /// connection is on its way.
+    /// Of connections in use that have moved, the first answer afterwards: what a request waits at most
+    /// because its connection is on its way.
     first: Option<First>,
     host: Host,
 }

@@ -32,7 +32,8 @@ pub(crate) async fn serve(folder: &Path, say: impl FnOnce(Addresses)) -> anyhow:
         .route("/", get(|| async { "hello" }))
         .route("/json", post(|Json(body): Json<Vec<String>>| async move { Json(body) }))
         .route("/part", get(|| async { end_of_a_part() }));
-    // In a process that has never had a second thread glibc leaves things out, and one may come at any moment.
+    // In a process that has never had a second thread glibc leaves things out, and one may come at any
+    // moment.
     tokio::task::spawn_blocking(|| ()).await?;
     let mut hot = hotupdate::join(folder.join("control.sock")).await?;
     let http = hot.tcp("http", "127.0.0.1:0").await?;

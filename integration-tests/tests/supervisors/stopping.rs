@@ -117,8 +117,8 @@ fn a_request_in_either_version_is_answered() {
     }
 }
 
-/// Updates, and then a request in flight in the version that is left. systemd waits for the end of a main process
-/// if that is its own child, and else kills it.
+/// Updates, and then a request in flight in the version that is left. systemd waits for the end of a main
+/// process if that is its own child, and else kills it.
 fn a_stop_after_updates(probation: &str, options: &str, update: &[&str]) {
     const GENERATIONS: usize = 3;
     let sandbox = Sandbox::new();

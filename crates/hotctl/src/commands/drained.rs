@@ -13,7 +13,8 @@ use crate::progress::Progress;
 use crate::status_stream::StatusStream;
 use crate::text;
 
-/// A process that has drained exits within this time or says what it still does, unless it stays for its supervisor.
+/// A process that has drained exits within this time or says what it still does, unless it stays for its
+/// supervisor.
 const EXITS: Duration = Duration::from_secs(1);
 
 pub(crate) fn wait(

@@ -37,7 +37,8 @@ impl Acceptor {
         self
     }
 
-    /// The exporter's secret migrates, too, so that keying material can be exported after a migration (TLS 1.3).
+    /// The exporter's secret migrates, too, so that keying material can be exported after a migration (TLS
+    /// 1.3).
     #[must_use]
     pub fn keep_exporter(mut self, keep: bool) -> Self {
         self.keep_exporter = keep;

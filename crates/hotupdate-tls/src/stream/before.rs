@@ -1,5 +1,5 @@
-//! A connection before its first migration: rustls, which is given whole records alone, and what it has to say
-//! when it is taken apart.
+//! A connection before its first migration: rustls, which is given whole records alone, and what it has to
+//! say when it is taken apart.
 
 use std::fmt;
 use std::io::{self, BufRead as _, Write as _};
@@ -145,8 +145,8 @@ impl Before {
         self.connection.process_new_packets().map_or(0, |state| state.tls_bytes_to_write())
     }
 
-    /// How much of the input rustls gets next: a record, or whatever there is if that cannot become one, for then
-    /// rustls says so.
+    /// How much of the input rustls gets next: a record, or whatever there is if that cannot become one, for
+    /// then rustls says so.
     fn next_length(&self) -> Option<usize> {
         let header = self.input.header()?;
         let possible =
@@ -154,7 +154,8 @@ impl Before {
         if possible { self.input.record().map(<[u8]>::len) } else { Some(self.input.ciphertext().len()) }
     }
 
-    /// A KeyUpdate that answers the client's waits in rustls for the next write, even if that is an empty one.
+    /// A KeyUpdate that answers the client's waits in rustls for the next write, even if that is an empty
+    /// one.
     pub(super) fn answer(&mut self) {
         if std::mem::take(&mut self.may_owe_answer) {
             // It fails if the connection has failed, and then nothing is to be answered.
@@ -245,8 +246,8 @@ impl fmt::Debug for Before {
 
 /// The records since the last one of which something was seen, as they arrived.
 ///
-/// They may hold the beginning of a handshake message, which waits in rustls and would be lost: the record layer
-/// decrypts them again.
+/// They may hold the beginning of a handshake message, which waits in rustls and would be lost: the record
+/// layer decrypts them again.
 #[derive(Default)]
 struct Silent {
     bytes: Vec<u8>,

@@ -1,4 +1,5 @@
-//! Clients that exist: each sees one connection, which leaves the server's process state by state between its requests.
+//! Clients that exist: each sees one connection, which leaves the server's process state by state between its
+//! requests.
 //!
 //! One process stands for all: a connection goes through its bytes after each response.
 

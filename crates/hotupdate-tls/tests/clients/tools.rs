@@ -10,8 +10,8 @@ use crate::server::Server;
 /// How long a program may take for one step.
 const STEP: Duration = Duration::from_secs(60);
 
-/// Whether the program is there. If not, the calling test is skipped: it has to return, and the list has it that
-/// `make test` shows.
+/// Whether the program is there. If not, the calling test is skipped: it has to return, and the list has it
+/// that `make test` shows.
 #[allow(clippy::print_stdout, reason = "a test that is skipped says so, with and without a list")]
 pub(crate) fn exists(tool: &str) -> bool {
     let version = if tool == "openssl" { "version" } else { "--version" };

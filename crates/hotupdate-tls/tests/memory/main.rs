@@ -1,5 +1,5 @@
-//! What is left of secrets in the memory of the process when nothing needs them any more: nothing, except what lies on
-//! stacks, where the compiler puts what it likes.
+//! What is left of secrets in the memory of the process when nothing needs them any more: nothing, except
+//! what lies on stacks, where the compiler puts what it likes.
 //!
 //! This program has one test, for whatever another one does would be in this memory, too.
 
@@ -74,7 +74,8 @@ fn state(client: &Masked, server: &Masked, exporter: &Masked) -> Zeroizing<Vec<u
     bytes
 }
 
-/// Where the heap and what was mapped lie; without the stacks of these addresses, and that of the first thread.
+/// Where the heap and what was mapped lie; without the stacks of these addresses, and that of the first
+/// thread.
 fn mappings(stacks: [usize; 2]) -> Vec<Range<usize>> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let writable = maps.lines().filter(|line| line.contains(" rw-p ") && !line.contains("[stack]"));

@@ -1,5 +1,5 @@
-//! A stream of bytes from a client that is cut anywhere, with a migration there: what the server hears, says and
-//! does is what it would do without one.
+//! A stream of bytes from a client that is cut anywhere, with a migration there: what the server hears, says
+//! and does is what it would do without one.
 
 use hotupdate_tls::MigrationBlock;
 use rustls::CipherSuite::{

@@ -101,8 +101,8 @@ fn keys_that_have_changed_more_often_than_is_looked_for_stay() {
     server.says(b"pong");
 }
 
-/// What rustls does not document, and what a migration out of it rests on. If this fails with a newer rustls, the
-/// flush before an extraction may not be needed any more, or may not help any more.
+/// What rustls does not document, and what a migration out of it rests on. If this fails with a newer rustls,
+/// the flush before an extraction may not be needed any more, or may not help any more.
 #[test]
 fn rustls_loses_its_answer_to_a_key_update_at_an_extraction_unless_it_is_written_before() {
     for written in [true, false] {

@@ -1,4 +1,5 @@
-//! What client and server have agreed on is the same after a migration, and so is what can be derived from it.
+//! What client and server have agreed on is the same after a migration, and so is what can be derived from
+//! it.
 
 use std::io;
 

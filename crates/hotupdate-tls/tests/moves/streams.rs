@@ -219,7 +219,8 @@ fn no_number_comes_twice_whatever_becomes_of_a_migration() {
         let pipe = server.pipe.clone();
         for round in 0..10 {
             server.says(&pattern(round * 10));
-            // Taken apart and refused: the process goes on with its own state, and the other one forgets its copy.
+            // Taken apart and refused: the process goes on with its own state, and the other one forgets its
+            // copy.
             let (io, state) = server.into_stream().into_state().unwrap();
             let copy = State::from_bytes(&state.to_bytes()).unwrap();
             drop(copy);

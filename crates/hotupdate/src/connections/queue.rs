@@ -2,9 +2,10 @@
 //!
 //! Every change (a drain begins, the process that serves accepts another kind, or nothing for now) is told to
 //! all connections, and each of them has something to do then. If all were told at once, requests would wait
-//! behind them, here and in the process that serves. So they are called in portions, which those that wait for
-//! a slot belong to; the next one is called when the last one is gone, after a gap as long as that took.
-//! Without clients that are served meanwhile there is no gap, and the portions are larger.
+//! behind them, here and in the process that serves. So they are called in portions, which those that wait
+//! for a slot belong to; the next one is called when the last one is gone, after a gap as long as that took.
+//! Without clients that are served meanwhile, and after two seconds, there is no gap, and the portions are
+//! larger.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -18,8 +19,8 @@ use tokio::time::{Instant, sleep_until};
 use super::record::{Record, Status};
 use super::table::{Connections, Table};
 
-/// Connections that are called at a time. To wake them, to send them and to have them arrive keeps a processor
-/// of each side busy for a quarter of a millisecond, which is what a request may have to wait for.
+/// Connections that are called at a time. To wake them, to send them and to have them arrive keeps a
+/// processor of each side busy for a quarter of a millisecond, which is what a request may have to wait for.
 const PORTION: usize = 16;
 
 /// The same when no client is being served.
@@ -248,7 +249,7 @@ impl Table {
         }
     }
 
-    /// Whether clients are served who come before connections that migrate.
+    /// Whether clients are being served, which come before connections that migrate.
     fn is_gentle(&self) -> bool {
         self.is_busy(BUSY_FOR) && self.queue.lock().since.elapsed() < GENTLE_FOR
     }
@@ -439,8 +440,8 @@ impl Inner {
         if active { &mut self.active } else { &mut self.idle }
     }
 
-    /// Whether a connection that comes last gets a slot at once. Active connections go when the idle ones have
-    /// gone.
+    /// Whether a connection that comes last gets a slot at once. Active connections go when the idle ones
+    /// have gone.
     fn has_room(&self, active: bool) -> bool {
         let is_first = self.idle.is_empty() && (!active || self.active.is_empty() && self.untold.is_empty());
         is_first && !self.suspended && self.free > 0
@@ -770,7 +771,8 @@ mod tests {
         assert_eq!(woken(&tasks), 2 * LARGE_PORTION);
     }
 
-    /// An upgraded connection, or one of another protocol, has a task that was never registered, or has ended.
+    /// An upgraded connection, or one of another protocol, has a task that was never registered, or has
+    /// ended.
     #[tokio::test(start_paused = true)]
     async fn what_has_no_task_is_not_waited_for() {
         let (fixture, tasks) = paced(2);

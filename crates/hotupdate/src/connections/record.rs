@@ -273,7 +273,8 @@ impl Record {
         self.refused.load(SeqCst) == self.table.changes()
     }
 
-    /// Whether the process that serves accepts this connection as one of this kind, and nothing has stopped it.
+    /// Whether the process that serves accepts this connection as one of this kind, and nothing has stopped
+    /// it.
     pub(super) fn can_migrate(&self, kind: &str) -> bool {
         self.can_migrate_if(|accepted| accepted == kind)
     }

@@ -1,5 +1,5 @@
-//! Connections that are idle hold nothing that only messages need: their tasks are told so, and not by a timer
-//! for each of them, but by one that looks at all of them.
+//! Connections that are idle hold nothing that only messages need: their tasks are told so, and not by a
+//! timer for each of them, but by one that looks at all of them.
 //!
 //! Deliberately absent: what a task holds. The code that speaks a protocol knows it.
 
@@ -13,8 +13,8 @@ use super::activity::ConnectionActivity;
 use super::record::{Record, Status};
 use super::table::Connections;
 
-/// A client that is silent for so long is not about to ask again. To make a connection ready for messages once
-/// more costs as much as a tenth of a small request.
+/// A client that is silent for so long is not about to ask again. To make a connection ready for messages
+/// once more costs as much as a tenth of a small request.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// Tasks that are woken at a time, so that requests do not wait behind them.
@@ -42,8 +42,8 @@ impl ConnectionActivity {
 
 #[doc(hidden)]
 impl Connections {
-    /// Tells the tasks of idle connections of this listener to give back what they hold. Ends when none of them
-    /// holds anything.
+    /// Tells the tasks of idle connections of this listener to give back what they hold. Ends when none of
+    /// them holds anything.
     pub async fn let_rest(&self, listener: &str) {
         loop {
             sleep(IDLE_AFTER).await;

@@ -442,7 +442,8 @@ impl Session {
 /// The longest text about a successor, in bytes: it stands in every status, which has to fit into a message.
 const MAX_TEXT: usize = 1024;
 
-/// The longest reason for the end of an attempt, in characters: it stands in a line of the log and of a status.
+/// The longest reason for the end of an attempt, in characters: it stands in a line of the log and of a
+/// status.
 const MAX_WHY: usize = 200;
 
 fn attempt_of(parameters: Map<String, Value>) -> Result<String, String> {

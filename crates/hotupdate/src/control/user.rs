@@ -135,8 +135,8 @@ pub(super) fn denied(file: &Path, error: &dyn Display, remedy: &str) -> String {
     format!("{error}: {whose}this process runs as uid {us}; {remedy}")
 }
 
-/// How far this process comes on its way to a file, from the root: the file itself, or the directory that it may
-/// not enter.
+/// How far this process comes on its way to a file, from the root: the file itself, or the directory that it
+/// may not enter.
 fn way_to(file: &Path) -> Option<(&Path, fs::Metadata)> {
     let mut parts: Vec<_> = file.ancestors().filter(|part| !part.as_os_str().is_empty()).collect();
     parts.reverse();

@@ -192,8 +192,8 @@ impl Links {
     }
 
     /// What still comes means nothing any more, and is read all the same: it may come for as long as the
-    /// application goes on. A process that got this link before it heard that this one has drained asks whether
-    /// anything migrates, and would wait for the answer.
+    /// application goes on. A process that got this link before it heard that this one has drained asks
+    /// whether anything migrates, and would wait for the answer.
     pub(super) async fn hear_nothing_more(mut self) {
         loop {
             if let (_, Heard::Message(Message::Quiesce, _)) = self.next().await {

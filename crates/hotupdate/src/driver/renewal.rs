@@ -195,7 +195,8 @@ impl Driver {
         let Some(Expected { pid, .. }) = self.renewal.give_up(&attempt) else { return };
         let lease = self.settings.timing.lease;
         tracing::error!(pid, ?lease, "the successor has not joined and is killed; this process serves on");
-        // It cannot be another process: none has waited for this one. It leads a session, or has not come so far.
+        // It cannot be another process: none has waited for this one. It leads a session, or has not come so
+        // far.
         if let Some(leader) = as_pid(pid)
             && kill_process_group(leader, Signal::KILL).is_err()
         {

@@ -109,9 +109,8 @@ impl Driver {
         // The incumbent is told why before the link closes.
         let _ = tokio::time::timeout(self.settings.timing.write, self.links.flushed()).await;
         self.links.peer_is_gone();
-        let error =
-            Error::fault(format!("succeeding the process at {}", self.settings.path.display()), fault);
-        let error = error.while_served_by(serves_on);
+        let doing = format!("succeeding the process at {}", self.settings.path.display());
+        let error = Error::fault(doing, fault, serves_on);
         tracing::error!(%error, "this process does not serve");
         self.machine.role = Role::Failed;
         self.application.fail(error);

@@ -191,8 +191,8 @@ impl Supervisor {
         })
     }
 
-    /// The listeners have changed, or it is known only now that the manager listens. In this order: a name may
-    /// be in use again for another socket.
+    /// The listeners have changed, or it is known only now that the manager listens. In this order: a name
+    /// may be in use again for another socket.
     pub(super) fn keep(&self, listeners: &mut Listeners) {
         let Some(manager) = self.manager.as_ref().filter(|_| self.machine.circumstances().is_main) else {
             return;
@@ -430,8 +430,8 @@ impl Driver {
         }
     }
 
-    /// Tells the manager which process is the main one, after every process that may have said something else,
-    /// and asks for its answer.
+    /// Tells the manager which process is the main one, after every process that may have said something
+    /// else, and asks for its answer.
     fn name_main(&mut self, pid: u32) {
         let Some(manager) = &self.supervisor.manager else { return };
         manager.main_is(pid);

@@ -2,9 +2,9 @@
 //! to the journal, or nowhere.
 //!
 //! The operator's shell waits for the end of that pipe, and a process that wrote into it when its reader has
-//! gone would be killed by SIGPIPE. A terminal that has closed, and any other pipe without a reader, fail every
-//! write from then on, so that `println!` and most loggers panic: they are left when that happens. Deliberately
-//! absent: files, which stay.
+//! gone would be killed by SIGPIPE. A terminal that has closed, and any other pipe without a reader, fail
+//! every write from then on, so that `println!` and most loggers panic: they are left when that happens.
+//! Deliberately absent: files, which stay.
 
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write as _, stderr, stdout};
@@ -57,8 +57,8 @@ impl Output {
     }
 }
 
-/// From here on, for as long as the runtime lives: standard output and standard error go elsewhere as soon as what
-/// they lead to is gone.
+/// From here on, for as long as the runtime lives: standard output and standard error go elsewhere as soon as
+/// what they lead to is gone.
 pub(crate) fn leave_what_is_gone() {
     tokio::spawn(leave_when_gone(stdout(), "standard output", |to| dup2_stdout(to)));
     tokio::spawn(leave_when_gone(stderr(), "standard error", |to| dup2_stderr(to)));

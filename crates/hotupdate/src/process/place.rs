@@ -36,7 +36,8 @@ pub(crate) fn is_first() -> bool {
     std::process::id() == 1
 }
 
-/// The process that has started this one, until it ends. Process 1 never does, and adopts what others leave.
+/// The process that has started this one, until it ends. Process 1 never does, and adopts what other
+/// processes leave.
 pub(crate) fn parent() -> Option<Watched> {
     let parent = getppid().filter(|parent| !parent.is_init())?;
     let watched = Watched::open(parent);

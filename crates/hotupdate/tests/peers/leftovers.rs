@@ -4,8 +4,8 @@
 
 use crate::common::{self, Folder, alone, ask, descriptors, eventually, nothing_leaked, replace_by};
 
-/// The threads of the runtime, by their name. Those of tests come and go: the next one waits until this one has
-/// ended.
+/// The threads of the runtime, by their name. Those of tests come and go: the next one waits until this one
+/// has ended.
 fn threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let name =
@@ -13,8 +13,8 @@ fn threads() -> usize {
     tasks.filter(|task| task.as_ref().is_ok_and(|task| name(task).starts_with("tokio-"))).count()
 }
 
-/// How many descriptors there are when what has just ended is gone: the fewest of many looks. A connection that was
-/// closed, and both ends of a link, go one after the other.
+/// How many descriptors there are when what has just ended is gone: the fewest of many looks. A connection
+/// that was closed, and both ends of a link, go one after the other.
 async fn descriptors_at_rest() -> usize {
     let mut looks = Vec::new();
     eventually("fifty looks", async || {

@@ -239,8 +239,8 @@ async fn one_that_warms_up_does_not_start_another() {
     assert!(!stage.log().contains("started a successor"), "{}", stage.log());
 }
 
-/// The process that adopts orphans, which is systemd in a unit, is the parent of the new version as soon as that
-/// serves, and learns at once how it ended.
+/// The process that adopts orphans, which is systemd in a unit, is the parent of the new version as soon as
+/// that serves, and learns at once how it ended.
 #[tokio::test]
 async fn the_manager_is_the_parent_of_the_new_version() {
     let stage = Stage::new();

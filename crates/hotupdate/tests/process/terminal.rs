@@ -101,8 +101,8 @@ async fn an_operator_asks_at_a_terminal_that_stays() {
     assert_eq!(who(third.address).await, third.pid);
 }
 
-/// As `ssh` leaves it: the terminal in which the service writes goes, and there is no signal, since it is that of
-/// another session. Every line that is logged then is written nowhere, and none is a panic.
+/// As `ssh` leaves it: the terminal in which the service writes goes, and there is no signal, since it is
+/// that of another session. Every line that is logged then is written nowhere, and none is a panic.
 #[tokio::test]
 async fn that_in_which_the_service_writes() {
     let stage = Stage::new();

@@ -41,7 +41,8 @@ fn has_what_it_had(service: &Service<'_>, before: usize) {
 fn the_incumbent_has_none_left() {
     let sandbox = Sandbox::new();
     let (service, serving) = incumbent(&sandbox);
-    // An operator's call that ends after the client has come would leave a lower number free, and that is the limit.
+    // An operator's call that ends after the client has come would leave a lower number free, and that is the
+    // limit.
     quiet(&service);
     let mut client = Steady::connect(serving.http).unwrap();
     assert_eq!(client.who().unwrap(), service.pid());
@@ -222,7 +223,8 @@ fn the_successor_has_few_left_for_many_connections() {
 fn the_successor_has_too_few_for_a_handoff() {
     let sandbox = Sandbox::new();
     let (service, serving) = incumbent(&sandbox);
-    // An operator's call that ends after the client has come would leave a lower number free, and that is the limit.
+    // An operator's call that ends after the client has come would leave a lower number free, and that is the
+    // limit.
     quiet(&service);
     let mut client = Steady::connect(serving.http).unwrap();
     assert_eq!(client.who().unwrap(), service.pid());

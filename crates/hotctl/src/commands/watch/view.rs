@@ -186,7 +186,8 @@ fn last_lines(model: &Model) -> Vec<(String, bool)> {
     let Status { serving, last_handoff, last_failure, history, warnings, .. } = &model.status;
     let handoff = last_handoff.as_ref().map(|handoff| (how_it_went(handoff, serving), false));
     let failure = last_failure.as_ref().map(|failure| (why_it_failed(failure), true));
-    // The last failure has its own line. Events that hotctl has seen itself stand below, and this one may be older.
+    // The last failure has its own line. Events that hotctl has seen itself stand below, and this one may be
+    // older.
     let event = history.first().filter(|event| event.kind != "failed" || failure.is_none());
     let event =
         event.map(|event| (format!("last event: {} ago: {}", text::age(event.ago_ms), event.text), true));

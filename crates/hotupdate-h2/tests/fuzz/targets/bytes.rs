@@ -1,5 +1,6 @@
-//! Any bytes of a client, with a move wherever it is asked for, end in an answer of hyper or of the client's end: the
-//! layer neither fails nor hangs, and a server that has not moved ends as the one that has.
+//! Any bytes of a client, with a move wherever it is asked for: nothing panics, and no task is busy for ever.
+//! A connection that only waits is ended after a minute of virtual time, and what its server answers is not
+//! looked at: `tests/moves/cuts.rs` does that for requests that are valid.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};

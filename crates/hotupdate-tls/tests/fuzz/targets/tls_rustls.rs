@@ -1,5 +1,5 @@
-//! Any records that rustls and the record layer deal with alike, in any pieces: a connection that migrates out of
-//! rustls, and on from there, does what one does that stays in rustls.
+//! Any records that rustls and the record layer deal with alike, in any pieces: a connection that migrates
+//! out of rustls, and on from there, does what one does that stays in rustls.
 
 use rustls::CipherSuite::{TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS13_AES_128_GCM_SHA256};
 
@@ -23,8 +23,8 @@ pub(crate) fn check(bytes: &[u8]) {
 }
 
 /// Where rustls leaves without a word, because a client makes too much work, interrupts itself or announces a
-/// message that is too long, the record layer says unexpected_message or decode_error; and before it the answer that
-/// the client was promised, as before any word.
+/// message that is too long, the record layer says unexpected_message or decode_error; and before it the
+/// answer that the client was promised, as before any word.
 fn only_we_say(moved: &Outcome, unmoved: &Outcome) -> Vec<Record> {
     let more = moved.said.get(unmoved.said.len()..).unwrap_or_default();
     let reasons = [10, 50].map(|alert| (ALERT, vec![2, alert]));
