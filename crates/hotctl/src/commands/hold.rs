@@ -28,9 +28,9 @@ use signal_hook::iterator::Signals;
 use socket2::Socket;
 
 use self::follow::Serving;
-use super::owner::{Last, Owner};
 use self::processes::is_running;
 use self::restart_backoff::RestartBackoff;
+use super::owner::{Last, Owner};
 use super::successor;
 use crate::cli::Hold;
 use crate::client::{check_kind, unreachable_socket};
