@@ -101,7 +101,7 @@ fn an_attempt_in_a_service_that_another_operator_stops() {
     let line = outcome.error_line();
     assert!(!line.contains("still serving"), "{line}");
     assert!(matches!(outcome.code(), 3 | 4), "{line}");
-    assert!(!service.is_alive(), "it has stopped");
+    eventually("the service has ended", SOON, || (!service.is_alive()).then_some(()));
     eventually("no process is left", SOON, || sandbox.processes().is_empty().then_some(()));
 }
 
