@@ -4,8 +4,8 @@
 //! held is said on the command line.
 //!
 //! When and how often COMMAND is started again: [`restart_backoff`]; how a crash is noticed: [`super::owner`];
-//! which version serves: [`follow`]; what hold does as process 1 of a container: [`first_process`]; what it tells the
-//! service manager that started it: [`supervisor`].
+//! which version serves: [`follow`]; what hold does as process 1 of a container: [`first_process`]; what it
+//! tells the service manager that started it: [`supervisor`].
 
 mod command;
 mod first_process;
