@@ -77,9 +77,16 @@ const READY_OVERDUE: Duration = Duration::from_secs(10);
 ///
 /// Connections that cannot migrate (the other version does not accept them, or the half head is longer than
 /// [`MAX_STATE`](hotupdate::connections::MAX_STATE)) get `Connection: close` with their next response, and
-/// those that stay silent are closed after a grace, one after the other. HTTP/2 does not migrate, its
-/// connections get GOAWAY. What is left at the deadline is closed and counted as forced. If the drain ends
-/// early, because the next version failed, everything goes on as before.
+/// those that stay silent are closed after a grace, one after the other.
+///
+/// An HTTP/2 connection migrates when no stream is open. New requests wait for those in flight, but not longer
+/// than [`Timing::drain_hold`](hotupdate::Timing::drain_hold); then they are served here, and it is tried
+/// again when those that took too long have ended. A connection gets GOAWAY and finishes its streams if the
+/// other version does not accept it, if a stream is still open when the grace is over, or if what its client
+/// has done does not fit into another server, such as a GOAWAY of its own.
+///
+/// What is left at the deadline is closed and counted as forced. If the drain ends early, because the next
+/// version failed, everything goes on as before.
 pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
     let (arrivals, arrived) = mpsc::unbounded_channel();
     let mut accept = |kind: &str, read: fn(Vec<u8>) -> Option<HttpState>| {
