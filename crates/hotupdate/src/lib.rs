@@ -73,7 +73,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use hotupdate_proto::supervision::AfterDrain;
 #[doc(no_inline)]
 pub use hotupdate_proto::{
-    ConnectionRow, ConnectionState, Generation, ListenerKind, ShortText, Summary, Timing, Totals,
+    ConnectionRow, ConnectionState, Generation, GoAways, ListenerKind, ShortText, Summary, Timing, Totals,
 };
 
 // How it is done: the one task that owns the state, and what it works with.

@@ -8,6 +8,7 @@
 //! |---|---|---|---|
 //! | `hotupdate_connections` | gauge | `generation`, `state` = `idle`, `active`, `upgraded` | connections that are open |
 //! | `hotupdate_connections_total` | counter | `generation`, `event` = `accepted`, `adopted`, `migrated`, `finished`, `closed`, `forced` | what became of connections, see [`Totals`] |
+//! | `hotupdate_goaways_total` | counter | `generation`, `reason` = `not_accepted`, `streams`, `client`, `settings` | connections of HTTP/2 that were told to leave because they could not move, see [`GoAways`](hotupdate_proto::GoAways) |
 //! | `hotupdate_requests_total` | counter | `generation` | requests |
 //! | `hotupdate_handoffs_total` | counter | `generation`, `result` = `served`, `failed`, `rolled_back`, `took_over` | how handoffs ended, counted by the process that serves afterwards |
 //! | `hotupdate_gap_seconds` | histogram | `generation` | the time in which no process accepted, one value a handoff, in seconds |
@@ -50,6 +51,7 @@ mod facade {
 
     const CONNECTIONS: &str = "hotupdate_connections";
     const CONNECTIONS_TOTAL: &str = "hotupdate_connections_total";
+    const GOAWAYS: &str = "hotupdate_goaways_total";
     const REQUESTS: &str = "hotupdate_requests_total";
     const HANDOFFS: &str = "hotupdate_handoffs_total";
     const GAP: &str = "hotupdate_gap_seconds";
@@ -99,6 +101,7 @@ mod facade {
         pub(crate) fn new(generation: Generation) -> Self {
             describe_gauge!(CONNECTIONS, "connections that are open");
             describe_counter!(CONNECTIONS_TOTAL, "what became of connections");
+            describe_counter!(GOAWAYS, "connections of HTTP/2 that were told to leave");
             describe_counter!(REQUESTS, "requests");
             describe_counter!(HANDOFFS, "how handoffs ended");
             describe_histogram!(GAP, metrics::Unit::Seconds, "the time in which no process accepted");
@@ -107,6 +110,10 @@ mod facade {
 
         pub(crate) fn count(&self, event: Event) {
             self.ours.events[event as usize].increment(1);
+        }
+
+        pub(crate) fn goaway(&self, reason: &'static str) {
+            counter!(GOAWAYS, "generation" => self.generation.to_string(), "reason" => reason).increment(1);
         }
 
         pub(crate) fn request(&self) {
@@ -168,6 +175,8 @@ impl Metrics {
     }
 
     pub(crate) fn count(&self, _: Event) {}
+
+    pub(crate) fn goaway(&self, _: &'static str) {}
 
     pub(crate) fn request(&self) {}
 
