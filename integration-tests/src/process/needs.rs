@@ -40,6 +40,9 @@ pub const IP: Need = Need::program("ip", "apt iproute2");
 /// podman(1).
 pub const PODMAN: Need = Need::program("podman", "apt podman");
 
+/// Prometheus, and its tool.
+pub const PROMETHEUS: Need = Need::program("prometheus", "apt prometheus");
+
 /// runc(8), which podman starts.
 pub const RUNC: Need = Need::program("runc", "apt runc");
 
