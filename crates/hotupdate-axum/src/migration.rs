@@ -3,14 +3,10 @@
 //! Deliberately absent: HTTP/2, whose state cannot be taken out of hyper, and which has GOAWAY.
 
 use bytes::{BufMut as _, Bytes};
-use hotupdate::Connection;
-use hotupdate::connections::NotMigrated;
 
+use crate::carrier::{self, Carrier};
 use crate::detect::Protocol;
 use crate::io::Io;
-
-/// The kind of connections of this crate, also of those whose clients have not said yet what they speak.
-pub(crate) const KIND: &str = "http/1.1";
 
 /// The first byte of the state. A version that does not know it leaves the connection where it is.
 const STATE_VERSION: u8 = 1;
@@ -46,6 +42,9 @@ impl Http1State {
         let protocol = match *unread.first_chunk()? {
             [STATE_VERSION, 0] => None,
             [STATE_VERSION, 1] => Some(Protocol::Http1),
+            // Its client has chosen it in the handshake of TLS, and has not said all of its first words.
+            #[cfg(feature = "http2")]
+            [STATE_VERSION, 2] => Some(Protocol::Http2),
             _ => return None,
         };
         Some(Self { protocol, unread: unread.split_off(2) })
@@ -57,16 +56,16 @@ impl Http1State {
 ///
 /// Its task has nothing to wait for and ends: to be woken for that would cost as much as to begin another one
 /// for the few that stay.
-pub(crate) fn migrate(
-    io: Io<Connection>,
+pub(crate) fn migrate<C: Carrier>(
+    io: Io<C>,
     protocol: Option<Protocol>,
-    stays: impl FnOnce(Connection, Http1State) + Send + 'static,
+    stays: impl FnOnce(C, Http1State) + Send + 'static,
 ) {
-    let (connection, unread, _) = io.into_parts();
-    let state = Http1State { protocol, unread };
-    connection.migrate_bytes_or(KIND, state.to_bytes(), move |NotMigrated { connection, why, .. }| {
+    let (carrier, unread, _) = io.into_parts();
+    let (kind, state) = (carrier.layer().http1_kind(), Http1State { protocol, unread });
+    carrier::migrate(carrier, kind, state.to_bytes(), move |carrier, why| {
         tracing::debug!(why, "an HTTP/1 connection stays");
-        stays(connection, state);
+        stays(carrier, state);
     });
 }
 
@@ -76,7 +75,7 @@ mod tests {
 
     #[test]
     fn what_was_said_is_understood() {
-        for protocol in [None, Some(Protocol::Http1)] {
+        for protocol in [None, Some(Protocol::Http1), Some(Protocol::Http2)] {
             for unread in ["", "GET / HT", "\0\u{1}"] {
                 let begun = Http1State { protocol, unread: unread.into() };
                 assert_eq!(Http1State::from_bytes(begun.to_bytes()), Some(begun));
@@ -86,7 +85,7 @@ mod tests {
 
     #[test]
     fn what_another_version_means_is_left_to_it() {
-        for bytes in [&b""[..], b"\x01", b"\x02\x01GET", b"\x01\x02PRI", b"\x01\x03"] {
+        for bytes in [&b""[..], b"\x01", b"\x02\x01GET", b"\x01\x03PRI", b"\x01\x04"] {
             assert_eq!(Http1State::from_bytes(bytes.to_vec()), None);
         }
     }

@@ -17,7 +17,6 @@ use tokio::time::{Instant, Sleep};
 
 use crate::detect::Protocol;
 use crate::idle::{IdleTimeout, Observation, linger};
-use crate::migration::KIND;
 
 /// One connection's view of its process.
 #[derive(Debug)]
@@ -32,7 +31,8 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 struct IdleMonitor {
     activity: ConnectionActivity,
-    migrates: bool,
+    /// As what it may migrate, if it may at all.
+    kind: Option<&'static str>,
     timeout: IdleTimeout,
     /// What the client speaks, once that is known.
     protocol: Option<Protocol>,
@@ -59,8 +59,12 @@ pub(crate) enum Event<T> {
 }
 
 impl Watch {
-    /// `migrates` says whether the connection may migrate at all.
-    pub(crate) fn new(activity: &ConnectionActivity, header_timeout: Duration, migrates: bool) -> Self {
+    /// `kind` says as what the connection may migrate, if it may at all.
+    pub(crate) fn new(
+        activity: &ConnectionActivity,
+        header_timeout: Duration,
+        kind: Option<&'static str>,
+    ) -> Self {
         let changes = activity.changes();
         Self {
             phase: changes.phase(),
@@ -68,7 +72,7 @@ impl Watch {
             slot: activity.migration_slot(),
             monitor: IdleMonitor {
                 activity: activity.clone(),
-                migrates,
+                kind,
                 timeout: IdleTimeout::new(activity.id(), header_timeout),
                 protocol: None,
                 timer: None,
@@ -170,9 +174,8 @@ impl Watch {
 impl IdleMonitor {
     fn can_migrate(&self, phase: Phase) -> bool {
         matches!(phase, Phase::Draining(_))
-            && self.migrates
             && self.protocol != Some(Protocol::Http2)
-            && self.activity.can_migrate(KIND)
+            && self.kind.is_some_and(|kind| self.activity.can_migrate(kind))
     }
 
     /// Right before the connection is polled. A client that pipelines without a pause would otherwise never
@@ -214,7 +217,7 @@ impl IdleMonitor {
 
     /// Ready when the connection was idle for too long.
     fn poll_timeout(&mut self, phase: Phase, migrates: bool, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { activity, migrates: _, timeout, protocol, timer, may_migrate: _ } = self;
+        let Self { activity, kind: _, timeout, protocol, timer, may_migrate: _ } = self;
         let now = Instant::now();
         let observation = if *protocol == Some(Protocol::Http2) {
             // Bytes belong to many requests at once, so there is no half head, and all of them count as

@@ -85,6 +85,10 @@ pub struct Timing {
     /// asked for nothing; and how long after that another SIGHUP is the same news. An operator at a terminal
     /// waits as long for a new version.
     pub terminal: Duration,
+    /// Serving process, and a predecessor that drains: from a client's connection to the end of its TLS
+    /// handshake, for a server with TLS. A phone in a tunnel needs seconds, and a silent client must not hold
+    /// a place.
+    pub handshake: Duration,
 }
 
 impl Default for Timing {
@@ -116,6 +120,7 @@ impl Default for Timing {
             drain_spread: Duration::from_secs(10),
             drain_stop: Duration::from_millis(200),
             terminal: Duration::from_millis(200),
+            handshake: Duration::from_secs(10),
         }
     }
 }
@@ -161,6 +166,7 @@ impl Timing {
             drain_spread: scaled(self.drain_spread),
             drain_stop: scaled(self.drain_stop),
             terminal: scaled(self.terminal),
+            handshake: scaled(self.handshake),
         }
     }
 }
@@ -186,7 +192,7 @@ macro_rules! setters {
 setters! {
     find hello reply batch lease standby before_release stop serving released probation crash_backoff
     drain force resume hurry prepared quiesce write confirm parent path_check drain_grace drain_spread drain_stop
-    terminal
+    terminal handshake
 }
 
 /// Which wait ran out.
