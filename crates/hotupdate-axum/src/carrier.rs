@@ -49,7 +49,7 @@ impl Carrier for Connection {
     }
 
     fn carried(&self, _: &Server) -> Carried {
-        Carried { kind: Some(Layer::Bare.http1_kind()), is_whole: true, ..Carried::wrapped() }
+        Carried { kinds: Some(Layer::Bare.kinds()), is_whole: true, ..Carried::wrapped() }
     }
 
     fn known_protocol(&self) -> Option<Protocol> {
@@ -116,6 +116,16 @@ pub(crate) struct Names {
     pub(crate) raw: &'static str,
 }
 
+/// The kinds of connections as which HTTP migrates.
+#[derive(Debug)]
+pub(crate) struct Kinds {
+    /// They speak HTTP/1.1, or their clients have not said yet what they speak.
+    pub(crate) http1: &'static str,
+    /// They speak HTTP/2.
+    #[cfg(feature = "http2")]
+    pub(crate) http2: &'static str,
+}
+
 impl Layer {
     pub(crate) fn names(self) -> &'static Names {
         const BARE: Names =
@@ -145,12 +155,22 @@ impl Layer {
         }
     }
 
-    /// The kind of a connection that may become HTTP/1.1, or is.
-    pub(crate) fn http1_kind(self) -> &'static str {
+    pub(crate) fn kinds(self) -> &'static Kinds {
+        const BARE: Kinds = Kinds {
+            http1: "http/1.1",
+            #[cfg(feature = "http2")]
+            http2: "h2",
+        };
+        #[cfg(feature = "tls")]
+        const TLS: Kinds = Kinds {
+            http1: "tls+http/1.1",
+            #[cfg(feature = "http2")]
+            http2: "tls+h2",
+        };
         match self {
-            Self::Bare => "http/1.1",
+            Self::Bare => &BARE,
             #[cfg(feature = "tls")]
-            Self::Tls12 | Self::Tls13 => "tls+http/1.1",
+            Self::Tls12 | Self::Tls13 => &TLS,
         }
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::BytesMut;
-use hotupdate::connections::{ConnectionActivity, Connections};
+use hotupdate::connections::Connections;
 use hotupdate::{Connection, Listener, Serving, Starting};
 #[cfg(feature = "tls")]
 use hotupdate_tls::TlsStream;
@@ -29,11 +29,11 @@ use tokio::time::Instant;
 use tokio::time::timeout;
 
 use crate::app::{App, BoxError};
-use crate::carrier::{Carrier, Layer, Names};
+use crate::carrier::{Carrier, Kinds, Layer, Names};
 use crate::detect::{Protocol, detect, wait_for_more};
 use crate::http1::{self, Left};
 use crate::io::Io;
-use crate::migration::{self, Http1State};
+use crate::migration::{self, HttpState, Spoken};
 use crate::service::{ConnectionContext, Tracked};
 use crate::settings::{Http1, Settings};
 #[cfg(feature = "tls")]
@@ -84,9 +84,16 @@ const READY_OVERDUE: Duration = Duration::from_secs(10);
 ///
 /// Connections that cannot migrate (the other version does not accept them, or the half head is longer than
 /// [`MAX_STATE`](hotupdate::connections::MAX_STATE)) get `Connection: close` with their next response, and
-/// those that stay silent are closed after a grace, one after the other. HTTP/2 does not migrate, its
-/// connections get GOAWAY. What is left at the deadline is closed and counted as forced. If the drain ends
-/// early, because the next version failed, everything goes on as before.
+/// those that stay silent are closed after a grace, one after the other.
+///
+/// An HTTP/2 connection migrates when no stream is open. New requests wait for those in flight, but not longer
+/// than [`Timing::drain_hold`](hotupdate::Timing::drain_hold); then they are served here, and it is tried
+/// again when those that took too long have ended. A connection gets GOAWAY and finishes its streams if the
+/// other version does not accept it, if a stream is still open when the grace is over, or if what its client
+/// has done does not fit into another server, such as a GOAWAY of its own.
+///
+/// What is left at the deadline is closed and counted as forced. If the drain ends early, because the next
+/// version failed, everything goes on as before.
 pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
     let (arrivals, arrived) = mpsc::unbounded_channel();
     #[cfg(feature = "tls")]
@@ -101,17 +108,16 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
             true
         }
     };
-    let kind = Layer::Bare.http1_kind();
-    let registered = accept(hot, kind, &listener, &arrivals, is_bare, |state| {
-        Some(History::Bare(Http1State::from_bytes(state)?))
-    });
+    let mut accept = Accept { hot, listener: &listener, arrivals };
+    let registered =
+        accept.kinds(Layer::Bare.kinds(), is_bare, |state, read| Some(History::Bare(read(state)?)));
     #[cfg(feature = "tls")]
     let registered = {
-        let (tls, kind) = (tls.clone(), Layer::Tls13.http1_kind());
+        let tls = tls.clone();
         let is_wanted = move || read(&tls).as_ref().is_some_and(Tls::moves);
-        registered.and(accept(hot, kind, &listener, &arrivals, is_wanted, |state| {
+        registered.and(accept.kinds(Layer::Tls13.kinds(), is_wanted, |state, read| {
             let (around, state) = tls::split_state(&state)?;
-            Some(History::Tls(Box::new(around), Http1State::from_bytes(state.to_vec())?))
+            Some(History::Tls(Box::new(around), read(state.to_vec())?))
         }))
     };
     let spawn = move |arrival, server: &Arc<Server>| spawn(arrival, app.clone(), server.clone());
@@ -129,25 +135,47 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
     }
 }
 
-/// Accepts connections of this kind, which was the listener's before, if that is wanted when the process is
-/// ready.
-fn accept(
-    hot: &mut Starting,
-    kind: &str,
-    listener: &Listener,
-    arrivals: &mpsc::UnboundedSender<Arrival>,
-    is_wanted: impl Fn() -> bool + Clone + Send + Sync + 'static,
-    understand: impl Fn(Vec<u8>) -> Option<History> + Send + Sync + 'static,
-) -> hotupdate::Result<()> {
-    let arrivals = arrivals.clone();
-    hot.on_migrated_if(kind, Some(listener.name()), is_wanted.clone(), move |state| {
-        let (history, arrivals) = (understand(state)?, arrivals.clone());
-        // Without a server they stay where they are.
-        let accepts = is_wanted() && !arrivals.is_closed();
-        accepts.then(|| -> hotupdate::migration::Resume {
-            Box::new(move |connection| drop(arrivals.send(Arrival { connection, history })))
+/// Accepts connections that another version has accepted on the same listener.
+struct Accept<'a> {
+    hot: &'a mut Starting,
+    listener: &'a Listener,
+    arrivals: mpsc::UnboundedSender<Arrival>,
+}
+
+/// Reads the state of a protocol.
+type ReadHttp = fn(Vec<u8>) -> Option<HttpState>;
+
+impl Accept<'_> {
+    /// Of these kinds, if they are wanted when the process is ready.
+    fn kinds(
+        &mut self,
+        kinds: &Kinds,
+        is_wanted: impl Fn() -> bool + Clone + Send + Sync + 'static,
+        read: fn(Vec<u8>, ReadHttp) -> Option<History>,
+    ) -> hotupdate::Result<()> {
+        self.kind(kinds.http1, is_wanted.clone(), move |state| read(state, HttpState::of_http1))?;
+        #[cfg(feature = "http2")]
+        self.kind(kinds.http2, is_wanted, move |state| read(state, HttpState::of_http2))?;
+        Ok(())
+    }
+
+    fn kind(
+        &mut self,
+        kind: &str,
+        is_wanted: impl Fn() -> bool + Clone + Send + Sync + 'static,
+        read: impl Fn(Vec<u8>) -> Option<History> + Send + Sync + 'static,
+    ) -> hotupdate::Result<()> {
+        let Self { hot, listener, arrivals } = self;
+        let arrivals = arrivals.clone();
+        hot.on_migrated_if(kind, Some(listener.name()), is_wanted.clone(), move |state| {
+            let (history, arrivals) = (read(state)?, arrivals.clone());
+            // Without a server they stay where they are.
+            let accepts = is_wanted() && !arrivals.is_closed();
+            accepts.then(|| -> hotupdate::migration::Resume {
+                Box::new(move |connection| drop(arrivals.send(Arrival { connection, history })))
+            })
         })
-    })
+    }
 }
 
 #[cfg(feature = "tls")]
@@ -215,9 +243,9 @@ enum History {
     /// Its client has just connected.
     None,
     /// It was served by another process, without TLS.
-    Bare(Http1State),
+    Bare(HttpState),
     #[cfg(feature = "tls")]
-    Tls(Box<hotupdate_tls::State>, Http1State),
+    Tls(Box<hotupdate_tls::State>, HttpState),
 }
 
 impl Serve {
@@ -421,39 +449,33 @@ impl fmt::Debug for Serve {
 /// If the state is none that `serve` has given.
 #[cfg(feature = "test-util")]
 pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, app: S) {
-    let state = state.map(|state| Http1State::from_bytes(state).expect("the state comes from `serve`"));
+    let state = state.map(|state| HttpState::of_http1(state).expect("the state comes from `serve`"));
     converse(connection, state.unwrap_or_default(), app, Arc::default()).await;
 }
 
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next
 /// process.
-async fn converse<C: Carrier, S: App>(carrier: C, state: Http1State, app: S, server: Arc<Server>) {
+async fn converse<C: Carrier, S: App>(carrier: C, state: HttpState, app: S, server: Arc<Server>) {
     let settings = &server.settings;
     let activity = carrier.connection().activity();
     let carried = carrier.carried(&server);
     let names = carried.names;
-    let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, carried.kind);
+    let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, carried.kinds);
     let service = ConnectionContext::new(&activity, carried, settings.connect_info).service(app.clone());
-    let known = state.protocol.or_else(|| carrier.known_protocol());
+    let chosen = carrier.known_protocol();
     let mut io = Io::new(carrier, activity.clone());
     io.give_back(state.unread);
-    let left = exchange(io, known, service, &activity, &mut watch, &server, names).await;
-    if let Some((io, protocol)) = left {
+    let left = exchange(io, state.spoken, chosen, service, &mut watch, &server, names).await;
+    if let Some((io, spoken)) = left {
         let runtime = Handle::current();
-        migration::migrate(io, protocol, move |carrier, state| {
+        migration::migrate(io, spoken, move |carrier, state| {
             spawn_on(&runtime, carrier, state, app, server);
         });
     }
 }
 
 /// Serves a connection in a task of its own.
-fn spawn_on<C: Carrier, S: App>(
-    runtime: &Handle,
-    carrier: C,
-    state: Http1State,
-    app: S,
-    server: Arc<Server>,
-) {
+fn spawn_on<C: Carrier, S: App>(runtime: &Handle, carrier: C, state: HttpState, app: S, server: Arc<Server>) {
     runtime.spawn(converse(carrier, state, app, server));
 }
 
@@ -467,7 +489,7 @@ fn spawn<S: App>(arrival: Arrival, app: S, server: Arc<Server>) {
             runtime.spawn(async move {
                 // Boxed, so that a connection does not keep the room for its handshake.
                 if let Some(stream) = Box::pin(server.shake_hands(connection)).await {
-                    converse(stream, Http1State::default(), app, server).await;
+                    converse(stream, HttpState::default(), app, server).await;
                 }
             });
         }
@@ -478,40 +500,52 @@ fn spawn<S: App>(arrival: Arrival, app: S, server: Arc<Server>) {
                 spawn_on(&runtime, stream, state, app, server);
             }
         }
-        History::None => spawn_on(&runtime, connection, Http1State::default(), app, server),
+        History::None => spawn_on(&runtime, connection, HttpState::default(), app, server),
         History::Bare(state) => spawn_on(&runtime, connection, state, app, server),
     }
 }
 
-/// Speaks HTTP until the connection has ended. Returns it, and what it speaks if that is known, if it shall
+/// Speaks HTTP until the connection has ended; `chosen` is what the client has chosen before it spoke. Returns it, and what it speaks if that is known, if it shall
 /// migrate.
 pub(crate) async fn exchange<T, S>(
     mut io: Io<T>,
-    mut known: Option<Protocol>,
+    spoken: Spoken,
+    chosen: Option<Protocol>,
     mut service: S,
-    activity: &ConnectionActivity,
     watch: &mut Watch,
     server: &Server,
     names: &Names,
-) -> Option<(Io<T>, Option<Protocol>)>
+) -> Option<(Io<T>, Spoken)>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError> + Unpin,
     S::Future: Send + 'static,
 {
+    let activity = watch.activity().clone();
+    let mut known = match spoken {
+        Spoken::Unknown => chosen,
+        Spoken::Http1 => Some(Protocol::Http1),
+        #[cfg(feature = "http2")]
+        Spoken::Http2(state) => {
+            let left = http2::serve(io, Some(state), service, watch, &server.settings.http2).await;
+            return left.map(|(io, state)| (io, Spoken::Http2(state)));
+        }
+    };
+    // What is chosen and not spoken yet is known in the next process, too.
+    let spoken = |known| if known == Some(Protocol::Http1) { Spoken::Http1 } else { Spoken::Unknown };
     loop {
         let protocol = match listen(io, known, watch).await? {
             Listened::Speaks(protocol, listened) => {
                 io = listened;
                 protocol
             }
-            Listened::Migrates(io) => return Some((io, known)),
+            Listened::Migrates(io) => return Some((io, spoken(known))),
         };
         #[cfg(feature = "http2")]
         if protocol == Protocol::Http2 {
             activity.set_protocol(names.h2);
-            http2::serve(io, service, watch, &server.settings.http2).await;
-            return None;
+            let left = http2::serve(io, None, service, watch, &server.settings.http2).await;
+            return left.map(|(io, state)| (io, Spoken::Http2(state)));
         }
         if known.is_none() {
             activity.set_protocol(names.http1);
@@ -522,7 +556,7 @@ where
         let left = http1::serve(io, service, watch, &server.settings.http1).await;
         activity.set_equipped(false);
         match left? {
-            Left::Migrates(io) => return Some((io, known)),
+            Left::Migrates(io) => return Some((io, spoken(known))),
             Left::Rests(resting, same) => (io, service) = (resting, same),
         }
     }

@@ -22,7 +22,7 @@ use hyper::upgrade::OnUpgrade;
 use pin_project_lite::pin_project;
 
 use crate::app::{App, BoxError, sealed::Sealed};
-use crate::carrier::{Layer, Names};
+use crate::carrier::{Kinds, Layer, Names};
 use crate::drain::Draining;
 #[cfg(feature = "tls")]
 use crate::tls::TlsInfo;
@@ -42,7 +42,7 @@ pub(crate) struct ConnectionContext {
 #[derive(Debug)]
 pub(crate) struct Carried {
     /// As what the connection may migrate, if it may at all.
-    pub(crate) kind: Option<&'static str>,
+    pub(crate) kinds: Option<&'static Kinds>,
     /// Whether it comes back from hyper as it was given to it: not if the application has put something around
     /// it.
     pub(crate) is_whole: bool,
@@ -55,7 +55,7 @@ impl Carried {
     /// By what the application has put around a connection.
     pub(crate) fn wrapped() -> Self {
         Self {
-            kind: None,
+            kinds: None,
             is_whole: false,
             names: Layer::Bare.names(),
             #[cfg(feature = "tls")]
@@ -165,7 +165,7 @@ impl ConnectionContext {
             // hyper closes after this response (RFC 9112, section 9.6). HTTP/2 has GOAWAY instead.
             _ if version < Version::HTTP_2
                 && self.activity.is_draining()
-                && !self.carried.kind.is_some_and(|kind| self.activity.can_migrate(kind)) =>
+                && !self.carried.kinds.is_some_and(|kinds| self.activity.can_migrate(kinds.http1)) =>
             {
                 self.activity.set_closing();
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

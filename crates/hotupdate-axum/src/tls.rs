@@ -302,7 +302,7 @@ impl Carrier for TlsStream<Connection> {
     fn carried(&self, server: &Server) -> Carried {
         let layer = self.layer();
         Carried {
-            kind: server.moves_tls().then_some(layer.http1_kind()),
+            kinds: server.moves_tls().then_some(layer.kinds()),
             is_whole: true,
             names: layer.names(),
             tls: Some(TlsInfo(self.negotiated().clone())),

@@ -4,18 +4,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use hotupdate_axum::tls::Tls;
 use hotupdate_axum::tls::rustls::HandshakeKind::{Full, Resumed};
-use http::{Request, Version};
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::world::{Identity, Secure, kinds};
+use super::world::{Http2Client, Identity, Secure, kinds};
 use crate::client::Client;
 use crate::server::{MIGRATING, PATIENT, Times, until, within};
 
@@ -38,25 +34,11 @@ async fn alpn_chooses_http2() {
     for (provider, version) in kinds() {
         let tls = Tls::new(identity.server_with(provider.clone()));
         let secure = Secure::start(PATIENT, tls).await;
-        let mut config = identity.client_with(provider, version);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let stream = TcpStream::connect(secure.address).await.unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-        let io = TokioIo::new(stream);
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
-        let connection = tokio::spawn(connection);
-        let request = Request::get("https://localhost/info").body(Empty::<Bytes>::new()).unwrap();
-        let answer = within(sender.send_request(request)).await.unwrap();
-        assert_eq!(answer.version(), Version::HTTP_2);
-        let info =
-            String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        let mut client = Http2Client::connect(&secure, identity.client_with(provider, version)).await;
+        let info = client.get("/info").await;
         assert!(info.contains("alpn: Some([104, 50])"), "{info}");
         assert!(secure.protocol().ends_with("+h2"), "{}", secure.protocol());
-        drop(sender);
-        connection.await.unwrap().unwrap();
+        client.leave().await;
         until(|| secure.hot.connections().rows().is_empty()).await;
     }
 }

@@ -7,7 +7,7 @@ use hotupdate_axum::tls::Tls;
 use hotupdate_axum::tls::rustls::{ClientConfig, HandshakeKind};
 use tokio::io::AsyncWriteExt as _;
 
-use super::world::{Identity, Secure, SecureClient, kinds};
+use super::world::{Http2Client, Identity, Secure, SecureClient, kinds};
 use crate::server::{MIGRATING, Times, until};
 
 struct World {
@@ -61,6 +61,22 @@ async fn between_requests_with_every_suite_and_again_and_again() {
         }
         assert_eq!(client.handshake(), HandshakeKind::Full, "and there was no other");
     }
+}
+
+#[tokio::test]
+async fn http2() {
+    let world = World::new();
+    let mut old = Secure::start(MIGRATING, world.tls()).await;
+    let mut client = Http2Client::connect(&old, world.identity.client()).await;
+    assert_eq!(client.get("/").await, "old");
+    let (protocol, info) = (old.protocol(), client.get("/info").await);
+    for version in ["second", "third"] {
+        old = world.moves(old, version).await;
+        assert_eq!(client.get("/").await, version);
+        assert_eq!((client.get("/info").await, old.protocol()), (info.clone(), protocol.clone()));
+        assert_eq!(client.get("/large").await.len(), 1_000_000);
+    }
+    client.leave().await;
 }
 
 #[tokio::test]

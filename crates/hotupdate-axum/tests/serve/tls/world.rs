@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{any, get, post};
+use bytes::Bytes;
 use hotupdate::{Serving, Timing};
 use hotupdate_axum::tls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use hotupdate_axum::tls::rustls::server::WebPkiClientVerifier;
@@ -15,6 +16,10 @@ use hotupdate_axum::tls::rustls::{
 };
 use hotupdate_axum::tls::{self, Tickets, Tls, TlsInfo};
 use hotupdate_axum::{Serve, ws};
+use http::{Request, Version};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::crypto::CryptoProvider;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -221,6 +226,38 @@ impl SecureClient {
     pub(crate) async fn is_answered_by(&mut self, version: &str) {
         let answer = self.get("/").await;
         assert_eq!((answer.body.as_str(), answer.says_close()), (version, false));
+    }
+}
+
+/// A client of HTTP/2, by ALPN.
+pub(crate) struct Http2Client {
+    sender: SendRequest<Empty<Bytes>>,
+    connection: JoinHandle<hyper::Result<()>>,
+}
+
+impl Http2Client {
+    pub(crate) async fn connect(secure: &Secure, mut config: ClientConfig) -> Self {
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let stream = secure.client(&Arc::new(config)).await.stream;
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let io = TokioIo::new(stream);
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        Self { sender, connection: tokio::spawn(connection) }
+    }
+
+    pub(crate) async fn get(&mut self, path: &str) -> String {
+        let request = Request::get(format!("https://localhost{path}")).body(Empty::new()).unwrap();
+        let answer = within(self.sender.send_request(request)).await.unwrap();
+        assert_eq!(answer.version(), Version::HTTP_2);
+        String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    /// The server has said nothing that ends the connection.
+    pub(crate) async fn leave(self) {
+        assert!(!self.sender.is_closed());
+        drop(self.sender);
+        within(self.connection).await.unwrap().unwrap();
     }
 }
 
