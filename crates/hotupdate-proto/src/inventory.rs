@@ -227,6 +227,16 @@ impl GoAways {
         [("not_accepted", not_accepted), ("streams", streams), ("client", client), ("settings", settings)]
     }
 
+    pub(crate) fn each(self, other: Self, with: impl Fn(u64, u64) -> u64) -> Self {
+        let Self { not_accepted, streams, client, settings } = self;
+        Self {
+            not_accepted: with(not_accepted, other.not_accepted),
+            streams: with(streams, other.streams),
+            client: with(client, other.client),
+            settings: with(settings, other.settings),
+        }
+    }
+
     /// All of them.
     #[must_use]
     pub fn sum(&self) -> u64 {

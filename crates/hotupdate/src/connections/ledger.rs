@@ -114,15 +114,13 @@ impl Ledger {
     pub(super) fn goaway(&self, why: GoAway) {
         let mut totals = self.lock();
         let GoAways { not_accepted, streams, client, settings, .. } = &mut totals.goaways;
-        let (count, reason) = match why {
-            GoAway::NotAccepted => (not_accepted, "not_accepted"),
-            GoAway::Streams => (streams, "streams"),
-            GoAway::Client => (client, "client"),
-            GoAway::Settings => (settings, "settings"),
+        let count = match why {
+            GoAway::NotAccepted => not_accepted,
+            GoAway::Streams => streams,
+            GoAway::Client => client,
+            GoAway::Settings => settings,
         };
         *count += 1;
-        drop(totals);
-        self.metrics.goaway(reason);
     }
 
     /// Idle is what is open and not counted here.
