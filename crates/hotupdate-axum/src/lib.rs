@@ -31,7 +31,9 @@
 //! | HTTP/1.1, server-sent events, long polls | migrates if its handler ends with [`Draining`] |
 //! | WebSocket of [`ws`] | migrates with its state, also in the middle of a message |
 //! | WebSocket of `axum::extract::ws` | stays: its handler closes it, see [`Draining::scheduled_close`] |
-//! | HTTP/2 | stays: gets GOAWAY, finishes its streams; its client opens a new connection |
+//! | HTTP/2, no stream is open | migrates at once; its client hears not a byte |
+//! | HTTP/2, streams are open | new ones wait up to 100 ms, then it migrates with them; or it is tried again later |
+//! | HTTP/2, a stream does not end | stays, and serves all; gets GOAWAY at its place in the window below |
 //! | wrapped, such as TLS: [`serve_connection()`] | stays: gets `Connection: close` or GOAWAY |
 //!
 //! An HTTP/1.1 connection that would migrate stays as well if the next version does not call [`serve()`] for

@@ -26,7 +26,9 @@ use crate::app::{App, BoxError};
 use crate::detect::{Protocol, detect, wait_for_more};
 use crate::http1::{self, Left};
 use crate::io::Io;
-use crate::migration::{self, Http1State, KIND};
+#[cfg(feature = "http2")]
+use crate::migration::HTTP2;
+use crate::migration::{self, HTTP1, HttpState, Spoken};
 use crate::service::{ConnectionContext, Tracked};
 use crate::settings::{Http1, Settings};
 use crate::watch::{Event, Watch};
@@ -75,19 +77,32 @@ const READY_OVERDUE: Duration = Duration::from_secs(10);
 ///
 /// Connections that cannot migrate (the other version does not accept them, or the half head is longer than
 /// [`MAX_STATE`](hotupdate::connections::MAX_STATE)) get `Connection: close` with their next response, and
-/// those that stay silent are closed after a grace, one after the other. HTTP/2 does not migrate, its
-/// connections get GOAWAY. What is left at the deadline is closed and counted as forced. If the drain ends
-/// early, because the next version failed, everything goes on as before.
+/// those that stay silent are closed after a grace, one after the other.
+///
+/// An HTTP/2 connection migrates when no stream is open. New requests wait for those in flight, but not longer
+/// than [`Timing::drain_hold`](hotupdate::Timing::drain_hold); then they are served here, and it is tried
+/// again when those that took too long have ended. A connection gets GOAWAY and finishes its streams if the
+/// other version does not accept it, if a stream is still open when the grace is over, or if what its client
+/// has done does not fit into another server, such as a GOAWAY of its own.
+///
+/// What is left at the deadline is closed and counted as forced. If the drain ends early, because the next
+/// version failed, everything goes on as before.
 pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
     let (arrivals, arrived) = mpsc::unbounded_channel();
-    let registered = hot.on_migrated_bytes(KIND, Some(listener.name()), move |state| {
-        let state = Http1State::from_bytes(state)?;
+    let mut accept = |kind: &str, read: fn(Vec<u8>) -> Option<HttpState>| {
         let arrivals = arrivals.clone();
-        // Without a server they stay where they are.
-        (!arrivals.is_closed()).then(|| -> hotupdate::migration::Resume {
-            Box::new(move |connection| drop(arrivals.send(Arrival { connection, state })))
+        hot.on_migrated_bytes(kind, Some(listener.name()), move |state| {
+            let state = read(state)?;
+            let arrivals = arrivals.clone();
+            // Without a server they stay where they are.
+            (!arrivals.is_closed()).then(|| -> hotupdate::migration::Resume {
+                Box::new(move |connection| drop(arrivals.send(Arrival { connection, state })))
+            })
         })
-    });
+    };
+    let registered = accept(HTTP1, HttpState::of_http1);
+    #[cfg(feature = "http2")]
+    let registered = registered.and_then(|()| accept(HTTP2, HttpState::of_http2));
     let spawn = move |arrival, server: &Arc<Server>| {
         spawn(&Handle::current(), arrival, app.clone(), server.clone());
     };
@@ -147,12 +162,12 @@ type WhenServing = Pin<Box<dyn Future<Output = Option<Serving>> + Send>>;
 /// A connection to be served.
 struct Arrival {
     connection: Connection,
-    state: Http1State,
+    state: HttpState,
 }
 
 impl Arrival {
     fn new(connection: Connection) -> Self {
-        Self { connection, state: Http1State::default() }
+        Self { connection, state: HttpState::default() }
     }
 }
 
@@ -315,23 +330,22 @@ impl fmt::Debug for Serve {
 /// If the state is none that `serve` has given.
 #[cfg(feature = "test-util")]
 pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, app: S) {
-    let state = state.map(|state| Http1State::from_bytes(state).expect("the state comes from `serve`"));
+    let state = state.map(|state| HttpState::of_http1(state).expect("the state comes from `serve`"));
     converse(connection, state.unwrap_or_default(), app, Arc::default()).await;
 }
 
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next
 /// process.
-async fn converse<S: App>(connection: Connection, state: Http1State, app: S, server: Arc<Server>) {
+async fn converse<S: App>(connection: Connection, state: HttpState, app: S, server: Arc<Server>) {
     let settings = &server.settings;
     let activity = connection.activity();
     let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, true);
     let service = ConnectionContext::new(&activity, true, settings.connect_info).service(app.clone());
     let mut io = Io::new(connection, activity.clone());
     io.give_back(state.unread);
-    if let Some((io, protocol)) = exchange(io, state.protocol, service, &activity, &mut watch, &server).await
-    {
+    if let Some((io, spoken)) = exchange(io, state.spoken, service, &activity, &mut watch, &server).await {
         let runtime = Handle::current();
-        migration::migrate(io, protocol, move |connection, state| {
+        migration::migrate(io, spoken, move |connection, state| {
             spawn(&runtime, Arrival { connection, state }, app, server);
         });
     }
@@ -347,30 +361,40 @@ fn spawn<S: App>(runtime: &Handle, arrival: Arrival, app: S, server: Arc<Server>
 /// migrate.
 pub(crate) async fn exchange<T, S>(
     mut io: Io<T>,
-    mut known: Option<Protocol>,
+    spoken: Spoken,
     mut service: S,
     activity: &ConnectionActivity,
     watch: &mut Watch,
     server: &Server,
-) -> Option<(Io<T>, Option<Protocol>)>
+) -> Option<(Io<T>, Spoken)>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError> + Unpin,
     S::Future: Send + 'static,
 {
+    let mut known = match spoken {
+        Spoken::Unknown => None,
+        Spoken::Http1 => Some(Protocol::Http1),
+        #[cfg(feature = "http2")]
+        Spoken::Http2(state) => {
+            let left = http2::serve(io, Some(state), service, watch, &server.settings.http2).await;
+            return left.map(|(io, state)| (io, Spoken::Http2(state)));
+        }
+    };
+    let spoken = |known: Option<Protocol>| if known.is_some() { Spoken::Http1 } else { Spoken::Unknown };
     loop {
         let protocol = match listen(io, known, watch).await? {
             Listened::Speaks(protocol, listened) => {
                 io = listened;
                 protocol
             }
-            Listened::Migrates(io) => return Some((io, known)),
+            Listened::Migrates(io) => return Some((io, spoken(known))),
         };
         #[cfg(feature = "http2")]
         if protocol == Protocol::Http2 {
             activity.set_protocol("h2");
-            http2::serve(io, service, watch, &server.settings.http2).await;
-            return None;
+            let left = http2::serve(io, None, service, watch, &server.settings.http2).await;
+            return left.map(|(io, state)| (io, Spoken::Http2(state)));
         }
         if known.is_none() {
             activity.set_protocol("http/1.1");
@@ -381,7 +405,7 @@ where
         let left = http1::serve(io, service, watch, &server.settings.http1).await;
         activity.set_equipped(false);
         match left? {
-            Left::Migrates(io) => return Some((io, known)),
+            Left::Migrates(io) => return Some((io, spoken(known))),
             Left::Rests(resting, same) => (io, service) = (resting, same),
         }
     }

@@ -23,7 +23,7 @@ use pin_project_lite::pin_project;
 
 use crate::app::{App, BoxError, sealed::Sealed};
 use crate::drain::Draining;
-use crate::migration::KIND;
+use crate::migration::HTTP1;
 
 /// What the service of one connection knows about it.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ impl ConnectionContext {
             // hyper closes after this response (RFC 9112, section 9.6). HTTP/2 has GOAWAY instead.
             _ if version < Version::HTTP_2
                 && self.activity.is_draining()
-                && !(self.migrates && self.activity.can_migrate(KIND)) =>
+                && !(self.migrates && self.activity.can_migrate(HTTP1)) =>
             {
                 self.activity.set_closing();
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

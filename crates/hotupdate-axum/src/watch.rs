@@ -1,8 +1,8 @@
 //! Drives a connection's future and watches, beside it, what the process wants and how long the connection
 //! has been idle.
 //!
-//! Deliberately absent: what to do then. HTTP/1.1, HTTP/2 and the detection before them differ in that, and
-//! in nothing else.
+//! Deliberately absent: what to do then. HTTP/1.1 and the detection before it differ in that; HTTP/2 asks
+//! itself, since it is frames that say when it can be taken apart.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::detect::Protocol;
 use crate::idle::{IdleTimeout, Observation, linger};
-use crate::migration::KIND;
+use crate::migration::HTTP1;
 
 /// One connection's view of its process.
 #[derive(Debug)]
@@ -87,6 +87,42 @@ impl Watch {
         self.phase
     }
 
+    #[cfg(feature = "http2")]
+    pub(crate) fn activity(&self) -> &ConnectionActivity {
+        &self.monitor.activity
+    }
+
+    /// Whether the process drains, and the one that serves now accepts the connection as one of this kind.
+    #[cfg(feature = "http2")]
+    pub(crate) fn can_migrate(&self, kind: &str) -> bool {
+        self.monitor.can_migrate(self.phase, kind)
+    }
+
+    /// The connection's place in the queue of those that migrate.
+    #[cfg(feature = "http2")]
+    pub(crate) fn slot(&mut self) -> &mut MigrationSlot {
+        &mut self.slot
+    }
+
+    /// Ready when what the process wants has changed, or is that the connection ends now; that is counted.
+    #[cfg(feature = "http2")]
+    pub(crate) fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
+        if self.phase != Phase::Forced {
+            self.phase = ready!(self.changes.poll(cx));
+        }
+        if self.phase == Phase::Forced {
+            self.monitor.activity.set_forced();
+        }
+        Poll::Ready(self.phase)
+    }
+
+    /// Ready when the connection was idle for too long, and was told to leave.
+    #[cfg(feature = "http2")]
+    pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.monitor.activity.wait();
+        self.monitor.poll_timeout(self.phase, false, cx)
+    }
+
     /// Polls `connection` until something has to be done. Safe to call again after every event but `Ended`.
     pub(crate) async fn next<F: Future>(&mut self, mut connection: Pin<&mut F>) -> Event<F::Output> {
         let Self { changes, phase, slot, monitor } = self;
@@ -98,7 +134,7 @@ impl Watch {
             if let Poll::Ready(phase) = changes.poll(cx) {
                 return Poll::Ready(Event::Phase(phase));
             }
-            let migrates = monitor.can_migrate(*phase);
+            let migrates = monitor.can_migrate(*phase, HTTP1);
             let snapshot = monitor.begin_poll(migrates);
             // Then the connection: what has arrived is served, whatever the phase.
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
@@ -168,11 +204,8 @@ impl Watch {
 }
 
 impl IdleMonitor {
-    fn can_migrate(&self, phase: Phase) -> bool {
-        matches!(phase, Phase::Draining(_))
-            && self.migrates
-            && self.protocol != Some(Protocol::Http2)
-            && self.activity.can_migrate(KIND)
+    fn can_migrate(&self, phase: Phase, kind: &str) -> bool {
+        matches!(phase, Phase::Draining(_)) && self.migrates && self.activity.can_migrate(kind)
     }
 
     /// Right before the connection is polled. A client that pipelines without a pause would otherwise never
@@ -192,8 +225,8 @@ impl IdleMonitor {
 
     /// Whether the connection can be taken apart so that nothing is lost and nothing is taken for a request.
     fn is_between(&self, snapshot: PollSnapshot, cx: &Context<'_>) -> bool {
-        // Before the protocol is known nothing is taken out of what was read, and HTTP/2 is not taken apart.
-        if self.protocol != Some(Protocol::Http1) || self.activity.is_between_messages(snapshot) {
+        // Before the protocol is known nothing is taken out of what was read.
+        if self.protocol.is_none() || self.activity.is_between_messages(snapshot) {
             return true;
         }
         if self.activity.comes_to_rest() {
@@ -205,7 +238,7 @@ impl IdleMonitor {
 
     /// While the process serves only half a head is limited, and most polls need no clock.
     fn poll_head_timeout(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.protocol == Some(Protocol::Http2) || !self.activity.has_begun_head() {
+        if !self.activity.has_begun_head() {
             self.timeout.reset();
             return Poll::Pending;
         }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::app::App;
 use crate::io::Io;
+use crate::migration::Spoken;
 use crate::serve::{Server, exchange};
 use crate::service::ConnectionContext;
 #[cfg(feature = "http2")]
@@ -121,7 +122,7 @@ where
             let service = ConnectionContext::new(&activity, false, settings.connect_info).service(app);
             let io = Io::new(io, activity.clone());
             let server = Server::new(settings);
-            let left = exchange(io, None, service, &activity, &mut watch, &server).await;
+            let left = exchange(io, Spoken::Unknown, service, &activity, &mut watch, &server).await;
             debug_assert!(left.is_none(), "it does not migrate");
         })
     }

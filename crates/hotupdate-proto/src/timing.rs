@@ -81,6 +81,10 @@ pub struct Timing {
     /// The same grace where the service stops and no other process takes its clients: as long as a request may
     /// be on its way that its client had sent before, and no longer. There is no spread then.
     pub drain_stop: Duration,
+    /// Predecessor: how long new requests of an HTTP/2 connection wait for those that are open to finish, so
+    /// that the connection can migrate. If they take longer, it serves all of them and tries again when they
+    /// have ended.
+    pub drain_hold: Duration,
     /// Serving process: how long after SIGHUP its terminal may take to be gone, which says that the signal
     /// asked for nothing; and how long after that another SIGHUP is the same news. An operator at a terminal
     /// waits as long for a new version.
@@ -115,6 +119,7 @@ impl Default for Timing {
             drain_grace: Duration::from_secs(5),
             drain_spread: Duration::from_secs(10),
             drain_stop: Duration::from_millis(200),
+            drain_hold: Duration::from_millis(100),
             terminal: Duration::from_millis(200),
         }
     }
@@ -160,6 +165,7 @@ impl Timing {
             drain_grace: scaled(self.drain_grace),
             drain_spread: scaled(self.drain_spread),
             drain_stop: scaled(self.drain_stop),
+            drain_hold: scaled(self.drain_hold),
             terminal: scaled(self.terminal),
         }
     }
@@ -186,7 +192,7 @@ macro_rules! setters {
 setters! {
     find hello reply batch lease standby before_release stop serving released probation crash_backoff
     drain force resume hurry prepared quiesce write confirm parent path_check drain_grace drain_spread drain_stop
-    terminal
+    drain_hold terminal
 }
 
 /// Which wait ran out.

@@ -35,6 +35,8 @@ mod report;
 
 mod history;
 
+mod counts;
+
 mod status;
 
 // Tools.
@@ -57,6 +59,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::{Instrument, Span};
 
+use self::counts::Pace;
 use self::exports::{Exports, SealedState};
 use self::inventory::Inventory;
 use self::links::Links;
@@ -107,6 +110,7 @@ pub(crate) struct Driver {
     renewal: Renewal,
     output: Output,
     drain: Drain,
+    pace: Pace,
     connections: Connections,
     /// Tasks that work for the driver get a sender.
     results: (mpsc::Sender<TaskResult>, mpsc::Receiver<TaskResult>),
@@ -153,6 +157,7 @@ enum Wake {
     Deadline,
     Progress,
     Drained,
+    Counted,
 }
 
 impl Driver {
@@ -203,6 +208,7 @@ impl Driver {
             migrations,
             supervisor,
             drain,
+            pace,
             connections,
             results,
             ..
@@ -218,6 +224,7 @@ impl Driver {
             call = supervisor.next() => Wake::Supervisor(call),
             () = until(deadline) => Wake::Deadline,
             drained = drain.next(connections, &tasks) => if drained { Wake::Drained } else { Wake::Progress },
+            () = pace.next(connections) => Wake::Counted,
         }
     }
 
@@ -243,6 +250,7 @@ impl Driver {
             Wake::Deadline => self.tick().await,
             Wake::Progress => self.send_progress().await,
             Wake::Drained => self.drained().await,
+            Wake::Counted => self.show_counts(),
         }
     }
 
