@@ -22,7 +22,6 @@ use tokio::time::{Sleep, sleep, sleep_until};
 use crate::app::BoxError;
 use crate::detect::Protocol;
 use crate::io::Io;
-use crate::migration::HTTP2;
 use crate::service::Tracked;
 use crate::settings::Http2;
 use crate::watch::Watch;
@@ -218,7 +217,7 @@ impl Departure {
         if matches!(self, Self::Told) {
             return None;
         }
-        if !watch.can_migrate(HTTP2) {
+        if !watch.can_migrate_http2() {
             return Some(Why::NotAccepted);
         }
         // It may have been too much just now.

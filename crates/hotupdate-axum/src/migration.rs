@@ -1,19 +1,11 @@
 //! How a connection migrates to the version that serves now, and arrives there.
 
 use bytes::{BufMut as _, Bytes};
-use hotupdate::Connection;
-use hotupdate::connections::NotMigrated;
 #[cfg(feature = "http2")]
 use hotupdate_h2::State;
 
+use crate::carrier::{self, Carrier, Kinds};
 use crate::io::Io;
-
-/// The kind of connections that speak HTTP/1.1, and of those whose clients have not said yet what they speak.
-pub(crate) const HTTP1: &str = "http/1.1";
-
-/// The kind of connections that speak HTTP/2.
-#[cfg(feature = "http2")]
-pub(crate) const HTTP2: &str = "h2";
 
 /// The first byte of the state. A version that does not know it leaves the connection where it is.
 const STATE_VERSION: u8 = 1;
@@ -33,11 +25,11 @@ pub(crate) enum Spoken {
 
 impl Spoken {
     /// The kind of the connection.
-    pub(crate) fn kind(&self) -> &'static str {
+    fn kind(&self, kinds: &Kinds) -> &'static str {
         match self {
-            Self::Unknown | Self::Http1 => HTTP1,
+            Self::Unknown | Self::Http1 => kinds.http1,
             #[cfg(feature = "http2")]
-            Self::Http2(_) => HTTP2,
+            Self::Http2(_) => kinds.http2,
         }
     }
 }
@@ -51,7 +43,7 @@ pub(crate) struct HttpState {
 }
 
 impl HttpState {
-    /// The form; then, of [`HTTP1`], the protocol and the bytes.
+    /// The form; then, of [`Kinds::http1`], the protocol and the bytes.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let Self { spoken, unread } = self;
         let mut bytes = Vec::with_capacity(2 + unread.len());
@@ -70,7 +62,7 @@ impl HttpState {
         bytes
     }
 
-    /// Of a connection of the kind [`HTTP1`]. `None` for what another version means and this one does not
+    /// Of a connection of the kind [`Kinds::http1`]. `None` for what another version means and this one does not
     /// understand.
     pub(crate) fn of_http1(bytes: Vec<u8>) -> Option<Self> {
         let mut unread = Bytes::from(bytes);
@@ -82,7 +74,7 @@ impl HttpState {
         Some(Self { spoken, unread: unread.split_off(2) })
     }
 
-    /// Of a connection of the kind [`HTTP2`], as [`of_http1`](Self::of_http1).
+    /// Of a connection of the kind [`Kinds::http2`], as [`of_http1`](Self::of_http1).
     #[cfg(feature = "http2")]
     pub(crate) fn of_http2(bytes: Vec<u8>) -> Option<Self> {
         let mut bytes = Bytes::from(bytes);
@@ -100,17 +92,17 @@ impl HttpState {
 ///
 /// Its task has nothing to wait for and ends: to be woken for that would cost as much as to begin another one
 /// for the few that stay.
-pub(crate) fn migrate(
-    io: Io<Connection>,
+pub(crate) fn migrate<C: Carrier>(
+    io: Io<C>,
     spoken: Spoken,
-    stays: impl FnOnce(Connection, HttpState) + Send + 'static,
+    stays: impl FnOnce(C, HttpState) + Send + 'static,
 ) {
-    let (connection, unread, _) = io.into_parts();
+    let (carrier, unread, _) = io.into_parts();
     let state = HttpState { spoken, unread };
-    let kind = state.spoken.kind();
-    connection.migrate_bytes_or(kind, state.to_bytes(), move |NotMigrated { connection, why, .. }| {
+    let kind = state.spoken.kind(carrier.layer().kinds());
+    carrier::migrate(carrier, kind, state.to_bytes(), move |carrier, why| {
         tracing::debug!(why, kind, "a connection stays");
-        stays(connection, state);
+        stays(carrier, state);
     });
 }
 

@@ -15,9 +15,9 @@ use hotupdate::drain::Phase;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, Sleep};
 
+use crate::carrier::Kinds;
 use crate::detect::Protocol;
 use crate::idle::{IdleTimeout, Observation, linger};
-use crate::migration::HTTP1;
 
 /// One connection's view of its process.
 #[derive(Debug)]
@@ -32,7 +32,8 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 struct IdleMonitor {
     activity: ConnectionActivity,
-    migrates: bool,
+    /// As what it may migrate, if it may at all.
+    kinds: Option<&'static Kinds>,
     timeout: IdleTimeout,
     /// What the client speaks, once that is known.
     protocol: Option<Protocol>,
@@ -59,8 +60,12 @@ pub(crate) enum Event<T> {
 }
 
 impl Watch {
-    /// `migrates` says whether the connection may migrate at all.
-    pub(crate) fn new(activity: &ConnectionActivity, header_timeout: Duration, migrates: bool) -> Self {
+    /// `kinds` says as what the connection may migrate, if it may at all.
+    pub(crate) fn new(
+        activity: &ConnectionActivity,
+        header_timeout: Duration,
+        kinds: Option<&'static Kinds>,
+    ) -> Self {
         let changes = activity.changes();
         Self {
             phase: changes.phase(),
@@ -68,7 +73,7 @@ impl Watch {
             slot: activity.migration_slot(),
             monitor: IdleMonitor {
                 activity: activity.clone(),
-                migrates,
+                kinds,
                 timeout: IdleTimeout::new(activity.id(), header_timeout),
                 protocol: None,
                 timer: None,
@@ -87,15 +92,14 @@ impl Watch {
         self.phase
     }
 
-    #[cfg(feature = "http2")]
     pub(crate) fn activity(&self) -> &ConnectionActivity {
         &self.monitor.activity
     }
 
-    /// Whether the process drains, and the one that serves now accepts the connection as one of this kind.
+    /// Whether the process drains, and the one that serves now accepts the connection as one with HTTP/2.
     #[cfg(feature = "http2")]
-    pub(crate) fn can_migrate(&self, kind: &str) -> bool {
-        self.monitor.can_migrate(self.phase, kind)
+    pub(crate) fn can_migrate_http2(&self) -> bool {
+        self.monitor.can_migrate(self.phase, |kinds| kinds.http2)
     }
 
     /// The connection's place in the queue of those that migrate.
@@ -134,7 +138,7 @@ impl Watch {
             if let Poll::Ready(phase) = changes.poll(cx) {
                 return Poll::Ready(Event::Phase(phase));
             }
-            let migrates = monitor.can_migrate(*phase, HTTP1);
+            let migrates = monitor.can_migrate(*phase, |kinds| kinds.http1);
             let snapshot = monitor.begin_poll(migrates);
             // Then the connection: what has arrived is served, whatever the phase.
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
@@ -204,8 +208,9 @@ impl Watch {
 }
 
 impl IdleMonitor {
-    fn can_migrate(&self, phase: Phase, kind: &str) -> bool {
-        matches!(phase, Phase::Draining(_)) && self.migrates && self.activity.can_migrate(kind)
+    fn can_migrate(&self, phase: Phase, kind: impl FnOnce(&Kinds) -> &str) -> bool {
+        matches!(phase, Phase::Draining(_))
+            && self.kinds.is_some_and(|kinds| self.activity.can_migrate(kind(kinds)))
     }
 
     /// Right before the connection is polled. A client that pipelines without a pause would otherwise never
@@ -247,7 +252,7 @@ impl IdleMonitor {
 
     /// Ready when the connection was idle for too long.
     fn poll_timeout(&mut self, phase: Phase, migrates: bool, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { activity, migrates: _, timeout, protocol, timer, may_migrate: _ } = self;
+        let Self { activity, kinds: _, timeout, protocol, timer, may_migrate: _ } = self;
         let now = Instant::now();
         let observation = if *protocol == Some(Protocol::Http2) {
             // Bytes belong to many requests at once, so there is no half head, and all of them count as

@@ -89,6 +89,10 @@ pub struct Timing {
     /// asked for nothing; and how long after that another SIGHUP is the same news. An operator at a terminal
     /// waits as long for a new version.
     pub terminal: Duration,
+    /// Serving process, and a predecessor that drains: from a client's connection to the end of its TLS
+    /// handshake, for a server with TLS. A phone in a tunnel needs seconds, and a silent client must not hold
+    /// a place.
+    pub handshake: Duration,
 }
 
 impl Default for Timing {
@@ -121,6 +125,7 @@ impl Default for Timing {
             drain_stop: Duration::from_millis(200),
             drain_hold: Duration::from_millis(100),
             terminal: Duration::from_millis(200),
+            handshake: Duration::from_secs(10),
         }
     }
 }
@@ -167,6 +172,7 @@ impl Timing {
             drain_stop: scaled(self.drain_stop),
             drain_hold: scaled(self.drain_hold),
             terminal: scaled(self.terminal),
+            handshake: scaled(self.handshake),
         }
     }
 }
@@ -192,7 +198,7 @@ macro_rules! setters {
 setters! {
     find hello reply batch lease standby before_release stop serving released probation crash_backoff
     drain force resume hurry prepared quiesce write confirm parent path_check drain_grace drain_spread drain_stop
-    drain_hold terminal
+    drain_hold terminal handshake
 }
 
 /// Which wait ran out.
