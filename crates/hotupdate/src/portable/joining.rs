@@ -20,6 +20,7 @@ pub(crate) async fn join(settings: Settings) -> Result<Starting> {
     let signals = Signals::install(&settings)?;
     tracing::info!("first start; {NO_HANDOFF}");
     let (release, abandon_listeners) = (settings.release, settings.abandon_listeners);
+    let timing = settings.timing.clone();
     let (application, connections) = driver::start(settings, signals);
     Ok(Starting {
         application,
@@ -29,6 +30,7 @@ pub(crate) async fn join(settings: Settings) -> Result<Starting> {
         in_probation: None,
         release,
         abandon_listeners,
+        timing,
         offered: Vec::new(),
         state: HashMap::new(),
         connections,
