@@ -118,11 +118,12 @@ fn written_types() -> Vec<(&'static str, Vec<&'static str>)> {
         while let Some(line) = lines.next() {
             is_written |= line.starts_with("#[derive(") && line.contains("Serialize");
             let declared = line.trim_start_matches("pub ").split_once(' ').filter(|_| !line.starts_with(' '));
-            if let Some(("struct" | "enum", rest)) = declared {
-                if std::mem::take(&mut is_written) && line.ends_with('{') {
-                    let name = rest.split([' ', '<']).next().unwrap_or_default();
-                    types.push((name, lines.by_ref().take_while(|line| *line != "}").collect()));
-                }
+            if let Some(("struct" | "enum", rest)) = declared
+                && std::mem::take(&mut is_written)
+                && line.ends_with('{')
+            {
+                let name = rest.split([' ', '<']).next().unwrap_or_default();
+                types.push((name, lines.by_ref().take_while(|line| *line != "}").collect()));
             }
         }
     }
