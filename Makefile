@@ -128,7 +128,7 @@ mutants-driver: mutants-installed
 check: ## format, lints, documentation and dependencies, all without a warning; and what a request costs
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
-	for features in '' http2 ws; do \
+	for features in '' http2 ws 'tls ring' 'tls aws-lc-rs http2'; do \
 		$(CARGO) clippy --quiet -p hotupdate-axum --no-default-features --features "$$features" -- -D warnings || exit; \
 	done
 	$(CARGO) clippy --quiet -p hotupdate -- -D warnings
@@ -141,6 +141,10 @@ check: ## format, lints, documentation and dependencies, all without a warning; 
 	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "make check: cargo-deny is missing; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
 	$(CARGO) deny --locked check licenses bans sources
 	CARGO=$(CARGO) .ci/cost
+
+.PHONY: portable
+portable: ## macOS and Windows: libraries and examples build without a crate for Linux only, and serve and stop where none can hand over
+	CARGO=$(CARGO) .ci/portable
 
 .PHONY: cost
 cost: ## writes down what a request costs beside axum::serve, which check compares: 3 % more is a failure

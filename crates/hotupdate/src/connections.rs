@@ -33,6 +33,9 @@ mod fixture;
 
 mod clock;
 mod ledger;
+#[doc(hidden)]
+pub use ledger::GoAway;
+
 mod record;
 
 mod socket;
