@@ -10,10 +10,10 @@ use zeroize::Zeroizing;
 
 use super::key_log::{SecretLog, Secrets};
 use crate::MigrationBlock;
-use crate::input::{Input, MAX_CIPHERTEXT};
+use crate::input::{self, Header, MAX_CIPHERTEXT};
 use crate::negotiated::Negotiated;
 use crate::patience::Patience;
-use crate::protection::{Direction, HEADER};
+use crate::protection::{Direction, HEADER, MAX_PLAINTEXT};
 use crate::records::Peek;
 use crate::secret::Secret;
 use crate::state::{self, State};
@@ -22,13 +22,22 @@ use crate::suite::{Suite, Version};
 /// How many KeyUpdates are looked through for the newest secret: about ten milliseconds.
 const MAX_KEY_UPDATES: u64 = 4096;
 
+/// How much may be read at once. A record of the usual length fits, and whatever it is, its plaintext fits
+/// into rustls, which takes nothing more while it has over 16 KiB unread: two records have two headers and
+/// tags.
+pub(super) const MAX_READ: usize = MAX_PLAINTEXT + 40;
+
 pub(super) struct Before {
     pub(super) connection: ServerConnection,
     /// `None` if the connection is not to migrate.
     log: Option<Arc<SecretLog>>,
-    /// Nothing of it is in rustls: what lies in rustls's own buffer could not be taken out of it again.
-    pub(super) input: Input,
+    /// The beginning of a record whose rest has not arrived. From its whole header on rustls has it, too, but
+    /// does not give it back.
+    partial: Vec<u8>,
     silent: Silent,
+    /// How much longer than its plaintext a record is. `None` if that is not known: during the handshake, and
+    /// if the client pads its records.
+    overhead: Option<usize>,
     /// What can be seen from outside: that the client has asked for a renegotiation, in TLS 1.2.
     patience: Patience,
     /// Plaintext that the application has given back.
@@ -39,7 +48,9 @@ pub(super) struct Before {
     may_owe_answer: bool,
     /// The transport has ended.
     ended: bool,
-    /// One side has said close_notify.
+    /// The client has said close_notify.
+    peer_closed: bool,
+    /// One side has said it.
     closing: bool,
     failed: Option<rustls::Error>,
     /// How often we have changed our key by ourselves.
@@ -51,13 +62,15 @@ impl Before {
         Self {
             connection,
             log,
-            input: Input::default(),
+            partial: Vec::new(),
             silent: Silent::default(),
+            overhead: None,
             patience: Patience::default(),
             given_back: Vec::new(),
             ready: 0,
             may_owe_answer: false,
             ended: false,
+            peer_closed: false,
             closing: false,
             failed: None,
             refreshed: 0,
@@ -74,28 +87,30 @@ impl Before {
         let _ = self.connection.read_tls(&mut io::empty());
     }
 
+    pub(super) fn error(&self) -> Option<io::Error> {
+        self.failed.clone().map(invalid)
+    }
+
     pub(super) fn peek(&mut self) -> io::Result<Peek<'_>> {
         if !self.given_back.is_empty() {
             return Ok(Peek::Plaintext(&self.given_back));
         }
-        while self.ready == 0 {
-            if self.process_record()? {
-                continue;
-            }
-            // It tells a clean end from a cut one.
-            return match self.connection.reader().into_first_chunk() {
-                Ok(_) => Ok(Peek::Closed),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Peek::Wanting),
-                Err(error) => Err(error),
-            };
+        if self.ready == 0 && !self.peer_closed && !self.ended && self.failed.is_none() {
+            return Ok(Peek::Wanting);
         }
-        self.connection.reader().into_first_chunk().map(Peek::Plaintext)
+        let failed = self.error();
+        // It tells a clean end from a cut one.
+        match self.connection.reader().into_first_chunk() {
+            Ok(plaintext @ [_, ..]) => Ok(Peek::Plaintext(plaintext)),
+            ended => failed.map_or_else(|| ended.map(|_| Peek::Closed), Err),
+        }
     }
 
     pub(super) fn consume(&mut self, count: usize) {
         if self.given_back.is_empty() {
             self.connection.reader().consume(count);
-            self.ready -= count;
+            // After a failure rustls has not said how much there is.
+            self.ready = self.ready.saturating_sub(count);
         } else {
             self.given_back.drain(..count);
         }
@@ -105,36 +120,122 @@ impl Before {
         self.given_back.splice(..0, plaintext.iter().copied());
     }
 
-    /// Gives rustls the next record. `false` if there is no whole one.
-    pub(super) fn process_record(&mut self) -> io::Result<bool> {
-        if let Some(error) = &self.failed {
-            return Err(invalid(error.clone()));
+    /// How much may be read at once.
+    pub(super) fn space(&self) -> usize {
+        MAX_READ.saturating_sub(self.partial.len()).max(self.missing()).min(MAX_READ)
+    }
+
+    pub(super) fn release(&mut self) {
+        input::release(&mut self.partial);
+        input::release(&mut self.given_back);
+    }
+
+    /// Gives rustls what the transport has delivered.
+    pub(super) fn receive(&mut self, bytes: &[u8]) {
+        if self.failed.is_none()
+            && let Err(error) = self.try_receive(bytes)
+        {
+            self.failed = Some(error);
         }
-        let Some(length) = self.next_length() else { return Ok(false) };
+    }
+
+    fn try_receive(&mut self, bytes: &[u8]) -> Result<(), rustls::Error> {
+        match self.partial.len() {
+            0 => self.records(bytes),
+            1..HEADER => {
+                let bytes = [&std::mem::take(&mut self.partial), bytes].concat();
+                self.records(&bytes)
+            }
+            HEADER.. => {
+                let missing = self.missing();
+                let (piece, bytes) = bytes.split_at(missing.min(bytes.len()));
+                if piece.len() < missing {
+                    self.partial.extend_from_slice(piece);
+                    return self.bring(piece);
+                }
+                let mut begin = std::mem::take(&mut self.partial);
+                self.record(&begin, piece)?;
+                begin.clear();
+                self.partial = begin;
+                self.records(bytes)
+            }
+        }
+    }
+
+    /// How much is missing of the record that has begun, if its length is known.
+    fn missing(&self) -> usize {
+        Header::of(&self.partial).map_or(0, |header| HEADER + header.length - self.partial.len())
+    }
+
+    /// Records, and perhaps a part of another one.
+    fn records(&mut self, mut bytes: &[u8]) -> Result<(), rustls::Error> {
+        if let Some(overhead) = self.overhead {
+            bytes = self.all_but_the_last(bytes, overhead)?;
+        }
+        while let Some(length) = whole_record(bytes) {
+            let (record, rest) = bytes.split_at(length);
+            self.record(&[], record)?;
+            bytes = rest;
+        }
+        self.partial.extend_from_slice(bytes);
+        if bytes.len() >= HEADER { self.bring(bytes) } else { Ok(()) }
+    }
+
+    /// The last record shows whether rustls has half a handshake message. So those before it, which nearly
+    /// always hold data alone, are dealt with together. Returns the rest.
+    fn all_but_the_last<'a>(&mut self, bytes: &'a [u8], overhead: usize) -> Result<&'a [u8], rustls::Error> {
+        let (mut last, mut end, mut before_last) = (0, 0, 0);
+        while let Some(length) = whole_record(&bytes[end..]) {
+            before_last += usize::from(end > 0);
+            (last, end) = (end, end + length);
+        }
+        let (records, rest) = bytes.split_at(last);
+        let ready = self.ready;
+        self.process(records)?;
+        if self.ready - ready + before_last * overhead != records.len() {
+            // There may have been anything among them, and the client pads its records perhaps.
+            self.overhead = None;
+            self.may_owe_answer = true;
+            self.silent.lose(before_last as u64);
+        }
+        Ok(rest)
+    }
+
+    /// A record, of which rustls has the beginning already.
+    fn record(&mut self, beginning: &[u8], rest: &[u8]) -> Result<(), rustls::Error> {
         let handshaking = self.connection.is_handshaking();
-        let unsent = self.unsent();
-        let mut record = &self.input.ciphertext()[..length];
-        while !record.is_empty() && self.connection.read_tls(&mut record)? > 0 {}
-        let state = self.connection.process_new_packets().map_err(|error| {
-            self.failed = Some(error.clone());
-            invalid(error)
-        })?;
-        self.closing |= state.peer_has_closed();
-        let answered = state.tls_bytes_to_write() > unsent;
-        if !handshaking && answered {
-            self.patience.renegotiations = 1;
-        }
-        self.ready = state.plaintext_bytes_to_read();
-        if handshaking || answered || self.ready > 0 {
+        if self.process(rest)? || handshaking {
             self.silent.forget();
         } else {
             self.may_owe_answer = true;
             if self.log.is_some() {
-                self.silent.keep(&self.input.ciphertext()[..length]);
+                self.silent.keep(beginning, rest);
             }
         }
-        self.input.take(length);
-        Ok(true)
+        if handshaking && !self.connection.is_handshaking() {
+            self.overhead = Negotiated::of(&self.connection)
+                .and_then(|negotiated| Suite::new(negotiated.version, negotiated.cipher_suite))
+                .map(Suite::overhead);
+        }
+        Ok(())
+    }
+
+    /// Has rustls do what records say. Returns whether that can be seen.
+    fn process(&mut self, mut bytes: &[u8]) -> Result<bool, rustls::Error> {
+        let handshaking = self.connection.is_handshaking();
+        let (unsent, ready) = (self.unsent(), self.ready);
+        let mut answered = false;
+        while self.bring_some(&mut bytes)? {
+            let state = self.connection.process_new_packets()?;
+            self.peer_closed = state.peer_has_closed();
+            self.ready = state.plaintext_bytes_to_read();
+            answered = state.tls_bytes_to_write() > unsent;
+        }
+        self.closing |= self.peer_closed;
+        if answered && !handshaking {
+            self.patience.renegotiations = 1;
+        }
+        Ok(answered || self.ready > ready)
     }
 
     /// How much rustls has to send, which it says nowhere else.
@@ -145,13 +246,21 @@ impl Before {
         self.connection.process_new_packets().map_or(0, |state| state.tls_bytes_to_write())
     }
 
-    /// How much of the input rustls gets next: a record, or whatever there is if that cannot become one, for
-    /// then rustls says so.
-    fn next_length(&self) -> Option<usize> {
-        let header = self.input.header()?;
-        let possible =
-            (20..=24).contains(&header.typ) && header.major == 3 && header.length <= MAX_CIPHERTEXT;
-        if possible { self.input.record().map(<[u8]>::len) } else { Some(self.input.ciphertext().len()) }
+    fn bring(&mut self, mut bytes: &[u8]) -> Result<(), rustls::Error> {
+        while self.bring_some(&mut bytes)? {}
+        Ok(())
+    }
+
+    /// Gives rustls some of the bytes. `false` if it takes none, or there are none.
+    fn bring_some(&mut self, bytes: &mut &[u8]) -> Result<bool, rustls::Error> {
+        if bytes.is_empty() {
+            return Ok(false);
+        }
+        // It has room: see `MAX_READ`.
+        match self.connection.read_tls(bytes) {
+            Ok(count) => Ok(count > 0),
+            Err(error) => Err(rustls::Error::General(error.to_string())),
+        }
     }
 
     /// A KeyUpdate that answers the client's waits in rustls for the next write, even if that is an empty
@@ -187,14 +296,14 @@ impl Before {
         if self.connection.wants_write() {
             return Err(MigrationBlock::Unwritten);
         }
-        if self.silent.overflow {
+        if self.silent.lost {
             return Err(MigrationBlock::Fragment);
         }
         if self.silent.total + self.refreshed > MAX_KEY_UPDATES {
             return Err(MigrationBlock::KeyUpdates);
         }
         self.take_plaintext();
-        let ciphertext = self.silent.bytes.len() + self.input.ciphertext().len();
+        let ciphertext = self.silent.bytes.len() + self.partial.len();
         if !state::fits(negotiated, self.given_back.len(), ciphertext) {
             return Err(MigrationBlock::TooMuch);
         }
@@ -214,7 +323,7 @@ impl Before {
 
     /// `None` if rustls's secrets are not those that it has logged.
     pub(super) fn into_state(self) -> Option<State> {
-        let Self { connection, log, input, silent, patience, given_back, .. } = self;
+        let Self { connection, log, partial, silent, patience, given_back, .. } = self;
         let negotiated = Negotiated::of(&connection)?;
         let suite = Suite::new(negotiated.version, negotiated.cipher_suite)?;
         let Secrets { client, server, exporter } = log?.take();
@@ -233,7 +342,7 @@ impl Before {
             owes_key_update: false,
             patience,
             plaintext: given_back,
-            ciphertext: [unopened.records, input.ciphertext()].concat(),
+            ciphertext: [unopened.records, &partial].concat(),
         })
     }
 }
@@ -252,10 +361,19 @@ impl fmt::Debug for Before {
 struct Silent {
     bytes: Vec<u8>,
     count: u64,
-    /// There were too many to keep.
-    overflow: bool,
+    /// There were some that are not here.
+    lost: bool,
     /// Since the connection's beginning: there cannot have been more KeyUpdates.
     total: u64,
+}
+
+/// The length of the record at the front of `bytes`, if it is whole, or of all of them if they cannot become
+/// one: then rustls says so.
+fn whole_record(bytes: &[u8]) -> Option<usize> {
+    let Header { typ, major, length } = Header::of(bytes)?;
+    let length = HEADER + length;
+    let possible = (20..=24).contains(&typ) && major == 3 && length <= HEADER + MAX_CIPHERTEXT;
+    if !possible { Some(bytes.len()) } else { (length <= bytes.len()).then_some(length) }
 }
 
 /// See [`Silent::since_key_update`].
@@ -267,17 +385,25 @@ struct Unopened<'a> {
 impl Silent {
     const MAX: usize = 4 * MAX_CIPHERTEXT;
 
-    fn keep(&mut self, record: &[u8]) {
+    fn keep(&mut self, beginning: &[u8], rest: &[u8]) {
         self.total += 1;
-        self.overflow |= self.bytes.len() + record.len() > Self::MAX;
-        if !self.overflow {
-            self.bytes.extend_from_slice(record);
+        self.lost |= self.bytes.len() + beginning.len() + rest.len() > Self::MAX;
+        if !self.lost {
+            self.bytes.extend_from_slice(beginning);
+            self.bytes.extend_from_slice(rest);
             self.count += 1;
         }
     }
 
+    /// There were so many records at most that are not here.
+    fn lose(&mut self, count: u64) {
+        self.forget();
+        self.total += count;
+        self.lost = true;
+    }
+
     fn forget(&mut self) {
-        (self.bytes, self.count, self.overflow) = (Vec::new(), 0, false);
+        (self.bytes, self.count, self.lost) = (Vec::new(), 0, false);
     }
 
     /// Those that came under the present key, of which `sequence` records have been opened: what came before

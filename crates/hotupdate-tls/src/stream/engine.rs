@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, Write};
 
-use super::before::Before;
+use super::before::{Before, MAX_READ};
 use crate::MigrationBlock;
 use crate::negotiated::Negotiated;
 use crate::records::{Peek, Records};
@@ -42,18 +42,18 @@ impl Engine {
         }
     }
 
-    pub(super) fn space(&mut self) -> &mut [u8] {
+    /// How many bytes may come at once, [`MAX_READ`] at most.
+    pub(super) fn space(&self) -> usize {
         match self {
-            Self::Rustls(before) => before.input.space(),
-            Self::Records(records) => records.space(),
-            Self::Lost => &mut [],
+            Self::Rustls(before) => before.space(),
+            Self::Records(_) | Self::Lost => MAX_READ,
         }
     }
 
-    pub(super) fn filled(&mut self, count: usize) {
+    pub(super) fn receive(&mut self, bytes: &[u8]) {
         match self {
-            Self::Rustls(before) => before.input.filled(count),
-            Self::Records(records) => records.filled(count),
+            Self::Rustls(before) => before.receive(bytes),
+            Self::Records(records) => records.receive(bytes),
             Self::Lost => {}
         }
     }
@@ -68,7 +68,7 @@ impl Engine {
 
     pub(super) fn release(&mut self) {
         match self {
-            Self::Rustls(before) => before.input.release(),
+            Self::Rustls(before) => before.release(),
             Self::Records(records) => records.release(),
             Self::Lost => {}
         }

@@ -1,11 +1,13 @@
 //! A transport and what protects it: reads for the one, sends for the other.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::before::MAX_READ;
 use super::engine::Engine;
 use crate::MigrationBlock;
 use crate::negotiated::Negotiated;
@@ -41,12 +43,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Transport<IO> {
 
     /// Reads something, or sees the end.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut space = ReadBuf::new(self.engine.space());
-        let read = Pin::new(&mut self.io).poll_read(cx, &mut space);
-        let count = space.filled().len();
-        match read {
-            Poll::Ready(Ok(())) if count == 0 => self.engine.end(),
-            Poll::Ready(Ok(())) => self.engine.filled(count),
+        // A connection that waits needs no buffer of its own for this.
+        let mut bytes = [const { MaybeUninit::uninit() }; MAX_READ];
+        let mut bytes = ReadBuf::uninit(&mut bytes[..self.engine.space()]);
+        match Pin::new(&mut self.io).poll_read(cx, &mut bytes) {
+            Poll::Ready(Ok(())) if bytes.filled().is_empty() => self.engine.end(),
+            Poll::Ready(Ok(())) => self.engine.receive(bytes.filled()),
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => {
                 self.engine.release();
