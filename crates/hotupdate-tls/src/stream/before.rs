@@ -139,27 +139,41 @@ impl Before {
         }
     }
 
-    fn try_receive(&mut self, bytes: &[u8]) -> Result<(), rustls::Error> {
-        match self.partial.len() {
-            0 => self.records(bytes),
-            1..HEADER => {
-                let bytes = [&std::mem::take(&mut self.partial), bytes].concat();
-                self.records(&bytes)
-            }
-            HEADER.. => {
-                let missing = self.missing();
-                let (piece, bytes) = bytes.split_at(missing.min(bytes.len()));
-                if piece.len() < missing {
-                    self.partial.extend_from_slice(piece);
-                    return self.bring(piece);
-                }
-                let mut begin = std::mem::take(&mut self.partial);
-                self.record(&begin, piece)?;
-                begin.clear();
-                self.partial = begin;
-                self.records(bytes)
-            }
+    fn try_receive(&mut self, mut bytes: &[u8]) -> Result<(), rustls::Error> {
+        if (1..HEADER).contains(&self.partial.len()) {
+            let bytes = [&std::mem::take(&mut self.partial), bytes].concat();
+            return self.try_receive(&bytes);
         }
+        while let Some(group) = self.group(bytes) {
+            let rest = &bytes[group.length..];
+            if rest.len() >= HEADER && whole_record(rest).is_none() {
+                // It goes along: rustls makes its buffer anew whenever nothing is in it.
+                self.deal_with(group, bytes)?;
+                self.partial.extend_from_slice(rest);
+                return Ok(());
+            }
+            self.deal_with(group, &bytes[..group.length])?;
+            bytes = rest;
+        }
+        self.partial.extend_from_slice(bytes);
+        if self.partial.len() >= HEADER { self.bring(bytes) } else { Ok(()) }
+    }
+
+    /// The records at the front of `bytes` that are dealt with together: all but the last one, which shows
+    /// whether rustls has half a handshake message.
+    fn group(&self, bytes: &[u8]) -> Option<Group> {
+        let mut end = match self.missing() {
+            0 => whole_record(bytes)?,
+            missing => (missing <= bytes.len()).then_some(missing)?,
+        };
+        let (mut group, mut whole) = (Group { length: end, count: 1 }, 1);
+        while self.overhead.is_some()
+            && let Some(next) = whole_record(&bytes[end..])
+        {
+            group = Group { length: end, count: whole };
+            (end, whole) = (end + next, whole + 1);
+        }
+        Some(group)
     }
 
     /// How much is missing of the record that has begun, if its length is known.
@@ -167,49 +181,24 @@ impl Before {
         Header::of(&self.partial).map_or(0, |header| HEADER + header.length - self.partial.len())
     }
 
-    /// Records, and perhaps a part of another one.
-    fn records(&mut self, mut bytes: &[u8]) -> Result<(), rustls::Error> {
-        if let Some(overhead) = self.overhead {
-            bytes = self.all_but_the_last(bytes, overhead)?;
-        }
-        while let Some(length) = whole_record(bytes) {
-            let (record, rest) = bytes.split_at(length);
-            self.record(&[], record)?;
-            bytes = rest;
-        }
-        self.partial.extend_from_slice(bytes);
-        if bytes.len() >= HEADER { self.bring(bytes) } else { Ok(()) }
-    }
-
-    /// The last record shows whether rustls has half a handshake message. So those before it, which nearly
-    /// always hold data alone, are dealt with together. Returns the rest.
-    fn all_but_the_last<'a>(&mut self, bytes: &'a [u8], overhead: usize) -> Result<&'a [u8], rustls::Error> {
-        let (mut last, mut end, mut before_last) = (0, 0, 0);
-        while let Some(length) = whole_record(&bytes[end..]) {
-            before_last += usize::from(end > 0);
-            (last, end) = (end, end + length);
-        }
-        let (records, rest) = bytes.split_at(last);
-        let ready = self.ready;
-        self.process(records)?;
-        if self.ready - ready + before_last * overhead != records.len() {
-            // There may have been anything among them, and the client pads its records perhaps.
-            self.overhead = None;
-            self.may_owe_answer = true;
-            self.silent.lose(before_last as u64);
-        }
-        Ok(rest)
-    }
-
-    /// A record, of which rustls has the beginning already.
-    fn record(&mut self, beginning: &[u8], rest: &[u8]) -> Result<(), rustls::Error> {
-        let handshaking = self.connection.is_handshaking();
-        if self.process(rest)? || handshaking {
+    /// Half a record may follow the group in `bytes`.
+    fn deal_with(&mut self, group: Group, bytes: &[u8]) -> Result<(), rustls::Error> {
+        let Group { length, count } = group;
+        let mut beginning = std::mem::take(&mut self.partial);
+        let (handshaking, ready) = (self.connection.is_handshaking(), self.ready);
+        let shown = self.process(bytes)?;
+        let whole = beginning.len() + length;
+        let is_data = |overhead| self.ready - ready + count * overhead == whole;
+        if handshaking || count == 1 && shown || self.overhead.is_some_and(is_data) {
             self.silent.forget();
         } else {
             self.may_owe_answer = true;
-            if self.log.is_some() {
-                self.silent.keep(beginning, rest);
+            if count > 1 {
+                // There may have been anything among them. Perhaps the client pads its records.
+                self.silent.lose(count);
+                self.overhead = None;
+            } else if self.log.is_some() {
+                self.silent.keep(&beginning, &bytes[..length]);
             }
         }
         if handshaking && !self.connection.is_handshaking() {
@@ -217,6 +206,8 @@ impl Before {
                 .and_then(|negotiated| Suite::new(negotiated.version, negotiated.cipher_suite))
                 .map(Suite::overhead);
         }
+        beginning.clear();
+        self.partial = beginning;
         Ok(())
     }
 
@@ -367,6 +358,14 @@ struct Silent {
     total: u64,
 }
 
+/// See [`Before::group`].
+#[derive(Clone, Copy)]
+struct Group {
+    /// Of it that has not arrived before.
+    length: usize,
+    count: usize,
+}
+
 /// The length of the record at the front of `bytes`, if it is whole, or of all of them if they cannot become
 /// one: then rustls says so.
 fn whole_record(bytes: &[u8]) -> Option<usize> {
@@ -396,9 +395,9 @@ impl Silent {
     }
 
     /// There were so many records at most that are not here.
-    fn lose(&mut self, count: u64) {
+    fn lose(&mut self, count: usize) {
         self.forget();
-        self.total += count;
+        self.total += count as u64;
         self.lost = true;
     }
 
