@@ -8,6 +8,9 @@ use crate::protection::{HEADER, MAX_PLAINTEXT};
 /// The most that the body of a record may be long. TLS 1.3 allows 256 bytes of overhead, TLS 1.2 a few more.
 pub(crate) const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 2048;
 
+/// So much is read at once into a buffer that is in use.
+const LARGE_READ: usize = HEADER + MAX_CIPHERTEXT;
+
 /// A connection that waits for its client keeps buffers up to this capacity: it will need them for the next
 /// request, and they are small beside everything else that a connection needs.
 const KEPT: usize = 512;
@@ -47,6 +50,16 @@ impl Input {
     pub(crate) fn receive(&mut self, bytes: &[u8]) {
         self.compact();
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Where what comes next can be appended to the beginning of a record, if there is one.
+    pub(crate) fn begun(&mut self) -> Option<&mut Vec<u8>> {
+        self.compact();
+        if self.bytes.is_empty() {
+            return None;
+        }
+        self.bytes.reserve(LARGE_READ);
+        Some(&mut self.bytes)
     }
 
     pub(crate) fn plaintext(&self) -> &[u8] {

@@ -126,6 +126,11 @@ impl Records {
         self.input.receive(bytes);
     }
 
+    /// See [`Input::begun`].
+    pub(crate) fn begun(&mut self) -> Option<&mut Vec<u8>> {
+        self.input.begun()
+    }
+
     /// The transport has ended: no more bytes will come.
     pub fn end(&mut self) {
         if matches!(self.reading, Reading::Open) {

@@ -1,19 +1,22 @@
-//! A connection before its first migration: rustls, which is given whole records alone, and what it has to
-//! say when it is taken apart.
+//! A connection before its first migration: rustls, and what else is to be known when it is taken apart.
 
 use std::fmt;
 use std::io::{self, BufRead as _, Write as _};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use rustls::{ConnectionTrafficSecrets, ServerConnection};
+use rustls::{ConnectionTrafficSecrets, IoState, ServerConnection};
+use tokio::io::{AsyncRead, ReadBuf};
 use zeroize::Zeroizing;
 
 use super::key_log::{SecretLog, Secrets};
+use super::recent::Recent;
 use crate::MigrationBlock;
-use crate::input::{self, Header, MAX_CIPHERTEXT};
+use crate::input;
 use crate::negotiated::Negotiated;
 use crate::patience::Patience;
-use crate::protection::{Direction, HEADER, MAX_PLAINTEXT};
+use crate::protection::Direction;
 use crate::records::Peek;
 use crate::secret::Secret;
 use crate::state::{self, State};
@@ -22,22 +25,11 @@ use crate::suite::{Suite, Version};
 /// How many KeyUpdates are looked through for the newest secret: about ten milliseconds.
 const MAX_KEY_UPDATES: u64 = 4096;
 
-/// How much may be read at once. A record of the usual length fits, and whatever it is, its plaintext fits
-/// into rustls, which takes nothing more while it has over 16 KiB unread: two records have two headers and
-/// tags.
-pub(super) const MAX_READ: usize = MAX_PLAINTEXT + 40;
-
 pub(super) struct Before {
     pub(super) connection: ServerConnection,
     /// `None` if the connection is not to migrate.
     log: Option<Arc<SecretLog>>,
-    /// The beginning of a record whose rest has not arrived. From its whole header on rustls has it, too, but
-    /// does not give it back.
-    partial: Vec<u8>,
-    silent: Silent,
-    /// How much longer than its plaintext a record is. `None` if that is not known: during the handshake, and
-    /// if the client pads its records.
-    overhead: Option<usize>,
+    recent: Recent,
     /// What can be seen from outside: that the client has asked for a renegotiation, in TLS 1.2.
     patience: Patience,
     /// Plaintext that the application has given back.
@@ -62,9 +54,7 @@ impl Before {
         Self {
             connection,
             log,
-            partial: Vec::new(),
-            silent: Silent::default(),
-            overhead: None,
+            recent: Recent::default(),
             patience: Patience::default(),
             given_back: Vec::new(),
             ready: 0,
@@ -79,12 +69,6 @@ impl Before {
 
     pub(super) fn has_ended(&self) -> bool {
         self.ended
-    }
-
-    pub(super) fn end(&mut self) {
-        self.ended = true;
-        // It tells a clean end from a cut one by this.
-        let _ = self.connection.read_tls(&mut io::empty());
     }
 
     pub(super) fn error(&self) -> Option<io::Error> {
@@ -120,113 +104,54 @@ impl Before {
         self.given_back.splice(..0, plaintext.iter().copied());
     }
 
-    /// How much may be read at once.
-    pub(super) fn space(&self) -> usize {
-        MAX_READ.saturating_sub(self.partial.len()).max(self.missing()).min(MAX_READ)
-    }
-
     pub(super) fn release(&mut self) {
-        input::release(&mut self.partial);
+        self.recent.release();
         input::release(&mut self.given_back);
     }
 
-    /// Gives rustls what the transport has delivered.
-    pub(super) fn receive(&mut self, bytes: &[u8]) {
-        if self.failed.is_none()
-            && let Err(error) = self.try_receive(bytes)
-        {
-            self.failed = Some(error);
-        }
-    }
-
-    fn try_receive(&mut self, mut bytes: &[u8]) -> Result<(), rustls::Error> {
-        if (1..HEADER).contains(&self.partial.len()) {
-            let bytes = [&std::mem::take(&mut self.partial), bytes].concat();
-            return self.try_receive(&bytes);
-        }
-        while let Some(group) = self.group(bytes) {
-            let rest = &bytes[group.length..];
-            if rest.len() >= HEADER && whole_record(rest).is_none() {
-                // It goes along: rustls makes its buffer anew whenever nothing is in it.
-                self.deal_with(group, bytes)?;
-                self.partial.extend_from_slice(rest);
-                return Ok(());
-            }
-            self.deal_with(group, &bytes[..group.length])?;
-            bytes = rest;
-        }
-        self.partial.extend_from_slice(bytes);
-        if self.partial.len() >= HEADER { self.bring(bytes) } else { Ok(()) }
-    }
-
-    /// The records at the front of `bytes` that are dealt with together: all but the last one, which shows
-    /// whether rustls has half a handshake message.
-    fn group(&self, bytes: &[u8]) -> Option<Group> {
-        let mut end = match self.missing() {
-            0 => whole_record(bytes)?,
-            missing => (missing <= bytes.len()).then_some(missing)?,
-        };
-        let (mut group, mut whole) = (Group { length: end, count: 1 }, 1);
-        while self.overhead.is_some()
-            && let Some(next) = whole_record(&bytes[end..])
-        {
-            group = Group { length: end, count: whole };
-            (end, whole) = (end + next, whole + 1);
-        }
-        Some(group)
-    }
-
-    /// How much is missing of the record that has begun, if its length is known.
-    fn missing(&self) -> usize {
-        Header::of(&self.partial).map_or(0, |header| HEADER + header.length - self.partial.len())
-    }
-
-    /// Half a record may follow the group in `bytes`.
-    fn deal_with(&mut self, group: Group, bytes: &[u8]) -> Result<(), rustls::Error> {
-        let Group { length, count } = group;
-        let mut beginning = std::mem::take(&mut self.partial);
-        let (handshaking, ready) = (self.connection.is_handshaking(), self.ready);
-        let shown = self.process(bytes)?;
-        let whole = beginning.len() + length;
-        let is_data = |overhead| self.ready - ready + count * overhead == whole;
-        if handshaking || count == 1 && shown || self.overhead.is_some_and(is_data) {
-            self.silent.forget();
-        } else {
-            self.may_owe_answer = true;
-            if count > 1 {
-                // There may have been anything among them. Perhaps the client pads its records.
-                self.silent.lose(count);
-                self.overhead = None;
-            } else if self.log.is_some() {
-                self.silent.keep(&beginning, &bytes[..length]);
-            }
-        }
-        if handshaking && !self.connection.is_handshaking() {
-            self.overhead = Negotiated::of(&self.connection)
-                .and_then(|negotiated| Suite::new(negotiated.version, negotiated.cipher_suite))
-                .map(Suite::overhead);
-        }
-        beginning.clear();
-        self.partial = beginning;
-        Ok(())
-    }
-
-    /// Has rustls do what records say. Returns whether that can be seen.
-    fn process(&mut self, mut bytes: &[u8]) -> Result<bool, rustls::Error> {
+    /// Reads something into rustls, or sees the end.
+    pub(super) fn poll_fill<IO: AsyncRead + Unpin>(
+        &mut self,
+        io: &mut IO,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let handshaking = self.connection.is_handshaking();
-        let (unsent, ready) = (self.unsent(), self.ready);
-        let mut answered = false;
-        while self.bring_some(&mut bytes)? {
-            let state = self.connection.process_new_packets()?;
-            self.peer_closed = state.peer_has_closed();
-            self.ready = state.plaintext_bytes_to_read();
-            answered = state.tls_bytes_to_write() > unsent;
+        let unsent = self.unsent();
+        match self.connection.read_tls(&mut Observed { io, cx, recent: &mut self.recent }) {
+            Ok(0) => self.ended = true,
+            Ok(_) => match self.connection.process_new_packets() {
+                Ok(state) => self.processed(&state, handshaking, unsent),
+                Err(error) => self.failed = Some(error),
+            },
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.release();
+                return Poll::Pending;
+            }
+            Err(error) => return Poll::Ready(Err(error)),
         }
+        Poll::Ready(Ok(()))
+    }
+
+    fn processed(&mut self, state: &IoState, handshaking: bool, unsent: usize) {
+        self.peer_closed = state.peer_has_closed();
         self.closing |= self.peer_closed;
-        if answered && !handshaking {
+        let before = std::mem::replace(&mut self.ready, state.plaintext_bytes_to_read());
+        let plaintext = self.ready - before;
+        let answered = state.tls_bytes_to_write() > unsent;
+        if handshaking {
+            self.recent.are_dealt_with();
+            self.recent.set_overhead(self.suite().map_or(0, Suite::overhead));
+        } else if answered {
             self.patience.renegotiations = 1;
+            self.recent.are_dealt_with();
+        } else if !self.recent.are_data(plaintext) {
+            self.may_owe_answer = true;
         }
-        Ok(answered || self.ready > ready)
+    }
+
+    fn suite(&self) -> Option<Suite> {
+        let suite = self.connection.negotiated_cipher_suite()?.suite();
+        Suite::new(self.connection.protocol_version()?, suite)
     }
 
     /// How much rustls has to send, which it says nowhere else.
@@ -235,23 +160,6 @@ impl Before {
             return 0;
         }
         self.connection.process_new_packets().map_or(0, |state| state.tls_bytes_to_write())
-    }
-
-    fn bring(&mut self, mut bytes: &[u8]) -> Result<(), rustls::Error> {
-        while self.bring_some(&mut bytes)? {}
-        Ok(())
-    }
-
-    /// Gives rustls some of the bytes. `false` if it takes none, or there are none.
-    fn bring_some(&mut self, bytes: &mut &[u8]) -> Result<bool, rustls::Error> {
-        if bytes.is_empty() {
-            return Ok(false);
-        }
-        // It has room: see `MAX_READ`.
-        match self.connection.read_tls(bytes) {
-            Ok(count) => Ok(count > 0),
-            Err(error) => Err(rustls::Error::General(error.to_string())),
-        }
     }
 
     /// A KeyUpdate that answers the client's waits in rustls for the next write, even if that is an empty
@@ -287,15 +195,14 @@ impl Before {
         if self.connection.wants_write() {
             return Err(MigrationBlock::Unwritten);
         }
-        if self.silent.lost {
+        if self.recent.is_lost() {
             return Err(MigrationBlock::Fragment);
         }
-        if self.silent.total + self.refreshed > MAX_KEY_UPDATES {
+        if self.recent.key_updates() + self.refreshed > MAX_KEY_UPDATES {
             return Err(MigrationBlock::KeyUpdates);
         }
         self.take_plaintext();
-        let ciphertext = self.silent.bytes.len() + self.partial.len();
-        if !state::fits(negotiated, self.given_back.len(), ciphertext) {
+        if !state::fits(negotiated, self.given_back.len(), self.recent.len()) {
             return Err(MigrationBlock::TooMuch);
         }
         Ok(())
@@ -314,15 +221,15 @@ impl Before {
 
     /// `None` if rustls's secrets are not those that it has logged.
     pub(super) fn into_state(self) -> Option<State> {
-        let Self { connection, log, partial, silent, patience, given_back, .. } = self;
+        let Self { connection, log, recent, patience, given_back, .. } = self;
         let negotiated = Negotiated::of(&connection)?;
         let suite = Suite::new(negotiated.version, negotiated.cipher_suite)?;
         let Secrets { client, server, exporter } = log?.take();
         let extracted = connection.dangerous_extract_secrets().ok()?;
         let mut opener = direction(suite, extracted.rx, client)?;
         let sealer = direction(suite, extracted.tx, server)?;
-        let unopened = silent.since_key_update(opener.sequence);
-        opener.sequence -= unopened.count;
+        let (ciphertext, unopened) = recent.unopened(suite, &opener)?;
+        opener.sequence -= unopened;
         Some(State {
             suite,
             negotiated: Arc::new(negotiated),
@@ -333,7 +240,7 @@ impl Before {
             owes_key_update: false,
             patience,
             plaintext: given_back,
-            ciphertext: [unopened.records, &partial].concat(),
+            ciphertext: ciphertext.to_vec(),
         })
     }
 }
@@ -344,77 +251,23 @@ impl fmt::Debug for Before {
     }
 }
 
-/// The records since the last one of which something was seen, as they arrived.
-///
-/// They may hold the beginning of a handshake message, which waits in rustls and would be lost: the record
-/// layer decrypts them again.
-#[derive(Default)]
-struct Silent {
-    bytes: Vec<u8>,
-    count: u64,
-    /// There were some that are not here.
-    lost: bool,
-    /// Since the connection's beginning: there cannot have been more KeyUpdates.
-    total: u64,
+/// The transport as rustls reads from it.
+struct Observed<'a, 'b, IO> {
+    io: &'a mut IO,
+    cx: &'a mut Context<'b>,
+    recent: &'a mut Recent,
 }
 
-/// See [`Before::group`].
-#[derive(Clone, Copy)]
-struct Group {
-    /// Of it that has not arrived before.
-    length: usize,
-    count: usize,
-}
-
-/// The length of the record at the front of `bytes`, if it is whole, or of all of them if they cannot become
-/// one: then rustls says so.
-fn whole_record(bytes: &[u8]) -> Option<usize> {
-    let Header { typ, major, length } = Header::of(bytes)?;
-    let length = HEADER + length;
-    let possible = (20..=24).contains(&typ) && major == 3 && length <= HEADER + MAX_CIPHERTEXT;
-    if !possible { Some(bytes.len()) } else { (length <= bytes.len()).then_some(length) }
-}
-
-/// See [`Silent::since_key_update`].
-struct Unopened<'a> {
-    records: &'a [u8],
-    count: u64,
-}
-
-impl Silent {
-    const MAX: usize = 4 * MAX_CIPHERTEXT;
-
-    fn keep(&mut self, beginning: &[u8], rest: &[u8]) {
-        self.total += 1;
-        self.lost |= self.bytes.len() + beginning.len() + rest.len() > Self::MAX;
-        if !self.lost {
-            self.bytes.extend_from_slice(beginning);
-            self.bytes.extend_from_slice(rest);
-            self.count += 1;
+impl<IO: AsyncRead + Unpin> io::Read for Observed<'_, '_, IO> {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        let most = space.len().min(self.recent.most());
+        let mut space = ReadBuf::new(&mut space[..most]);
+        match Pin::new(&mut *self.io).poll_read(self.cx, &mut space) {
+            Poll::Ready(read) => read?,
+            Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
         }
-    }
-
-    /// There were so many records at most that are not here.
-    fn lose(&mut self, count: usize) {
-        self.forget();
-        self.total += count as u64;
-        self.lost = true;
-    }
-
-    fn forget(&mut self) {
-        (self.bytes, self.count, self.lost) = (Vec::new(), 0, false);
-    }
-
-    /// Those that came under the present key, of which `sequence` records have been opened: what came before
-    /// the last KeyUpdate is dealt with, and so is the KeyUpdate.
-    fn since_key_update(&self, sequence: u64) -> Unopened<'_> {
-        let count = self.count.min(sequence);
-        let mut records = &self.bytes[..];
-        for _ in count..self.count {
-            let length = HEADER + usize::from(u16::from_be_bytes([records[3], records[4]]));
-            records = &records[length..];
-        }
-        Unopened { records, count }
+        self.recent.read(space.filled());
+        Ok(space.filled().len())
     }
 }
 

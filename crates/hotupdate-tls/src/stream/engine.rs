@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, Write};
 
-use super::before::{Before, MAX_READ};
+use super::before::Before;
 use crate::MigrationBlock;
 use crate::negotiated::Negotiated;
 use crate::records::{Peek, Records};
@@ -38,38 +38,6 @@ impl Engine {
         match self {
             Self::Rustls(before) => before.give_back(plaintext),
             Self::Records(records) => records.give_back(plaintext),
-            Self::Lost => {}
-        }
-    }
-
-    /// How many bytes may come at once, [`MAX_READ`] at most.
-    pub(super) fn space(&self) -> usize {
-        match self {
-            Self::Rustls(before) => before.space(),
-            Self::Records(_) | Self::Lost => MAX_READ,
-        }
-    }
-
-    pub(super) fn receive(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Rustls(before) => before.receive(bytes),
-            Self::Records(records) => records.receive(bytes),
-            Self::Lost => {}
-        }
-    }
-
-    pub(super) fn end(&mut self) {
-        match self {
-            Self::Rustls(before) => before.end(),
-            Self::Records(records) => records.end(),
-            Self::Lost => {}
-        }
-    }
-
-    pub(super) fn release(&mut self) {
-        match self {
-            Self::Rustls(before) => before.release(),
-            Self::Records(records) => records.release(),
             Self::Lost => {}
         }
     }

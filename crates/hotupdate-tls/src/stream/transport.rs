@@ -2,15 +2,15 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
-use super::before::MAX_READ;
 use super::engine::Engine;
 use crate::MigrationBlock;
 use crate::negotiated::Negotiated;
+use crate::records::Records;
 use crate::state::State;
 
 #[derive(Debug)]
@@ -43,19 +43,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Transport<IO> {
 
     /// Reads something, or sees the end.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A connection that waits needs no buffer of its own for this.
-        let mut bytes = [const { MaybeUninit::uninit() }; MAX_READ];
-        let mut bytes = ReadBuf::uninit(&mut bytes[..self.engine.space()]);
-        match Pin::new(&mut self.io).poll_read(cx, &mut bytes) {
-            Poll::Ready(Ok(())) if bytes.filled().is_empty() => self.engine.end(),
-            Poll::Ready(Ok(())) => self.engine.receive(bytes.filled()),
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending => {
-                self.engine.release();
-                return Poll::Pending;
-            }
+        match &mut self.engine {
+            Engine::Rustls(before) => before.poll_fill(&mut self.io, cx),
+            Engine::Records(records) => poll_fill(records, &mut self.io, cx),
+            Engine::Lost => Poll::Ready(Ok(())),
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Hands what waits to the transport.
@@ -84,6 +76,32 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Transport<IO> {
         let _ = self.poll_send(cx);
         Poll::Ready(Err(error))
     }
+}
+
+/// A connection that waits for a request needs no buffer of its own.
+const READ: usize = 4096;
+
+fn poll_fill<IO: AsyncRead + Unpin>(
+    records: &mut Records,
+    io: &mut IO,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    let mut bytes = [const { MaybeUninit::uninit() }; READ];
+    let mut bytes = ReadBuf::uninit(&mut bytes);
+    let read = match records.begun() {
+        Some(begun) => pin!(io.read_buf(begun)).poll(cx).map_ok(|count| count > 0),
+        None => Pin::new(io).poll_read(cx, &mut bytes).map_ok(|()| {
+            records.receive(bytes.filled());
+            !bytes.filled().is_empty()
+        }),
+    };
+    if read.is_pending() {
+        records.release();
+    }
+    if !ready!(read)? {
+        records.end();
+    }
+    Poll::Ready(Ok(()))
 }
 
 /// The transport as rustls writes to it.
