@@ -75,25 +75,39 @@ impl Before {
         self.failed.clone().map(invalid)
     }
 
+    #[inline]
     pub(super) fn peek(&mut self) -> io::Result<Peek<'_>> {
         if !self.given_back.is_empty() {
-            return Ok(Peek::Plaintext(&self.given_back));
+            Ok(Peek::Plaintext(&self.given_back))
+        } else if self.ready > 0 {
+            self.connection.reader().into_first_chunk().map(Peek::Plaintext)
+        } else if self.is_over() {
+            self.last_words()
+        } else {
+            Ok(Peek::Wanting)
         }
-        if self.ready == 0 && !self.peer_closed && !self.ended && self.failed.is_none() {
-            return Ok(Peek::Wanting);
-        }
+    }
+
+    /// Whether nothing more comes from the client.
+    #[inline]
+    fn is_over(&self) -> bool {
+        self.peer_closed || self.ended || self.failed.is_some()
+    }
+
+    #[cold]
+    fn last_words(&mut self) -> io::Result<Peek<'_>> {
         let failed = self.error();
-        // It tells a clean end from a cut one.
+        // After a failure it has not said how much there is before it. It tells a clean end from a cut one.
         match self.connection.reader().into_first_chunk() {
             Ok(plaintext @ [_, ..]) => Ok(Peek::Plaintext(plaintext)),
             ended => failed.map_or_else(|| ended.map(|_| Peek::Closed), Err),
         }
     }
 
+    #[inline]
     pub(super) fn consume(&mut self, count: usize) {
         if self.given_back.is_empty() {
             self.connection.reader().consume(count);
-            // After a failure rustls has not said how much there is.
             self.ready = self.ready.saturating_sub(count);
         } else {
             self.given_back.drain(..count);

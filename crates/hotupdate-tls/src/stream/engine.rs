@@ -18,6 +18,7 @@ pub(super) enum Engine {
 }
 
 impl Engine {
+    #[inline]
     pub(super) fn peek(&mut self) -> io::Result<Peek<'_>> {
         match self {
             Self::Rustls(before) => before.peek(),
@@ -26,6 +27,7 @@ impl Engine {
         }
     }
 
+    #[inline]
     pub(super) fn consume(&mut self, count: usize) {
         match self {
             Self::Rustls(before) => before.consume(count),
@@ -42,6 +44,7 @@ impl Engine {
         }
     }
 
+    #[inline]
     pub(super) fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Rustls(before) => before.connection.writer().write_vectored(pieces),
@@ -51,6 +54,7 @@ impl Engine {
     }
 
     /// What we owe the client is to be sent now, not only before the next data.
+    #[inline]
     pub(super) fn answer(&mut self) {
         match self {
             Self::Rustls(before) => before.answer(),
@@ -77,6 +81,7 @@ impl Engine {
         }
     }
 
+    #[inline]
     pub(super) fn wants_send(&self) -> bool {
         match self {
             Self::Rustls(before) => before.connection.wants_write(),

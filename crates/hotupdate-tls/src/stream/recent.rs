@@ -71,7 +71,7 @@ impl Recent {
     /// How much may be read at once. A long record is read to its end, and the next one's header with it:
     /// rustls makes its buffer anew when nothing is in it.
     pub(super) fn most(&self) -> usize {
-        MAX_READ.max(missing(self.partial()) + HEADER)
+        if self.bytes.is_empty() { MAX_READ } else { MAX_READ.max(missing(self.partial()) + HEADER) }
     }
 
     /// These bytes were read.
@@ -129,7 +129,11 @@ impl Recent {
 
     /// Nothing of the records can be lost.
     pub(super) fn are_dealt_with(&mut self) {
-        self.bytes.drain(..self.whole.length);
+        if self.whole.length == self.bytes.len() {
+            self.bytes.clear();
+        } else {
+            self.bytes.drain(..self.whole.length);
+        }
         self.whole = Group::default();
         self.lost = false;
     }

@@ -81,6 +81,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Transport<IO> {
 /// A connection that waits for a request needs no buffer of its own.
 const READ: usize = 4096;
 
+// Its space on the stack is not to be that of every read.
+#[inline(never)]
 fn poll_fill<IO: AsyncRead + Unpin>(
     records: &mut Records,
     io: &mut IO,
