@@ -29,7 +29,9 @@ use tokio::time::Instant;
 use tokio::time::timeout;
 
 use crate::app::{App, BoxError};
-use crate::carrier::{Carrier, Kinds, Layer, Names};
+#[cfg(feature = "tls")]
+use crate::carrier::Carrier;
+use crate::carrier::{HttpCarrier, Kinds, Layer, Names};
 use crate::detect::{Protocol, detect, wait_for_more};
 use crate::http1::{self, Left};
 use crate::io::Io;
@@ -455,7 +457,7 @@ pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, a
 
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next
 /// process.
-async fn converse<C: Carrier, S: App>(carrier: C, state: HttpState, app: S, server: Arc<Server>) {
+async fn converse<C: HttpCarrier, S: App>(carrier: C, state: HttpState, app: S, server: Arc<Server>) {
     let settings = &server.settings;
     let activity = carrier.connection().activity();
     let carried = carrier.carried(&server);
@@ -475,7 +477,13 @@ async fn converse<C: Carrier, S: App>(carrier: C, state: HttpState, app: S, serv
 }
 
 /// Serves a connection in a task of its own.
-fn spawn_on<C: Carrier, S: App>(runtime: &Handle, carrier: C, state: HttpState, app: S, server: Arc<Server>) {
+fn spawn_on<C: HttpCarrier, S: App>(
+    runtime: &Handle,
+    carrier: C,
+    state: HttpState,
+    app: S,
+    server: Arc<Server>,
+) {
     runtime.spawn(converse(carrier, state, app, server));
 }
 
