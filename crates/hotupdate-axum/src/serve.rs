@@ -27,6 +27,8 @@ use tokio::sync::{Notify, mpsc};
 #[cfg(feature = "tls")]
 use tokio::time::Instant;
 use tokio::time::timeout;
+#[cfg(feature = "tls")]
+use zeroize::Zeroizing;
 
 use crate::app::{App, BoxError};
 #[cfg(feature = "tls")]
@@ -118,6 +120,7 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
         let tls = tls.clone();
         let is_wanted = move || read(&tls).as_ref().is_some_and(Tls::moves);
         registered.and(accept.kinds(Layer::Tls13.kinds(), is_wanted, |state, read| {
+            let state = Zeroizing::new(state);
             let (around, state) = tls::split_state(&state)?;
             Some(History::Tls(Box::new(around), read(state.to_vec())?))
         }))

@@ -343,7 +343,8 @@ impl HttpCarrier for TlsStream<Connection> {
     }
 }
 
-/// The state of TLS, and that of the protocol inside. `None` if it has a form of another version.
+/// The state of TLS, and that of the protocol inside. `None` if it has a form of another version. The bytes are the
+/// caller's to wipe.
 pub(crate) fn split_state(state: &[u8]) -> Option<(State, &[u8])> {
     let (length, state) = state.split_first_chunk()?;
     let (around, protocol) = state.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;

@@ -130,6 +130,8 @@ impl<F> Handler<F> {
         Fut: Future<Output = ()> + Send + 'static,
     {
         hot.on_migrated_bytes(&name(layer, &self.kind), None, move |bytes| {
+            #[cfg(feature = "tls")]
+            let bytes = zeroize::Zeroizing::new(bytes);
             let (around, bytes) = split(&bytes)?;
             let (codec, state) = self.read(bytes)?;
             let serve = self.serve.clone();

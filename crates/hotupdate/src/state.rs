@@ -13,6 +13,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use hotupdate_proto::StateItem;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
+use zeroize::Zeroizing;
 
 /// The most bytes of one state. More belongs into a file or a database.
 pub(crate) const MAX_STATE: u64 = 1 << 30;
@@ -49,7 +50,8 @@ pub(crate) struct Export {
 impl Export {
     /// Calls the application and seals what it says.
     pub(crate) fn run(&self) -> io::Result<(StateItem, OwnedFd)> {
-        let bytes = (self.export)();
+        // It may hold keys.
+        let bytes = Zeroizing::new((self.export)());
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         if length > MAX_STATE {
             return Err(io::Error::other(format!(
