@@ -152,6 +152,10 @@ check: ## format, lints, documentation and dependencies, all without a warning; 
 	$(CARGO) deny --locked check licenses bans sources
 	CARGO=$(CARGO) .ci/cost
 
+.PHONY: portable
+portable: ## macOS and Windows: libraries and examples build without a crate for Linux only, and serve and stop where none can hand over
+	CARGO=$(CARGO) .ci/portable
+
 .PHONY: cost
 cost: ## writes down what a request costs beside axum::serve, which check compares: 3 % more is a failure
 	CARGO=$(CARGO) .ci/cost --write

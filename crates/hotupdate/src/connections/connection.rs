@@ -2,7 +2,6 @@
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,6 +20,7 @@ use super::record::Tracker;
 use super::socket::Socket;
 use crate::address::Address;
 use crate::metrics::Event;
+use crate::platform::AsFd as _;
 
 /// The most bytes of state that migrate with one connection.
 pub const MAX_STATE: usize = hotupdate_proto::migration::MAX_BATCH_STATE;
@@ -237,13 +237,6 @@ impl Connection {
     }
 }
 
-/// For socket options. Reading and writing past the connection loses what is known of it.
-impl AsFd for Connection {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
@@ -277,7 +270,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = SockRef::from(&*self.socket).shutdown(Shutdown::Write);
+        let done = SockRef::from(&self.socket.as_fd()).shutdown(Shutdown::Write);
         // As tokio does: a client that is gone already is not an error of ours.
         Poll::Ready(done.or_else(|error| match error.kind() {
             io::ErrorKind::NotConnected => Ok(()),
@@ -470,6 +463,6 @@ mod tests {
         drop(client);
         assert!(connection.is_readable(), "the end");
         connection.shutdown().await.unwrap();
-        assert!(rustix::net::sockopt::socket_error(&connection).is_ok());
+        assert!(SockRef::from(&connection).take_error().is_ok());
     }
 }
