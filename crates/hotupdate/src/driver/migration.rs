@@ -71,7 +71,8 @@ impl Migrations {
 
     /// The kinds of connections that this process accepts.
     pub(super) fn kinds(&self) -> Vec<ConnectionKind> {
-        self.handlers.iter().map(|handler| handler.kind.clone()).collect()
+        let wanted = self.handlers.iter().filter(|handler| handler.is_wanted());
+        wanted.map(|handler| handler.kind.clone()).collect()
     }
 
     /// How many connections have asked to leave, and are neither gone nor returned.
@@ -219,7 +220,7 @@ impl Migrations {
             }
             let mut handlers = self.handlers.iter();
             let handler = handlers.find(|handler| handler.fits(&item.kind, &item.listener));
-            let state = std::mem::take(&mut item.state);
+            let state = std::mem::take(&mut item.state).into_vec();
             match handler.and_then(|handler| handler.inspect(state)) {
                 Some(resume) => taken.push((item, fd, resume)),
                 None => inspected.refused.push(item.id),

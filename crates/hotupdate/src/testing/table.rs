@@ -59,7 +59,13 @@ impl Table {
         let since = Instant::now();
         let hour = Duration::from_secs(3600);
         self.connections.suspend_migration(since + Duration::from_secs(1));
-        let plan = Plan { since, until: since + hour, grace: hour / 2, spread: Duration::ZERO };
+        let plan = Plan {
+            since,
+            until: since + hour,
+            grace: hour / 2,
+            spread: Duration::ZERO,
+            hold: Duration::ZERO,
+        };
         self.connections.set_phase(Phase::Draining(plan));
     }
 
@@ -94,7 +100,7 @@ impl Table {
             let mut item = over_the_wire(describe(&mut migration))?;
             check(&item, &fd).map_err(io::Error::other)?;
             migration.migrated();
-            let state = std::mem::take(&mut item.state);
+            let state = std::mem::take(&mut item.state).into_vec();
             let socket = Socket::register(fd, &item.local)?;
             arrived.push((next.connections.adopt([(item, socket)]).remove(0), state));
         }
