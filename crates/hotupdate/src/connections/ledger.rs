@@ -49,11 +49,7 @@ struct Busy {
 
 impl Ledger {
     pub(super) fn new(generation: Generation) -> Self {
-        Self {
-            totals: Mutex::default(),
-            busy: Default::default(),
-            metrics: Metrics::new(generation),
-        }
+        Self { totals: Mutex::default(), busy: Default::default(), metrics: Metrics::new(generation) }
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
