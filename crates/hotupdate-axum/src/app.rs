@@ -2,12 +2,13 @@
 
 use std::error::Error;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use axum::body::{Body, Bytes};
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use pin_project_lite::pin_project;
 use tower::ServiceExt as _;
+use tower::util::Oneshot;
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -80,29 +81,56 @@ where
         request: Request<Body>,
         _: sealed::Sealed,
     ) -> impl Future<Output = Result<Response<Body>, BoxError>> + Send + 'static {
-        Answer { answer: self.oneshot(request) }
+        let mut app = self;
+        // Each stream of HTTP/2 has a task of its own, and if the application panics it is for that one.
+        if request.version() >= Version::HTTP_2 {
+            return Answer::Waits { answer: app.oneshot(request) };
+        }
+        match app.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Answer::Called { answer: app.call(request) },
+            Poll::Ready(Err(error)) => Answer::Failed { error: Some(error.into()) },
+            Poll::Pending => Answer::Waits { answer: app.oneshot(request) },
+        }
     }
 }
 
 pin_project! {
-    /// An `async fn` would move the request and the response once more.
-    struct Answer<F> {
-        #[pin]
-        answer: F,
+    /// An `async fn` would move the request and the response once more, and so does the detour by a future that
+    /// waits until the application is ready, which most are at all times.
+    #[project = AnswerProjection]
+    enum Answer<S: tower::Service<R>, R> {
+        Called {
+            #[pin]
+            answer: S::Future,
+        },
+        Waits {
+            #[pin]
+            answer: Oneshot<S, R>,
+        },
+        Failed {
+            error: Option<BoxError>,
+        },
     }
 }
 
-impl<F, B, E> Future for Answer<F>
+impl<S, R, B> Future for Answer<S, R>
 where
-    F: Future<Output = Result<Response<B>, E>>,
-    E: Into<BoxError>,
+    S: tower::Service<R, Response = Response<B>>,
+    S::Error: Into<BoxError>,
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     type Output = Result<Response<Body>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().answer.poll(cx).map(|answer| match answer {
+        let answer = match self.project() {
+            AnswerProjection::Called { answer } => answer.poll(cx),
+            AnswerProjection::Waits { answer } => answer.poll(cx),
+            AnswerProjection::Failed { error } => {
+                return Poll::Ready(Err(error.take().expect("it is polled until it is ready")));
+            }
+        };
+        answer.map(|answer| match answer {
             Ok(response) => Ok(response.map(Body::new)),
             Err(error) => Err(error.into()),
         })

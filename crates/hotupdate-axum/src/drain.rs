@@ -14,12 +14,18 @@ use hotupdate::drain::{Phase, Plan};
 use http::request::Parts;
 use tokio::time::Instant;
 
+use crate::service::{ConnectionContext, answered};
+
 /// Tells a handler that its process drains: the next version serves already, and this request should end
 /// soon.
 ///
 /// For handlers that would otherwise go on for long: server-sent events, long polls, WebSockets. It never
 /// fails; outside of [`serve`](crate::serve()) it never drains, so tests of handlers need nothing. Services
-/// without extractors find it in the extensions of the request.
+/// without extractors call [`Draining::current`].
+///
+/// It has to be extracted by the task that answers the request. A middleware that hands requests on to other
+/// tasks (`tokio::spawn(next.run(request))`) extracts it before that, or the server is told to put it into the
+/// extensions of each request, with [`Serve::connect_info`](crate::Serve::connect_info).
 ///
 /// ```
 /// use axum::response::IntoResponse;
@@ -44,6 +50,34 @@ pub struct Draining {
 impl Draining {
     pub(crate) fn of(activity: &ConnectionActivity, migrates: bool) -> Self {
         Self { connection: Some(activity.clone()), migrates }
+    }
+
+    /// That of the request which this task is just answering, as the extractor would have it; outside of that
+    /// one that never drains.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    ///
+    /// use axum::body::Body;
+    /// use http::{Request, Response};
+    /// use hotupdate_axum::Draining;
+    ///
+    /// async fn answer(_: Request<Body>) -> Result<Response<Body>, Infallible> {
+    ///     let draining = Draining::current();
+    ///     Ok(Response::new(if draining.is_draining() { "draining" } else { "ok" }.into()))
+    /// }
+    ///
+    /// # fn is_app(_: impl hotupdate_axum::App) {}
+    /// # is_app(tower::service_fn(answer));
+    /// ```
+    #[must_use]
+    pub fn current() -> Self {
+        answered(ConnectionContext::draining).unwrap_or_else(Self::never)
+    }
+
+    /// That of this request, if its connection is known.
+    pub(crate) fn find(parts: &Parts) -> Option<Self> {
+        parts.extensions.get().cloned().or_else(|| answered(ConnectionContext::draining))
     }
 
     pub(crate) fn peer_addr(&self) -> Option<&Address> {
@@ -158,7 +192,7 @@ impl<S: Sync> FromRequestParts<S> for Draining {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(parts.extensions.get().cloned().unwrap_or_else(Self::never))
+        Ok(Self::find(parts).unwrap_or_else(Self::never))
     }
 }
 

@@ -83,11 +83,11 @@ where
             Why::TimedOut if watch.is_readable() => io.give_back(parts.read_buf),
             Why::TimedOut => {
                 watch.closing();
-                watch.close(io.into_inner()).await;
+                watch.close(io).await;
                 return None;
             }
             Why::Ended(_) => {
-                watch.close(io.into_inner()).await;
+                watch.close(io).await;
                 return None;
             }
         }

@@ -79,7 +79,7 @@ where
         }
     };
     if let Some(io) = handle.into_io() {
-        watch.close(io.into_inner()).await;
+        watch.close(io).await;
     }
     None
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use hotupdate::connections::ConnectionActivity;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 /// How much is read of what is held back: to see whether the client closes, more is not needed.
 const GLANCE: usize = 64;
@@ -19,11 +19,15 @@ pub(crate) struct Io<T> {
     unread: Bytes,
     inner: T,
     activity: ConnectionActivity,
+    /// The client has said that nothing more comes.
+    has_ended: bool,
+    /// The client has been told so.
+    is_shut: bool,
 }
 
 impl<T> Io<T> {
     pub(crate) fn new(inner: T, activity: ConnectionActivity) -> Self {
-        Self { unread: Bytes::new(), inner, activity }
+        Self { unread: Bytes::new(), inner, activity, has_ended: false, is_shut: false }
     }
 
     /// The next read returns these bytes.
@@ -37,14 +41,23 @@ impl<T> Io<T> {
         }
     }
 
-    pub(crate) fn into_inner(self) -> T {
-        self.inner
-    }
-
     /// Also the bytes that were given back and not read since.
     pub(crate) fn into_parts(self) -> (T, Bytes, ConnectionActivity) {
-        let Self { unread, inner, activity } = self;
+        let Self { unread, inner, activity, has_ended: _, is_shut: _ } = self;
         (inner, unread, activity)
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
+    /// Tells the client that nothing more comes, and reads what it still sends, as far as neither has been done.
+    pub(crate) async fn end(self) -> io::Result<()> {
+        let Self { mut inner, has_ended, is_shut, .. } = self;
+        if !is_shut {
+            inner.shutdown().await?;
+        }
+        let mut waste = [0; 1024];
+        while !has_ended && inner.read(&mut waste).await? > 0 {}
+        Ok(())
     }
 }
 
@@ -57,6 +70,7 @@ impl<T: AsyncRead + Unpin> Io<T> {
             let mut glance = ReadBuf::new(&mut bytes);
             ready!(Pin::new(&mut self.inner).poll_read(cx, &mut glance))?;
             if glance.filled().is_empty() {
+                self.has_ended = true;
                 return Poll::Ready(Ok(()));
             }
             self.unread = Bytes::copy_from_slice(glance.filled());
@@ -84,6 +98,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.activity.bytes_read();
+        } else if matches!(read, Poll::Ready(Ok(()))) && buf.remaining() > 0 {
+            self.has_ended = true;
         }
         read
     }
@@ -117,16 +133,16 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
+        self.is_shut = true;
+        Poll::Ready(Ok(()))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt as _;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use super::*;
+    use futures_util::FutureExt as _;
 
     /// Of a connection of a process that is not there.
     fn activity() -> ConnectionActivity {
@@ -167,6 +183,53 @@ mod tests {
         assert!(io.read(&mut bytes).now_or_never().is_none());
         drop(client);
         assert_eq!(io.read(&mut bytes).await.unwrap(), 0);
+    }
+
+    /// So a connection costs no system call that hyper has made already.
+    #[tokio::test]
+    async fn the_end_is_told_once_and_read_once() {
+        #[derive(Default)]
+        struct Counts {
+            reads: usize,
+            shutdowns: usize,
+        }
+        impl AsyncRead for Counts {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                _: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                self.reads += 1;
+                Poll::Ready(Ok(()))
+            }
+        }
+        impl AsyncWrite for Counts {
+            fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+                unreachable!("nothing is written")
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+
+            fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.shutdowns += 1;
+                Poll::Ready(Ok(()))
+            }
+        }
+        for (has_ended, is_shut) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut counts = Counts::default();
+            let mut io = Io::new(&mut counts, activity());
+            if has_ended {
+                assert_eq!(io.read(&mut [0]).await.unwrap(), 0);
+            }
+            if is_shut {
+                io.shutdown().await.unwrap();
+            }
+            assert!(io.read(&mut []).await.unwrap() == 0 && io.has_ended == has_ended, "no room is no end");
+            io.end().await.unwrap();
+            assert_eq!((counts.reads, counts.shutdowns), (2, 1));
+        }
     }
 
     #[tokio::test]

@@ -10,7 +10,8 @@ use crate::drain::Draining;
 /// The client's address, over TCP or from a Unix socket; it stays the same when the connection migrates.
 ///
 /// [`Serve::connect_info`](crate::Serve::connect_info) gives it to what asks for axum's `ConnectInfo`.
-/// Outside of [`serve`](crate::serve()) there is none, and a request for it fails with status 500.
+/// Outside of [`serve`](crate::serve()) there is none, and a request for it fails with status 500; as for
+/// [`Draining`](crate::Draining), so it does in another task than the one that answers the request.
 ///
 /// ```
 /// use hotupdate_axum::Peer;
@@ -26,10 +27,10 @@ impl<S: Sync> FromRequestParts<S> for Peer {
     type Rejection = (StatusCode, &'static str);
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        let peer = parts.extensions.get().and_then(Draining::peer_addr).cloned();
+        let peer = Draining::find(parts).as_ref().and_then(Draining::peer_addr).cloned();
         peer.map(Self).ok_or((
             StatusCode::INTERNAL_SERVER_ERROR,
-            "the client's address is not known: the request was not served by hotupdate_axum",
+            "the client's address is not known: the request is not answered by hotupdate_axum in this task",
         ))
     }
 }

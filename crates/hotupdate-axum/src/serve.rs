@@ -254,7 +254,8 @@ enum History {
 }
 
 impl Serve {
-    /// Gives the client's address also to what asks for axum's `ConnectInfo`: as `ConnectInfo<SocketAddr>`
+    /// Puts what is known of the connection into the extensions of each request, where it is found by whatever
+    /// has the request: [`Draining`](crate::Draining), and axum's `ConnectInfo`, as `ConnectInfo<SocketAddr>`
     /// over TCP, and as `ConnectInfo<hotupdate::Address>`. A handler of your own has [`Peer`](crate::Peer),
     /// which costs nothing for requests that do not ask.
     ///
@@ -612,7 +613,7 @@ where
             }
             Event::TimedOut if !watch.is_readable() => {
                 watch.closing();
-                watch.close(io.into_inner()).await;
+                watch.close(io).await;
                 return None;
             }
             Event::TimedOut | Event::Phase(_) | Event::Rests => {}

@@ -1,12 +1,16 @@
 //! The application as hyper calls it: counted, told where its requests come from, and polite while its
 //! process drains.
 //!
+//! A request finds its connection in the thread that answers it, and not in its extensions: to put one value
+//! there, and to drop it, costs a fiftieth of a small request.
+//!
 //! Deliberately absent: routing, and anything else that a `tower` layer could do.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes};
@@ -81,8 +85,56 @@ impl Drop for InFlight {
     }
 }
 
+thread_local! {
+    /// The request that this thread is just answering.
+    static ANSWERED: Cell<Option<InFlight>> = const { Cell::new(None) };
+}
+
+/// While this is there, its request is the one that the thread is answering.
+struct Answering<'a> {
+    request: &'a mut Option<InFlight>,
+    /// The one that waits for it, if there is one.
+    before: Option<InFlight>,
+}
+
+impl<'a> Answering<'a> {
+    fn begin(request: &'a mut Option<InFlight>) -> Self {
+        let before = ANSWERED.replace(request.take());
+        Self { request, before }
+    }
+}
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        *self.request = ANSWERED.replace(self.before.take());
+    }
+}
+
+/// Whether this process serves any connection, so that a request has one.
+static SERVES: AtomicBool = AtomicBool::new(false);
+
+/// What is known of the connection of the request that is just being answered by this task. `None` outside of
+/// that, as in a task to which the application has handed the request.
+pub(crate) fn answered<R>(look: impl FnOnce(&ConnectionContext) -> R) -> Option<R> {
+    let request = ANSWERED.take();
+    let seen = request.as_ref().map(|InFlight(context)| look(context));
+    if seen.is_none() && SERVES.load(Relaxed) {
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| {
+            tracing::warn!(
+                "an extractor of hotupdate_axum was used in another task than the one that answers the request: it \
+                 knows no connection, and is never told of a drain; extract before the request is handed on, or \
+                 set `connect_info`"
+            );
+        });
+    }
+    ANSWERED.set(request);
+    seen
+}
+
 impl ConnectionContext {
     pub(crate) fn new(activity: &ConnectionActivity, carried: Carried, connect_info: bool) -> Self {
+        SERVES.store(true, Relaxed);
         let (extensions, has_begun) = (OnceLock::new(), AtomicBool::new(false));
         Self { activity: activity.clone(), carried, connect_info, extensions, has_begun }
     }
@@ -105,7 +157,9 @@ impl ConnectionContext {
         service_fn(move |request: Request<Incoming>| {
             let (mut head, body) = request.into_parts();
             let (version, upgrade) = (head.version, Upgrade::asked_for(&head));
-            context.extend(&mut head.extensions);
+            if context.extends() {
+                context.extend(&mut head.extensions);
+            }
             let in_flight = Some(InFlight::begin(&context));
             let body = if http_body::Body::is_end_stream(&body) {
                 Body::empty()
@@ -115,6 +169,19 @@ impl ConnectionContext {
             let answer = S::clone(&app).answer(Request::from_parts(head, body), Sealed);
             Answer { answer, version, upgrade, in_flight }
         })
+    }
+
+    pub(crate) fn draining(&self) -> Draining {
+        Draining::of(&self.activity, self.carried.is_whole)
+    }
+
+    /// Whether requests have extensions of ours.
+    fn extends(&self) -> bool {
+        #[cfg(feature = "tls")]
+        if self.carried.tls.is_some() {
+            return true;
+        }
+        self.connect_info
     }
 
     /// To clone them costs less than to put them together.
@@ -153,7 +220,7 @@ impl ConnectionContext {
         if let Some(tls) = &self.carried.tls {
             extensions.insert(tls.clone());
         }
-        extensions.insert(Draining::of(&self.activity, self.carried.is_whole));
+        extensions.insert(self.draining());
     }
 
     fn look_at<B>(&self, response: &mut Response<B>, version: Version, upgrade: Option<Upgrade>) {
@@ -195,7 +262,10 @@ impl<F: Future<Output = Result<Response<Body>, BoxError>>> Future for Answer<F> 
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.answer.poll(cx))?;
+        let answering = Answering::begin(this.in_flight);
+        let answer = this.answer.poll(cx);
+        drop(answering);
+        let mut response = ready!(answer)?;
         let in_flight = this.in_flight.take().expect("it is polled until it is ready");
         in_flight.0.look_at(&mut response, *this.version, *this.upgrade);
         Poll::Ready(Ok(response.map(|body| Tracked { body, _of: in_flight })))

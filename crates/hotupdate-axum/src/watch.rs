@@ -12,12 +12,13 @@ use std::time::Duration;
 use hotupdate::MigrationSlot;
 use hotupdate::connections::{Changes, ConnectionActivity, PollSnapshot};
 use hotupdate::drain::Phase;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use crate::carrier::Kinds;
 use crate::detect::Protocol;
 use crate::idle::{IdleTimeout, Observation, linger};
+use crate::io::Io;
 
 /// One connection's view of its process.
 #[derive(Debug)]
@@ -194,16 +195,10 @@ impl Watch {
 
     /// Ends the connection in a way that cannot destroy an answer on its way to the client: FIN, then reading
     /// on for a moment, then close.
-    pub(crate) async fn close(&self, mut connection: impl AsyncRead + AsyncWrite + Unpin) {
+    pub(crate) async fn close<T: AsyncRead + AsyncWrite + Unpin>(&self, io: Io<T>) {
         let until = linger(self.changes.phase(), Instant::now());
-        let farewell = async {
-            connection.shutdown().await?;
-            let mut waste = [0; 1024];
-            while connection.read(&mut waste).await? > 0 {}
-            std::io::Result::Ok(())
-        };
         // Neither an error nor the timeout leaves anything to do.
-        let _ = tokio::time::timeout_at(until, farewell).await;
+        let _ = tokio::time::timeout_at(until, io.end()).await;
     }
 }
 

@@ -181,8 +181,8 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
         let accept =
             HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Rejection::NoKey)?;
         let offered = words(headers, &SEC_WEBSOCKET_PROTOCOL).map(ToOwned::to_owned).collect();
-        // Only `serve` puts this there.
-        if !parts.extensions.get::<Draining>().is_some_and(|draining| draining.migrates) {
+        // Only a request that `serve` answers has one.
+        if !Draining::find(parts).is_some_and(|draining| draining.migrates) {
             return Err(Rejection::NotUpgradable);
         }
         let on_upgrade = parts.extensions.remove::<OnUpgrade>().ok_or(Rejection::NotUpgradable)?;

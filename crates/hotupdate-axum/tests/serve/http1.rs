@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::{ConnectInfo, FromRequestParts as _, Request};
+use axum::middleware::{Next, from_fn};
 use axum::routing::get;
 use hotupdate::Address;
 use hotupdate_axum::{Draining, Peer};
@@ -179,6 +180,53 @@ async fn a_client_may_wait_for_100_continue() {
     assert_eq!(client.answer().await.body, "abc");
 }
 
+/// In the task that answers the request; in another one, if that is asked for; and of its own request, when
+/// several are answered by turns.
+#[tokio::test]
+async fn a_request_finds_its_connection() {
+    let who = || get(|Peer(peer): Peer| async move { peer.to_string() });
+    let waits = get(|Peer(before): Peer| async move {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        let Peer(now) = Peer::from_request_parts(&mut parts, &()).await.unwrap();
+        format!("{before} {now}")
+    });
+    let elsewhere = from_fn(|request: Request, next: Next| async move {
+        tokio::spawn(async move { next.run(request).await }).await.unwrap()
+    });
+    let app = Router::new()
+        .route("/here", who())
+        .route("/waits", waits)
+        .route("/elsewhere", who().layer(elsewhere));
+    let dir = tempfile::tempdir().unwrap();
+    let mut hot = builder(&dir, PATIENT).join().await.unwrap();
+    let bare = hot.tcp("bare", "127.0.0.1:0").await.unwrap();
+    let extended = hot.tcp("extended", "127.0.0.1:0").await.unwrap();
+    let [bare_addr, extended_addr] = [bare.local_addr().ip().unwrap(), extended.local_addr().ip().unwrap()];
+    tokio::spawn(hotupdate_axum::serve(bare, app.clone(), &mut hot).into_future());
+    tokio::spawn(hotupdate_axum::serve(extended, app, &mut hot).connect_info().into_future());
+    let _hot = hot.ready().await.unwrap();
+    let ask = async |server, path| {
+        let mut client = Client::connect(server).await;
+        let answer = client.get(path).await;
+        (answer, client.stream.local_addr().unwrap().to_string())
+    };
+    for server in [bare_addr, extended_addr] {
+        let (answer, client) = ask(server, "/here").await;
+        assert_eq!(answer.body, client);
+        let both = tokio::join!(ask(server, "/waits"), ask(server, "/waits"));
+        for (answer, client) in [both.0, both.1] {
+            assert_eq!(answer.body, format!("{client} {client}"));
+        }
+    }
+    let (answer, _) = ask(bare_addr, "/elsewhere").await;
+    assert!(answer.head.starts_with("HTTP/1.1 500 "), "it says so: {}", answer.head);
+    let (answer, client) = ask(extended_addr, "/elsewhere").await;
+    assert_eq!(answer.body, client);
+}
+
 #[tokio::test]
 async fn any_service_can_be_served() {
     let dir = tempfile::tempdir().unwrap();
@@ -187,8 +235,8 @@ async fn any_service_can_be_served() {
     let service = hot.tcp("service", "127.0.0.1:0").await.unwrap();
     let addresses = [methods.local_addr().ip().unwrap(), service.local_addr().ip().unwrap()];
     tokio::spawn(hotupdate_axum::serve(methods, get(|| async { "methods" }), &mut hot).into_future());
-    let own = tower::service_fn(|request: Request| async move {
-        assert!(request.extensions().get::<Draining>().is_some_and(|draining| !draining.is_draining()));
+    let own = tower::service_fn(|_: Request| async move {
+        assert!(!Draining::current().is_draining());
         Ok::<_, Infallible>(http::Response::new(http_body_util::Full::new(bytes::Bytes::from("service"))))
     });
     tokio::spawn(hotupdate_axum::serve(service, own, &mut hot).into_future());

@@ -93,7 +93,7 @@ impl Connection {
     /// The address that the client connected to.
     #[must_use]
     pub fn local_addr(&self) -> &Address {
-        &self.tracker.record.local
+        self.tracker.record.local_addr()
     }
 
     /// Records what the connection does.
@@ -444,6 +444,26 @@ mod tests {
         assert!((5_000..65_000).contains(&rows[0].age_ms), "{rows:?}");
         assert_eq!((new.connections.adopted(), new.connections.accepted()), (1, 0));
         assert_eq!(arrived.tracker().record.silence(), Duration::MAX, "nothing was said here");
+    }
+
+    /// In the process that accepted it and in the next one; and as long as nothing asks, neither is the kernel.
+    #[tokio::test]
+    async fn a_listener_on_every_address_has_connections_with_one_each() {
+        let everywhere = Address::Ip("0.0.0.0:80".parse().unwrap());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::from(listener.local_addr().unwrap());
+        let (fixture, mut clients) = (Fixture::new(), Vec::new());
+        let mut connect = async || {
+            clients.push(tokio::net::TcpStream::connect(address.ip().unwrap()).await.unwrap());
+            Socket::Tcp(listener.accept().await.unwrap().0)
+        };
+        let connections = &fixture.connections;
+        let accepted = connections.accept(&"test".into(), address.clone(), everywhere, connect().await);
+        let arrived = connections.adopt([(accepted.item(), connect().await)]).remove(0);
+        assert_eq!([accepted.local_addr(), arrived.local_addr()], [&address; 2]);
+        let activity = accepted.activity();
+        drop(accepted);
+        assert_eq!(activity.record.local_addr(), &address, "it is known by now");
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //! reports.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -21,7 +21,10 @@ pub(super) struct Record {
     pub(super) id: u64,
     pub(super) listener: ShortText,
     pub(super) peer: Address,
-    pub(super) local: Address,
+    /// That of the listener, which may be every address of the machine.
+    bound: Address,
+    /// The one of them that the client connected to, once that was asked for.
+    local: OnceLock<Address>,
     pub(super) accepted: Instant,
     pub(super) socket: Weak<Socket>,
     /// How many requests have begun, in all processes: the number of the last one.
@@ -145,13 +148,14 @@ impl Status {
 impl Record {
     /// A connection that is not in the table yet.
     pub(super) fn new(table: &Arc<Table>, row: Origin, socket: &Arc<Socket>) -> Self {
-        let Origin { listener, peer, local, accepted, requests, protocol } = row;
+        let Origin { listener, peer, bound, accepted, requests, protocol } = row;
         Self {
             table: table.clone(),
             id: table.last_id.fetch_add(1, Relaxed) + 1,
             listener,
             peer,
-            local,
+            bound,
+            local: OnceLock::new(),
             accepted,
             socket: Arc::downgrade(socket),
             requests: AtomicU64::new(requests),
@@ -273,6 +277,19 @@ impl Record {
         self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The address that the client connected to. Only the kernel knows it if the listener is bound to every
+    /// address, and it is asked when that is to be known: few connections live to see it.
+    pub(super) fn local_addr(&self) -> &Address {
+        let is_exact = self.bound.ip().is_none_or(|bound| !bound.ip().is_unspecified());
+        if is_exact {
+            return &self.bound;
+        }
+        self.local.get_or_init(|| {
+            let local = self.socket.upgrade().and_then(|socket| socket.local_addr());
+            local.unwrap_or_else(|| self.bound.clone())
+        })
+    }
+
     fn protocol(&self) -> ShortText {
         self.protocol.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -347,7 +364,8 @@ impl Record {
             listener: self.listener.clone(),
             protocol: self.protocol(),
             peer: (&self.peer).into(),
-            local: (&self.local).into(),
+            // The other process asks the kernel as well, if it has to.
+            local: (&self.bound).into(),
             age_ms: age_ms(self.accepted),
             requests: self.requests.load(Relaxed),
             ..MigrationItem::default()
@@ -360,7 +378,7 @@ impl Record {
         row.id = self.id;
         row.listener = self.listener.clone();
         row.peer = ShortText::from_display(&self.peer);
-        row.local = ShortText::from_display(&self.local);
+        row.local = ShortText::from_display(self.local_addr());
         row.protocol = self.protocol();
         row.age_ms = age_ms(self.accepted);
         row.requests = self.requests.load(Relaxed);
@@ -374,7 +392,8 @@ impl Record {
 pub(super) struct Origin {
     pub(super) listener: ShortText,
     pub(super) peer: Address,
-    pub(super) local: Address,
+    /// The address of the listener, or the one that the client connected to.
+    pub(super) bound: Address,
     pub(super) accepted: Instant,
     pub(super) requests: u64,
     pub(super) protocol: ShortText,

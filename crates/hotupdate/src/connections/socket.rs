@@ -9,6 +9,7 @@ use socket2::SockRef;
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::address::Address;
 use crate::platform::{AsFd, BorrowedFd, OwnedFd, UnixStream};
 
 /// The kernel's side of a connection. Shared with the live table, which shuts it down at the deadline of a
@@ -37,6 +38,14 @@ impl Socket {
         match local {
             Endpoint::Ip(_) => Ok(Self::Tcp(TcpStream::from_std(fd.into())?)),
             Endpoint::Unix(_) => Ok(Self::Unix(UnixStream::from_std(fd.into())?)),
+        }
+    }
+
+    /// The address that the client connected to.
+    pub(super) fn local_addr(&self) -> Option<Address> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok().map(Address::from),
+            Self::Unix(_) => None,
         }
     }
 

@@ -190,11 +190,11 @@ impl Connections {
         &self,
         listener: &ShortText,
         peer: Address,
-        local: Address,
+        bound: Address,
         socket: Socket,
     ) -> Connection {
         let (listener, protocol) = (listener.clone(), ShortText::from_static("raw"));
-        let origin = Origin { listener, peer, local, accepted: Instant::now(), requests: 0, protocol };
+        let origin = Origin { listener, peer, bound, accepted: Instant::now(), requests: 0, protocol };
         let connection = self.enter(&mut self.table.rows(), origin, socket, Event::Accepted);
         // That it connects says that it is about to say more.
         connection.tracker().record.heard();
@@ -209,8 +209,8 @@ impl Connections {
         let (now, mut rows) = (Instant::now(), self.table.rows());
         let adopt = |(item, socket)| {
             let MigrationItem { listener, protocol, peer, local, age_ms, requests, .. } = item;
-            let (peer, local, accepted) = (peer.into(), local.into(), before(now, age_ms));
-            let origin = Origin { listener, peer, local, accepted, requests, protocol };
+            let (peer, bound, accepted) = (peer.into(), local.into(), before(now, age_ms));
+            let origin = Origin { listener, peer, bound, accepted, requests, protocol };
             self.enter(&mut rows, origin, socket, Event::Adopted)
         };
         arrived.into_iter().map(adopt).collect()

@@ -66,24 +66,15 @@ impl Gate<Acceptor> {
 }
 
 impl Acceptor {
-    /// `bound` is the address of this listener.
-    fn poll_accept(
-        &self,
-        bound: &Address,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<(Socket, Address, Address)>> {
+    /// The next connection, and its client's address.
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Address)>> {
         match self {
-            Self::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, peer)| {
-                let local = match bound.ip() {
-                    Some(bound) if !bound.ip().is_unspecified() => bound.into(),
-                    // One of many, and only the kernel knows which.
-                    _ => stream.local_addr().map_or(Address::Unix(None), Address::from),
-                };
-                (Socket::Tcp(stream), peer.into(), local)
-            }),
-            Self::Unix(listener) => listener
-                .poll_accept(cx)
-                .map_ok(|(stream, peer)| (Socket::Unix(stream), peer.into(), bound.clone())),
+            Self::Tcp(listener) => {
+                listener.poll_accept(cx).map_ok(|(stream, peer)| (Socket::Tcp(stream), peer.into()))
+            }
+            Self::Unix(listener) => {
+                listener.poll_accept(cx).map_ok(|(stream, peer)| (Socket::Unix(stream), peer.into()))
+            }
         }
     }
 }
@@ -215,8 +206,8 @@ impl Listener {
             // The row is made under the lock of the gate: a release counts every connection that was
             // accepted.
             let accepted = self.gate.wait(|acceptor, cx| {
-                acceptor.poll_accept(&self.gate.address, cx).map_ok(|(socket, peer, local)| {
-                    self.connections.accept(&self.gate.name, peer, local, socket)
+                acceptor.poll_accept(cx).map_ok(|(socket, peer)| {
+                    self.connections.accept(&self.gate.name, peer, self.gate.address.clone(), socket)
                 })
             });
             match accepted.await? {
