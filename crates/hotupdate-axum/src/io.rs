@@ -28,9 +28,11 @@ impl<T> Io<T> {
 
     /// The next read returns these bytes.
     pub(crate) fn give_back(&mut self, bytes: Bytes) {
-        if self.unread.is_empty() {
+        if bytes.is_empty() {
+            // The buffer that they are in would be kept.
+        } else if self.unread.is_empty() {
             self.unread = bytes;
-        } else if !bytes.is_empty() {
+        } else {
             let mut both = BytesMut::from(bytes);
             both.extend_from_slice(&self.unread);
             self.unread = both.freeze();
@@ -83,7 +85,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
         }
         if self.unread.has_remaining() {
             let n = self.unread.len().min(buf.remaining());
-            buf.put_slice(&self.unread.split_to(n));
+            buf.put_slice(&self.unread[..n]);
+            match n == self.unread.len() {
+                // The buffer that they are in is not kept.
+                true => self.unread = Bytes::new(),
+                false => self.unread.advance(n),
+            }
             self.activity.bytes_read();
             return Poll::Ready(Ok(()));
         }

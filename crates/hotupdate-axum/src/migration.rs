@@ -50,6 +50,14 @@ impl Http1State {
         };
         Some(Self { protocol, unread: unread.split_off(2) })
     }
+
+    /// As [`rest`], with a connection that has come to here. With bytes that were read there is more to do.
+    pub(crate) fn rest(self, connection: Connection, go_on: impl FnOnce(Connection, Self) + Send + 'static) {
+        match self.unread.is_empty() {
+            true => connection.rest(KIND, self.to_bytes(), move |connection| go_on(connection, self)),
+            false => go_on(connection, self),
+        }
+    }
 }
 
 /// Migrates the connection, with the bytes that were given back to `io`. If it stays, `stays` goes on with
@@ -68,6 +76,16 @@ pub(crate) fn migrate(
         tracing::debug!(why, "an HTTP/1 connection stays");
         stays(connection, state);
     });
+}
+
+/// Lets the connection rest until its client says something. Then `go_on` is called with it.
+pub(crate) fn rest(
+    io: Io<Connection>,
+    protocol: Option<Protocol>,
+    go_on: impl FnOnce(Connection, Http1State) + Send + 'static,
+) {
+    let (connection, unread, _) = io.into_parts();
+    Http1State { protocol, unread }.rest(connection, go_on);
 }
 
 #[cfg(test)]

@@ -85,15 +85,20 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
         let arrivals = arrivals.clone();
         // Without a server they stay where they are.
         (!arrivals.is_closed()).then(|| -> hotupdate::migration::Resume {
-            Box::new(move |connection| drop(arrivals.send(Arrival { connection, state })))
+            Box::new(move |connection| drop(arrivals.send(Arrival { connection, state: Some(state) })))
         })
     });
-    let spawn = move |arrival, server: &Arc<Server>| {
-        spawn(&Handle::current(), arrival, app.clone(), server.clone());
+    let begin = move |Arrival { connection, state }, server: &Arc<Server>| {
+        let (app, server) = (app.clone(), server.clone());
+        match state {
+            // Its client has just connected to say something.
+            None => drop(tokio::spawn(converse(connection, Http1State::default(), app, server))),
+            Some(state) => state.rest(connection, go_on(app, server)),
+        }
     };
     Serve {
         listener,
-        spawn: Box::new(spawn),
+        begin: Box::new(begin),
         arrived,
         registered,
         serving: Box::pin(hot.when_serving()),
@@ -106,7 +111,7 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
 /// application may import its state between [`ready`](Starting::ready) and the `await`.
 ///
 /// Dropping it closes the listener, and what waits in the queue. A connection that is already being served
-/// has a task of its own and goes on.
+/// goes on by itself.
 ///
 /// Several servers are awaited together:
 ///
@@ -131,15 +136,15 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
 #[must_use = "nothing is served until it is awaited"]
 pub struct Serve {
     listener: Listener,
-    spawn: Spawn,
+    begin: Begin,
     arrived: mpsc::UnboundedReceiver<Arrival>,
     registered: hotupdate::Result<()>,
     serving: WhenServing,
     settings: Settings,
 }
 
-/// Serves a connection in a task of its own.
-type Spawn = Box<dyn FnMut(Arrival, &Arc<Server>) + Send>;
+/// Serves a connection in a task of its own, at once or when its client says more.
+type Begin = Box<dyn FnMut(Arrival, &Arc<Server>) + Send>;
 
 /// Resolves when `ready` has returned, with `None` if it never will.
 type WhenServing = Pin<Box<dyn Future<Output = Option<Serving>> + Send>>;
@@ -147,13 +152,8 @@ type WhenServing = Pin<Box<dyn Future<Output = Option<Serving>> + Send>>;
 /// A connection to be served.
 struct Arrival {
     connection: Connection,
-    state: Http1State,
-}
-
-impl Arrival {
-    fn new(connection: Connection) -> Self {
-        Self { connection, state: Http1State::default() }
-    }
+    /// Of one that came from another process.
+    state: Option<Http1State>,
 }
 
 impl Serve {
@@ -216,7 +216,7 @@ impl Serve {
     }
 
     async fn run(self) -> hotupdate::Result<()> {
-        let Self { mut listener, mut spawn, mut arrived, registered, serving, settings } = self;
+        let Self { mut listener, mut begin, mut arrived, registered, serving, settings } = self;
         registered?;
         let hot = wait_until_ready(&listener, serving).await?;
         let server = Arc::new(Server::new(settings));
@@ -228,14 +228,14 @@ impl Serve {
         loop {
             tokio::select! {
                 connection = listener.accept(), if accepts => match connection {
-                    Some(connection) => spawn(Arrival::new(connection), &server),
+                    Some(connection) => begin(Arrival { connection, state: None }, &server),
                     None => accepts = false,
                 },
                 Some(arrival) = arrived.recv() => {
-                    spawn(arrival, &server);
+                    begin(arrival, &server);
                     // They come in batches.
                     while let Ok(next) = arrived.try_recv() {
-                        spawn(next, &server);
+                        begin(next, &server);
                     }
                 }
                 never = &mut rest => match never {},
@@ -315,8 +315,11 @@ impl fmt::Debug for Serve {
 /// If the state is none that `serve` has given.
 #[cfg(feature = "test-util")]
 pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, app: S) {
-    let state = state.map(|state| Http1State::from_bytes(state).expect("the state comes from `serve`"));
-    converse(connection, state.unwrap_or_default(), app, Arc::default()).await;
+    let Some(state) = state else {
+        return converse(connection, Http1State::default(), app, Arc::default()).await;
+    };
+    let state = Http1State::from_bytes(state).expect("the state comes from `serve`");
+    state.rest(connection, go_on(app, Arc::default()));
 }
 
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next
@@ -328,63 +331,53 @@ async fn converse<S: App>(connection: Connection, state: Http1State, app: S, ser
     let service = ConnectionContext::new(&activity, true, settings.connect_info).service(app.clone());
     let mut io = Io::new(connection, activity.clone());
     io.give_back(state.unread);
-    if let Some((io, protocol)) = exchange(io, state.protocol, service, &activity, &mut watch, &server).await
-    {
-        let runtime = Handle::current();
-        migration::migrate(io, protocol, move |connection, state| {
-            spawn(&runtime, Arrival { connection, state }, app, server);
-        });
+    let left = exchange(io, state.protocol, service, &activity, &mut watch, &server).await;
+    // In another task, if there is more to be said: this one has nothing to wait for and ends.
+    let go_on = go_on(app, server);
+    match left {
+        Some((Left::Migrates(io), protocol)) => migration::migrate(io, protocol, go_on),
+        Some((Left::Rests(io), protocol)) => migration::rest(io, protocol, go_on),
+        None => {}
     }
 }
 
-/// Serves a connection in a task of its own.
-fn spawn<S: App>(runtime: &Handle, arrival: Arrival, app: S, server: Arc<Server>) {
-    let Arrival { connection, state } = arrival;
-    runtime.spawn(converse(connection, state, app, server));
+/// Serves a connection in a task of its own, from wherever that is called.
+fn go_on<S: App>(app: S, server: Arc<Server>) -> impl FnOnce(Connection, Http1State) + Send + 'static {
+    let runtime = Handle::current();
+    move |connection, state| drop(runtime.spawn(converse(connection, state, app, server)))
 }
 
 /// Speaks HTTP until the connection has ended. Returns it, and what it speaks if that is known, if it shall
-/// migrate.
+/// migrate or rest.
 pub(crate) async fn exchange<T, S>(
-    mut io: Io<T>,
+    io: Io<T>,
     mut known: Option<Protocol>,
-    mut service: S,
+    service: S,
     activity: &ConnectionActivity,
     watch: &mut Watch,
     server: &Server,
-) -> Option<(Io<T>, Option<Protocol>)>
+) -> Option<(Left<Io<T>>, Option<Protocol>)>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError> + Unpin,
     S::Future: Send + 'static,
 {
-    loop {
-        let protocol = match listen(io, known, watch).await? {
-            Listened::Speaks(protocol, listened) => {
-                io = listened;
-                protocol
-            }
-            Listened::Migrates(io) => return Some((io, known)),
-        };
-        #[cfg(feature = "http2")]
-        if protocol == Protocol::Http2 {
-            activity.set_protocol("h2");
-            http2::serve(io, service, watch, &server.settings.http2).await;
-            return None;
-        }
-        if known.is_none() {
-            activity.set_protocol("http/1.1");
-        }
-        known = Some(protocol);
-        activity.set_equipped(true);
-        server.equipped.notify_one();
-        let left = http1::serve(io, service, watch, &server.settings.http1).await;
-        activity.set_equipped(false);
-        match left? {
-            Left::Migrates(io) => return Some((io, known)),
-            Left::Rests(resting, same) => (io, service) = (resting, same),
-        }
+    let (protocol, io) = match listen(io, known, watch).await? {
+        Listened::Speaks(protocol, io) => (protocol, io),
+        Listened::Migrates(io) => return Some((Left::Migrates(io), known)),
+    };
+    #[cfg(feature = "http2")]
+    if protocol == Protocol::Http2 {
+        activity.set_protocol("h2");
+        http2::serve(io, service, watch, &server.settings.http2).await;
+        return None;
     }
+    if known.is_none() {
+        activity.set_protocol("http/1.1");
+    }
+    known = Some(protocol);
+    server.equipped.notify_one();
+    Some((http1::serve(io, service, watch, &server.settings.http1).await?, known))
 }
 
 /// What [`listen`] has come to.

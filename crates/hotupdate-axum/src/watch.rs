@@ -52,7 +52,7 @@ pub(crate) enum Event<T> {
     Migrates,
     /// The connection was idle for too long, and nothing is in flight.
     TimedOut,
-    /// The connection is idle, between two messages, and should hold nothing that only messages need.
+    /// The connection is idle, between two messages, and needs no task until something happens.
     Rests,
     /// The deadline of a drain has passed. It is counted already.
     Forced,
@@ -80,6 +80,8 @@ impl Watch {
     /// `None` as long as hyper has not got the connection.
     pub(crate) fn set_protocol(&mut self, protocol: Option<Protocol>) {
         self.monitor.protocol = protocol;
+        // What cannot migrate cannot be put together again from the state with which it would.
+        self.monitor.activity.set_equipped(self.monitor.migrates && protocol == Some(Protocol::Http1));
     }
 
     #[cfg(feature = "http2")]
@@ -106,8 +108,7 @@ impl Watch {
             }
             if *phase == Phase::Serving {
                 slot.release();
-                if monitor.activity.rests() && monitor.protocol.is_some() && monitor.is_between(snapshot, cx)
-                {
+                if monitor.activity.rests() && monitor.is_between(snapshot, cx) {
                     return Poll::Ready(Event::Rests);
                 }
                 ready!(monitor.poll_head_timeout(cx));

@@ -107,7 +107,7 @@ impl ConnectionActivity {
     #[doc(hidden)]
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        *self.record.table.phase.borrow() != Phase::Serving
+        self.record.phase() != Phase::Serving
     }
 
     /// Whether this connection can migrate: the process drains, the one that serves now accepts connections

@@ -9,6 +9,8 @@ use std::time::Duration;
 use hotupdate_proto::{ConnectionKind, ConnectionRow, ConnectionState, MigrationItem, ShortText};
 use tokio::time::Instant;
 
+use super::drain::Phase;
+use super::rest::Resting;
 use super::socket::Socket;
 use super::table::{Table, age_ms};
 use crate::address::Address;
@@ -36,8 +38,18 @@ pub(super) struct Record {
     seen: AtomicU64,
     /// The change of the table at which the connection could not migrate.
     refused: AtomicU64,
-    /// The task that serves the connection.
-    owner: Mutex<Option<Waker>>,
+    owner: Mutex<Owner>,
+}
+
+/// What goes on with a connection when something happens.
+#[derive(Debug, Default)]
+pub(super) enum Owner {
+    #[default]
+    None,
+    /// The task that serves it.
+    Task(Waker),
+    /// It has no task for now.
+    Resting(Resting),
 }
 
 /// What a connection does is one number, so that every change is one atomic step, seen whole, and counted
@@ -200,19 +212,25 @@ impl Record {
     pub(super) fn register(&self, waker: &Waker) {
         let mut owner = self.owner();
         match &mut *owner {
-            Some(owner) => owner.clone_from(waker),
-            None => *owner = Some(waker.clone()),
+            Owner::Task(owner) => owner.clone_from(waker),
+            owner => *owner = Owner::Task(waker.clone()),
         }
     }
 
     /// This task has ended, or serves the connection no more.
     pub(super) fn unregister(&self, waker: &Waker) {
-        self.owner().take_if(|owner| owner.will_wake(waker));
+        let mut owner = self.owner();
+        if matches!(&*owner, Owner::Task(task) if task.will_wake(waker)) {
+            *owner = Owner::None;
+        }
     }
 
     /// The task that was registered last.
     pub(super) fn registered(&self) -> Option<Waker> {
-        self.owner().clone()
+        match &*self.owner() {
+            Owner::Task(waker) => Some(waker.clone()),
+            Owner::None | Owner::Resting(_) => None,
+        }
     }
 
     pub(super) fn wake(&self) {
@@ -221,8 +239,13 @@ impl Record {
         }
     }
 
-    fn owner(&self) -> MutexGuard<'_, Option<Waker>> {
+    pub(super) fn owner(&self) -> MutexGuard<'_, Owner> {
         self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the process wants of the connection.
+    pub(super) fn phase(&self) -> Phase {
+        *self.table.phase.borrow()
     }
 
     fn protocol(&self) -> ShortText {

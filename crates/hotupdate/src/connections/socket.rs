@@ -1,14 +1,17 @@
 //! The kernel's side of a connection, TCP or Unix: what the table shuts down and the next version gets.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
 use hotupdate_proto::migration::Endpoint;
 use socket2::SockRef;
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::unconstrained;
 
 /// The kernel's side of a connection. Shared with the live table, which shuts it down at the deadline of a
 /// drain.
@@ -53,6 +56,17 @@ impl Socket {
             Self::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Both),
             Self::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Both),
         };
+    }
+
+    /// Ready when there is something to read, as far as is known; otherwise the waker is called once there is.
+    /// It is never called in here, as it would be for a task that has done much: tokio makes that wait.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let readable = poll_fn(|cx| match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
+        });
+        // An error is read, too.
+        pin!(unconstrained(readable)).poll(cx).map(drop)
     }
 
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

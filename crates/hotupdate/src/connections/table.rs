@@ -272,7 +272,8 @@ impl Connections {
 
     /// Every connection looks again what it can do.
     fn look_again(&self) {
-        self.table.queue.suspend(self.table.accepted().suspended_until.is_some());
+        let suspended = self.table.accepted().suspended_until.is_some();
+        self.table.queue.suspend(suspended);
         self.table.changes.fetch_add(1, SeqCst);
         self.table.phase.send_modify(|_| {});
         // As long as this process serves, no connection can do anything.
