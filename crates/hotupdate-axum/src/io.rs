@@ -162,6 +162,21 @@ mod tests {
         assert_eq!(all, "first middle last");
     }
 
+    /// A connection may be silent for long, and what hyper reads into is 8 KiB.
+    #[tokio::test]
+    async fn no_buffer_is_kept_of_which_nothing_is_left() {
+        let buffer = Bytes::from(vec![7; 8]);
+        let mut io = Io::new(tokio::io::duplex(64).1, activity());
+        io.give_back(buffer.slice(8..));
+        assert!(buffer.is_unique(), "nothing was given back");
+        io.give_back(buffer.clone());
+        for half in 0..2 {
+            assert!(!buffer.is_unique(), "{half} halves were read");
+            io.read_exact(&mut [0; 4]).await.unwrap();
+        }
+        assert!(buffer.is_unique());
+    }
+
     #[tokio::test]
     async fn what_is_held_back_is_kept_and_the_end_is_told() {
         let (mut client, server) = tokio::io::duplex(256);

@@ -13,10 +13,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
+use hotupdate_proto::ShortText;
 use tokio::time::sleep;
 
 use super::activity::ConnectionActivity;
-use super::connection::Connection;
+use super::connection::{Connection, Stays};
 use super::drain::Phase;
 use super::record::{Owner, Record, Status};
 use super::table::Connections;
@@ -35,14 +36,14 @@ pub(super) struct Resting {
     connection: Connection,
     pub(super) kind: &'static str,
     state: Vec<u8>,
-    go_on: Box<dyn FnOnce(Connection) + Send>,
+    go_on: Stays,
 }
 
 impl Resting {
     /// Migrates; if it cannot, it goes on here.
     pub(super) fn migrate(self) {
         let Self { connection, kind, state, go_on } = self;
-        connection.migrate_bytes_or(kind, state, move |stays| go_on(stays.connection));
+        connection.leave(ShortText::from_static(kind), state, go_on);
     }
 }
 
@@ -66,7 +67,8 @@ impl Connection {
         let mut owner = record.owner();
         // An event that comes from here on waits for the lock, and finds the connection.
         let readable = self.socket().poll_readable(&mut Context::from_waker(&waker));
-        let resting = Resting { connection: self, kind, state, go_on: Box::new(go_on) };
+        let go_on = Box::new(|connection, _| go_on(connection));
+        let resting = Resting { connection: self, kind, state, go_on };
         let before = mem::replace(&mut *owner, Owner::Resting(resting));
         drop(owner);
         drop(before);
@@ -93,7 +95,7 @@ impl Record {
     fn rouse(&self) {
         let owner = self.owner().take_resting();
         if let Some(Resting { connection, go_on, .. }) = owner {
-            go_on(connection);
+            go_on(connection, None);
         }
     }
 }
