@@ -113,6 +113,7 @@ pub mod guides;
 pub mod ws;
 
 // A connection, in the order in which it is met.
+mod arrivals;
 mod detect;
 mod http1;
 #[cfg(feature = "http2")]

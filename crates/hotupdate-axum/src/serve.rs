@@ -19,10 +19,11 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::app::{App, BoxError};
+use crate::arrivals::Arrivals;
 use crate::detect::{Protocol, detect, wait_for_more};
 use crate::http1::{self, Left};
 use crate::io::Io;
@@ -79,27 +80,27 @@ const READY_OVERDUE: Duration = Duration::from_secs(10);
 /// connections get GOAWAY. What is left at the deadline is closed and counted as forced. If the drain ends
 /// early, because the next version failed, everything goes on as before.
 pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
-    let (arrivals, arrived) = mpsc::unbounded_channel();
+    let (arrivals, entrance) = Arrivals::new();
     let registered = hot.on_migrated_bytes(KIND, Some(listener.name()), move |state| {
         let state = Http1State::from_bytes(state)?;
-        let arrivals = arrivals.clone();
+        let entrance = entrance.clone();
         // Without a server they stay where they are.
-        (!arrivals.is_closed()).then(|| -> hotupdate::migration::Resume {
-            Box::new(move |connection| drop(arrivals.send(Arrival { connection, state: Some(state) })))
+        (!entrance.is_closed()).then(|| -> hotupdate::migration::Resume {
+            Box::new(move |connection| entrance.arrive(connection, state))
         })
     });
-    let begin = move |Arrival { connection, state }, server: &Arc<Server>| {
-        let (app, server) = (app.clone(), server.clone());
-        match state {
-            // Its client has just connected to say something.
-            None => drop(tokio::spawn(converse(connection, Http1State::default(), app, server))),
-            Some(state) => state.rest(connection, go_on(app, server)),
-        }
+    let arriving = app.clone();
+    let receive = move |connection, state: Http1State, server: &Arc<Server>| {
+        state.rest(connection, go_on(arriving.clone(), server.clone()));
+    };
+    let begin = move |connection, server: &Arc<Server>| {
+        tokio::spawn(converse(connection, Http1State::default(), app.clone(), server.clone()));
     };
     Serve {
         listener,
         begin: Box::new(begin),
-        arrived,
+        receive: Box::new(receive),
+        arrivals,
         registered,
         serving: Box::pin(hot.when_serving()),
         settings: Settings::default(),
@@ -137,24 +138,21 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
 pub struct Serve {
     listener: Listener,
     begin: Begin,
-    arrived: mpsc::UnboundedReceiver<Arrival>,
+    receive: Receive,
+    arrivals: Arrivals,
     registered: hotupdate::Result<()>,
     serving: WhenServing,
     settings: Settings,
 }
 
-/// Serves a connection in a task of its own, at once or when its client says more.
-type Begin = Box<dyn FnMut(Arrival, &Arc<Server>) + Send>;
+/// Serves a new connection in a task of its own.
+type Begin = Box<dyn FnMut(Connection, &Arc<Server>) + Send>;
+
+/// Serves one that came from another process, once its client says more.
+type Receive = Box<dyn FnMut(Connection, Http1State, &Arc<Server>) + Send>;
 
 /// Resolves when `ready` has returned, with `None` if it never will.
 type WhenServing = Pin<Box<dyn Future<Output = Option<Serving>> + Send>>;
-
-/// A connection to be served.
-struct Arrival {
-    connection: Connection,
-    /// Of one that came from another process.
-    state: Option<Http1State>,
-}
 
 impl Serve {
     /// Gives the client's address also to what asks for axum's `ConnectInfo`: as `ConnectInfo<SocketAddr>`
@@ -216,10 +214,12 @@ impl Serve {
     }
 
     async fn run(self) -> hotupdate::Result<()> {
-        let Self { mut listener, mut begin, mut arrived, registered, serving, settings } = self;
+        let Self { mut listener, mut begin, mut receive, arrivals, registered, serving, settings } = self;
         registered?;
         let hot = wait_until_ready(&listener, serving).await?;
         let server = Arc::new(Server::new(settings));
+        let shared = server.clone();
+        arrivals.receive(move |connection, state| receive(connection, state, &shared));
         let (connections, name) = (hot.connections(), listener.name().to_owned());
         let mut rest = pin!(server.let_rest(connections, &name));
         // Returning from here often means returning from `main`, which would kill what is still open.
@@ -228,16 +228,9 @@ impl Serve {
         loop {
             tokio::select! {
                 connection = listener.accept(), if accepts => match connection {
-                    Some(connection) => begin(Arrival { connection, state: None }, &server),
+                    Some(connection) => begin(connection, &server),
                     None => accepts = false,
                 },
-                Some(arrival) = arrived.recv() => {
-                    begin(arrival, &server);
-                    // They come in batches.
-                    while let Ok(next) = arrived.try_recv() {
-                        begin(next, &server);
-                    }
-                }
                 never = &mut rest => match never {},
                 () = &mut drained => return Ok(()),
             }

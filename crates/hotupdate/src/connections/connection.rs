@@ -228,7 +228,7 @@ impl Connection {
 
     /// The connection as it goes on in another process, but for what its owner says of it.
     pub(crate) fn item(&self) -> MigrationItem {
-        self.tracker.record.item()
+        self.tracker.record.item(&self.socket)
     }
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {

@@ -223,7 +223,7 @@ enum Called {
 }
 
 /// The beginning of a portion.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Calls {
     all: Vec<Called>,
     /// Those of them that have no task.
@@ -441,7 +441,9 @@ impl Queue {
         let mut inner = self.lock();
         inner.portion = Portion::Called(now);
         inner.free = if inner.suspended { 0 } else { size };
-        let mut called = Calls::default();
+        let most = inner.idle.len() + inner.active.len() + inner.untold.len() + inner.untold_active.len();
+        let all = Vec::with_capacity(most.min(size.saturating_mul(PARTS)));
+        let mut called = Calls { all, leaving: 0 };
         inner.grant(false, size, &mut called);
         let rows = table.rows();
         while called.has_room(size)

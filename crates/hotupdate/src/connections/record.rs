@@ -7,6 +7,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use hotupdate_proto::{ConnectionKind, ConnectionRow, ConnectionState, MigrationItem, ShortText};
+use rustix::net::sockopt;
 use tokio::time::Instant;
 
 use super::drain::Phase;
@@ -26,6 +27,8 @@ pub(super) struct Record {
     pub(super) local: Address,
     pub(super) accepted: Instant,
     pub(super) socket: Weak<Socket>,
+    /// The kernel's name of the socket; 0: it was not asked for yet.
+    cookie: AtomicU64,
     /// How many requests have begun, in all processes: the number of the last one.
     pub(super) requests: AtomicU64,
     /// The number of a request of whose body more is wanted.
@@ -130,7 +133,7 @@ impl Status {
 impl Record {
     /// A connection that is not in the table yet.
     pub(super) fn new(table: &Arc<Table>, row: Origin, socket: &Arc<Socket>) -> Self {
-        let Origin { listener, peer, local, accepted, requests, protocol } = row;
+        let Origin { listener, peer, local, accepted, requests, protocol, cookie } = row;
         Self {
             table: table.clone(),
             id: table.last_id.fetch_add(1, Relaxed) + 1,
@@ -139,6 +142,7 @@ impl Record {
             local,
             accepted,
             socket: Arc::downgrade(socket),
+            cookie: AtomicU64::new(cookie),
             requests: AtomicU64::new(requests),
             body_wanted: AtomicU64::new(0),
             status: AtomicU64::new(0),
@@ -310,10 +314,23 @@ impl Record {
         !self.is_refused() && self.table.accepted().any(fits)
     }
 
+    /// The kernel's name of the socket, which it is asked for once.
+    pub(super) fn cookie(&self, socket: &Socket) -> u64 {
+        match self.cookie.load(Relaxed) {
+            0 => {
+                let cookie = sockopt::socket_cookie(socket).unwrap_or_default();
+                self.cookie.store(cookie, Relaxed);
+                cookie
+            }
+            cookie => cookie,
+        }
+    }
+
     /// The record, as it goes on in another process.
-    pub(super) fn item(&self) -> MigrationItem {
+    pub(super) fn item(&self, socket: &Socket) -> MigrationItem {
         MigrationItem {
             id: self.id,
+            cookie: self.cookie(socket),
             listener: self.listener.clone(),
             protocol: self.protocol(),
             peer: (&self.peer).into(),
@@ -348,6 +365,7 @@ pub(super) struct Origin {
     pub(super) accepted: Instant,
     pub(super) requests: u64,
     pub(super) protocol: ShortText,
+    pub(super) cookie: u64,
 }
 
 /// Keeps the record in the table as long as the connection is open.

@@ -63,6 +63,8 @@ impl Connection {
     pub fn rest(self, kind: &'static str, state: Vec<u8>, go_on: impl FnOnce(Self) + Send + 'static) {
         let record = self.tracker().record.clone();
         record.update(|status| status.without(Status::EQUIPPED | Status::RESTS));
+        // It is not in a hurry now, as it will be when it migrates.
+        record.cookie(self.socket());
         let waker = Waker::from(record.clone());
         let mut owner = record.owner();
         // An event that comes from here on waits for the lock, and finds the connection.
