@@ -6,12 +6,7 @@
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hotupdate::Connection;
-
-use crate::migration::Http1State;
-
-/// Goes on with a connection that has come to here. It must not block.
-type Receive = Box<dyn FnMut(Connection, Http1State) + Send>;
+use crate::serve::{Arrival, Begin};
 
 /// The end of the server: without it no connection is taken, and those that wait are closed.
 pub(crate) struct Arrivals(Entrance);
@@ -22,8 +17,8 @@ pub(crate) struct Entrance(Arc<Mutex<State>>);
 
 enum State {
     /// The server is not awaited yet.
-    Waits(Vec<(Connection, Http1State)>),
-    Serves(Receive),
+    Waits(Vec<Arrival>),
+    Serves(Begin),
     /// There is no server any more.
     Closed,
 }
@@ -36,12 +31,12 @@ impl Arrivals {
     }
 
     /// What has arrived, and arrives from here on, is served.
-    pub(crate) fn receive(&self, mut receive: impl FnMut(Connection, Http1State) + Send + 'static) {
+    pub(crate) fn serve(&self, mut begin: Begin) {
         let mut state = self.0.lock();
         if let State::Waits(waiting) = mem::replace(&mut *state, State::Closed) {
-            waiting.into_iter().for_each(|(connection, state)| receive(connection, state));
+            waiting.into_iter().for_each(&mut begin);
         }
-        *state = State::Serves(Box::new(receive));
+        *state = State::Serves(begin);
     }
 }
 
@@ -60,12 +55,12 @@ impl Entrance {
     }
 
     /// A connection has come.
-    pub(crate) fn arrive(&self, connection: Connection, state: Http1State) {
+    pub(crate) fn arrive(&self, arrival: Arrival) {
         match &mut *self.lock() {
-            State::Waits(waiting) => waiting.push((connection, state)),
-            State::Serves(receive) => receive(connection, state),
+            State::Waits(waiting) => waiting.push(arrival),
+            State::Serves(begin) => begin(arrival),
             // The server ended a moment ago.
-            State::Closed => drop(connection),
+            State::Closed => drop(arrival),
         }
     }
 
@@ -82,29 +77,32 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::serve::History;
 
     #[tokio::test]
     async fn connections_wait_for_the_server_and_are_closed_with_it() {
         let table = Table::new();
-        let connection = || table.accept("http", UnixStream::pair().unwrap().0);
+        let arrival = || Arrival {
+            connection: table.accept("http", UnixStream::pair().unwrap().0),
+            history: History::None,
+        };
         let open = || table.connections().rows().len();
         let (arrivals, entrance) = Arrivals::new();
-        let state = Http1State::default;
-        entrance.arrive(connection(), state());
-        entrance.arrive(connection(), state());
+        entrance.arrive(arrival());
+        entrance.arrive(arrival());
         let (served, mut serves) = mpsc::unbounded_channel();
-        arrivals.receive(move |connection, _| served.send(connection).unwrap());
-        entrance.arrive(connection(), state());
+        arrivals.serve(Box::new(move |arrival| served.send(arrival.connection).unwrap()));
+        entrance.arrive(arrival());
         let ids: Vec<_> = (0..3).map(|_| serves.try_recv().unwrap().id()).collect();
         assert!(ids.is_sorted() && open() == 0, "they were dropped here");
         assert!(!entrance.is_closed());
         drop(arrivals);
         assert!(entrance.is_closed() && serves.is_closed());
-        entrance.arrive(connection(), state());
+        entrance.arrive(arrival());
         assert_eq!(open(), 0);
 
         let (arrivals, entrance) = Arrivals::new();
-        entrance.arrive(connection(), state());
+        entrance.arrive(arrival());
         assert_eq!(open(), 1);
         drop(arrivals);
         assert_eq!(open(), 0, "it was never awaited");

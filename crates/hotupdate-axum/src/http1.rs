@@ -1,5 +1,5 @@
 //! One HTTP/1.1 connection, and taking it out of hyper alive, between two messages: to migrate it, to close
-//! it gently, or to let it rest.
+//! it gently, or to let it rest, for hyper has buffers for each connection that it has.
 //!
 //! Deliberately absent: `graceful_shutdown`. It closes an idle connection without reading what has already
 //! arrived, and a client that was just sending its next request would lose it.
@@ -30,21 +30,21 @@ enum Why {
 
 /// What becomes of a connection that hyper has given back.
 #[derive(Debug)]
-pub(crate) enum Left<I> {
+pub(crate) enum Left<I, S> {
     /// It shall migrate.
     Migrates(I),
-    /// Its client is silent.
-    Rests(I),
+    /// Its client is silent. The next request is answered with this service.
+    Rests(I, S),
 }
 
 /// Serves until the client closes, the connection is upgraded (then its new owner has it), or the process
-/// lets go of it. Returns the connection if it shall migrate or rest.
+/// lets go of it. Returns the connection if it shall migrate or is idle.
 pub(crate) async fn serve<T, S>(
     mut io: Io<T>,
     mut service: S,
     watch: &mut Watch,
     settings: &Http1,
-) -> Option<Left<Io<T>>>
+) -> Option<Left<Io<T>, S>>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError> + Unpin,
@@ -52,7 +52,7 @@ where
     watch.set_protocol(Some(Protocol::Http1));
     let builder = settings.builder();
     loop {
-        // Boxed, so that a connection that has said nothing does not keep the room for it.
+        // Boxed, so that a connection that rests does not keep the room for it.
         let mut hyper = Box::new(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
         let why = loop {
             match watch.next(Pin::new(&mut *hyper)).await {
@@ -77,7 +77,7 @@ where
             }
             Why::Rests => {
                 io.give_back(parts.read_buf);
-                return Some(Left::Rests(io));
+                return Some(Left::Rests(io, parts.service));
             }
             // Idle, but bytes are there that hyper has not seen: it goes on where it was.
             Why::TimedOut if watch.is_readable() => io.give_back(parts.read_buf),

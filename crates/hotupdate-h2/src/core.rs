@@ -12,6 +12,7 @@ use crate::frame::{
 use crate::rest::Stays;
 use crate::scanner::{Follow, Scanner, Want};
 use crate::state::State;
+use crate::streams::Streams;
 
 /// After so many resets h2 ends a connection. It counts anew after each move, and this layer does not.
 const MAX_RESETS: u32 = 1024;
@@ -180,6 +181,10 @@ impl Core {
             self.pending.unsplit(hold.frames);
             self.pending.unsplit(after);
         }
+    }
+
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.connection.streams
     }
 
     pub(crate) fn is_holding(&self) -> bool {

@@ -86,6 +86,16 @@ impl<T> Handle<T> {
         lock(&self.shared).core.is_holding()
     }
 
+    /// The number of the last stream that its client has opened here, 0 if it has opened none.
+    pub fn last_stream(&self) -> u32 {
+        lock(&self.shared).core.streams().last()
+    }
+
+    /// Whether a stream is open whose number is not greater than this one.
+    pub fn is_open_up_to(&self, stream: u32) -> bool {
+        lock(&self.shared).core.streams().first_open().is_some_and(|first| first <= stream)
+    }
+
     /// Whether the connection can move at this moment, and else why not.
     pub fn rest(&self) -> Result<(), Stays> {
         lock(&self.shared).rest()

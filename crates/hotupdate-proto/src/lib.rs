@@ -19,6 +19,8 @@
 //!    |                     |<---------------------- let_go · drained|  and it exits
 //! ```
 //!
+//! What is said in which form, with an example of each message, is written for other languages in [`protocol`].
+//!
 //! # Calling order
 //!
 //! 1. A first start makes an [`Incumbent`] with [`Incumbent::first`]. A process that finds one makes a
@@ -42,8 +44,8 @@ pub use message::{Join, Joined, Message};
 
 pub mod inventory;
 pub use inventory::{
-    ConnectionRow, ConnectionState, LinkItem, ListenerItem, ListenerKind, Occupancy, SocketFile, StateItem,
-    Summary, Totals,
+    ConnectionRow, ConnectionState, GoAways, LinkItem, ListenerItem, ListenerKind, Occupancy, SocketFile,
+    StateItem, Summary, Totals,
 };
 
 // When it is said: a machine for each side, and what they count for each other.
@@ -58,6 +60,8 @@ pub use predecessor::Predecessor;
 
 pub mod migration;
 pub use migration::{ConnectionKind, Inbound, Leaving, MigrationItem, Outbound};
+
+pub mod counts;
 
 pub mod supervision;
 pub use supervision::Supervision;
@@ -82,6 +86,9 @@ pub mod environment;
 
 pub mod lock;
 
+#[doc = include_str!("../PROTOCOL.md")]
+pub mod protocol {}
+
 /// The name of the Varlink interface that every process offers on its control socket.
 pub const INTERFACE: &str = "io.hotupdate";
 
@@ -99,6 +106,10 @@ pub const FEATURE_TROUBLE: &str = "trouble";
 /// The feature of processes that understand that the control socket was made again
 /// ([`Message::Rebound`]). Said to those that name it.
 pub const FEATURE_REBIND: &str = "rebind";
+
+/// The feature of processes that understand what was counted of the service so far ([`Message::Counted`]).
+/// Said to those that name it.
+pub const FEATURE_COUNTS: &str = "counts";
 
 /// The protocol versions that this crate speaks.
 pub const VERSIONS: Versions = Versions { min: 1, max: 1 };

@@ -5,8 +5,6 @@
 //! happened and does what they say (`driver/successor.rs`, `driver/incumbent.rs`).
 
 // The parts, which own their fields.
-mod application;
-mod drain;
 mod exports;
 mod links;
 mod listeners;
@@ -37,6 +35,8 @@ mod report;
 
 mod history;
 
+mod counts;
+
 mod status;
 
 // Tools.
@@ -44,7 +44,6 @@ mod clock;
 
 mod text;
 
-pub(crate) use application::{FromApplication, Resources};
 #[cfg(feature = "test-util")]
 pub(crate) use migration::{check, describe};
 
@@ -60,8 +59,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::{Instrument, Span};
 
-use self::application::Application;
-use self::drain::Drain;
+use self::counts::Pace;
 use self::exports::{Exports, SealedState};
 use self::inventory::Inventory;
 use self::links::Links;
@@ -73,9 +71,11 @@ use self::renewal::Renewal;
 use self::standstill::Standstill;
 use self::status::View;
 use self::supervisor::{Call, Supervisor};
+use crate::application::{Application, FromApplication};
 use crate::connections::Connections;
 use crate::control::Ownership;
 use crate::control::session::Request;
+use crate::draining::Drain;
 use crate::error::{Error, ErrorKind};
 use crate::lifecycle::Lifecycle;
 use crate::link::channel::Receiver;
@@ -110,6 +110,7 @@ pub(crate) struct Driver {
     renewal: Renewal,
     output: Output,
     drain: Drain,
+    pace: Pace,
     connections: Connections,
     /// Tasks that work for the driver get a sender.
     results: (mpsc::Sender<TaskResult>, mpsc::Receiver<TaskResult>),
@@ -121,7 +122,7 @@ pub(crate) struct Driver {
 }
 
 /// What tasks that work for the driver bring back.
-enum TaskResult {
+pub(crate) enum TaskResult {
     /// State for the inventory of a successor that may join.
     Exported { join: Join, receiver: Box<Receiver>, sealed: io::Result<SealedState> },
     /// The application's hooks have ended.
@@ -156,6 +157,7 @@ enum Wake {
     Deadline,
     Progress,
     Drained,
+    Counted,
 }
 
 impl Driver {
@@ -206,6 +208,7 @@ impl Driver {
             migrations,
             supervisor,
             drain,
+            pace,
             connections,
             results,
             ..
@@ -221,6 +224,7 @@ impl Driver {
             call = supervisor.next() => Wake::Supervisor(call),
             () = until(deadline) => Wake::Deadline,
             drained = drain.next(connections, &tasks) => if drained { Wake::Drained } else { Wake::Progress },
+            () = pace.next(connections) => Wake::Counted,
         }
     }
 
@@ -246,6 +250,7 @@ impl Driver {
             Wake::Deadline => self.tick().await,
             Wake::Progress => self.send_progress().await,
             Wake::Drained => self.drained().await,
+            Wake::Counted => self.show_counts(),
         }
     }
 

@@ -17,14 +17,16 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Span;
 
+use crate::application::Resources;
 use crate::control::{self, Found, Ownership};
-use crate::driver::{self, Inherited, Resources};
+use crate::driver::{self, Inherited};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link;
 use crate::link::channel::{self, Receiver};
 use crate::listeners::inherited::Offered;
 use crate::process::signal::Signals;
 use crate::process::{limits, spawn};
+use crate::sealed;
 use crate::settings::Settings;
 use crate::starting::Starting;
 use crate::state;
@@ -144,6 +146,7 @@ fn first(settings: Settings, local: Local, signals: Signals, ownership: Ownershi
     // In this order: what is taken over is removed from the environment.
     let (misdirected, offered) = (systemd::misdirected(), systemd::listeners());
     let (release, abandon_listeners) = (settings.release, settings.abandon_listeners);
+    let timing = settings.timing.clone();
     tracing::info!(path = %settings.path.display(), "first start: no process serves at this path");
     let (application, connections) = driver::start_first(settings, local, signals, ownership);
     let mut resources = Resources::default();
@@ -162,6 +165,7 @@ fn first(settings: Settings, local: Local, signals: Signals, ownership: Ownershi
         offered,
         state: HashMap::new(),
         connections,
+        timing,
         resources,
         misdirected,
         ready: Default::default(),
@@ -177,6 +181,7 @@ fn succeed(settings: Settings, local: Local, signals: Signals, complete: Complet
     let Complete { machine, joined, receiver, inventory } = complete;
     let Inventory { offered, state, links, ownership } = inventory;
     let (release, abandon_listeners) = (settings.release, settings.abandon_listeners);
+    let timing = settings.timing.clone();
     let in_probation = links.iter().find(|(link, _)| link.probation).map(|(link, _)| link.process.clone());
     let span = link::span(&joined.handoff);
     tracing::info!(
@@ -200,6 +205,7 @@ fn succeed(settings: Settings, local: Local, signals: Signals, complete: Complet
         offered,
         state,
         connections,
+        timing,
         resources: Default::default(),
         misdirected: None,
         ready: Default::default(),
@@ -374,7 +380,7 @@ impl Arrived {
             }
             Message::State { items, .. } => {
                 for (item, fd) in items.iter().zip(descriptors) {
-                    state::check(item, &fd)?;
+                    sealed::check(item, &fd)?;
                     self.state.insert(item.name.clone(), state::Arrived::new(item.clone(), fd));
                 }
             }

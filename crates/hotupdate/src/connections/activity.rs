@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::changes::Changes;
 use super::drain::{Drain, Phase};
+use super::ledger::GoAway;
 use super::queue::MigrationSlot;
 use super::record::{Record, Status};
 use crate::address::Address;
@@ -90,6 +91,13 @@ impl ConnectionActivity {
         self.record.set(Status::CLOSING);
     }
 
+    /// As [`ConnectionActivity::set_closing`], of a client that is told to leave with GOAWAY.
+    #[doc(hidden)]
+    pub fn set_goaway(&self, why: GoAway) {
+        self.set_closing();
+        self.record.table.ledger.goaway(why);
+    }
+
     /// What the process wants of this connection.
     #[must_use]
     pub fn drain(&self) -> Drain {
@@ -123,6 +131,13 @@ impl ConnectionActivity {
     #[must_use]
     pub fn can_migrate_any(&self, beginning: &str) -> bool {
         self.record.can_migrate_if(|accepted| accepted.starts_with(beginning))
+    }
+
+    /// The connection cannot migrate as it is: as after a refusal, it does not try again before something
+    /// changes.
+    #[doc(hidden)]
+    pub fn set_refused(&self) {
+        self.record.set_refused(self.record.table.changes());
     }
 
     /// The process that serves takes no connections for now. After this moment they cannot migrate, if

@@ -2,7 +2,6 @@
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,6 +20,7 @@ use super::record::Tracker;
 use super::socket::Socket;
 use crate::address::Address;
 use crate::metrics::Event;
+use crate::platform::AsFd as _;
 
 /// The most bytes of state that migrate with one connection.
 pub const MAX_STATE: usize = hotupdate_proto::migration::MAX_BATCH_STATE;
@@ -231,6 +231,12 @@ impl Connection {
         self.tracker.record.item(&self.socket)
     }
 
+    /// Ready when bytes wait to be read, or the end of the stream, without reading them.
+    #[doc(hidden)]
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_readable(cx)
+    }
+
     pub(crate) fn socket(&self) -> &Arc<Socket> {
         &self.socket
     }
@@ -243,13 +249,6 @@ impl Connection {
     #[must_use]
     pub fn is_readable(&self) -> bool {
         self.socket.is_readable()
-    }
-}
-
-/// For socket options. Reading and writing past the connection loses what is known of it.
-impl AsFd for Connection {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
 
@@ -286,7 +285,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = SockRef::from(&*self.socket).shutdown(Shutdown::Write);
+        let done = SockRef::from(&self.socket.as_fd()).shutdown(Shutdown::Write);
         // As tokio does: a client that is gone already is not an error of ours.
         Poll::Ready(done.or_else(|error| match error.kind() {
             io::ErrorKind::NotConnected => Ok(()),
@@ -479,6 +478,6 @@ mod tests {
         drop(client);
         assert!(connection.is_readable(), "the end");
         connection.shutdown().await.unwrap();
-        assert!(rustix::net::sockopt::socket_error(&connection).is_ok());
+        assert!(SockRef::from(&connection).take_error().is_ok());
     }
 }

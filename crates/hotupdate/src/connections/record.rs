@@ -7,7 +7,6 @@ use std::task::Waker;
 use std::time::Duration;
 
 use hotupdate_proto::{ConnectionKind, ConnectionRow, ConnectionState, MigrationItem, ShortText};
-use rustix::net::sockopt;
 use tokio::time::Instant;
 
 use super::drain::Phase;
@@ -318,7 +317,7 @@ impl Record {
     pub(super) fn cookie(&self, socket: &Socket) -> u64 {
         match self.cookie.load(Relaxed) {
             0 => {
-                let cookie = sockopt::socket_cookie(socket).unwrap_or_default();
+                let cookie = socket.cookie();
                 self.cookie.store(cookie, Relaxed);
                 cookie
             }

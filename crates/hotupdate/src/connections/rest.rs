@@ -7,13 +7,16 @@
 //! Deliberately absent: what a task holds. The code that speaks a protocol knows it.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use hotupdate_proto::ShortText;
+use tokio::task::unconstrained;
 use tokio::time::sleep;
 
 use super::activity::ConnectionActivity;
@@ -68,7 +71,9 @@ impl Connection {
         let waker = Waker::from(record.clone());
         let mut owner = record.owner();
         // An event that comes from here on waits for the lock, and finds the connection.
-        let readable = self.socket().poll_readable(&mut Context::from_waker(&waker));
+        let readable = poll_fn(|cx| self.socket().poll_readable(cx));
+        // A task that has done much would be made to wait: by waking it, which here means something else.
+        let readable = pin!(unconstrained(readable)).poll(&mut Context::from_waker(&waker));
         let go_on = Box::new(|connection, _| go_on(connection));
         let resting = Resting { connection: self, kind, state, go_on };
         let before = mem::replace(&mut *owner, Owner::Resting(resting));
@@ -194,7 +199,6 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixStream;
     use tokio::sync::mpsc;
-    use tokio::task::unconstrained;
 
     use super::super::fixture::{Fixture, Woken, poll_once};
     use super::*;

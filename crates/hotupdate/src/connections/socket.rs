@@ -1,17 +1,15 @@
 //! The kernel's side of a connection, TCP or Unix: what the table shuts down and the next version gets.
 
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
 use hotupdate_proto::migration::Endpoint;
 use socket2::SockRef;
 use tokio::io::{Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::task::unconstrained;
+use tokio::net::TcpStream;
+
+use crate::platform::{AsFd, BorrowedFd, OwnedFd, UnixStream};
 
 /// The kernel's side of a connection. Shared with the live table, which shuts it down at the deadline of a
 /// drain.
@@ -42,6 +40,14 @@ impl Socket {
         }
     }
 
+    /// The kernel's name of the socket, see socket(7); 0 where there is none.
+    pub(super) fn cookie(&self) -> u64 {
+        #[cfg(target_os = "linux")]
+        return rustix::net::sockopt::socket_cookie(self).unwrap_or_default();
+        #[cfg(not(target_os = "linux"))]
+        0
+    }
+
     pub(super) fn is_readable(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         match self {
@@ -58,15 +64,26 @@ impl Socket {
         };
     }
 
-    /// Ready when there is something to read, as far as is known; otherwise the waker is called once there is.
-    /// It is never called in here, as it would be for a task that has done much: tokio makes that wait.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let readable = poll_fn(|cx| match self {
-            Self::Tcp(stream) => stream.poll_read_ready(cx),
-            Self::Unix(stream) => stream.poll_read_ready(cx),
-        });
-        // An error is read, too.
-        pin!(unconstrained(readable)).poll(cx).map(drop)
+    /// Ready when bytes wait to be read, or the end of the stream. A socket that is new counts as ready until
+    /// it has been looked at.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let peek = |socket: SockRef<'_>| socket.peek(&mut [std::mem::MaybeUninit::uninit()]);
+        loop {
+            let peeked = match self {
+                Self::Tcp(stream) => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_io(Interest::READABLE, || peek(SockRef::from(stream)))
+                }
+                Self::Unix(stream) => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_io(Interest::READABLE, || peek(SockRef::from(stream)))
+                }
+            };
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                peeked => return Poll::Ready(peeked.map(drop)),
+            }
+        }
     }
 
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -181,6 +198,18 @@ mod tests {
         drop(client);
         assert_eq!(connection.read(&mut buf).await.unwrap(), 0);
         assert_eq!(connection.read(&mut buf).await.unwrap(), 0, "the end stays the end");
+    }
+
+    #[tokio::test]
+    async fn bytes_can_be_waited_for_and_are_still_there() {
+        let (mut connection, mut client) = Fixture::new().accept();
+        assert!(poll_once(std::future::poll_fn(|cx| connection.poll_readable(cx))).is_pending());
+        client.write_all(b"a").await.unwrap();
+        std::future::poll_fn(|cx| connection.poll_readable(cx)).await.unwrap();
+        assert_eq!(connection.read(&mut [0; 4]).await.unwrap(), 1);
+        assert!(poll_once(std::future::poll_fn(|cx| connection.poll_readable(cx))).is_pending());
+        drop(client);
+        std::future::poll_fn(|cx| connection.poll_readable(cx)).await.unwrap();
     }
 
     #[tokio::test]

@@ -14,11 +14,11 @@ use hotupdate_proto::operator::{Command, OperatorError};
 use hotupdate_proto::{ConnectionRow, Fault, Generation, Joined, Message, Refusal, Totals};
 
 use super::clock::monotonic_ns;
-use super::drain::{self, Progress};
 use super::exports::SealedState;
 use super::machine::Role;
 use super::{Driver, TaskResult};
 use crate::control::replies;
+use crate::draining::{self, Progress};
 
 impl Driver {
     /// Brings an event to the machine, and does what it says.
@@ -66,6 +66,7 @@ impl Driver {
                 Effect::Forget(generation) => {
                     self.links.forget(generation);
                     self.operators.forget(generation);
+                    self.operators.counts.gone(generation);
                     self.connections.metrics().forget(generation);
                     self.is_alone_if_so();
                 }
@@ -80,7 +81,7 @@ impl Driver {
                 Effect::Drain { until, is_succeeded } => self.begin_drain(until, is_succeeded),
                 Effect::Undrain => self.undrain(),
                 Effect::Force => {
-                    drain::force(&self.connections, &self.application.tasks().names(MAX_TASKS));
+                    draining::force(&self.connections, &self.application.tasks().names(MAX_TASKS));
                 }
                 Effect::Exit => self.exit(),
                 // Connections.
@@ -175,7 +176,8 @@ impl Driver {
             Err(why) => return self.machine.queue(Event::CannotStop(why)),
         };
         let (connections, history) = (self.connections.summary(), self.operators.history());
-        let stopped = Stopped { at_ns, connections, links, history, ..Stopped::default() };
+        let counts = Some(Box::new(self.last_counts()));
+        let stopped = Stopped { at_ns, connections, links, history, counts, ..Stopped::default() };
         if self.exports.is_empty() {
             return self.machine.queue(Event::Stopped(stopped));
         }
@@ -208,6 +210,7 @@ impl Driver {
     /// Serves (again).
     fn accept(&mut self, unread: &[UnreadLink]) {
         self.stops += 1;
+        self.count_on();
         self.listeners.open_all();
         self.listeners.serves();
         self.links.read_predecessors(unread);

@@ -8,9 +8,8 @@ use hotupdate_proto::message::Ready;
 use hotupdate_proto::{Generation, Joined, LinkItem, Successor, successor};
 use tokio::sync::{mpsc, oneshot};
 
-use super::application::{Application, FromApplication, Resources};
 use super::clock::monotonic_ns;
-use super::drain::Drain;
+use super::counts::Pace;
 use super::exports::Exports;
 use super::links::Links;
 use super::listeners::Listeners;
@@ -21,9 +20,11 @@ use super::renewal::Renewal;
 use super::standstill::Standstill;
 use super::supervisor::Supervisor;
 use super::{Driver, Identity};
+use crate::application::{Application, FromApplication, Resources};
 use crate::connections::Connections;
 use crate::control::session::SessionConfig;
 use crate::control::{Control, Ownership, Reserve};
+use crate::draining::Drain;
 use crate::error::{Doing, Error, Result};
 use crate::lifecycle::Served;
 use crate::link::channel::Receiver;
@@ -97,6 +98,7 @@ impl Driver {
         monotonic_ns();
         let (connections, migrations) = Connections::new(generation);
         connections.set_paced();
+        connections.metrics().build(&local.process.version);
         let (requests, requested) = mpsc::channel(64);
         let us = local.process.to_string().into();
         let sessions = SessionConfig::new(us, &settings.timing, requests, application.watch_lifecycle());
@@ -115,7 +117,8 @@ impl Driver {
             listeners: Listeners::new(control, &settings),
             application,
             exports: Exports::default(),
-            operators: Operators::new(sessions, requested),
+            operators: Operators::new(generation, sessions, requested),
+            pace: Pace::default(),
             migrations: Migrations::new(migrations),
             supervisor,
             renewal: Renewal::new(&settings),
@@ -166,6 +169,7 @@ impl Driver {
         let mut machine = machine.accepting(self.migrations.kinds());
         let greeting = machine.greet();
         self.machine.role = Role::Incumbent(Box::new(machine));
+        self.count_on();
         self.serve();
         self.perform(greeting).await;
     }
