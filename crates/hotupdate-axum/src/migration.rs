@@ -4,7 +4,7 @@ use bytes::{BufMut as _, Bytes};
 #[cfg(feature = "http2")]
 use hotupdate_h2::State;
 
-use crate::carrier::{self, Carrier, Kinds};
+use crate::carrier::{self, Carrier, HttpCarrier, Kinds};
 use crate::io::Io;
 
 /// The first byte of the state. A version that does not know it leaves the connection where it is.
@@ -108,7 +108,7 @@ pub(crate) fn migrate<C: Carrier>(
 
 /// Lets the connection rest until its client says something. Then `go_on` goes on with it; at once if there is
 /// something to do.
-pub(crate) fn rest<C: Carrier>(
+pub(crate) fn rest<C: HttpCarrier>(
     carrier: C,
     state: HttpState,
     go_on: impl FnOnce(C, HttpState) + Send + 'static,

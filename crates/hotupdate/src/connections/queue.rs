@@ -684,7 +684,8 @@ mod tests {
         let mut leave = || {
             fixture.connections.table.call();
             let leaving: Vec<_> = std::iter::from_fn(|| fixture.migrations.try_recv().ok()).collect();
-            let of_a_kind = |request: &MigrationRequest| request.kind == "echo" && request.state == b"state";
+            let of_a_kind =
+                |request: &MigrationRequest| request.kind == "echo" && request.state[..] == *b"state";
             assert!(leaving.iter().all(of_a_kind));
             let slots = fixture.connections.table.queue.lock().free;
             assert_eq!(slots, LARGE_PORTION - leaving.len().div_ceil(PARTS), "one is there for each task");
