@@ -44,8 +44,8 @@ pub use message::{Join, Joined, Message};
 
 pub mod inventory;
 pub use inventory::{
-    ConnectionRow, ConnectionState, LinkItem, ListenerItem, ListenerKind, Occupancy, SocketFile, StateItem,
-    Summary, Totals,
+    ConnectionRow, ConnectionState, GoAways, LinkItem, ListenerItem, ListenerKind, Occupancy, SocketFile,
+    StateItem, Summary, Totals,
 };
 
 // When it is said: a machine for each side, and what they count for each other.

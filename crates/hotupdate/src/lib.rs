@@ -108,7 +108,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use hotupdate_proto::supervision::AfterDrain;
 #[doc(no_inline)]
 pub use hotupdate_proto::{
-    ConnectionRow, ConnectionState, Generation, ListenerKind, ShortText, Summary, Timing, Totals,
+    ConnectionRow, ConnectionState, Generation, GoAways, ListenerKind, ShortText, Summary, Timing, Totals,
 };
 
 /// What [`Builder::successor_signal`] takes.

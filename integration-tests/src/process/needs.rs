@@ -68,6 +68,16 @@ pub const SOCKET_ACTIVATE: Need = Need::program("systemd-socket-activate", "apt 
 pub const FAKETIME: Need =
     Need { what: "libfaketime", from: "apt faketime", is_here: |_| faketime().is_some() };
 
+/// ansible-playbook(1).
+pub const ANSIBLE: Need = Need::program("ansible-playbook", "apt ansible-core");
+
+/// sshd(8), which is no daemon here.
+pub const SSHD: Need =
+    Need { what: "sshd", from: "apt openssh-server", is_here: |_| Path::new("/usr/sbin/sshd").exists() };
+
+/// dpkg(1).
+pub const DPKG: Need = Need::program("dpkg", "apt dpkg");
+
 /// kubectl(1), for `kubectl kustomize`.
 pub const KUBECTL: Need = Need::program("kubectl", "apt kubernetes-client");
 

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use hotupdate_proto::migration::StateBytes;
 use hotupdate_proto::{MigrationItem, ShortText};
 use serde::Serialize;
 use socket2::SockRef;
@@ -29,7 +30,7 @@ pub const MAX_STATE: usize = hotupdate_proto::migration::MAX_BATCH_STATE;
 pub(crate) struct MigrationRequest {
     pub(crate) connection: Connection,
     pub(crate) kind: ShortText,
-    pub(crate) state: Vec<u8>,
+    pub(crate) state: StateBytes,
     /// From then on it is served by no process, until it has migrated or comes back.
     pub(crate) since: Instant,
     /// The change of the table before which it was decided.
@@ -151,7 +152,8 @@ impl Connection {
     }
 
     /// As [`Connection::migrate`], with state in the caller's own form; see
-    /// [`Starting::on_migrated_bytes`](crate::Starting::on_migrated_bytes). At most [`MAX_STATE`] bytes.
+    /// [`Starting::on_migrated_bytes`](crate::Starting::on_migrated_bytes). At most [`MAX_STATE`] bytes; they may hold
+    /// keys, and are wiped wherever they were on their way.
     ///
     /// # Errors
     /// As [`Connection::migrate`].
@@ -180,6 +182,7 @@ impl Connection {
         state: Vec<u8>,
         stays: impl FnOnce(NotMigrated) + Send + 'static,
     ) {
+        let state = StateBytes::from(state);
         let record = self.tracker.record.clone();
         let table = &record.table;
         // Before anything is decided: a change from here on is a new chance.
