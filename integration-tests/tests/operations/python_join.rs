@@ -68,7 +68,7 @@ impl Clients {
     fn end(self) {
         self.over.store(true, Relaxed);
         for client in self.threads {
-            client.join().unwrap().expect("no request is lost");
+            client.join().expect("a client does not panic").expect("no request is lost");
         }
     }
 }
