@@ -75,6 +75,12 @@ pub const ANSIBLE: Need = Need::program("ansible-playbook", "apt ansible-core");
 pub const SSHD: Need =
     Need { what: "sshd", from: "apt openssh-server", is_here: |_| Path::new("/usr/sbin/sshd").exists() };
 
+/// docker(1).
+pub const DOCKER: Need = Need::program("docker", "apt docker.io");
+
+/// dockerd(8).
+pub const DOCKERD: Need = Need::program("dockerd", "apt docker.io");
+
 /// dpkg(1).
 pub const DPKG: Need = Need::program("dpkg", "apt dpkg");
 
