@@ -28,7 +28,7 @@ const MANY: usize = 100;
 const LOOK: Duration = Duration::from_micros(100);
 
 /// In milliseconds: clients that are idle, and not between two requests.
-const SILENT: u64 = 2_500;
+const SILENT: u64 = 3_500;
 
 /// Descriptors that this program and a server need besides one for each connection.
 const SPARE: u64 = 600;

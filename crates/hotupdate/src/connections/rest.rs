@@ -11,7 +11,6 @@ use std::future::poll_fn;
 use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
@@ -132,6 +131,7 @@ impl ConnectionActivity {
     }
 
     /// Whether it should rest, when it is between two messages.
+    #[inline]
     #[must_use]
     pub fn rests(&self) -> bool {
         self.record.status().has(Status::RESTS)
@@ -144,7 +144,9 @@ impl Connections {
     /// holds anything.
     pub async fn let_rest(&self, listener: &str) {
         loop {
+            let looks = self.table.clock.look(IDLE_AFTER);
             sleep(IDLE_AFTER).await;
+            drop(looks);
             let Some(idle) = self.idle(listener) else { return };
             for portion in idle.chunks(PORTION) {
                 portion.iter().for_each(|record| record.rest());
@@ -162,21 +164,19 @@ impl Connections {
 
     /// `None` if none of these connections holds anything.
     fn idle(&self, listener: &str) -> Option<Vec<Arc<Record>>> {
-        let (now, rows) = (self.table.millis(), self.table.rows());
+        let rows = self.table.rows();
         let equipped = |record: &&Arc<Record>| {
             record.listener.as_str() == listener && record.status().has(Status::EQUIPPED)
         };
         let mut equipped = rows.values().filter(equipped).peekable();
         equipped.peek()?;
-        Some(equipped.filter(|record| record.is_idle(now)).cloned().collect())
+        Some(equipped.filter(|record| record.is_idle()).cloned().collect())
     }
 }
 
 impl Record {
-    /// `now` is in milliseconds after the table began.
-    fn is_idle(&self, now: u64) -> bool {
-        let silence = Duration::from_millis(now.saturating_sub(self.heard.load(Relaxed)));
-        silence >= IDLE_AFTER && self.status().may_rest()
+    fn is_idle(&self) -> bool {
+        self.silence() >= IDLE_AFTER && self.status().may_rest()
     }
 
     fn rest(&self) {
