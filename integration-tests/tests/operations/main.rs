@@ -4,3 +4,4 @@
 mod kubernetes;
 mod observability;
 mod opentelemetry;
+mod python_join;
