@@ -48,11 +48,14 @@ enum Server {
     Axum,
     /// Axum again: what differs without a difference.
     Control,
+    /// Axum with `TCP_NODELAY`, which hotupdate sets: answers to several streams leave one by one, and none of
+    /// them waits until the client has acknowledged the one before.
+    Nodelay,
     Hotupdate,
 }
 
 impl Server {
-    const ALL: [Self; 3] = [Self::Axum, Self::Control, Self::Hotupdate];
+    const ALL: [Self; 4] = [Self::Axum, Self::Control, Self::Nodelay, Self::Hotupdate];
 }
 
 /// How clients ask, and for what.
@@ -115,9 +118,11 @@ impl Steady {
             "requests",
             "in a second: axum",
             "axum again",
+            "axum, TCP_NODELAY",
             "hotupdate",
             "processor time each (µs): axum",
             "axum again",
+            "axum, TCP_NODELAY",
             "hotupdate",
         ]);
         let ratio = |one: Option<f64>, of: Option<f64>| {
@@ -128,17 +133,19 @@ impl Steady {
                 let rounds = rounds.iter().filter(|round| (round.case, round.server) == (case, server));
                 median(rounds.filter_map(value))
             };
-            let [axum, control, hotupdate] =
+            let [axum, control, nodelay, hotupdate] =
                 Server::ALL.map(|server| of(server, |round| Some(round.per_second)));
             let used = Server::ALL.map(|server| of(server, |round| round.processor_us));
             table.row([
                 case.name(),
                 number(axum, 0),
                 ratio(control, axum),
+                ratio(nodelay, axum),
                 ratio(hotupdate, axum),
                 number(used[0], 2),
                 ratio(used[1], used[0]),
                 ratio(used[2], used[0]),
+                ratio(used[3], used[0]),
             ]);
         }
         let mut idle = Table::new(&["memory of idle connections", "each (B)", "all (MiB)"]);
@@ -265,6 +272,7 @@ fn most_of_both(old: u32, new: u32) -> u64 {
 fn start(sandbox: &Sandbox, which: Server) -> anyhow::Result<Service<'_>> {
     let arguments: &[&str] = match which {
         Server::Axum | Server::Control => &["--axum"],
+        Server::Nodelay => &["--axum", "--nodelay"],
         Server::Hotupdate => &["--probation", "0"],
     };
     let service = server(sandbox, 1, arguments)?;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::serve::ListenerExt as _;
 use axum::{Json, Router, routing::get};
 use clap::Parser;
 use hotupdate::{Connection, Listener};
@@ -35,11 +36,14 @@ struct Cli {
     /// Served by `axum::serve`, without hot updates.
     #[arg(long)]
     axum: bool,
+    /// With `--axum`: sets `TCP_NODELAY`, as hotupdate does.
+    #[arg(long)]
+    nodelay: bool,
 }
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
-    let Cli { http, raw, dir, probation, listeners, axum } = Cli::parse();
+    let Cli { http, raw, dir, probation, listeners, axum, nodelay } = Cli::parse();
     let version = std::fs::read_to_string(dir.join("version"))?;
     let app = Router::new()
         .route("/", get(move || ready(version.clone())))
@@ -47,6 +51,11 @@ async fn main() -> anyhow::Result<()> {
     if axum {
         let http = tokio::net::TcpListener::bind(http).await?;
         serving("0", http.local_addr()?)?;
+        if nodelay {
+            // An error means that the client was faster.
+            let http = http.tap_io(|connection| drop(connection.set_nodelay(true)));
+            return Ok(axum::serve(http, app).await?);
+        }
         return Ok(axum::serve(http, app).await?);
     }
 
