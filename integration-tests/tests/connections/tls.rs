@@ -3,6 +3,8 @@
 //!
 //! Deliberately absent: what is on the wire at each moment, see the tests of hotupdate-axum and hotupdate-tls.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
