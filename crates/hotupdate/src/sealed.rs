@@ -12,6 +12,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use hotupdate_proto::StateItem;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
 
+use zeroize::Zeroizing;
+
 use crate::state::{Export, State};
 
 /// The most bytes of one state. More belongs into a file or a database.
@@ -26,7 +28,8 @@ const SEALS: SealFlags =
 impl Export {
     /// Calls the application and seals what it says.
     pub(crate) fn run(&self) -> io::Result<(StateItem, OwnedFd)> {
-        let bytes = (self.export)();
+        // It may hold keys.
+        let bytes = Zeroizing::new((self.export)());
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         if length > MAX_STATE {
             return Err(io::Error::other(format!(

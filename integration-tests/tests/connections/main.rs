@@ -4,3 +4,4 @@ mod chat;
 mod http2;
 mod migration;
 mod probation;
+mod tls;

@@ -138,7 +138,7 @@ pub(crate) fn moving() -> impl Strategy<Value = MigrationItem> {
             local,
             age_ms,
             requests,
-            state,
+            state: state.into(),
         },
     )
 }

@@ -220,7 +220,7 @@ impl Migrations {
             }
             let mut handlers = self.handlers.iter();
             let handler = handlers.find(|handler| handler.fits(&item.kind, &item.listener));
-            let state = std::mem::take(&mut item.state);
+            let state = std::mem::take(&mut item.state).into_vec();
             match handler.and_then(|handler| handler.inspect(state)) {
                 Some(resume) => taken.push((item, fd, resume)),
                 None => inspected.refused.push(item.id),
@@ -269,12 +269,7 @@ impl Migrations {
 /// What the other process has to know. The state goes with it.
 pub(crate) fn describe(request: &mut MigrationRequest) -> MigrationItem {
     let MigrationRequest { connection, kind, state, .. } = request;
-    MigrationItem {
-        kind: kind.clone(),
-        cookie: sockopt::socket_cookie(connection.socket()).unwrap_or_default(),
-        state: std::mem::take(state),
-        ..connection.item()
-    }
+    MigrationItem { kind: kind.clone(), state: std::mem::take(state), ..connection.item() }
 }
 
 /// A descriptor has to be the connection that it is said to be.
