@@ -201,12 +201,12 @@ class Peer:
             if method == "Join":
                 return self.hand_over(link, call["parameters"])
             link.say(self.reply(method)) if method else None
+            self.stop() if method == "Stop" else None  # the caller has its answer
 
     def reply(self, method):
         if method == "Status":
             return {"parameters": {"status": self.status()}}
         if method == "Stop":
-            threading.Thread(target=self.stop).start()
             return {"parameters": {}}
         if method != "Handoff":
             return {"error": "org.varlink.service.MethodNotFound", "parameters": {"method": method}}

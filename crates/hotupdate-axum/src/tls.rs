@@ -48,7 +48,7 @@ use hotupdate::{Connection, Serving, Starting};
 use hotupdate_tls::{Acceptor, NotMigrated, State, TlsStream};
 use http::StatusCode;
 use http::request::Parts;
-use rustls::{ProtocolVersion, ServerConfig};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -171,6 +171,9 @@ impl Tls {
         };
         match timeout_at(until, handshake).await {
             Ok(Ok(stream)) => {
+                let version = if stream.layer() == Layer::Tls12 { "1.2" } else { "1.3" };
+                let resumed = stream.handshake_kind() == Some(HandshakeKind::Resumed);
+                activity.tls_handshake(version, if resumed { "resumed" } else { "full" });
                 let names = stream.layer().names();
                 activity.set_protocol(match stream.known_protocol() {
                     Some(Protocol::Http2) => names.h2,
@@ -180,10 +183,12 @@ impl Tls {
                 Some(stream)
             }
             Ok(Err(error)) => {
+                activity.tls_handshake("none", "failed");
                 tracing::debug!(connection = activity.id(), %error, "a TLS handshake failed");
                 None
             }
             Err(_) => {
+                activity.tls_handshake("none", "timed_out");
                 let connection = activity.id();
                 tracing::debug!(connection, "a TLS handshake took too long (deadline `handshake`)");
                 None

@@ -21,5 +21,8 @@ pub mod std_listener {}
 #[doc = include_str!("guides/proxy.md")]
 pub mod proxy {}
 
+#[doc = include_str!("guides/tls.md")]
+pub mod tls {}
+
 #[doc = include_str!("guides/testing.md")]
 pub mod testing {}

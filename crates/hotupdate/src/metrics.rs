@@ -33,6 +33,7 @@
 //! | `hotupdate_connections` | gauge | `generation`, `state` = `idle`, `active`, `upgraded` | connections that are open |
 //! | `hotupdate_generation_connections_total` | counter | `generation`, `event` | as above, of one process |
 //! | `hotupdate_generation_requests_total` | counter | `generation` | requests, of one process |
+//! | `hotupdate_generation_tls_handshakes_total` | counter | `generation`, `version` = `1.2`, `1.3`, `none`; `result` = `full`, `resumed`, `failed`, `timed_out` | handshakes of `hotupdate_axum`'s HTTPS, of one process |
 //!
 //! ```
 //! # #[cfg(feature = "metrics")] {
@@ -79,6 +80,7 @@ mod facade {
     const OPEN: &str = "hotupdate_connections";
     const OF_ONE: &str = "hotupdate_generation_connections_total";
     const REQUESTS_OF_ONE: &str = "hotupdate_generation_requests_total";
+    const TLS_OF_ONE: &str = "hotupdate_generation_tls_handshakes_total";
 
     const EVENTS: [&str; 6] = ["accepted", "adopted", "migrated", "finished", "closed", "forced"];
     const RESULTS: [&str; 4] = ["served", "failed", "rolled_back", "took_over"];
@@ -175,6 +177,7 @@ mod facade {
             describe_gauge!(OPEN, "connections that are open in a process");
             describe_counter!(OF_ONE, "what became of connections of a process");
             describe_counter!(REQUESTS_OF_ONE, "requests of a process");
+            describe_counter!(TLS_OF_ONE, "handshakes of TLS of a process");
             Self {
                 generation,
                 ours: Handles::new(generation),
@@ -195,6 +198,13 @@ mod facade {
         pub(crate) fn count(&self, event: Event) {
             self.ours.events[event as usize].increment(1);
             self.changed();
+        }
+
+        /// A handshake costs so much more that the name is looked up.
+        pub(crate) fn tls_handshake(&self, version: &'static str, result: &'static str) {
+            let generation = self.generation.to_string();
+            counter!(TLS_OF_ONE, "generation" => generation, "version" => version, "result" => result)
+                .increment(1);
         }
 
         pub(crate) fn request(&self) {
@@ -277,6 +287,8 @@ impl Metrics {
     }
 
     pub(crate) fn count(&self, _: Event) {}
+
+    pub(crate) fn tls_handshake(&self, _: &'static str, _: &'static str) {}
 
     pub(crate) fn request(&self) {}
 

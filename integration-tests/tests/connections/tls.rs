@@ -109,6 +109,10 @@ fn a_client_shakes_hands_once() {
         serving = next;
     }
     assert_eq!(client.handshake(), Some(HandshakeKind::Full));
+    let metrics = client.get("/metrics");
+    let resumed =
+        r#"hotupdate_generation_tls_handshakes_total{generation="6",version="1.3",result="resumed"} 1"#;
+    assert!(metrics.contains(resumed), "{metrics}");
     assert!(sandbox.drained().iter().all(|drained| drained.forced == 0));
 }
 

@@ -135,6 +135,12 @@ impl ConnectionActivity {
         self.record.can_migrate_if(|accepted| accepted.starts_with(beginning))
     }
 
+    /// A handshake of TLS has ended on this connection, for the metrics.
+    #[doc(hidden)]
+    pub fn tls_handshake(&self, version: &'static str, result: &'static str) {
+        self.record.table.ledger.metrics().tls_handshake(version, result);
+    }
+
     /// The connection cannot migrate as it is: as after a refusal, it does not try again before something
     /// changes.
     #[doc(hidden)]

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::address::Address;
 use crate::platform::{AsFd, BorrowedFd, OwnedFd, UnixStream};
+use crate::process::sockets;
 
 /// The kernel's side of a connection. Shared with the live table, which shuts it down at the deadline of a
 /// drain.
@@ -51,10 +52,7 @@ impl Socket {
 
     /// The kernel's name of the socket, see socket(7); 0 where there is none.
     pub(super) fn cookie(&self) -> u64 {
-        #[cfg(target_os = "linux")]
-        return rustix::net::sockopt::socket_cookie(self).unwrap_or_default();
-        #[cfg(not(target_os = "linux"))]
-        0
+        sockets::cookie(self.as_fd())
     }
 
     pub(super) fn is_readable(&self) -> bool {
