@@ -24,8 +24,8 @@ use super::drain::Phase;
 use super::record::{Owner, Record, Status};
 use super::table::Connections;
 
-/// A client that is silent for so long is not about to ask again. To make a connection ready for messages
-/// once more costs as much as a tenth of a small request.
+/// A client that is silent for so long is not about to ask again. To give its connection a task and buffers
+/// once more costs a part of a small request.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// Tasks that are woken at a time, so that requests do not wait behind them.
