@@ -92,7 +92,7 @@ model: ## every interleaving of the machines, with more processes, mishaps and o
 	$(CARGO) test --release -p hotupdate-proto --test model -- --nocapture --include-ignored
 
 .PHONY: fleet
-fleet: ## many hosts: four by Ansible, over ssh, and a bad version that stops at the first; minutes, as root
+fleet: ## many hosts: four by Ansible over ssh, and three of a swarm; a bad version stops at the first; minutes, as root
 	$(CARGO) build --workspace
 	.ci/skipped $(CARGO) test -p integration-tests --test fleet -- --nocapture
 

@@ -43,6 +43,9 @@ pub const PODMAN: Need = Need::program("podman", "apt podman");
 /// Prometheus, and its tool.
 pub const PROMETHEUS: Need = Need::program("prometheus", "apt prometheus");
 
+/// Python 3, with its standard library alone.
+pub const PYTHON: Need = Need::program("python3", "apt python3");
+
 /// runc(8), which podman starts.
 pub const RUNC: Need = Need::program("runc", "apt runc");
 
@@ -71,6 +74,12 @@ pub const ANSIBLE: Need = Need::program("ansible-playbook", "apt ansible-core");
 /// sshd(8), which is no daemon here.
 pub const SSHD: Need =
     Need { what: "sshd", from: "apt openssh-server", is_here: |_| Path::new("/usr/sbin/sshd").exists() };
+
+/// docker(1).
+pub const DOCKER: Need = Need::program("docker", "apt docker.io");
+
+/// dockerd(8).
+pub const DOCKERD: Need = Need::program("dockerd", "apt docker.io");
 
 /// dpkg(1).
 pub const DPKG: Need = Need::program("dpkg", "apt dpkg");

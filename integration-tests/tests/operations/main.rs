@@ -3,3 +3,4 @@
 
 mod kubernetes;
 mod observability;
+mod python_join;

@@ -241,6 +241,7 @@ impl Connection {
 }
 
 impl AsyncRead for Connection {
+    #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = self.socket.poll_read(cx, buf);
@@ -256,6 +257,7 @@ impl AsyncWrite for Connection {
         self.socket.poll_write(cx, &[IoSlice::new(buf)])
     }
 
+    #[inline]
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -264,10 +266,12 @@ impl AsyncWrite for Connection {
         self.socket.poll_write(cx, bufs)
     }
 
+    #[inline]
     fn is_write_vectored(&self) -> bool {
         true
     }
 
+    #[inline]
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

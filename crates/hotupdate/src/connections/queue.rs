@@ -128,6 +128,7 @@ impl MigrationSlot {
     }
 
     /// Gives up the slot, or the place in the queue.
+    #[inline]
     pub fn release(&mut self) {
         if !matches!(self.place, Place::None) || self.record.status().has(Status::EXPECTED) {
             self.record.table.queue.leave(&self.record, &mut self.place);

@@ -4,7 +4,6 @@
 //! Deliberately absent: what a task holds. The code that speaks a protocol knows it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -34,6 +33,7 @@ impl ConnectionActivity {
     }
 
     /// Whether it should give them back, when it is between two messages.
+    #[inline]
     #[must_use]
     pub fn rests(&self) -> bool {
         self.record.status().has(Status::RESTS)
@@ -46,7 +46,9 @@ impl Connections {
     /// them holds anything.
     pub async fn let_rest(&self, listener: &str) {
         loop {
+            let looks = self.table.clock.look(IDLE_AFTER);
             sleep(IDLE_AFTER).await;
+            drop(looks);
             let Some(idle) = self.idle(listener) else { return };
             for portion in idle.chunks(PORTION) {
                 portion.iter().for_each(|record| record.rest());
@@ -64,21 +66,19 @@ impl Connections {
 
     /// `None` if none of these connections holds anything.
     fn idle(&self, listener: &str) -> Option<Vec<Arc<Record>>> {
-        let (now, rows) = (self.table.millis(), self.table.rows());
+        let rows = self.table.rows();
         let equipped = |record: &&Arc<Record>| {
             record.listener.as_str() == listener && record.status().has(Status::EQUIPPED)
         };
         let mut equipped = rows.values().filter(equipped).peekable();
         equipped.peek()?;
-        Some(equipped.filter(|record| record.is_idle(now)).cloned().collect())
+        Some(equipped.filter(|record| record.is_idle()).cloned().collect())
     }
 }
 
 impl Record {
-    /// `now` is in milliseconds after the table began.
-    fn is_idle(&self, now: u64) -> bool {
-        let silence = Duration::from_millis(now.saturating_sub(self.heard.load(Relaxed)));
-        silence >= IDLE_AFTER && self.status().may_rest()
+    fn is_idle(&self) -> bool {
+        self.silence() >= IDLE_AFTER && self.status().may_rest()
     }
 
     fn rest(&self) {

@@ -91,10 +91,12 @@ impl Socket {
                     stream.try_io(Interest::READABLE, || read_once(buf, |buf| stream.try_read_buf(buf)))
                 }
             };
+            if buf.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
             match read {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-                Err(_) if buf.filled().len() == before => {}
-                Ok(()) | Err(_) => return Poll::Ready(Ok(())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
             }
         }
     }
