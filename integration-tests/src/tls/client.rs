@@ -73,8 +73,16 @@ impl Client {
     ///
     /// If none does.
     pub async fn who(&mut self) -> anyhow::Result<u32> {
-        let body = self.ask(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
-        parse_pid(std::str::from_utf8(&body)?)
+        parse_pid(std::str::from_utf8(&self.get().await?)?)
+    }
+
+    /// Asks for `/`.
+    ///
+    /// # Errors
+    ///
+    /// If there is no answer.
+    pub async fn get(&mut self) -> anyhow::Result<Vec<u8>> {
+        self.ask(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await
     }
 
     /// Says something that it has not said before, of another length each time, and hears all of it again.
