@@ -232,7 +232,7 @@ where
 
 async fn handshakes(config: Arc<ClientConfig>, address: SocketAddr, times: usize) -> anyhow::Result<()> {
     for _ in 0..times {
-        Client::connect(&config, address).await?.get().await?;
+        Client::connect(&config, address).await?.get("/").await?;
     }
     Ok(())
 }
@@ -240,13 +240,13 @@ async fn handshakes(config: Arc<ClientConfig>, address: SocketAddr, times: usize
 /// A client that was answered once.
 async fn asked(config: Arc<ClientConfig>, address: SocketAddr) -> anyhow::Result<Client> {
     let mut client = Client::connect(&config, address).await?;
-    client.get().await?;
+    client.get("/").await?;
     Ok(client)
 }
 
 async fn requests(mut client: Client, times: usize) -> anyhow::Result<()> {
     for _ in 0..times {
-        client.get().await?;
+        client.get("/").await?;
     }
     Ok(())
 }

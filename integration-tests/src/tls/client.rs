@@ -73,16 +73,16 @@ impl Client {
     ///
     /// If none does.
     pub async fn who(&mut self) -> anyhow::Result<u32> {
-        parse_pid(std::str::from_utf8(&self.get().await?)?)
+        parse_pid(std::str::from_utf8(&self.get("/").await?)?)
     }
 
-    /// Asks for `/`.
+    /// Asks for something.
     ///
     /// # Errors
     ///
     /// If there is no answer.
-    pub async fn get(&mut self) -> anyhow::Result<Vec<u8>> {
-        self.ask(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await
+    pub async fn get(&mut self, path: &str) -> anyhow::Result<Vec<u8>> {
+        self.ask(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await
     }
 
     /// Says something that it has not said before, of another length each time, and hears all of it again.

@@ -13,6 +13,14 @@ pub struct Keys(Mutex<HashMap<Name, Vec<u8>>>);
 type Name = (Vec<u8>, String);
 
 impl Keys {
+    /// What the application keys of all connections are made of.
+    #[must_use]
+    pub fn traffic_secrets(&self) -> Vec<Vec<u8>> {
+        let secrets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let application = secrets.iter().filter(|((_, label), _)| label.ends_with("_TRAFFIC_SECRET_0"));
+        application.map(|(_, secret)| secret.clone()).collect()
+    }
+
     pub(super) fn secret(&self, client_random: &[u8], label: &str) -> Option<Vec<u8>> {
         let secrets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         secrets.get(&(client_random.to_vec(), label.to_owned())).cloned()
