@@ -124,7 +124,7 @@ where
             let service = ConnectionContext::new(&activity, carried, settings.connect_info).service(app);
             let io = Io::new(io, activity.clone());
             let server = Server::new(settings);
-            let left = exchange(io, Spoken::Unknown, None, service, &mut watch, &server, names).await;
+            let left = exchange(io, Spoken::Unknown, None, false, service, &mut watch, &server, names).await;
             debug_assert!(left.is_none(), "it does not migrate");
         })
     }

@@ -3,4 +3,5 @@
 
 mod kubernetes;
 mod observability;
+mod opentelemetry;
 mod python_join;

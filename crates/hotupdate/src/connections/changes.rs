@@ -26,7 +26,7 @@ impl Changes {
     /// What the process wants now.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        *self.record.table.phase.borrow()
+        self.record.phase()
     }
 
     /// Ready after every change. A connection that is asleep is called when it is its turn.

@@ -9,6 +9,8 @@ use std::time::Duration;
 use hotupdate_proto::{ConnectionKind, ConnectionRow, ConnectionState, MigrationItem, ShortText};
 use tokio::time::Instant;
 
+use super::drain::Phase;
+use super::rest::Resting;
 use super::socket::Socket;
 use super::table::{Table, age_ms};
 use crate::address::Address;
@@ -24,6 +26,8 @@ pub(super) struct Record {
     pub(super) local: Address,
     pub(super) accepted: Instant,
     pub(super) socket: Weak<Socket>,
+    /// The kernel's name of the socket; 0: it was not asked for yet.
+    cookie: AtomicU64,
     /// How many requests have begun, in all processes: the number of the last one.
     pub(super) requests: AtomicU64,
     /// The number of a request of whose body more is wanted.
@@ -36,8 +40,18 @@ pub(super) struct Record {
     seen: AtomicU64,
     /// The change of the table at which the connection could not migrate.
     refused: AtomicU64,
-    /// The task that serves the connection.
-    owner: Mutex<Option<Waker>>,
+    owner: Mutex<Owner>,
+}
+
+/// What goes on with a connection when something happens.
+#[derive(Debug, Default)]
+pub(super) enum Owner {
+    #[default]
+    None,
+    /// The task that serves it.
+    Task(Waker),
+    /// It has no task for now.
+    Resting(Resting),
 }
 
 /// What a connection does is one number, so that every change is one atomic step, seen whole, and counted
@@ -145,7 +159,7 @@ impl Status {
 impl Record {
     /// A connection that is not in the table yet.
     pub(super) fn new(table: &Arc<Table>, row: Origin, socket: &Arc<Socket>) -> Self {
-        let Origin { listener, peer, local, accepted, requests, protocol } = row;
+        let Origin { listener, peer, local, accepted, requests, protocol, cookie } = row;
         Self {
             table: table.clone(),
             id: table.last_id.fetch_add(1, Relaxed) + 1,
@@ -154,6 +168,7 @@ impl Record {
             local,
             accepted,
             socket: Arc::downgrade(socket),
+            cookie: AtomicU64::new(cookie),
             requests: AtomicU64::new(requests),
             body_wanted: AtomicU64::new(0),
             status: AtomicU64::new(0),
@@ -248,19 +263,25 @@ impl Record {
     pub(super) fn register(&self, waker: &Waker) {
         let mut owner = self.owner();
         match &mut *owner {
-            Some(owner) => owner.clone_from(waker),
-            None => *owner = Some(waker.clone()),
+            Owner::Task(owner) => owner.clone_from(waker),
+            owner => *owner = Owner::Task(waker.clone()),
         }
     }
 
     /// This task has ended, or serves the connection no more.
     pub(super) fn unregister(&self, waker: &Waker) {
-        self.owner().take_if(|owner| owner.will_wake(waker));
+        let mut owner = self.owner();
+        if matches!(&*owner, Owner::Task(task) if task.will_wake(waker)) {
+            *owner = Owner::None;
+        }
     }
 
     /// The task that was registered last.
     pub(super) fn registered(&self) -> Option<Waker> {
-        self.owner().clone()
+        match &*self.owner() {
+            Owner::Task(waker) => Some(waker.clone()),
+            Owner::None | Owner::Resting(_) => None,
+        }
     }
 
     pub(super) fn wake(&self) {
@@ -269,8 +290,13 @@ impl Record {
         }
     }
 
-    fn owner(&self) -> MutexGuard<'_, Option<Waker>> {
+    pub(super) fn owner(&self) -> MutexGuard<'_, Owner> {
         self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the process wants of the connection.
+    pub(super) fn phase(&self) -> Phase {
+        *self.table.phase.borrow()
     }
 
     fn protocol(&self) -> ShortText {
@@ -340,10 +366,23 @@ impl Record {
         !self.is_refused() && self.table.accepted().any(fits)
     }
 
+    /// The kernel's name of the socket, which it is asked for once.
+    pub(super) fn cookie(&self, socket: &Socket) -> u64 {
+        match self.cookie.load(Relaxed) {
+            0 => {
+                let cookie = socket.cookie();
+                self.cookie.store(cookie, Relaxed);
+                cookie
+            }
+            cookie => cookie,
+        }
+    }
+
     /// The record, as it goes on in another process.
-    pub(super) fn item(&self) -> MigrationItem {
+    pub(super) fn item(&self, socket: &Socket) -> MigrationItem {
         MigrationItem {
             id: self.id,
+            cookie: self.cookie(socket),
             listener: self.listener.clone(),
             protocol: self.protocol(),
             peer: (&self.peer).into(),
@@ -378,6 +417,7 @@ pub(super) struct Origin {
     pub(super) accepted: Instant,
     pub(super) requests: u64,
     pub(super) protocol: ShortText,
+    pub(super) cookie: u64,
 }
 
 /// Keeps the record in the table as long as the connection is open.

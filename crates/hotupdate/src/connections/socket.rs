@@ -40,6 +40,14 @@ impl Socket {
         }
     }
 
+    /// The kernel's name of the socket, see socket(7); 0 where there is none.
+    pub(super) fn cookie(&self) -> u64 {
+        #[cfg(target_os = "linux")]
+        return rustix::net::sockopt::socket_cookie(self).unwrap_or_default();
+        #[cfg(not(target_os = "linux"))]
+        0
+    }
+
     pub(super) fn is_readable(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         match self {

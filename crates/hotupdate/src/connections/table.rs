@@ -194,7 +194,8 @@ impl Connections {
         socket: Socket,
     ) -> Connection {
         let (listener, protocol) = (listener.clone(), ShortText::from_static("raw"));
-        let origin = Origin { listener, peer, local, accepted: Instant::now(), requests: 0, protocol };
+        let accepted = Instant::now();
+        let origin = Origin { listener, peer, local, accepted, requests: 0, protocol, cookie: 0 };
         let connection = self.enter(&mut self.table.rows(), origin, socket, Event::Accepted);
         // That it connects says that it is about to say more.
         connection.tracker().record.heard();
@@ -208,9 +209,9 @@ impl Connections {
     ) -> Vec<Connection> {
         let (now, mut rows) = (Instant::now(), self.table.rows());
         let adopt = |(item, socket)| {
-            let MigrationItem { listener, protocol, peer, local, age_ms, requests, .. } = item;
+            let MigrationItem { listener, protocol, peer, local, age_ms, requests, cookie, .. } = item;
             let (peer, local, accepted) = (peer.into(), local.into(), before(now, age_ms));
-            let origin = Origin { listener, peer, local, accepted, requests, protocol };
+            let origin = Origin { listener, peer, local, accepted, requests, protocol, cookie };
             self.enter(&mut rows, origin, socket, Event::Adopted)
         };
         arrived.into_iter().map(adopt).collect()
@@ -273,7 +274,8 @@ impl Connections {
 
     /// Every connection looks again what it can do.
     fn look_again(&self) {
-        self.table.queue.suspend(self.table.accepted().suspended_until.is_some());
+        let suspended = self.table.accepted().suspended_until.is_some();
+        self.table.queue.suspend(suspended);
         self.table.changes.fetch_add(1, SeqCst);
         self.table.phase.send_modify(|_| {});
         // As long as this process serves, no connection can do anything.
