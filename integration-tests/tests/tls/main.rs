@@ -3,4 +3,3 @@
 
 mod kill;
 mod many;
-mod memory;
