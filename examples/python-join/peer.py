@@ -195,11 +195,12 @@ class Peer:
         link = Link(sock)
         if uid(sock) not in (0, os.geteuid()):
             return link.say({"error": "io.hotupdate.NotAllowed", "parameters": {"reason": "another user"}})
-        while "method" in (call := link.next(STANDBY)):
-            method = call["method"].removeprefix("io.hotupdate.")
+        # Another process has the control socket when this one drains: callers connect anew.
+        while (call := link.next(MOMENT)) != {"type": "end"} and self.us["state"] != "draining":
+            method = call.get("method", "").removeprefix("io.hotupdate.")
             if method == "Join":
                 return self.hand_over(link, call["parameters"])
-            link.say(self.reply(method))
+            link.say(self.reply(method)) if method else None
 
     def reply(self, method):
         if method == "Status":

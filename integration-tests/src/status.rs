@@ -40,6 +40,8 @@ pub struct ProcessStatus {
     pub state: String,
     pub since_ms: u64,
     pub connections: Summary,
+    #[serde(default)]
+    pub totals: Totals,
     pub probation: bool,
     pub attempt: Option<String>,
 }
@@ -51,6 +53,26 @@ pub struct Process {
     pub instance: String,
     pub pid: u32,
     pub version: String,
+}
+
+/// What became of connections.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[allow(missing_docs, reason = "the interface description says what they mean")]
+#[serde(default)]
+pub struct Totals {
+    pub accepted: u64,
+    pub adopted: u64,
+    pub goaways: GoAways,
+}
+
+/// Connections of HTTP/2 that were told to leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs, reason = "the interface description says what they mean")]
+pub struct GoAways {
+    pub not_accepted: u64,
+    pub streams: u64,
+    pub client: u64,
+    pub settings: u64,
 }
 
 /// Open connections by state.

@@ -60,6 +60,8 @@ pub(crate) struct Core {
     hold: Option<Hold>,
     /// It is closed, by the client.
     ended: bool,
+    /// Both sides hear all of the other one, as it is: nothing waits here.
+    plain: bool,
 
     from_client: Scanner,
     /// A header block that does not pass as it is.
@@ -92,6 +94,7 @@ impl Core {
             limits,
             hold: None,
             ended: false,
+            plain: false,
             from_client: Scanner::after(first_frame),
             block: None,
             pending: BytesMut::new(),
@@ -165,8 +168,24 @@ impl Core {
             .or(resets.then_some(Stays::Resets))
     }
 
+    /// Whether both sides hear all of the other one, as it is, so that there is nothing to be done but to follow
+    /// what passes. It is so nearly always.
+    #[inline]
+    pub(crate) fn is_plain(&mut self) -> bool {
+        if !self.plain {
+            self.plain = self.nothing_waits();
+        }
+        self.plain
+    }
+
+    fn nothing_waits(&self) -> bool {
+        let from_client = self.hold.is_none() && self.block.is_none() && self.reads_directly() && !self.ended;
+        from_client && self.writes_directly() && self.backend.ahead == 0
+    }
+
     /// New streams wait from here on, and at rest nothing more is read.
     pub(crate) fn hold(&mut self) {
+        self.plain = false;
         self.connection.exceeded = false;
         self.hold.get_or_insert_with(|| Hold { first: u32::MAX, frames: BytesMut::new() });
     }
@@ -217,6 +236,10 @@ impl Core {
 
     /// Bytes that do not pass yet.
     pub(crate) fn keep(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.plain = false;
         self.pending.extend_from_slice(bytes);
     }
 
@@ -238,6 +261,7 @@ impl Core {
     /// The client sends nothing more.
     pub(crate) fn end(&mut self) {
         self.ended = true;
+        self.plain = false;
         self.release();
     }
 

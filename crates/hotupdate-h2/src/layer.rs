@@ -1,6 +1,7 @@
 //! The layer around a transport: hyper is served on it, and its handle moves the connection.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -169,6 +170,9 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
     /// Sends what the layer has for the client.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(io) = &mut self.io else { return Poll::Ready(Err(taken())) };
+        if self.core.is_plain() {
+            return Poll::Ready(Ok(()));
+        }
         loop {
             let bytes = self.core.for_client();
             if bytes.is_empty() {
@@ -186,7 +190,7 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
         self.unflushed = true;
         // It may fail when it is written only.
         let sent = self.poll_send(cx)?;
-        if self.core.writes_directly() {
+        if self.core.is_plain() || self.core.writes_directly() {
             ready!(sent.map(Ok::<_, io::Error>))?;
             let Some(io) = &mut self.io else { return Poll::Ready(Err(taken())) };
             let n = ready!(Pin::new(io).poll_write_vectored(cx, bufs))?;
@@ -218,24 +222,24 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
+            self.reader = Some(cx.waker().clone());
+        }
         loop {
-            let bytes = self.core.for_server();
-            if !bytes.is_empty() {
-                let n = bytes.len().min(buf.remaining());
-                buf.put_slice(&bytes[..n]);
-                self.core.given_to_server(n);
-                return Poll::Ready(Ok(()));
-            }
-            let _ = self.poll_send(cx)?;
-            let Some(io) = &mut self.io else { return Poll::Ready(Err(taken())) };
-            if !self.core.reads() {
-                if self.core.has_ended() {
+            if !self.core.is_plain() {
+                let bytes = self.core.for_server();
+                if !bytes.is_empty() {
+                    let n = bytes.len().min(buf.remaining());
+                    buf.put_slice(&bytes[..n]);
+                    self.core.given_to_server(n);
                     return Poll::Ready(Ok(()));
                 }
-                self.reader = Some(cx.waker().clone());
-                return Poll::Pending;
+                let _ = self.poll_send(cx)?;
+                if !self.core.reads() {
+                    return if self.core.has_ended() { Poll::Ready(Ok(())) } else { Poll::Pending };
+                }
             }
-            self.reader = Some(cx.waker().clone());
+            let Some(io) = &mut self.io else { return Poll::Ready(Err(taken())) };
             if self.core.reads_directly() {
                 let before = buf.filled().len();
                 ready!(Pin::new(io).poll_read(cx, buf))?;
@@ -251,8 +255,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
                     return Poll::Ready(Ok(()));
                 }
             } else {
-                let mut bytes = [0; READ];
-                let mut read = ReadBuf::new(&mut bytes);
+                let mut bytes = [MaybeUninit::uninit(); READ];
+                let mut read = ReadBuf::uninit(&mut bytes);
                 ready!(Pin::new(io).poll_read(cx, &mut read))?;
                 if read.filled().is_empty() { self.core.end() } else { self.core.keep(read.filled()) }
             }
@@ -264,13 +268,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
     /// Ready when the client has all that hyper has written, or leaves. It may have to give room for it, and
     /// hyper, which has said its last, does not read any more.
     fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut waste = [0; READ];
+        let mut waste = [MaybeUninit::uninit(); READ];
         loop {
             ready!(self.poll_send(cx))?;
             if self.io.is_none() || !self.core.waits_for_room() {
                 return Poll::Ready(Ok(()));
             }
-            let mut read = ReadBuf::new(&mut waste);
+            let mut read = ReadBuf::uninit(&mut waste);
             match self.poll_read(cx, &mut read)? {
                 Poll::Ready(()) if read.filled().is_empty() => return Poll::Ready(Ok(())),
                 Poll::Pending if self.core.waits_for_room() => return Poll::Pending,

@@ -34,6 +34,19 @@ pub const CHROMIUM: Need = Need::program("chromium", "apt chromium");
 /// curl(1).
 pub const CURL: Need = Need::program("curl", "apt curl");
 
+/// h2load(1), the load generator of nghttp2.
+pub const H2LOAD: Need = Need::program("h2load", "apt nghttp2-client");
+
+/// Node.js.
+pub const NODE: Need = Need::program("node", "apt nodejs");
+
+/// The system's Python, with gRPC and a client of HTTP/2.
+pub const PYTHON_HTTP2: Need = Need {
+    what: "/usr/bin/python3 with grpc, httpx and h2",
+    from: "apt python3-grpcio python3-httpx python3-h2",
+    is_here: |_| succeeds("/usr/bin/python3", &["-c", "import grpc, h2, httpx"]),
+};
+
 /// ip(8).
 pub const IP: Need = Need::program("ip", "apt iproute2");
 

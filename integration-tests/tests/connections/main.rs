@@ -1,6 +1,7 @@
 //! Connections that outlive the processes that serve them: what their clients see of it, which is nothing.
 
 mod chat;
+mod http2;
 mod migration;
 mod probation;
 mod tls;
