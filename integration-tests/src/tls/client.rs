@@ -102,6 +102,33 @@ impl Client {
         Ok(())
     }
 
+    /// Begins a request that [`finish`](Self::finish) ends: until then no process can end that has it.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be sent.
+    pub async fn begin(&mut self) -> anyhow::Result<()> {
+        self.stream.write_all(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n").await?;
+        Ok(self.stream.flush().await?)
+    }
+
+    /// Ends it, and waits for the answer.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub async fn finish(&mut self) -> anyhow::Result<()> {
+        self.stream.write_all(b"x").await?;
+        self.stream.flush().await?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\nx") {
+            if self.stream.read_buf(&mut answer).await.context("reading a response")? == 0 {
+                bail!("closed after {} bytes of a response", answer.len());
+            }
+        }
+        Ok(())
+    }
+
     async fn ask(&mut self, request: &[u8]) -> anyhow::Result<Vec<u8>> {
         if !self.unread.is_empty() {
             bail!("{} bytes that no request has asked for", self.unread.len());

@@ -36,8 +36,8 @@ fn no_secret_stays_with_a_process_that_a_connection_has_left() {
 
     // It keeps the old process from ending.
     let mut slow = connect(&other);
-    let slow = runtime.spawn(async move { slow.get("/?sleep=6").await });
-    eventually("a slow request", SOON, || {
+    runtime.block_on(slow.begin()).unwrap();
+    eventually("a request that goes on", SOON, || {
         let status = Status::ask(&sandbox.control()).ok()?;
         (status.serving.connections.active > 0).then_some(())
     });
@@ -54,7 +54,7 @@ fn no_secret_stays_with_a_process_that_a_connection_has_left() {
 
     drop(client);
     eventually("the secrets are wiped where it has ended", SOON, || (!holds(&new, &secrets)).then_some(()));
-    runtime.block_on(slow).unwrap().unwrap();
+    runtime.block_on(slow.finish()).unwrap();
 }
 
 /// Whether one of the secrets is in the memory of the process, its stacks excepted.
