@@ -10,11 +10,12 @@
 //! 3. [`way`]: the three ways to start a successor
 //! 4. [`client`]: one request at a time, for tests
 //! 5. [`steady`]: clients whose connections outlive the process that serves them
-//! 6. [`load`]: the mixed load, and what became of every request
-//! 7. [`endurance`]: one handoff after the other, and what is left behind
-//! 8. [`crash`]: a fault at each system call of a handoff
-//! 9. [`systemd`]: a real systemd in namespaces of its own, for tests of units
-//! 10. [`podman`]: containers with an image from scratch
+//! 6. [`tls`]: the same over HTTPS, and what is on the wire
+//! 7. [`load`]: the mixed load, and what became of every request
+//! 8. [`endurance`]: one handoff after the other, and what is left behind
+//! 9. [`crash`]: a fault at each system call of a handoff
+//! 10. [`systemd`]: a real systemd in namespaces of its own, for tests of units
+//! 11. [`podman`]: containers with an image from scratch
 
 pub mod process;
 pub use process::{Outcome, SOON, Sandbox, Service, Serving, eventually, hotctl};
@@ -28,6 +29,8 @@ pub use way::{Handover, Way};
 pub mod client;
 
 pub mod steady;
+
+pub mod tls;
 
 pub mod endurance;
 

@@ -10,7 +10,8 @@
 //! 4. [`upgrades`], [`report`], [`plot`]: all of them, as tables and as an image
 //! 5. [`moves`], [`listeners`], [`gap`], beside the [`floor`]: this project alone, and its [`growth`]
 //! 6. [`steady`]: what it costs when nothing is updated
-//! 7. [`results`], [`table`], [`svg`]: where figures go; [`machine`], [`stalls`]: whether they can be trusted
+//! 7. [`tls`]: HTTPS beside that of nginx and of axum-server with rustls
+//! 8. [`results`], [`table`], [`svg`]: where figures go; [`machine`], [`stalls`]: whether they can be trusted
 
 mod floor;
 mod gap;
@@ -30,6 +31,7 @@ mod steady;
 mod svg;
 mod systems;
 mod table;
+mod tls;
 mod upgrades;
 
 use std::io::{self, Write as _};
@@ -44,6 +46,7 @@ use crate::load::Load;
 use crate::moves::Moves;
 use crate::results::keep;
 use crate::steady::Steady;
+use crate::tls::Tls;
 use crate::upgrades::{Upgrades, Work};
 
 /// Measures what hot updates cost: beside peers, and beside what the kernel alone takes.
@@ -72,6 +75,8 @@ enum Command {
     Gap(Gap),
     /// Requests and idle connections without an update, beside `axum::serve`.
     Steady(Steady),
+    /// HTTPS beside nginx and axum-server with rustls: handshakes, requests, idle connections, and a move.
+    Tls(Tls),
     /// All of these; one that fails does not keep the others from being measured.
     All {
         /// Upgrades of each system, and rounds of everything else.
@@ -120,6 +125,7 @@ fn run(Cli { out, command }: Cli) -> anyhow::Result<()> {
         Command::Listeners(listeners) => keep(out, || listeners.run()),
         Command::Gap(gap) => keep(out, || gap.run()),
         Command::Steady(steady) => keep(out, || steady.run()),
+        Command::Tls(tls) => keep(out, || tls.run()),
         Command::All { rounds, quick } => all(out, rounds, quick),
         Command::Report { results, readme } => results::report(&results, &readme),
         Command::Load(load) => load::run(&load),
@@ -138,10 +144,11 @@ fn all(out: Option<&Path>, rounds: usize, quick: bool) -> anyhow::Result<()> {
         keep(out, || Listeners::all(rounds, quick).run()),
         keep(out, || Gap::all(quick).run()),
         keep(out, || Steady::all(rounds, quick).run()),
+        keep(out, || Tls::all(rounds, quick).run()),
     ];
     let mut failed = ended.into_iter().filter_map(Result::err).peekable();
     let first = failed.peek().map(|error| format!("{error:#}"));
-    first.map_or(Ok(()), |first| anyhow::bail!("{} of 7 scenarios failed; {first}", failed.count()))
+    first.map_or(Ok(()), |first| anyhow::bail!("{} of 8 scenarios failed; {first}", failed.count()))
 }
 
 pub(crate) fn say(line: &str) -> anyhow::Result<()> {

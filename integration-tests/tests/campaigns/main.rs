@@ -3,6 +3,7 @@
 mod abuse;
 mod crash;
 mod endurance;
+mod tls;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -194,7 +194,8 @@ fn what_became_of_a_drainers_connections_is_in_its_note() {
     assert!(text.contains("can take over again; 117 migrated, 4 finished, 3 forced"), "{text}");
     let [record] = place.hotctl(&["--json", "status"]).code(0).json().try_into().unwrap();
     let totals = json!({ "accepted": 141, "adopted": 0, "migrated": 117, "finished": 4, "closed": 0,
-                         "forced": 3, "requests": 0 });
+                         "forced": 3, "requests": 0,
+                         "goaways": { "not_accepted": 0, "streams": 0, "client": 0, "settings": 0 } });
     assert_eq!(record["predecessors"][0]["totals"], totals);
 }
 

@@ -25,8 +25,15 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Connections are served by rustls alone, and do not migrate.
+    ///
+    /// Early data (0-RTT) is never accepted, whatever the configuration says: it can be replayed, and to a
+    /// server that reads a connection as one stream it would be lost. Its client sends it again by itself.
     pub fn new(config: impl Into<Arc<ServerConfig>>) -> Self {
-        Self { config: config.into(), migratable: false, keep_exporter: false }
+        let mut config = config.into();
+        if config.max_early_data_size != 0 {
+            Arc::make_mut(&mut config).max_early_data_size = 0;
+        }
+        Self { config, migratable: false, keep_exporter: false }
     }
 
     /// Connections may migrate: their traffic secrets are kept beside them, and can leave the process in a

@@ -1,7 +1,6 @@
 //! A small HTTP/1.1 server whose connections migrate after each response. It says how often one has.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use hotupdate_tls::{State, Tickets, TlsStream};
@@ -21,14 +20,18 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn start(suite: CipherSuite, tickets: Option<Arc<Tickets>>) -> Self {
-        let options = Options::new(suite);
-        Self::start_as(&options, &Identity::new(options.rsa), tickets)
+    pub(crate) fn start(suite: CipherSuite) -> Self {
+        Self::with(&Options::new(suite))
+    }
+
+    pub(crate) fn with(options: &Options) -> Self {
+        Self::start_as(options, &Identity::new(options.rsa), None)
     }
 
     pub(crate) fn start_as(options: &Options, identity: &Identity, tickets: Option<Arc<Tickets>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("certificate.pem"), &identity.pem).unwrap();
+        std::fs::write(directory.path().join("key.pem"), &identity.key_pem).unwrap();
         let (mut config, _) = options.configs_of(identity);
         if let Some(tickets) = tickets {
             config.ticketer = tickets;
@@ -59,8 +62,17 @@ impl Server {
         format!("https://localhost:{}/", self.port)
     }
 
-    pub(crate) fn certificate(&self) -> PathBuf {
-        self.directory.path().join("certificate.pem")
+    /// Its certificate, and that of clients that have one.
+    pub(crate) fn certificate(&self) -> String {
+        self.file("certificate.pem")
+    }
+
+    pub(crate) fn key(&self) -> String {
+        self.file("key.pem")
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.directory.path().join(name).to_str().unwrap().to_owned()
     }
 }
 
@@ -68,13 +80,28 @@ async fn serve(mut stream: TlsStream<TcpStream>) -> io::Result<()> {
     let mut unread = Vec::new();
     while read_request(&mut stream, &mut unread).await? {
         let body = format!("{}\n", stream.migrations());
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        let exported = exported(&stream);
+        let head =
+            format!("HTTP/1.1 200 OK\r\nExported: {exported}\r\nContent-Length: {}\r\n\r\n", body.len());
         stream.write_all(format!("{head}{body}").as_bytes()).await?;
         stream.flush().await?;
         stream.give_back(&std::mem::take(&mut unread));
+        let agreed = stream.negotiated().clone();
         stream = migrate(stream)?;
+        assert_eq!(*stream.negotiated(), agreed);
     }
     stream.shutdown().await
+}
+
+pub(crate) const LABEL: &str = "EXPORTER-hotupdate-tls";
+
+/// Keying material, as hexadecimal digits, as far as there is any.
+fn exported(stream: &TlsStream<TcpStream>) -> String {
+    let mut material = [0; 20];
+    match stream.export_keying_material(&mut material, LABEL, None) {
+        Ok(()) => material.iter().map(|byte| format!("{byte:02x}")).collect(),
+        Err(_) => "none".to_owned(),
+    }
 }
 
 /// Takes a head and its body. `false` at the end.

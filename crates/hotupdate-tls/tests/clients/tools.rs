@@ -1,6 +1,7 @@
 //! Programs that this machine may have.
 
 use std::io::{Read as _, Write as _};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -14,16 +15,17 @@ const STEP: Duration = Duration::from_secs(60);
 /// that `make test` shows.
 #[allow(clippy::print_stdout, reason = "a test that is skipped says so, with and without a list")]
 pub(crate) fn exists(tool: &str) -> bool {
-    let version = if tool == "openssl" { "version" } else { "--version" };
+    let version = if matches!(tool, "openssl" | "go") { "version" } else { "--version" };
     let status = Command::new(tool).arg(version).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if status.is_ok_and(|status| status.success()) {
         return true;
     }
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     println!("skipped, since it takes {tool}: {test}");
+    let package = if tool == "go" { "golang-go" } else { tool };
     if let Some(list) = std::env::var_os("HOTUPDATE_SKIPPED") {
         let mut list = std::fs::File::options().append(true).open(list).unwrap();
-        list.write_all(format!("{test}\t{tool}\tapt {tool}\n").as_bytes()).unwrap();
+        list.write_all(format!("{test}\t{tool}\tapt {package}\n").as_bytes()).unwrap();
     }
     false
 }
@@ -34,6 +36,18 @@ pub(crate) fn output_of(tool: &str, arguments: impl IntoIterator<Item = String>)
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{tool}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
     stdout
+}
+
+/// Builds a program of Go. What the compiler keeps lies where cargo builds.
+pub(crate) fn build_go(source: &Path, program: &Path) {
+    let output = Command::new("go")
+        .args(["build", "-o"])
+        .args([program, source])
+        .env("GOCACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("go"))
+        .env("GO111MODULE", "off")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "go: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// `openssl s_client`, which takes commands and data.

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use super::provider::{Provider, provider};
 
 /// What a pair is to agree on.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) provider: Provider,
     pub(crate) suite: CipherSuite,
@@ -52,7 +52,7 @@ impl Options {
         let mut crypto = provider(self.provider);
         crypto.cipher_suites.retain(|suite| suite.suite() == self.suite);
         let crypto = Arc::new(crypto);
-        let Identity { certificate, key, pem: _ } = identity;
+        let Identity { certificate, key, .. } = identity;
         let mut roots = RootCertStore::empty();
         roots.add(certificate.clone()).unwrap();
         let roots = Arc::new(roots);
@@ -96,6 +96,7 @@ pub(crate) struct Identity {
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
     pub(crate) pem: String,
+    pub(crate) key_pem: String,
 }
 
 impl Identity {
@@ -107,8 +108,9 @@ impl Identity {
         };
         let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
         let certificate = params.self_signed(&key).unwrap();
+        let key_pem = key.serialize_pem();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        Self { certificate: certificate.der().clone(), key, pem: certificate.pem() }
+        Self { certificate: certificate.der().clone(), key, pem: certificate.pem(), key_pem }
     }
 }
 

@@ -6,7 +6,8 @@
 
 use std::future::ready;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,6 +15,10 @@ use axum::serve::ListenerExt as _;
 use axum::{Json, Router, routing::get};
 use clap::Parser;
 use hotupdate::{Connection, Listener};
+use hotupdate_axum::tls::rustls::crypto::ring;
+use hotupdate_axum::tls::rustls::pki_types::pem::PemObject as _;
+use hotupdate_axum::tls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use hotupdate_axum::tls::{self, Tls, rustls::ServerConfig};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -33,6 +38,9 @@ struct Cli {
     /// More listeners, to which no client connects.
     #[arg(long, default_value_t = 0)]
     listeners: usize,
+    /// HTTPS, with `cert.pem` and `key.pem` of the folder; connections migrate.
+    #[arg(long, conflicts_with = "axum")]
+    tls: bool,
     /// Served by `axum::serve`, without hot updates.
     #[arg(long)]
     axum: bool,
@@ -43,7 +51,7 @@ struct Cli {
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
-    let Cli { http, raw, dir, probation, listeners, axum, nodelay } = Cli::parse();
+    let Cli { http, raw, dir, probation, listeners, tls, axum, nodelay } = Cli::parse();
     let version = std::fs::read_to_string(dir.join("version"))?;
     let app = Router::new()
         .route("/", get(move || ready(version.clone())))
@@ -74,11 +82,23 @@ async fn main() -> anyhow::Result<()> {
         echoing.push(hot.tcp(&format!("more-{n}"), "127.0.0.1:0").await?);
     }
     hot.on_migrated("echo", |connection, ()| echo(connection))?;
-    let server = hotupdate_axum::serve(http, app, &mut hot);
+    let mut server = hotupdate_axum::serve(http, app, &mut hot);
+    if tls {
+        let tickets = tls::tickets(&mut hot)?;
+        server = server.tls(Tls::new(config(&dir)?).tickets(tickets).move_connections(true));
+    }
     let hot = hot.ready().await?;
     serving(&hot.generation().to_string(), address)?;
     echoing.into_iter().for_each(|listener| drop(tokio::spawn(echoes(listener))));
     Ok(server.await?)
+}
+
+fn config(dir: &Path) -> anyhow::Result<ServerConfig> {
+    let certificate = CertificateDer::from_pem_file(dir.join("cert.pem"))?;
+    let key = PrivateKeyDer::from_pem_file(dir.join("key.pem"))?;
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions()?.with_no_client_auth();
+    Ok(builder.with_single_cert(vec![certificate], key)?)
 }
 
 /// One line of twelve that are a kibibyte.

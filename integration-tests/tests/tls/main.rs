@@ -1,0 +1,6 @@
+//! HTTPS whose connections outlive the processes that serve them: what clients see of it, which is nothing, and
+//! what is on the wire.
+
+mod kill;
+mod many;
+mod memory;
