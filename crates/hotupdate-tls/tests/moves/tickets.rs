@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use hotupdate_tls::{Acceptor, Tickets};
 use rustls::CipherSuite::{TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS13_AES_128_GCM_SHA256};
-use rustls::{ClientConfig, HandshakeKind, ServerConfig};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig};
 
 use crate::pair::{Options, Pair};
 
@@ -56,4 +57,20 @@ fn without_the_keys_it_does_not() {
     let process = || process(&server, &Arc::new(Tickets::new(SystemTime::now()).unwrap()));
     assert_eq!(visit(&process(), &client), HandshakeKind::Full);
     assert_eq!(visit(&process(), &client), HandshakeKind::Full);
+}
+
+#[test]
+fn no_client_is_invited_to_send_early_data() {
+    for migratable in [false, true] {
+        let (mut server, mut client) = Options::new(TLS13_AES_128_GCM_SHA256).configs();
+        server.max_early_data_size = 1_000;
+        client.enable_early_data = true;
+        let client = Arc::new(client);
+        let acceptor = Acceptor::new(server).migratable(migratable);
+        Pair::accepted_by_configs(&acceptor, client.clone());
+        let name = ServerName::try_from("localhost").unwrap();
+        assert!(ClientConnection::new(client.clone(), name).unwrap().early_data().is_none());
+        let again = Pair::accepted_by_configs(&acceptor, client);
+        assert_eq!(again.client.handshake_kind(), Some(HandshakeKind::Resumed));
+    }
 }
