@@ -10,8 +10,9 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use hotupdate_proto::environment;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
-use crate::commands::unit_name;
+use crate::commands::{ReadyTarget, unit_name};
 use crate::listen_spec::ListenSpec;
 use crate::report::Color;
 
@@ -145,6 +146,12 @@ Exit codes:
     2  usage error
     3  it gave up: the service is down";
 
+const RUN: &str = "\
+TODO
+
+Exit codes:
+  those of COMMAND";
+
 const ROLLBACK: &str = "\
 For some seconds after a handoff (its probation) the old version keeps the listening sockets and can take \
 over again. `hotctl status` says whether it still can. After that, hand off to the old version: hotctl \
@@ -209,9 +216,9 @@ impl Cli {
         let ends_with_dashes = arguments.last().is_some_and(|last| last == "--");
         let cli = Self::try_parse_from(arguments)?;
         let command = match &cli.command {
-            Command::Handoff(Handoff { command, .. }) | Command::Hold(Hold { command, .. }) => {
-                command.as_slice()
-            }
+            Command::Handoff(Handoff { command, .. })
+            | Command::Hold(Hold { command, .. })
+            | Command::Run(Run { command, .. }) => command.as_slice(),
             _ => &[],
         };
         // A variable of a script that is empty: without COMMAND, `handoff` would release a successor.
@@ -236,6 +243,9 @@ pub(crate) enum Command {
     /// Hold the listening sockets, and start COMMAND again when the service crashes
     #[command(after_long_help = HOLD)]
     Hold(Hold),
+    /// Run any program that takes its listeners as descriptors, so that it can be updated
+    #[command(after_long_help = RUN)]
+    Run(Run),
     /// Abort the handoff that is under way, before its release; the old version serves on
     #[command(after_long_help = examples(ABORT))]
     Abort,
@@ -275,6 +285,7 @@ impl Command {
             Self::Connections => "connections",
             Self::Handoff(_) => "handoff",
             Self::Hold(_) => "hold",
+            Self::Run(_) => "run",
             Self::Abort => "abort",
             Self::Rollback => "rollback",
             Self::Drain(_) => "drain",
@@ -303,7 +314,7 @@ pub(crate) struct Status {
     pub(crate) name: Option<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Handoff {
     /// What to wait for
     #[arg(long, value_enum, value_name = "STATE", default_value_t = Until::Serving)]
@@ -312,6 +323,10 @@ pub(crate) struct Handoff {
     /// Append the output of COMMAND to this file [default: where hotctl's own output goes, but not to a pipe]
     #[arg(long, value_name = "FILE", requires = "command")]
     pub(crate) log: Option<PathBuf>,
+
+    /// COMMAND joins by itself, although the version that serves is a program of `hotctl run`
+    #[arg(long, requires = "command")]
+    pub(crate) native: bool,
 
     /// The new version and its arguments; without it, the successor that is in standby is released
     #[arg(last = true, value_name = "COMMAND")]
@@ -364,6 +379,53 @@ pub(crate) struct Hold {
     pub(crate) command: Vec<OsString>,
 }
 
+/// What is not said is as in the version before, or else the default.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// A listener: its name, and HOST:PORT or the path of a Unix socket; several are descriptors 3, 4, … in this order
+    /// [default: those of the version before]
+    #[arg(long, value_name = "NAME=ADDRESS", value_parser = ListenSpec::parser())]
+    pub(crate) listen: Vec<ListenSpec>,
+
+    /// COMMAND is ready when it says READY=1 (sd_notify), as gunicorn does
+    #[arg(long, group = "readiness")]
+    pub(crate) ready_notify: bool,
+
+    /// COMMAND is ready when a GET is answered with 2xx or 3xx: of a PATH on one more listener, which only this version
+    /// has, called `ready` and passed as the last one; or of a URL at which no other version answers
+    #[arg(long, group = "readiness", value_name = "PATH|URL", value_parser = ready_target)]
+    pub(crate) ready_http: Option<String>,
+
+    /// How long COMMAND may take until it is ready [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) ready_within: Option<Duration>,
+
+    /// How long COMMAND has to go on after that, and be ready still, before the version before is told to stop
+    /// [default: 3]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) settle: Option<Duration>,
+
+    /// What asks COMMAND to stop gracefully [default: TERM]
+    #[arg(long, value_name = "SIGNAL", value_parser = stop_signal)]
+    pub(crate) stop_signal: Option<i32>,
+
+    /// How long COMMAND may take to stop; then it is killed [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) stop_within: Option<Duration>,
+
+    /// Pass sockets on which accept(2) waits, for programs that do not use poll(2) first
+    #[arg(long)]
+    pub(crate) blocking: bool,
+
+    /// The version, as operators see it [default: COMMAND]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) label: Option<String>,
+
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
 /// Which state of a handoff `handoff` waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Until {
@@ -389,6 +451,29 @@ pub(crate) struct Stop {
     /// Wait until the process has drained and ended
     #[arg(long)]
     pub(crate) wait: bool,
+}
+
+/// The signals that programs take for a wish to stop.
+const STOP_SIGNALS: [(&str, i32); 7] = [
+    ("TERM", SIGTERM),
+    ("INT", SIGINT),
+    ("QUIT", SIGQUIT),
+    ("HUP", SIGHUP),
+    ("USR1", SIGUSR1),
+    ("USR2", SIGUSR2),
+    ("WINCH", SIGWINCH),
+];
+
+fn stop_signal(text: &str) -> Result<i32, String> {
+    let name = text.strip_prefix("SIG").unwrap_or(text);
+    let found = STOP_SIGNALS.into_iter().find(|(known, number)| name == *known || text == number.to_string());
+    found
+        .map(|(_, number)| number)
+        .ok_or_else(|| format!("not one of {}", STOP_SIGNALS.map(|(name, _)| name).join(", ")))
+}
+
+fn ready_target(text: &str) -> Result<String, String> {
+    ReadyTarget::parse(text).map(|_| text.to_owned())
 }
 
 /// A year is for ever, and it keeps `now + timeout` in range.
