@@ -32,6 +32,8 @@ Examples:
   hotctl watch
   # Replace the running version; if this fails, the running version keeps serving
   hotctl handoff -- ./server-v2 --port 80
+  # Any program that takes its listeners as descriptors
+  hotctl run --socket ./control.sock --listen http=0.0.0.0:80 -- gunicorn app:app
   # Clients wait instead of being refused, even if the last process crashes
   hotctl hold --socket ./control.sock --listen http=0.0.0.0:80 -- ./server
   # The new version is bad: return to the old one
@@ -82,7 +84,8 @@ Examples:
 COMMAND runs in a session of its own, and outlives hotctl once it serves. Until then the attempt belongs to \
 hotctl: if that is killed or interrupted, times out or loses its terminal, the attempt is aborted and COMMAND \
 ends. COMMAND may be a wrapper script, or put itself into the background: hotctl recognises the new version by \
-the environment variable HOTUPDATE_ATTEMPT, which the library passes on. One that asks another program to start \
+the environment variable HOTUPDATE_ATTEMPT, which the library passes on. Where a program of `hotctl run` serves, \
+COMMAND is run in the same way, unless it is hotctl or --native is given. One that asks another program to start \
 it (`docker run -d`) has to stay until it serves.
 
 Without --log, COMMAND writes where hotctl does if that is a terminal, as long as it is there, or a file. If it is a pipe, as in `$(…)`, \
@@ -147,10 +150,47 @@ Exit codes:
     3  it gave up: the service is down";
 
 const RUN: &str = "\
-TODO
+What it promises: no connection is refused. A request in flight ends as well as COMMAND's own stop does. Idle \
+keep-alive connections are COMMAND's affair: most programs close them, and a client that is just sending on one \
+loses that request.
+
+What it does:
+  * It opens the listeners, or takes them from the version before, and passes them to COMMAND: descriptor 3 is the \
+first, 4 the second (LISTEN_FDS, LISTEN_FDNAMES, LISTEN_PID; sd_listen_fds). They are non-blocking, since two \
+versions accept for a while; see --blocking.
+  * It speaks the protocol for COMMAND. `hotctl handoff -- COMMAND` starts another `hotctl run` for the new COMMAND, \
+with the listeners and the options of this one; `hotctl handoff -- hotctl run …` says other options. A second \
+`hotctl run` at the same control socket does the same. A service that was built with hotupdate takes over \
+with `hotctl handoff --native -- ./server`, and `hotctl run` from it.
+  * The new COMMAND accepts from its start on, beside the old one. When it is ready it has to go on for --settle \
+and be ready still; then the old one is asked to stop (--stop-signal), and killed after --stop-within.
+  * A COMMAND that ends, or is not ready in time, loses nothing: the old one serves on, and `hotctl handoff` exits \
+with 1 and says why. One that ends within 5 s after that is taken back: the old COMMAND is started again, and \
+clients wait in the queue until it accepts. `hotctl rollback` does the same. Without a wait: hand off to the old \
+COMMAND.
+  * When COMMAND ends, this process ends as it did, as after exec. It is not started again; `hotctl hold` or a \
+service manager does that.
+  * SIGTERM and SIGINT stop the service; SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH are passed on.
+  * It can be process 1 of a container, where it reaps orphans, and the main process of a unit with Type=notify.
+  * If it is killed itself (SIGKILL), the kernel asks COMMAND to stop (PR_SET_PDEATHSIG), so that it does not go on \
+without a keeper. A COMMAND that changes its user loses that.
+
+COMMAND may be a script that ends with `exec program`. Without `exec`, LISTEN_PID is that of the shell, and a program \
+that looks at it takes no listener. What COMMAND has started in its session and leaves behind is asked to stop, \
+too.
+
+Examples:
+  hotctl run --socket ./c.sock --listen http=0.0.0.0:8080 --ready-notify -- gunicorn app:app
+  hotctl run --socket ./c.sock --listen http=0.0.0.0:8080 -- uvicorn --fd 3 app:app
+  # Node, with server.listen({fd: 3}) and a listener of its own at descriptor 4 for the question
+  hotctl run --socket ./c.sock --listen http=[::]:80 --ready-http /health -- node server.js
+  # The next version; hotctl finds the rest
+  hotctl handoff --log v2.log -- gunicorn app:app
 
 Exit codes:
-  those of COMMAND";
+  those of COMMAND (128 + N if signal N killed it, but 0 if it was asked to stop by that signal), and
+    1  it could not begin, or the version before serves on
+    2  usage error";
 
 const ROLLBACK: &str = "\
 For some seconds after a handoff (its probation) the old version keeps the listening sockets and can take \

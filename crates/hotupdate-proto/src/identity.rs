@@ -46,6 +46,13 @@ impl Process {
         Self { program: program.map(Box::from), ..self }
     }
 
+    /// What tells people one version from another: the version string, or else the program.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        let program = self.program.as_deref().filter(|_| self.version.is_empty());
+        program.unwrap_or(&self.version)
+    }
+
     /// Whether a probe that asks for `name` means this process. A process that was given no name is called
     /// `HOST/PID`, and answers to `HOST`, too.
     ///
@@ -69,10 +76,9 @@ pub fn default_name(host: &str, pid: u32) -> String {
 
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.version.as_str(), &self.program) {
-            ("", None) => write!(f, "{}", self.pid),
-            ("", Some(text)) => write!(f, "{} ({})", self.pid, OneLine(text)),
-            (text, _) => write!(f, "{} ({})", self.pid, OneLine(text)),
+        match self.label() {
+            "" => write!(f, "{}", self.pid),
+            label => write!(f, "{} ({})", self.pid, OneLine(label)),
         }
     }
 }

@@ -392,10 +392,15 @@ mod tests {
         left: bool,
     }
 
+    #[allow(clippy::disallowed_methods, reason = "one origin for virtual time")]
+    fn origin() -> Instant {
+        Instant::now()
+    }
+
     impl World {
         /// Everything that this module takes for granted of the outside is here, and every promise is checked.
         fn new(readiness: Readiness) -> Self {
-            let now = Instant::now();
+            let now = origin();
             let (machine, effect) = Program::new(now, readiness, ProgramTiming::default());
             let none = BTreeSet::new;
             let mut world = Self {
@@ -514,7 +519,7 @@ mod tests {
     #[test]
     fn one_that_goes_on_to_run_serves_after_the_settle_time() {
         for readiness in [Readiness::Runs, Readiness::Says, Readiness::Answers] {
-            let begin = Instant::now();
+            let begin = origin();
             let world = World::serving(readiness);
             assert!(world.now >= begin + ProgramTiming::default().settle, "{readiness:?}");
             assert_eq!(world.probes, if readiness == Readiness::Answers { 2 } else { 0 });

@@ -69,6 +69,26 @@ pub const VARLINK: Need = Need {
     is_here: |_| succeeds("python3", &["-c", "import varlink"]),
 };
 
+/// Python 3.
+pub const PYTHON: Need = Need::program("python3", "apt python3");
+
+/// A server for Python's WSGI.
+pub const GUNICORN: Need = Need {
+    what: "python3 with gunicorn",
+    from: "pip gunicorn",
+    is_here: |_| succeeds("python3", &["-c", "import gunicorn"]),
+};
+
+/// A server for Python's ASGI.
+pub const UVICORN: Need = Need {
+    what: "python3 with uvicorn",
+    from: "pip uvicorn",
+    is_here: |_| succeeds("python3", &["-c", "import uvicorn"]),
+};
+
+/// Node.js.
+pub const NODE: Need = Need::program("node", "apt nodejs");
+
 /// The first user.
 pub const ROOT: Need =
     Need { what: "root", from: "as root", is_here: |_| rustix::process::geteuid().is_root() };

@@ -48,7 +48,7 @@ impl Inner {
         match self {
             Self::Detach => "__detach",
             Self::Listen => "__listen",
-            Self::Run => "__run",
+            Self::Run => "__become",
             Self::Attend => "__attend",
         }
     }
