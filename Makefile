@@ -128,7 +128,7 @@ mutants-driver: mutants-installed
 check: ## format, lints, documentation and dependencies, all without a warning; and what a request costs
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
-	for features in '' http2 ws; do \
+	for features in '' http2 ws 'tls ring' 'tls aws-lc-rs http2'; do \
 		$(CARGO) clippy --quiet -p hotupdate-axum --no-default-features --features "$$features" -- -D warnings || exit; \
 	done
 	$(CARGO) clippy --quiet -p hotupdate -- -D warnings

@@ -46,13 +46,6 @@ impl<T> Io<T> {
         let Self { unread, inner, activity } = self;
         (inner, unread, activity)
     }
-
-    /// The same with something else around the connection.
-    #[cfg(feature = "http2")]
-    pub(crate) fn map<U>(self, wrap: impl FnOnce(T) -> U) -> Io<U> {
-        let Self { unread, inner, activity } = self;
-        Io { unread, inner: wrap(inner), activity }
-    }
 }
 
 impl<T: AsyncRead + Unpin> Io<T> {

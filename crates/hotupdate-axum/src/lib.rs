@@ -31,8 +31,11 @@
 //! | HTTP/1.1, server-sent events, long polls | migrates if its handler ends with [`Draining`] |
 //! | WebSocket of [`ws`] | migrates with its state, also in the middle of a message |
 //! | WebSocket of `axum::extract::ws` | stays: its handler closes it, see [`Draining::scheduled_close`] |
-//! | HTTP/2 | stays: gets GOAWAY, finishes its streams; its client opens a new connection |
-//! | wrapped, such as TLS: [`serve_connection()`] | stays: gets `Connection: close` or GOAWAY |
+//! | HTTP/2, no stream is open | migrates at once; its client hears not a byte |
+//! | HTTP/2, streams are open | new ones wait up to 100 ms, then it migrates with them; or it is tried again later |
+//! | HTTP/2, a stream does not end | stays, and serves all; gets GOAWAY at its place in the window below |
+//! | over TLS (feature `tls`) | as without TLS, by choice; else stays, as below |
+//! | wrapped by the application: [`serve_connection()`] | stays: gets `Connection: close` or GOAWAY |
 //!
 //! An HTTP/1.1 connection that would migrate stays as well if the next version does not call [`serve()`] for
 //! a listener of the same name, or if one of both versions says `migrate_connections(false)`. Then its next
@@ -73,9 +76,10 @@
 //! |---|---|---|
 //! | `http2` | yes | HTTP/2 with prior knowledge; without it such clients are refused |
 //! | `ws` | yes | WebSockets that migrate: [`ws`] |
+//! | `tls` | no | HTTPS with rustls: the module `tls` and `Serve::tls` |
+//! | `ring` | yes | the ciphers of ring, for `tls` |
+//! | `aws-lc-rs` | no | the ciphers of aws-lc-rs, for `tls` |
 //! | `test-util` | no | one connection without a listener, for tests; without a promise of stability |
-//!
-//! Deliberately absent: TLS, see [`serve_connection()`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(doctest)]
@@ -97,6 +101,10 @@ pub use settings::Http1;
 #[cfg(feature = "http2")]
 pub use settings::Http2;
 
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub mod tls;
+
 mod app;
 pub use app::App;
 
@@ -113,6 +121,7 @@ pub mod guides;
 pub mod ws;
 
 // A connection, in the order in which it is met.
+mod carrier;
 mod detect;
 mod http1;
 #[cfg(feature = "http2")]

@@ -1,54 +1,89 @@
-//! How an HTTP/1.1 connection migrates to the version that serves now, and arrives there.
-//!
-//! Deliberately absent: HTTP/2, whose state cannot be taken out of hyper, and which has GOAWAY.
+//! How a connection migrates to the version that serves now, and arrives there.
 
 use bytes::{BufMut as _, Bytes};
-use hotupdate::Connection;
-use hotupdate::connections::NotMigrated;
+#[cfg(feature = "http2")]
+use hotupdate_h2::State;
 
-use crate::detect::Protocol;
+use crate::carrier::{self, Carrier, Kinds};
 use crate::io::Io;
-
-/// The kind of connections of this crate, also of those whose clients have not said yet what they speak.
-pub(crate) const KIND: &str = "http/1.1";
 
 /// The first byte of the state. A version that does not know it leaves the connection where it is.
 const STATE_VERSION: u8 = 1;
 
-/// Where a connection stands that came from another process: between two messages.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Http1State {
-    /// What the client speaks, if that is known: a first request looks like HTTP/2 or not, any other is
-    /// HTTP/1.1.
-    pub(crate) protocol: Option<Protocol>,
-    /// Bytes that were read and belong to the next request.
+/// What the client of a connection speaks, and all that has to be known to go on with it.
+#[derive(Debug, Default)]
+pub(crate) enum Spoken {
+    /// It has not said so yet: a first request looks like HTTP/2 or not, any other is HTTP/1.1.
+    #[default]
+    Unknown,
+    /// It is between two messages.
+    Http1,
+    /// No stream is open.
+    #[cfg(feature = "http2")]
+    Http2(Box<State>),
+}
+
+impl Spoken {
+    /// The kind of the connection.
+    fn kind(&self, kinds: &Kinds) -> &'static str {
+        match self {
+            Self::Unknown | Self::Http1 => kinds.http1,
+            #[cfg(feature = "http2")]
+            Self::Http2(_) => kinds.http2,
+        }
+    }
+}
+
+/// Where a connection stands that came from another process.
+#[derive(Debug, Default)]
+pub(crate) struct HttpState {
+    pub(crate) spoken: Spoken,
+    /// Bytes that were read and not handled.
     pub(crate) unread: Bytes,
 }
 
-impl Http1State {
-    /// The form, the protocol, the bytes.
-    fn to_bytes(&self) -> Vec<u8> {
-        let protocol = match self.protocol {
-            None => 0,
-            Some(Protocol::Http1) => 1,
-            Some(Protocol::Http2) => 2,
-        };
-        let mut bytes = Vec::with_capacity(2 + self.unread.len());
+impl HttpState {
+    /// The form; then, of [`Kinds::http1`], the protocol and the bytes.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let Self { spoken, unread } = self;
+        let mut bytes = Vec::with_capacity(2 + unread.len());
         bytes.put_u8(STATE_VERSION);
-        bytes.put_u8(protocol);
-        bytes.extend_from_slice(&self.unread);
+        match spoken {
+            Spoken::Unknown => bytes.put_u8(0),
+            Spoken::Http1 => bytes.put_u8(1),
+            #[cfg(feature = "http2")]
+            Spoken::Http2(state) => {
+                let state = state.to_bytes();
+                bytes.put_u32(state.len() as u32);
+                bytes.extend_from_slice(&state);
+            }
+        }
+        bytes.extend_from_slice(unread);
         bytes
     }
 
-    /// `None` for what another version means and this one does not understand.
-    pub(crate) fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
+    /// Of a connection of the kind [`Kinds::http1`]. `None` for what another version means and this one does not
+    /// understand.
+    pub(crate) fn of_http1(bytes: Vec<u8>) -> Option<Self> {
         let mut unread = Bytes::from(bytes);
-        let protocol = match *unread.first_chunk()? {
-            [STATE_VERSION, 0] => None,
-            [STATE_VERSION, 1] => Some(Protocol::Http1),
+        let spoken = match *unread.first_chunk()? {
+            [STATE_VERSION, 0] => Spoken::Unknown,
+            [STATE_VERSION, 1] => Spoken::Http1,
             _ => return None,
         };
-        Some(Self { protocol, unread: unread.split_off(2) })
+        Some(Self { spoken, unread: unread.split_off(2) })
+    }
+
+    /// Of a connection of the kind [`Kinds::http2`], as [`of_http1`](Self::of_http1).
+    #[cfg(feature = "http2")]
+    pub(crate) fn of_http2(bytes: Vec<u8>) -> Option<Self> {
+        let mut bytes = Bytes::from(bytes);
+        let [STATE_VERSION, length @ ..] = *bytes.first_chunk::<5>()? else { return None };
+        let mut state = bytes.split_off(5);
+        let length = u32::from_be_bytes(length) as usize;
+        let unread = (length <= state.len()).then(|| state.split_off(length))?;
+        let state = State::from_bytes(&state).ok()?;
+        Some(Self { spoken: Spoken::Http2(Box::new(state)), unread })
     }
 }
 
@@ -57,16 +92,17 @@ impl Http1State {
 ///
 /// Its task has nothing to wait for and ends: to be woken for that would cost as much as to begin another one
 /// for the few that stay.
-pub(crate) fn migrate(
-    io: Io<Connection>,
-    protocol: Option<Protocol>,
-    stays: impl FnOnce(Connection, Http1State) + Send + 'static,
+pub(crate) fn migrate<C: Carrier>(
+    io: Io<C>,
+    spoken: Spoken,
+    stays: impl FnOnce(C, HttpState) + Send + 'static,
 ) {
-    let (connection, unread, _) = io.into_parts();
-    let state = Http1State { protocol, unread };
-    connection.migrate_bytes_or(KIND, state.to_bytes(), move |NotMigrated { connection, why, .. }| {
-        tracing::debug!(why, "an HTTP/1 connection stays");
-        stays(connection, state);
+    let (carrier, unread, _) = io.into_parts();
+    let state = HttpState { spoken, unread };
+    let kind = state.spoken.kind(carrier.layer().kinds());
+    carrier::migrate(carrier, kind, state.to_bytes(), move |carrier, why| {
+        tracing::debug!(why, kind, "a connection stays");
+        stays(carrier, state);
     });
 }
 
@@ -76,10 +112,13 @@ mod tests {
 
     #[test]
     fn what_was_said_is_understood() {
-        for protocol in [None, Some(Protocol::Http1)] {
+        for spoken in [Spoken::Unknown, Spoken::Http1] {
+            let http1 = matches!(spoken, Spoken::Http1);
+            let mut state = HttpState { spoken, unread: Bytes::new() };
             for unread in ["", "GET / HT", "\0\u{1}"] {
-                let begun = Http1State { protocol, unread: unread.into() };
-                assert_eq!(Http1State::from_bytes(begun.to_bytes()), Some(begun));
+                state.unread = unread.into();
+                let read = HttpState::of_http1(state.to_bytes()).unwrap();
+                assert_eq!((matches!(read.spoken, Spoken::Http1), read.unread), (http1, unread.into()));
             }
         }
     }
@@ -87,7 +126,11 @@ mod tests {
     #[test]
     fn what_another_version_means_is_left_to_it() {
         for bytes in [&b""[..], b"\x01", b"\x02\x01GET", b"\x01\x02PRI", b"\x01\x03"] {
-            assert_eq!(Http1State::from_bytes(bytes.to_vec()), None);
+            assert!(HttpState::of_http1(bytes.to_vec()).is_none());
+        }
+        #[cfg(feature = "http2")]
+        for bytes in [&b""[..], b"\x01\0\0\0", b"\x01\0\0\0\x05abcd", b"\x02\0\0\0\0", b"\x01\0\0\0\0"] {
+            assert!(HttpState::of_http2(bytes.to_vec()).is_none());
         }
     }
 }

@@ -8,27 +8,36 @@ use std::fmt;
 use std::future::IntoFuture;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+#[cfg(feature = "tls")]
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::BytesMut;
-use hotupdate::connections::{ConnectionActivity, Connections};
+use hotupdate::connections::Connections;
 use hotupdate::{Connection, Listener, Serving, Starting};
+#[cfg(feature = "tls")]
+use hotupdate_tls::TlsStream;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
+#[cfg(feature = "tls")]
+use tokio::time::Instant;
 use tokio::time::timeout;
 
 use crate::app::{App, BoxError};
+use crate::carrier::{Carrier, Kinds, Layer, Names};
 use crate::detect::{Protocol, detect, wait_for_more};
 use crate::http1::{self, Left};
 use crate::io::Io;
-use crate::migration::{self, Http1State, KIND};
+use crate::migration::{self, HttpState, Spoken};
 use crate::service::{ConnectionContext, Tracked};
 use crate::settings::{Http1, Settings};
+#[cfg(feature = "tls")]
+use crate::tls::{self, Tls};
 use crate::watch::{Event, Watch};
 #[cfg(feature = "http2")]
 use crate::{http2, settings::Http2};
@@ -75,22 +84,43 @@ const READY_OVERDUE: Duration = Duration::from_secs(10);
 ///
 /// Connections that cannot migrate (the other version does not accept them, or the half head is longer than
 /// [`MAX_STATE`](hotupdate::connections::MAX_STATE)) get `Connection: close` with their next response, and
-/// those that stay silent are closed after a grace, one after the other. HTTP/2 does not migrate, its
-/// connections get GOAWAY. What is left at the deadline is closed and counted as forced. If the drain ends
-/// early, because the next version failed, everything goes on as before.
+/// those that stay silent are closed after a grace, one after the other.
+///
+/// An HTTP/2 connection migrates when no stream is open. New requests wait for those in flight, but not longer
+/// than [`Timing::drain_hold`](hotupdate::Timing::drain_hold); then they are served here, and it is tried
+/// again when those that took too long have ended. A connection gets GOAWAY and finishes its streams if the
+/// other version does not accept it, if a stream is still open when the grace is over, or if what its client
+/// has done does not fit into another server, such as a GOAWAY of its own.
+///
+/// What is left at the deadline is closed and counted as forced. If the drain ends early, because the next
+/// version failed, everything goes on as before.
 pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
     let (arrivals, arrived) = mpsc::unbounded_channel();
-    let registered = hot.on_migrated_bytes(KIND, Some(listener.name()), move |state| {
-        let state = Http1State::from_bytes(state)?;
-        let arrivals = arrivals.clone();
-        // Without a server they stay where they are.
-        (!arrivals.is_closed()).then(|| -> hotupdate::migration::Resume {
-            Box::new(move |connection| drop(arrivals.send(Arrival { connection, state })))
-        })
-    });
-    let spawn = move |arrival, server: &Arc<Server>| {
-        spawn(&Handle::current(), arrival, app.clone(), server.clone());
+    #[cfg(feature = "tls")]
+    let tls = Arc::<Mutex<Option<Tls>>>::default();
+    let is_bare = {
+        #[cfg(feature = "tls")]
+        let tls = tls.clone();
+        move || {
+            #[cfg(feature = "tls")]
+            return read(&tls).is_none();
+            #[cfg(not(feature = "tls"))]
+            true
+        }
     };
+    let mut accept = Accept { hot, listener: &listener, arrivals };
+    let registered =
+        accept.kinds(Layer::Bare.kinds(), is_bare, |state, read| Some(History::Bare(read(state)?)));
+    #[cfg(feature = "tls")]
+    let registered = {
+        let tls = tls.clone();
+        let is_wanted = move || read(&tls).as_ref().is_some_and(Tls::moves);
+        registered.and(accept.kinds(Layer::Tls13.kinds(), is_wanted, |state, read| {
+            let (around, state) = tls::split_state(&state)?;
+            Some(History::Tls(Box::new(around), read(state.to_vec())?))
+        }))
+    };
+    let spawn = move |arrival, server: &Arc<Server>| spawn(arrival, app.clone(), server.clone());
     Serve {
         listener,
         spawn: Box::new(spawn),
@@ -98,7 +128,60 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
         registered,
         serving: Box::pin(hot.when_serving()),
         settings: Settings::default(),
+        #[cfg(feature = "tls")]
+        tls,
+        #[cfg(feature = "tls")]
+        handshake: hot.timing().handshake,
     }
+}
+
+/// Accepts connections that another version has accepted on the same listener.
+struct Accept<'a> {
+    hot: &'a mut Starting,
+    listener: &'a Listener,
+    arrivals: mpsc::UnboundedSender<Arrival>,
+}
+
+/// Reads the state of a protocol.
+type ReadHttp = fn(Vec<u8>) -> Option<HttpState>;
+
+impl Accept<'_> {
+    /// Of these kinds, if they are wanted when the process is ready.
+    fn kinds(
+        &mut self,
+        kinds: &Kinds,
+        is_wanted: impl Fn() -> bool + Clone + Send + Sync + 'static,
+        read: fn(Vec<u8>, ReadHttp) -> Option<History>,
+    ) -> hotupdate::Result<()> {
+        self.kind(kinds.http1, is_wanted.clone(), move |state| read(state, HttpState::of_http1))?;
+        #[cfg(feature = "http2")]
+        self.kind(kinds.http2, is_wanted, move |state| read(state, HttpState::of_http2))?;
+        Ok(())
+    }
+
+    fn kind(
+        &mut self,
+        kind: &str,
+        is_wanted: impl Fn() -> bool + Clone + Send + Sync + 'static,
+        read: impl Fn(Vec<u8>) -> Option<History> + Send + Sync + 'static,
+    ) -> hotupdate::Result<()> {
+        let Self { hot, listener, arrivals } = self;
+        let arrivals = arrivals.clone();
+        hot.on_migrated_if(kind, Some(listener.name()), is_wanted.clone(), move |state| {
+            let (history, arrivals) = (read(state)?, arrivals.clone());
+            // Without a server they stay where they are.
+            let accepts = is_wanted() && !arrivals.is_closed();
+            accepts.then(|| -> hotupdate::migration::Resume {
+                Box::new(move |connection| drop(arrivals.send(Arrival { connection, history })))
+            })
+        })
+    }
+}
+
+#[cfg(feature = "tls")]
+fn read(tls: &Mutex<Option<Tls>>) -> MutexGuard<'_, Option<Tls>> {
+    // Replaced as a whole.
+    tls.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A server, see [`serve`](crate::serve()). It accepts nothing until it is awaited; connections that arrive
@@ -136,6 +219,11 @@ pub struct Serve {
     registered: hotupdate::Result<()>,
     serving: WhenServing,
     settings: Settings,
+    /// What is asked when the process is ready.
+    #[cfg(feature = "tls")]
+    tls: Arc<Mutex<Option<Tls>>>,
+    #[cfg(feature = "tls")]
+    handshake: Duration,
 }
 
 /// Serves a connection in a task of its own.
@@ -147,13 +235,17 @@ type WhenServing = Pin<Box<dyn Future<Output = Option<Serving>> + Send>>;
 /// A connection to be served.
 struct Arrival {
     connection: Connection,
-    state: Http1State,
+    history: History,
 }
 
-impl Arrival {
-    fn new(connection: Connection) -> Self {
-        Self { connection, state: Http1State::default() }
-    }
+/// Where a connection stands.
+enum History {
+    /// Its client has just connected.
+    None,
+    /// It was served by another process, without TLS.
+    Bare(HttpState),
+    #[cfg(feature = "tls")]
+    Tls(Box<hotupdate_tls::State>, HttpState),
 }
 
 impl Serve {
@@ -215,11 +307,36 @@ impl Serve {
         self
     }
 
+    /// Serves HTTPS, see the module [`tls`](crate::tls): with a `ServerConfig` of rustls, or with [`Tls`].
+    ///
+    /// It is called before [`ready`](Starting::ready), as [`serve()`](crate::serve()) is, for the version before
+    /// learns together with `ready` which connections this one accepts. A connection without TLS is none of
+    /// them.
+    ///
+    /// ```no_run
+    /// # async fn example(https: hotupdate::Listener, mut hot: hotupdate::Starting) -> hotupdate::Result<()> {
+    /// # let app = axum::Router::new();
+    /// # fn config() -> rustls::ServerConfig { unimplemented!() }
+    /// let server = hotupdate_axum::serve(https, app, &mut hot).tls(config());
+    /// # hot.ready().await?;
+    /// # server.await
+    /// # }
+    /// ```
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub fn tls(self, tls: impl Into<Tls>) -> Self {
+        *read(&self.tls) = Some(tls.into());
+        self
+    }
+
     async fn run(self) -> hotupdate::Result<()> {
-        let Self { mut listener, mut spawn, mut arrived, registered, serving, settings } = self;
+        let Self { mut listener, mut spawn, mut arrived, registered, serving, settings, .. } = self;
         registered?;
         let hot = wait_until_ready(&listener, serving).await?;
-        let server = Arc::new(Server::new(settings));
+        let server = Server::new(settings);
+        #[cfg(feature = "tls")]
+        let server = Server { tls: read(&self.tls).clone(), handshake: self.handshake, ..server };
+        let server = Arc::new(server);
         let (connections, name) = (hot.connections(), listener.name().to_owned());
         let mut rest = pin!(server.let_rest(connections, &name));
         // Returning from here often means returning from `main`, which would kill what is still open.
@@ -228,7 +345,7 @@ impl Serve {
         loop {
             tokio::select! {
                 connection = listener.accept(), if accepts => match connection {
-                    Some(connection) => spawn(Arrival::new(connection), &server),
+                    Some(connection) => spawn(Arrival { connection, history: History::None }, &server),
                     None => accepts = false,
                 },
                 Some(arrival) = arrived.recv() => {
@@ -251,11 +368,28 @@ pub(crate) struct Server {
     settings: Settings,
     /// A connection is in hyper again.
     equipped: Notify,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
+    /// How long a handshake may take.
+    #[cfg(feature = "tls")]
+    handshake: Duration,
 }
 
 impl Server {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings, equipped: Notify::new() }
+        Self { settings, ..Self::default() }
+    }
+
+    #[cfg(feature = "tls")]
+    async fn shake_hands(&self, connection: Connection) -> Option<TlsStream<Connection>> {
+        let until = Instant::now() + self.handshake;
+        self.tls.as_ref()?.handshake(connection, until).await
+    }
+
+    /// As what connections over TLS may migrate.
+    #[cfg(feature = "tls")]
+    pub(crate) fn moves_tls(&self) -> bool {
+        self.tls.as_ref().is_some_and(Tls::moves)
     }
 
     /// As long as all connections rest, this rests too.
@@ -315,65 +449,106 @@ impl fmt::Debug for Serve {
 /// If the state is none that `serve` has given.
 #[cfg(feature = "test-util")]
 pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, app: S) {
-    let state = state.map(|state| Http1State::from_bytes(state).expect("the state comes from `serve`"));
+    let state = state.map(|state| HttpState::of_http1(state).expect("the state comes from `serve`"));
     converse(connection, state.unwrap_or_default(), app, Arc::default()).await;
 }
 
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next
 /// process.
-async fn converse<S: App>(connection: Connection, state: Http1State, app: S, server: Arc<Server>) {
+async fn converse<C: Carrier, S: App>(carrier: C, state: HttpState, app: S, server: Arc<Server>) {
     let settings = &server.settings;
-    let activity = connection.activity();
-    let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, true);
-    let service = ConnectionContext::new(&activity, true, settings.connect_info).service(app.clone());
-    let mut io = Io::new(connection, activity.clone());
+    let activity = carrier.connection().activity();
+    let carried = carrier.carried(&server);
+    let names = carried.names;
+    let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, carried.kinds);
+    let service = ConnectionContext::new(&activity, carried, settings.connect_info).service(app.clone());
+    let chosen = carrier.known_protocol();
+    let mut io = Io::new(carrier, activity.clone());
     io.give_back(state.unread);
-    if let Some((io, protocol)) = exchange(io, state.protocol, service, &activity, &mut watch, &server).await
-    {
+    let left = exchange(io, state.spoken, chosen, service, &mut watch, &server, names).await;
+    if let Some((io, spoken)) = left {
         let runtime = Handle::current();
-        migration::migrate(io, protocol, move |connection, state| {
-            spawn(&runtime, Arrival { connection, state }, app, server);
+        migration::migrate(io, spoken, move |carrier, state| {
+            spawn_on(&runtime, carrier, state, app, server);
         });
     }
 }
 
 /// Serves a connection in a task of its own.
-fn spawn<S: App>(runtime: &Handle, arrival: Arrival, app: S, server: Arc<Server>) {
-    let Arrival { connection, state } = arrival;
-    runtime.spawn(converse(connection, state, app, server));
+fn spawn_on<C: Carrier, S: App>(runtime: &Handle, carrier: C, state: HttpState, app: S, server: Arc<Server>) {
+    runtime.spawn(converse(carrier, state, app, server));
 }
 
-/// Speaks HTTP until the connection has ended. Returns it, and what it speaks if that is known, if it shall
+/// Serves a connection that arrives.
+fn spawn<S: App>(arrival: Arrival, app: S, server: Arc<Server>) {
+    let Arrival { connection, history } = arrival;
+    let runtime = Handle::current();
+    match history {
+        #[cfg(feature = "tls")]
+        History::None if server.tls.is_some() => {
+            runtime.spawn(async move {
+                // Boxed, so that a connection does not keep the room for its handshake.
+                if let Some(stream) = Box::pin(server.shake_hands(connection)).await {
+                    converse(stream, HttpState::default(), app, server).await;
+                }
+            });
+        }
+        #[cfg(feature = "tls")]
+        History::Tls(around, state) => {
+            let stream: Option<TlsStream<Connection>> = Carrier::put_together(connection, *around);
+            if let Some(stream) = stream {
+                spawn_on(&runtime, stream, state, app, server);
+            }
+        }
+        History::None => spawn_on(&runtime, connection, HttpState::default(), app, server),
+        History::Bare(state) => spawn_on(&runtime, connection, state, app, server),
+    }
+}
+
+/// Speaks HTTP until the connection has ended; `chosen` is what the client has chosen before it spoke. Returns it, and what it speaks if that is known, if it shall
 /// migrate.
 pub(crate) async fn exchange<T, S>(
     mut io: Io<T>,
-    mut known: Option<Protocol>,
+    spoken: Spoken,
+    chosen: Option<Protocol>,
     mut service: S,
-    activity: &ConnectionActivity,
     watch: &mut Watch,
     server: &Server,
-) -> Option<(Io<T>, Option<Protocol>)>
+    names: &Names,
+) -> Option<(Io<T>, Spoken)>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError> + Unpin,
     S::Future: Send + 'static,
 {
+    let activity = watch.activity().clone();
+    let mut known = match spoken {
+        Spoken::Unknown => chosen,
+        Spoken::Http1 => Some(Protocol::Http1),
+        #[cfg(feature = "http2")]
+        Spoken::Http2(state) => {
+            let left = http2::serve(io, Some(state), service, watch, &server.settings.http2).await;
+            return left.map(|(io, state)| (io, Spoken::Http2(state)));
+        }
+    };
+    // What is chosen and not spoken yet is known in the next process, too.
+    let spoken = |known| if known == Some(Protocol::Http1) { Spoken::Http1 } else { Spoken::Unknown };
     loop {
         let protocol = match listen(io, known, watch).await? {
             Listened::Speaks(protocol, listened) => {
                 io = listened;
                 protocol
             }
-            Listened::Migrates(io) => return Some((io, known)),
+            Listened::Migrates(io) => return Some((io, spoken(known))),
         };
         #[cfg(feature = "http2")]
         if protocol == Protocol::Http2 {
-            activity.set_protocol("h2");
-            http2::serve(io, service, watch, &server.settings.http2).await;
-            return None;
+            activity.set_protocol(names.h2);
+            let left = http2::serve(io, None, service, watch, &server.settings.http2).await;
+            return left.map(|(io, state)| (io, Spoken::Http2(state)));
         }
         if known.is_none() {
-            activity.set_protocol("http/1.1");
+            activity.set_protocol(names.http1);
         }
         known = Some(protocol);
         activity.set_equipped(true);
@@ -381,7 +556,7 @@ where
         let left = http1::serve(io, service, watch, &server.settings.http1).await;
         activity.set_equipped(false);
         match left? {
-            Left::Migrates(io) => return Some((io, known)),
+            Left::Migrates(io) => return Some((io, spoken(known))),
             Left::Rests(resting, same) => (io, service) = (resting, same),
         }
     }

@@ -22,19 +22,46 @@ use hyper::upgrade::OnUpgrade;
 use pin_project_lite::pin_project;
 
 use crate::app::{App, BoxError, sealed::Sealed};
+use crate::carrier::{Kinds, Layer, Names};
 use crate::drain::Draining;
-use crate::migration::KIND;
+#[cfg(feature = "tls")]
+use crate::tls::TlsInfo;
 
 /// What the service of one connection knows about it.
 #[derive(Debug)]
 pub(crate) struct ConnectionContext {
     activity: ConnectionActivity,
-    /// Not if the application has put something around it.
-    migrates: bool,
+    carried: Carried,
     connect_info: bool,
     /// Of the requests behind the first one, which may be the only one.
     extensions: OnceLock<Extensions>,
     has_begun: AtomicBool,
+}
+
+/// What HTTP is spoken over, as far as requests and their answers need it.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    /// As what the connection may migrate, if it may at all.
+    pub(crate) kinds: Option<&'static Kinds>,
+    /// Whether it comes back from hyper as it was given to it: not if the application has put something around
+    /// it.
+    pub(crate) is_whole: bool,
+    pub(crate) names: &'static Names,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<TlsInfo>,
+}
+
+impl Carried {
+    /// By what the application has put around a connection.
+    pub(crate) fn wrapped() -> Self {
+        Self {
+            kinds: None,
+            is_whole: false,
+            names: Layer::Bare.names(),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
 }
 
 /// Counts a request until both of its bodies are done with: a request whose body is still being read is not
@@ -51,9 +78,9 @@ enum InFlight {
 }
 
 impl ConnectionContext {
-    pub(crate) fn new(activity: &ConnectionActivity, migrates: bool, connect_info: bool) -> Self {
+    pub(crate) fn new(activity: &ConnectionActivity, carried: Carried, connect_info: bool) -> Self {
         let (extensions, has_begun) = (OnceLock::new(), AtomicBool::new(false));
-        Self { activity: activity.clone(), migrates, connect_info, extensions, has_begun }
+        Self { activity: activity.clone(), carried, connect_info, extensions, has_begun }
     }
 
     /// Wraps `app` for one connection.
@@ -123,18 +150,22 @@ impl ConnectionContext {
             }
             extensions.insert(ConnectInfo(peer.clone()));
         }
-        extensions.insert(Draining::of(&self.activity, self.migrates));
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.carried.tls {
+            extensions.insert(tls.clone());
+        }
+        extensions.insert(Draining::of(&self.activity, self.carried.is_whole));
     }
 
     fn look_at<B>(&self, response: &mut Response<B>, version: Version, upgrade: Option<Upgrade>) {
         match upgrade {
             Some(upgrade) if upgrade.is_granted_by(response.status()) => {
-                self.activity.set_upgraded(upgrade.protocol(version));
+                self.activity.set_upgraded(upgrade.protocol(version, self.carried.names));
             }
             // hyper closes after this response (RFC 9112, section 9.6). HTTP/2 has GOAWAY instead.
             _ if version < Version::HTTP_2
                 && self.activity.is_draining()
-                && !(self.migrates && self.activity.can_migrate(KIND)) =>
+                && !self.carried.kinds.is_some_and(|kinds| self.activity.can_migrate(kinds.http1)) =>
             {
                 self.activity.set_closing();
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -201,12 +232,12 @@ impl Upgrade {
         }
     }
 
-    fn protocol(self, version: Version) -> &'static str {
+    fn protocol(self, version: Version, names: &Names) -> &'static str {
         match self {
             // Only one of its streams was upgraded (RFC 8441).
-            _ if version >= Version::HTTP_2 => "h2",
-            Self::WebSocket => "websocket",
-            Self::Connect | Self::Other => "raw",
+            _ if version >= Version::HTTP_2 => names.h2,
+            Self::WebSocket => names.websocket,
+            Self::Connect | Self::Other => names.raw,
         }
     }
 }
@@ -268,9 +299,11 @@ mod tests {
         let upgrade = Upgrade::to(&Method::GET, &headers(Some("WebSocket"))).unwrap();
         assert!(!upgrade.is_granted_by(StatusCode::OK));
         assert!(upgrade.is_granted_by(StatusCode::SWITCHING_PROTOCOLS));
-        assert_eq!(upgrade.protocol(Version::HTTP_11), "websocket");
+        let names = Layer::Bare.names();
+        assert_eq!(upgrade.protocol(Version::HTTP_11, names), "websocket");
         let upgrade = Upgrade::to(&Method::CONNECT, &headers(None)).unwrap();
         assert!(upgrade.is_granted_by(StatusCode::OK) && !upgrade.is_granted_by(StatusCode::BAD_GATEWAY));
-        assert_eq!((upgrade.protocol(Version::HTTP_11), upgrade.protocol(Version::HTTP_2)), ("raw", "h2"));
+        let protocol = |version| upgrade.protocol(version, names);
+        assert_eq!((protocol(Version::HTTP_11), protocol(Version::HTTP_2)), ("raw", "h2"));
     }
 }

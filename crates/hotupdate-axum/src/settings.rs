@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "http2")]
+use hotupdate_h2::Setting;
+
 /// Settings of HTTP/1.1, for [`Serve::http1`](crate::Serve::http1).
 ///
 /// ```no_run
@@ -200,7 +203,12 @@ impl Http2 {
         self
     }
 
-    pub(crate) fn builder(&self) -> hyper::server::conn::http2::Builder<hyper_util::rt::TokioExecutor> {
+    /// `before` is what an earlier version has announced to a client that is still there. It keeps to that, so
+    /// it gets no less.
+    pub(crate) fn builder(
+        &self,
+        before: Option<&hotupdate_h2::Settings>,
+    ) -> hyper::server::conn::http2::Builder<hyper_util::rt::TokioExecutor> {
         let Self {
             max_concurrent_streams,
             keep_alive,
@@ -223,6 +231,14 @@ impl Http2 {
         max_frame_size.map(|bytes| builder.max_frame_size(bytes));
         max_header_list_size.map(|bytes| builder.max_header_list_size(bytes));
         max_send_buffer_size.map(|bytes| builder.max_send_buf_size(bytes));
+        if let Some(before) = before {
+            let announced = |setting, now: Option<u32>| {
+                before.announced(setting).filter(|before| now.is_none_or(|now| *before > now))
+            };
+            announced(Setting::InitialWindowSize, *initial_stream_window_size)
+                .map(|bytes| builder.initial_stream_window_size(bytes));
+            announced(Setting::MaxFrameSize, *max_frame_size).map(|bytes| builder.max_frame_size(bytes));
+        }
         builder
     }
 }

@@ -1,8 +1,8 @@
 //! Drives a connection's future and watches, beside it, what the process wants and how long the connection
 //! has been idle.
 //!
-//! Deliberately absent: what to do then. HTTP/1.1, HTTP/2 and the detection before them differ in that, and
-//! in nothing else.
+//! Deliberately absent: what to do then. HTTP/1.1 and the detection before it differ in that; HTTP/2 asks
+//! itself, since it is frames that say when it can be taken apart.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -15,9 +15,9 @@ use hotupdate::drain::Phase;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, Sleep};
 
+use crate::carrier::Kinds;
 use crate::detect::Protocol;
 use crate::idle::{IdleTimeout, Observation, linger};
-use crate::migration::KIND;
 
 /// One connection's view of its process.
 #[derive(Debug)]
@@ -32,7 +32,8 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 struct IdleMonitor {
     activity: ConnectionActivity,
-    migrates: bool,
+    /// As what it may migrate, if it may at all.
+    kinds: Option<&'static Kinds>,
     timeout: IdleTimeout,
     /// What the client speaks, once that is known.
     protocol: Option<Protocol>,
@@ -59,8 +60,12 @@ pub(crate) enum Event<T> {
 }
 
 impl Watch {
-    /// `migrates` says whether the connection may migrate at all.
-    pub(crate) fn new(activity: &ConnectionActivity, header_timeout: Duration, migrates: bool) -> Self {
+    /// `kinds` says as what the connection may migrate, if it may at all.
+    pub(crate) fn new(
+        activity: &ConnectionActivity,
+        header_timeout: Duration,
+        kinds: Option<&'static Kinds>,
+    ) -> Self {
         let changes = activity.changes();
         Self {
             phase: changes.phase(),
@@ -68,7 +73,7 @@ impl Watch {
             slot: activity.migration_slot(),
             monitor: IdleMonitor {
                 activity: activity.clone(),
-                migrates,
+                kinds,
                 timeout: IdleTimeout::new(activity.id(), header_timeout),
                 protocol: None,
                 timer: None,
@@ -87,6 +92,41 @@ impl Watch {
         self.phase
     }
 
+    pub(crate) fn activity(&self) -> &ConnectionActivity {
+        &self.monitor.activity
+    }
+
+    /// Whether the process drains, and the one that serves now accepts the connection as one with HTTP/2.
+    #[cfg(feature = "http2")]
+    pub(crate) fn can_migrate_http2(&self) -> bool {
+        self.monitor.can_migrate(self.phase, |kinds| kinds.http2)
+    }
+
+    /// The connection's place in the queue of those that migrate.
+    #[cfg(feature = "http2")]
+    pub(crate) fn slot(&mut self) -> &mut MigrationSlot {
+        &mut self.slot
+    }
+
+    /// Ready when what the process wants has changed, or is that the connection ends now; that is counted.
+    #[cfg(feature = "http2")]
+    pub(crate) fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
+        if self.phase != Phase::Forced {
+            self.phase = ready!(self.changes.poll(cx));
+        }
+        if self.phase == Phase::Forced {
+            self.monitor.activity.set_forced();
+        }
+        Poll::Ready(self.phase)
+    }
+
+    /// Ready when the connection was idle for too long, and was told to leave.
+    #[cfg(feature = "http2")]
+    pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.monitor.activity.wait();
+        self.monitor.poll_timeout(self.phase, false, cx)
+    }
+
     /// Polls `connection` until something has to be done. Safe to call again after every event but `Ended`.
     pub(crate) async fn next<F: Future>(&mut self, mut connection: Pin<&mut F>) -> Event<F::Output> {
         let Self { changes, phase, slot, monitor } = self;
@@ -98,7 +138,7 @@ impl Watch {
             if let Poll::Ready(phase) = changes.poll(cx) {
                 return Poll::Ready(Event::Phase(phase));
             }
-            let migrates = monitor.can_migrate(*phase);
+            let migrates = monitor.can_migrate(*phase, |kinds| kinds.http1);
             let snapshot = monitor.begin_poll(migrates);
             // Then the connection: what has arrived is served, whatever the phase.
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
@@ -168,11 +208,9 @@ impl Watch {
 }
 
 impl IdleMonitor {
-    fn can_migrate(&self, phase: Phase) -> bool {
+    fn can_migrate(&self, phase: Phase, kind: impl FnOnce(&Kinds) -> &str) -> bool {
         matches!(phase, Phase::Draining(_))
-            && self.migrates
-            && self.protocol != Some(Protocol::Http2)
-            && self.activity.can_migrate(KIND)
+            && self.kinds.is_some_and(|kinds| self.activity.can_migrate(kind(kinds)))
     }
 
     /// Right before the connection is polled. A client that pipelines without a pause would otherwise never
@@ -192,8 +230,8 @@ impl IdleMonitor {
 
     /// Whether the connection can be taken apart so that nothing is lost and nothing is taken for a request.
     fn is_between(&self, snapshot: PollSnapshot, cx: &Context<'_>) -> bool {
-        // Before the protocol is known nothing is taken out of what was read, and HTTP/2 is not taken apart.
-        if self.protocol != Some(Protocol::Http1) || self.activity.is_between_messages(snapshot) {
+        // Before the protocol is known nothing is taken out of what was read.
+        if self.protocol.is_none() || self.activity.is_between_messages(snapshot) {
             return true;
         }
         if self.activity.comes_to_rest() {
@@ -205,7 +243,7 @@ impl IdleMonitor {
 
     /// While the process serves only half a head is limited, and most polls need no clock.
     fn poll_head_timeout(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.protocol == Some(Protocol::Http2) || !self.activity.has_begun_head() {
+        if !self.activity.has_begun_head() {
             self.timeout.reset();
             return Poll::Pending;
         }
@@ -214,7 +252,7 @@ impl IdleMonitor {
 
     /// Ready when the connection was idle for too long.
     fn poll_timeout(&mut self, phase: Phase, migrates: bool, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { activity, migrates: _, timeout, protocol, timer, may_migrate: _ } = self;
+        let Self { activity, kinds: _, timeout, protocol, timer, may_migrate: _ } = self;
         let now = Instant::now();
         let observation = if *protocol == Some(Protocol::Http2) {
             // Bytes belong to many requests at once, so there is no half head, and all of them count as

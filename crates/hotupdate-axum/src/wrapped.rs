@@ -12,8 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::app::App;
 use crate::io::Io;
+use crate::migration::Spoken;
 use crate::serve::{Server, exchange};
-use crate::service::ConnectionContext;
+use crate::service::{Carried, ConnectionContext};
 #[cfg(feature = "http2")]
 use crate::settings::Http2;
 use crate::settings::{Http1, Settings};
@@ -117,11 +118,13 @@ where
     fn into_future(self) -> Self::IntoFuture {
         let Self { io, activity, app, settings } = self;
         Box::pin(async move {
-            let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, false);
-            let service = ConnectionContext::new(&activity, false, settings.connect_info).service(app);
+            let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, None);
+            let carried = Carried::wrapped();
+            let names = carried.names;
+            let service = ConnectionContext::new(&activity, carried, settings.connect_info).service(app);
             let io = Io::new(io, activity.clone());
             let server = Server::new(settings);
-            let left = exchange(io, None, service, &activity, &mut watch, &server).await;
+            let left = exchange(io, Spoken::Unknown, None, service, &mut watch, &server, names).await;
             debug_assert!(left.is_none(), "it does not migrate");
         })
     }

@@ -50,7 +50,7 @@ pub(crate) struct Connection {
     pub(crate) answering: bool,
     /// More was held than allowed.
     pub(crate) exceeded: bool,
-    /// Why it can never move. What is followed here means nothing any more, but for a GOAWAY.
+    /// Why it can never move. After anything but a GOAWAY, what is followed here means nothing any more.
     pub(crate) stays: Option<Stays>,
 }
 
@@ -76,17 +76,28 @@ impl Connection {
         }
     }
 
+    /// One of both sides says that it opens no stream any more. Those that are open go on.
+    fn closes(&mut self) {
+        self.stays.get_or_insert(Stays::GoAway);
+    }
+
     /// From here on the bytes pass as they are: the server says what is wrong with them.
-    pub(crate) fn gives_up(&mut self, why: Stays) {
-        self.stays.get_or_insert(why);
+    pub(crate) fn gives_up(&mut self) {
+        self.stays = Some(Stays::NotUnderstood);
         self.block = None;
+    }
+
+    /// Whether the frames of the client still mean something here.
+    #[inline]
+    pub(crate) fn is_followed(&self) -> bool {
+        self.stays != Some(Stays::NotUnderstood)
     }
 
     /// All of a header block of the client has passed.
     fn follow_block(&mut self, stream: u32, end_stream: bool, block: &[u8]) {
         match self.table.follow(block) {
             Ok(()) => self.opens(stream, end_stream),
-            Err(_) => self.gives_up(Stays::NotUnderstood),
+            Err(_) => self.gives_up(),
         }
     }
 
@@ -126,17 +137,17 @@ impl Follow for FromClient<'_> {
     #[inline]
     fn head(&mut self, head: Head) -> Want {
         let Self(connection) = self;
-        if connection.stays.is_some() {
+        if !connection.is_followed() {
             return Want::Nothing;
         }
         if head.length > connection.longest_frame() {
-            connection.gives_up(Stays::NotUnderstood);
+            connection.gives_up();
             return Want::Nothing;
         }
         if let Some(block) = &connection.block
             && (head.kind, head.stream) != (kind::CONTINUATION, block.stream)
         {
-            connection.gives_up(Stays::NotUnderstood);
+            connection.gives_up();
             return Want::Nothing;
         }
         match head.kind {
@@ -157,7 +168,7 @@ impl Follow for FromClient<'_> {
                 connection.unanswered = connection.unanswered.saturating_sub(1);
             }
             kind::PING => connection.owed += 1,
-            kind::GOAWAY => connection.gives_up(Stays::GoAway),
+            kind::GOAWAY => connection.closes(),
             kind::WINDOW_UPDATE if head.stream == 0 => return Want::Payload,
             _ => {}
         }
@@ -170,7 +181,7 @@ impl Follow for FromClient<'_> {
         match head.kind {
             kind::HEADERS => {
                 let Some((_, block)) = strip_headers(head, payload) else {
-                    return connection.gives_up(Stays::NotUnderstood);
+                    return connection.gives_up();
                 };
                 let end_stream = head.has(flag::END_STREAM);
                 if head.has(flag::END_HEADERS) {
@@ -188,13 +199,13 @@ impl Follow for FromClient<'_> {
             }
             kind::CONTINUATION => {
                 let Some(mut block) = connection.block.take() else {
-                    return connection.gives_up(Stays::NotUnderstood);
+                    return connection.gives_up();
                 };
                 block.bytes.extend_from_slice(payload);
                 if head.has(flag::END_HEADERS) {
                     connection.follow_block(block.stream, block.end_stream, &block.bytes);
                 } else if block.bytes.len() > MAX_BLOCK {
-                    connection.gives_up(Stays::NotUnderstood);
+                    connection.gives_up();
                 } else {
                     connection.block = Some(block);
                 }
@@ -234,8 +245,8 @@ impl Follow for FromServer<'_> {
             }
             kind::SETTINGS => return Want::Payload,
             kind::PING => connection.unanswered += 1,
-            kind::GOAWAY => connection.gives_up(Stays::GoAway),
-            kind::PUSH_PROMISE => connection.gives_up(Stays::NotUnderstood),
+            kind::GOAWAY => connection.closes(),
+            kind::PUSH_PROMISE => connection.gives_up(),
             kind::WINDOW_UPDATE if head.stream == 0 => return Want::Payload,
             _ => {}
         }

@@ -12,6 +12,7 @@ use crate::frame::{
 use crate::rest::Stays;
 use crate::scanner::{Follow, Scanner, Want};
 use crate::state::State;
+use crate::streams::Streams;
 
 /// After so many resets h2 ends a connection. It counts anew after each move, and this layer does not.
 const MAX_RESETS: u32 = 1024;
@@ -182,6 +183,10 @@ impl Core {
         }
     }
 
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.connection.streams
+    }
+
     pub(crate) fn is_holding(&self) -> bool {
         self.hold.is_some()
     }
@@ -332,7 +337,7 @@ impl Core {
         let paid = room.min(self.backend.debt);
         // It is for hyper to say that it is no increment, or too much.
         if room == 0 || self.connection.send_window + room > MAX_WINDOW {
-            self.connection.gives_up(Stays::NotUnderstood);
+            self.connection.gives_up();
             return self.ready.extend_from_slice(frame);
         }
         self.connection.send_window += room;
@@ -417,7 +422,7 @@ impl Core {
 
     /// hyper ends the connection, as it would have done.
     fn refuse_block(&mut self, stream: u32) {
-        self.connection.gives_up(Stays::NotUnderstood);
+        self.connection.gives_up();
         put(&mut self.ready, kind::HEADERS, flag::END_HEADERS, stream.max(1), INVALID_BLOCK);
     }
 
@@ -471,7 +476,13 @@ impl Core {
             // A window of a stream waits for none of the connection.
             kind::WINDOW_UPDATE => self.emit(&frame),
             _ if head.stream != 0 && !(self.queue.is_empty() && self.has_room(&frame)) => self.enqueue(frame),
-            kind::GOAWAY if !self.queue.is_empty() => self.enqueue(frame),
+            kind::GOAWAY if is_error(payload) => {
+                // Nothing more comes of what its streams have said.
+                self.queue.clear();
+                self.queued = 0;
+                self.emit(&frame);
+            }
+            kind::GOAWAY if self.waits_for_room() => self.enqueue(frame),
             _ => self.emit(&frame),
         }
     }
@@ -497,6 +508,11 @@ impl Core {
         self.queued > MAX_QUEUED
     }
 
+    /// Whether the client has to give room before it has all that hyper has written.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// What the client gets next.
     pub(crate) fn for_client(&mut self) -> &[u8] {
         self.tell_window();
@@ -519,6 +535,11 @@ impl Core {
     }
 }
 
+/// Whether a GOAWAY ends the connection at once: the client has done something wrong (RFC 9113, section 6.8).
+fn is_error(payload: &[u8]) -> bool {
+    payload.get(4..8).is_some_and(|code| code != [0; 4])
+}
+
 /// Which frames of the client pass as they are.
 struct Decide<'a> {
     connection: &'a mut Connection,
@@ -534,7 +555,7 @@ impl Decide<'_> {
     #[inline]
     fn takes(&self, head: Head) -> bool {
         let Self { connection, backend, .. } = self;
-        if connection.stays.is_some() {
+        if !connection.is_followed() {
             return false;
         }
         if !backend.starts.is_done() || self.block {

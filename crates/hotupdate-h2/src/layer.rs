@@ -86,6 +86,16 @@ impl<T> Handle<T> {
         lock(&self.shared).core.is_holding()
     }
 
+    /// The number of the last stream that its client has opened here, 0 if it has opened none.
+    pub fn last_stream(&self) -> u32 {
+        lock(&self.shared).core.streams().last()
+    }
+
+    /// Whether a stream is open whose number is not greater than this one.
+    pub fn is_open_up_to(&self, stream: u32) -> bool {
+        lock(&self.shared).core.streams().first_open().is_some_and(|first| first <= stream)
+    }
+
     /// Whether the connection can move at this moment, and else why not.
     pub fn rest(&self) -> Result<(), Stays> {
         lock(&self.shared).rest()
@@ -250,6 +260,27 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
     }
 }
 
+impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
+    /// Ready when the client has all that hyper has written, or leaves. It may have to give room for it, and
+    /// hyper, which has said its last, does not read any more.
+    fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut waste = [0; READ];
+        loop {
+            ready!(self.poll_send(cx))?;
+            if self.io.is_none() || !self.core.waits_for_room() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut read = ReadBuf::new(&mut waste);
+            match self.poll_read(cx, &mut read)? {
+                Poll::Ready(()) if read.filled().is_empty() => return Poll::Ready(Ok(())),
+                Poll::Pending if self.core.waits_for_room() => return Poll::Pending,
+                // What has come may have been the room.
+                Poll::Ready(()) | Poll::Pending => {}
+            }
+        }
+    }
+}
+
 fn taken() -> io::Error {
     io::Error::other("the connection has moved")
 }
@@ -294,7 +325,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Layer<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut shared = lock(&self.shared);
-        ready!(shared.poll_send(cx))?;
+        ready!(shared.poll_last_words(cx))?;
         match &mut shared.io {
             Some(io) => Pin::new(io).poll_shutdown(cx),
             None => Poll::Ready(Ok(())),

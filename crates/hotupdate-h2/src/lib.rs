@@ -64,10 +64,6 @@
 //! What is not valid passes to hyper as it is, so that hyper refuses it; such a connection does not move any
 //! more. Why one does not move, and gets GOAWAY at the end of a drain, says [`Stays`].
 //!
-//! Known fault: a server that shuts down while a client with a small window has still to give room for what
-//! the server has written, right after a move, loses the end of that answer. `hotupdate-axum` does not use this
-//! crate before that is repaired.
-//!
 //! Deliberately absent: sockets, processes and deadlines, which are those of the crate `hotupdate`; and
 //! clients, since it is servers that are replaced.
 

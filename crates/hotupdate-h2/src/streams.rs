@@ -29,6 +29,11 @@ impl Streams {
         self.last
     }
 
+    /// The first one that is open, of those that are.
+    pub(crate) fn first_open(&self) -> Option<u32> {
+        self.open.front().map(|stream| stream.number)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.open.len()
     }

@@ -345,3 +345,268 @@ impl Table {
         (at == literals.len()).then_some(table)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A literal, and how long it is when it is decoded.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    struct Text(Vec<u8>, usize);
+
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    enum NameIs {
+        Static(u8),
+        New(Text),
+    }
+
+    /// What a client encodes. The numbers of entries are taken modulo those that there are.
+    #[derive(Clone, Debug)]
+    enum Field {
+        Static(u8),
+        Entry(usize),
+        Learn(NameIs, Text),
+        LearnWithNameOf(usize, Text),
+        Plain(NameIs, Text),
+        NeverWithNameOf(usize, Text),
+    }
+
+    fn plain(text: &[u8]) -> Text {
+        let mut bytes = Vec::new();
+        put_integer(&mut bytes, 0, 7, text.len());
+        bytes.extend_from_slice(text);
+        Text(bytes, text.len())
+    }
+
+    fn text() -> impl Strategy<Value = Text> {
+        prop_oneof![
+            vec(any::<u8>(), 0..40).prop_map(|text| plain(&text)),
+            // With Huffman codes: RFC 7541, appendices C.4.1 to C.4.3 and C.6.1.
+            Just(Text(b"\x8c\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff".to_vec(), 15)),
+            Just(Text(b"\x86\xa8\xeb\x10\x64\x9c\xbf".to_vec(), 8)),
+            Just(Text(b"\x88\x25\xa8\x49\xe9\x5b\xa9\x7d\x7f".to_vec(), 10)),
+            Just(Text(b"\x82\x64\x02".to_vec(), 3)),
+        ]
+    }
+
+    fn name() -> impl Strategy<Value = NameIs> {
+        prop_oneof![(1..62_u8).prop_map(NameIs::Static), text().prop_map(NameIs::New)]
+    }
+
+    fn field() -> impl Strategy<Value = Field> {
+        prop_oneof![
+            (1..62_u8).prop_map(Field::Static),
+            any::<usize>().prop_map(Field::Entry),
+            (name(), text()).prop_map(|(name, value)| Field::Learn(name, value)),
+            (any::<usize>(), text()).prop_map(|(entry, value)| Field::LearnWithNameOf(entry, value)),
+            (name(), text()).prop_map(|(name, value)| Field::Plain(name, value)),
+            (any::<usize>(), text()).prop_map(|(entry, value)| Field::NeverWithNameOf(entry, value)),
+        ]
+    }
+
+    /// A table that knows the exact sizes, of which the one of a static name is taken for 10.
+    #[derive(Clone, Debug)]
+    struct Exact {
+        entries: Vec<(NameIs, Text)>,
+        size: usize,
+    }
+
+    impl Exact {
+        fn counts((name, value): &(NameIs, Text)) -> usize {
+            let name = match name {
+                NameIs::Static(_) => 10,
+                NameIs::New(name) => name.1,
+            };
+            OVERHEAD + name + value.1
+        }
+
+        fn evict(&mut self) {
+            while self.entries.iter().map(Self::counts).sum::<usize>() > self.size {
+                self.entries.pop();
+            }
+        }
+
+        fn learn(&mut self, name: NameIs, value: Text) {
+            self.entries.insert(0, (name, value));
+            self.evict();
+        }
+
+        fn resize(&mut self, size: usize, block: &mut Vec<u8>) {
+            put_integer(block, 0x20, 5, size);
+            self.size = size;
+            self.evict();
+        }
+
+        /// Encodes a field, and returns what it means: `None` for a name that stands for a whole field.
+        fn encode(&mut self, field: &Field, block: &mut Vec<u8>) -> (NameIs, Option<Text>) {
+            let with_name = |first: u8, bits, name: &NameIs, block: &mut Vec<u8>| match name {
+                NameIs::Static(index) => put_integer(block, first, bits, (*index).into()),
+                NameIs::New(text) => {
+                    block.push(first);
+                    block.extend_from_slice(&text.0);
+                }
+            };
+            let count = self.entries.len();
+            match field.clone() {
+                Field::Entry(entry) if count > 0 => {
+                    put_integer(block, 0x80, 7, DYNAMIC + entry % count);
+                    let (name, value) = self.entries[entry % count].clone();
+                    (name, Some(value))
+                }
+                Field::LearnWithNameOf(entry, value) if count > 0 => {
+                    put_integer(block, 0x40, 6, DYNAMIC + entry % count);
+                    block.extend_from_slice(&value.0);
+                    let name = self.entries[entry % count].0.clone();
+                    self.learn(name.clone(), value.clone());
+                    (name, Some(value))
+                }
+                Field::NeverWithNameOf(entry, value) if count > 0 => {
+                    put_integer(block, 0x10, 4, DYNAMIC + entry % count);
+                    block.extend_from_slice(&value.0);
+                    (self.entries[entry % count].0.clone(), Some(value))
+                }
+                Field::Learn(name, value) => {
+                    with_name(0x40, 6, &name, block);
+                    block.extend_from_slice(&value.0);
+                    self.learn(name.clone(), value.clone());
+                    (name, Some(value))
+                }
+                Field::Plain(name, value) => {
+                    with_name(0, 4, &name, block);
+                    block.extend_from_slice(&value.0);
+                    (name, Some(value))
+                }
+                Field::Static(index) => {
+                    block.push(0x80 | index);
+                    (NameIs::Static(index), None)
+                }
+                Field::Entry(_) | Field::LearnWithNameOf(..) | Field::NeverWithNameOf(..) => {
+                    block.push(0x82);
+                    (NameIs::Static(2), None)
+                }
+            }
+        }
+    }
+
+    /// What a block means that refers to no table but the static one.
+    fn decode_flat(block: &[u8]) -> Vec<(NameIs, Option<Vec<u8>>)> {
+        let (mut at, mut fields) = (0, Vec::new());
+        while let Some(&first) = block.get(at) {
+            if first & 0x80 != 0 {
+                let index = integer(block, &mut at, 7).unwrap();
+                assert!(index < DYNAMIC);
+                fields.push((NameIs::Static(index as u8), None));
+                continue;
+            }
+            let bits = if first & 0x40 != 0 { 6 } else { 4 };
+            let name = match integer(block, &mut at, bits).unwrap() {
+                0 => {
+                    let name = &block[string(block, &mut at).unwrap()];
+                    NameIs::New(Text(name.to_vec(), 0))
+                }
+                index => {
+                    assert!(index < DYNAMIC);
+                    NameIs::Static(index as u8)
+                }
+            };
+            let value = string(block, &mut at).unwrap();
+            fields.push((name, Some(block[value].to_vec())));
+        }
+        fields
+    }
+
+    fn without_lengths(fields: &[(NameIs, Option<Text>)]) -> Vec<(NameIs, Option<Vec<u8>>)> {
+        let name = |name: &NameIs| match name {
+            NameIs::New(text) => NameIs::New(Text(text.0.clone(), 0)),
+            NameIs::Static(index) => NameIs::Static(*index),
+        };
+        fields.iter().map(|(n, value)| (name(n), value.as_ref().map(|text| text.0.clone()))).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever a client encodes: the block that is rewritten means the same, what primes a decoder is the
+        /// client's table and older entries behind it, and a table that has travelled is the same.
+        #[test]
+        fn a_table_follows_any_client(
+            blocks in vec((vec(0..4096_usize, 0..3), vec(field(), 0..8)), 0..12),
+        ) {
+            let mut exact = Exact { entries: Vec::new(), size: DEFAULT_SIZE };
+            let (mut followed, mut flattened) = (Table::new(), Table::new());
+            for (sizes, fields) in blocks {
+                let mut block = Vec::new();
+                sizes.into_iter().for_each(|size| exact.resize(size, &mut block));
+                let means: Vec<_> = fields.iter().map(|field| exact.encode(field, &mut block)).collect();
+
+                followed.follow(&block).unwrap();
+                let mut flat = Vec::new();
+                flattened.flatten(&block, &mut flat).unwrap();
+                prop_assert_eq!(decode_flat(&flat), without_lengths(&means));
+                prop_assert_eq!(&followed, &flattened);
+
+                let prime = followed.prime(DEFAULT_SIZE as u32);
+                let primed = &prime[prime.windows(FORBIDDEN.len()).position(|at| at == FORBIDDEN).unwrap()..];
+                let mut entries = decode_flat(&primed[FORBIDDEN.len()..]);
+                entries.reverse();
+                let expected: Vec<_> = exact.entries.iter().map(|(n, v)| (n.clone(), Some(v.clone()))).collect();
+                prop_assert_eq!(&entries[..expected.len()], &without_lengths(&expected)[..]);
+
+                let mut bytes = Vec::new();
+                followed.put(&mut bytes);
+                let read = Table::get(&mut &bytes[..]).unwrap();
+                prop_assert_eq!(read.prime(DEFAULT_SIZE as u32), prime);
+            }
+        }
+
+        #[test]
+        fn no_block_makes_it_fail(block in vec(any::<u8>(), 0..60)) {
+            let mut table = Table::new();
+            let mut flat = Vec::new();
+            let followed = table.clone().follow(&block);
+            prop_assert_eq!(table.flatten(&block, &mut flat), followed);
+        }
+    }
+
+    #[test]
+    fn what_no_decoder_accepts_is_malformed() {
+        let blocks: [&[u8]; 7] = [
+            b"\x80",         // the index 0
+            b"\xbe",         // an entry that is not there
+            b"\x7e\x01x",    // the name of one
+            b"\x82\x20",     // a size behind a field
+            b"\x3f\xe2\x1f", // a larger table than is allowed
+            b"\x40\x05abc",  // a literal that ends too early
+            b"\x40\x01a",    // no value
+        ];
+        for block in blocks {
+            assert_eq!(Table::new().follow(block), Err(Malformed), "{block:?}");
+        }
+    }
+
+    /// A size that was allowed once is known to the client, and one that is taken back perhaps not yet.
+    #[test]
+    fn the_limit_of_a_table_never_sinks() {
+        let mut table = Table::new();
+        table.allow(8192);
+        table.allow(100);
+        assert_eq!(table.follow(b"\x3f\xe1\x3f"), Ok(()));
+        assert_eq!(table.follow(b"\x3f\xe2\x3f"), Err(Malformed));
+    }
+
+    /// One byte that refers to an entry of thousands: a block of them is a bomb.
+    #[test]
+    fn a_block_that_grows_too_much_is_refused() {
+        let mut block = b"\x40\x01a".to_vec();
+        put_integer(&mut block, 0, 7, 4000);
+        block.extend([b'x'; 4000]);
+        let mut table = Table::new();
+        table.follow(&block).unwrap();
+        let bomb = vec![0xbe; 1000];
+        assert_eq!(table.clone().follow(&bomb), Ok(()));
+        assert_eq!(table.flatten(&bomb, &mut Vec::new()), Err(Malformed));
+    }
+}

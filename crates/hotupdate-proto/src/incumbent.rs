@@ -302,11 +302,12 @@ impl Incumbent {
                 self.hook_failed(now, goal, Fault::Local(why), out)
             }
             (State::Releasing { peer, .. }, Event::Stopped(stopped)) => {
-                let Stopped { at_ns, ago, connections, state, links, history } = stopped;
+                let Stopped { at_ns, ago, connections, state, links, history, counts } = stopped;
                 // Counted from there, as the successor does.
                 let within_ms = millis(self.local.timing.serving.saturating_add(ago));
                 let stopped_at_ns = at_ns;
-                let released = Released { connections, stopped_at_ns, within_ms, state, links, history };
+                let released =
+                    Released { connections, stopped_at_ns, within_ms, state, links, history, counts };
                 out.push(Effect::Send(M::Released(released)));
                 State::Released { peer, until: after(now, self.local.timing.serving) }
             }
@@ -346,7 +347,7 @@ impl Incumbent {
             }
             (
                 State::Probation { peer, .. },
-                Event::Message(M::Resume { stopped_at_ns: _, links, history: _, reason }),
+                Event::Message(M::Resume { stopped_at_ns: _, links, history: _, counts: _, reason }),
             ) => self.resume(now, peer, links, reason, out),
             (State::Probation { peer, .. }, Event::Closed(Fault::PeerGone)) => {
                 self.take_over(now, peer, Fault::PeerGone, out)
@@ -401,10 +402,11 @@ impl Incumbent {
             }
 
             // ---- after it: the other side of the drain ------------------------------------------------
-            // For the supervisors of both; nothing here depends on it.
-            (state @ (State::Probation { .. } | State::Retired { .. }), Event::Message(M::Serves { .. })) => {
-                state
-            }
+            // For the supervisors of both, and for what is counted; nothing here depends on it.
+            (
+                state @ (State::Probation { .. } | State::Retired { .. }),
+                Event::Message(M::Serves { .. } | M::Counted { .. }),
+            ) => state,
             // It cannot serve any more. The other side may have stopped meanwhile, and drain too.
             (
                 state @ State::Retired { .. },
@@ -452,11 +454,12 @@ impl Incumbent {
             }
 
             // ---- rollback -----------------------------------------------------------------------------
-            (State::RollingBack { to, .. }, Event::Stopped(Stopped { at_ns, mut links, history, .. })) => {
+            (State::RollingBack { to, .. }, Event::Stopped(stopped)) => {
+                let Stopped { at_ns, mut links, history, counts, .. } = stopped;
                 links.retain(|rest| rest.generation != to);
                 out.push(Effect::Read(to));
                 let reason = self.why_back().to_owned();
-                let resume = M::Resume { stopped_at_ns: at_ns, links, history, reason };
+                let resume = M::Resume { stopped_at_ns: at_ns, links, history, counts, reason };
                 out.push(Effect::SendTo(to, resume));
                 State::Resuming { to, until: after(now, self.local.timing.resume) }
             }

@@ -59,6 +59,8 @@ pub use predecessor::Predecessor;
 pub mod migration;
 pub use migration::{ConnectionKind, Inbound, Leaving, MigrationItem, Outbound};
 
+pub mod counts;
+
 pub mod supervision;
 pub use supervision::Supervision;
 
@@ -102,6 +104,10 @@ pub const FEATURE_TROUBLE: &str = "trouble";
 /// The feature of processes that understand that the control socket was made again
 /// ([`Message::Rebound`]). Said to those that name it.
 pub const FEATURE_REBIND: &str = "rebind";
+
+/// The feature of processes that understand what was counted of the service so far ([`Message::Counted`]).
+/// Said to those that name it.
+pub const FEATURE_COUNTS: &str = "counts";
 
 /// The protocol versions that this crate speaks.
 pub const VERSIONS: Versions = Versions { min: 1, max: 1 };

@@ -21,6 +21,7 @@
 //!    |<- connections · progress · drained · let_go|
 //!    |<------------------------------------- main |
 //!    | hurry · issued · end_probation · serves -->|
+//!    | counted --------------------------------->|
 //!    | resume · farewell · rebound+fds ---------->|
 //!    |<----------- rebound+fds (until `released`) |
 //!    |<-- failed (either side, until `serving`) ->|
@@ -28,6 +29,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::counts::Counts;
 pub use crate::identity::{Generation, Place, Process, Versions};
 use crate::inventory::{
     ConnectionRow, LinkItem, ListenerItem, Occupancy, SocketFile, StateItem, Summary, Totals, UnreadLink,
@@ -143,6 +145,9 @@ pub struct Released {
     /// What the incumbent remembers of the service, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<PastEvent>,
+    /// What the incumbent has counted of the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Box<Counts>>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
@@ -309,6 +314,12 @@ pub enum Message {
         /// No process can take its place back, and it can become the main process of a service manager.
         is_established: bool,
     },
+    /// What the sender has counted of the service so far, for one that would serve after its death. Only to a
+    /// predecessor in probation with [`FEATURE_COUNTS`](crate::FEATURE_COUNTS).
+    Counted {
+        /// Nothing greater is shown before it is said.
+        counts: Counts,
+    },
     /// Serve again. Sent when the sender's accept loops have stopped, or by a successor whose incumbent died.
     Resume {
         /// When they stopped, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -320,6 +331,9 @@ pub enum Message {
         /// What the sender remembers of the service, newest first.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         history: Vec<PastEvent>,
+        /// What the sender has counted of the service.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        counts: Option<Box<Counts>>,
         /// Why, in one line for a person.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         reason: String,
@@ -400,6 +414,7 @@ impl Message {
             Self::Issued { .. } => "issued",
             Self::EndProbation => "end_probation",
             Self::Serves { .. } => "serves",
+            Self::Counted { .. } => "counted",
             Self::Resume { .. } => "resume",
             Self::Farewell => "farewell",
             Self::Rebound { .. } => "rebound",

@@ -81,10 +81,18 @@ pub struct Timing {
     /// The same grace where the service stops and no other process takes its clients: as long as a request may
     /// be on its way that its client had sent before, and no longer. There is no spread then.
     pub drain_stop: Duration,
+    /// Predecessor: how long new requests of an HTTP/2 connection wait for those that are open to finish, so
+    /// that the connection can migrate. If they take longer, it serves all of them and tries again when they
+    /// have ended.
+    pub drain_hold: Duration,
     /// Serving process: how long after SIGHUP its terminal may take to be gone, which says that the signal
     /// asked for nothing; and how long after that another SIGHUP is the same news. An operator at a terminal
     /// waits as long for a new version.
     pub terminal: Duration,
+    /// Serving process, and a predecessor that drains: from a client's connection to the end of its TLS
+    /// handshake, for a server with TLS. A phone in a tunnel needs seconds, and a silent client must not hold
+    /// a place.
+    pub handshake: Duration,
 }
 
 impl Default for Timing {
@@ -115,7 +123,9 @@ impl Default for Timing {
             drain_grace: Duration::from_secs(5),
             drain_spread: Duration::from_secs(10),
             drain_stop: Duration::from_millis(200),
+            drain_hold: Duration::from_millis(100),
             terminal: Duration::from_millis(200),
+            handshake: Duration::from_secs(10),
         }
     }
 }
@@ -160,7 +170,9 @@ impl Timing {
             drain_grace: scaled(self.drain_grace),
             drain_spread: scaled(self.drain_spread),
             drain_stop: scaled(self.drain_stop),
+            drain_hold: scaled(self.drain_hold),
             terminal: scaled(self.terminal),
+            handshake: scaled(self.handshake),
         }
     }
 }
@@ -186,7 +198,7 @@ macro_rules! setters {
 setters! {
     find hello reply batch lease standby before_release stop serving released probation crash_backoff
     drain force resume hurry prepared quiesce write confirm parent path_check drain_grace drain_spread drain_stop
-    terminal
+    drain_hold terminal handshake
 }
 
 /// How long a process waits for a program that it runs and speaks for, see [`crate::program`].

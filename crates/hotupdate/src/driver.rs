@@ -37,6 +37,8 @@ mod report;
 
 mod history;
 
+mod counts;
+
 mod status;
 
 // Tools.
@@ -61,6 +63,7 @@ use tokio::time::sleep_until;
 use tracing::{Instrument, Span};
 
 use self::application::Application;
+use self::counts::Pace;
 use self::drain::Drain;
 use self::exports::{Exports, SealedState};
 use self::inventory::Inventory;
@@ -110,6 +113,7 @@ pub(crate) struct Driver {
     renewal: Renewal,
     output: Output,
     drain: Drain,
+    pace: Pace,
     connections: Connections,
     /// Tasks that work for the driver get a sender.
     results: (mpsc::Sender<TaskResult>, mpsc::Receiver<TaskResult>),
@@ -156,6 +160,7 @@ enum Wake {
     Deadline,
     Progress,
     Drained,
+    Counted,
 }
 
 impl Driver {
@@ -206,6 +211,7 @@ impl Driver {
             migrations,
             supervisor,
             drain,
+            pace,
             connections,
             results,
             ..
@@ -221,6 +227,7 @@ impl Driver {
             call = supervisor.next() => Wake::Supervisor(call),
             () = until(deadline) => Wake::Deadline,
             drained = drain.next(connections, &tasks) => if drained { Wake::Drained } else { Wake::Progress },
+            () = pace.next(connections) => Wake::Counted,
         }
     }
 
@@ -246,6 +253,7 @@ impl Driver {
             Wake::Deadline => self.tick().await,
             Wake::Progress => self.send_progress().await,
             Wake::Drained => self.drained().await,
+            Wake::Counted => self.show_counts(),
         }
     }
 

@@ -144,6 +144,7 @@ fn first(settings: Settings, local: Local, signals: Signals, ownership: Ownershi
     // In this order: what is taken over is removed from the environment.
     let (misdirected, offered) = (systemd::misdirected(), systemd::listeners());
     let (release, abandon_listeners) = (settings.release, settings.abandon_listeners);
+    let timing = settings.timing.clone();
     tracing::info!(path = %settings.path.display(), "first start: no process serves at this path");
     let (application, connections) = driver::start_first(settings, local, signals, ownership);
     let mut resources = Resources::default();
@@ -162,6 +163,7 @@ fn first(settings: Settings, local: Local, signals: Signals, ownership: Ownershi
         offered,
         state: HashMap::new(),
         connections,
+        timing,
         resources,
         misdirected,
         ready: Default::default(),
@@ -177,6 +179,7 @@ fn succeed(settings: Settings, local: Local, signals: Signals, complete: Complet
     let Complete { machine, joined, receiver, inventory } = complete;
     let Inventory { offered, state, links, ownership } = inventory;
     let (release, abandon_listeners) = (settings.release, settings.abandon_listeners);
+    let timing = settings.timing.clone();
     let in_probation = links.iter().find(|(link, _)| link.probation).map(|(link, _)| link.process.clone());
     let span = link::span(&joined.handoff);
     tracing::info!(
@@ -200,6 +203,7 @@ fn succeed(settings: Settings, local: Local, signals: Signals, complete: Complet
         offered,
         state,
         connections,
+        timing,
         resources: Default::default(),
         misdirected: None,
         ready: Default::default(),

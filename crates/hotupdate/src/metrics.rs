@@ -4,16 +4,34 @@
 //! Deliberately absent: an exporter. The application installs one **before** [`join`](crate::join()); what
 //! has none costs an atomic operation less and is shown nowhere.
 //!
+//! # The service
+//!
+//! One series for the whole service, without the label `generation`. It goes on through handoffs, rollbacks and
+//! the death of a new version in its probation, and never goes back: the sum travels from process to process, and
+//! a process that does not serve any more shows it as it was then. So `rate` and `increase` are right, whatever
+//! was deployed meanwhile, and nothing is lost that was counted between the beginning of a process and the first
+//! time that it was scraped. It is up to 100 ms old. A service that stops begins at 0 when it starts again.
+//!
 //! | metric | kind | labels | what |
 //! |---|---|---|---|
-//! | `hotupdate_connections` | gauge | `generation`, `state` = `idle`, `active`, `upgraded` | connections that are open |
-//! | `hotupdate_connections_total` | counter | `generation`, `event` = `accepted`, `adopted`, `migrated`, `finished`, `closed`, `forced` | what became of connections, see [`Totals`] |
-//! | `hotupdate_requests_total` | counter | `generation` | requests |
-//! | `hotupdate_handoffs_total` | counter | `generation`, `result` = `served`, `failed`, `rolled_back`, `took_over` | how handoffs ended, counted by the process that serves afterwards |
-//! | `hotupdate_gap_seconds` | histogram | `generation` | the time in which no process accepted, one value a handoff, in seconds |
+//! | `hotupdate_requests_total` | counter | | requests |
+//! | `hotupdate_connections_total` | counter | `event` = `accepted`, `adopted`, `migrated`, `finished`, `closed`, `forced` | what became of connections, see [`Totals`]; one that moved twice is counted twice in `adopted` and `migrated`, and once in `accepted` |
+//! | `hotupdate_handoffs_total` | counter | `result` = `served`, `failed`, `rolled_back`, `took_over` | how handoffs ended |
+//! | `hotupdate_last_gap_seconds` | gauge | | the time in which no process accepted, at the handoff to the process that was scraped |
+//!
+//! # Its processes
 //!
 //! A process tells its own generation exactly, at every moment, and as the serving process also those of its
-//! predecessors, as they said last: their own exporter has gone with the listener.
+//! predecessors, as they said last: their own exporter has gone with the listener. Such a series begins with its
+//! generation, so what was counted before the first scrape is in none of its increases; use these to look at a
+//! drain, and the ones above for rates.
+//!
+//! | metric | kind | labels | what |
+//! |---|---|---|---|
+//! | `hotupdate_build_info` | gauge, always 1 | `version`, `generation`, `hotupdate` | which version of the application, and of this library, the process is |
+//! | `hotupdate_connections` | gauge | `generation`, `state` = `idle`, `active`, `upgraded` | connections that are open |
+//! | `hotupdate_generation_connections_total` | counter | `generation`, `event` | as above, of one process |
+//! | `hotupdate_generation_requests_total` | counter | `generation` | requests, of one process |
 //!
 //! ```
 //! # #[cfg(feature = "metrics")] {
@@ -23,6 +41,8 @@
 //! # }
 //! ```
 
+#[cfg(not(feature = "metrics"))]
+use hotupdate_proto::counts::HandoffTotals;
 use hotupdate_proto::{ConnectionState, Generation, Summary, Totals};
 
 /// How a connection came in or went out.
@@ -39,20 +59,58 @@ pub(crate) enum Event {
 #[cfg(feature = "metrics")]
 mod facade {
     use std::collections::HashMap;
-    use std::sync::{Mutex, PoisonError};
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::sync::{Mutex, OnceLock, PoisonError};
     use std::time::Duration;
 
-    use metrics::{
-        Counter, Gauge, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
-    };
+    use hotupdate_proto::counts::HandoffTotals;
+    use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+    use tokio::sync::Notify;
 
     use super::{ConnectionState, Event, Generation, Summary, Totals};
 
-    const CONNECTIONS: &str = "hotupdate_connections";
-    const CONNECTIONS_TOTAL: &str = "hotupdate_connections_total";
     const REQUESTS: &str = "hotupdate_requests_total";
+    const CONNECTIONS: &str = "hotupdate_connections_total";
     const HANDOFFS: &str = "hotupdate_handoffs_total";
-    const GAP: &str = "hotupdate_gap_seconds";
+    const LAST_GAP: &str = "hotupdate_last_gap_seconds";
+    const BUILD: &str = "hotupdate_build_info";
+    const OPEN: &str = "hotupdate_connections";
+    const OF_ONE: &str = "hotupdate_generation_connections_total";
+    const REQUESTS_OF_ONE: &str = "hotupdate_generation_requests_total";
+
+    const EVENTS: [&str; 6] = ["accepted", "adopted", "migrated", "finished", "closed", "forced"];
+    const RESULTS: [&str; 4] = ["served", "failed", "rolled_back", "took_over"];
+
+    /// In the order of [`EVENTS`].
+    fn events(totals: Totals) -> [u64; 6] {
+        let Totals { accepted, adopted, migrated, finished, closed, forced, .. } = totals;
+        [accepted, adopted, migrated, finished, closed, forced]
+    }
+
+    /// The handles of the whole service.
+    struct ServiceHandles {
+        events: [Counter; 6],
+        requests: Counter,
+        handoffs: [Counter; 4],
+    }
+
+    impl ServiceHandles {
+        fn new() -> Self {
+            Self {
+                events: EVENTS.map(|event| counter!(CONNECTIONS, "event" => event)),
+                requests: counter!(REQUESTS),
+                handoffs: RESULTS.map(|result| counter!(HANDOFFS, "result" => result)),
+            }
+        }
+
+        fn set(&self, totals: Totals, ended: HandoffTotals) {
+            let HandoffTotals { served, failed, rolled_back, took_over, .. } = ended;
+            self.events.iter().zip(events(totals)).for_each(|(counter, n)| counter.absolute(n));
+            self.requests.absolute(totals.requests);
+            let ended = [served, failed, rolled_back, took_over];
+            self.handoffs.iter().zip(ended).for_each(|(counter, n)| counter.absolute(n));
+        }
+    }
 
     /// The handles of one generation, looked up once: what happens with every request must not look up a
     /// name.
@@ -66,25 +124,22 @@ mod facade {
         fn new(generation: Generation) -> Self {
             let generation = generation.to_string();
             let of = || generation.clone();
-            let state = |state: &'static str| gauge!(CONNECTIONS, "generation" => of(), "state" => state);
-            let event =
-                |event: &'static str| counter!(CONNECTIONS_TOTAL, "generation" => of(), "event" => event);
+            let state = |state: &'static str| gauge!(OPEN, "generation" => of(), "state" => state);
+            let event = |event: &'static str| counter!(OF_ONE, "generation" => of(), "event" => event);
             Self {
                 states: ["idle", "active", "upgraded"].map(state),
-                events: ["accepted", "adopted", "migrated", "finished", "closed", "forced"].map(event),
-                requests: counter!(REQUESTS, "generation" => of()),
+                events: EVENTS.map(event),
+                requests: counter!(REQUESTS_OF_ONE, "generation" => of()),
             }
         }
 
         /// As a predecessor said last.
         fn set(&self, connections: Summary, totals: Totals) {
             let Summary { idle, active, upgraded, .. } = connections;
-            let Totals { accepted, adopted, migrated, finished, closed, forced, requests, .. } = totals;
             // Exact up to 2^53.
             self.states.iter().zip([idle, active, upgraded]).for_each(|(gauge, n)| gauge.set(n as f64));
-            let events = [accepted, adopted, migrated, finished, closed, forced];
-            self.events.iter().zip(events).for_each(|(counter, n)| counter.absolute(n));
-            self.requests.absolute(requests);
+            self.events.iter().zip(events(totals)).for_each(|(counter, n)| counter.absolute(n));
+            self.requests.absolute(totals.requests);
         }
     }
 
@@ -93,24 +148,74 @@ mod facade {
         generation: Generation,
         ours: Handles,
         predecessors: Mutex<HashMap<Generation, Handles>>,
+        /// There are none until this process serves.
+        service: OnceLock<ServiceHandles>,
+        /// Something was counted since the driver looked last.
+        is_changed: AtomicBool,
+        change: Notify,
     }
 
     impl Metrics {
         pub(crate) fn new(generation: Generation) -> Self {
-            describe_gauge!(CONNECTIONS, "connections that are open");
-            describe_counter!(CONNECTIONS_TOTAL, "what became of connections");
-            describe_counter!(REQUESTS, "requests");
+            describe_counter!(REQUESTS, "requests of the service");
+            describe_counter!(CONNECTIONS, "what became of connections of the service");
             describe_counter!(HANDOFFS, "how handoffs ended");
-            describe_histogram!(GAP, metrics::Unit::Seconds, "the time in which no process accepted");
-            Self { generation, ours: Handles::new(generation), predecessors: Mutex::default() }
+            describe_gauge!(LAST_GAP, metrics::Unit::Seconds, "the time in which no process accepted");
+            describe_gauge!(BUILD, "which version of what this process is");
+            describe_gauge!(OPEN, "connections that are open in a process");
+            describe_counter!(OF_ONE, "what became of connections of a process");
+            describe_counter!(REQUESTS_OF_ONE, "requests of a process");
+            Self {
+                generation,
+                ours: Handles::new(generation),
+                predecessors: Mutex::default(),
+                service: OnceLock::new(),
+                is_changed: AtomicBool::new(false),
+                change: Notify::new(),
+            }
+        }
+
+        /// Which version of the application this process is.
+        pub(crate) fn build(&self, version: &str) {
+            let (version, generation) = (version.to_owned(), self.generation.to_string());
+            let library = env!("CARGO_PKG_VERSION");
+            gauge!(BUILD, "version" => version, "generation" => generation, "hotupdate" => library).set(1.0);
         }
 
         pub(crate) fn count(&self, event: Event) {
             self.ours.events[event as usize].increment(1);
+            self.changed();
         }
 
         pub(crate) fn request(&self) {
             self.ours.requests.increment(1);
+            self.changed();
+        }
+
+        /// There is something new to be said of the service. Mostly it is known already, which costs as little
+        /// as a look at it.
+        pub(crate) fn changed(&self) {
+            if !self.is_changed.load(Relaxed) && !self.is_changed.swap(true, Relaxed) {
+                self.change.notify_one();
+            }
+        }
+
+        /// Waits for [`Self::changed`]. Safe to cancel.
+        pub(crate) async fn until_changed(&self) {
+            while !self.is_changed.swap(false, Relaxed) {
+                self.change.notified().await;
+            }
+        }
+
+        /// The sum of the whole service.
+        pub(crate) fn service(&self, totals: Totals, ended: HandoffTotals) {
+            self.service.get_or_init(ServiceHandles::new).set(totals, ended);
+        }
+
+        pub(crate) fn gap(&self, gap_ns: Option<u64>) {
+            if let Some(gap_ns) = gap_ns {
+                gauge!(LAST_GAP).set(Duration::from_nanos(gap_ns).as_secs_f64());
+            }
         }
 
         /// A connection changes its state, comes (from nothing), or goes (to nothing).
@@ -123,17 +228,11 @@ mod facade {
             }
         }
 
-        pub(crate) fn handoff(&self, result: &'static str, gap_ns: Option<u64>) {
-            let generation = self.generation.to_string();
-            counter!(HANDOFFS, "generation" => generation.clone(), "result" => result).increment(1);
-            if let Some(gap_ns) = gap_ns {
-                histogram!(GAP, "generation" => generation).record(Duration::from_nanos(gap_ns));
-            }
-        }
-
         pub(crate) fn predecessor(&self, generation: Generation, connections: Summary, totals: Totals) {
             let mut all = self.predecessors.lock().unwrap_or_else(PoisonError::into_inner);
             all.entry(generation).or_insert_with(|| Handles::new(generation)).set(connections, totals);
+            drop(all);
+            self.changed();
         }
 
         /// A predecessor is gone, and nothing is open in it: its counters stay as they are.
@@ -173,7 +272,17 @@ impl Metrics {
 
     pub(crate) fn state(&self, _: Option<ConnectionState>, _: Option<ConnectionState>) {}
 
-    pub(crate) fn handoff(&self, _: &'static str, _: Option<u64>) {}
+    pub(crate) fn build(&self, _: &str) {}
+
+    pub(crate) fn changed(&self) {}
+
+    pub(crate) async fn until_changed(&self) {
+        std::future::pending().await
+    }
+
+    pub(crate) fn service(&self, _: Totals, _: HandoffTotals) {}
+
+    pub(crate) fn gap(&self, _: Option<u64>) {}
 
     pub(crate) fn predecessor(&self, _: Generation, _: Summary, _: Totals) {}
 

@@ -20,6 +20,8 @@ type Inspect = Box<dyn Fn(Vec<u8>) -> Option<Resume> + Send + Sync>;
 /// Accepts one kind of connection.
 pub(crate) struct Handler {
     pub(crate) kind: ConnectionKind,
+    /// Asked when the process is ready.
+    is_wanted: Box<dyn Fn() -> bool + Send + Sync>,
     inspect: Inspect,
 }
 
@@ -29,7 +31,17 @@ impl Handler {
         listener: Option<&str>,
         inspect: impl Fn(Vec<u8>) -> Option<Resume> + Send + Sync + 'static,
     ) -> Self {
-        Self { kind: ConnectionKind::new(kind, listener), inspect: Box::new(inspect) }
+        let kind = ConnectionKind::new(kind, listener);
+        Self { kind, is_wanted: Box::new(|| true), inspect: Box::new(inspect) }
+    }
+
+    /// It accepts nothing unless this says so when the process is ready.
+    pub(crate) fn only_if(self, is_wanted: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { is_wanted: Box::new(is_wanted), ..self }
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        (self.is_wanted)()
     }
 
     /// With state that is JSON, and a task for each connection.

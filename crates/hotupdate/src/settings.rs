@@ -7,8 +7,8 @@ use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::message::Release;
 use hotupdate_proto::supervision::AfterDrain;
 use hotupdate_proto::{
-    FEATURE_MIGRATE, FEATURE_REBIND, FEATURE_SUPERVISION, FEATURE_TROUBLE, Process, Timing, VERSIONS,
-    default_name,
+    FEATURE_COUNTS, FEATURE_MIGRATE, FEATURE_REBIND, FEATURE_SUPERVISION, FEATURE_TROUBLE, Process, Timing,
+    VERSIONS, default_name,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::SignalKind;
@@ -71,7 +71,7 @@ impl Settings {
 
     fn features(&self) -> Vec<String> {
         let migrate = self.migrate_connections.then_some(FEATURE_MIGRATE);
-        let always = [FEATURE_REBIND, FEATURE_SUPERVISION, FEATURE_TROUBLE];
+        let always = [FEATURE_COUNTS, FEATURE_REBIND, FEATURE_SUPERVISION, FEATURE_TROUBLE];
         migrate.into_iter().chain(always).map(str::to_owned).collect()
     }
 

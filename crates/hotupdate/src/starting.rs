@@ -12,7 +12,7 @@ use std::path::Path;
 use hotupdate_proto::inventory::MAX_NAME;
 use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
 use hotupdate_proto::operator::Warning;
-use hotupdate_proto::{ConnectionKind, Generation, ListenerItem, ListenerKind, Process, frame};
+use hotupdate_proto::{ConnectionKind, Generation, ListenerItem, ListenerKind, Process, Timing, frame};
 use serde::de::DeserializeOwned;
 use tokio::net::{ToSocketAddrs, lookup_host};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -56,6 +56,7 @@ pub struct Starting {
     pub(crate) offered: Vec<Offered>,
     pub(crate) state: HashMap<String, Arrived>,
     pub(crate) connections: Connections,
+    pub(crate) timing: Timing,
     pub(crate) resources: Resources,
     /// Sockets were passed to another process instead of this one.
     pub(crate) misdirected: Option<String>,
@@ -76,6 +77,12 @@ impl Starting {
     #[must_use]
     pub fn is_successor(&self) -> bool {
         self.incumbent.is_some()
+    }
+
+    /// The deadlines of this process.
+    #[must_use]
+    pub fn timing(&self) -> &Timing {
+        &self.timing
     }
 
     /// A TCP listener: inherited if one of this name and address is offered, else from systemd, else bound.
@@ -303,6 +310,19 @@ impl Starting {
         self.register(Handler::new(kind, listener, inspect))
     }
 
+    /// As [`Starting::on_migrated_bytes`], if that is wanted when this process is ready: a server learns later
+    /// what it serves.
+    #[doc(hidden)]
+    pub fn on_migrated_if(
+        &mut self,
+        kind: &str,
+        listener: Option<&str>,
+        is_wanted: impl Fn() -> bool + Send + Sync + 'static,
+        inspect: impl Fn(Vec<u8>) -> Option<Resume> + Send + Sync + 'static,
+    ) -> Result<()> {
+        self.register(Handler::new(kind, listener, inspect).only_if(is_wanted))
+    }
+
     fn register(&mut self, handler: Handler) -> Result<()> {
         let ConnectionKind { kind, listener, .. } = &handler.kind;
         let doing = match listener {
@@ -406,6 +426,7 @@ impl Starting {
             ready,
             failed,
             serving,
+            timing: _,
             incumbent: _,
             in_probation: _,
             abandon_listeners: _,

@@ -30,6 +30,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
 
+    /// How each line of the log is written, on standard error
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    pub(crate) log: Log,
+
     /// Take over when an operator says so (`hotctl handoff`), not at once
     #[arg(long)]
     pub(crate) standby: bool,
@@ -69,6 +73,15 @@ pub(crate) struct Cli {
     /// Pretend to be a broken version
     #[arg(long, value_name = "MODE")]
     pub(crate) fail_before_ready: Option<Failure>,
+}
+
+/// What a line of the log looks like.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Log {
+    /// For people
+    Text,
+    /// One JSON object, for programs
+    Json,
 }
 
 /// How a broken version fails.

@@ -21,22 +21,31 @@ use tokio::signal::unix::SignalKind;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::cli::{Cli, Failure};
+use crate::cli::{Cli, Failure, Log};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    let terminal = io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal);
-    // A line that cannot be written, because the disk is full, is lost; complaining about it would panic.
-    log.log_internal_errors(false).init();
-    match run(Cli::parse()).await {
+    let cli = Cli::parse();
+    log(cli.log);
+    match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error may be gone with the terminal; the exit code is not.
             let _ = writeln!(io::stderr(), "axum-server: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn log(form: Log) {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let terminal = io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal);
+    // A line that cannot be written, because the disk is full, is lost; complaining about it would panic.
+    let log = log.log_internal_errors(false);
+    match form {
+        Log::Text => log.init(),
+        Log::Json => log.json().flatten_event(true).init(),
     }
 }
 

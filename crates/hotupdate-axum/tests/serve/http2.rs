@@ -1,8 +1,11 @@
-//! HTTP/2 with prior knowledge: GOAWAY, streams in flight, clients that do not answer.
+//! HTTP/2 with prior knowledge: connections that migrate; GOAWAY, streams in flight, clients that do not
+//! answer.
 //!
 //! Deliberately absent: WebSockets over HTTP/2.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -14,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::server::{BRISK, PATIENT, SHORT, Server, until, within};
+use crate::server::{BRISK, LONG, MIGRATING, PATIENT, SHORT, Server, Times, until, within};
 
 struct Client {
     requests: SendRequest<Empty<Bytes>>,
@@ -84,4 +87,129 @@ async fn a_client_that_does_not_answer_goaway_is_closed_after_the_grace() {
     assert!(all.windows(4).any(|window| window == [0, 0, 8, 7]), "no GOAWAY in {all:?}");
     drop(client);
     assert_eq!(server.drained().await, 0);
+}
+
+impl Client {
+    async fn is_answered_by(&mut self, version: &str) {
+        assert_eq!(text(within(self.get("/")).await.unwrap()).await, version);
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_migrates_with_its_history_and_back() {
+    let server = Server::start(Times { probation: LONG, ..MIGRATING }).await;
+    let mut client = Client::connect(&server).await;
+    client.is_answered_by("old").await;
+    let before = server.hot.connections().rows().remove(0);
+    let new = server.hand_off_to(MIGRATING).await;
+    until(|| new.hot.connections().adopted() == 1).await;
+    let after = new.hot.connections().rows().remove(0);
+    assert_eq!((&after.peer, &after.protocol, after.requests), (&before.peer, &"h2".into(), 1));
+    client.is_answered_by("new").await;
+    server.roll_back().await;
+    until(|| server.hot.connections().adopted() == 1).await;
+    client.is_answered_by("old").await;
+    assert!(!client.requests.is_closed() && !client.connection.is_finished());
+}
+
+/// The client has said its preface and SETTINGS, and acknowledges those of the server.
+#[tokio::test]
+async fn an_idle_client_hears_not_a_byte_through_ten_handoffs() {
+    let mut server = Server::start(MIGRATING).await;
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    client
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0")
+        .await
+        .unwrap();
+    // SETTINGS, their acknowledgement and WINDOW_UPDATE have come when the second PING is answered.
+    let mut heard = Vec::new();
+    for ping in [b"firstone", b"next one"] {
+        client.write_all(&[&b"\0\0\x08\x06\0\0\0\0\0"[..], ping].concat()).await.unwrap();
+        while !heard.ends_with(ping) {
+            heard.push(within(client.read_u8()).await.unwrap());
+        }
+    }
+    for _ in 0..10 {
+        let new = server.hand_off_to(MIGRATING).await;
+        until(|| new.hot.connections().adopted() == 1).await;
+        assert_eq!(server.drained().await, 0);
+        server = new;
+    }
+    client.write_all(b"\0\0\x08\x06\0\0\0\0\0the last").await.unwrap();
+    let mut answer = [0; 17];
+    within(client.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"\0\0\x08\x06\x01\0\0\0\0the last", "nothing came before it");
+}
+
+#[tokio::test]
+async fn new_requests_wait_a_moment_for_those_in_flight_and_the_next_version_answers_them() {
+    let server = Server::start(Times { hold: LONG, ..MIGRATING }).await;
+    let mut client = Client::connect(&server).await;
+    client.is_answered_by("old").await;
+    let held = tokio::spawn(client.get("/held"));
+    until(|| server.hot.connections().summary().active == 1).await;
+    let new = server.hand_off_to(MIGRATING).await;
+    let waits = tokio::spawn(client.get("/"));
+    server.release.add_permits(1);
+    assert_eq!(text(within(held).await.unwrap().unwrap()).await, "old");
+    until(|| new.hot.connections().adopted() == 1).await;
+    let answer = text(within(waits).await.unwrap().unwrap()).await;
+    assert!(answer == "new" || answer == "old", "{answer}");
+    client.is_answered_by("new").await;
+    assert_eq!(server.drained().await, 0);
+}
+
+#[tokio::test]
+async fn requests_do_not_wait_for_a_long_one_and_the_connection_migrates_behind_it() {
+    let server = Server::start(Times { hold: Duration::from_millis(20), ..MIGRATING }).await;
+    let mut client = Client::connect(&server).await;
+    let held = tokio::spawn(client.get("/held"));
+    until(|| server.hot.connections().summary().active == 1).await;
+    let new = server.hand_off_to(MIGRATING).await;
+    for _ in 0..10 {
+        client.is_answered_by("old").await;
+    }
+    server.release.add_permits(1);
+    assert_eq!(text(within(held).await.unwrap().unwrap()).await, "old");
+    until(|| new.hot.connections().adopted() == 1).await;
+    client.is_answered_by("new").await;
+    assert_eq!(server.drained().await, 0);
+}
+
+/// Clients that always ask, with many requests at a time, so that some are on their way in the very moment of
+/// each handoff.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_handoffs_under_busy_clients() {
+    let mut server = Server::start(MIGRATING).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let client = Client::connect(&server).await;
+        for _ in 0..8 {
+            let (mut requests, stop) = (client.requests.clone(), stop.clone());
+            clients.push(tokio::spawn(async move {
+                let mut answered = 0;
+                while !stop.load(Relaxed) {
+                    let request = Request::get("http://test/same").body(Empty::new()).unwrap();
+                    let answer = within(requests.send_request(request)).await.unwrap();
+                    assert_eq!(text(answer).await, "same");
+                    answered += 1;
+                }
+                answered
+            }));
+        }
+        tokio::spawn(client.connection);
+    }
+    for _ in 0..50 {
+        let new = server.hand_off_to(MIGRATING).await;
+        until(|| new.hot.connections().adopted() == 4).await;
+        assert_eq!(server.drained().await, 0);
+        server = new;
+    }
+    stop.store(true, Relaxed);
+    let mut answered = 0;
+    for client in clients {
+        answered += client.await.unwrap();
+    }
+    assert!(answered > 1000, "{answered}");
 }

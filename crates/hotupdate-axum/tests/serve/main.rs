@@ -19,6 +19,7 @@ mod server;
 mod settings;
 mod streams;
 mod table;
+mod tls;
 mod unix;
 mod websockets;
 mod wrapped;

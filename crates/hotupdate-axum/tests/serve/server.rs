@@ -41,13 +41,21 @@ pub(crate) struct Times {
     pub(crate) grace: Duration,
     pub(crate) probation: Duration,
     pub(crate) header: Duration,
+    /// How long requests wait so that their HTTP/2 connection can migrate.
+    pub(crate) hold: Duration,
     /// Live connections migrate, if the other version says the same.
     pub(crate) migrates: bool,
 }
 
 /// Nothing ends by itself within the time of a test.
-pub(crate) const PATIENT: Times =
-    Times { deadline: LONG, grace: LONG, probation: Duration::ZERO, header: LONG, migrates: false };
+pub(crate) const PATIENT: Times = Times {
+    deadline: LONG,
+    grace: LONG,
+    probation: Duration::ZERO,
+    header: LONG,
+    hold: LONG,
+    migrates: false,
+};
 /// Connections migrate.
 pub(crate) const MIGRATING: Times = Times { migrates: true, ..PATIENT };
 /// Silent connections are closed soon.
@@ -145,7 +153,8 @@ impl Server {
 }
 
 pub(crate) fn builder(dir: &TempDir, times: Times) -> Builder {
-    let timing = Timing::default().drain_grace(times.grace).drain_spread(Duration::ZERO);
+    let timing =
+        Timing::default().drain_grace(times.grace).drain_spread(Duration::ZERO).drain_hold(times.hold);
     hotupdate::builder(dir.path().join("control.sock"))
         .drain_deadline(times.deadline)
         .probation(times.probation)

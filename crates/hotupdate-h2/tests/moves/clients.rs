@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::world::{Ended, Seen, serve};
+use crate::world::{Ended, Seen, builder, serve};
 
 struct World {
     client: SendRequest<Full<Bytes>>,
@@ -24,7 +24,7 @@ async fn world() -> World {
     let (client, server) = tokio::io::duplex(64 * 1024);
     let next = Arc::new(Notify::new());
     let told = next.clone();
-    let server = tokio::spawn(async move { serve(server, &told, Seen::default()).await });
+    let server = tokio::spawn(async move { serve(server, &told, Seen::default(), |_| builder()).await });
     let io = TokioIo::new(client);
     let (client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);

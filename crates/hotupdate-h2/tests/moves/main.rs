@@ -6,5 +6,6 @@ mod world;
 
 mod clients;
 mod cuts;
+mod limits;
 mod raw;
 mod traps;

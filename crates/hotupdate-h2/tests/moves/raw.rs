@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::world::{Ended, Seen, serve};
+use crate::world::{Ended, Seen, Versions, builder, serve};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -68,7 +68,11 @@ pub(crate) struct Client {
 impl Client {
     /// Has said its preface and these settings, and read the server's first frames.
     pub(crate) async fn connect(settings: &[u8]) -> Self {
-        let mut client = Self::silent();
+        Self::connect_to(|_| builder(), settings).await
+    }
+
+    pub(crate) async fn connect_to(versions: Versions, settings: &[u8]) -> Self {
+        let mut client = Self::silent_to(versions);
         client.say(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         client.say(&frame(SETTINGS, 0, 0, settings)).await;
         client.say(&frame(SETTINGS, END, 0, &[])).await;
@@ -77,11 +81,15 @@ impl Client {
     }
 
     pub(crate) fn silent() -> Self {
+        Self::silent_to(|_| builder())
+    }
+
+    fn silent_to(versions: Versions) -> Self {
         let (io, server) = tokio::io::duplex(1 << 20);
         let next = Arc::new(Notify::new());
         let (told, seen) = (next.clone(), Seen::default());
         let log = seen.clone();
-        let server = tokio::spawn(async move { serve(server, &told, log).await });
+        let server = tokio::spawn(async move { serve(server, &told, log, versions).await });
         Self { io, read: Vec::new(), next, server, seen }
     }
 

@@ -144,6 +144,34 @@ async fn a_client_with_a_small_window_never_gets_more_than_it_has_room_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_room_is_sent_before_the_connection_ends() {
+    const LENGTH: usize = 4 * 13_000;
+    let mut client = Client::connect(&setting(4, 1 << 24)).await;
+    client.say(&frame(HEADERS, END_HEADERS, 1, POST)).await;
+    client.say(&frame(DATA, END, 1, &[7; 16_384])).await;
+    client.read_all().await;
+    client.moves().await;
+    client.say(&frame(HEADERS, END_HEADERS, 3, POST)).await;
+    for n in 0..4 {
+        client.say(&frame(DATA, u8::from(n == 3), 3, &[7; LENGTH / 4])).await;
+    }
+    let mut heard = client.read_all().await;
+    let data =
+        heard.iter().filter(|frame| frame.kind == DATA).map(|frame| frame.payload.len()).sum::<usize>();
+    assert!(data < LENGTH, "{data} bytes: it has no room for all");
+    // The connection cannot move any more, so it drains: hyper believes its answer to be sent, and shuts down.
+    client.say(&frame(GOAWAY, 0, 0, &[0; 8])).await;
+    heard.extend(client.read_all().await);
+    client.moves().await;
+    heard.extend(client.read_all().await);
+    client.say(&frame(WINDOW_UPDATE, 0, 0, &1_000_000_u32.to_be_bytes())).await;
+    heard.extend(client.read_all().await);
+    heard.retain(|frame| frame.kind != GOAWAY);
+    assert_answered(&heard, 3, &[7; LENGTH]);
+    client.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn more_data_than_a_window_at_first_arrives_after_a_move() {
     let mut client = Client::connect(&[]).await;
     client.moves().await;

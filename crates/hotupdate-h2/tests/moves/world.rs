@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -64,11 +64,15 @@ pub(crate) fn builder() -> hyper::server::conn::http2::Builder<TokioExecutor> {
     builder
 }
 
+/// How the server of a generation is built.
+pub(crate) type Versions = fn(u64) -> hyper::server::conn::http2::Builder<TokioExecutor>;
+
 /// Serves until the client has left. Moves the connection, through its bytes, whenever `next` is notified.
 pub(crate) async fn serve<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     io: T,
     next: &Notify,
     seen: Seen,
+    versions: Versions,
 ) -> Ended {
     let (mut moves, mut stays) = (0, Vec::new());
     let (mut layer, mut handle) = Layer::new(io, Limits::default());
@@ -76,8 +80,8 @@ pub(crate) async fn serve<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         let generation = moves;
         let seen = seen.clone();
         let service = service_fn(move |request| echo(generation, seen.clone(), request));
-        let mut hyper = pin!(builder().serve_connection(TokioIo::new(layer), service));
-        match until_rest(hyper.as_mut(), &handle, next, &mut stays).await {
+        let mut hyper = pin!(versions(generation).serve_connection(TokioIo::new(layer), service));
+        match until_rest(hyper.as_mut(), |hyper| hyper.graceful_shutdown(), &handle, next, &mut stays).await {
             Some(result) => return Ended { moves, stays, result },
             None => {
                 let (io, state) = handle.take().map_err(|(_, stays)| stays).unwrap();
@@ -89,9 +93,10 @@ pub(crate) async fn serve<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     }
 }
 
-/// Drives hyper until it has ended, or the connection has come to rest after `next`.
+/// Drives hyper until it has ended, or the connection has come to rest after `next`. One that never will drains.
 async fn until_rest<T, F: Future<Output = hyper::Result<()>>>(
-    mut hyper: std::pin::Pin<&mut F>,
+    mut hyper: Pin<&mut F>,
+    drain: impl Fn(Pin<&mut F>),
     handle: &Handle<T>,
     next: &Notify,
     stays: &mut Vec<Stays>,
@@ -113,6 +118,7 @@ async fn until_rest<T, F: Future<Output = hyper::Result<()>>>(
             Ok(Err(why)) => {
                 stays.push(why);
                 handle.release();
+                drain(hyper.as_mut());
             }
             Err(result) => return Some(result),
         }

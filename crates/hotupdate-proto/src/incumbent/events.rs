@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::counts::Counts;
 use crate::error::{Fault, Refusal};
 use crate::identity::{Generation, Process, Versions};
 use crate::inventory::{Occupancy, SocketFile, StateItem, Summary, Totals, UnreadLink};
@@ -108,6 +109,8 @@ pub struct Stopped {
     pub links: Vec<UnreadLink>,
     /// What is remembered of the service, newest first.
     pub history: Vec<PastEvent>,
+    /// What was counted of the service.
+    pub counts: Option<Box<Counts>>,
 }
 
 /// What is to be done, in this order. Exhaustive on purpose: a driver has to perform every one of them.

@@ -97,6 +97,8 @@ impl Incumbent {
             Message::Connections { .. } => {}
             // For its supervisor; nothing here depends on it.
             Message::Main { .. } => {}
+            // It had served until a moment ago.
+            Message::Counted { .. } => {}
             Message::Issued { generation: issued } => match self.issued.counted_on(issued) {
                 Ok(issued) => self.issued = issued,
                 Err(what) => predecessor.is_not_believed(what, out),

@@ -125,7 +125,7 @@ impl Successor {
         let links = others.map(|l| UnreadLink { generation: l.generation, unread: String::new() }).collect();
         self.asked = Some(to);
         let reason = "it died".to_owned();
-        let resume = Message::Resume { stopped_at_ns: 0, links, history: Vec::new(), reason };
+        let resume = Message::Resume { stopped_at_ns: 0, links, history: Vec::new(), counts: None, reason };
         out.extend([Effect::Read(to), Effect::SendTo(to, resume)]);
     }
 

@@ -1,5 +1,6 @@
 //! Everything that can go wrong, at every point where it can.
 
+use hotupdate_proto::counts::Counts;
 use hotupdate_proto::incumbent::{Event, Report};
 use hotupdate_proto::inventory::{ListenerKind, Summary, Totals};
 use hotupdate_proto::message::{Generation, Message, Place, Ready, Release, Released};
@@ -240,6 +241,7 @@ fn every_message() -> Vec<Message> {
         Message::Issued { generation: Generation(40) },
         Message::EndProbation,
         Message::Serves { pid: 1, place: Place::default(), is_established: true },
+        Message::Counted { counts: Counts::default() },
         resume(),
         Message::Farewell,
         Message::Failed { reason: "altered".to_owned() },

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hotupdate_proto::counts::Counts;
 use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Report, Stopped};
 use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::{Generation, Message, Released};
@@ -165,8 +166,10 @@ fn a_rollback_does_not_pass_the_link_to_its_receiver() {
     machine.command(world.now, Command::Rollback).expect("it is in probation");
     let rest = |generation| UnreadLink { generation: Generation(generation), unread: "{".to_owned() };
     let stopped = Stopped { at_ns: 5, links: vec![rest(2), rest(1)], ..Stopped::default() };
+    let counts = Some(Box::new(Counts::default()));
+    let stopped = Stopped { counts: counts.clone(), ..stopped };
     let (links, reason) = (vec![rest(1)], "an operator rolled it back".to_owned());
-    let resume = Message::Resume { stopped_at_ns: 5, links, history: Vec::new(), reason };
+    let resume = Message::Resume { stopped_at_ns: 5, links, history: Vec::new(), counts, reason };
     let to = Generation(2);
     assert_eq!(
         machine.handle(world.now, Event::Stopped(stopped)),

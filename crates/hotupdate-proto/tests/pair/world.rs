@@ -194,7 +194,7 @@ fn beginning() -> Instant {
 /// A rollback.
 pub(crate) fn resume() -> Message {
     let (links, history, reason) = (Vec::new(), Vec::new(), String::new());
-    Message::Resume { stopped_at_ns: 0, links, history, reason }
+    Message::Resume { stopped_at_ns: 0, links, history, counts: None, reason }
 }
 
 pub(crate) fn process(index: usize) -> Process {

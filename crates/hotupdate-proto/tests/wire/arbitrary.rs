@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
 
+use hotupdate_proto::counts::{Counts, ProcessTotals};
 use hotupdate_proto::inventory::{ConnectionState, UnreadLink};
 use hotupdate_proto::message::{Generation, Message, Place, Process, Ready, Release, Released};
 use hotupdate_proto::migration::Endpoint;
@@ -11,6 +12,7 @@ use hotupdate_proto::{
     StateItem, Summary, Totals,
 };
 use proptest::collection::vec;
+use proptest::option::of;
 use proptest::prelude::*;
 
 fn text() -> impl Strategy<Value = String> {
@@ -154,16 +156,35 @@ fn ready() -> impl Strategy<Value = Ready> {
 }
 
 fn released() -> impl Strategy<Value = Released> {
-    (summary(), any::<(u64, u64)>(), vec(state(), 0..3), vec(rest(), 0..3), vec(past(), 0..3)).prop_map(
-        |(connections, (stopped_at_ns, within_ms), state, links, history)| Released {
+    let numbers = any::<(u64, u64)>();
+    (
+        summary(),
+        numbers,
+        vec(state(), 0..3),
+        vec(rest(), 0..3),
+        vec(past(), 0..3),
+        of(counts().prop_map(Box::new)),
+    )
+        .prop_map(|(connections, (stopped_at_ns, within_ms), state, links, history, counts)| Released {
             connections,
             stopped_at_ns,
             within_ms,
             state,
             links,
             history,
-        },
-    )
+            counts,
+        })
+}
+
+fn counts() -> impl Strategy<Value = Counts> {
+    let process =
+        (generation(), totals()).prop_map(|(generation, totals)| ProcessTotals { generation, totals });
+    (totals(), vec(process, 0..3), any::<[u64; 4]>()).prop_map(|(gone, processes, handoffs)| {
+        let mut counts = Counts { gone, processes, ..Counts::default() };
+        let ended = &mut counts.handoffs;
+        [ended.served, ended.failed, ended.rolled_back, ended.took_over] = handoffs;
+        counts
+    })
 }
 
 fn past() -> impl Strategy<Value = PastEvent> {
@@ -200,11 +221,11 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
             place,
             is_established
         }),
-        (any::<u64>(), vec(rest(), 0..3), vec(past(), 0..3), text()).prop_map(
-            |(stopped_at_ns, links, history, reason)| {
-                Message::Resume { stopped_at_ns, links, history, reason }
-            }
-        ),
+        counts().prop_map(|counts| Message::Counted { counts }),
+        (any::<u64>(), vec(rest(), 0..3), vec(past(), 0..3), of(counts().prop_map(Box::new)), text())
+            .prop_map(|(stopped_at_ns, links, history, counts, reason)| {
+                Message::Resume { stopped_at_ns, links, history, counts, reason }
+            }),
         Just(Message::Farewell),
         any::<(u64, u64)>()
             .prop_map(|(device, inode)| Message::Rebound { file: SocketFile { device, inode } }),

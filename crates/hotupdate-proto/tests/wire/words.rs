@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hotupdate_proto::counts::Counts;
 use hotupdate_proto::message::{
     Generation, Join, Joined, Message, Place, Process, Ready, Released, ServiceManager, Versions,
 };
@@ -125,7 +126,7 @@ fn past() -> PastEvent {
 
 fn resume() -> Message {
     let (links, history, reason) = (Vec::new(), vec![past()], "it was told to stop".to_owned());
-    Message::Resume { stopped_at_ns: 1, links, history, reason }
+    Message::Resume { stopped_at_ns: 1, links, history, counts: Some(Box::default()), reason }
 }
 
 fn row() -> ConnectionRow {
@@ -262,6 +263,7 @@ fn every_message() -> Vec<Message> {
         Message::EndProbation,
         Message::Main { pid: 1 },
         Message::Serves { pid: 1, place: Place::default(), is_established: false },
+        Message::Counted { counts: Counts::default() },
         resume(),
         Message::Farewell,
         Message::Rebound { file: SocketFile { device: 1, inode: 2 } },
@@ -295,6 +297,7 @@ fn every_message() -> Vec<Message> {
             | Message::EndProbation
             | Message::Main { .. }
             | Message::Serves { .. }
+            | Message::Counted { .. }
             | Message::Resume { .. }
             | Message::Farewell
             | Message::Rebound { .. }
@@ -316,14 +319,16 @@ fn what_an_older_peer_says_is_understood() {
     };
     assert_eq!(serde_json::from_value::<Message>(progress).unwrap(), expected);
 
-    let released = json(&Message::Released(Released { history: vec![past()], ..Released::default() }));
+    let counts = Some(Box::new(Counts::default()));
+    let released = Released { history: vec![past()], counts, ..Released::default() };
+    let released = json(&Message::Released(released));
     for mut message in [released, json(&resume())] {
-        for field in ["history", "reason"] {
+        for field in ["history", "counts", "reason"] {
             message.as_object_mut().unwrap().remove(field);
         }
         match serde_json::from_value::<Message>(message).unwrap() {
-            Message::Released(Released { history, .. }) | Message::Resume { history, .. } => {
-                assert_eq!(history, []);
+            Message::Released(Released { history, counts, .. }) | Message::Resume { history, counts, .. } => {
+                assert_eq!((history, counts), (Vec::new(), None));
             }
             other => panic!("{other:?}"),
         }
@@ -393,7 +398,7 @@ fn a_message_is_called_what_the_wire_calls_it() {
         assert_eq!(serde_json::to_value(&message).unwrap()["type"], message.name());
         names.insert(message.name());
     }
-    assert_eq!(names.len(), 30, "and each has a name of its own");
+    assert_eq!(names.len(), 31, "and each has a name of its own");
 }
 
 /// The picture at the top of `message.rs` shows every message.

@@ -125,6 +125,13 @@ impl ConnectionActivity {
         self.record.can_migrate_if(|accepted| accepted.starts_with(beginning))
     }
 
+    /// The connection cannot migrate as it is: as after a refusal, it does not try again before something
+    /// changes.
+    #[doc(hidden)]
+    pub fn set_refused(&self) {
+        self.record.set_refused(self.record.table.changes());
+    }
+
     /// The process that serves takes no connections for now. After this moment they cannot migrate, if
     /// nothing changes.
     #[doc(hidden)]

@@ -216,6 +216,12 @@ impl Connection {
         self.tracker.record.item()
     }
 
+    /// Ready when bytes wait to be read, or the end of the stream, without reading them.
+    #[doc(hidden)]
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_readable(cx)
+    }
+
     pub(crate) fn socket(&self) -> &Arc<Socket> {
         &self.socket
     }

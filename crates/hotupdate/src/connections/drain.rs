@@ -40,6 +40,8 @@ pub struct Plan {
     /// The window after the grace over which idle connections are closed, so that not all clients come back
     /// at once.
     pub spread: Duration,
+    /// How long requests may wait so that their connection can migrate.
+    pub hold: Duration,
 }
 
 impl Plan {
@@ -47,7 +49,7 @@ impl Plan {
     #[doc(hidden)]
     #[must_use]
     pub fn new(since: Instant, until: Instant, grace: Duration, spread: Duration) -> Self {
-        Self { since, until, grace, spread }
+        Self { since, until, grace, spread, hold: Duration::ZERO }
     }
 
     /// When an idle connection with this id is closed: after the grace, at its own place in the window, and
@@ -135,7 +137,13 @@ mod tests {
     fn plan() -> Plan {
         let since = Instant::now();
         let second = Duration::from_secs(1);
-        Plan { since, until: since + 60 * second, grace: 5 * second, spread: 10 * second }
+        Plan {
+            since,
+            until: since + 60 * second,
+            grace: 5 * second,
+            spread: 10 * second,
+            hold: Duration::ZERO,
+        }
     }
 
     #[test]

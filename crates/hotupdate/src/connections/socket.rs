@@ -55,6 +55,28 @@ impl Socket {
         };
     }
 
+    /// Ready when bytes wait to be read, or the end of the stream. A socket that is new counts as ready until
+    /// it has been looked at.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let peek = |socket: SockRef<'_>| socket.peek(&mut [std::mem::MaybeUninit::uninit()]);
+        loop {
+            let peeked = match self {
+                Self::Tcp(stream) => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_io(Interest::READABLE, || peek(SockRef::from(stream)))
+                }
+                Self::Unix(stream) => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_io(Interest::READABLE, || peek(SockRef::from(stream)))
+                }
+            };
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                peeked => return Poll::Ready(peeked.map(drop)),
+            }
+        }
+    }
+
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         loop {
@@ -167,6 +189,18 @@ mod tests {
         drop(client);
         assert_eq!(connection.read(&mut buf).await.unwrap(), 0);
         assert_eq!(connection.read(&mut buf).await.unwrap(), 0, "the end stays the end");
+    }
+
+    #[tokio::test]
+    async fn bytes_can_be_waited_for_and_are_still_there() {
+        let (mut connection, mut client) = Fixture::new().accept();
+        assert!(poll_once(std::future::poll_fn(|cx| connection.poll_readable(cx))).is_pending());
+        client.write_all(b"a").await.unwrap();
+        std::future::poll_fn(|cx| connection.poll_readable(cx)).await.unwrap();
+        assert_eq!(connection.read(&mut [0; 4]).await.unwrap(), 1);
+        assert!(poll_once(std::future::poll_fn(|cx| connection.poll_readable(cx))).is_pending());
+        drop(client);
+        std::future::poll_fn(|cx| connection.poll_readable(cx)).await.unwrap();
     }
 
     #[tokio::test]

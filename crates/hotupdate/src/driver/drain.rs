@@ -78,7 +78,7 @@ impl Drain {
             self.state = State::Draining { rows_sent: false, tasks_logged: false };
             self.interval.reset();
         }
-        connections.set_phase(Phase::Draining(Plan { since, until, grace, spread }));
+        connections.set_phase(Phase::Draining(Plan { since, until, grace, spread, hold: timing.drain_hold }));
         begins
     }
 

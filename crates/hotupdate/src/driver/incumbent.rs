@@ -66,6 +66,7 @@ impl Driver {
                 Effect::Forget(generation) => {
                     self.links.forget(generation);
                     self.operators.forget(generation);
+                    self.operators.counts.gone(generation);
                     self.connections.metrics().forget(generation);
                     self.is_alone_if_so();
                 }
@@ -174,7 +175,8 @@ impl Driver {
         };
         let links = self.links.pause_predecessors().await;
         let (connections, history) = (self.connections.summary(), self.operators.history());
-        let stopped = Stopped { at_ns, connections, links, history, ..Stopped::default() };
+        let counts = Some(Box::new(self.last_counts()));
+        let stopped = Stopped { at_ns, connections, links, history, counts, ..Stopped::default() };
         if self.exports.is_empty() {
             return self.machine.queue(Event::Stopped(stopped));
         }
@@ -207,6 +209,7 @@ impl Driver {
     /// Serves (again).
     fn accept(&mut self, unread: &[UnreadLink]) {
         self.stops += 1;
+        self.count_on();
         self.listeners.open_all();
         self.listeners.serves();
         self.links.read_predecessors(unread);

@@ -57,10 +57,12 @@ impl Driver {
                 }
                 self.hear_of_heir(&message);
                 // From a successor whose incumbent died it is empty.
-                if let Message::Resume { history, .. } = &message
-                    && !history.is_empty()
-                {
-                    self.operators.goes_on_from(history);
+                match &message {
+                    Message::Resume { history, counts, .. } if !history.is_empty() || counts.is_some() => {
+                        self.operators.goes_on_from(history, counts.as_deref());
+                    }
+                    Message::Counted { counts } => self.operators.counts.hear(counts.clone()),
+                    _ => {}
                 }
                 self.handle(Event::Message(message)).await;
                 // What the machine did not ask for is closed.
@@ -99,9 +101,11 @@ impl Driver {
     /// `released` brings the state of the application, what was read of links that are read here from now on,
     /// and what the incumbent remembers.
     fn keep_final_word(&mut self, message: &Message, descriptors: Vec<OwnedFd>) -> Result<(), String> {
-        let Message::Released(Released { state, links, history, .. }) = message else { return Ok(()) };
+        let Message::Released(Released { state, links, history, counts, .. }) = message else {
+            return Ok(());
+        };
         self.links.note_unread(links.clone());
-        self.operators.goes_on_from(history);
+        self.operators.goes_on_from(history, counts.as_deref());
         self.exports.keep(state.iter().cloned().zip(descriptors).collect());
         self.exports.check()
     }

@@ -71,7 +71,8 @@ impl Migrations {
 
     /// The kinds of connections that this process accepts.
     pub(super) fn kinds(&self) -> Vec<ConnectionKind> {
-        self.handlers.iter().map(|handler| handler.kind.clone()).collect()
+        let wanted = self.handlers.iter().filter(|handler| handler.is_wanted());
+        wanted.map(|handler| handler.kind.clone()).collect()
     }
 
     /// How many connections have asked to leave, and are neither gone nor returned.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
+use hotupdate_proto::counts::{Counts, ServiceCounts};
 use hotupdate_proto::operator::{
     Connections, HandoffResult, LastFailure, LastHandoff, MAX_WARNINGS, Monitored, OperatorError, PastEvent,
     ServiceEvent, Status, Warning,
@@ -42,12 +43,17 @@ pub(super) struct Operators {
     last_handoff: Option<(Instant, LastHandoff)>,
     last_failure: Option<(Instant, LastFailure)>,
     history: History,
+    pub(super) counts: ServiceCounts,
     warnings: Vec<Warning>,
 }
 
 impl Operators {
     /// `sessions` sends what is asked to the receiver.
-    pub(super) fn new(sessions: SessionConfig, requests: mpsc::Receiver<Request>) -> Self {
+    pub(super) fn new(
+        generation: Generation,
+        sessions: SessionConfig,
+        requests: mpsc::Receiver<Request>,
+    ) -> Self {
         Self {
             requests,
             sessions,
@@ -57,6 +63,7 @@ impl Operators {
             last_handoff: None,
             last_failure: None,
             history: History::default(),
+            counts: ServiceCounts::new(generation),
             warnings: Vec::new(),
         }
     }
@@ -167,8 +174,11 @@ impl Operators {
     }
 
     /// What the process remembers that served until now.
-    pub(super) fn goes_on_from(&mut self, history: &[PastEvent]) {
+    pub(super) fn goes_on_from(&mut self, history: &[PastEvent], counts: Option<&Counts>) {
         self.history = History::from_events(history);
+        if let Some(counts) = counts {
+            self.counts.hear(counts.clone());
+        }
     }
 
     /// What a predecessor says of its connections.
@@ -207,7 +217,8 @@ impl Operators {
 
     /// A successor that a signal was to start did not come so far as to join.
     pub(super) fn not_started(&mut self, view: View<'_>, pid: Option<u32>, attempt: String, reason: String) {
-        view.connections.metrics().handoff("failed", None);
+        self.counts.handoffs().failed += 1;
+        view.connections.metrics().changed();
         // Nothing else is known of it.
         let successor = Process::new(String::new(), pid.unwrap_or_default(), String::new());
         let text = match pid {
@@ -226,7 +237,8 @@ impl Operators {
         if let Some(end) = self.sessions.end_of_refusal() {
             tracing::error!(%successor, reason, "a successor is turned away{end}");
         }
-        view.connections.metrics().handoff("failed", None);
+        self.counts.handoffs().failed += 1;
+        view.connections.metrics().changed();
         let text = format!("successor {successor} was turned away: {reason}");
         let mut failure = LastFailure::new(successor, "joining".to_owned(), reason);
         failure.attempt = attempt;

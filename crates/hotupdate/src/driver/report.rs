@@ -31,12 +31,13 @@ impl Operators {
             Report::Failed { peer, stage, fault } => self.attempt_failed(view, &peer, stage, &fault),
             Report::Served { peer, gap_ns } => self.served_by_successor(view, peer, gap_ns),
             Report::Progress(generation) => {
-                meter(view, generation);
+                self.meter(view, generation);
                 self.notify(view, "progress", generation, format!("generation {generation} drains"));
             }
             Report::Drained { generation, forced } => {
                 self.forget(generation);
-                let Totals { migrated, finished, closed, .. } = meter(view, generation).unwrap_or_default();
+                let Totals { migrated, finished, closed, .. } =
+                    self.meter(view, generation).unwrap_or_default();
                 tracing::info!(%generation, migrated, finished, closed, forced, "a predecessor is drained");
                 let text = format!(
                     "generation {generation} is drained: {migrated} connections migrated, \
@@ -55,7 +56,8 @@ impl Operators {
                 self.notify(view, "lost", generation, text);
             }
             Report::TookOver { peer: Peer { process, generation, .. }, fault } => {
-                view.connections.metrics().handoff("took_over", None);
+                self.counts.handoffs().took_over += 1;
+                view.connections.metrics().changed();
                 tracing::error!(
                     successor = %process,
                     %fault,
@@ -67,7 +69,8 @@ impl Operators {
                 self.notify(view, "took_over", generation, text);
             }
             Report::Resumed { peer: Peer { process, generation, .. }, reason } => {
-                view.connections.metrics().handoff("rolled_back", None);
+                self.counts.handoffs().rolled_back += 1;
+                view.connections.metrics().changed();
                 let why = if reason.is_empty() { "it was rolled back" } else { &reason };
                 let why = OneLine(why).to_string();
                 tracing::warn!(former = %process, why, "rolled back; {us} serves again");
@@ -110,7 +113,8 @@ impl Operators {
 
     fn attempt_failed(&mut self, view: View<'_>, peer: &Peer, stage: &'static str, fault: &Fault) {
         let Peer { process, generation, attempt, .. } = peer;
-        view.connections.metrics().handoff("failed", None);
+        self.counts.handoffs().failed += 1;
+        view.connections.metrics().changed();
         let us = view.process();
         let reason = format!("successor {process} failed while it was {stage}: {fault}");
         tracing::error!(successor = %process, stage, %fault, "the handoff failed; {us} is still serving");
@@ -148,11 +152,12 @@ impl Operators {
         self.notify(view, "rolled_back", generation, format!("{process} serves again"));
         self.end_monitors();
     }
-}
 
-/// Passes on as metrics what a predecessor said of itself; returns it.
-fn meter(view: View<'_>, generation: Generation) -> Option<Totals> {
-    let predecessor = view.predecessor(generation)?;
-    view.connections.metrics().predecessor(generation, predecessor.connections, predecessor.totals);
-    Some(predecessor.totals)
+    /// Counts what a predecessor said of itself; returns it.
+    fn meter(&mut self, view: View<'_>, generation: Generation) -> Option<Totals> {
+        let predecessor = view.predecessor(generation)?;
+        self.counts.progress(generation, predecessor.totals);
+        view.connections.metrics().predecessor(generation, predecessor.connections, predecessor.totals);
+        Some(predecessor.totals)
+    }
 }

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::application::{Application, FromApplication, Resources};
 use super::clock::monotonic_ns;
+use super::counts::Pace;
 use super::drain::Drain;
 use super::exports::Exports;
 use super::links::Links;
@@ -97,6 +98,7 @@ impl Driver {
         monotonic_ns();
         let (connections, migrations) = Connections::new(generation);
         connections.set_paced();
+        connections.metrics().build(&local.process.version);
         let (requests, requested) = mpsc::channel(64);
         let us = local.process.to_string().into();
         let sessions = SessionConfig::new(us, &settings.timing, requests, application.watch_lifecycle());
@@ -115,7 +117,8 @@ impl Driver {
             listeners: Listeners::new(control, &settings),
             application,
             exports: Exports::default(),
-            operators: Operators::new(sessions, requested),
+            operators: Operators::new(generation, sessions, requested),
+            pace: Pace::default(),
             migrations: Migrations::new(migrations),
             supervisor,
             renewal: Renewal::new(&settings),
@@ -166,6 +169,7 @@ impl Driver {
         let mut machine = machine.accepting(self.migrations.kinds());
         let greeting = machine.greet();
         self.machine.role = Role::Incumbent(Box::new(machine));
+        self.count_on();
         self.serve();
         self.perform(greeting).await;
     }

@@ -54,6 +54,8 @@ impl Driver {
             let why = format!("released {gap:?} ago, and the incumbent serves again after {within_ms} ms");
             return Err(Error::new(ErrorKind::Local, "taking over", why));
         }
+        // The first client may ask for it.
+        self.show_sum(self.connections.totals());
         self.listeners.open()?;
         let gap = released.and_then(|released| self.gap_since(released));
         Ok(gap.map(|gap| u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX)))
@@ -91,7 +93,9 @@ impl Driver {
             gap_us = gap_ns.map(|ns| ns / 1000),
             "serving"
         );
-        self.connections.metrics().handoff("served", gap_ns);
+        self.connections.metrics().gap(gap_ns);
+        self.count_on();
+        self.operators.counts.handoffs().served += 1;
         if joined.occupancy.is_some_and(|there| !limits::has_room_for(there)) {
             self.warn_of_few_descriptors();
         }

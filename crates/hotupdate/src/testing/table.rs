@@ -59,7 +59,13 @@ impl Table {
         let since = Instant::now();
         let hour = Duration::from_secs(3600);
         self.connections.suspend_migration(since + Duration::from_secs(1));
-        let plan = Plan { since, until: since + hour, grace: hour / 2, spread: Duration::ZERO };
+        let plan = Plan {
+            since,
+            until: since + hour,
+            grace: hour / 2,
+            spread: Duration::ZERO,
+            hold: Duration::ZERO,
+        };
         self.connections.set_phase(Phase::Draining(plan));
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
+use hotupdate_proto::counts::Counts;
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::{Generation, Place, Process, Ready, Release, Released, Versions};
@@ -149,10 +150,12 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
         21 if u.arbitrary()? => {
             Message::Serves { pid: number(u)?, place: Place::default(), is_established: u.arbitrary()? }
         }
+        21 if u.arbitrary()? => Message::Counted { counts: Counts::default() },
         21 if u.arbitrary()? => Message::Main { pid: number(u)? },
         21 => Message::EndProbation,
         22 => {
-            Message::Resume { stopped_at_ns: 0, links: rests(u)?, history: Vec::new(), reason: String::new() }
+            let (links, history, reason) = (rests(u)?, Vec::new(), String::new());
+            Message::Resume { stopped_at_ns: 0, links, history, counts: None, reason }
         }
         23 => Message::Farewell,
         24 => Message::Rebound { file: SocketFile { device: 1, inode: 2 } },
