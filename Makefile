@@ -91,6 +91,16 @@ fuzz: ## looks for inputs that break something, SECONDS=60 for each kind; what i
 model: ## every interleaving of the machines, with more processes, mishaps and orders than the tests have time for
 	$(CARGO) test --release -p hotupdate-proto --test model -- --nocapture --include-ignored
 
+.PHONY: fleet
+fleet: ## many hosts: four by Ansible over ssh, and three of a swarm; a bad version stops at the first; minutes, as root
+	$(CARGO) build --workspace
+	.ci/skipped $(CARGO) test -p integration-tests --test fleet -- --nocapture
+
+.PHONY: dist
+dist: ## hotctl for others, into target/dist: a static program in an archive and a .deb, an SBOM, sums; installed and run
+	.ci/dist $(TARGET)/dist
+	HOTUPDATE_DIST=$(TARGET)/dist $(CARGO) test -p integration-tests --test dist
+
 .PHONY: crash
 crash: ## a fault at each system call of a handoff, one run for each: minutes, as root
 	$(CARGO) build --workspace
@@ -142,6 +152,10 @@ check: ## format, lints, documentation and dependencies, all without a warning; 
 	$(CARGO) deny --locked check licenses bans sources
 	CARGO=$(CARGO) .ci/cost
 
+.PHONY: portable
+portable: ## macOS and Windows: libraries and examples build without a crate for Linux only, and serve and stop where none can hand over
+	CARGO=$(CARGO) .ci/portable
+
 .PHONY: cost
 cost: ## writes down what a request costs beside axum::serve, which check compares: 3 % more is a failure
 	CARGO=$(CARGO) .ci/cost --write
@@ -159,12 +173,15 @@ advisories: ## known vulnerabilities of what we build on; fetches the database f
 	$(CARGO) deny --locked check advisories
 
 .PHONY: install
-install: ## hotctl, its man page and its completions, into PREFIX (/usr/local)
+install: ## hotctl, its man page and its completions for bash, fish and zsh, into PREFIX (/usr/local)
 	$(CARGO) build --release --bin hotctl
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/man/man1 share/bash-completion/completions)
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,fish/vendor_completions.d zsh/site-functions)
 	install -m 0755 $(TARGET)/release/hotctl $(DESTDIR)$(PREFIX)/bin/hotctl
 	$(TARGET)/release/hotctl man > $(DESTDIR)$(PREFIX)/share/man/man1/hotctl.1
 	$(TARGET)/release/hotctl completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hotctl
+	$(TARGET)/release/hotctl completions fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/hotctl.fish
+	$(TARGET)/release/hotctl completions zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_hotctl
 
 .PHONY: clean
 clean: ## what cargo built

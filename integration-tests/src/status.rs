@@ -40,6 +40,8 @@ pub struct ProcessStatus {
     pub state: String,
     pub since_ms: u64,
     pub connections: Summary,
+    #[serde(default)]
+    pub tasks: Vec<String>,
     pub probation: bool,
     pub attempt: Option<String>,
 }

@@ -4,6 +4,9 @@
 //! service ·
 //! [`report`] output · [`exit`] exit codes and error lines.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("hotctl is for Linux: on this system no version of a service takes over from another one");
+
 mod cli;
 mod client;
 mod commands;

@@ -21,12 +21,6 @@ pub(crate) trait Carrier: AsyncRead + AsyncWrite + Send + Sized + Unpin + 'stati
 
     fn layer(&self) -> Layer;
 
-    /// What requests and their answers need to know of it.
-    fn carried(&self, server: &Server) -> Carried;
-
-    /// What the client speaks, if that is known before its first byte.
-    fn known_protocol(&self) -> Option<Protocol>;
-
     /// Takes it apart, or returns it as it was, and says in one line why it stays.
     fn take_apart(self) -> Result<(Connection, Self::Around), (Self, String)>;
 
@@ -48,14 +42,6 @@ impl Carrier for Connection {
         Layer::Bare
     }
 
-    fn carried(&self, _: &Server) -> Carried {
-        Carried { kinds: Some(Layer::Bare.kinds()), is_whole: true, ..Carried::wrapped() }
-    }
-
-    fn known_protocol(&self) -> Option<Protocol> {
-        None
-    }
-
     fn take_apart(self) -> Result<(Connection, ()), (Self, String)> {
         Ok((self, ()))
     }
@@ -66,6 +52,25 @@ impl Carrier for Connection {
 
     fn state((): &(), protocol: Vec<u8>) -> Vec<u8> {
         protocol
+    }
+}
+
+/// What a server speaks HTTP over.
+pub(crate) trait HttpCarrier: Carrier {
+    /// What requests and their answers need to know of it.
+    fn carried(&self, server: &Server) -> Carried;
+
+    /// What the client speaks, if that is known before its first byte.
+    fn known_protocol(&self) -> Option<Protocol>;
+}
+
+impl HttpCarrier for Connection {
+    fn carried(&self, _: &Server) -> Carried {
+        Carried { kinds: Some(Layer::Bare.kinds()), is_whole: true, ..Carried::wrapped() }
+    }
+
+    fn known_protocol(&self) -> Option<Protocol> {
+        None
     }
 }
 
@@ -116,7 +121,7 @@ pub(crate) struct Names {
     pub(crate) raw: &'static str,
 }
 
-/// The kinds of connections as which HTTP migrates.
+/// The kinds as which connections migrate.
 #[derive(Debug)]
 pub(crate) struct Kinds {
     /// They speak HTTP/1.1, or their clients have not said yet what they speak.
@@ -124,6 +129,10 @@ pub(crate) struct Kinds {
     /// They speak HTTP/2.
     #[cfg(feature = "http2")]
     pub(crate) http2: &'static str,
+    /// WebSockets: with what their kinds begin, so that they never collide with kinds that an application
+    /// migrates itself.
+    #[cfg(feature = "ws")]
+    pub(crate) websocket: &'static str,
 }
 
 impl Layer {
@@ -160,12 +169,16 @@ impl Layer {
             http1: "http/1.1",
             #[cfg(feature = "http2")]
             http2: "h2",
+            #[cfg(feature = "ws")]
+            websocket: "websocket/",
         };
         #[cfg(feature = "tls")]
         const TLS: Kinds = Kinds {
             http1: "tls+http/1.1",
             #[cfg(feature = "http2")]
             http2: "tls+h2",
+            #[cfg(feature = "ws")]
+            websocket: "tls+websocket/",
         };
         match self {
             Self::Bare => &BARE,

@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
-use hotupdate::connections::MAX_STATE;
+use hotupdate::connections::{GoAway, MAX_STATE};
 use hotupdate::drain::{Phase, Plan};
 use hotupdate_h2::{Handle, Layer, Limits, State, Stays};
 use http::{Request, Response};
@@ -72,7 +72,7 @@ where
                 // again.
                 Event::Leaves(why) => {
                     tracing::debug!(%why, "an HTTP/2 connection gets GOAWAY");
-                    watch.closing();
+                    watch.activity().set_goaway(why.reason());
                     hyper.as_mut().graceful_shutdown();
                 }
             }
@@ -105,6 +105,18 @@ enum Why {
     NotAccepted,
     #[error("{0}")]
     Stays(Stays),
+}
+
+impl Why {
+    /// As it is counted.
+    fn reason(self) -> GoAway {
+        match self {
+            Self::NotAccepted => GoAway::NotAccepted,
+            Self::Stays(Stays::Streams(_) | Stays::Held) => GoAway::Streams,
+            Self::Stays(Stays::Settings(_)) => GoAway::Settings,
+            Self::Stays(_) => GoAway::Client,
+        }
+    }
 }
 
 /// Polls the connection until something has to be done.

@@ -27,9 +27,13 @@ use tokio::sync::{Notify, mpsc};
 #[cfg(feature = "tls")]
 use tokio::time::Instant;
 use tokio::time::timeout;
+#[cfg(feature = "tls")]
+use zeroize::Zeroizing;
 
 use crate::app::{App, BoxError};
-use crate::carrier::{Carrier, Kinds, Layer, Names};
+#[cfg(feature = "tls")]
+use crate::carrier::Carrier;
+use crate::carrier::{HttpCarrier, Kinds, Layer, Names};
 use crate::detect::{Protocol, detect, wait_for_more};
 use crate::http1::{self, Left};
 use crate::io::Io;
@@ -116,6 +120,7 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
         let tls = tls.clone();
         let is_wanted = move || read(&tls).as_ref().is_some_and(Tls::moves);
         registered.and(accept.kinds(Layer::Tls13.kinds(), is_wanted, |state, read| {
+            let state = Zeroizing::new(state);
             let (around, state) = tls::split_state(&state)?;
             Some(History::Tls(Box::new(around), read(state.to_vec())?))
         }))
@@ -455,7 +460,7 @@ pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, a
 
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next
 /// process.
-async fn converse<C: Carrier, S: App>(carrier: C, state: HttpState, app: S, server: Arc<Server>) {
+async fn converse<C: HttpCarrier, S: App>(carrier: C, state: HttpState, app: S, server: Arc<Server>) {
     let settings = &server.settings;
     let activity = carrier.connection().activity();
     let carried = carrier.carried(&server);
@@ -475,7 +480,13 @@ async fn converse<C: Carrier, S: App>(carrier: C, state: HttpState, app: S, serv
 }
 
 /// Serves a connection in a task of its own.
-fn spawn_on<C: Carrier, S: App>(runtime: &Handle, carrier: C, state: HttpState, app: S, server: Arc<Server>) {
+fn spawn_on<C: HttpCarrier, S: App>(
+    runtime: &Handle,
+    carrier: C,
+    state: HttpState,
+    app: S,
+    server: Arc<Server>,
+) {
     runtime.spawn(converse(carrier, state, app, server));
 }
 

@@ -56,7 +56,7 @@ pub use hotupdate_tls;
 pub use hotupdate_tls::{Negotiated, Tickets};
 pub use rustls;
 
-use crate::carrier::{Carrier, Layer};
+use crate::carrier::{Carrier, HttpCarrier, Layer};
 use crate::detect::Protocol;
 use crate::serve::Server;
 use crate::service::Carried;
@@ -136,7 +136,8 @@ impl Tls {
     /// Whether connections migrate to the next version if that says the same; not by default. Then their keys
     /// travel, over the socket between two processes of one user, and the traffic secrets of each connection
     /// are kept in memory beside it: the threat model of [`hotupdate_tls`] says what that means. Otherwise, and
-    /// if the next version does not accept them, connections end politely.
+    /// if the next version does not accept them, connections end politely. A WebSocket is accepted by each version that
+    /// goes on with its kind and has the feature `tls`.
     pub fn move_connections(mut self, moves: bool) -> Self {
         self.moves = moves;
         self
@@ -299,24 +300,6 @@ impl Carrier for TlsStream<Connection> {
         }
     }
 
-    fn carried(&self, server: &Server) -> Carried {
-        let layer = self.layer();
-        Carried {
-            kinds: server.moves_tls().then_some(layer.kinds()),
-            is_whole: true,
-            names: layer.names(),
-            tls: Some(TlsInfo(self.negotiated().clone())),
-        }
-    }
-
-    fn known_protocol(&self) -> Option<Protocol> {
-        match self.negotiated().alpn.as_deref() {
-            Some(b"h2") if cfg!(feature = "http2") => Some(Protocol::Http2),
-            Some(_) => Some(Protocol::Http1),
-            None => None,
-        }
-    }
-
     fn take_apart(mut self) -> Result<(Connection, State), (Self, String)> {
         // The answer to a client's KeyUpdate waits for that. What cannot be sent now keeps the connection here.
         let _ = futures_util::FutureExt::now_or_never(tokio::io::AsyncWriteExt::flush(&mut self));
@@ -340,7 +323,28 @@ impl Carrier for TlsStream<Connection> {
     }
 }
 
-/// The state of TLS, and that of the protocol inside. `None` if it has a form of another version.
+impl HttpCarrier for TlsStream<Connection> {
+    fn carried(&self, server: &Server) -> Carried {
+        let layer = self.layer();
+        Carried {
+            kinds: server.moves_tls().then_some(layer.kinds()),
+            is_whole: true,
+            names: layer.names(),
+            tls: Some(TlsInfo(self.negotiated().clone())),
+        }
+    }
+
+    fn known_protocol(&self) -> Option<Protocol> {
+        match self.negotiated().alpn.as_deref() {
+            Some(b"h2") if cfg!(feature = "http2") => Some(Protocol::Http2),
+            Some(_) => Some(Protocol::Http1),
+            None => None,
+        }
+    }
+}
+
+/// The state of TLS, and that of the protocol inside. `None` if it has a form of another version. The bytes are the
+/// caller's to wipe.
 pub(crate) fn split_state(state: &[u8]) -> Option<(State, &[u8])> {
     let (length, state) = state.split_first_chunk()?;
     let (around, protocol) = state.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;

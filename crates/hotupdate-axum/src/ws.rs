@@ -42,6 +42,9 @@
 //! # }
 //! ```
 //!
+//! Over TLS (feature `tls`) they migrate as well, if `Tls::move_connections` is on; to the handler it is all the
+//! same.
+//!
 //! Where a socket cannot migrate, because the next version does not accept it or there is none,
 //! [`recv_or_drain`](WebSocket::recv_or_drain) tells the client to reconnect (1012), each at its own place in
 //! the window over which a drain is spread.
@@ -52,6 +55,8 @@
 use hotupdate::Starting;
 use serde::de::DeserializeOwned;
 
+use crate::carrier::{Carrier as _, Layer};
+
 mod message;
 pub use message::{CloseCode, CloseFrame, Error, Message, Utf8Bytes, close_code};
 
@@ -61,10 +66,12 @@ pub use upgrade::{Rejection, Upgrade};
 mod socket;
 pub use socket::{Event, MAX_APPLICATION_STATE, NotMigrated, WebSocket};
 
+mod carrier;
 mod codec;
 mod frame_buffer;
 mod transport;
 
+use carrier::{AnyCarrier, Around};
 use codec::Codec;
 
 /// Goes on with WebSockets of this kind that other versions migrate here with [`WebSocket::migrate`]: for
@@ -88,40 +95,75 @@ use codec::Codec;
 ///
 /// # Errors
 /// [`ErrorKind::ApiMisuse`](hotupdate::ErrorKind::ApiMisuse) for a kind that was registered before, or has
-/// more than 245 bytes.
+/// more than 241 bytes.
 pub fn on_migrated<S, F, Fut>(hot: &mut Starting, kind: &str, serve: F) -> hotupdate::Result<()>
 where
     S: DeserializeOwned + Send + 'static,
     F: Fn(WebSocket, S) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let kind = name(kind);
-    hot.on_migrated_bytes(&kind.clone(), None, move |bytes| {
-        let Some((codec, state)) = Codec::from_bytes(&bytes) else {
+    let handler = Handler { kind: kind.to_owned(), serve };
+    #[cfg(feature = "tls")]
+    handler.clone().accept(hot, Layer::Tls13, |bytes| {
+        let (around, bytes) = crate::tls::split_state(bytes)?;
+        Some((Around::Tls(around), bytes))
+    })?;
+    handler.accept(hot, Layer::Bare, |bytes| Some((Around::Nothing, bytes)))
+}
+
+/// The state of what is around a connection, and the rest.
+type Split = fn(&[u8]) -> Option<(Around, &[u8])>;
+
+/// Goes on with WebSockets of one kind.
+#[derive(Clone)]
+struct Handler<F> {
+    kind: String,
+    serve: F,
+}
+
+impl<F> Handler<F> {
+    /// `split` takes the state of what is around the connection off its front.
+    fn accept<S, Fut>(self, hot: &mut Starting, layer: Layer, split: Split) -> hotupdate::Result<()>
+    where
+        S: DeserializeOwned + Send + 'static,
+        F: Fn(WebSocket, S) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        hot.on_migrated_bytes(&name(layer, &self.kind), None, move |bytes| {
+            #[cfg(feature = "tls")]
+            let bytes = zeroize::Zeroizing::new(bytes);
+            let (around, bytes) = split(&bytes)?;
+            let (codec, state) = self.read(bytes)?;
+            let serve = self.serve.clone();
+            Some(Box::new(move |connection| {
+                if let Some(carrier) = AnyCarrier::put_together(connection, around) {
+                    let name = carrier.layer().names().websocket;
+                    carrier.connection().activity().set_upgraded(name);
+                    tokio::spawn(serve(WebSocket::new(carrier, codec), state));
+                }
+            }))
+        })
+    }
+
+    fn read<S: DeserializeOwned>(&self, bytes: &[u8]) -> Option<(Codec, S)> {
+        let kind = &self.kind;
+        let Some((codec, state)) = Codec::from_bytes(bytes) else {
             tracing::warn!(kind, "a WebSocket is refused: its state has a format of another version");
             return None;
         };
-        let state = match serde_json::from_slice(state) {
-            Ok(state) => state,
+        match serde_json::from_slice(state) {
+            Ok(state) => Some((codec, state)),
             Err(error) => {
                 // The text quotes what another process has sent: escaped, it stays on its line.
                 let error = error.to_string();
                 tracing::warn!(kind, ?error, "a WebSocket is refused: its state cannot be read here");
-                return None;
+                None
             }
-        };
-        let serve = serve.clone();
-        Some(Box::new(move |connection| {
-            connection.activity().set_upgraded("websocket");
-            tokio::spawn(serve(WebSocket::new(connection, codec), state));
-        }))
-    })
+        }
+    }
 }
 
-/// The prefix of the kinds of WebSockets, so that they never collide with kinds that an application migrates
-/// itself.
-const KIND: &str = "websocket/";
-
-fn name(kind: &str) -> String {
-    format!("{KIND}{kind}")
+/// A kind of WebSockets, among the kinds of connections.
+fn name(layer: Layer, kind: &str) -> String {
+    format!("{}{kind}", layer.kinds().websocket)
 }

@@ -8,6 +8,7 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::message::{MAX_DESCRIPTORS, Message};
 use crate::migration::bulk;
@@ -56,9 +57,11 @@ pub enum FrameError {
 /// assert!(decoder.next_frame().is_none());
 /// assert_eq!(decoder.unread(), b"{\"b\"");
 /// ```
+///
+/// Connections may travel with keys: what is not needed any more is wiped, and no `Debug` shows it.
 #[derive(Clone, Debug, Default)]
 pub struct Decoder {
-    bytes: Vec<u8>,
+    bytes: Zeroizing<Vec<u8>>,
     /// Bytes before this position contain no NUL, so that a long message is not searched again and again.
     searched: usize,
 }
@@ -66,10 +69,18 @@ pub struct Decoder {
 impl Decoder {
     /// Adds bytes that arrived.
     pub fn push(&mut self, bytes: &[u8]) {
+        let length = self.bytes.len() + bytes.len();
+        if length > self.bytes.capacity() {
+            // A vector that grows by itself leaves its old bytes behind.
+            let mut larger = Zeroizing::new(Vec::with_capacity(length.next_power_of_two()));
+            larger.extend_from_slice(&self.bytes);
+            self.bytes = larger;
+        }
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next whole message, without its NUL or with its head, `None` if it has not arrived.
+    /// The next whole message, without its NUL or with its head, `None` if it has not arrived. It is the caller's
+    /// to wipe.
     ///
     /// # Errors
     /// [`FrameError::TooLong`], after which nothing sensible can follow.
@@ -78,7 +89,11 @@ impl Decoder {
         let end = if is_binary { self.binary_end() } else { self.text_end() };
         match end? {
             Ok(end) => {
-                let mut frame: Vec<u8> = self.bytes.drain(..end).collect();
+                let mut frame = self.bytes[..end].to_vec();
+                let left = self.bytes.len() - end;
+                self.bytes.copy_within(end.., 0);
+                self.bytes[left..].zeroize();
+                self.bytes.truncate(left);
                 if !is_binary {
                     frame.pop();
                 }

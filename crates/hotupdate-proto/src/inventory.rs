@@ -197,6 +197,51 @@ pub struct Totals {
     pub forced: u64,
     /// Requests served.
     pub requests: u64,
+    /// Connections of HTTP/2 that were told to leave. They are among the `closed` when they have ended.
+    pub goaways: GoAways,
+}
+
+/// How many connections of HTTP/2 were told to leave with GOAWAY because their process drains and they cannot
+/// migrate, by the reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct GoAways {
+    /// No other process accepts the connection: there is none, or it does not serve this listener with a
+    /// server whose connections migrate.
+    pub not_accepted: u64,
+    /// A stream was open for longer than the grace of the drain.
+    pub streams: u64,
+    /// What its client has done does not fit into another server: it has said GOAWAY itself, has sent what is
+    /// no HTTP/2, half a frame, or has had too many streams reset.
+    pub client: u64,
+    /// The server to which it had moved allows less than the one before.
+    pub settings: u64,
+}
+
+impl GoAways {
+    /// Each reason as a word, and how often it was one.
+    #[must_use]
+    pub fn reasons(&self) -> [(&'static str, u64); 4] {
+        let Self { not_accepted, streams, client, settings } = *self;
+        [("not_accepted", not_accepted), ("streams", streams), ("client", client), ("settings", settings)]
+    }
+
+    pub(crate) fn each(self, other: Self, with: impl Fn(u64, u64) -> u64) -> Self {
+        let Self { not_accepted, streams, client, settings } = self;
+        Self {
+            not_accepted: with(not_accepted, other.not_accepted),
+            streams: with(streams, other.streams),
+            client: with(client, other.client),
+            settings: with(settings, other.settings),
+        }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.reasons().iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
 }
 
 impl Totals {
@@ -209,7 +254,8 @@ impl Totals {
     /// Everything that has ended here, in whatever way.
     #[must_use]
     pub fn ended(&self) -> u64 {
-        let Self { accepted: _, adopted: _, migrated, finished, closed, forced, requests: _ } = self;
+        let Self { accepted: _, adopted: _, migrated, finished, closed, forced, requests: _, goaways: _ } =
+            self;
         [migrated, finished, closed, forced].into_iter().fold(0, |sum, n| sum.saturating_add(*n))
     }
 

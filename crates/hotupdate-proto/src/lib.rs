@@ -19,6 +19,8 @@
 //!    |                     |<---------------------- let_go · drained|  and it exits
 //! ```
 //!
+//! What is said in which form, with an example of each message, is written for other languages in [`protocol`].
+//!
 //! # Calling order
 //!
 //! 1. A first start makes an [`Incumbent`] with [`Incumbent::first`]. A process that finds one makes a
@@ -42,8 +44,8 @@ pub use message::{Join, Joined, Message};
 
 pub mod inventory;
 pub use inventory::{
-    ConnectionRow, ConnectionState, LinkItem, ListenerItem, ListenerKind, Occupancy, SocketFile, StateItem,
-    Summary, Totals,
+    ConnectionRow, ConnectionState, GoAways, LinkItem, ListenerItem, ListenerKind, Occupancy, SocketFile,
+    StateItem, Summary, Totals,
 };
 
 // When it is said: a machine for each side, and what they count for each other.
@@ -86,6 +88,9 @@ pub use text::ShortText;
 pub mod environment;
 
 pub mod lock;
+
+#[doc = include_str!("../PROTOCOL.md")]
+pub mod protocol {}
 
 /// The name of the Varlink interface that every process offers on its control socket.
 pub const INTERFACE: &str = "io.hotupdate";

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub mod bulk;
 
 mod item;
-pub use item::{Endpoint, MigrationItem};
+pub use item::{Endpoint, MigrationItem, StateBytes};
 
 pub mod inbound;
 pub use inbound::{Inbound, InboundEffect};
@@ -83,7 +83,7 @@ mod tests {
         let item = |bytes: usize| MigrationItem {
             kind: "http/1.1".into(),
             cookie: u64::MAX,
-            state: vec![0; bytes],
+            state: vec![0; bytes].into(),
             ..MigrationItem::default()
         };
         let mut items: Vec<_> = (1..MAX_BATCH).map(|_| item(0)).collect();

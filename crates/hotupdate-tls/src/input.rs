@@ -5,22 +5,22 @@ use std::ops::Range;
 
 use crate::protection::{HEADER, MAX_PLAINTEXT};
 
-/// How much is read at once, until a read shows that there is more.
-const READ: usize = 4096;
-const LARGE_READ: usize = HEADER + MAX_CIPHERTEXT;
-
 /// The most that the body of a record may be long. TLS 1.3 allows 256 bytes of overhead, TLS 1.2 a few more.
 pub(crate) const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 2048;
 
+/// So much is read at once into a buffer that is in use.
+const LARGE_READ: usize = HEADER + MAX_CIPHERTEXT;
+
+/// A connection that waits for its client keeps buffers up to this capacity: it will need them for the next
+/// request, and they are small beside everything else that a connection needs.
+const KEPT: usize = 512;
+
 #[derive(Default)]
 pub(crate) struct Input {
-    /// Zeros from `end` on.
     bytes: Vec<u8>,
     plaintext: Range<usize>,
+    /// Of the ciphertext.
     start: usize,
-    end: usize,
-    /// The last read found as much as it had space for.
-    full: bool,
 }
 
 /// The header of a record.
@@ -32,30 +32,34 @@ pub(crate) struct Header {
     pub(crate) length: usize,
 }
 
+impl Header {
+    /// The one at the front of some ciphertext.
+    pub(crate) fn of(ciphertext: &[u8]) -> Option<Self> {
+        let &[typ, major, _, high, low] = ciphertext.first_chunk::<HEADER>()?;
+        Some(Self { typ, major, length: u16::from_be_bytes([high, low]).into() })
+    }
+}
+
 impl Input {
     pub(crate) fn new(plaintext: &[u8], ciphertext: &[u8]) -> Self {
         let start = plaintext.len();
-        let bytes = [plaintext, ciphertext].concat();
-        Self { plaintext: 0..start, start, end: bytes.len(), bytes, full: false }
+        Self { plaintext: 0..start, start, bytes: [plaintext, ciphertext].concat() }
     }
 
-    /// Space for what comes next from the transport.
-    pub(crate) fn space(&mut self) -> &mut [u8] {
+    /// Appends what the transport has delivered.
+    pub(crate) fn receive(&mut self, bytes: &[u8]) {
         self.compact();
-        let missing = self.header().map_or(0, |header| {
-            (HEADER + header.length.min(MAX_CIPHERTEXT)).saturating_sub(self.ciphertext().len())
-        });
-        let wanted = self.end + missing.max(if self.full { LARGE_READ } else { READ });
-        if self.bytes.len() < wanted {
-            self.bytes.resize(wanted, 0);
-        }
-        &mut self.bytes[self.end..]
+        self.bytes.extend_from_slice(bytes);
     }
 
-    /// The transport has filled the first `count` bytes of the space.
-    pub(crate) fn filled(&mut self, count: usize) {
-        self.full = self.end + count == self.bytes.len();
-        self.end += count;
+    /// Where what comes next can be appended to the beginning of a record, if there is one.
+    pub(crate) fn begun(&mut self) -> Option<&mut Vec<u8>> {
+        self.compact();
+        if self.bytes.is_empty() {
+            return None;
+        }
+        self.bytes.reserve(LARGE_READ);
+        Some(&mut self.bytes)
     }
 
     pub(crate) fn plaintext(&self) -> &[u8] {
@@ -74,42 +78,35 @@ impl Input {
         let count = plaintext.len();
         self.plaintext = 0..count + self.plaintext.len();
         self.start += count;
-        self.end += count;
     }
 
     pub(crate) fn ciphertext(&self) -> &[u8] {
-        &self.bytes[self.start..self.end]
+        &self.bytes[self.start..]
     }
 
     pub(crate) fn header(&self) -> Option<Header> {
-        let &[typ, major, _, high, low] = self.ciphertext().first_chunk::<HEADER>()?;
-        Some(Header { typ, major, length: u16::from_be_bytes([high, low]).into() })
+        Header::of(self.ciphertext())
     }
 
-    /// The record at the front, if it is whole.
-    pub(crate) fn record(&self) -> Option<&[u8]> {
-        let length = HEADER + self.header()?.length;
-        self.ciphertext().get(..length)
-    }
-
-    /// Takes the first `length` bytes of the ciphertext: they may be decrypted where they are, and part of
-    /// them kept as plaintext.
-    pub(crate) fn take(&mut self, length: usize) -> Taken<'_> {
+    /// Takes the first `length` bytes of the ciphertext, if there are so many: they may be decrypted where
+    /// they are, and part of them kept as plaintext.
+    pub(crate) fn take(&mut self, length: usize) -> Option<Taken<'_>> {
         debug_assert!(self.plaintext.is_empty());
         let start = self.start;
+        let bytes = self.bytes.get_mut(start..start + length)?;
         self.start += length;
-        Taken { bytes: &mut self.bytes[start..start + length], start, plaintext: &mut self.plaintext }
+        Some(Taken { bytes, start, plaintext: &mut self.plaintext })
     }
 
+    /// Forgets the ciphertext.
     pub(crate) fn clear(&mut self) {
-        self.start = self.end;
+        self.start = self.bytes.len();
     }
 
-    /// Gives the memory back if nothing is in it: the connection is idle.
+    /// Gives memory back: the connection is idle, or waits for the rest of a record.
     pub(crate) fn release(&mut self) {
-        if self.start == self.end && self.plaintext.is_empty() {
-            *self = Self::default();
-        }
+        self.compact();
+        release(&mut self.bytes);
     }
 
     /// Moves what there is to the front.
@@ -117,13 +114,19 @@ impl Input {
         if self.plaintext.is_empty() {
             self.plaintext = self.start..self.start;
         }
-        let from = self.plaintext.start;
-        if from > 0 {
-            self.bytes.copy_within(from..self.end, 0);
-            self.plaintext = 0..self.plaintext.end - from;
-            self.start -= from;
-            self.end -= from;
+        let gone = self.plaintext.start;
+        if gone > 0 {
+            self.bytes.drain(..gone);
+            self.plaintext = 0..self.plaintext.end - gone;
+            self.start -= gone;
         }
+    }
+}
+
+/// Gives the memory of an empty buffer back if it is worth that.
+pub(crate) fn release(buffer: &mut Vec<u8>) {
+    if buffer.is_empty() && buffer.capacity() > KEPT {
+        *buffer = Vec::new();
     }
 }
 

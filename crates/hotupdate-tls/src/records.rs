@@ -14,10 +14,10 @@ use crate::MigrationBlock;
 use crate::error::{Error, Misbehaved};
 use crate::exporter::Exporter;
 use crate::handshake::{Handshake, Message};
-use crate::input::{Header, Input, MAX_CIPHERTEXT};
+use crate::input::{self, Header, Input, MAX_CIPHERTEXT};
 use crate::negotiated::Negotiated;
 use crate::patience::Patience;
-use crate::protection::{ContentType, MAX_PLAINTEXT, Protection};
+use crate::protection::{ContentType, HEADER, MAX_PLAINTEXT, Protection};
 use crate::secret::Secret;
 use crate::state::{self, State, StateError};
 use crate::suite::{Suite, Version};
@@ -27,8 +27,7 @@ const MAX_OUTPUT: usize = 64 * 1024;
 
 /// A TLS connection that goes on from a [`State`], without I/O.
 ///
-/// 1. What the transport delivers goes into [`space`](Self::space), and [`filled`](Self::filled) says how
-///    much it was; its end is told by [`end`](Self::end).
+/// 1. [`receive`](Self::receive) takes what the transport delivers, and [`end`](Self::end) is told of its end.
 /// 2. [`read`](Self::read) returns plaintext. [`write`](Self::write) takes some.
 /// 3. After each of them [`output`](Self::output) holds what the transport has to send, also after an error;
 ///    [`sent`](Self::sent) says how much was.
@@ -122,18 +121,14 @@ impl Records {
         self.migrations
     }
 
-    /// Space for what the transport delivers next; never empty.
-    pub fn space(&mut self) -> &mut [u8] {
-        self.input.space()
+    /// The transport has delivered these bytes.
+    pub fn receive(&mut self, bytes: &[u8]) {
+        self.input.receive(bytes);
     }
 
-    /// The transport has delivered `count` bytes into the space.
-    ///
-    /// # Panics
-    ///
-    /// If there was not so much space.
-    pub fn filled(&mut self, count: usize) {
-        self.input.filled(count);
+    /// See [`Input::begun`].
+    pub(crate) fn begun(&mut self) -> Option<&mut Vec<u8>> {
+        self.input.begun()
     }
 
     /// The transport has ended: no more bytes will come.
@@ -146,6 +141,7 @@ impl Records {
     /// Gives memory back that is only needed while bytes come and go.
     pub fn release(&mut self) {
         self.input.release();
+        input::release(&mut self.output);
     }
 
     /// Copies plaintext into `buffer`, and decrypts records if there is none.
@@ -272,7 +268,8 @@ impl Records {
         assert!(count <= self.output().len(), "more was sent than there is");
         self.sent += count;
         if self.sent == self.output.len() {
-            (self.output, self.sent) = (Vec::new(), 0);
+            self.output.clear();
+            self.sent = 0;
         }
     }
 
@@ -334,8 +331,7 @@ impl Records {
         if let Err(misbehaved) = self.check_header(header) {
             return self.fail(misbehaved);
         }
-        let Some(length) = self.input.record().map(<[u8]>::len) else { return Ok(false) };
-        let taken = self.input.take(length);
+        let Some(taken) = self.input.take(HEADER + header.length) else { return Ok(false) };
         let (typ, range) = match self.opener.open(taken.bytes) {
             Ok(opened) => opened,
             Err(misbehaved) => return self.fail(misbehaved),

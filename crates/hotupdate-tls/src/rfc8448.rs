@@ -84,8 +84,7 @@ fn data_and_the_end() {
     let data: Vec<u8> = (0..50).collect();
     for record in [CLIENT_DATA, CLIENT_CLOSES] {
         let record = hex(record);
-        server.space()[..record.len()].copy_from_slice(&record);
-        server.filled(record.len());
+        server.receive(&record);
     }
     let mut heard = [0; 100];
     assert_eq!(server.read(&mut heard), Ok(Read::Plaintext(50)));

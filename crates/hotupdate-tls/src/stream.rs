@@ -4,6 +4,7 @@ mod accept;
 mod before;
 mod engine;
 mod key_log;
+mod recent;
 mod transport;
 
 use std::io::{self, IoSlice};

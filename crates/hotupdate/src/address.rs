@@ -102,15 +102,3 @@ impl From<SocketAddr> for Address {
         Self::Ip(address)
     }
 }
-
-impl From<tokio::net::unix::SocketAddr> for Address {
-    fn from(address: tokio::net::unix::SocketAddr) -> Self {
-        Self::Unix(address.as_pathname().map(Path::to_owned))
-    }
-}
-
-impl From<std::os::unix::net::SocketAddr> for Address {
-    fn from(address: std::os::unix::net::SocketAddr) -> Self {
-        Self::Unix(address.as_pathname().map(Path::to_owned))
-    }
-}

@@ -6,11 +6,11 @@ use std::time::Duration;
 use hotupdate_proto::Timing;
 use hotupdate_proto::message::Release;
 use hotupdate_proto::supervision::AfterDrain;
-use tokio::signal::unix::SignalKind;
 
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::platform::SignalKind;
 use crate::settings::Settings;
 use crate::starting::Starting;
 

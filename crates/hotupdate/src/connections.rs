@@ -32,6 +32,9 @@ mod rest;
 mod fixture;
 
 mod ledger;
+#[doc(hidden)]
+pub use ledger::GoAway;
+
 mod record;
 
 mod socket;

@@ -5,8 +5,6 @@
 //! happened and does what they say (`driver/successor.rs`, `driver/incumbent.rs`).
 
 // The parts, which own their fields.
-mod application;
-mod drain;
 mod exports;
 mod links;
 mod listeners;
@@ -46,7 +44,6 @@ mod clock;
 
 mod text;
 
-pub(crate) use application::{FromApplication, Resources};
 #[cfg(feature = "test-util")]
 pub(crate) use migration::{check, describe};
 
@@ -62,9 +59,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::{Instrument, Span};
 
-use self::application::Application;
 use self::counts::Pace;
-use self::drain::Drain;
 use self::exports::{Exports, SealedState};
 use self::inventory::Inventory;
 use self::links::Links;
@@ -76,9 +71,11 @@ use self::renewal::Renewal;
 use self::standstill::Standstill;
 use self::status::View;
 use self::supervisor::{Call, Supervisor};
+use crate::application::{Application, FromApplication};
 use crate::connections::Connections;
 use crate::control::Ownership;
 use crate::control::session::Request;
+use crate::draining::Drain;
 use crate::error::{Error, ErrorKind};
 use crate::lifecycle::Lifecycle;
 use crate::link::channel::Receiver;
@@ -125,7 +122,7 @@ pub(crate) struct Driver {
 }
 
 /// What tasks that work for the driver bring back.
-enum TaskResult {
+pub(crate) enum TaskResult {
     /// State for the inventory of a successor that may join.
     Exported { join: Join, receiver: Box<Receiver>, sealed: io::Result<SealedState> },
     /// The application's hooks have ended.

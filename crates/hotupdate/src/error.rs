@@ -174,12 +174,6 @@ impl<T> Doing<T> for io::Result<T> {
     }
 }
 
-impl<T> Doing<T> for rustix::io::Result<T> {
-    fn doing(self, doing: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(io::Error::from).doing(doing)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,7 +181,7 @@ mod tests {
     /// As programs print an error: with everything that is behind it.
     #[test]
     fn what_the_kernel_said_is_said_once() {
-        let emfile = io::Error::from(rustix::io::Errno::MFILE);
+        let emfile = io::Error::from_raw_os_error(24);
         let failed: Result<()> = Err(emfile).doing(|| "binding the listener http".to_owned());
         let error = failed.unwrap_err();
         let errors = std::iter::successors(Some(&error as &dyn error::Error), |error| error.source());

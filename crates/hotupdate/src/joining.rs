@@ -17,14 +17,16 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Span;
 
+use crate::application::Resources;
 use crate::control::{self, Found, Ownership};
-use crate::driver::{self, Inherited, Resources};
+use crate::driver::{self, Inherited};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link;
 use crate::link::channel::{self, Receiver};
 use crate::listeners::inherited::Offered;
 use crate::process::signal::Signals;
 use crate::process::{limits, spawn};
+use crate::sealed;
 use crate::settings::Settings;
 use crate::starting::Starting;
 use crate::state;
@@ -378,7 +380,7 @@ impl Arrived {
             }
             Message::State { items, .. } => {
                 for (item, fd) in items.iter().zip(descriptors) {
-                    state::check(item, &fd)?;
+                    sealed::check(item, &fd)?;
                     self.state.insert(item.name.clone(), state::Arrived::new(item.clone(), fd));
                 }
             }

@@ -20,6 +20,42 @@
 //!
 //! For axum, and any tower service, there is the crate `hotupdate-axum`; for operators, the command `hotctl`.
 
+//!
+//! # Other systems than Linux
+//!
+//! On macOS, Windows and whatever else tokio knows a service builds and runs, so that it can be developed there, with
+//! the same types. Every start is a first start: [`join`] makes no control socket, listeners are bound, [`Starting::ready`]
+//! serves at once. SIGTERM and SIGINT (Ctrl-C, and the end of the console or of the system on Windows) stop politely, with
+//! hooks, drain and deadlines as on Linux. What is missing:
+//!
+//! | on every other system | |
+//! |---|---|
+//! | a handoff | an error that says so: for a process that was started as the next version ([`ErrorKind::Refused`]), for one whose address is taken ([`ErrorKind::Local`]), and a line in the log for [`Builder::successor_signal`] |
+//! | control socket, `hotctl`, systemd, users, [`Starting::import`] | there is none, and nothing is imported |
+//! | migration | no connection is asked for its state; `migrate` says that it stays |
+//! | the limit of open files | is left as it is |
+//! | `testing` | is for Linux |
+//!
+//! | on Windows | |
+//! |---|---|
+//! | Unix sockets | [`Starting::unix`] and [`Starting::unix_datagram`] fail |
+//! | `AsFd`, `BorrowedFd`, `OwnedFd` | are `AsSocket`, `BorrowedSocket`, `OwnedSocket` |
+//! | [`SignalKind`] | has the names, and no such signal comes |
+//!
+//! What other Unixes have (`SCM_RIGHTS`, flock(2), the credentials of a peer) would be enough for a handoff. They lack a memfd
+//! with seals for the state, the number of a socket (`SO_COOKIE`) by which a descriptor is recognised, and `/proc`. With
+//! `RUSTFLAGS="--cfg hotupdate_portable"` a build on Linux is as on another system, for tests.
+
+// What only a handoff uses, and what only Unix converts, is compiled everywhere: what is shared has no conditions.
+#![cfg_attr(
+    not(all(target_os = "linux", not(hotupdate_portable))),
+    allow(
+        dead_code,
+        unused_imports,
+        clippy::useless_conversion,
+        reason = "there is no handoff on this system"
+    )
+)]
 // On docs.rs, each item says which feature it needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -31,7 +67,6 @@ struct Readme;
 mod config;
 pub use config::{Builder, builder, join};
 
-mod control;
 pub use control::control_path;
 
 mod settings;
@@ -59,7 +94,7 @@ pub mod migration;
 
 pub mod metrics;
 
-#[cfg(feature = "test-util")]
+#[cfg(all(feature = "test-util", target_os = "linux", not(hotupdate_portable)))]
 pub mod testing;
 
 pub mod guides;
@@ -73,15 +108,37 @@ pub use error::{Error, ErrorKind, Result};
 pub use hotupdate_proto::supervision::AfterDrain;
 #[doc(no_inline)]
 pub use hotupdate_proto::{
-    ConnectionRow, ConnectionState, Generation, ListenerKind, ShortText, Summary, Timing, Totals,
+    ConnectionRow, ConnectionState, Generation, GoAways, ListenerKind, ShortText, Summary, Timing, Totals,
 };
 
-// How it is done: the one task that owns the state, and what it works with.
-mod driver;
+/// What [`Builder::successor_signal`] takes.
+pub use platform::SignalKind;
 
-mod joining;
+// What both kinds of driver work with.
+mod application;
+mod draining;
 mod lifecycle;
-mod link;
-mod process;
+mod platform;
 mod rate_limited_log;
+
+// How it is done: the one task that owns the state, and what it works with.
+#[cfg(all(target_os = "linux", not(hotupdate_portable)))]
+mod control;
+#[cfg(all(target_os = "linux", not(hotupdate_portable)))]
+mod driver;
+#[cfg(all(target_os = "linux", not(hotupdate_portable)))]
+mod joining;
+#[cfg(all(target_os = "linux", not(hotupdate_portable)))]
+mod link;
+#[cfg(all(target_os = "linux", not(hotupdate_portable)))]
+mod process;
+#[cfg(all(target_os = "linux", not(hotupdate_portable)))]
+mod sealed;
+#[cfg(all(target_os = "linux", not(hotupdate_portable)))]
 mod systemd;
+
+// The same where no version takes over from another one.
+#[cfg(not(all(target_os = "linux", not(hotupdate_portable))))]
+mod portable;
+#[cfg(not(all(target_os = "linux", not(hotupdate_portable))))]
+use portable::{control, driver, joining, process, sealed};

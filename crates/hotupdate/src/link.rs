@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
+use zeroize::Zeroizing;
 
 use self::channel::{Receiver, Sent};
 
@@ -40,7 +41,7 @@ const QUEUE: usize = 256;
 
 enum Outgoing {
     /// The bytes from here on, and their descriptors.
-    Bytes(Vec<u8>, usize, Vec<Sent>),
+    Bytes(Zeroizing<Vec<u8>>, usize, Vec<Sent>),
     Flush(oneshot::Sender<()>),
 }
 
@@ -133,7 +134,8 @@ impl Link {
         descriptors: Vec<Sent>,
     ) {
         let bytes = match encoded {
-            Ok(bytes) => bytes,
+            // Connections may travel with keys.
+            Ok(bytes) => Zeroizing::new(bytes),
             Err(error) => return tracing::error!(message, %error, "a message that cannot be sent"),
         };
         let (bytes, sent, descriptors) = match self.send_at_once(&bytes, &descriptors) {

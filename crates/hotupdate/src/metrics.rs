@@ -16,6 +16,7 @@
 //! |---|---|---|---|
 //! | `hotupdate_requests_total` | counter | | requests |
 //! | `hotupdate_connections_total` | counter | `event` = `accepted`, `adopted`, `migrated`, `finished`, `closed`, `forced` | what became of connections, see [`Totals`]; one that moved twice is counted twice in `adopted` and `migrated`, and once in `accepted` |
+//! | `hotupdate_goaways_total` | counter | `reason` = `not_accepted`, `streams`, `client`, `settings` | connections of HTTP/2 that were told to leave because they could not move, see [`GoAways`](hotupdate_proto::GoAways) |
 //! | `hotupdate_handoffs_total` | counter | `result` = `served`, `failed`, `rolled_back`, `took_over` | how handoffs ended |
 //! | `hotupdate_last_gap_seconds` | gauge | | the time in which no process accepted, at the handoff to the process that was scraped |
 //!
@@ -71,6 +72,7 @@ mod facade {
 
     const REQUESTS: &str = "hotupdate_requests_total";
     const CONNECTIONS: &str = "hotupdate_connections_total";
+    const GOAWAYS: &str = "hotupdate_goaways_total";
     const HANDOFFS: &str = "hotupdate_handoffs_total";
     const LAST_GAP: &str = "hotupdate_last_gap_seconds";
     const BUILD: &str = "hotupdate_build_info";
@@ -91,6 +93,7 @@ mod facade {
     struct ServiceHandles {
         events: [Counter; 6],
         requests: Counter,
+        goaways: [Counter; 4],
         handoffs: [Counter; 4],
     }
 
@@ -99,6 +102,10 @@ mod facade {
             Self {
                 events: EVENTS.map(|event| counter!(CONNECTIONS, "event" => event)),
                 requests: counter!(REQUESTS),
+                goaways: Totals::default()
+                    .goaways
+                    .reasons()
+                    .map(|(reason, _)| counter!(GOAWAYS, "reason" => reason)),
                 handoffs: RESULTS.map(|result| counter!(HANDOFFS, "result" => result)),
             }
         }
@@ -107,6 +114,8 @@ mod facade {
             let HandoffTotals { served, failed, rolled_back, took_over, .. } = ended;
             self.events.iter().zip(events(totals)).for_each(|(counter, n)| counter.absolute(n));
             self.requests.absolute(totals.requests);
+            let goaways = totals.goaways.reasons();
+            self.goaways.iter().zip(goaways).for_each(|(counter, (_, n))| counter.absolute(n));
             let ended = [served, failed, rolled_back, took_over];
             self.handoffs.iter().zip(ended).for_each(|(counter, n)| counter.absolute(n));
         }
@@ -159,6 +168,7 @@ mod facade {
         pub(crate) fn new(generation: Generation) -> Self {
             describe_counter!(REQUESTS, "requests of the service");
             describe_counter!(CONNECTIONS, "what became of connections of the service");
+            describe_counter!(GOAWAYS, "connections of HTTP/2 that were told to leave");
             describe_counter!(HANDOFFS, "how handoffs ended");
             describe_gauge!(LAST_GAP, metrics::Unit::Seconds, "the time in which no process accepted");
             describe_gauge!(BUILD, "which version of what this process is");

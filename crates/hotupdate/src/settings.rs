@@ -10,10 +10,10 @@ use hotupdate_proto::{
     FEATURE_COUNTS, FEATURE_MIGRATE, FEATURE_REBIND, FEATURE_SUPERVISION, FEATURE_TROUBLE, Process, Timing,
     VERSIONS, default_name,
 };
-use rustix::rand::{GetRandomFlags, getrandom};
-use tokio::signal::unix::SignalKind;
 
 use crate::control::Users;
+use crate::platform::SignalKind;
+use crate::process::identity;
 
 /// The settings of one process.
 #[derive(Clone, Debug)]
@@ -77,21 +77,13 @@ impl Settings {
 
     fn name(&self) -> String {
         let given = self.name.clone().or_else(|| std::env::var(NAME).ok());
-        given.filter(|name| !name.is_empty()).unwrap_or_else(|| {
-            let system = rustix::system::uname();
-            default_name(&system.nodename().to_string_lossy(), std::process::id())
-        })
+        given
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| default_name(&identity::host(), std::process::id()))
     }
 }
 
 /// 128 random bits in hexadecimal.
 pub(crate) fn random_hex() -> String {
-    let mut bytes = [0u8; 16];
-    // Without randomness the pid and the time still tell processes apart well enough for a label.
-    if getrandom(&mut bytes, GetRandomFlags::empty()).is_err() {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let label = now.as_nanos() ^ (u128::from(std::process::id()) << 96);
-        bytes = label.to_be_bytes();
-    }
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    identity::random().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use hotupdate_proto::inventory::MAX_NAME;
@@ -19,9 +18,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
 use crate::address::Address;
+use crate::application::{FromApplication, Resources};
 use crate::connections::Connection;
 use crate::connections::Connections;
-use crate::driver::{FromApplication, Resources};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::listeners::bind;
 use crate::listeners::datagram::{UdpSocket, UnixDatagramSocket};
@@ -30,6 +29,7 @@ use crate::listeners::inherited::{Offered, Origin};
 use crate::listeners::socket::ListeningSocket;
 use crate::listeners::stream::{Acceptor, Listener};
 use crate::migration::{Handler, Resume};
+use crate::platform::OwnedFd;
 use crate::serving::Serving;
 use crate::state::{Arrived, Export, State};
 use crate::tasks::Hook;

@@ -19,9 +19,10 @@ use axum::extract::Query;
 use axum::response::{Html, Response};
 use axum::routing::{any, get};
 use clap::Parser as _;
+use hotupdate::SignalKind;
 use hotupdate_axum::ws;
 use serde::Deserialize;
-use tokio::signal::unix::SignalKind;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 

@@ -40,6 +40,9 @@ pub const IP: Need = Need::program("ip", "apt iproute2");
 /// podman(1).
 pub const PODMAN: Need = Need::program("podman", "apt podman");
 
+/// Prometheus, and its tool.
+pub const PROMETHEUS: Need = Need::program("prometheus", "apt prometheus");
+
 /// runc(8), which podman starts.
 pub const RUNC: Need = Need::program("runc", "apt runc");
 
@@ -61,6 +64,32 @@ pub const SOCKET_ACTIVATE: Need = Need::program("systemd-socket-activate", "apt 
 /// libfaketime, which is loaded into programs.
 pub const FAKETIME: Need =
     Need { what: "libfaketime", from: "apt faketime", is_here: |_| faketime().is_some() };
+
+/// ansible-playbook(1).
+pub const ANSIBLE: Need = Need::program("ansible-playbook", "apt ansible-core");
+
+/// sshd(8), which is no daemon here.
+pub const SSHD: Need =
+    Need { what: "sshd", from: "apt openssh-server", is_here: |_| Path::new("/usr/sbin/sshd").exists() };
+
+/// docker(1).
+pub const DOCKER: Need = Need::program("docker", "apt docker.io");
+
+/// dockerd(8).
+pub const DOCKERD: Need = Need::program("dockerd", "apt docker.io");
+
+/// dpkg(1).
+pub const DPKG: Need = Need::program("dpkg", "apt dpkg");
+
+/// kubectl(1), for `kubectl kustomize`.
+pub const KUBECTL: Need = Need::program("kubectl", "apt kubernetes-client");
+
+/// Python with the module `kubernetes_validate`, and what that brings.
+pub const KUBERNETES_VALIDATE: Need = Need {
+    what: "python3 with kubernetes_validate",
+    from: "pip kubernetes-validate",
+    is_here: |_| succeeds("python3", &["-c", "import kubernetes_validate"]),
+};
 
 /// Python with the module `varlink`.
 pub const VARLINK: Need = Need {

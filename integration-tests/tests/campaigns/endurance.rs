@@ -40,9 +40,7 @@ fn fifty_handoffs_under_load() {
     let loaded = service.holding().facts;
     let report = load.stop();
     report.assert_nothing_failed();
-    // HTTP/2 gets GOAWAY, which is how these clients come to the new version; HTTP/1.1 moves, and its clients see nothing.
-    assert!(report.kinds[&Kind::Http2].asked > 0, "HTTP/2 clients never changed over\n{report}");
-    for kind in [Kind::KeepAlive, Kind::Post, Kind::Slow] {
+    for kind in [Kind::KeepAlive, Kind::Post, Kind::Slow, Kind::Http2] {
         let tally = &report.kinds[&kind];
         assert_eq!(
             (tally.asked, tally.closed_idle),

@@ -131,11 +131,9 @@ async fn ask(stream: &mut TcpStream, by_process: &mut BTreeMap<u32, u32>) -> End
 fn whole(answer: &[u8]) -> Option<(&str, &str)> {
     let text = str::from_utf8(answer).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
-    let lines = head.lines().filter_map(|line| line.split_once(':'));
-    let length =
-        lines.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).map(|(_, value)| value);
-    match length.last() {
-        Some(length) => (body.len() >= length.trim().parse().ok()?).then_some((head, body)),
+    let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+    match fields.find(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
+        Some((_, length)) => (body.len() >= length.trim().parse().ok()?).then_some((head, body)),
         // In chunks, of which the last one is empty.
         None => {
             let (first, rest) = body.split_once("\r\n")?;

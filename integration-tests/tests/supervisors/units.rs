@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use integration_tests::client::who_answers;
+use integration_tests::client::{get, who_answers};
 use integration_tests::process::binary;
 use integration_tests::process::needs::{SYSTEMD_ANALYZE, have};
 use integration_tests::systemd::{NEEDS, PROGRAMS};
@@ -180,4 +180,49 @@ fn each_version_is_an_instance() {
     let found = systemd.run("hotctl", &["list"]);
     assert!(found.stdout.contains(SOCKET), "{}{}", found.stdout, found.stderr);
     systemd.systemctl(&["stop", "axum-server"]);
+}
+
+/// The unit of the Debian package of hotctl, as a user finds it there.
+#[test]
+fn the_unit_of_the_package_runs_any_command() {
+    if !have(&NEEDS) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/hotctl/packaging/hotupdate@.service");
+    let unit = fs::read_to_string(unit).expect("it is in this repository");
+    let systemd = Systemd::boot(&sandbox, Network::Own, &[("hotupdate@.service", &unit)]);
+    let prepare = format!(
+        "install -m 755 {PROGRAMS}/hotctl /usr/bin/hotctl; mkdir -p /etc/hotupdate /opt/shop/v1 /opt/shop/v2
+        for version in v1 v2; do
+            printf '#!/bin/sh\nexec {PROGRAMS}/axum-server --app-version %s \"$@\"\n' $version >/opt/shop/$version/shop
+            chmod +x /opt/shop/$version/shop
+        done
+        ln -sfn v1 /opt/shop/current
+        echo 'COMMAND=/opt/shop/current/shop --listen 127.0.0.1:8080' >/etc/hotupdate/shop"
+    );
+    assert_eq!(systemd.run("sh", &["-euc", &prepare]).code(), 0);
+    systemd.systemctl(&["start", "hotupdate@shop"]);
+    let version = || {
+        let address = "127.0.0.1:8080".parse().expect("an address");
+        systemd.in_its_network(|| get(address, "/version")).expect("the service answers")
+    };
+    assert_eq!(version(), "v1");
+    assert_eq!(systemd.run("ln", &["-sfn", "v2", "/opt/shop/current"]).code(), 0);
+    systemd.systemctl(&["reload", "hotupdate@shop"]);
+    assert_eq!(version(), "v2");
+
+    // One that does not start.
+    let broken = "rm /opt/shop/current; mkdir /opt/shop/current; echo exit 3 >/opt/shop/current/shop";
+    assert_eq!(systemd.run("sh", &["-c", broken]).code(), 0);
+    assert_ne!(systemd.run("systemctl", &["reload", "hotupdate@shop"]).code(), 0);
+    assert_eq!(version(), "v2");
+    assert_eq!(systemd.show("hotupdate@shop", "ActiveState"), "active");
+
+    systemd.systemctl(&["stop", "hotupdate@shop"]);
+    assert_eq!(systemd.show("hotupdate@shop", "ActiveState"), "inactive");
+    assert_eq!(systemd.show("hotupdate@shop", "Result"), "success");
+    // What no file describes is not started.
+    assert_eq!(systemd.run("systemctl", &["start", "hotupdate@other"]).code(), 0);
+    assert_eq!(systemd.show("hotupdate@other", "ActiveState"), "inactive");
 }

@@ -8,7 +8,11 @@ use std::time::Duration;
 use hotupdate_proto::operator::{
     LastFailure, LastHandoff, ListenerStatus, PastEvent, ProcessState, ProcessStatus, Status, Warning,
 };
+<<<<<<< HEAD
 use hotupdate_proto::{Summary, Totals};
+=======
+use hotupdate_proto::{GoAways, Process, Summary, Totals};
+>>>>>>> main
 use serde::Serialize;
 
 use crate::context::Context;
@@ -145,8 +149,16 @@ fn ended(totals: &Totals) -> Option<String> {
     let Totals { migrated, finished, closed, forced, .. } = totals;
     let words = [(migrated, "migrated"), (finished, "finished"), (closed, "closed"), (forced, "forced")];
     let words = words.into_iter().filter(|(count, _)| **count > 0);
-    let words: Vec<_> = words.map(|(count, word)| format!("{count} {word}")).collect();
+    let mut words: Vec<_> = words.map(|(count, word)| format!("{count} {word}")).collect();
+    words.extend(goaways(&totals.goaways));
     (!words.is_empty()).then(|| words.join(", "))
+}
+
+/// Connections of HTTP/2 that could not move, and why.
+fn goaways(goaways: &GoAways) -> Option<String> {
+    let reasons = goaways.reasons().into_iter().filter(|(_, count)| *count > 0);
+    let reasons: Vec<_> = reasons.map(|(reason, count)| format!("{reason} {count}")).collect();
+    (goaways.sum() > 0).then(|| format!("{} told GOAWAY ({})", goaways.sum(), reasons.join(", ")))
 }
 
 fn write_listeners(out: &mut impl Write, listeners: &[ListenerStatus]) -> io::Result<()> {

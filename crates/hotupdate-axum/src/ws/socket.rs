@@ -13,12 +13,15 @@ use hotupdate::connections::MAX_STATE;
 use hotupdate::drain::Phase;
 use hotupdate::{Connection, Drain, MigrationSlot};
 use serde::Serialize;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::carrier::AnyCarrier;
 use super::codec::{Codec, Negotiated};
 use super::message::{CloseCode, Error, Message, Utf8Bytes, close_code};
+use super::name;
 use super::transport::Transport;
-use super::{KIND, name};
+use crate::carrier::{self, Carrier as _};
 use crate::drain::Draining;
 
 /// The most bytes of an incomplete message, and of what is to be sent, with which a socket migrates. The rest
@@ -90,15 +93,15 @@ enum MigrationBlock {
 }
 
 impl WebSocket {
-    pub(super) fn new(connection: Connection, codec: Codec) -> Self {
-        let drain = connection.drain();
-        let slot = connection.migration_slot();
-        let transport = Transport { connection, codec: Box::new(codec), hung_up: false };
+    pub(super) fn new(carrier: AnyCarrier, codec: Codec) -> Self {
+        let drain = carrier.connection().drain();
+        let slot = carrier.connection().migration_slot();
+        let transport = Transport { carrier, codec: Box::new(codec), hung_up: false };
         Self { transport, drain, slot, block: MigrationBlock::None }
     }
 
-    pub(super) fn begin(connection: Connection, negotiated: Negotiated, arrived: &[u8]) -> Self {
-        Self::new(connection, Codec::new(negotiated, arrived, b""))
+    pub(super) fn begin(carrier: AnyCarrier, negotiated: Negotiated, arrived: &[u8]) -> Self {
+        Self::new(carrier, Codec::new(negotiated, arrived, b""))
     }
 
     /// The subprotocol that was agreed on, see [`Upgrade::protocols`](super::Upgrade::protocols).
@@ -122,7 +125,7 @@ impl WebSocket {
     /// ```
     #[must_use]
     pub fn connection(&self) -> &Connection {
-        &self.transport.connection
+        self.transport.carrier.connection()
     }
 
     /// Tells when the process drains, in a handler that does not use
@@ -139,7 +142,7 @@ impl WebSocket {
     /// ```
     #[must_use]
     pub fn draining(&self) -> Draining {
-        Draining::of(&self.transport.connection.activity(), true)
+        Draining::of(&self.transport.carrier.connection().activity(), true)
     }
 
     /// Waits for the next message, of any kind; a ping is answered and returned too. `None` after the end.
@@ -236,8 +239,10 @@ impl WebSocket {
                     None => pending().await,
                 }
             };
-            let activity = transport.connection.activity();
-            let slot = async { if migrates { acquire(&activity, slot).await } else { pending().await } };
+            let activity = transport.carrier.connection().activity();
+            let kinds = transport.carrier.layer().kinds().websocket;
+            let slot =
+                async { if migrates { acquire(&activity, kinds, slot).await } else { pending().await } };
             tokio::select! {
                 // A change of phase comes first, so that a stale phase never closes a connection.
                 biased;
@@ -274,13 +279,13 @@ impl WebSocket {
             self.transport.codec.give_up();
         }
         if let Some(why) = self.transport.codec.migration_block() {
-            self.block = MigrationBlock::Refused(name(kind));
+            self.block = MigrationBlock::Refused(self.name(kind));
             return Err(NotMigrated { socket: self, why: why.to_owned() });
         }
         let bytes = match serde_json::to_vec(state).and_then(|state| self.transport.codec.to_bytes(&state)) {
             Ok(bytes) => bytes,
             Err(error) => {
-                self.block = MigrationBlock::Refused(name(kind));
+                self.block = MigrationBlock::Refused(self.name(kind));
                 return Err(NotMigrated { socket: self, why: format!("its state cannot be JSON: {error}") });
             }
         };
@@ -289,21 +294,27 @@ impl WebSocket {
             self.block = if pending_bytes > 0 {
                 MigrationBlock::TooLarge(pending_bytes)
             } else {
-                MigrationBlock::Refused(name(kind))
+                MigrationBlock::Refused(self.name(kind))
             };
             let why = format!("its state has {} bytes, at most {MAX_STATE} migrate", bytes.len());
             return Err(NotMigrated { socket: self, why });
         }
         // It keeps its slot until it has arrived.
-        let Self { transport: Transport { connection, codec, hung_up }, drain, slot, .. } = self;
-        match connection.migrate_bytes(&name(kind), bytes).await {
-            Ok(()) => Ok(()),
-            Err(hotupdate::connections::NotMigrated { connection, why, .. }) => {
-                let transport = Transport { connection, codec, hung_up };
-                let block = MigrationBlock::Refused(name(kind));
-                Err(NotMigrated { socket: Self { transport, drain, slot, block }, why })
-            }
-        }
+        let name = self.name(kind);
+        let Self { transport: Transport { carrier, codec, hung_up }, drain, slot, .. } = self;
+        let (reply, answer) = oneshot::channel();
+        // If the caller does not wait any more, the connection is closed.
+        carrier::migrate(carrier, &name, bytes, move |carrier, why| drop(reply.send((carrier, why))));
+        // Without an answer it has migrated; or the driver is gone, and the connection with it.
+        let Ok((carrier, why)) = answer.await else { return Ok(()) };
+        let transport = Transport { carrier, codec, hung_up };
+        let block = MigrationBlock::Refused(name);
+        Err(NotMigrated { socket: Self { transport, drain, slot, block }, why })
+    }
+
+    /// The name of a kind of WebSockets among the kinds of connections.
+    fn name(&self, kind: &str) -> String {
+        name(self.transport.carrier.layer(), kind)
     }
 
     fn should_migrate(&self) -> bool {
@@ -322,7 +333,7 @@ impl WebSocket {
     fn scheduled_close(&self) -> Option<Instant> {
         match (&self.block, self.drain.phase()) {
             (MigrationBlock::Refused(_), Phase::Draining(plan)) => {
-                let close = plan.scheduled_close(self.transport.connection.id());
+                let close = plan.scheduled_close(self.transport.carrier.connection().id());
                 let close = close.checked_sub(plan.grace).unwrap_or(plan.since).max(plan.since);
                 Some((close + RECONNECT_DELAY).min(plan.until))
             }
@@ -333,7 +344,7 @@ impl WebSocket {
     /// There is a new phase, or a new successor.
     fn update_block(&mut self, phase: Phase) {
         if let MigrationBlock::Refused(kind) = &self.block
-            && (phase == Phase::Serving || self.transport.connection.can_migrate(kind))
+            && (phase == Phase::Serving || self.transport.carrier.connection().can_migrate(kind))
         {
             self.block = MigrationBlock::None;
         }
@@ -342,8 +353,8 @@ impl WebSocket {
 
 /// Ready when this WebSocket has a slot to migrate in, or when no other process accepts any. A change wakes
 /// the caller.
-async fn acquire(activity: &ConnectionActivity, slot: &mut MigrationSlot) {
-    if activity.can_migrate_any(KIND) {
+async fn acquire(activity: &ConnectionActivity, kinds: &str, slot: &mut MigrationSlot) {
+    if activity.can_migrate_any(kinds) {
         match activity.suspended_until() {
             Some(until) => drop(tokio::time::timeout_at(until, slot.acquire_any()).await),
             None => slot.acquire_any().await,
@@ -353,7 +364,8 @@ async fn acquire(activity: &ConnectionActivity, slot: &mut MigrationSlot) {
 
 impl fmt::Debug for WebSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Transport { connection, codec, .. } = &self.transport;
+        let Transport { carrier, codec, .. } = &self.transport;
+        let connection = carrier.connection();
         let (id, peer) = (connection.id(), connection.peer_addr());
         // Without the bytes: there may be many, and they are private.
         f.debug_struct("WebSocket")

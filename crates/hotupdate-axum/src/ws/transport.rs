@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use hotupdate::Connection;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
+use super::carrier::AnyCarrier;
 use super::codec::Codec;
 use super::message::{CloseCode, Error, Message, Utf8Bytes};
 
@@ -25,9 +25,9 @@ const MAX_UNSENT: usize = 64 * 1024;
 /// that).
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A connection, and the codec for its bytes.
+/// What is spoken over, and the codec for its bytes.
 pub(super) struct Transport {
-    pub(super) connection: Connection,
+    pub(super) carrier: AnyCarrier,
     pub(super) codec: Box<Codec>,
     pub(super) hung_up: bool,
 }
@@ -72,10 +72,12 @@ impl Transport {
             }
             changed = true;
         }
+        // What cannot be sent now is sent while the client is read from.
+        let _: Poll<()> = Pin::new(&mut self.carrier).poll_flush(cx)?;
         if self.codec.unsent().len() <= MAX_UNSENT {
             let mut chunk = [MaybeUninit::uninit(); CHUNK];
             let mut chunk = ReadBuf::uninit(&mut chunk);
-            if let Poll::Ready(read) = Pin::new(&mut self.connection).poll_read(cx, &mut chunk) {
+            if let Poll::Ready(read) = Pin::new(&mut self.carrier).poll_read(cx, &mut chunk) {
                 read?;
                 match chunk.filled() {
                     [] => self.codec.end_of_stream(),
@@ -88,7 +90,7 @@ impl Transport {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let written = Pin::new(&mut self.connection).poll_write(cx, self.codec.unsent());
+        let written = Pin::new(&mut self.carrier).poll_write(cx, self.codec.unsent());
         written.map_ok(|n| self.codec.sent(n))
     }
 
@@ -96,6 +98,7 @@ impl Transport {
         while !self.codec.unsent().is_empty() {
             poll_fn(|cx| self.poll_write(cx)).await?;
         }
+        poll_fn(|cx| Pin::new(&mut self.carrier).poll_flush(cx)).await?;
         Ok(())
     }
 
@@ -118,9 +121,9 @@ impl Transport {
         }
         let closing = async {
             self.write_all().await?;
-            self.connection.shutdown().await?;
+            self.carrier.shutdown().await?;
             let mut waste = [0; 1024];
-            while self.connection.read(&mut waste).await? > 0 {}
+            while self.carrier.read(&mut waste).await? > 0 {}
             Ok::<_, Error>(())
         };
         // Neither an error nor the timeout leaves anything to do.

@@ -7,18 +7,18 @@ use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use hotupdate::Connection;
 use http::header::{
     CONNECTION, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use http::request::Parts;
+use http::request;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
 use hyper_util::rt::TokioIo;
 use tungstenite::handshake::derive_accept_key;
 
 use super::WebSocket;
+use super::carrier::AnyCarrier;
 use super::codec::Negotiated;
 use crate::drain::Draining;
 use crate::io::Io;
@@ -130,9 +130,9 @@ impl Upgrade {
         tokio::spawn(async move {
             match on_upgrade.await {
                 Ok(upgraded) => match take_out(upgraded) {
-                    Some((connection, arrived)) => {
+                    Some((carrier, arrived)) => {
                         let negotiated = Negotiated { protocol, max_message };
-                        serve(WebSocket::begin(connection, negotiated, &arrived)).await;
+                        serve(WebSocket::begin(carrier, negotiated, &arrived)).await;
                     }
                     None => {
                         tracing::error!("a WebSocket on a connection that is not of hotupdate_axum::serve")
@@ -156,17 +156,26 @@ impl Upgrade {
 }
 
 /// The connection as it was given to hyper, see `http1.rs`, and the bytes that were read after the handshake.
-fn take_out(upgraded: Upgraded) -> Option<(Connection, Bytes)> {
-    let parts = upgraded.downcast::<TokioIo<Io<Connection>>>().ok()?;
-    let (connection, unread, _) = parts.io.into_inner().into_parts();
+fn take_out(upgraded: Upgraded) -> Option<(AnyCarrier, Bytes)> {
+    match upgraded.downcast() {
+        Ok(parts) => Some(take_apart(parts, AnyCarrier::Bare)),
+        #[cfg(feature = "tls")]
+        Err(upgraded) => Some(take_apart(upgraded.downcast().ok()?, AnyCarrier::Tls)),
+        #[cfg(not(feature = "tls"))]
+        Err(_) => None,
+    }
+}
+
+fn take_apart<C>(parts: Parts<TokioIo<Io<C>>>, carrier: fn(C) -> AnyCarrier) -> (AnyCarrier, Bytes) {
+    let (inner, unread, _) = parts.io.into_inner().into_parts();
     // What hyper has read comes before what it was given to read.
-    Some((connection, [parts.read_buf, unread].concat().into()))
+    (carrier(inner), [parts.read_buf, unread].concat().into())
 }
 
 impl<S: Sync> FromRequestParts<S> for Upgrade {
     type Rejection = Rejection;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
+    async fn from_request_parts(parts: &mut request::Parts, _: &S) -> Result<Self, Rejection> {
         let headers = &parts.headers;
         let key = check(&parts.method, parts.version, headers)?;
         let accept =

@@ -69,6 +69,7 @@ async fn an_idle_connection_ends_at_once() {
     within(client.get("/")).await.unwrap().into_body().collect().await.unwrap();
     let _new = server.hand_off().await;
     within(client.connection).await.unwrap().unwrap();
+    assert_eq!(server.hot.connections().totals().goaways.not_accepted, 1);
     assert_eq!(server.drained().await, 0);
 }
 
@@ -173,6 +174,23 @@ async fn requests_do_not_wait_for_a_long_one_and_the_connection_migrates_behind_
     assert_eq!(text(within(held).await.unwrap().unwrap()).await, "old");
     until(|| new.hot.connections().adopted() == 1).await;
     client.is_answered_by("new").await;
+    assert_eq!(server.drained().await, 0);
+}
+
+#[tokio::test]
+async fn a_connection_with_a_stream_that_does_not_end_gets_goaway_after_the_grace() {
+    let server = Server::start(Times { migrates: true, hold: Duration::from_millis(10), ..BRISK }).await;
+    let mut client = Client::connect(&server).await;
+    let held = tokio::spawn(client.get("/held"));
+    until(|| server.hot.connections().summary().active == 1).await;
+    let _new = server.hand_off_to(MIGRATING).await;
+    until(|| server.hot.connections().totals().goaways.streams == 1).await;
+    server.release.add_permits(1);
+    assert_eq!(text(within(held).await.unwrap().unwrap()).await, "old");
+    within(client.connection).await.unwrap().unwrap();
+    let totals = || server.hot.connections().totals();
+    until(|| totals().closed == 1).await;
+    assert_eq!(totals().goaways.sum(), 1);
     assert_eq!(server.drained().await, 0);
 }
 

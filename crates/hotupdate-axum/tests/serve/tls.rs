@@ -5,4 +5,5 @@
 mod ends;
 mod handshakes;
 mod moves;
+mod websockets;
 mod world;

@@ -31,6 +31,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
+use zeroize::Zeroizing;
+
 use super::{Endpoint, MAX_BATCH_STATE, MigrationItem};
 use crate::frame::{BINARY, FrameError, MAX_MESSAGE};
 use crate::message::{MAX_DESCRIPTORS, Message};
@@ -42,10 +44,11 @@ pub const FORM: u8 = 1;
 /// The head of a binary frame: the byte that says so, and the length.
 pub(crate) const HEAD: usize = 5;
 
-/// About as many bytes as a connection takes that has little state.
-const USUAL: usize = 64;
+/// As many bytes as a connection takes without its state, at most: what is written is never moved while it grows,
+/// for a copy of keys would stay behind.
+const KNOWN: usize = 3 * 2 + 2 * (1 + 16 + 2 + 4) + 8 + 8 + 4;
 
-/// A batch of connections as a frame on the wire.
+/// A batch of connections as a frame on the wire. It may hold keys, and is the caller's to wipe.
 ///
 /// # Errors
 /// [`FrameError`] if there are too many, or the frame would be longer than [`MAX_MESSAGE`].
@@ -67,11 +70,13 @@ pub fn encode(batch: u32, items: &[MigrationItem]) -> Result<Vec<u8>, FrameError
         Ok(count) if items.len() <= MAX_DESCRIPTORS => count,
         _ => return Err(FrameError::TooManyDescriptors(items.len())),
     };
-    let (mut texts, mut known) = (Texts::default(), Writer(Vec::with_capacity(items.len() * USUAL)));
+    let states: usize = items.iter().map(|item| item.state.len()).sum();
+    let (mut texts, mut known) = (Texts::default(), Writer::new(states + items.len() * KNOWN));
     for item in items {
         known.item(item, &mut texts)?;
     }
-    let mut frame = Writer(Vec::with_capacity(known.0.len() + items.len() * 16 + 256));
+    let length = texts.0.iter().map(|text| 2 + text.len()).sum::<usize>() + known.0.len();
+    let mut frame = Writer::new(HEAD + 1 + 4 + 2 + items.len() * 16 + 2 + length);
     frame.put(&[BINARY, 0, 0, 0, 0, FORM]);
     frame.put(&batch.to_le_bytes());
     frame.put(&count.to_le_bytes());
@@ -86,12 +91,14 @@ pub fn encode(batch: u32, items: &[MigrationItem]) -> Result<Vec<u8>, FrameError
     }
     frame.put(&known.0);
     let Writer(mut frame) = frame;
+    let frame = &mut *frame;
     let length = frame.len() - HEAD;
     if length > MAX_MESSAGE {
         return Err(FrameError::TooLong);
     }
     frame[1..HEAD].copy_from_slice(&u32::try_from(length).map_err(|_| FrameError::TooLong)?.to_le_bytes());
-    Ok(frame)
+    // The caller's to wipe.
+    Ok(std::mem::take(frame))
 }
 
 /// A binary frame, without its head, as a message.
@@ -127,10 +134,15 @@ impl<'a> Texts<'a> {
     }
 }
 
-struct Writer(Vec<u8>);
+struct Writer(Zeroizing<Vec<u8>>);
 
 impl Writer {
+    fn new(capacity: usize) -> Self {
+        Self(Zeroizing::new(Vec::with_capacity(capacity)))
+    }
+
     fn put(&mut self, bytes: &[u8]) {
+        debug_assert!(self.0.len() + bytes.len() <= self.0.capacity(), "what it held would stay behind");
         self.0.extend_from_slice(bytes);
     }
 
@@ -235,7 +247,7 @@ impl<'a> Reader<'a> {
             item.requests = self.u64()?;
             let length = usize::try_from(self.u32()?).map_err(|_| FrameError::TooLong)?;
             states = states.saturating_add(length);
-            item.state = self.bytes(length)?.to_vec();
+            item.state = self.bytes(length)?.to_vec().into();
         }
         match self.0.len() {
             _ if states > MAX_BATCH_STATE => Err(wrong("more state than a batch may have")),

@@ -2,10 +2,13 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::inventory::ConnectionRow;
 use crate::text::ShortText;
@@ -35,7 +38,53 @@ pub struct MigrationItem {
     /// Requests served so far.
     pub requests: u64,
     /// What the next owner has to know.
-    pub state: Vec<u8>,
+    pub state: StateBytes,
+}
+
+/// What the next owner of a connection has to know, in the form of its kind. It may hold keys: it is wiped when it
+/// is dropped, and no `Debug` shows it.
+///
+/// ```
+/// use hotupdate_proto::migration::StateBytes;
+///
+/// let state = StateBytes::from(b"secret".to_vec());
+/// assert_eq!((&*state, format!("{state:?}").as_str()), (&b"secret"[..], "StateBytes(6)"));
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct StateBytes(Zeroizing<Vec<u8>>);
+
+impl StateBytes {
+    /// The bytes, which are the caller's to wipe.
+    #[must_use]
+    pub fn into_vec(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl From<Vec<u8>> for StateBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+}
+
+impl Deref for StateBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Hash for StateBytes {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (**self).hash(hasher);
+    }
+}
+
+impl fmt::Debug for StateBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StateBytes").field(&self.len()).finish()
+    }
 }
 
 /// One end of a connection.
@@ -103,7 +152,7 @@ impl From<MigrationItem> for Written {
             requests,
             ..ConnectionRow::default()
         };
-        Self { row, kind, cookie, state: state.into_iter().map(char::from).collect() }
+        Self { row, kind, cookie, state: state.iter().copied().map(char::from).collect() }
     }
 }
 
@@ -115,8 +164,8 @@ impl TryFrom<Written> for MigrationItem {
         let ConnectionRow { id, listener, peer, local, protocol, age_ms, requests, state: _ } = row;
         let Ok(peer) = peer.parse();
         let Ok(local) = local.parse();
-        let bytes: Result<_, _> = state.chars().map(|byte| u8::try_from(u32::from(byte))).collect();
-        let state = bytes.map_err(|_| "a state has one character for each byte, up to U+00FF")?;
+        let bytes: Result<Vec<_>, _> = state.chars().map(|byte| u8::try_from(u32::from(byte))).collect();
+        let state = bytes.map_err(|_| "a state has one character for each byte, up to U+00FF")?.into();
         Ok(Self { id, cookie, kind, listener, protocol, peer, local, age_ms, requests, state })
     }
 }

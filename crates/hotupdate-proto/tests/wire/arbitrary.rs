@@ -29,11 +29,18 @@ fn summary() -> impl Strategy<Value = Summary> {
 }
 
 fn totals() -> impl Strategy<Value = Totals> {
-    any::<[u64; 7]>().prop_map(|[accepted, adopted, migrated, finished, closed, forced, requests]| {
+    any::<([u64; 7], [u64; 4])>().prop_map(|(totals, goaways)| {
+        let [accepted, adopted, migrated, finished, closed, forced, requests] = totals;
         let mut totals = Totals::default();
         (totals.accepted, totals.adopted, totals.requests) = (accepted, adopted, requests);
         (totals.migrated, totals.finished) = (migrated, finished);
         (totals.closed, totals.forced) = (closed, forced);
+        [
+            totals.goaways.not_accepted,
+            totals.goaways.streams,
+            totals.goaways.client,
+            totals.goaways.settings,
+        ] = goaways;
         totals
     })
 }
@@ -131,7 +138,7 @@ pub(crate) fn moving() -> impl Strategy<Value = MigrationItem> {
             local,
             age_ms,
             requests,
-            state,
+            state: state.into(),
         },
     )
 }

@@ -19,7 +19,7 @@ fn item(id: u64) -> MigrationItem {
         local: Endpoint::default(),
         age_ms: 5,
         requests: 6,
-        state: vec![0, 255],
+        state: vec![0, 255].into(),
     }
 }
 
@@ -136,7 +136,7 @@ fn every_list_has_a_limit() {
     assert_eq!(bulk::encode(1, &[most, vec![item(0)]].concat()), Err(too_many.clone()));
     let body = [&[1, 0, 0, 0, 0, 251, 0], &[0; 251 * 16][..]].concat();
     assert_eq!(decode_message(&framed(&body)), Err(too_many));
-    let state = |bytes| vec![MigrationItem { state: vec![0; bytes], ..item(1) }];
+    let state = |bytes| vec![MigrationItem { state: vec![0; bytes].into(), ..item(1) }];
     let frame = bulk::encode(1, &state(MAX_BATCH_STATE)).unwrap();
     assert!(decode_message(&frame).is_ok());
     let frame = bulk::encode(1, &state(MAX_BATCH_STATE + 1)).unwrap();

@@ -2,5 +2,6 @@
 
 mod arbitrary;
 mod bulk;
+mod document;
 mod frame;
 mod words;

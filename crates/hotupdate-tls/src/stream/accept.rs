@@ -81,16 +81,15 @@ fn poll_handshake<IO: AsyncRead + AsyncWrite + Unpin>(
             let negotiated = Negotiated::of(&before.connection);
             return Poll::Ready(negotiated.ok_or_else(|| io::Error::other("a handshake without a result")));
         }
-        match before.process_record() {
-            Ok(true) => {}
-            Ok(false) if before.has_ended() => {
-                return Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "the client left during the handshake",
-                )));
-            }
-            Ok(false) => ready!(transport.poll_fill(cx))?,
-            Err(error) => return transport.fail(cx, error),
+        if let Some(error) = before.error() {
+            return transport.fail(cx, error);
         }
+        if before.has_ended() {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the client left during the handshake",
+            )));
+        }
+        ready!(transport.poll_fill(cx))?;
     }
 }

@@ -1,19 +1,22 @@
-//! A connection before its first migration: rustls, which is given whole records alone, and what it has to
-//! say when it is taken apart.
+//! A connection before its first migration: rustls, and what else is to be known when it is taken apart.
 
 use std::fmt;
 use std::io::{self, BufRead as _, Write as _};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use rustls::{ConnectionTrafficSecrets, ServerConnection};
+use rustls::{ConnectionTrafficSecrets, IoState, ServerConnection};
+use tokio::io::{AsyncRead, ReadBuf};
 use zeroize::Zeroizing;
 
 use super::key_log::{SecretLog, Secrets};
+use super::recent::Recent;
 use crate::MigrationBlock;
-use crate::input::{Input, MAX_CIPHERTEXT};
+use crate::input;
 use crate::negotiated::Negotiated;
 use crate::patience::Patience;
-use crate::protection::{Direction, HEADER};
+use crate::protection::Direction;
 use crate::records::Peek;
 use crate::secret::Secret;
 use crate::state::{self, State};
@@ -26,9 +29,7 @@ pub(super) struct Before {
     pub(super) connection: ServerConnection,
     /// `None` if the connection is not to migrate.
     log: Option<Arc<SecretLog>>,
-    /// Nothing of it is in rustls: what lies in rustls's own buffer could not be taken out of it again.
-    pub(super) input: Input,
-    silent: Silent,
+    recent: Recent,
     /// What can be seen from outside: that the client has asked for a renegotiation, in TLS 1.2.
     patience: Patience,
     /// Plaintext that the application has given back.
@@ -39,7 +40,9 @@ pub(super) struct Before {
     may_owe_answer: bool,
     /// The transport has ended.
     ended: bool,
-    /// One side has said close_notify.
+    /// The client has said close_notify.
+    peer_closed: bool,
+    /// One side has said it.
     closing: bool,
     failed: Option<rustls::Error>,
     /// How often we have changed our key by ourselves.
@@ -51,13 +54,13 @@ impl Before {
         Self {
             connection,
             log,
-            input: Input::default(),
-            silent: Silent::default(),
+            recent: Recent::default(),
             patience: Patience::default(),
             given_back: Vec::new(),
             ready: 0,
             may_owe_answer: false,
             ended: false,
+            peer_closed: false,
             closing: false,
             failed: None,
             refreshed: 0,
@@ -68,34 +71,44 @@ impl Before {
         self.ended
     }
 
-    pub(super) fn end(&mut self) {
-        self.ended = true;
-        // It tells a clean end from a cut one by this.
-        let _ = self.connection.read_tls(&mut io::empty());
+    pub(super) fn error(&self) -> Option<io::Error> {
+        self.failed.clone().map(invalid)
     }
 
+    #[inline]
     pub(super) fn peek(&mut self) -> io::Result<Peek<'_>> {
         if !self.given_back.is_empty() {
-            return Ok(Peek::Plaintext(&self.given_back));
+            Ok(Peek::Plaintext(&self.given_back))
+        } else if self.ready > 0 {
+            self.connection.reader().into_first_chunk().map(Peek::Plaintext)
+        } else if self.is_over() {
+            self.last_words()
+        } else {
+            Ok(Peek::Wanting)
         }
-        while self.ready == 0 {
-            if self.process_record()? {
-                continue;
-            }
-            // It tells a clean end from a cut one.
-            return match self.connection.reader().into_first_chunk() {
-                Ok(_) => Ok(Peek::Closed),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Peek::Wanting),
-                Err(error) => Err(error),
-            };
-        }
-        self.connection.reader().into_first_chunk().map(Peek::Plaintext)
     }
 
+    /// Whether nothing more comes from the client.
+    #[inline]
+    fn is_over(&self) -> bool {
+        self.peer_closed || self.ended || self.failed.is_some()
+    }
+
+    #[cold]
+    fn last_words(&mut self) -> io::Result<Peek<'_>> {
+        let failed = self.error();
+        // After a failure it has not said how much there is before it. It tells a clean end from a cut one.
+        match self.connection.reader().into_first_chunk() {
+            Ok(plaintext @ [_, ..]) => Ok(Peek::Plaintext(plaintext)),
+            ended => failed.map_or_else(|| ended.map(|_| Peek::Closed), Err),
+        }
+    }
+
+    #[inline]
     pub(super) fn consume(&mut self, count: usize) {
         if self.given_back.is_empty() {
             self.connection.reader().consume(count);
-            self.ready -= count;
+            self.ready = self.ready.saturating_sub(count);
         } else {
             self.given_back.drain(..count);
         }
@@ -105,36 +118,54 @@ impl Before {
         self.given_back.splice(..0, plaintext.iter().copied());
     }
 
-    /// Gives rustls the next record. `false` if there is no whole one.
-    pub(super) fn process_record(&mut self) -> io::Result<bool> {
-        if let Some(error) = &self.failed {
-            return Err(invalid(error.clone()));
-        }
-        let Some(length) = self.next_length() else { return Ok(false) };
+    pub(super) fn release(&mut self) {
+        self.recent.release();
+        input::release(&mut self.given_back);
+    }
+
+    /// Reads something into rustls, or sees the end.
+    pub(super) fn poll_fill<IO: AsyncRead + Unpin>(
+        &mut self,
+        io: &mut IO,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let handshaking = self.connection.is_handshaking();
         let unsent = self.unsent();
-        let mut record = &self.input.ciphertext()[..length];
-        while !record.is_empty() && self.connection.read_tls(&mut record)? > 0 {}
-        let state = self.connection.process_new_packets().map_err(|error| {
-            self.failed = Some(error.clone());
-            invalid(error)
-        })?;
-        self.closing |= state.peer_has_closed();
-        let answered = state.tls_bytes_to_write() > unsent;
-        if !handshaking && answered {
-            self.patience.renegotiations = 1;
-        }
-        self.ready = state.plaintext_bytes_to_read();
-        if handshaking || answered || self.ready > 0 {
-            self.silent.forget();
-        } else {
-            self.may_owe_answer = true;
-            if self.log.is_some() {
-                self.silent.keep(&self.input.ciphertext()[..length]);
+        match self.connection.read_tls(&mut Observed { io, cx, recent: &mut self.recent }) {
+            Ok(0) => self.ended = true,
+            Ok(_) => match self.connection.process_new_packets() {
+                Ok(state) => self.processed(&state, handshaking, unsent),
+                Err(error) => self.failed = Some(error),
+            },
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.release();
+                return Poll::Pending;
             }
+            Err(error) => return Poll::Ready(Err(error)),
         }
-        self.input.take(length);
-        Ok(true)
+        Poll::Ready(Ok(()))
+    }
+
+    fn processed(&mut self, state: &IoState, handshaking: bool, unsent: usize) {
+        self.peer_closed = state.peer_has_closed();
+        self.closing |= self.peer_closed;
+        let before = std::mem::replace(&mut self.ready, state.plaintext_bytes_to_read());
+        let plaintext = self.ready - before;
+        let answered = state.tls_bytes_to_write() > unsent;
+        if handshaking {
+            self.recent.are_dealt_with();
+            self.recent.set_overhead(self.suite().map_or(0, Suite::overhead));
+        } else if answered {
+            self.patience.renegotiations = 1;
+            self.recent.are_dealt_with();
+        } else if !self.recent.are_data(plaintext) {
+            self.may_owe_answer = true;
+        }
+    }
+
+    fn suite(&self) -> Option<Suite> {
+        let suite = self.connection.negotiated_cipher_suite()?.suite();
+        Suite::new(self.connection.protocol_version()?, suite)
     }
 
     /// How much rustls has to send, which it says nowhere else.
@@ -143,15 +174,6 @@ impl Before {
             return 0;
         }
         self.connection.process_new_packets().map_or(0, |state| state.tls_bytes_to_write())
-    }
-
-    /// How much of the input rustls gets next: a record, or whatever there is if that cannot become one, for
-    /// then rustls says so.
-    fn next_length(&self) -> Option<usize> {
-        let header = self.input.header()?;
-        let possible =
-            (20..=24).contains(&header.typ) && header.major == 3 && header.length <= MAX_CIPHERTEXT;
-        if possible { self.input.record().map(<[u8]>::len) } else { Some(self.input.ciphertext().len()) }
     }
 
     /// A KeyUpdate that answers the client's waits in rustls for the next write, even if that is an empty
@@ -187,15 +209,14 @@ impl Before {
         if self.connection.wants_write() {
             return Err(MigrationBlock::Unwritten);
         }
-        if self.silent.overflow {
+        if self.recent.is_lost() {
             return Err(MigrationBlock::Fragment);
         }
-        if self.silent.total + self.refreshed > MAX_KEY_UPDATES {
+        if self.recent.key_updates() + self.refreshed > MAX_KEY_UPDATES {
             return Err(MigrationBlock::KeyUpdates);
         }
         self.take_plaintext();
-        let ciphertext = self.silent.bytes.len() + self.input.ciphertext().len();
-        if !state::fits(negotiated, self.given_back.len(), ciphertext) {
+        if !state::fits(negotiated, self.given_back.len(), self.recent.len()) {
             return Err(MigrationBlock::TooMuch);
         }
         Ok(())
@@ -214,15 +235,15 @@ impl Before {
 
     /// `None` if rustls's secrets are not those that it has logged.
     pub(super) fn into_state(self) -> Option<State> {
-        let Self { connection, log, input, silent, patience, given_back, .. } = self;
+        let Self { connection, log, recent, patience, given_back, .. } = self;
         let negotiated = Negotiated::of(&connection)?;
         let suite = Suite::new(negotiated.version, negotiated.cipher_suite)?;
         let Secrets { client, server, exporter } = log?.take();
         let extracted = connection.dangerous_extract_secrets().ok()?;
         let mut opener = direction(suite, extracted.rx, client)?;
         let sealer = direction(suite, extracted.tx, server)?;
-        let unopened = silent.since_key_update(opener.sequence);
-        opener.sequence -= unopened.count;
+        let (ciphertext, unopened) = recent.unopened(suite, &opener)?;
+        opener.sequence -= unopened;
         Some(State {
             suite,
             negotiated: Arc::new(negotiated),
@@ -233,7 +254,7 @@ impl Before {
             owes_key_update: false,
             patience,
             plaintext: given_back,
-            ciphertext: [unopened.records, input.ciphertext()].concat(),
+            ciphertext: ciphertext.to_vec(),
         })
     }
 }
@@ -244,52 +265,23 @@ impl fmt::Debug for Before {
     }
 }
 
-/// The records since the last one of which something was seen, as they arrived.
-///
-/// They may hold the beginning of a handshake message, which waits in rustls and would be lost: the record
-/// layer decrypts them again.
-#[derive(Default)]
-struct Silent {
-    bytes: Vec<u8>,
-    count: u64,
-    /// There were too many to keep.
-    overflow: bool,
-    /// Since the connection's beginning: there cannot have been more KeyUpdates.
-    total: u64,
+/// The transport as rustls reads from it.
+struct Observed<'a, 'b, IO> {
+    io: &'a mut IO,
+    cx: &'a mut Context<'b>,
+    recent: &'a mut Recent,
 }
 
-/// See [`Silent::since_key_update`].
-struct Unopened<'a> {
-    records: &'a [u8],
-    count: u64,
-}
-
-impl Silent {
-    const MAX: usize = 4 * MAX_CIPHERTEXT;
-
-    fn keep(&mut self, record: &[u8]) {
-        self.total += 1;
-        self.overflow |= self.bytes.len() + record.len() > Self::MAX;
-        if !self.overflow {
-            self.bytes.extend_from_slice(record);
-            self.count += 1;
+impl<IO: AsyncRead + Unpin> io::Read for Observed<'_, '_, IO> {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        let most = space.len().min(self.recent.most());
+        let mut space = ReadBuf::new(&mut space[..most]);
+        match Pin::new(&mut *self.io).poll_read(self.cx, &mut space) {
+            Poll::Ready(read) => read?,
+            Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
         }
-    }
-
-    fn forget(&mut self) {
-        (self.bytes, self.count, self.overflow) = (Vec::new(), 0, false);
-    }
-
-    /// Those that came under the present key, of which `sequence` records have been opened: what came before
-    /// the last KeyUpdate is dealt with, and so is the KeyUpdate.
-    fn since_key_update(&self, sequence: u64) -> Unopened<'_> {
-        let count = self.count.min(sequence);
-        let mut records = &self.bytes[..];
-        for _ in count..self.count {
-            let length = HEADER + usize::from(u16::from_be_bytes([records[3], records[4]]));
-            records = &records[length..];
-        }
-        Unopened { records, count }
+        self.recent.read(space.filled());
+        Ok(space.filled().len())
     }
 }
 

@@ -18,6 +18,7 @@ pub(super) enum Engine {
 }
 
 impl Engine {
+    #[inline]
     pub(super) fn peek(&mut self) -> io::Result<Peek<'_>> {
         match self {
             Self::Rustls(before) => before.peek(),
@@ -26,6 +27,7 @@ impl Engine {
         }
     }
 
+    #[inline]
     pub(super) fn consume(&mut self, count: usize) {
         match self {
             Self::Rustls(before) => before.consume(count),
@@ -42,38 +44,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn space(&mut self) -> &mut [u8] {
-        match self {
-            Self::Rustls(before) => before.input.space(),
-            Self::Records(records) => records.space(),
-            Self::Lost => &mut [],
-        }
-    }
-
-    pub(super) fn filled(&mut self, count: usize) {
-        match self {
-            Self::Rustls(before) => before.input.filled(count),
-            Self::Records(records) => records.filled(count),
-            Self::Lost => {}
-        }
-    }
-
-    pub(super) fn end(&mut self) {
-        match self {
-            Self::Rustls(before) => before.end(),
-            Self::Records(records) => records.end(),
-            Self::Lost => {}
-        }
-    }
-
-    pub(super) fn release(&mut self) {
-        match self {
-            Self::Rustls(before) => before.input.release(),
-            Self::Records(records) => records.release(),
-            Self::Lost => {}
-        }
-    }
-
+    #[inline]
     pub(super) fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Rustls(before) => before.connection.writer().write_vectored(pieces),
@@ -83,6 +54,7 @@ impl Engine {
     }
 
     /// What we owe the client is to be sent now, not only before the next data.
+    #[inline]
     pub(super) fn answer(&mut self) {
         match self {
             Self::Rustls(before) => before.answer(),
@@ -109,6 +81,7 @@ impl Engine {
         }
     }
 
+    #[inline]
     pub(super) fn wants_send(&self) -> bool {
         match self {
             Self::Rustls(before) => before.connection.wants_write(),

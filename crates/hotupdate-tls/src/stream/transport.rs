@@ -1,14 +1,16 @@
 //! A transport and what protects it: reads for the one, sends for the other.
 
 use std::io;
-use std::pin::Pin;
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::engine::Engine;
 use crate::MigrationBlock;
 use crate::negotiated::Negotiated;
+use crate::records::Records;
 use crate::state::State;
 
 #[derive(Debug)]
@@ -41,19 +43,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Transport<IO> {
 
     /// Reads something, or sees the end.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut space = ReadBuf::new(self.engine.space());
-        let read = Pin::new(&mut self.io).poll_read(cx, &mut space);
-        let count = space.filled().len();
-        match read {
-            Poll::Ready(Ok(())) if count == 0 => self.engine.end(),
-            Poll::Ready(Ok(())) => self.engine.filled(count),
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending => {
-                self.engine.release();
-                return Poll::Pending;
-            }
+        match &mut self.engine {
+            Engine::Rustls(before) => before.poll_fill(&mut self.io, cx),
+            Engine::Records(records) => poll_fill(records, &mut self.io, cx),
+            Engine::Lost => Poll::Ready(Ok(())),
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Hands what waits to the transport.
@@ -82,6 +76,34 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Transport<IO> {
         let _ = self.poll_send(cx);
         Poll::Ready(Err(error))
     }
+}
+
+/// A connection that waits for a request needs no buffer of its own.
+const READ: usize = 4096;
+
+// Its space on the stack is not to be that of every read.
+#[inline(never)]
+fn poll_fill<IO: AsyncRead + Unpin>(
+    records: &mut Records,
+    io: &mut IO,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    let mut bytes = [const { MaybeUninit::uninit() }; READ];
+    let mut bytes = ReadBuf::uninit(&mut bytes);
+    let read = match records.begun() {
+        Some(begun) => pin!(io.read_buf(begun)).poll(cx).map_ok(|count| count > 0),
+        None => Pin::new(io).poll_read(cx, &mut bytes).map_ok(|()| {
+            records.receive(bytes.filled());
+            !bytes.filled().is_empty()
+        }),
+    };
+    if read.is_pending() {
+        records.release();
+    }
+    if !ready!(read)? {
+        records.end();
+    }
+    Poll::Ready(Ok(()))
 }
 
 /// The transport as rustls writes to it.

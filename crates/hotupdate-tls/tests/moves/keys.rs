@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::sync::Arc;
 
+use hotupdate_tls::MigrationBlock;
 use rustls::CipherSuite::{
     self, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384,
     TLS13_CHACHA20_POLY1305_SHA256,
@@ -228,4 +229,45 @@ fn lengths(mut bytes: &[u8]) -> impl Iterator<Item = u16> {
         bytes = &bytes[5 + usize::from(length)..];
         Some(length)
     })
+}
+
+/// Half a KeyUpdate that was read together with data is in the state; rustls has seen it, too.
+#[test]
+fn half_a_key_update_read_with_data() {
+    for suite in TLS13 {
+        for padding in [0, 9, 3000] {
+            let (mut server, mut client) = Forger::connect(&Options::new(suite));
+            let client = &mut client.to_server;
+            let mut bytes = client.seal_padded(DATA, b"one", padding);
+            bytes.extend(client.seal_padded(DATA, b"two", padding));
+            bytes.extend(client.seal_padded(HANDSHAKE, &key_update(false)[..2], padding));
+            server.pipe.lock().to_server.extend(bytes);
+            assert_eq!(server.hears(), (b"onetwo".to_vec(), End::Open));
+            server.try_migrate().unwrap();
+            let mut bytes = client.seal_padded(HANDSHAKE, &key_update(false)[2..], padding);
+            client.update();
+            bytes.extend(client.seal(DATA, b"three"));
+            server.pipe.lock().to_server.extend(bytes);
+            assert_eq!(server.hears(), (b"three".to_vec(), End::Open));
+            server.try_migrate().unwrap();
+        }
+    }
+}
+
+/// A record too long to be kept, and no data: the connection stays until data comes.
+#[test]
+fn half_a_key_update_in_a_long_record() {
+    let (mut server, mut client) = Forger::connect(&Options::new(TLS13_AES_128_GCM_SHA256));
+    let client = &mut client.to_server;
+    let mut bytes = client.seal(DATA, &[7; 16_000]);
+    bytes.extend(client.seal_padded(HANDSHAKE, &key_update(false)[..2], 16_000));
+    server.pipe.lock().to_server.extend(bytes);
+    assert_eq!(server.hears(), (vec![7; 16_000], End::Open));
+    assert_eq!(server.try_migrate(), Err(MigrationBlock::Fragment));
+    let mut bytes = client.seal(HANDSHAKE, &key_update(false)[2..]);
+    client.update();
+    bytes.extend(client.seal(DATA, b"two"));
+    server.pipe.lock().to_server.extend(bytes);
+    assert_eq!(server.hears(), (b"two".to_vec(), End::Open));
+    server.try_migrate().unwrap();
 }

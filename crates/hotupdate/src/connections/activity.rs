@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::changes::Changes;
 use super::drain::{Drain, Phase};
+use super::ledger::GoAway;
 use super::queue::MigrationSlot;
 use super::record::{Record, Status};
 use crate::address::Address;
@@ -88,6 +89,13 @@ impl ConnectionActivity {
     /// as `closed` and not as `finished`.
     pub fn set_closing(&self) {
         self.record.set(Status::CLOSING);
+    }
+
+    /// As [`ConnectionActivity::set_closing`], of a client that is told to leave with GOAWAY.
+    #[doc(hidden)]
+    pub fn set_goaway(&self, why: GoAway) {
+        self.set_closing();
+        self.record.table.ledger.goaway(why);
     }
 
     /// What the process wants of this connection.

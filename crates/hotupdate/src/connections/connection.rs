@@ -2,11 +2,11 @@
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use hotupdate_proto::migration::StateBytes;
 use hotupdate_proto::{MigrationItem, ShortText};
 use serde::Serialize;
 use socket2::SockRef;
@@ -21,6 +21,7 @@ use super::record::Tracker;
 use super::socket::Socket;
 use crate::address::Address;
 use crate::metrics::Event;
+use crate::platform::AsFd as _;
 
 /// The most bytes of state that migrate with one connection.
 pub const MAX_STATE: usize = hotupdate_proto::migration::MAX_BATCH_STATE;
@@ -29,7 +30,7 @@ pub const MAX_STATE: usize = hotupdate_proto::migration::MAX_BATCH_STATE;
 pub(crate) struct MigrationRequest {
     pub(crate) connection: Connection,
     pub(crate) kind: ShortText,
-    pub(crate) state: Vec<u8>,
+    pub(crate) state: StateBytes,
     /// From then on it is served by no process, until it has migrated or comes back.
     pub(crate) since: Instant,
     /// The change of the table before which it was decided.
@@ -151,7 +152,8 @@ impl Connection {
     }
 
     /// As [`Connection::migrate`], with state in the caller's own form; see
-    /// [`Starting::on_migrated_bytes`](crate::Starting::on_migrated_bytes). At most [`MAX_STATE`] bytes.
+    /// [`Starting::on_migrated_bytes`](crate::Starting::on_migrated_bytes). At most [`MAX_STATE`] bytes; they may hold
+    /// keys, and are wiped wherever they were on their way.
     ///
     /// # Errors
     /// As [`Connection::migrate`].
@@ -180,6 +182,7 @@ impl Connection {
         state: Vec<u8>,
         stays: impl FnOnce(NotMigrated) + Send + 'static,
     ) {
+        let state = StateBytes::from(state);
         let record = self.tracker.record.clone();
         let table = &record.table;
         // Before anything is decided: a change from here on is a new chance.
@@ -237,13 +240,6 @@ impl Connection {
     }
 }
 
-/// For socket options. Reading and writing past the connection loses what is known of it.
-impl AsFd for Connection {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
@@ -277,7 +273,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = SockRef::from(&*self.socket).shutdown(Shutdown::Write);
+        let done = SockRef::from(&self.socket.as_fd()).shutdown(Shutdown::Write);
         // As tokio does: a client that is gone already is not an error of ours.
         Poll::Ready(done.or_else(|error| match error.kind() {
             io::ErrorKind::NotConnected => Ok(()),
@@ -470,6 +466,6 @@ mod tests {
         drop(client);
         assert!(connection.is_readable(), "the end");
         connection.shutdown().await.unwrap();
-        assert!(rustix::net::sockopt::socket_error(&connection).is_ok());
+        assert!(SockRef::from(&connection).take_error().is_ok());
     }
 }

@@ -4,9 +4,23 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use hotupdate_proto::{ConnectionState, Generation, Summary, Totals};
+use hotupdate_proto::{ConnectionState, Generation, GoAways, Summary, Totals};
 
 use crate::metrics::{Event, Metrics};
+
+/// Why a connection of HTTP/2 is told to leave with GOAWAY, see [`GoAways`].
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoAway {
+    /// No other process accepts it.
+    NotAccepted,
+    /// A stream is open.
+    Streams,
+    /// Its client has done something that does not fit into another server.
+    Client,
+    /// Its server allows less than the one before.
+    Settings,
+}
 
 /// Kept up to date with every change, because a release cannot wait until 100,000 rows are counted.
 #[derive(Debug)]
@@ -94,6 +108,19 @@ impl Ledger {
         } += 1;
         drop(totals);
         self.metrics.count(event);
+    }
+
+    /// A connection was told to leave.
+    pub(super) fn goaway(&self, why: GoAway) {
+        let mut totals = self.lock();
+        let GoAways { not_accepted, streams, client, settings, .. } = &mut totals.goaways;
+        let count = match why {
+            GoAway::NotAccepted => not_accepted,
+            GoAway::Streams => streams,
+            GoAway::Client => client,
+            GoAway::Settings => settings,
+        };
+        *count += 1;
     }
 
     /// Idle is what is open and not counted here.

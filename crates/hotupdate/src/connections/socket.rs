@@ -2,13 +2,14 @@
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
 use hotupdate_proto::migration::Endpoint;
 use socket2::SockRef;
 use tokio::io::{Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
+
+use crate::platform::{AsFd, BorrowedFd, OwnedFd, UnixStream};
 
 /// The kernel's side of a connection. Shared with the live table, which shuts it down at the deadline of a
 /// drain.

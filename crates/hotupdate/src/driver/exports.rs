@@ -10,7 +10,8 @@ use hotupdate_proto::StateItem;
 use tokio::sync::mpsc;
 
 use super::TaskResult;
-use crate::state::{self, Arrived, Export};
+use crate::sealed;
+use crate::state::{Arrived, Export};
 
 /// State that was exported for an attempt, or that came with one.
 pub(super) type SealedState = Vec<(StateItem, OwnedFd)>;
@@ -66,7 +67,7 @@ impl Exports {
 
     /// What is wrong with what came from the incumbent.
     pub(super) fn check(&self) -> Result<(), String> {
-        self.sealed.iter().try_for_each(|(item, fd)| state::check(item, fd))
+        self.sealed.iter().try_for_each(|(item, fd)| sealed::check(item, fd))
     }
 
     pub(super) fn items(&self) -> Vec<StateItem> {

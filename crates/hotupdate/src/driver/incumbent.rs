@@ -14,11 +14,11 @@ use hotupdate_proto::operator::{Command, OperatorError};
 use hotupdate_proto::{ConnectionRow, Fault, Generation, Joined, Message, Refusal, Totals};
 
 use super::clock::monotonic_ns;
-use super::drain::{self, Progress};
 use super::exports::SealedState;
 use super::machine::Role;
 use super::{Driver, TaskResult};
 use crate::control::replies;
+use crate::draining::{self, Progress};
 
 impl Driver {
     /// Brings an event to the machine, and does what it says.
@@ -81,7 +81,7 @@ impl Driver {
                 Effect::Drain { until, is_succeeded } => self.begin_drain(until, is_succeeded),
                 Effect::Undrain => self.undrain(),
                 Effect::Force => {
-                    drain::force(&self.connections, &self.application.tasks().names(MAX_TASKS));
+                    draining::force(&self.connections, &self.application.tasks().names(MAX_TASKS));
                 }
                 Effect::Exit => self.exit(),
                 // Connections.

@@ -14,8 +14,8 @@ use hotupdate_proto::ShortText;
 use hotupdate_proto::operator::ListenerStatus;
 use tokio::sync::Notify;
 
-use super::Resources;
 use super::clock::monotonic_ns;
+use crate::application::Resources;
 use crate::control::{self, Control, Ownership, Upkeep};
 use crate::error::{Doing, Result};
 use crate::lifecycle::Lifecycle;

@@ -220,7 +220,7 @@ impl Migrations {
             }
             let mut handlers = self.handlers.iter();
             let handler = handlers.find(|handler| handler.fits(&item.kind, &item.listener));
-            let state = std::mem::take(&mut item.state);
+            let state = std::mem::take(&mut item.state).into_vec();
             match handler.and_then(|handler| handler.inspect(state)) {
                 Some(resume) => taken.push((item, fd, resume)),
                 None => inspected.refused.push(item.id),

@@ -26,6 +26,7 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout_at};
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// `SCM_MAX_FD` (`include/net/scm.h`): with room for it the kernel never has to truncate.
 const KERNEL_MAX_DESCRIPTORS: usize = 253;
@@ -81,7 +82,7 @@ impl Receiver {
     /// the first of them if this process has no room for more. Those stay where they are; everything else is
     /// needed as a whole.
     pub(crate) async fn message(&mut self) -> Result<(Message, Vec<OwnedFd>), Fault> {
-        let frame = self.frame().await?;
+        let frame = Zeroizing::new(self.frame().await?);
         let message = frame::decode_message(&frame).map_err(misbehaved)?;
         let owned = message.descriptors();
         let set = if owned == 0 { None } else { self.sets.pop_front() };
@@ -152,7 +153,10 @@ impl Receiver {
         if self.waiting() > KERNEL_MAX_DESCRIPTORS + MAX_DESCRIPTORS {
             return Err(self.stray());
         }
-        self.decoder.push(&self.buffer[..read]);
+        let arrived = &mut self.buffer[..read];
+        self.decoder.push(arrived);
+        // Connections may travel with keys.
+        arrived.zeroize();
         Ok(read)
     }
 }

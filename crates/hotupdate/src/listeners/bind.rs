@@ -4,13 +4,13 @@
 //! one's queue are reset when it closes.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use hotupdate_proto::environment::BACKLOG;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::address::Address;
+use crate::platform::{self, OwnedFd};
 
 pub(crate) fn tcp(address: &Address) -> io::Result<OwnedFd> {
     let socket = ip(address, Type::STREAM, Protocol::TCP)?;
@@ -28,7 +28,7 @@ pub(crate) fn udp(address: &Address) -> io::Result<OwnedFd> {
 fn ip(address: &Address, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let address = address.ip().ok_or(io::ErrorKind::InvalidInput)?;
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
-    if kind == Type::STREAM {
+    if kind == Type::STREAM && platform::REUSES_ADDRESS {
         // Connections of an earlier process in TIME_WAIT do not matter (socket(7)). UDP would share the port
         // with it.
         socket.set_reuse_address(true)?;
@@ -66,15 +66,14 @@ fn at_path(address: &Address, kind: Type) -> io::Result<Socket> {
 /// Whether a socket file is what a dead process left. The lock of the control socket makes sure that no other
 /// process of this service is about to use it.
 fn is_stale(path: &Path, kind: Type) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     let connect = || {
         let socket = Socket::new(Domain::UNIX, kind, None)?;
         // The queue of a live listener may be full.
         socket.set_nonblocking(true)?;
         socket.connect(&SockAddr::unix(path)?)
     };
-    is_socket && connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    platform::is_socket(path)
+        && connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]

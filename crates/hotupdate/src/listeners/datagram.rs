@@ -3,15 +3,14 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use socket2::{SockAddr, SockRef};
 use tokio::io::ReadBuf;
-use tokio::net::UnixDatagram;
 
 use crate::address::Address;
 use crate::listeners::gate::{Claim, Gated};
+use crate::platform::{BorrowedFd, OwnedFd, UnixDatagram};
 
 impl Gated for tokio::net::UdpSocket {
     const SENDS: bool = true;

@@ -2,17 +2,17 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::io::Errno;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 
 use crate::address::Address;
 use crate::connections::Connections;
 use crate::connections::{Connection, Socket};
 use crate::listeners::gate::{Claim, Gate, Gated};
+use crate::platform::{AsFd, BorrowedFd, OwnedFd, UnixListener};
+use crate::process::sockets::is_of_the_connection;
 use crate::rate_limited_log::RateLimitedLog;
 
 /// How long accepting pauses when it is not possible, because the process has no descriptor left (accept(2),
@@ -56,7 +56,7 @@ impl Gated for Acceptor {
 
 impl Gate<Acceptor> {
     /// The next caller on a control socket; its connections are not in the live table.
-    pub(crate) async fn accept_caller(&self) -> Option<io::Result<tokio::net::UnixStream>> {
+    pub(crate) async fn accept_caller(&self) -> Option<io::Result<crate::platform::UnixStream>> {
         self.wait(|acceptor, cx| match acceptor {
             Acceptor::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| stream),
             Acceptor::Tcp(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
@@ -249,28 +249,6 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// Errors of a connection that ended before it was accepted, which accept(2) passes on as its own: the next
-/// one may be fine.
-fn is_of_the_connection(error: &io::Error) -> bool {
-    const PASSED_ON: [Errno; 14] = [
-        Errno::INTR,
-        Errno::CONNABORTED,
-        Errno::CONNRESET,
-        Errno::CONNREFUSED,
-        Errno::PERM,
-        Errno::PROTO,
-        Errno::NOPROTOOPT,
-        Errno::OPNOTSUPP,
-        Errno::NETDOWN,
-        Errno::NETUNREACH,
-        Errno::HOSTDOWN,
-        Errno::HOSTUNREACH,
-        Errno::NONET,
-        Errno::TIMEDOUT,
-    ];
-    Errno::from_io_error(error).is_some_and(|errno| PASSED_ON.contains(&errno))
-}
-
 #[cfg(feature = "axum")]
 impl axum::serve::Listener for Listener {
     type Io = Connection;
@@ -363,15 +341,5 @@ mod tests {
         assert!(until.is_err() && polls.load(Relaxed) < 10, "{polls:?} polls");
         gate.close();
         assert!(accept.await.is_none());
-    }
-
-    #[test]
-    fn the_next_connection_may_be_fine() {
-        for errno in [Errno::CONNABORTED, Errno::PERM, Errno::HOSTUNREACH, Errno::PROTO] {
-            assert!(is_of_the_connection(&errno.into()), "{errno:?}");
-        }
-        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::INVAL, Errno::BADF] {
-            assert!(!is_of_the_connection(&errno.into()), "{errno:?}");
-        }
     }
 }

@@ -100,7 +100,7 @@ impl Table {
             let mut item = over_the_wire(describe(&mut migration))?;
             check(&item, &fd).map_err(io::Error::other)?;
             migration.migrated();
-            let state = std::mem::take(&mut item.state);
+            let state = std::mem::take(&mut item.state).into_vec();
             let socket = Socket::register(fd, &item.local)?;
             arrived.push((next.connections.adopt([(item, socket)]).remove(0), state));
         }

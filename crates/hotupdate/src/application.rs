@@ -1,7 +1,6 @@
 //! The application: what it says before it is ready, what it is told, and its work that is no connection.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,12 +10,13 @@ use hotupdate_proto::operator::Warning;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use super::TaskResult;
+use crate::driver::TaskResult;
 use crate::error::{Error, Result};
 use crate::lifecycle::{Lifecycle, Served};
 use crate::listeners::gate::GateControl;
 use crate::listeners::inherited::Origin;
 use crate::migration;
+use crate::platform::OwnedFd;
 use crate::state::{Arrived, Export};
 use crate::tasks::{self, Hook, Tasks};
 
@@ -71,7 +71,7 @@ enum Exclusive {
     Ended,
 }
 
-pub(super) struct Application {
+pub(crate) struct Application {
     says: mpsc::UnboundedReceiver<FromApplication>,
     is_gone: bool,
     /// It waits for the answer to `ready`.
@@ -90,7 +90,7 @@ pub(super) struct Application {
 }
 
 impl Application {
-    pub(super) fn new(
+    pub(crate) fn new(
         says: mpsc::UnboundedReceiver<FromApplication>,
         failed: Option<oneshot::Sender<Error>>,
     ) -> Self {
@@ -110,7 +110,7 @@ impl Application {
     }
 
     /// What it says next; `None` once, when it says nothing more. Safe to cancel.
-    pub(super) async fn next(&mut self) -> Option<FromApplication> {
+    pub(crate) async fn next(&mut self) -> Option<FromApplication> {
         if self.is_gone {
             std::future::pending::<()>().await;
         }
@@ -122,18 +122,18 @@ impl Application {
     // ---- until it serves ----------------------------------------------------------------------------------
 
     /// Something went wrong; it may go on.
-    pub(super) fn is_in_trouble(&mut self, what: String) {
+    pub(crate) fn is_in_trouble(&mut self, what: String) {
         self.trouble = Some(what);
     }
 
     /// Why it gave up, as far as that is known.
-    pub(super) fn why_it_gave_up(&mut self) -> String {
+    pub(crate) fn why_it_gave_up(&mut self) -> String {
         let unknown = || "the application gave up before it was ready".to_owned();
         self.trouble.take().unwrap_or_else(unknown)
     }
 
     /// It is ready, and waits for the answer.
-    pub(super) fn is_ready(
+    pub(crate) fn is_ready(
         &mut self,
         hooks: Vec<Hook>,
         tasks: Tasks,
@@ -146,21 +146,21 @@ impl Application {
     }
 
     /// Whether it waits for the answer to `ready`; else it is still warming up.
-    pub(super) fn waits_for_answer(&self) -> bool {
+    pub(crate) fn waits_for_answer(&self) -> bool {
         self.ready.is_some()
     }
 
-    pub(super) fn has_hook(&self) -> bool {
+    pub(crate) fn has_hook(&self) -> bool {
         !self.hooks.is_empty()
     }
 
     /// Whether it was ready already so long ago.
-    pub(super) fn was_ready(&self, ago: Duration) -> bool {
+    pub(crate) fn was_ready(&self, ago: Duration) -> bool {
         self.ready_at.is_some_and(|ready| ago <= ready.elapsed())
     }
 
     /// This process serves.
-    pub(super) fn serve(&mut self, state: HashMap<String, Arrived>) {
+    pub(crate) fn serve(&mut self, state: HashMap<String, Arrived>) {
         self.serve_again();
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(Ok(Served { lifecycle: self.lifecycle.subscribe(), state }));
@@ -168,14 +168,14 @@ impl Application {
     }
 
     /// This process will not serve; an application that waits for the answer to `ready` is told why.
-    pub(super) fn gives_up(&mut self, error: Error) {
+    pub(crate) fn gives_up(&mut self, error: Error) {
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(Err(error));
         }
     }
 
     /// This process will not serve; an application that is not ready yet learns why when it will be.
-    pub(super) fn fail(&mut self, error: Error) {
+    pub(crate) fn fail(&mut self, error: Error) {
         match self.ready.take() {
             Some(ready) => drop(ready.send(Err(error))),
             None => drop(self.failed.take().map(|failed| failed.send(error))),
@@ -184,22 +184,22 @@ impl Application {
 
     // ---- how far its life has come ------------------------------------------------------------------------
 
-    pub(super) fn lifecycle(&self) -> Lifecycle {
+    pub(crate) fn lifecycle(&self) -> Lifecycle {
         *self.lifecycle.borrow()
     }
 
-    pub(super) fn watch_lifecycle(&self) -> watch::Receiver<Lifecycle> {
+    pub(crate) fn watch_lifecycle(&self) -> watch::Receiver<Lifecycle> {
         self.lifecycle.subscribe()
     }
 
     /// It serves, as before or for the first time.
-    pub(super) fn serve_again(&mut self) {
+    pub(crate) fn serve_again(&mut self) {
         self.allow_exclusive();
         self.lifecycle.send_replace(Lifecycle::Serving);
     }
 
     /// Another process serves.
-    pub(super) fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         self.lifecycle.send_if_modified(|now| {
             let earlier = *now < Lifecycle::Draining;
             *now = (*now).max(Lifecycle::Draining);
@@ -208,13 +208,13 @@ impl Application {
     }
 
     /// It will never serve again.
-    pub(super) fn retire(&mut self) {
+    pub(crate) fn retire(&mut self) {
         self.forbid_exclusive();
         self.lifecycle.send_replace(Lifecycle::Retired);
     }
 
     /// Nothing is left to do.
-    pub(super) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.lifecycle.send_replace(Lifecycle::Drained);
     }
 
@@ -229,7 +229,7 @@ impl Application {
     }
 
     /// The accept loops stop; what the hooks have not ended by now is not waited for.
-    pub(super) fn forbid_exclusive(&mut self) {
+    pub(crate) fn forbid_exclusive(&mut self) {
         if let Exclusive::Ending(hooks) = &self.exclusive {
             hooks.abort();
         }
@@ -238,7 +238,7 @@ impl Application {
     }
 
     /// Runs the hooks, unless they run already. Returns whether there is nothing to wait for.
-    pub(super) fn end_exclusive(&mut self, results: &mpsc::Sender<TaskResult>) -> bool {
+    pub(crate) fn end_exclusive(&mut self, results: &mpsc::Sender<TaskResult>) -> bool {
         match self.exclusive {
             Exclusive::Ended => return true,
             Exclusive::Ending(_) => return false,
@@ -257,7 +257,7 @@ impl Application {
     }
 
     /// Whether the hooks of this run were waited for.
-    pub(super) fn exclusive_ended(&mut self, run: u64) -> bool {
+    pub(crate) fn exclusive_ended(&mut self, run: u64) -> bool {
         let awaited = run == self.runs && matches!(self.exclusive, Exclusive::Ending(_));
         if awaited {
             self.exclusive = Exclusive::Ended;
@@ -267,7 +267,7 @@ impl Application {
 
     // ---- tasks that keep the process alive ----------------------------------------------------------------
 
-    pub(super) fn tasks(&self) -> &Tasks {
+    pub(crate) fn tasks(&self) -> &Tasks {
         &self.tasks
     }
 }

@@ -32,7 +32,7 @@ enum State {
     Exiting,
 }
 
-pub(super) struct Drain {
+pub(crate) struct Drain {
     state: State,
     interval: Interval,
     last_progress: Option<Progress>,
@@ -42,14 +42,14 @@ pub(super) struct Drain {
 
 /// What the process that serves is told, again and again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Progress {
-    pub(super) connections: Summary,
-    pub(super) totals: Totals,
-    pub(super) tasks: Vec<String>,
+pub(crate) struct Progress {
+    pub(crate) connections: Summary,
+    pub(crate) totals: Totals,
+    pub(crate) tasks: Vec<String>,
 }
 
 impl Drain {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut interval = interval(PROGRESS);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { state: State::Serving, interval, last_progress: None, afterwards: None }
@@ -57,7 +57,7 @@ impl Drain {
 
     /// Begins, or goes on with an earlier deadline, or without a process that goes on with the service.
     /// Returns whether it begins.
-    pub(super) fn begin(
+    pub(crate) fn begin(
         &mut self,
         connections: &Connections,
         timing: &Timing,
@@ -83,41 +83,41 @@ impl Drain {
     }
 
     /// This process serves again.
-    pub(super) fn cancel(&mut self, connections: &Connections) {
+    pub(crate) fn cancel(&mut self, connections: &Connections) {
         (self.state, self.last_progress) = (State::Serving, None);
         connections.set_phase(Phase::Serving);
     }
 
     /// It has let go of its listeners.
-    pub(super) fn let_go(&mut self, afterwards: Afterwards) {
+    pub(crate) fn let_go(&mut self, afterwards: Afterwards) {
         self.afterwards = Some(afterwards);
     }
 
-    pub(super) fn drained(&mut self) {
+    pub(crate) fn drained(&mut self) {
         self.state = State::Drained;
     }
 
-    pub(super) fn exit(&mut self) {
+    pub(crate) fn exit(&mut self) {
         self.state = State::Exiting;
     }
 
     /// Another process serves, or none.
-    pub(super) fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.state != State::Serving
     }
 
-    pub(super) fn is_exiting(&self) -> bool {
+    pub(crate) fn is_exiting(&self) -> bool {
         self.state == State::Exiting
     }
 
     /// Whether another process goes on with the service.
-    pub(super) fn is_succeeded(&self) -> bool {
+    pub(crate) fn is_succeeded(&self) -> bool {
         matches!(self.afterwards, Some(Afterwards::ServedBy(_)))
     }
 
     /// Waits for the next moment of which the process that serves is told: `true` when nothing is open any
     /// more and no task runs. Safe to cancel.
-    pub(super) async fn next(&mut self, connections: &Connections, tasks: &Tasks) -> bool {
+    pub(crate) async fn next(&mut self, connections: &Connections, tasks: &Tasks) -> bool {
         let State::Draining { .. } = self.state else { return std::future::pending().await };
         tokio::select! {
             biased;
@@ -128,7 +128,7 @@ impl Drain {
 
     /// Whether every connection that is left is to be told of now. Most are gone in a moment, and need no row
     /// there.
-    pub(super) fn takes_rows(&mut self) -> bool {
+    pub(crate) fn takes_rows(&mut self) -> bool {
         match &mut self.state {
             State::Draining { rows_sent, .. } => !std::mem::replace(rows_sent, true),
             _ => false,
@@ -136,7 +136,7 @@ impl Drain {
     }
 
     /// What is to be told now, if that is anything new: with the ids of connections that ended.
-    pub(super) fn progress(
+    pub(crate) fn progress(
         &mut self,
         now: Progress,
         connections: &Connections,
@@ -168,7 +168,7 @@ async fn nothing_left(connections: &Connections, tasks: &Tasks) {
 }
 
 /// The deadline of the drain: what is left is closed, and named.
-pub(super) fn force(connections: &Connections, tasks: &[String]) {
+pub(crate) fn force(connections: &Connections, tasks: &[String]) {
     /// An operator that looks for more finds it before, in `hotctl connections`.
     const NAMED: usize = 20;
     let rows = connections.force();

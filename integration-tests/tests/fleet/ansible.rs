@@ -1,0 +1,196 @@
+//! `examples/ansible` on four hosts: a deploy, a bad version that stops at the first host, one that serves and answers
+//! the wrong thing.
+//!
+//! A host is a set of namespaces with an own `/opt`, `/run` and `/var/log`, and an own network. ssh reaches it without
+//! one: its `ProxyCommand` runs sshd(8) in the namespaces.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use integration_tests::process::binary;
+use integration_tests::process::needs::{ANSIBLE, CURL, IP, NAMESPACES, ROOT, SSHD, have};
+use integration_tests::{SOON, Sandbox, Service, eventually};
+
+/// A task takes ansible a second or two for each batch of hosts.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+const HOSTS: [&str; 4] = ["web1", "web2", "web3", "web4"];
+
+fn example() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/ansible").canonicalize().unwrap()
+}
+
+/// The commands after the comment `<!-- run: name -->`.
+fn commands(name: &str) -> Vec<String> {
+    let readme = fs::read_to_string(example().join("README.md")).unwrap();
+    let (_, rest) = readme.split_once(&format!("<!-- run: {name} -->\n```sh\n")).expect(name);
+    rest.split_once("```").unwrap().0.lines().map(str::to_owned).collect()
+}
+
+/// Four hosts, and a controller with the files of the example.
+struct Fleet<'a> {
+    sandbox: &'a Sandbox,
+    folder: PathBuf,
+    /// The process that holds the namespaces of each host.
+    hosts: Vec<u32>,
+}
+
+impl<'a> Fleet<'a> {
+    fn new(sandbox: &'a Sandbox) -> Self {
+        let folder = sandbox.path().join("controller");
+        fs::create_dir(&folder).unwrap();
+        for file in ["deploy.yml", "roles"] {
+            symlink(example().join(file), folder.join(file)).unwrap();
+        }
+        let hosts = HOSTS.map(|name| host(sandbox, name)).to_vec();
+        let fleet = Self { sandbox, folder, hosts };
+        fleet.keys();
+        fleet.inventory();
+        for version in ["v1", "v2", "v3"] {
+            fleet.release(version, "exec \"$0-real\" \"$@\"");
+        }
+        fleet
+    }
+
+    /// A release is a script beside the program, so that it can be a bad one.
+    fn release(&self, version: &str, body: &str) {
+        let folder = self.folder.join("releases").join(version);
+        fs::create_dir_all(&folder).unwrap();
+        let server = binary("axum-server").display().to_string();
+        let body = body.replace("\"$0-real\"", &server);
+        let path = folder.join("axum-server");
+        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn keys(&self) {
+        for name in ["client", "server"] {
+            let file = self.folder.join(name);
+            let mut keygen = Command::new("ssh-keygen");
+            let made = keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(file).status().unwrap();
+            assert!(made.success());
+        }
+        let at = self.folder.display();
+        let config = format!(
+            "HostKey {at}/server\nAuthorizedKeysFile {at}/client.pub\nStrictModes no\nUsePAM no\nPidFile none\n\
+             PermitRootLogin yes\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n\
+             SetEnv PATH={}:/usr/bin:/bin:/usr/sbin:/sbin HOTUPDATE_TEST_SANDBOX={}\n",
+            binary("hotctl").parent().unwrap().display(),
+            self.sandbox.path().display(),
+        );
+        fs::write(self.folder.join("sshd_config"), config).unwrap();
+    }
+
+    fn inventory(&self) {
+        let at = self.folder.display();
+        let mut inventory = "[servers]\n".to_owned();
+        for (name, holder) in HOSTS.iter().zip(&self.hosts) {
+            let sshd = format!("nsenter -t {holder} -m -n -u /usr/sbin/sshd -i -e -f {at}/sshd_config");
+            inventory.push_str(&format!(
+                "{name} ansible_host={name} ansible_user=root ansible_ssh_private_key_file={at}/client \
+                 ansible_ssh_common_args='-F none -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no \
+                 -o ControlMaster=no -o ProxyCommand=\"{sshd}\"'\n"
+            ));
+        }
+        // What starts the first version, where there is no systemd.
+        inventory.push_str(
+            "[servers:vars]\nansible_python_interpreter=/usr/bin/python3\n\
+             hotupdate_start=[\"sh\", \"-c\", \"HOTUPDATE_SOCKET=/run/axum-server/control.sock \
+             setsid --fork /opt/axum-server/current/run >/var/log/axum-server.log 2>&1 </dev/null\"]\n",
+        );
+        fs::write(self.folder.join("inventory.ini"), inventory).unwrap();
+    }
+
+    /// Runs it to its end: whether it succeeds, and what it printed.
+    #[track_caller]
+    fn run(&self, command: &str) -> (bool, String) {
+        let (mut bash, output) = self.sandbox.command(Path::new("bash"));
+        bash.args(["-euc", command]).current_dir(&self.folder).env("ANSIBLE_HOME", self.folder.join("home"));
+        bash.env("ANSIBLE_NOCOLOR", "1").env("ANSIBLE_RETRY_FILES_ENABLED", "0").env("LC_ALL", "C.UTF-8");
+        bash.env("ANSIBLE_LOCAL_TEMP", self.folder.join("tmp")).env("ANSIBLE_PIPELINING", "1");
+        let mut bash = bash.spawn().unwrap();
+        let status = eventually("the play ends", PATIENCE, || bash.try_wait().unwrap());
+        let said = [output.stdout, output.stderr].map(|path| fs::read_to_string(path).unwrap());
+        (status.success(), said.concat())
+    }
+
+    fn on(&self, host: usize, command: &str) -> String {
+        let holder = self.hosts[host].to_string();
+        let (mut nsenter, output) = self.sandbox.command(Path::new("nsenter"));
+        nsenter.args(["-t", &holder, "-m", "-n", "-u", "sh", "-euc", command]);
+        self.sandbox.outcome(nsenter, output).stdout.trim().to_owned()
+    }
+
+    /// Which version answers on each host.
+    fn versions(&self) -> Vec<String> {
+        let ask = "curl --silent --max-time 10 http://127.0.0.1:8080/version";
+        (0..HOSTS.len()).map(|host| self.on(host, ask)).collect()
+    }
+
+    /// Clients on every host, whose every request has to be answered; stopped by a file.
+    fn load(&self) -> Vec<Service<'a>> {
+        let stop = self.folder.join("stop");
+        let script = format!(
+            "set -eu; while [ ! -e {} ]; do curl --silent --fail --max-time 20 -o /dev/null \
+             http://127.0.0.1:8080/?sleep=0.02; done",
+            stop.display()
+        );
+        let start = |holder: &u32| {
+            let holder = holder.to_string();
+            let words = ["-t", &holder, "-m", "-n", "-u", "sh", "-c", &script].map(str::to_owned);
+            Service::spawn(self.sandbox, Path::new("nsenter"), &words)
+        };
+        self.hosts.iter().map(start).collect()
+    }
+}
+
+/// A process in namespaces of its own.
+fn host(sandbox: &Sandbox, name: &str) -> u32 {
+    let script = format!(
+        "hostname {name}; ip link set lo up; for folder in /opt /run /var/log; do mount -t tmpfs tmpfs $folder; done; \
+         mkdir -p /run/sshd /run/axum-server; chmod 700 /run/axum-server; touch /run/is-up; exec sleep infinity"
+    );
+    let words = ["--mount", "--net", "--uts", "--propagation", "private", "sh", "-euc", &script];
+    let holder = Service::spawn(sandbox, Path::new("unshare"), &words.map(str::to_owned));
+    let mark = format!("/proc/{}/root/run/is-up", holder.pid());
+    eventually("the host is up", SOON, || Path::new(&mark).exists().then_some(()));
+    holder.pid()
+}
+
+#[test]
+fn a_bad_version_stops_at_the_first_host_and_every_host_serves() {
+    if !have(&[ANSIBLE, SSHD, ROOT, NAMESPACES, IP, CURL]) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let fleet = Fleet::new(&sandbox);
+    let [first, second] = commands("deploy").try_into().unwrap();
+
+    let (succeeds, said) = fleet.run(&first);
+    assert!(succeeds, "{said}");
+    assert_eq!(fleet.versions(), ["v1"; 4]);
+
+    let load = fleet.load();
+    let (succeeds, said) = fleet.run(&second);
+    assert!(succeeds, "{said}");
+    assert_eq!(fleet.versions(), ["v2"; 4]);
+    assert_eq!(fleet.on(0, "readlink /opt/axum-server/current"), "v2");
+
+    // One that does not start, and one that serves and is not what it should be.
+    for bad in ["echo broken >&2; exit 1", "exec \"$0-real\" \"$@\" --app-version wrong"] {
+        fleet.release("v3", bad);
+        let (succeeds, said) = fleet.run(&second.replace("v2", "v3"));
+        assert!(!succeeds && said.contains("v3 is not well; web1 serves as before"), "{said}");
+        assert!(!said.contains("[web2]"), "only the first host is touched: {said}");
+        assert_eq!(fleet.versions(), ["v2"; 4]);
+        assert_eq!(fleet.on(0, "readlink /opt/axum-server/current"), "v2");
+    }
+
+    fs::write(fleet.folder.join("stop"), "").unwrap();
+    for clients in load {
+        assert_eq!(clients.wait_exit(), integration_tests::process::Exit::Status(0), "a request failed");
+    }
+}

@@ -1,0 +1,5 @@
+//! What operators have around a service: monitoring, orchestrators, packages. The files of the examples are used
+//! as they stand.
+
+mod kubernetes;
+mod observability;
