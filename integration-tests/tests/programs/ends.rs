@@ -18,11 +18,9 @@ fn sigterm_stops_the_program_as_it_stops() {
     if !have(&[PYTHON]) {
         return;
     }
-    for (options, variables, code) in [
-        (&[][..], &[][..], 0),
-        (&[], &["EXIT=7"], 7),
-        (&["--stop-signal", "QUIT"], &[], 0),
-    ] {
+    for (options, variables, code) in
+        [(&[][..], &[][..], 0), (&[], &["EXIT=7"], 7), (&["--stop-signal", "QUIT"], &[], 0)]
+    {
         let sandbox = Sandbox::new();
         let (run, address) = serving(&sandbox, options, &server(variables));
         let program = who_answers(address).expect("it answers");
@@ -42,9 +40,10 @@ fn is_connected(address: std::net::SocketAddr) -> bool {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("there is /proc");
     let port = format!(":{:04X}", address.port());
     // Established, with an inode: the kernel makes one when it is accepted.
-    table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
-        fields.len() > 9 && fields[1].ends_with(&port) && fields[3] == "01" && fields[9] != "0"
-    })
+    table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .any(|fields| fields.len() > 9 && fields[1].ends_with(&port) && fields[3] == "01" && fields[9] != "0")
 }
 
 /// As after exec: the signal that stops a program is no failure, and a program that does not stop is killed.
@@ -83,7 +82,10 @@ fn a_program_that_does_not_stop_after_a_handoff_is_drained() {
         predecessor()?.tasks.into_iter().next().filter(|task| task.ends_with(&format!("process {first}")))
     });
     let shown = hotctl(&sandbox, &["status"]).expect_success().stdout;
-    assert!(shown.contains(&format!("still running: 1 task ({task})")) && shown.contains("its own"), "{shown}");
+    assert!(
+        shown.contains(&format!("still running: 1 task ({task})")) && shown.contains("its own"),
+        "{shown}"
+    );
     let outcome = hotctl(&sandbox, &["drain", "--deadline", "0"]).expect_success();
     assert!(outcome.stderr.contains("ends its program now"), "{}", outcome.stderr);
     assert_eq!(run.wait().code(), 137);
@@ -104,7 +106,11 @@ fn other_signals_are_passed_on() {
     run.process().signal(Signal::HUP);
     let outcome = run.wait();
     assert_eq!(outcome.code(), 129, "{}", outcome.stderr);
-    assert!(outcome.stderr.contains(&format!("process {program}, was killed by signal 1")), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains(&format!("process {program}, was killed by signal 1")),
+        "{}",
+        outcome.stderr
+    );
     nothing_is_left(&sandbox);
 }
 
@@ -151,7 +157,18 @@ fn hold_starts_it_again() {
     let sandbox = Sandbox::new();
     let hotctl_run = binary("hotctl").display().to_string();
     let control = sandbox.control().display().to_string();
-    let run = ["--", &hotctl_run, "run", "--socket", &control, "--listen", "http=127.0.0.1:0", "--settle", "0.2", "--"];
+    let run = [
+        "--",
+        &hotctl_run,
+        "run",
+        "--socket",
+        &control,
+        "--listen",
+        "http=127.0.0.1:0",
+        "--settle",
+        "0.2",
+        "--",
+    ];
     let server = server(&[]);
     let hold = ["hold", "--listen", "http=127.0.0.1:0"].into_iter().chain(run);
     let all: Vec<&str> = hold.chain(server.iter().map(String::as_str)).collect();
@@ -188,10 +205,20 @@ fn as_process_1() {
     let sandbox = Sandbox::new();
     let words = ["--pid", "--fork", "--kill-child", "--mount-proc"].map(str::to_owned).to_vec();
     let control = sandbox.control().display().to_string();
-    let run = [&binary("hotctl").display().to_string(), "run", "--socket", &control, "--listen", "http=127.0.0.1:0"];
+    let run = [
+        &binary("hotctl").display().to_string(),
+        "run",
+        "--socket",
+        &control,
+        "--listen",
+        "http=127.0.0.1:0",
+    ];
     let run: Vec<String> = run.iter().chain(&["--settle", "0.2", "--"]).map(ToString::to_string).collect();
-    let unshare =
-        Service::spawn(&sandbox, std::path::Path::new("unshare"), &[words, run, server(&["EXIT=7"])].concat());
+    let unshare = Service::spawn(
+        &sandbox,
+        std::path::Path::new("unshare"),
+        &[words, run, server(&["EXIT=7"])].concat(),
+    );
     let status = eventually("it serves", SOON, || {
         Status::ask(&sandbox.control()).ok().filter(|status| status.serving.state == "serving")
     });

@@ -175,7 +175,7 @@ fn a_script_without_exec_is_named() {
     }
     let sandbox = Sandbox::new();
     let path = script(&sandbox, &format!("{}; echo ended", server(&["LOOSE=1"]).join(" ")));
-    let (run, address) = serving(&sandbox, &[], &[path.clone()]);
+    let (run, address) = serving(&sandbox, &[], std::slice::from_ref(&path));
     let shell = format!("has started a program instead of becoming it: LISTEN_PID is {}", {
         let status = Status::ask(&sandbox.control()).expect("it serves");
         let program = &status.serving.tasks[0];
@@ -196,7 +196,7 @@ fn a_script_with_exec_is_the_program() {
     }
     let sandbox = Sandbox::new();
     let path = script(&sandbox, &format!("cd /\nexec {}", server(&[]).join(" ")));
-    let (run, address) = serving(&sandbox, &["--ready-notify"], &[path.clone()]);
+    let (run, address) = serving(&sandbox, &["--ready-notify"], std::slice::from_ref(&path));
     let first = who_answers(address).expect("LISTEN_PID is that of the program");
     let _new = handoff(&sandbox, &[], &[path]).expect_success();
     only(address, another(address, &[first]));

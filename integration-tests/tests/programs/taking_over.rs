@@ -5,7 +5,7 @@ use integration_tests::process::needs::{PYTHON, have};
 use integration_tests::process::{binary, spawn_hotctl};
 use integration_tests::{Sandbox, Service, Status, hotctl};
 
-use super::support::{another, handoff, only, serves, server, serving, serving_run};
+use super::support::{another, handoff, only, server, serves, serving, serving_run};
 
 /// As everything else here: what is started later takes the listeners, and what is not said is as before.
 #[test]
@@ -40,7 +40,8 @@ fn a_service_takes_over_and_gives_back() {
     let sandbox = Sandbox::new();
     let (run, address) = serving(&sandbox, &[], &server(&[]));
     let first = who_answers(address).expect("it answers");
-    let axum = [vec![binary("axum-server").display().to_string()], Service::arguments(&sandbox, "v2", &[])].concat();
+    let axum =
+        [vec![binary("axum-server").display().to_string()], Service::arguments(&sandbox, "v2", &[])].concat();
     let _new = handoff(&sandbox, &["--native"], &axum).expect_success();
     let second = another(address, &[first]);
     only(address, second);

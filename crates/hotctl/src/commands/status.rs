@@ -8,11 +8,7 @@ use std::time::Duration;
 use hotupdate_proto::operator::{
     LastFailure, LastHandoff, ListenerStatus, PastEvent, ProcessState, ProcessStatus, Status, Warning,
 };
-<<<<<<< HEAD
-use hotupdate_proto::{Summary, Totals};
-=======
-use hotupdate_proto::{GoAways, Process, Summary, Totals};
->>>>>>> main
+use hotupdate_proto::{GoAways, Summary, Totals};
 use serde::Serialize;
 
 use crate::context::Context;
