@@ -188,7 +188,8 @@ Examples:
   hotctl handoff --log v2.log -- gunicorn app:app
 
 Exit codes:
-  those of COMMAND (128 + N if signal N killed it, but 0 if it was asked to stop by that signal), and
+  those of COMMAND (128 + N if signal N killed it, but 0 if it was asked to stop by that signal, or if another \
+version serves), and
     1  it could not begin, or the version before serves on
     2  usage error";
 

@@ -175,7 +175,7 @@ fn a_script_without_exec_is_named() {
     }
     let sandbox = Sandbox::new();
     let path = script(&sandbox, &format!("{}; echo ended", server(&["LOOSE=1"]).join(" ")));
-    let (run, address) = serving(&sandbox, &[], std::slice::from_ref(&path));
+    let (run, address) = serving(&sandbox, &["--settle", "2"], std::slice::from_ref(&path));
     let shell = format!("has started a program instead of becoming it: LISTEN_PID is {}", {
         let status = Status::ask(&sandbox.control()).expect("it serves");
         let program = &status.serving.tasks[0];

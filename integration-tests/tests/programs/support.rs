@@ -108,9 +108,12 @@ pub(crate) fn said(sandbox: &Sandbox, line: &str) {
     eventually(&format!("it is said: {line}"), SOON, || sandbox.transcript().contains(line).then_some(()));
 }
 
-/// A request that takes so many seconds, and is in flight: the program has read it.
-pub(crate) fn in_flight(address: SocketAddr, seconds: u64) -> InFlight {
-    InFlight::start(address, std::time::Duration::from_secs(seconds))
+/// A request that takes two seconds, and that this program has read.
+#[track_caller]
+pub(crate) fn in_flight(sandbox: &Sandbox, address: SocketAddr, program: u32) -> InFlight {
+    let slow = InFlight::start(address, std::time::Duration::from_secs(2));
+    said(sandbox, &format!("asked {program}\n"));
+    slow
 }
 
 /// Nothing of the service is left.

@@ -62,7 +62,7 @@ async fn supervise(socket: PathBuf, report: &Report, options: cli::Run) -> Resul
     let waits = ProgramTiming::default();
     let text = options.label.clone().unwrap_or_else(|| shown(&options.command));
     let builder = hotupdate::builder(&socket).program(text.clone());
-    let builder = builder.lease(waits.lease).drain_deadline(options.stop_within.unwrap_or(waits.drain));
+    let builder = builder.lease(waits.lease).drain_deadline(waits.drain);
     let mut hot = builder.join().await.map_err(failed)?;
     let settings = match Settings::of(&options, hot.import(settings::STATE), &waits) {
         Ok(settings) => settings,
@@ -130,7 +130,8 @@ async fn serve(hot: Serving, mut keeper: Keeper<'_>) -> Result<Exit, Failure> {
     loop {
         match phase {
             Phase::Serving => keeper.resumes(),
-            Phase::Draining(plan) => keeper.drains(plan.until.into_std()),
+            // Only where no process goes on with the service, clients are not spread (`Timing::drain_stop`).
+            Phase::Draining(plan) => keeper.drains(plan.until.into_std(), !plan.spread.is_zero()),
             _ => keeper.handle(Event::Forced),
         }
         loop {

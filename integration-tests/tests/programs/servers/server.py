@@ -16,8 +16,9 @@ if "LOOSE" not in os.environ and os.environ.get("LISTEN_PID") != str(os.getpid()
 names = os.environ["LISTEN_FDNAMES"].split(":")
 assert len(names) == int(os.environ["LISTEN_FDS"])
 if not os.environ.get("WATCHED"):
-    for name in ("NOTIFY_SOCKET", "HOTUPDATE_ATTEMPT", "WATCHDOG_USEC"):
+    for name in ("HOTUPDATE_ATTEMPT", "WATCHDOG_USEC"):
         assert name not in os.environ, name
+    assert os.environ.get("NOTIFY_SOCKET", "@").startswith("@"), "that of hotctl's own manager"
 stopping = threading.Event()
 wake, woken = os.pipe()
 active = 0
@@ -29,9 +30,9 @@ def serve(connection, name):
     with connection, connection.makefile("rb") as lines:
         while True:
             try:
-                request = lines.readline()
-                while lines.readline().strip():
-                    pass
+                request, last = lines.readline(), False
+                while header := lines.readline().strip():
+                    last = last or header.lower() == b"connection: close"
             except OSError:
                 return
             if not request:
@@ -39,11 +40,14 @@ def serve(connection, name):
             with lock:
                 active += 1
             query = urllib.parse.urlsplit(request.split()[1].decode()).query
-            time.sleep(float(urllib.parse.parse_qs(query).get("sleep", ["0"])[0]))
+            seconds = float(urllib.parse.parse_qs(query).get("sleep", ["0"])[0])
+            if seconds:
+                print("asked", os.getpid(), flush=True)
+            time.sleep(seconds)
             health = os.environ.get("HEALTH")
             good = name != "ready" or not health or os.path.exists(health)
             body = b"ospid:%d\n" % os.getpid()
-            how = b"close" if stopping.is_set() else b"keep-alive"
+            how = b"close" if last or stopping.is_set() else b"keep-alive"
             head = b"HTTP/1.1 %s\r\nContent-Length: %d\r\nConnection: %s\r\n\r\n"
             try:
                 connection.sendall(head % (b"200 OK" if good else b"503 Not Yet", len(body), how) + body)
@@ -51,7 +55,7 @@ def serve(connection, name):
                 pass
             with lock:
                 active -= 1
-            if how == b"close" or b"HTTP/1.0" in request:
+            if how == b"close":
                 return
 
 

@@ -118,9 +118,10 @@ impl Child {
 
     /// The shell that has started the program instead of becoming it: then `LISTEN_PID` is that of the shell.
     pub(super) fn shell(&self) -> Option<String> {
-        let name = fs::read_to_string(format!("/proc/{}/comm", self.pid())).ok()?;
-        let is_shell = SHELLS.contains(&name.trim_end()) && self.left().next().is_some();
-        is_shell.then(|| name.trim_end().to_owned())
+        let program = fs::read_link(format!("/proc/{}/exe", self.pid())).ok()?;
+        let name = program.file_name()?.to_str()?;
+        let is_shell = SHELLS.contains(&name) && self.left().next().is_some();
+        is_shell.then(|| name.to_owned())
     }
 }
 

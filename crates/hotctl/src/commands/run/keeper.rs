@@ -69,6 +69,7 @@ pub(super) struct Keeper<'a> {
     is_ready: bool,
     /// Since when another process serves, or none.
     draining: Option<Instant>,
+    is_succeeded: bool,
     last_end: Option<End>,
     outcomes: VecDeque<Outcome>,
     failure: Option<Failure>,
@@ -111,6 +112,7 @@ impl<'a> Keeper<'a> {
             not_started: None,
             is_ready: false,
             draining: None,
+            is_succeeded: false,
             last_end: None,
             outcomes: VecDeque::new(),
             failure: None,
@@ -148,15 +150,16 @@ impl<'a> Keeper<'a> {
         self.handle(Event::Serves);
     }
 
-    /// This process has until then.
-    pub(super) fn drains(&mut self, until: Instant) {
+    /// This process has until then; another one has taken over, or the service stops.
+    pub(super) fn drains(&mut self, until: Instant, is_succeeded: bool) {
+        self.is_succeeded |= is_succeeded;
         let since = *self.draining.get_or_insert_with(Instant::now);
         let own = since.checked_add(self.settings.stop_within);
         self.handle(Event::Drains(own.map_or(until, |own| own.min(until))));
     }
 
     pub(super) fn resumes(&mut self) {
-        self.draining = None;
+        (self.draining, self.is_succeeded) = (None, false);
         self.handle(Event::Resumes);
     }
 
@@ -338,9 +341,11 @@ impl<'a> Keeper<'a> {
         self.failure.take().unwrap_or_else(|| Failure::refused(format!("{} does not serve", self.text)))
     }
 
-    /// As COMMAND ended that was told to stop. One that dies of the signal has done as it was told.
+    /// As COMMAND ended that was told to stop. One that dies of the signal has done as it was told; and if the service goes
+    /// on, its end is no failure at all.
     pub(super) fn exit(&self) -> Exit {
         match self.last_end {
+            _ if self.is_succeeded => Exit::Done,
             Some(End::Killed(signal)) if i32::from(signal) == self.settings.stop_signal => Exit::Done,
             Some(end) => Exit::Command(end.code()),
             None => Exit::Done,
