@@ -28,9 +28,11 @@ impl<T> Io<T> {
 
     /// The next read returns these bytes.
     pub(crate) fn give_back(&mut self, bytes: Bytes) {
-        if self.unread.is_empty() {
+        if bytes.is_empty() {
+            // The buffer that they are in would be kept.
+        } else if self.unread.is_empty() {
             self.unread = bytes;
-        } else if !bytes.is_empty() {
+        } else {
             let mut both = BytesMut::from(bytes);
             both.extend_from_slice(&self.unread);
             self.unread = both.freeze();
@@ -76,7 +78,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
         }
         if self.unread.has_remaining() {
             let n = self.unread.len().min(buf.remaining());
-            buf.put_slice(&self.unread.split_to(n));
+            buf.put_slice(&self.unread[..n]);
+            match n == self.unread.len() {
+                // The buffer that they are in is not kept.
+                true => self.unread = Bytes::new(),
+                false => self.unread.advance(n),
+            }
             self.activity.bytes_read();
             return Poll::Ready(Ok(()));
         }
@@ -146,6 +153,21 @@ mod tests {
         let mut all = String::new();
         io.read_to_string(&mut all).await.unwrap();
         assert_eq!(all, "first middle last");
+    }
+
+    /// A connection may be silent for long, and what hyper reads into is 8 KiB.
+    #[tokio::test]
+    async fn no_buffer_is_kept_of_which_nothing_is_left() {
+        let buffer = Bytes::from(vec![7; 8]);
+        let mut io = Io::new(tokio::io::duplex(64).1, activity());
+        io.give_back(buffer.slice(8..));
+        assert!(buffer.is_unique(), "nothing was given back");
+        io.give_back(buffer.clone());
+        for half in 0..2 {
+            assert!(!buffer.is_unique(), "{half} halves were read");
+            io.read_exact(&mut [0; 4]).await.unwrap();
+        }
+        assert!(buffer.is_unique());
     }
 
     #[tokio::test]

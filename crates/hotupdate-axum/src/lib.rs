@@ -121,6 +121,7 @@ pub mod guides;
 pub mod ws;
 
 // A connection, in the order in which it is met.
+mod arrivals;
 mod carrier;
 mod detect;
 mod http1;

@@ -4,7 +4,7 @@ use bytes::{BufMut as _, Bytes};
 #[cfg(feature = "http2")]
 use hotupdate_h2::State;
 
-use crate::carrier::{self, Carrier, Kinds};
+use crate::carrier::{self, Carrier, HttpCarrier, Kinds};
 use crate::io::Io;
 
 /// The first byte of the state. A version that does not know it leaves the connection where it is.
@@ -104,6 +104,25 @@ pub(crate) fn migrate<C: Carrier>(
         tracing::debug!(why, kind, "a connection stays");
         stays(carrier, state);
     });
+}
+
+/// Lets the connection rest until its client says something. Then `go_on` goes on with it; at once if there is
+/// something to do.
+pub(crate) fn rest<C: HttpCarrier>(
+    carrier: C,
+    state: HttpState,
+    go_on: impl FnOnce(C, HttpState) + Send + 'static,
+) {
+    let is_at_rest = match &state.spoken {
+        Spoken::Unknown | Spoken::Http1 => C::RESTS && state.unread.is_empty(),
+        #[cfg(feature = "http2")]
+        Spoken::Http2(_) => false,
+    };
+    if !is_at_rest {
+        return go_on(carrier, state);
+    }
+    let kind = state.spoken.kind(carrier.layer().kinds());
+    carrier::rest(carrier, kind, state.to_bytes(), move |carrier| go_on(carrier, state));
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 #[cfg(feature = "tls")]
 use tokio::time::Instant;
 use tokio::time::timeout;
@@ -31,6 +31,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::app::{App, BoxError};
+use crate::arrivals::{Arrivals, Entrance};
 #[cfg(feature = "tls")]
 use crate::carrier::Carrier;
 use crate::carrier::{HttpCarrier, Kinds, Layer, Names};
@@ -99,7 +100,7 @@ const READY_OVERDUE: Duration = Duration::from_secs(10);
 /// What is left at the deadline is closed and counted as forced. If the drain ends early, because the next
 /// version failed, everything goes on as before.
 pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
-    let (arrivals, arrived) = mpsc::unbounded_channel();
+    let (arrivals, entrance) = Arrivals::new();
     #[cfg(feature = "tls")]
     let tls = Arc::<Mutex<Option<Tls>>>::default();
     let is_bare = {
@@ -112,7 +113,7 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
             true
         }
     };
-    let mut accept = Accept { hot, listener: &listener, arrivals };
+    let mut accept = Accept { hot, listener: &listener, entrance };
     let registered =
         accept.kinds(Layer::Bare.kinds(), is_bare, |state, read| Some(History::Bare(read(state)?)));
     #[cfg(feature = "tls")]
@@ -125,11 +126,13 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
             Some(History::Tls(Box::new(around), read(state.to_vec())?))
         }))
     };
-    let spawn = move |arrival, server: &Arc<Server>| spawn(arrival, app.clone(), server.clone());
+    let begin = move |server: Arc<Server>| -> Begin {
+        Box::new(move |arrival| begin(arrival, app.clone(), server.clone()))
+    };
     Serve {
         listener,
-        spawn: Box::new(spawn),
-        arrived,
+        begin: Box::new(move |server| (begin.clone()(server.clone()), begin(server))),
+        arrivals,
         registered,
         serving: Box::pin(hot.when_serving()),
         settings: Settings::default(),
@@ -144,7 +147,7 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
 struct Accept<'a> {
     hot: &'a mut Starting,
     listener: &'a Listener,
-    arrivals: mpsc::UnboundedSender<Arrival>,
+    entrance: Entrance,
 }
 
 /// Reads the state of a protocol.
@@ -170,14 +173,14 @@ impl Accept<'_> {
         is_wanted: impl Fn() -> bool + Clone + Send + Sync + 'static,
         read: impl Fn(Vec<u8>) -> Option<History> + Send + Sync + 'static,
     ) -> hotupdate::Result<()> {
-        let Self { hot, listener, arrivals } = self;
-        let arrivals = arrivals.clone();
+        let Self { hot, listener, entrance } = self;
+        let entrance = entrance.clone();
         hot.on_migrated_if(kind, Some(listener.name()), is_wanted.clone(), move |state| {
-            let (history, arrivals) = (read(state)?, arrivals.clone());
+            let (history, entrance) = (read(state)?, entrance.clone());
             // Without a server they stay where they are.
-            let accepts = is_wanted() && !arrivals.is_closed();
+            let accepts = is_wanted() && !entrance.is_closed();
             accepts.then(|| -> hotupdate::migration::Resume {
-                Box::new(move |connection| drop(arrivals.send(Arrival { connection, history })))
+                Box::new(move |connection| entrance.arrive(Arrival { connection, history }))
             })
         })
     }
@@ -194,7 +197,7 @@ fn read(tls: &Mutex<Option<Tls>>) -> MutexGuard<'_, Option<Tls>> {
 /// application may import its state between [`ready`](Starting::ready) and the `await`.
 ///
 /// Dropping it closes the listener, and what waits in the queue. A connection that is already being served
-/// has a task of its own and goes on.
+/// goes on by itself.
 ///
 /// Several servers are awaited together:
 ///
@@ -219,8 +222,9 @@ fn read(tls: &Mutex<Option<Tls>>) -> MutexGuard<'_, Option<Tls>> {
 #[must_use = "nothing is served until it is awaited"]
 pub struct Serve {
     listener: Listener,
-    spawn: Spawn,
-    arrived: mpsc::UnboundedReceiver<Arrival>,
+    /// For those that are accepted, and for those that arrive.
+    begin: Box<dyn FnOnce(Arc<Server>) -> (Begin, Begin) + Send>,
+    arrivals: Arrivals,
     registered: hotupdate::Result<()>,
     serving: WhenServing,
     settings: Settings,
@@ -231,20 +235,20 @@ pub struct Serve {
     handshake: Duration,
 }
 
-/// Serves a connection in a task of its own.
-type Spawn = Box<dyn FnMut(Arrival, &Arc<Server>) + Send>;
+/// Serves a connection by itself.
+pub(crate) type Begin = Box<dyn FnMut(Arrival) + Send>;
 
 /// Resolves when `ready` has returned, with `None` if it never will.
 type WhenServing = Pin<Box<dyn Future<Output = Option<Serving>> + Send>>;
 
 /// A connection to be served.
-struct Arrival {
-    connection: Connection,
-    history: History,
+pub(crate) struct Arrival {
+    pub(crate) connection: Connection,
+    pub(crate) history: History,
 }
 
 /// Where a connection stands.
-enum History {
+pub(crate) enum History {
     /// Its client has just connected.
     None,
     /// It was served by another process, without TLS.
@@ -335,13 +339,15 @@ impl Serve {
     }
 
     async fn run(self) -> hotupdate::Result<()> {
-        let Self { mut listener, mut spawn, mut arrived, registered, serving, settings, .. } = self;
+        let Self { mut listener, begin, arrivals, registered, serving, settings, .. } = self;
         registered?;
         let hot = wait_until_ready(&listener, serving).await?;
         let server = Server::new(settings);
         #[cfg(feature = "tls")]
         let server = Server { tls: read(&self.tls).clone(), handshake: self.handshake, ..server };
         let server = Arc::new(server);
+        let (mut accepted, arrived) = begin(server.clone());
+        arrivals.serve(arrived);
         let (connections, name) = (hot.connections(), listener.name().to_owned());
         let mut rest = pin!(server.let_rest(connections, &name));
         // Returning from here often means returning from `main`, which would kill what is still open.
@@ -350,16 +356,9 @@ impl Serve {
         loop {
             tokio::select! {
                 connection = listener.accept(), if accepts => match connection {
-                    Some(connection) => spawn(Arrival { connection, history: History::None }, &server),
+                    Some(connection) => accepted(Arrival { connection, history: History::None }),
                     None => accepts = false,
                 },
-                Some(arrival) = arrived.recv() => {
-                    spawn(arrival, &server);
-                    // They come in batches.
-                    while let Ok(next) = arrived.try_recv() {
-                        spawn(next, &server);
-                    }
-                }
                 never = &mut rest => match never {},
                 () = &mut drained => return Ok(()),
             }
@@ -454,8 +453,11 @@ impl fmt::Debug for Serve {
 /// If the state is none that `serve` has given.
 #[cfg(feature = "test-util")]
 pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, app: S) {
-    let state = state.map(|state| HttpState::of_http1(state).expect("the state comes from `serve`"));
-    converse(connection, state.unwrap_or_default(), app, Arc::default()).await;
+    let Some(state) = state else {
+        return converse(connection, HttpState::default(), app, Arc::default()).await;
+    };
+    let state = HttpState::of_http1(state).expect("the state comes from `serve`");
+    migration::rest(connection, state, go_on(app, Arc::default()));
 }
 
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next
@@ -470,34 +472,31 @@ async fn converse<C: HttpCarrier, S: App>(carrier: C, state: HttpState, app: S, 
     let chosen = carrier.known_protocol();
     let mut io = Io::new(carrier, activity.clone());
     io.give_back(state.unread);
-    let left = exchange(io, state.spoken, chosen, service, &mut watch, &server, names).await;
-    if let Some((io, spoken)) = left {
-        let runtime = Handle::current();
-        migration::migrate(io, spoken, move |carrier, state| {
-            spawn_on(&runtime, carrier, state, app, server);
-        });
+    let left = exchange(io, state.spoken, chosen, C::RESTS, service, &mut watch, &server, names).await;
+    // In another task, if there is more to be said: this one has nothing to wait for and ends.
+    match left {
+        Some((Left::Migrates(io), spoken)) => migration::migrate(io, spoken, go_on(app, server)),
+        Some((Left::Rests(io, _), spoken)) => {
+            let (carrier, unread, _) = io.into_parts();
+            migration::rest(carrier, HttpState { spoken, unread }, go_on(app, server));
+        }
+        None => {}
     }
 }
 
-/// Serves a connection in a task of its own.
-fn spawn_on<C: HttpCarrier, S: App>(
-    runtime: &Handle,
-    carrier: C,
-    state: HttpState,
-    app: S,
-    server: Arc<Server>,
-) {
-    runtime.spawn(converse(carrier, state, app, server));
+/// Serves a connection in a task of its own, from wherever that is called.
+fn go_on<C: HttpCarrier, S: App>(app: S, server: Arc<Server>) -> impl FnOnce(C, HttpState) + Send + 'static {
+    let runtime = Handle::current();
+    move |carrier, state| drop(runtime.spawn(converse(carrier, state, app, server)))
 }
 
 /// Serves a connection that arrives.
-fn spawn<S: App>(arrival: Arrival, app: S, server: Arc<Server>) {
+fn begin<S: App>(arrival: Arrival, app: S, server: Arc<Server>) {
     let Arrival { connection, history } = arrival;
-    let runtime = Handle::current();
     match history {
         #[cfg(feature = "tls")]
         History::None if server.tls.is_some() => {
-            runtime.spawn(async move {
+            tokio::spawn(async move {
                 // Boxed, so that a connection does not keep the room for its handshake.
                 if let Some(stream) = Box::pin(server.shake_hands(connection)).await {
                     converse(stream, HttpState::default(), app, server).await;
@@ -508,25 +507,28 @@ fn spawn<S: App>(arrival: Arrival, app: S, server: Arc<Server>) {
         History::Tls(around, state) => {
             let stream: Option<TlsStream<Connection>> = Carrier::put_together(connection, *around);
             if let Some(stream) = stream {
-                spawn_on(&runtime, stream, state, app, server);
+                go_on(app, server)(stream, state);
             }
         }
-        History::None => spawn_on(&runtime, connection, HttpState::default(), app, server),
-        History::Bare(state) => spawn_on(&runtime, connection, state, app, server),
+        // Its client has just connected to say something.
+        History::None => go_on(app, server)(connection, HttpState::default()),
+        History::Bare(state) => migration::rest(connection, state, go_on(app, server)),
     }
 }
 
-/// Speaks HTTP until the connection has ended; `chosen` is what the client has chosen before it spoke. Returns it, and what it speaks if that is known, if it shall
-/// migrate.
+/// Speaks HTTP until the connection has ended; `chosen` is what the client has chosen before it spoke. Returns
+/// it, and what it speaks if that is known, if it shall migrate, or if it `rests` when it is idle.
+#[expect(clippy::too_many_arguments, reason = "they come together here and nowhere else")]
 pub(crate) async fn exchange<T, S>(
     mut io: Io<T>,
     spoken: Spoken,
     chosen: Option<Protocol>,
+    rests: bool,
     mut service: S,
     watch: &mut Watch,
     server: &Server,
     names: &Names,
-) -> Option<(Io<T>, Spoken)>
+) -> Option<(Left<Io<T>, S>, Spoken)>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<Tracked<Body>>, Error = BoxError> + Unpin,
@@ -539,7 +541,7 @@ where
         #[cfg(feature = "http2")]
         Spoken::Http2(state) => {
             let left = http2::serve(io, Some(state), service, watch, &server.settings.http2).await;
-            return left.map(|(io, state)| (io, Spoken::Http2(state)));
+            return left.map(|(io, state)| (Left::Migrates(io), Spoken::Http2(state)));
         }
     };
     // What is chosen and not spoken yet is known in the next process, too.
@@ -550,13 +552,13 @@ where
                 io = listened;
                 protocol
             }
-            Listened::Migrates(io) => return Some((io, spoken(known))),
+            Listened::Migrates(io) => return Some((Left::Migrates(io), spoken(known))),
         };
         #[cfg(feature = "http2")]
         if protocol == Protocol::Http2 {
             activity.set_protocol(names.h2);
             let left = http2::serve(io, None, service, watch, &server.settings.http2).await;
-            return left.map(|(io, state)| (io, Spoken::Http2(state)));
+            return left.map(|(io, state)| (Left::Migrates(io), Spoken::Http2(state)));
         }
         if known.is_none() {
             activity.set_protocol(names.http1);
@@ -567,8 +569,8 @@ where
         let left = http1::serve(io, service, watch, &server.settings.http1).await;
         activity.set_equipped(false);
         match left? {
-            Left::Migrates(io) => return Some((io, spoken(known))),
-            Left::Rests(resting, same) => (io, service) = (resting, same),
+            Left::Rests(resting, same) if !rests => (io, service) = (resting, same),
+            left => return Some((left, spoken(known))),
         }
     }
 }

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
-use hotupdate::connections::{BodyDemand, ConnectionActivity, RequestGuard};
+use hotupdate::connections::{BodyDemand, ConnectionActivity};
 use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -64,17 +64,21 @@ impl Carried {
     }
 }
 
-/// Counts a request until both of its bodies are done with: a request whose body is still being read is not
-/// over, even if it was answered.
+/// Counts a request until its answer is done with.
 #[derive(Debug)]
-enum InFlight {
-    /// It has no body, as most have.
-    Answer {
-        _of: RequestGuard,
-    },
-    Both {
-        _of: Arc<RequestGuard>,
-    },
+struct InFlight(Arc<ConnectionContext>);
+
+impl InFlight {
+    fn begin(context: &Arc<ConnectionContext>) -> Self {
+        context.activity.request_begins();
+        Self(context.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.activity.request_ends();
+    }
 }
 
 impl ConnectionContext {
@@ -102,20 +106,15 @@ impl ConnectionContext {
             let (mut head, body) = request.into_parts();
             let (version, upgrade) = (head.version, Upgrade::asked_for(&head));
             context.extend(&mut head.extensions);
-            let (body, in_flight) = context.begin(body);
+            let in_flight = Some(InFlight::begin(&context));
+            let body = if http_body::Body::is_end_stream(&body) {
+                Body::empty()
+            } else {
+                Body::new(Demanded { body, demand: Some(context.activity.body_demand()) })
+            };
             let answer = S::clone(&app).answer(Request::from_parts(head, body), Sealed);
-            Answer { answer, context: context.clone(), version, upgrade, in_flight: Some(in_flight) }
+            Answer { answer, version, upgrade, in_flight }
         })
-    }
-
-    fn begin(&self, body: Incoming) -> (Body, InFlight) {
-        let guard = self.activity.begin_request();
-        if http_body::Body::is_end_stream(&body) {
-            return (Body::empty(), InFlight::Answer { _of: guard });
-        }
-        let (demand, guard) = (Some(self.activity.body_demand()), Arc::new(guard));
-        let in_flight = Some(InFlight::Both { _of: guard.clone() });
-        (Body::new(Tracked { body, in_flight, demand }), InFlight::Both { _of: guard })
     }
 
     /// To clone them costs less than to put them together.
@@ -184,9 +183,9 @@ pin_project! {
     struct Answer<F> {
         #[pin]
         answer: F,
-        context: Arc<ConnectionContext>,
         version: Version,
         upgrade: Option<Upgrade>,
+        // Until it is there.
         in_flight: Option<InFlight>,
     }
 }
@@ -197,8 +196,9 @@ impl<F: Future<Output = Result<Response<Body>, BoxError>>> Future for Answer<F> 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.answer.poll(cx))?;
-        this.context.look_at(&mut response, *this.version, *this.upgrade);
-        Poll::Ready(Ok(response.map(|body| Tracked { body, in_flight: this.in_flight.take(), demand: None })))
+        let in_flight = this.in_flight.take().expect("it is polled until it is ready");
+        in_flight.0.look_at(&mut response, *this.version, *this.upgrade);
+        Poll::Ready(Ok(response.map(|body| Tracked { body, _of: in_flight })))
     }
 }
 
@@ -242,13 +242,12 @@ impl Upgrade {
     }
 }
 
-/// A body that keeps its request counted until it has ended or is dropped.
+/// The body of an answer. It keeps its request counted until it is dropped: hyper does that when it has the last
+/// frame.
 #[derive(Debug)]
 pub(crate) struct Tracked<B> {
     body: B,
-    in_flight: Option<InFlight>,
-    /// Of the body of a request that has not been read to its end.
-    demand: Option<BodyDemand>,
+    _of: InFlight,
 }
 
 impl<B: http_body::Body + Unpin> http_body::Body for Tracked<B> {
@@ -259,18 +258,41 @@ impl<B: http_body::Body + Unpin> http_body::Body for Tracked<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of a request. It keeps its request counted until it has ended or is dropped, also if that was
+/// answered before, and tells whether more of it is wanted.
+#[derive(Debug)]
+struct Demanded {
+    body: Incoming,
+    /// Until its end.
+    demand: Option<BodyDemand>,
+}
+
+impl http_body::Body for Demanded {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        let ends = |body: &B| matches!(frame, Poll::Ready(None | Some(Err(_)))) || body.is_end_stream();
-        let Some(demand) = &self.demand else {
-            // hyper drops the body of a response when it has the last frame.
-            return frame;
-        };
+        let Some(demand) = &self.demand else { return frame };
         match frame {
             Poll::Pending => demand.wanted(),
-            Poll::Ready(_) if ends(&self.body) => {
-                self.demand.take().into_iter().for_each(BodyDemand::finished);
-                self.in_flight = None;
-            }
+            Poll::Ready(None | Some(Err(_))) => self.finish(),
+            Poll::Ready(_) if self.body.is_end_stream() => self.finish(),
             Poll::Ready(_) => demand.satisfied(),
         }
         frame
@@ -282,6 +304,12 @@ impl<B: http_body::Body + Unpin> http_body::Body for Tracked<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Demanded {
+    fn finish(&mut self) {
+        self.demand.take().into_iter().for_each(BodyDemand::finished);
     }
 }
 

@@ -324,6 +324,9 @@ impl Carrier for TlsStream<Connection> {
 }
 
 impl HttpCarrier for TlsStream<Connection> {
+    /// Its keys would lie in memory for as long, in the form in which they migrate.
+    const RESTS: bool = false;
+
     fn carried(&self, server: &Server) -> Carried {
         let layer = self.layer();
         Carried {

@@ -53,7 +53,7 @@ pub(crate) enum Event<T> {
     Migrates,
     /// The connection was idle for too long, and nothing is in flight.
     TimedOut,
-    /// The connection is idle, between two messages, and should hold nothing that only messages need.
+    /// The connection is idle, between two messages, and needs no task until something happens.
     Rests,
     /// The deadline of a drain has passed. It is counted already.
     Forced,
@@ -146,8 +146,7 @@ impl Watch {
             }
             if *phase == Phase::Serving {
                 slot.release();
-                if monitor.activity.rests() && monitor.protocol.is_some() && monitor.is_between(snapshot, cx)
-                {
+                if monitor.activity.rests() && monitor.is_between(snapshot, cx) {
                     return Poll::Ready(Event::Rests);
                 }
                 ready!(monitor.poll_head_timeout(cx));

@@ -20,7 +20,8 @@ use crate::settings::Http2;
 use crate::settings::{Http1, Settings};
 use crate::watch::Watch;
 
-/// Serves `app` over `io`, which is something that the application has put around a connection, such as TLS.
+/// Serves `app` over `io`, which is something that the application has put around a connection, such as a TLS
+/// of its own; with that of rustls, [`serve()`](crate::serve()) does more (`Serve::tls`).
 ///
 /// It is served as by [`serve()`](crate::serve()): HTTP/1.1 and HTTP/2, the client's address,
 /// [`Draining`](crate::Draining), counted requests, and a polite end when the process drains: `Connection:
@@ -124,7 +125,7 @@ where
             let service = ConnectionContext::new(&activity, carried, settings.connect_info).service(app);
             let io = Io::new(io, activity.clone());
             let server = Server::new(settings);
-            let left = exchange(io, Spoken::Unknown, None, service, &mut watch, &server, names).await;
+            let left = exchange(io, Spoken::Unknown, None, false, service, &mut watch, &server, names).await;
             debug_assert!(left.is_none(), "it does not migrate");
         })
     }

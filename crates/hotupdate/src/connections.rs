@@ -31,6 +31,7 @@ mod rest;
 #[cfg(test)]
 mod fixture;
 
+mod clock;
 mod ledger;
 #[doc(hidden)]
 pub use ledger::GoAway;

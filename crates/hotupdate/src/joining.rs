@@ -316,6 +316,9 @@ fn parse_reply(frame: &[u8]) -> Result<Result<Joined, Refusal>, Fault> {
     let reason = parameters.get("reason").and_then(Value::as_str).unwrap_or(&error).to_owned();
     // A version that is not spoken here may have other words for its refusals; their names stay.
     match error.strip_prefix(INTERFACE) {
+        // All there is to say of these two.
+        Some(".Starting") => Ok(Err(Refusal::Starting)),
+        Some(".NotServing") => Ok(Err(Refusal::NotServing)),
         Some(".Incompatible") => Err(Fault::PeerIncompatible(reason)),
         _ => Err(Fault::PeerFailed(reason)),
     }
@@ -401,5 +404,25 @@ impl Arrived {
         let Self { reached: _, file: _, cookies: _, offered, state, links, ownership } = self;
         let ownership = ownership.ok_or("the inventory came without the control socket")?;
         Ok(Inventory { offered, state, links, ownership })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replied(error: &str) -> Result<Result<Joined, Refusal>, Fault> {
+        parse_reply(
+            format!(r#"{{"error":"io.hotupdate.{error}","parameters":{{"reason":"why"}}}}"#).as_bytes(),
+        )
+    }
+
+    /// A peer in another language need not say more than the name of an error and a reason.
+    #[test]
+    fn the_name_of_an_error_says_whether_to_look_again() {
+        assert_eq!(replied("Starting"), Ok(Err(Refusal::Starting)));
+        assert_eq!(replied("NotServing"), Ok(Err(Refusal::NotServing)));
+        assert_eq!(replied("Incompatible"), Err(Fault::PeerIncompatible("why".to_owned())));
+        assert_eq!(replied("Busy"), Err(Fault::PeerFailed("why".to_owned())));
     }
 }

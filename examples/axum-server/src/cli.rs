@@ -16,6 +16,11 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub(crate) listen: String,
 
+    /// Serve HTTPS with cert.pem and key.pem in this directory, which are made for `localhost` where both are
+    /// missing; connections and sessions go on in the next version
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tls: Option<PathBuf>,
+
     /// The control socket [default: $HOTUPDATE_SOCKET, or axum-server/control.sock in /run or
     /// $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "PATH")]

@@ -4,6 +4,7 @@
 //! Deliberately absent: anything that a hot update does not need. What it answers is in `routes.rs` and
 //! `streams.rs`.
 
+mod certificate;
 mod cli;
 mod metrics;
 mod privileges;
@@ -17,6 +18,7 @@ use std::process::{ExitCode, id};
 use anyhow::{Context as _, bail};
 use clap::Parser as _;
 use hotupdate::{Starting, Timing};
+use hotupdate_axum::tls::{self, Tls};
 use tokio::signal::unix::SignalKind;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -61,7 +63,11 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     if let Some(failure) = cli.fail_before_ready {
         fail(failure).await?;
     }
-    let server = hotupdate_axum::serve(http, app, &mut hot);
+    let mut server = hotupdate_axum::serve(http, app, &mut hot);
+    if let Some(directory) = &cli.tls {
+        let (config, tickets) = (certificate::config(directory)?, tls::tickets(&mut hot)?);
+        server = server.tls(Tls::new(config).tickets(tickets).move_connections(true));
+    }
     streams::on_migrated(&mut hot)?;
     let hot = hot.ready().await?;
     if let Some(uid) = cli.run_as_uid {

@@ -27,6 +27,9 @@ const MANY: usize = 100;
 /// How often the descriptors of both processes are counted.
 const LOOK: Duration = Duration::from_micros(100);
 
+/// In milliseconds: clients that are idle, and not between two requests.
+const SILENT: u64 = 3_500;
+
 /// Descriptors that this program and a server need besides one for each connection.
 const SPARE: u64 = 600;
 
@@ -38,6 +41,9 @@ pub(crate) struct Moves {
     /// Times that each is measured; the medians are told.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// For how many milliseconds the clients have been silent before. After a second connections rest.
+    #[arg(long, default_value_t = SILENT)]
+    silent: u64,
     /// A thousand connections alone.
     #[arg(long, conflicts_with = "connections")]
     quick: bool,
@@ -67,13 +73,14 @@ pub(crate) struct Row {
 impl Moves {
     pub(crate) fn all(rounds: usize, quick: bool) -> Self {
         let connections = vec![1, 100, 1_000, 10_000, 15_000];
-        Self { connections, rounds, quick }
+        Self { connections, rounds, silent: SILENT, quick }
     }
 
     pub(crate) fn run(&self) -> anyhow::Result<Findings> {
         let sizes = if self.quick { &[1_000][..] } else { &self.connections };
         let limit = raise_limit()?;
         // A hot update without connections costs something, too, which is no cost of a connection.
+        let round = |connections| round(connections, Duration::from_millis(self.silent));
         let without = (0..self.rounds).map(|_| round(0)).collect::<Result<Vec<_>, _>>()?;
         let base_old = seconds(&without, |round| round.old);
         let base_new = seconds(&without, |round| round.new);
@@ -114,9 +121,9 @@ impl Moves {
         Ok(Findings {
             name: "moves",
             title: "Moving idle connections to the next version",
-            text: format!("{table}{text}"),
+            text: format!("{table}{text}\nTheir clients have been silent for {} ms.\n", self.silent),
             plot: (rows.len() > 1).then(|| plot(&rows)),
-            figures: json!({ "rounds": self.rounds, "rows": rows }),
+            figures: json!({ "rounds": self.rounds, "silent_ms": self.silent, "rows": rows }),
             disturbed: None,
         })
     }
@@ -185,7 +192,7 @@ struct Round {
     new_bytes: f64,
 }
 
-fn round(connections: usize) -> anyhow::Result<Round> {
+fn round(connections: usize, silent: Duration) -> anyhow::Result<Round> {
     let floor = if connections == 0 { Floor::default() } else { floor::pass(connections)? };
     let sandbox = Sandbox::new();
     // No probation: what the old process costs in it is another question.
@@ -194,6 +201,7 @@ fn round(connections: usize) -> anyhow::Result<Round> {
     let address = old.wait_serving().http;
     let fresh = old.facts();
     let mut clients = idle(address, connections)?;
+    sleep(silent);
     let before = Clock::of(old.pid())?.settled()?;
     let full = old.facts();
 

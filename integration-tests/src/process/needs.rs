@@ -43,6 +43,9 @@ pub const PODMAN: Need = Need::program("podman", "apt podman");
 /// Prometheus, and its tool.
 pub const PROMETHEUS: Need = Need::program("prometheus", "apt prometheus");
 
+/// Python 3, with its standard library alone.
+pub const PYTHON: Need = Need::program("python3", "apt python3");
+
 /// runc(8), which podman starts.
 pub const RUNC: Need = Need::program("runc", "apt runc");
 

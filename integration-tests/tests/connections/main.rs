@@ -3,3 +3,4 @@
 mod chat;
 mod migration;
 mod probation;
+mod tls;

@@ -223,3 +223,33 @@ fn it_takes_no_arguments_and_leaves_nothing() {
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+/// curl connects once, and each of its requests is answered.
+#[test]
+fn the_readme_of_axum_tls_does_what_it_says() {
+    if !have(&[CURL, IP, NAMESPACES]) {
+        return;
+    }
+    let readme = readme("../examples/axum-tls");
+    let [first, second, third] = ["first", "second", "third"].map(|name| commands(&readme, name));
+    let script = format!(
+        r#"
+        ip link set lo up
+        {first}
+        stat -c %a tls/key.pem
+        echo "--- second"
+        {second}
+        echo "--- third"
+        {third}
+        "#
+    );
+    let output = run(&script);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let shown = format!("{}\n{stdout}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{shown}");
+    assert!(stdout.starts_with("hello over TLSv1_3\n600\n--- second\n"), "{shown}");
+    let connects: Vec<_> = stdout.lines().filter(|line| ["0", "1"].contains(line)).collect();
+    assert_eq!(connects, ["1", "0", "0", "0", "0"], "{shown}");
+    assert_eq!(stdout.matches("hello over TLSv1_3\n").count(), 6, "{shown}");
+    assert!(stdout.contains("PROTOCOL"), "{shown}");
+}

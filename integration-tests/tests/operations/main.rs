@@ -3,3 +3,5 @@
 
 mod kubernetes;
 mod observability;
+mod opentelemetry;
+mod python_join;

@@ -64,12 +64,12 @@ fn write(out: &mut impl Write, json: bool, generation: Generation, rows: &[Conne
 }
 
 const HEAD: &str =
-    "GENERATION  ID         LISTENER      PROTOCOL   STATE     AGE     REQUESTS  PEER -> LOCAL";
+    "GENERATION  ID         LISTENER      PROTOCOL          STATE     AGE     REQUESTS  PEER -> LOCAL";
 
 fn line(generation: Generation, row: &ConnectionRow) -> String {
     let ConnectionRow { id, listener, peer, local, protocol, age_ms, requests, state, .. } = row;
     let age = text::age(*age_ms);
-    let (listener, protocol) = (column(listener, 12), column(protocol, 9));
+    let (listener, protocol) = (column(listener, 12), column(protocol, 16));
     let (peer, local, state) = (text::or_dash(peer), text::or_dash(local), word(*state));
     let generation = generation.0;
     format!(

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use tokio::time::Instant;
 
 use super::changes::Changes;
-use super::drain::{Drain, Phase};
+use super::drain::Drain;
 use super::ledger::GoAway;
 use super::queue::MigrationSlot;
 use super::record::{Record, Status};
@@ -56,6 +56,7 @@ impl ConnectionActivity {
     }
 
     /// A request begins; it ends when the returned value is dropped.
+    #[inline]
     #[must_use = "the request ends when this is dropped"]
     pub fn begin_request(&self) -> RequestGuard {
         self.record.begin_request();
@@ -113,9 +114,10 @@ impl ConnectionActivity {
 
     /// Whether connections are to come to an end.
     #[doc(hidden)]
+    #[inline]
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        *self.record.table.phase.borrow() != Phase::Serving
+        self.record.table.is_ending()
     }
 
     /// Whether this connection can migrate: the process drains, the one that serves now accepts connections
@@ -162,6 +164,7 @@ pub struct RequestGuard {
 }
 
 impl Drop for RequestGuard {
+    #[inline]
     fn drop(&mut self) {
         self.record.end_request();
     }

@@ -26,10 +26,11 @@ impl Changes {
     /// What the process wants now.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        *self.record.table.phase.borrow()
+        self.record.phase()
     }
 
     /// Ready after every change. A connection that is asleep is called when it is its turn.
+    #[inline]
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
         let Self { record, registered } = self;
         if !registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {

@@ -36,14 +36,17 @@ pub(crate) struct MigrationRequest {
     /// The change of the table before which it was decided.
     seen: u64,
     /// Goes on with the connection if it stays. Dropped when it has migrated.
-    stays: Box<dyn FnOnce(NotMigrated) + Send>,
+    stays: Stays,
 }
+
+/// Goes on with a connection in this process, and is told why it does not migrate, if it was to.
+pub(super) type Stays = Box<dyn FnOnce(Connection, Option<String>) + Send>;
 
 impl MigrationRequest {
     /// The other process did not take the connection.
     pub(crate) fn give_back(self) {
         let Self { connection, seen, stays, .. } = self;
-        stays(connection.stays(seen, "the other process did not take it".to_owned()));
+        connection.stays(seen, "the other process did not take it".to_owned(), stays);
     }
 
     /// The other process has it: our copy is closed, and the kernel's socket lives on there.
@@ -145,8 +148,8 @@ impl Connection {
         match serde_json::to_vec(state) {
             Ok(state) => self.migrate_bytes(kind, state).await,
             Err(error) => {
-                let seen = self.tracker.record.table.changes();
-                Err(self.stays(seen, format!("its state cannot be JSON: {error}")))
+                self.set_refused(self.tracker.record.table.changes());
+                Err(NotMigrated { connection: self, why: format!("its state cannot be JSON: {error}") })
             }
         }
     }
@@ -182,6 +185,14 @@ impl Connection {
         state: Vec<u8>,
         stays: impl FnOnce(NotMigrated) + Send + 'static,
     ) {
+        let stays = |connection, why: Option<String>| {
+            stays(NotMigrated { connection, why: why.unwrap_or_default() });
+        };
+        self.leave(kind.into(), state, Box::new(stays));
+    }
+
+    /// As [`Connection::migrate_bytes_or`].
+    pub(super) fn leave(self, kind: ShortText, state: Vec<u8>, stays: Stays) {
         let state = StateBytes::from(state);
         let record = self.tracker.record.clone();
         let table = &record.table;
@@ -189,34 +200,38 @@ impl Connection {
         let seen = table.changes();
         if state.len() > MAX_STATE {
             let why = format!("its state has {} bytes, at most {MAX_STATE} migrate", state.len());
-            return stays(self.stays(seen, why));
+            return self.stays(seen, why, stays);
         }
-        if !self.can_migrate(kind) {
+        if !record.can_migrate(&kind) {
             let why = format!("no other process accepts connections of kind {kind:?}");
-            return stays(self.stays(seen, why));
+            return self.stays(seen, why, stays);
         }
-        let (kind, stays, since) = (kind.into(), Box::new(stays), Instant::now());
+        let since = Instant::now();
         match table.migrations.send(MigrationRequest { connection: self, kind, state, since, seen, stays }) {
             Ok(()) => table.queue.asked(&record),
             Err(unsent) => {
                 let MigrationRequest { connection, seen, stays, .. } = unsent.0;
-                stays(connection.stays(seen, "the runtime is shutting down".to_owned()));
+                connection.stays(seen, "the runtime is shutting down".to_owned(), stays);
             }
         }
     }
 
-    fn stays(self, seen: u64, why: String) -> NotMigrated {
+    fn stays(self, seen: u64, why: String, stays: Stays) {
+        self.set_refused(seen);
+        stays(self, Some(why));
+    }
+
+    fn set_refused(&self, seen: u64) {
         let record = &self.tracker.record;
         // In a pause no connection is refused: it stays for now, and has its chance afterwards.
         if record.table.accepted().suspended_until().is_none() {
             record.set_refused(seen);
         }
-        NotMigrated { connection: self, why }
     }
 
     /// The connection as it goes on in another process, but for what its owner says of it.
     pub(crate) fn item(&self) -> MigrationItem {
-        self.tracker.record.item()
+        self.tracker.record.item(&self.socket)
     }
 
     /// Ready when bytes wait to be read, or the end of the stream, without reading them.
@@ -241,6 +256,7 @@ impl Connection {
 }
 
 impl AsyncRead for Connection {
+    #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = self.socket.poll_read(cx, buf);
@@ -256,6 +272,7 @@ impl AsyncWrite for Connection {
         self.socket.poll_write(cx, &[IoSlice::new(buf)])
     }
 
+    #[inline]
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -264,10 +281,12 @@ impl AsyncWrite for Connection {
         self.socket.poll_write(cx, bufs)
     }
 
+    #[inline]
     fn is_write_vectored(&self) -> bool {
         true
     }
 
+    #[inline]
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

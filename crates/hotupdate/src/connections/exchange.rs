@@ -11,28 +11,45 @@ use super::record::{Record, Status};
 /// connection.
 #[doc(hidden)]
 impl ConnectionActivity {
+    /// As [`ConnectionActivity::begin_request`], for a caller that says itself when the request ends.
+    #[inline]
+    pub fn request_begins(&self) {
+        self.record.begin_request();
+    }
+
+    /// Exactly once for each call of [`ConnectionActivity::request_begins`].
+    #[inline]
+    pub fn request_ends(&self) {
+        self.record.end_request();
+    }
+
     /// Bytes were read.
+    #[inline]
     pub fn bytes_read(&self) {
         self.record.update(|status| status.with(Status::HEAD_BEGUN).without(Status::RESTS));
     }
 
     /// Bytes were written.
+    #[inline]
     pub fn bytes_written(&self) {
         self.record.set(Status::WROTE);
     }
 
     /// Everything that was written is with the kernel.
+    #[inline]
     pub fn flushed(&self) {
         self.record.update(|status| status.without(Status::UNFLUSHED).with(Status::FLUSHED));
     }
 
-    /// The body of the request that has just begun.
-    #[must_use]
+    /// The body of the request that has just begun. The request is in flight until that is dropped, too.
+    #[must_use = "the request ends when this is dropped"]
     pub fn body_demand(&self) -> BodyDemand {
+        self.record.begin_body();
         BodyDemand { record: self.record.clone(), number: self.record.requests.load(SeqCst) }
     }
 
     /// Whether what the client sends now is not for this process.
+    #[inline]
     #[must_use]
     pub fn holds_back(&self) -> bool {
         self.record.holds_back()
@@ -46,6 +63,7 @@ impl ConnectionActivity {
     }
 
     /// Whether a request is in flight, or a stream was handed out.
+    #[inline]
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.record.status().is_serving()
@@ -53,6 +71,7 @@ impl ConnectionActivity {
 
     /// To be called right before hyper is polled, and if `holds_back`, requests behind the one in flight are
     /// for the next version; the answer is for [`ConnectionActivity::is_between_messages`].
+    #[inline]
     #[must_use]
     pub fn begin_poll(&self, holds_back: bool) -> PollSnapshot {
         let before = self.record.update(|status| {
@@ -92,6 +111,7 @@ impl ConnectionActivity {
     }
 
     /// Whether part of a head was read.
+    #[inline]
     #[must_use]
     pub fn has_begun_head(&self) -> bool {
         self.record.status().has(Status::HEAD_BEGUN)
@@ -112,6 +132,7 @@ impl ConnectionActivity {
 }
 
 impl Record {
+    #[inline]
     fn holds_back(&self) -> bool {
         let status = self.status();
         status.has(Status::HOLDS_BACK)
@@ -127,8 +148,7 @@ pub struct PollSnapshot {
     idle: bool,
 }
 
-/// Whether more of a request's body is wanted. Its drop says that the body was not read to its end: hyper
-/// skips the rest.
+/// Whether more of a request's body is wanted. If it is dropped before all was read, hyper skips the rest.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct BodyDemand {
@@ -162,7 +182,10 @@ impl BodyDemand {
 
 impl Drop for BodyDemand {
     fn drop(&mut self) {
-        self.wanted();
+        if self.number > 0 {
+            self.wanted();
+        }
+        self.record.end_body();
     }
 }
 

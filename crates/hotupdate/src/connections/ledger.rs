@@ -27,22 +27,29 @@ pub enum GoAway {
 pub(super) struct Ledger {
     /// All but the requests.
     totals: Mutex<Totals>,
+    /// What every request changes.
+    busy: [Busy; SHARES],
+    metrics: Metrics,
+}
+
+/// Into so many parts is divided what every request changes: if all threads counted in one place, each of them
+/// would wait for the last one to get that line of its cache back.
+const SHARES: usize = 16;
+
+/// The part of some of the connections; a connection counts in the same one at all times. As long as two lines
+/// of a cache, which processors fetch together.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Busy {
     requests: AtomicU64,
     /// Those of the open connections that are not idle.
     active: AtomicU64,
     upgraded: AtomicU64,
-    metrics: Metrics,
 }
 
 impl Ledger {
     pub(super) fn new(generation: Generation) -> Self {
-        Self {
-            totals: Mutex::default(),
-            requests: AtomicU64::new(0),
-            active: AtomicU64::new(0),
-            upgraded: AtomicU64::new(0),
-            metrics: Metrics::new(generation),
-        }
+        Self { totals: Mutex::default(), busy: Default::default(), metrics: Metrics::new(generation) }
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -51,7 +58,7 @@ impl Ledger {
 
     pub(super) fn totals(&self) -> Totals {
         let mut totals = *self.lock();
-        totals.requests = self.requests.load(Relaxed);
+        totals.requests = self.sum(|busy| &busy.requests);
         totals
     }
 
@@ -61,10 +68,10 @@ impl Ledger {
         let totals = self.totals();
         // A change of state is two steps, so for an instant a count can be one too low, below zero, or too
         // high.
-        let count = |count: &AtomicU64| u64::try_from(count.load(Relaxed).cast_signed()).unwrap_or(0);
+        let count = |of: fn(&Busy) -> &AtomicU64| u64::try_from(self.sum(of).cast_signed()).unwrap_or(0);
         let open = totals.open();
-        let active = count(&self.active).min(open);
-        let upgraded = count(&self.upgraded).min(open - active);
+        let active = count(|busy| &busy.active).min(open);
+        let upgraded = count(|busy| &busy.upgraded).min(open - active);
         (Summary::new(open - active - upgraded, active, upgraded), totals)
     }
 
@@ -75,24 +82,26 @@ impl Ledger {
     }
 
     /// A connection that was in this state goes out.
-    pub(super) fn leave(&self, state: ConnectionState, how: Event) {
+    pub(super) fn leave(&self, id: u64, state: ConnectionState, how: Event) {
         // In this order: an open connection may be counted as idle for an instant, one that is gone never as
         // open.
-        self.count(state, -1);
+        self.count(id, state, -1);
         self.book(how);
         self.metrics.state(Some(state), None);
     }
 
-    pub(super) fn changed(&self, from: ConnectionState, to: ConnectionState) {
+    #[inline]
+    pub(super) fn changed(&self, id: u64, from: ConnectionState, to: ConnectionState) {
         if from != to {
-            self.count(to, 1);
-            self.count(from, -1);
+            self.count(id, to, 1);
+            self.count(id, from, -1);
             self.metrics.state(Some(from), Some(to));
         }
     }
 
-    pub(super) fn request(&self) {
-        self.requests.fetch_add(1, Relaxed);
+    #[inline]
+    pub(super) fn request(&self, id: u64) {
+        self.busy(id).requests.fetch_add(1, Relaxed);
         self.metrics.request();
     }
 
@@ -124,13 +133,24 @@ impl Ledger {
     }
 
     /// Idle is what is open and not counted here.
-    fn count(&self, state: ConnectionState, by: i64) {
-        let by = by.cast_unsigned();
+    #[inline]
+    fn count(&self, id: u64, state: ConnectionState, by: i64) {
+        let (busy, by) = (self.busy(id), by.cast_unsigned());
         match state {
-            ConnectionState::Active => drop(self.active.fetch_add(by, Relaxed)),
-            ConnectionState::Upgraded => drop(self.upgraded.fetch_add(by, Relaxed)),
+            ConnectionState::Active => drop(busy.active.fetch_add(by, Relaxed)),
+            ConnectionState::Upgraded => drop(busy.upgraded.fetch_add(by, Relaxed)),
             _ => {}
         }
+    }
+
+    /// Where the connection with this number counts.
+    #[inline]
+    fn busy(&self, id: u64) -> &Busy {
+        &self.busy[id as usize % SHARES]
+    }
+
+    fn sum(&self, of: fn(&Busy) -> &AtomicU64) -> u64 {
+        self.busy.iter().map(|busy| of(busy).load(Relaxed)).fold(0, u64::wrapping_add)
     }
 
     fn lock(&self) -> MutexGuard<'_, Totals> {
@@ -155,17 +175,17 @@ mod tests {
         (0..3).for_each(|_| ledger.enter(Event::Accepted));
         ledger.enter(Event::Adopted);
         assert_eq!(summary(&ledger), (4, 0, 0));
-        ledger.changed(Idle, Active);
-        ledger.changed(Idle, Active);
-        ledger.changed(Active, Upgraded);
-        ledger.changed(Active, Active);
+        ledger.changed(1, Idle, Active);
+        ledger.changed(2, Idle, Active);
+        ledger.changed(2, Active, Upgraded);
+        ledger.changed(1, Active, Active);
         assert_eq!(summary(&ledger), (2, 1, 1));
-        ledger.leave(Upgraded, Event::Migrated);
-        ledger.leave(Active, Event::Forced);
+        ledger.leave(2, Upgraded, Event::Migrated);
+        ledger.leave(1, Active, Event::Forced);
         assert_eq!(summary(&ledger), (2, 0, 0));
-        ledger.leave(Idle, Event::Finished);
-        ledger.leave(Idle, Event::Closed);
-        ledger.request();
+        ledger.leave(3, Idle, Event::Finished);
+        ledger.leave(4, Idle, Event::Closed);
+        ledger.request(4);
         assert_eq!(summary(&ledger), (0, 0, 0));
         let Totals { accepted, adopted, migrated, finished, closed, forced, requests, .. } = ledger.totals();
         assert_eq!((accepted, adopted, migrated, finished, closed, forced, requests), (3, 1, 1, 1, 1, 1, 1));
@@ -176,12 +196,28 @@ mod tests {
     fn a_snapshot_never_has_more_connections_than_are_open() {
         let ledger = Ledger::new(Generation::FIRST);
         ledger.enter(Event::Accepted);
-        ledger.count(Active, 2);
+        ledger.count(1, Active, 2);
         assert_eq!(summary(&ledger), (0, 1, 0));
-        ledger.count(Active, -1);
-        ledger.count(Upgraded, 1);
+        ledger.count(1, Active, -1);
+        ledger.count(1, Upgraded, 1);
         assert_eq!(summary(&ledger), (0, 1, 0), "it becomes upgraded in the next step");
-        ledger.count(Active, -2);
+        ledger.count(2, Active, -2);
         assert_eq!(summary(&ledger), (0, 0, 1));
+    }
+
+    /// Also of connections that count in one place, and beyond the last one.
+    #[test]
+    fn each_connection_counts_once_wherever_it_does() {
+        let ledger = Ledger::new(Generation::FIRST);
+        let ids = 0..3 * SHARES as u64;
+        for id in ids.clone() {
+            ledger.enter(Event::Accepted);
+            ledger.request(id);
+            ledger.changed(id, Idle, Active);
+        }
+        let all = ids.end;
+        assert_eq!((summary(&ledger), ledger.totals().requests), ((0, all, 0), all));
+        ids.for_each(|id| ledger.changed(id, Active, Idle));
+        assert_eq!(summary(&ledger), (all, 0, 0));
     }
 }

@@ -16,7 +16,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::record::{Record, Status};
+use super::drain::Phase;
+use super::record::{Owner, Record, Status};
+use super::rest::Resting;
 use super::table::{Connections, Table};
 
 /// Connections that are called at a time. To wake them, to send them and to have them arrive keeps a
@@ -26,8 +28,13 @@ const PORTION: usize = 16;
 /// The same when no client is being served.
 const LARGE_PORTION: usize = 64;
 
-/// Connections on their way beyond which no more are called, when no client is being served.
-const WINDOW: usize = 2 * LARGE_PORTION;
+/// A connection that rests counts as one of so many parts of a connection with a task: it need not be woken
+/// and taken apart.
+const PARTS: usize = 2;
+
+/// Connections on their way beyond which no more are called, when no client is being served: while the other
+/// process looks at one portion, the next one is prepared.
+const WINDOW: usize = (PARTS + 1) * LARGE_PORTION;
 
 /// Clients are being served if one of them has sent something in this time.
 const BUSY_FOR: Duration = Duration::from_millis(20);
@@ -128,6 +135,7 @@ impl MigrationSlot {
     }
 
     /// Gives up the slot, or the place in the queue.
+    #[inline]
     pub fn release(&mut self) {
         if !matches!(self.place, Place::None) || self.record.status().has(Status::EXPECTED) {
             self.record.table.queue.leave(&self.record, &mut self.place);
@@ -206,6 +214,39 @@ enum Step {
     Collect,
 }
 
+/// What has come up in a portion.
+#[derive(Debug)]
+enum Called {
+    /// This task looks what has changed.
+    Task(Waker),
+    /// It has a slot, and no task that would have to be woken.
+    Leaves(Resting),
+}
+
+/// The beginning of a portion.
+#[derive(Debug)]
+struct Calls {
+    all: Vec<Called>,
+    /// Those of them that have no task.
+    leaving: usize,
+}
+
+impl Calls {
+    /// Whether a connection with a task has room in a portion of this size.
+    fn has_room(&self, size: usize) -> bool {
+        self.all.len() - self.leaving + self.leaving.div_ceil(PARTS) < size
+    }
+}
+
+impl Called {
+    fn go(self) {
+        match self {
+            Self::Task(waker) => waker.wake(),
+            Self::Leaves(resting) => resting.migrate(),
+        }
+    }
+}
+
 impl Connections {
     /// Connections are called by [`Connections::next_portion`] from here on.
     pub(crate) fn set_paced(&self) {
@@ -245,7 +286,7 @@ impl Table {
     pub(super) fn call_all(&self, at_once: bool) {
         let ids = self.rows().keys().copied().collect();
         if !self.queue.begin(ids) || at_once {
-            self.queue.call(self, Instant::now(), usize::MAX).into_iter().for_each(Waker::wake);
+            self.queue.call(self, Instant::now(), usize::MAX).into_iter().for_each(Called::go);
         }
     }
 
@@ -256,7 +297,7 @@ impl Table {
 
     fn call(&self) {
         let size = if self.is_gentle() { PORTION } else { LARGE_PORTION };
-        self.queue.call(self, Instant::now(), size).into_iter().for_each(Waker::wake);
+        self.queue.call(self, Instant::now(), size).into_iter().for_each(Called::go);
     }
 }
 
@@ -396,15 +437,17 @@ impl Queue {
     }
 
     /// Gives the slots of the next portion, and tells as many connections of the last change as have room in
-    /// it. Returns the tasks to wake.
-    fn call(&self, table: &Table, now: Instant, size: usize) -> Vec<Waker> {
+    /// it.
+    fn call(&self, table: &Table, now: Instant, size: usize) -> Vec<Called> {
         let mut inner = self.lock();
         inner.portion = Portion::Called(now);
         inner.free = if inner.suspended { 0 } else { size };
-        let mut called = Vec::new();
+        let most = inner.idle.len() + inner.active.len() + inner.untold.len() + inner.untold_active.len();
+        let all = Vec::with_capacity(most.min(size.saturating_mul(PARTS)));
+        let mut called = Calls { all, leaving: 0 };
         inner.grant(false, size, &mut called);
         let rows = table.rows();
-        while called.len() < size
+        while called.has_room(size)
             && let Some(id) = inner.untold.pop()
         {
             if let Some(record) = rows.get(&id) {
@@ -419,7 +462,7 @@ impl Queue {
             // A client that speaks would notice more of them.
             let size = if size == LARGE_PORTION { PORTION } else { size };
             inner.grant(true, size, &mut called);
-            while called.len() < size
+            while called.has_room(size)
                 && let Some(id) = inner.untold_active.pop()
             {
                 if let Some(record) = rows.get(&id) {
@@ -427,7 +470,8 @@ impl Queue {
                 }
             }
         }
-        called
+        inner.free = inner.free.saturating_sub(called.leaving.div_ceil(PARTS));
+        called.all
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -463,31 +507,50 @@ impl Inner {
     }
 
     /// Gives slots to those that wait.
-    fn grant(&mut self, active: bool, size: usize, called: &mut Vec<Waker>) {
+    fn grant(&mut self, active: bool, size: usize, called: &mut Calls) {
         while self.free > 0
-            && called.len() < size
+            && called.has_room(size)
             && let Some((_, waker)) = self.waiting(active).pop_first()
         {
             self.free -= 1;
             self.expected += 1;
-            called.push(waker);
+            called.all.push(Called::Task(waker));
         }
     }
 
-    /// Wakes the task of a connection, if there is one that has not seen the change by itself. It answers,
-    /// whatever it finds.
-    fn tell(&mut self, record: &Record, called: &mut Vec<Waker>) {
-        let Some(waker) = record.registered().filter(|_| !record.has_seen_all()) else { return };
+    /// Tells a connection, if it has not seen the change by itself. Its task is woken, and answers whatever it
+    /// finds. One that rests leaves if it can, goes on resting if it is to go on, or gets a task.
+    fn tell(&mut self, record: &Arc<Record>, called: &mut Calls) {
+        if record.has_seen_all() {
+            return;
+        }
+        let mut owner = record.owner();
+        let waker = match &*owner {
+            Owner::None => return,
+            Owner::Task(waker) => waker.clone(),
+            Owner::Resting(_) if record.phase() == Phase::Serving => {
+                record.see();
+                return;
+            }
+            Owner::Resting(Resting { kind, .. })
+                if !self.suspended && self.free > 0 && record.can_migrate(kind) =>
+            {
+                called.leaving += 1;
+                return called.all.extend(owner.take_resting().map(Called::Leaves));
+            }
+            Owner::Resting(_) => Waker::from(record.clone()),
+        };
+        drop(owner);
         if !record.update(|status| status.with(Status::EXPECTED)).has(Status::EXPECTED) {
             self.expected += 1;
         }
-        called.push(waker);
+        called.all.push(Called::Task(waker));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::connection::Connection;
+    use super::super::connection::{Connection, MigrationRequest};
     use super::super::fixture::{Fixture, Woken, poll_once};
     use super::*;
 
@@ -582,19 +645,56 @@ mod tests {
         assert_eq!(step(&fixture, 0), Step::Wait(Some(Instant::now() + ANSWER)), "until they have said");
         called.into_iter().for_each(Task::asks);
         assert_eq!(step(&fixture, 0), Step::Collect, "all of them together");
-        assert_eq!(step(&fixture, LARGE_PORTION), Step::Call, "one is on its way, and no client is served");
+        for (on_their_way, next) in [(LARGE_PORTION, Step::Call), (WINDOW, Step::Wait(None))] {
+            assert_eq!(
+                step(&fixture, on_their_way),
+                next,
+                "so many are on their way, and no client is served"
+            );
+        }
         fixture.connections.table.call();
         assert_eq!(woken(&rest), LARGE_PORTION);
         rest.retain(|task| task.woken.count() == 0);
         assert_eq!(rest.len(), 5);
         tokio::time::advance(ANSWER).await;
-        assert_eq!(step(&fixture, 2 * LARGE_PORTION), Step::Wait(None), "two are");
+        assert_eq!(step(&fixture, WINDOW - LARGE_PORTION + 1), Step::Wait(None), "it would be too many");
         call(&fixture);
         assert_eq!(woken(&rest), 5);
         rest.into_iter().for_each(Task::asks);
         assert_eq!(step(&fixture, 0), Step::Collect);
         assert_eq!(step(&fixture, 5), Step::Wait(None), "that was all");
         assert_empty(&fixture);
+    }
+
+    /// Two of them take as long as one that has to be woken; and both kinds share a portion.
+    #[tokio::test(start_paused = true)]
+    async fn resting_connections_leave_without_a_task_and_more_of_them_at_a_time() {
+        let mut fixture = Fixture::new();
+        fixture.connections.set_paced();
+        let mut clients = Vec::new();
+        for _ in 0..PARTS * LARGE_PORTION + PARTS * 3 {
+            let (connection, client) = fixture.accept();
+            connection.rest("echo", b"state".to_vec(), |_| panic!("it has nothing to do here"));
+            clients.push(client);
+        }
+        let task = Task::new(&fixture);
+        task.sleeps();
+        silence().await;
+        fixture.drain();
+        fixture.accept_kind("echo", None);
+        let mut leave = || {
+            fixture.connections.table.call();
+            let leaving: Vec<_> = std::iter::from_fn(|| fixture.migrations.try_recv().ok()).collect();
+            let of_a_kind =
+                |request: &MigrationRequest| request.kind == "echo" && request.state[..] == *b"state";
+            assert!(leaving.iter().all(of_a_kind));
+            let slots = fixture.connections.table.queue.lock().free;
+            assert_eq!(slots, LARGE_PORTION - leaving.len().div_ceil(PARTS), "one is there for each task");
+            (leaving.len(), task.woken.count())
+        };
+        let (first, woken) = leave();
+        assert_eq!(first.div_ceil(PARTS) + woken, LARGE_PORTION);
+        assert_eq!(leave(), (clients.len() - first, 1));
     }
 
     /// The gap is as long as the portion took.

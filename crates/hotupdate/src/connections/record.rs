@@ -9,6 +9,8 @@ use std::time::Duration;
 use hotupdate_proto::{ConnectionKind, ConnectionRow, ConnectionState, MigrationItem, ShortText};
 use tokio::time::Instant;
 
+use super::drain::Phase;
+use super::rest::Resting;
 use super::socket::Socket;
 use super::table::{Table, age_ms};
 use crate::address::Address;
@@ -24,29 +26,46 @@ pub(super) struct Record {
     pub(super) local: Address,
     pub(super) accepted: Instant,
     pub(super) socket: Weak<Socket>,
+    /// The kernel's name of the socket; 0: it was not asked for yet.
+    cookie: AtomicU64,
     /// How many requests have begun, in all processes: the number of the last one.
     pub(super) requests: AtomicU64,
     /// The number of a request of whose body more is wanted.
     pub(super) body_wanted: AtomicU64,
     status: AtomicU64,
     protocol: Mutex<ShortText>,
-    /// When its client sent something last, in milliseconds after the table began, rounded up; 0: never here.
+    /// When its client sent something last, by the table's clock; 0: never here.
     pub(super) heard: AtomicU64,
     /// The change of the table that its task has seen last.
     seen: AtomicU64,
     /// The change of the table at which the connection could not migrate.
     refused: AtomicU64,
-    /// The task that serves the connection.
-    owner: Mutex<Option<Waker>>,
+    owner: Mutex<Owner>,
+}
+
+/// What goes on with a connection when something happens.
+#[derive(Debug, Default)]
+pub(super) enum Owner {
+    #[default]
+    None,
+    /// The task that serves it.
+    Task(Waker),
+    /// It has no task for now.
+    Resting(Resting),
 }
 
 /// What a connection does is one number, so that every change is one atomic step, seen whole, and counted
-/// exactly once without a lock: how many requests are in flight, and above them these flags.
+/// exactly once without a lock: how many requests are in flight, how many of their bodies are being read, and
+/// above them these flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Status(u64);
 
 impl Status {
-    const IN_FLIGHT: u64 = u32::MAX as u64;
+    /// So many that the memory of a process has no room for them.
+    const IN_FLIGHT: u64 = (1 << 25) - 1;
+    /// A request whose body is still being read is not over, even if it was answered.
+    const BODIES: u64 = Self::IN_FLIGHT << 25;
+    const BODY: u64 = 1 << 25;
     /// The connection is gone; what a straggler does is not counted any more.
     pub(super) const GONE: u64 = 1 << 63;
     /// It no longer carries requests and responses, or a stream of it was handed out.
@@ -75,14 +94,17 @@ impl Status {
     /// Its task was told to do so, and its client has sent nothing since.
     pub(super) const RESTS: u64 = 1 << 50;
 
+    #[inline]
     pub(super) fn has(self, flags: u64) -> bool {
         self.0 & flags != 0
     }
 
+    #[inline]
     pub(super) fn with(self, flags: u64) -> Self {
         Self(self.0 | flags)
     }
 
+    #[inline]
     pub(super) fn without(self, flags: u64) -> Self {
         Self(self.0 & !flags)
     }
@@ -93,24 +115,43 @@ impl Status {
     }
 
     /// Whether a request is in flight, or a stream was handed out.
+    #[inline]
     pub(super) fn is_serving(self) -> bool {
-        self.in_flight() > 0 || self.has(Self::UPGRADED)
+        self.has(Self::IN_FLIGHT | Self::BODIES | Self::UPGRADED)
     }
 
+    #[inline]
     fn request_begun(self) -> Self {
         Self(self.0 + 1).without(Self::HEAD_BEGUN).with(Self::BEGAN)
     }
 
-    /// Bytes that were read until now were the request's body.
-    fn request_ended(self) -> Self {
-        Self(self.0 - 1).without(Self::HEAD_BEGUN).with(Self::UNFLUSHED | Self::ENDED)
+    fn body_begun(self) -> Self {
+        Self(self.0 + Self::BODY)
     }
 
+    #[inline]
+    fn request_ended(self) -> Self {
+        Self(self.0 - 1).part_ended()
+    }
+
+    fn body_ended(self) -> Self {
+        Self(self.0 - Self::BODY).part_ended()
+    }
+
+    /// Bytes that were read until now were the request's body.
+    #[inline]
+    fn part_ended(self) -> Self {
+        self.without(Self::HEAD_BEGUN).with(Self::UNFLUSHED | Self::ENDED)
+    }
+
+    #[inline]
     fn state(self) -> ConnectionState {
-        match self.in_flight() {
-            _ if self.has(Self::UPGRADED) => ConnectionState::Upgraded,
-            0 => ConnectionState::Idle,
-            _ => ConnectionState::Active,
+        if self.has(Self::UPGRADED) {
+            ConnectionState::Upgraded
+        } else if self.is_serving() {
+            ConnectionState::Active
+        } else {
+            ConnectionState::Idle
         }
     }
 }
@@ -118,7 +159,7 @@ impl Status {
 impl Record {
     /// A connection that is not in the table yet.
     pub(super) fn new(table: &Arc<Table>, row: Origin, socket: &Arc<Socket>) -> Self {
-        let Origin { listener, peer, local, accepted, requests, protocol } = row;
+        let Origin { listener, peer, local, accepted, requests, protocol, cookie } = row;
         Self {
             table: table.clone(),
             id: table.last_id.fetch_add(1, Relaxed) + 1,
@@ -127,6 +168,7 @@ impl Record {
             local,
             accepted,
             socket: Arc::downgrade(socket),
+            cookie: AtomicU64::new(cookie),
             requests: AtomicU64::new(requests),
             body_wanted: AtomicU64::new(0),
             status: AtomicU64::new(0),
@@ -138,11 +180,13 @@ impl Record {
         }
     }
 
+    #[inline]
     pub(super) fn status(&self) -> Status {
         Status(self.status.load(SeqCst))
     }
 
     /// Changes the status in one step; returns what it was.
+    #[inline]
     pub(super) fn update(&self, change: impl Fn(Status) -> Status) -> Status {
         let mut before = self.status();
         loop {
@@ -160,30 +204,49 @@ impl Record {
         }
     }
 
+    #[inline]
     pub(super) fn set(&self, flags: u64) {
         self.update(|status| status.with(flags));
     }
 
     /// Clears a flag; returns whether it was set.
+    #[inline]
     pub(super) fn take(&self, flags: u64) -> bool {
         self.update(|status| status.without(flags)).has(flags)
     }
 
+    #[inline]
     fn count(&self, before: Status, after: Status) {
-        if !before.has(Status::GONE) {
-            self.table.ledger.changed(before.state(), after.state());
+        let (from, to) = (before.state(), after.state());
+        if from != to && !before.has(Status::GONE) {
+            self.table.ledger.changed(self.id, from, to);
         }
     }
 
+    #[inline]
     pub(super) fn begin_request(&self) {
         self.requests.fetch_add(1, SeqCst);
-        self.table.ledger.request();
+        self.table.ledger.request(self.id);
         self.update(Status::request_begun);
     }
 
+    #[inline]
     pub(super) fn end_request(&self) {
+        self.end_part(Status::request_ended);
+    }
+
+    pub(super) fn begin_body(&self) {
+        self.update(Status::body_begun);
+    }
+
+    pub(super) fn end_body(&self) {
+        self.end_part(Status::body_ended);
+    }
+
+    #[inline]
+    fn end_part(&self, ended: impl Fn(Status) -> Status) {
         // An owner that is just being polled looks at the status when that is over.
-        if self.update(Status::request_ended).has(Status::WAITS) {
+        if self.update(ended).has(Status::WAITS) {
             self.wake();
         }
     }
@@ -192,7 +255,7 @@ impl Record {
     pub(super) fn end(&self, how: Event) {
         let before = self.update(|status| status.with(Status::GONE));
         if !before.has(Status::GONE) {
-            self.table.ledger.leave(before.state(), how);
+            self.table.ledger.leave(self.id, before.state(), how);
         }
     }
 
@@ -200,19 +263,25 @@ impl Record {
     pub(super) fn register(&self, waker: &Waker) {
         let mut owner = self.owner();
         match &mut *owner {
-            Some(owner) => owner.clone_from(waker),
-            None => *owner = Some(waker.clone()),
+            Owner::Task(owner) => owner.clone_from(waker),
+            owner => *owner = Owner::Task(waker.clone()),
         }
     }
 
     /// This task has ended, or serves the connection no more.
     pub(super) fn unregister(&self, waker: &Waker) {
-        self.owner().take_if(|owner| owner.will_wake(waker));
+        let mut owner = self.owner();
+        if matches!(&*owner, Owner::Task(task) if task.will_wake(waker)) {
+            *owner = Owner::None;
+        }
     }
 
     /// The task that was registered last.
     pub(super) fn registered(&self) -> Option<Waker> {
-        self.owner().clone()
+        match &*self.owner() {
+            Owner::Task(waker) => Some(waker.clone()),
+            Owner::None | Owner::Resting(_) => None,
+        }
     }
 
     pub(super) fn wake(&self) {
@@ -221,8 +290,13 @@ impl Record {
         }
     }
 
-    fn owner(&self) -> MutexGuard<'_, Option<Waker>> {
+    pub(super) fn owner(&self) -> MutexGuard<'_, Owner> {
         self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the process wants of the connection.
+    pub(super) fn phase(&self) -> Phase {
+        *self.table.phase.borrow()
     }
 
     fn protocol(&self) -> ShortText {
@@ -234,21 +308,26 @@ impl Record {
     }
 
     /// The client sent something.
+    #[inline]
     pub(super) fn heard(&self) {
-        let now = self.table.millis();
-        self.heard.store(now, Relaxed);
-        self.table.heard(now);
+        let now = self.table.clock.of_a_read();
+        // Its own task alone writes here: nothing is lost between the two steps.
+        if self.heard.load(Relaxed) != now {
+            self.heard.store(now, Relaxed);
+            self.table.clock.heard(now);
+        }
     }
 
-    /// Since the client sent something here.
+    /// Since the client sent something here; a second more at most.
     pub(super) fn silence(&self) -> Duration {
         match self.heard.load(Relaxed) {
             0 => Duration::MAX,
-            heard => Duration::from_millis(self.table.millis().saturating_sub(heard)),
+            heard => self.table.clock.since(heard),
         }
     }
 
     /// The task looks at what has changed. Returns whether anything has since the last time.
+    #[inline]
     pub(super) fn see(&self) -> bool {
         let changes = self.table.changes();
         let is_new = self.seen.load(SeqCst) != changes;
@@ -287,10 +366,23 @@ impl Record {
         !self.is_refused() && self.table.accepted().any(fits)
     }
 
+    /// The kernel's name of the socket, which it is asked for once.
+    pub(super) fn cookie(&self, socket: &Socket) -> u64 {
+        match self.cookie.load(Relaxed) {
+            0 => {
+                let cookie = socket.cookie();
+                self.cookie.store(cookie, Relaxed);
+                cookie
+            }
+            cookie => cookie,
+        }
+    }
+
     /// The record, as it goes on in another process.
-    pub(super) fn item(&self) -> MigrationItem {
+    pub(super) fn item(&self, socket: &Socket) -> MigrationItem {
         MigrationItem {
             id: self.id,
+            cookie: self.cookie(socket),
             listener: self.listener.clone(),
             protocol: self.protocol(),
             peer: (&self.peer).into(),
@@ -325,6 +417,7 @@ pub(super) struct Origin {
     pub(super) accepted: Instant,
     pub(super) requests: u64,
     pub(super) protocol: ShortText,
+    pub(super) cookie: u64,
 }
 
 /// Keeps the record in the table as long as the connection is open.
@@ -349,7 +442,7 @@ mod tests {
 
     #[test]
     fn an_upgrade_outranks_requests_and_no_other_flag_is_a_state() {
-        let idle = Status::default().with(!(Status::IN_FLIGHT | Status::UPGRADED));
+        let idle = Status::default().with(!(Status::IN_FLIGHT | Status::BODIES | Status::UPGRADED));
         assert_eq!((idle.state(), idle.in_flight(), idle.is_serving()), (ConnectionState::Idle, 0, false));
         let active = idle.request_begun();
         assert_eq!(

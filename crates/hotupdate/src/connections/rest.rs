@@ -1,16 +1,27 @@
-//! Connections that are idle hold nothing that only messages need: their tasks are told so, and not by a
-//! timer for each of them, but by one that looks at all of them.
+//! Connections that rest: their clients are silent, and they have no task, no buffers and no timer until
+//! something happens. Such a connection migrates without being woken.
+//!
+//! Tasks are told that their connections are idle, not by a timer for each of them, but by one that looks at
+//! all of them.
 //!
 //! Deliberately absent: what a task holds. The code that speaks a protocol knows it.
 
+use std::fmt;
+use std::future::poll_fn;
+use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
+use hotupdate_proto::ShortText;
+use tokio::task::unconstrained;
 use tokio::time::sleep;
 
 use super::activity::ConnectionActivity;
-use super::record::{Record, Status};
+use super::connection::{Connection, Stays};
+use super::drain::Phase;
+use super::record::{Owner, Record, Status};
 use super::table::Connections;
 
 /// A client that is silent for so long is not about to ask again. To make a connection ready for messages
@@ -22,10 +33,96 @@ const PORTION: usize = 32;
 
 const BETWEEN_PORTIONS: Duration = Duration::from_millis(1);
 
+/// A connection that rests: what it would migrate with, and what goes on with it here.
+pub(super) struct Resting {
+    connection: Connection,
+    pub(super) kind: &'static str,
+    state: Vec<u8>,
+    go_on: Stays,
+}
+
+impl Resting {
+    /// Migrates; if it cannot, it goes on here.
+    pub(super) fn migrate(self) {
+        let Self { connection, kind, state, go_on } = self;
+        connection.leave(ShortText::from_static(kind), state, go_on);
+    }
+}
+
+impl fmt::Debug for Resting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { connection: _, kind, state, go_on: _ } = self;
+        f.debug_struct("Resting").field("kind", kind).field("state", state).finish_non_exhaustive()
+    }
+}
+
+/// For the crate `hotupdate-axum`.
+#[doc(hidden)]
+impl Connection {
+    /// The connection has no task from here on. When its client says something or closes it, or when the
+    /// process wants something of it, `go_on` is called with it, perhaps before this returns; it must not
+    /// block. Until then it migrates as [`Connection::migrate_bytes_or`] does.
+    pub fn rest(self, kind: &'static str, state: Vec<u8>, go_on: impl FnOnce(Self) + Send + 'static) {
+        let record = self.tracker().record.clone();
+        record.update(|status| status.without(Status::EQUIPPED | Status::RESTS));
+        // It is not in a hurry now, as it will be when it migrates.
+        record.cookie(self.socket());
+        let waker = Waker::from(record.clone());
+        let mut owner = record.owner();
+        // An event that comes from here on waits for the lock, and finds the connection.
+        let readable = poll_fn(|cx| self.socket().poll_readable(cx));
+        // A task that has done much would be made to wait: by waking it, which here means something else.
+        let readable = pin!(unconstrained(readable)).poll(&mut Context::from_waker(&waker));
+        let go_on = Box::new(|connection, _| go_on(connection));
+        let resting = Resting { connection: self, kind, state, go_on };
+        let before = mem::replace(&mut *owner, Owner::Resting(resting));
+        drop(owner);
+        drop(before);
+        // What came before that was told to a task that has ended.
+        if readable.is_ready() || !record.has_seen_all() || record.phase() != Phase::Serving {
+            record.rouse();
+        }
+    }
+}
+
+/// Something has happened to the socket of a connection that rests.
+impl Wake for Record {
+    fn wake(self: Arc<Self>) {
+        self.rouse();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rouse();
+    }
+}
+
+impl Record {
+    /// A connection that rests goes on.
+    fn rouse(&self) {
+        let owner = self.owner().take_resting();
+        if let Some(Resting { connection, go_on, .. }) = owner {
+            go_on(connection, None);
+        }
+    }
+}
+
+impl Owner {
+    /// If the connection rests, it has no owner any more.
+    pub(super) fn take_resting(&mut self) -> Option<Resting> {
+        match mem::take(self) {
+            Self::Resting(resting) => Some(resting),
+            owner => {
+                *self = owner;
+                None
+            }
+        }
+    }
+}
+
 /// For the crate `hotupdate-axum`.
 #[doc(hidden)]
 impl ConnectionActivity {
-    /// Whether the task of the connection holds buffers for messages from here on.
+    /// Whether the task of the connection holds what the connection does not need while it rests.
     pub fn set_equipped(&self, equipped: bool) {
         self.record.update(|status| match equipped {
             true => status.with(Status::EQUIPPED),
@@ -33,7 +130,8 @@ impl ConnectionActivity {
         });
     }
 
-    /// Whether it should give them back, when it is between two messages.
+    /// Whether it should rest, when it is between two messages.
+    #[inline]
     #[must_use]
     pub fn rests(&self) -> bool {
         self.record.status().has(Status::RESTS)
@@ -42,11 +140,13 @@ impl ConnectionActivity {
 
 #[doc(hidden)]
 impl Connections {
-    /// Tells the tasks of idle connections of this listener to give back what they hold. Ends when none of
-    /// them holds anything.
+    /// Tells the tasks of idle connections of this listener that they should rest. Ends when none of them
+    /// holds anything.
     pub async fn let_rest(&self, listener: &str) {
         loop {
+            let looks = self.table.clock.look(IDLE_AFTER);
             sleep(IDLE_AFTER).await;
+            drop(looks);
             let Some(idle) = self.idle(listener) else { return };
             for portion in idle.chunks(PORTION) {
                 portion.iter().for_each(|record| record.rest());
@@ -64,21 +164,19 @@ impl Connections {
 
     /// `None` if none of these connections holds anything.
     fn idle(&self, listener: &str) -> Option<Vec<Arc<Record>>> {
-        let (now, rows) = (self.table.millis(), self.table.rows());
+        let rows = self.table.rows();
         let equipped = |record: &&Arc<Record>| {
             record.listener.as_str() == listener && record.status().has(Status::EQUIPPED)
         };
         let mut equipped = rows.values().filter(equipped).peekable();
         equipped.peek()?;
-        Some(equipped.filter(|record| record.is_idle(now)).cloned().collect())
+        Some(equipped.filter(|record| record.is_idle()).cloned().collect())
     }
 }
 
 impl Record {
-    /// `now` is in milliseconds after the table began.
-    fn is_idle(&self, now: u64) -> bool {
-        let silence = Duration::from_millis(now.saturating_sub(self.heard.load(Relaxed)));
-        silence >= IDLE_AFTER && self.status().may_rest()
+    fn is_idle(&self) -> bool {
+        self.silence() >= IDLE_AFTER && self.status().may_rest()
     }
 
     fn rest(&self) {
@@ -98,10 +196,167 @@ impl Status {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+    use tokio::sync::mpsc;
 
     use super::super::fixture::{Fixture, Woken, poll_once};
     use super::*;
+
+    /// A connection that rests, its client, and where it goes on.
+    fn resting(fixture: &Fixture) -> (UnixStream, mpsc::UnboundedReceiver<Connection>) {
+        let (connection, client) = fixture.accept();
+        (client, rest(connection))
+    }
+
+    fn rest(connection: Connection) -> mpsc::UnboundedReceiver<Connection> {
+        let (goes_on, gone_on) = mpsc::unbounded_channel();
+        connection.rest("echo", b"state".to_vec(), move |connection| drop(goes_on.send(connection)));
+        gone_on
+    }
+
+    #[tokio::test]
+    async fn a_connection_goes_on_when_its_client_says_something_or_leaves_and_once() {
+        let fixture = Fixture::new();
+        for leaves in [false, true] {
+            let (mut client, mut gone_on) = resting(&fixture);
+            assert!(poll_once(gone_on.recv()).is_pending());
+            match leaves {
+                true => drop(client),
+                false => client.write_all(b"more").await.unwrap(),
+            }
+            let mut connection = gone_on.recv().await.unwrap();
+            let mut bytes = [0; 8];
+            assert_eq!(connection.read(&mut bytes).await.unwrap(), if leaves { 0 } else { 4 });
+            assert!(gone_on.recv().await.is_none());
+        }
+        assert_eq!(fixture.connections.totals().finished, 2);
+    }
+
+    /// tokio makes a task wait that has read much: it wakes it, which here would mean that the connection has
+    /// something to do, and while the connection is not at rest yet.
+    #[tokio::test]
+    async fn a_connection_of_a_task_that_has_done_much_rests_all_the_same() {
+        let fixture = Fixture::new();
+        tokio::spawn(async move {
+            let (mut reads, mut writes) = tokio::io::duplex(1024);
+            writes.write_all(&[0; 1024]).await.unwrap();
+            while tokio::task::coop::has_budget_remaining() {
+                assert!(poll_once(reads.read_exact(&mut [0])).is_ready());
+            }
+            let (mut client, mut gone_on) = resting(&fixture);
+            assert!(poll_once(unconstrained(gone_on.recv())).is_pending());
+            client.write_all(b"more").await.unwrap();
+            assert!(gone_on.recv().await.is_some());
+        })
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_came_before_the_rest_is_not_lost() {
+        let fixture = Fixture::new();
+        let (mut connection, mut client) = fixture.accept();
+        client.write_all(b"moremore").await.unwrap();
+        // The buffer is full, so there may be more.
+        connection.read_exact(&mut [0; 4]).await.unwrap();
+        let mut gone_on = rest(connection);
+        assert!(gone_on.recv().await.is_some(), "bytes");
+
+        // A change is told to the task, which has ended.
+        let (connection, _client) = fixture.accept();
+        fixture.drain();
+        assert!(rest(connection).recv().await.is_some(), "a change");
+        let (connection, _client) = fixture.accept();
+        assert!(rest(connection).recv().await.is_some(), "it comes while the process drains");
+    }
+
+    #[tokio::test]
+    async fn a_connection_leaves_without_going_on_and_goes_on_if_it_comes_back() {
+        let mut fixture = Fixture::new();
+        let (_client, mut gone_on) = resting(&fixture);
+        fixture.accept_kind("echo", None);
+        assert!(poll_once(gone_on.recv()).is_pending(), "the process does not drain");
+        fixture.drain();
+        let request = fixture.migrations.try_recv().unwrap();
+        assert_eq!((request.kind.as_str(), &request.state[..]), ("echo", &b"state"[..]));
+        assert!(poll_once(gone_on.recv()).is_pending());
+        request.give_back();
+        let connection = gone_on.recv().await.unwrap();
+        assert!(!connection.can_migrate("echo"), "it was refused");
+
+        let mut gone_on = rest(connection);
+        assert!(gone_on.recv().await.is_some(), "the process drains");
+        let (_client, mut gone_on) = {
+            fixture.connections.set_phase(Phase::Serving);
+            resting(&fixture)
+        };
+        fixture.drain();
+        fixture.migrations.try_recv().unwrap().migrated();
+        assert!(gone_on.recv().await.is_none());
+        assert_eq!(fixture.connections.migrated(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_drain_in_which_a_connection_cannot_leave_gives_it_a_task() {
+        let fixture = Fixture::new();
+        for kinds in [&[][..], &["another"], &["echo"]] {
+            fixture.connections.end_migration();
+            fixture.connections.set_phase(Phase::Serving);
+            let (_client, mut gone_on) = resting(&fixture);
+            kinds.iter().for_each(|kind| fixture.accept_kind(kind, None));
+            if kinds.contains(&"echo") {
+                fixture.connections.suspend_half(Duration::from_secs(60));
+            }
+            fixture.drain();
+            assert!(gone_on.recv().await.is_some(), "{kinds:?}");
+            assert!(fixture.migrations.is_empty(), "{kinds:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_drain_that_is_over_before_it_is_told_disturbs_no_rest() {
+        let fixture = Fixture::new();
+        fixture.connections.set_paced();
+        let (_client, mut gone_on) = resting(&fixture);
+        fixture.drain();
+        fixture.connections.set_phase(Phase::Serving);
+        let told = poll_once(fixture.connections.next_portion(0));
+        assert!(told.is_pending() && !fixture.connections.is_calling());
+        assert!(poll_once(gone_on.recv()).is_pending());
+        fixture.accept_kind("echo", None);
+        fixture.drain();
+        assert!(poll_once(fixture.connections.next_portion(0)).is_ready(), "it is told of the next one");
+    }
+
+    #[tokio::test]
+    async fn the_deadline_of_a_drain_ends_a_rest() {
+        let fixture = Fixture::new();
+        let (mut client, mut gone_on) = resting(&fixture);
+        assert_eq!(fixture.connections.force().len(), 1);
+        drop(gone_on.recv().await.unwrap());
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!((fixture.connections.forced(), fixture.connections.rows().len()), (1, 0));
+    }
+
+    /// As with a task: nothing of it is left.
+    #[test]
+    fn a_connection_ends_with_its_runtime() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let (mut client, connections) = runtime.block_on(async {
+            let fixture = Fixture::new();
+            let (connection, client) = fixture.accept();
+            let runtime = tokio::runtime::Handle::current();
+            connection.rest("echo", Vec::new(), move |connection| {
+                runtime.spawn(async move { drop(connection) });
+            });
+            (client.into_std().unwrap(), fixture.connections)
+        });
+        drop(runtime);
+        client.set_nonblocking(false).unwrap();
+        assert_eq!(std::io::Read::read(&mut client, &mut [0]).unwrap(), 0);
+        assert!(connections.rows().is_empty());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn only_what_is_idle_and_holds_something_is_told_to_rest_and_once() {

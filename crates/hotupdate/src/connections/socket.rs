@@ -40,6 +40,14 @@ impl Socket {
         }
     }
 
+    /// The kernel's name of the socket, see socket(7); 0 where there is none.
+    pub(super) fn cookie(&self) -> u64 {
+        #[cfg(target_os = "linux")]
+        return rustix::net::sockopt::socket_cookie(self).unwrap_or_default();
+        #[cfg(not(target_os = "linux"))]
+        0
+    }
+
     pub(super) fn is_readable(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         match self {
@@ -91,10 +99,12 @@ impl Socket {
                     stream.try_io(Interest::READABLE, || read_once(buf, |buf| stream.try_read_buf(buf)))
                 }
             };
+            if buf.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
             match read {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-                Err(_) if buf.filled().len() == before => {}
-                Ok(()) | Err(_) => return Poll::Ready(Ok(())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
             }
         }
     }

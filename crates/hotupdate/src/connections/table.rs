@@ -1,7 +1,7 @@
 //! The table: every open connection of this process, and what all of them are told.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use hotupdate_proto::{ConnectionKind, ConnectionRow, Generation, MigrationItem, 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
+use super::clock::Clock;
 use super::connection::{Connection, MigrationRequest};
 use super::drain::{Drain, Phase};
 use super::ledger::Ledger;
@@ -46,9 +47,9 @@ pub(super) struct Table {
     pub(super) queue: Queue,
     /// How often connections were told to look again; begins at 1.
     changes: AtomicU64,
-    pub(super) begun: Instant,
-    /// When a client sent something last, in milliseconds after the table began, rounded up; 0: never.
-    heard: AtomicU64,
+    /// Whether the phase is another one than that of a process that serves: it is asked for with every request.
+    is_ending: AtomicBool,
+    pub(super) clock: Clock,
     /// Ids of connections that ended since a drain began, until the process that serves is told.
     pub(super) closed: Mutex<Vec<u64>>,
 }
@@ -92,8 +93,8 @@ impl Connections {
             migrations,
             queue: Queue::new(Instant::now()),
             changes: AtomicU64::new(1),
-            begun: Instant::now(),
-            heard: AtomicU64::new(0),
+            is_ending: AtomicBool::new(false),
+            clock: Clock::new(),
             closed: Mutex::default(),
         };
         (Self { table: Arc::new(table) }, queue)
@@ -193,7 +194,8 @@ impl Connections {
         socket: Socket,
     ) -> Connection {
         let (listener, protocol) = (listener.clone(), ShortText::from_static("raw"));
-        let origin = Origin { listener, peer, local, accepted: Instant::now(), requests: 0, protocol };
+        let accepted = Instant::now();
+        let origin = Origin { listener, peer, local, accepted, requests: 0, protocol, cookie: 0 };
         let connection = self.enter(&mut self.table.rows(), origin, socket, Event::Accepted);
         // That it connects says that it is about to say more.
         connection.tracker().record.heard();
@@ -207,9 +209,9 @@ impl Connections {
     ) -> Vec<Connection> {
         let (now, mut rows) = (Instant::now(), self.table.rows());
         let adopt = |(item, socket)| {
-            let MigrationItem { listener, protocol, peer, local, age_ms, requests, .. } = item;
+            let MigrationItem { listener, protocol, peer, local, age_ms, requests, cookie, .. } = item;
             let (peer, local, accepted) = (peer.into(), local.into(), before(now, age_ms));
-            let origin = Origin { listener, peer, local, accepted, requests, protocol };
+            let origin = Origin { listener, peer, local, accepted, requests, protocol, cookie };
             self.enter(&mut rows, origin, socket, Event::Adopted)
         };
         arrived.into_iter().map(adopt).collect()
@@ -272,7 +274,8 @@ impl Connections {
 
     /// Every connection looks again what it can do.
     fn look_again(&self) {
-        self.table.queue.suspend(self.table.accepted().suspended_until.is_some());
+        let suspended = self.table.accepted().suspended_until.is_some();
+        self.table.queue.suspend(suspended);
         self.table.changes.fetch_add(1, SeqCst);
         self.table.phase.send_modify(|_| {});
         // As long as this process serves, no connection can do anything.
@@ -282,6 +285,9 @@ impl Connections {
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {
+        let is_ending = phase != Phase::Serving;
+        self.table.clock.set_exact(is_ending);
+        self.table.is_ending.store(is_ending, SeqCst);
         self.table.phase.send_replace(phase);
         // After that: what has seen the change has seen the phase.
         self.table.changes.fetch_add(1, SeqCst);
@@ -310,26 +316,19 @@ impl Connections {
 }
 
 impl Table {
-    /// Since it began, rounded up.
-    pub(super) fn millis(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
-    }
-
-    /// A client sent something in this millisecond.
-    pub(super) fn heard(&self, millis: u64) {
-        // All workers would write here with every read.
-        if self.heard.load(Relaxed) != millis {
-            self.heard.store(millis, Relaxed);
-        }
-    }
-
     /// Whether a client has sent something in this time.
     pub(super) fn is_busy(&self, within: Duration) -> bool {
-        let heard = self.heard.load(Relaxed);
-        heard > 0 && u128::from(self.millis().saturating_sub(heard)) <= within.as_millis()
+        self.clock.is_busy(within)
+    }
+
+    /// Whether connections are to come to an end.
+    #[inline]
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_ending.load(SeqCst)
     }
 
     /// How often connections were told to look again.
+    #[inline]
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(SeqCst)
     }

@@ -169,11 +169,12 @@ impl Driver {
     async fn stop(&mut self) {
         self.stops += 1;
         self.application.forbid_exclusive();
+        // First, because other tasks have to run for it: clients do not wait for them.
+        let links = self.links.pause_predecessors().await;
         let at_ns = match self.listeners.park() {
             Ok(at_ns) => at_ns,
             Err(why) => return self.machine.queue(Event::CannotStop(why)),
         };
-        let links = self.links.pause_predecessors().await;
         let (connections, history) = (self.connections.summary(), self.operators.history());
         let counts = Some(Box::new(self.last_counts()));
         let stopped = Stopped { at_ns, connections, links, history, counts, ..Stopped::default() };

@@ -269,12 +269,7 @@ impl Migrations {
 /// What the other process has to know. The state goes with it.
 pub(crate) fn describe(request: &mut MigrationRequest) -> MigrationItem {
     let MigrationRequest { connection, kind, state, .. } = request;
-    MigrationItem {
-        kind: kind.clone(),
-        cookie: sockopt::socket_cookie(connection.socket()).unwrap_or_default(),
-        state: std::mem::take(state),
-        ..connection.item()
-    }
+    MigrationItem { kind: kind.clone(), state: std::mem::take(state), ..connection.item() }
 }
 
 /// A descriptor has to be the connection that it is said to be.

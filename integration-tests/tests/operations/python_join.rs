@@ -1,0 +1,283 @@
+//! The peer in Python beside the one in Rust: each takes over from the other, fails, dies, and is given the service
+//! back, and no client is lost.
+//!
+//! Deliberately absent: connections that migrate. The peer in Python names no feature.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+
+use integration_tests::client::who_answers;
+use integration_tests::process::{Exit, eventually, needs};
+use integration_tests::{SOON, Sandbox, Service, Serving, Status, hotctl};
+use rustix::process::Signal;
+
+fn python() -> PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/python-join/service.py")
+}
+
+fn start_python<'a>(sandbox: &'a Sandbox, version: &str, more: &[&str]) -> Service<'a> {
+    Service::spawn(sandbox, &python(), &Service::arguments(sandbox, version, more))
+}
+
+fn start_rust<'a>(sandbox: &'a Sandbox, version: &str, more: &[&str]) -> Service<'a> {
+    Service::start(sandbox, version, &[&["--probation", "60"], more].concat())
+}
+
+/// Starts a version of this name, with these arguments beside the usual ones.
+type Start = for<'s> fn(&'s Sandbox, &str, &[&str]) -> Service<'s>;
+
+fn have_python() -> bool {
+    needs::have(&[needs::PYTHON])
+}
+
+/// Clients that connect anew for each request.
+struct Clients {
+    over: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<anyhow::Result<()>>>,
+}
+
+impl Clients {
+    fn start(serving: Serving) -> Self {
+        let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let client = |_| {
+            let (over, answered) = (over.clone(), answered.clone());
+            thread::spawn(move || {
+                while !over.load(Relaxed) {
+                    who_answers(serving.http)?;
+                    answered.fetch_add(1, Relaxed);
+                }
+                Ok(())
+            })
+        };
+        let threads = (0..4).map(client).collect();
+        Self { over, answered, threads }
+    }
+
+    /// Some more requests are answered.
+    fn go_on(&self) {
+        let before = self.answered.load(Relaxed);
+        eventually("clients are answered", SOON, || {
+            (self.answered.load(Relaxed) > before + 20).then_some(())
+        });
+    }
+
+    /// Every request was answered.
+    fn end(self) {
+        self.over.store(true, Relaxed);
+        for client in self.threads {
+            client.join().expect("a client does not panic").expect("no request is lost");
+        }
+    }
+}
+
+#[track_caller]
+fn serves(sandbox: &Sandbox, serving: Serving, service: &Service<'_>) {
+    eventually("the process serves", SOON, || {
+        (who_answers(serving.http).ok()? == service.pid()).then_some(())
+    });
+    eventually("it says so", SOON, || {
+        (Status::ask(&sandbox.control()).ok()?.serving.process.pid == service.pid()).then_some(())
+    });
+}
+
+#[track_caller]
+fn stands_by(sandbox: &Sandbox, service: &Service<'_>) {
+    eventually("a successor in standby", SOON, || {
+        let waiting = Status::ask(&sandbox.control()).ok()?.successor?;
+        (waiting.process.pid == service.pid() && waiting.state == "standby").then_some(())
+    });
+}
+
+#[test]
+fn rust_python_rust_python_and_no_client_is_lost() {
+    if !have_python() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let mut old = start_rust(&sandbox, "v1", &[]);
+    let serving = old.wait_serving();
+    let clients = Clients::start(serving);
+    for (version, generation) in [("v2", 2), ("v3", 3), ("v4", 4), ("v5", 5), ("v6", 6)] {
+        clients.go_on();
+        let start = if generation % 2 == 0 { start_python as Start } else { start_rust };
+        let new = start(&sandbox, version, &[]);
+        let Serving { generation: given, http, .. } = new.wait_serving();
+        assert_eq!((given, http), (generation, serving.http));
+        serves(&sandbox, serving, &new);
+        let status = hotctl(&sandbox, &["status", "--json"]).expect_success();
+        assert!(status.stdout.contains(&format!("\"pid\":{}", new.pid())), "{}", status.stdout);
+        let before = Status::ask(&sandbox.control()).unwrap().predecessors;
+        assert!(
+            before.iter().any(|older| older.generation == generation - 1 && older.probation),
+            "{before:?}"
+        );
+        // Those before that one are told that a later version serves: they end.
+        if generation > 3 {
+            eventually("older generations end", SOON, || {
+                let older = Status::ask(&sandbox.control()).ok()?.predecessors;
+                older.iter().all(|older| older.generation == generation - 1).then_some(())
+            });
+        }
+        old = new;
+    }
+    clients.go_on();
+    clients.end();
+    old.signal(Signal::TERM);
+    old.wait_drained();
+    let drained: Vec<_> =
+        sandbox.drained().iter().map(|drained| (drained.generation, drained.forced)).collect();
+    assert_eq!(drained, (1..=6).map(|generation| (generation, 0)).collect::<Vec<_>>());
+    assert!(!sandbox.control().exists(), "the service was stopped");
+}
+
+#[test]
+fn hotctl_hands_over_both_ways() {
+    if !have_python() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let first = start_python(&sandbox, "v1", &[]);
+    let serving = first.wait_serving();
+    let clients = Clients::start(serving);
+
+    let path = python().display().to_string();
+    let program = |service: &str, more: &[&str]| {
+        let arguments = Service::arguments(&sandbox, "next", more);
+        let handoff = ["handoff", "--until", "drained", "--timeout", "40", "--log", "/dev/null", "--"];
+        let command = handoff.iter().map(ToString::to_string).chain([service.to_owned()]).chain(arguments);
+        let command: Vec<_> = command.collect();
+        let outcome =
+            hotctl(&sandbox, &command.iter().map(String::as_str).collect::<Vec<_>>()).expect_success();
+        assert!(outcome.stderr.contains("serves now"), "{}", outcome.stderr);
+    };
+    let rust = integration_tests::process::binary("axum-server").display().to_string();
+    program(&rust, &["--probation", "0.5"]);
+    first.wait_exit();
+    program(&path, &[]);
+    clients.go_on();
+
+    let waits = start_rust(&sandbox, "v4", &["--standby"]);
+    stands_by(&sandbox, &waits);
+    let refused = hotctl(&sandbox, &["handoff", "--", "true"]);
+    assert_ne!(refused.code(), 0, "it is busy: {}", refused.stderr);
+    let _said = hotctl(&sandbox, &["handoff"]).expect_success();
+    serves(&sandbox, serving, &waits);
+    let waits = start_python(&sandbox, "v5", &["--standby"]);
+    stands_by(&sandbox, &waits);
+    let _said = hotctl(&sandbox, &["handoff"]).expect_success();
+    serves(&sandbox, serving, &waits);
+    clients.go_on();
+    clients.end();
+}
+
+#[test]
+fn a_version_that_fails_costs_nothing() {
+    if !have_python() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let rust = start_rust(&sandbox, "v1", &[]);
+    let serving = rust.wait_serving();
+    let clients = Clients::start(serving);
+    let failing = start_python(&sandbox, "bad", &["--fail"]);
+    assert_eq!(failing.wait_exit(), Exit::Status(1));
+    serves(&sandbox, serving, &rust);
+    let dies = start_python(&sandbox, "bad", &["--standby"]);
+    stands_by(&sandbox, &dies);
+    dies.kill();
+    eventually("it is forgotten", SOON, || {
+        Status::ask(&sandbox.control()).ok()?.successor.is_none().then_some(())
+    });
+
+    let python = start_python(&sandbox, "v2", &[]);
+    serves(&sandbox, serving, &python);
+    for _ in 0..3 {
+        let dies = start_rust(&sandbox, "bad", &["--standby"]);
+        stands_by(&sandbox, &dies);
+        dies.kill();
+        eventually("it is forgotten", SOON, || {
+            let Status { successor, last_failure, .. } = Status::ask(&sandbox.control()).ok()?;
+            (successor.is_none() && last_failure?.successor.pid == dies.pid()).then_some(())
+        });
+        serves(&sandbox, serving, &python);
+    }
+    let next = start_rust(&sandbox, "v3", &[]);
+    serves(&sandbox, serving, &next);
+    clients.go_on();
+    clients.end();
+}
+
+#[test]
+fn whichever_dies_the_other_one_serves() {
+    if !have_python() {
+        return;
+    }
+    for (old, new) in [(start_rust as Start, start_python as Start), (start_python, start_rust)] {
+        let sandbox = Sandbox::new();
+        let first: Service<'_> = old(&sandbox, "v1", &[]);
+        let serving = first.wait_serving();
+        // In its probation: the one before takes over again, and the next attempt works.
+        let second: Service<'_> = new(&sandbox, "v2", &[]);
+        serves(&sandbox, serving, &second);
+        second.kill();
+        serves(&sandbox, serving, &first);
+        // The incumbent dies when the successor has everything.
+        let third: Service<'_> = new(&sandbox, "v3", &["--standby"]);
+        stands_by(&sandbox, &third);
+        first.kill();
+        serves(&sandbox, serving, &third);
+        let fourth: Service<'_> = old(&sandbox, "v4", &[]);
+        serves(&sandbox, serving, &fourth);
+    }
+}
+
+#[test]
+fn it_gives_the_service_back_and_takes_it_back() {
+    if !have_python() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let first = start_rust(&sandbox, "v1", &[]);
+    let serving = first.wait_serving();
+    let python = start_python(&sandbox, "v2", &[]);
+    serves(&sandbox, serving, &python);
+    let clients = Clients::start(serving);
+    let last = start_rust(&sandbox, "v3", &[]);
+    serves(&sandbox, serving, &last);
+    let _said = hotctl(&sandbox, &["rollback"]).expect_success();
+    serves(&sandbox, serving, &python);
+    clients.go_on();
+    let next = start_rust(&sandbox, "v4", &[]);
+    serves(&sandbox, serving, &next);
+    clients.go_on();
+    clients.end();
+    assert!(python.is_alive() && next.is_alive());
+}
+
+#[test]
+fn the_commands_of_its_readme_work() {
+    if !have_python() {
+        return;
+    }
+    let readme = include_str!("../../../examples/python-join/README.md");
+    let script = readme.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let sandbox = Sandbox::new();
+    let programs = [integration_tests::process::binary("hotctl"), python()];
+    let folders = programs.iter().map(|program| program.parent().unwrap().to_owned());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(folders.chain(std::env::split_paths(&path))).unwrap();
+    let (mut command, output) = sandbox.command("sh".as_ref());
+    command.env("PATH", path).args(["-e", "-c", script]);
+    let outcome = sandbox.outcome(command, output).expect_success();
+    assert!(outcome.stdout.contains("http      tcp") && outcome.stderr.contains("stop"), "{outcome:?}");
+    for (file, lines) in [
+        ("link.py", include_str!("../../../examples/python-join/link.py").lines().count()),
+        ("peer.py", include_str!("../../../examples/python-join/peer.py").lines().count()),
+        ("service.py", include_str!("../../../examples/python-join/service.py").lines().count()),
+    ] {
+        assert!(readme.contains(&format!("| [`{file}`]({file}) | {lines} |")), "{file} has {lines} lines");
+    }
+}
