@@ -101,9 +101,6 @@ pub const VARLINK: Need = Need {
     is_here: |_| succeeds("python3", &["-c", "import varlink"]),
 };
 
-/// Python 3.
-pub const PYTHON: Need = Need::program("python3", "apt python3");
-
 /// A server for Python's WSGI.
 pub const GUNICORN: Need = Need {
     what: "python3 with gunicorn",
