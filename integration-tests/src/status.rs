@@ -42,6 +42,8 @@ pub struct ProcessStatus {
     pub connections: Summary,
     #[serde(default)]
     pub totals: Totals,
+    #[serde(default)]
+    pub tasks: Vec<String>,
     pub probation: bool,
     pub attempt: Option<String>,
 }

@@ -10,8 +10,9 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use hotupdate_proto::environment;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
-use crate::commands::unit_name;
+use crate::commands::{ReadyTarget, unit_name};
 use crate::listen_spec::ListenSpec;
 use crate::report::Color;
 
@@ -31,6 +32,8 @@ Examples:
   hotctl watch
   # Replace the running version; if this fails, the running version keeps serving
   hotctl handoff -- ./server-v2 --port 80
+  # Any program that takes its listeners as descriptors
+  hotctl run --socket ./control.sock --listen http=0.0.0.0:80 -- gunicorn app:app
   # Clients wait instead of being refused, even if the last process crashes
   hotctl hold --socket ./control.sock --listen http=0.0.0.0:80 -- ./server
   # The new version is bad: return to the old one
@@ -81,7 +84,8 @@ Examples:
 COMMAND runs in a session of its own, and outlives hotctl once it serves. Until then the attempt belongs to \
 hotctl: if that is killed or interrupted, times out or loses its terminal, the attempt is aborted and COMMAND \
 ends. COMMAND may be a wrapper script, or put itself into the background: hotctl recognises the new version by \
-the environment variable HOTUPDATE_ATTEMPT, which the library passes on. One that asks another program to start \
+the environment variable HOTUPDATE_ATTEMPT, which the library passes on. Where a program of `hotctl run` serves, \
+COMMAND is run in the same way, unless it is hotctl or --native is given. One that asks another program to start \
 it (`docker run -d`) has to stay until it serves.
 
 Without --log, COMMAND writes where hotctl does if that is a terminal, as long as it is there, or a file. If it is a pipe, as in `$(…)`, \
@@ -144,6 +148,50 @@ Exit codes:
     1  it could not begin: a service is running already, an address is in use, COMMAND cannot be run
     2  usage error
     3  it gave up: the service is down";
+
+const RUN: &str = "\
+What it promises: no connection is refused. A request in flight ends as well as COMMAND's own stop does. Idle \
+keep-alive connections are COMMAND's affair: most programs close them, and a client that is just sending on one \
+loses that request.
+
+What it does:
+  * It opens the listeners, or takes them from the version before, and passes them to COMMAND: descriptor 3 is the \
+first, 4 the second (LISTEN_FDS, LISTEN_FDNAMES, LISTEN_PID; sd_listen_fds). They are non-blocking, since two \
+versions accept for a while; see --blocking.
+  * It speaks the protocol for COMMAND. `hotctl handoff -- COMMAND` starts another `hotctl run` for the new COMMAND, \
+with the listeners and the options of this one; `hotctl handoff -- hotctl run …` says other options. A second \
+`hotctl run` at the same control socket does the same. A service that was built with hotupdate takes over \
+with `hotctl handoff --native -- ./server`, and `hotctl run` from it.
+  * The new COMMAND accepts from its start on, beside the old one. When it is ready it has to go on for --settle \
+and be ready still; then the old one is asked to stop (--stop-signal), and killed after --stop-within.
+  * A COMMAND that ends, or is not ready in time, loses nothing: the old one serves on, and `hotctl handoff` exits \
+with 1 and says why. One that ends within 5 s after that is taken back: the old COMMAND is started again, and \
+clients wait in the queue until it accepts. `hotctl rollback` does the same. Without a wait: hand off to the old \
+COMMAND.
+  * When COMMAND ends, this process ends as it did, as after exec. It is not started again; `hotctl hold` or a \
+service manager does that.
+  * SIGTERM and SIGINT stop the service; SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH are passed on.
+  * It can be process 1 of a container, where it reaps orphans, and the main process of a unit with Type=notify.
+  * If it is killed itself (SIGKILL), the kernel asks COMMAND to stop (PR_SET_PDEATHSIG), so that it does not go on \
+without a keeper. A COMMAND that changes its user loses that.
+
+COMMAND may be a script that ends with `exec program`. Without `exec`, LISTEN_PID is that of the shell, and a program \
+that looks at it takes no listener. What COMMAND has started in its session and leaves behind is asked to stop, \
+too.
+
+Examples:
+  hotctl run --socket ./c.sock --listen http=0.0.0.0:8080 --ready-notify -- gunicorn app:app
+  hotctl run --socket ./c.sock --listen http=0.0.0.0:8080 -- uvicorn --fd 3 app:app
+  # Node, with server.listen({fd: 3}) and a listener of its own at descriptor 4 for the question
+  hotctl run --socket ./c.sock --listen http=[::]:80 --ready-http /health -- node server.js
+  # The next version; hotctl finds the rest
+  hotctl handoff --log v2.log -- gunicorn app:app
+
+Exit codes:
+  those of COMMAND (128 + N if signal N killed it, but 0 if it was asked to stop by that signal, or if another \
+version serves), and
+    1  it could not begin, or the version before serves on
+    2  usage error";
 
 const ROLLBACK: &str = "\
 For some seconds after a handoff (its probation) the old version keeps the listening sockets and can take \
@@ -209,9 +257,9 @@ impl Cli {
         let ends_with_dashes = arguments.last().is_some_and(|last| last == "--");
         let cli = Self::try_parse_from(arguments)?;
         let command = match &cli.command {
-            Command::Handoff(Handoff { command, .. }) | Command::Hold(Hold { command, .. }) => {
-                command.as_slice()
-            }
+            Command::Handoff(Handoff { command, .. })
+            | Command::Hold(Hold { command, .. })
+            | Command::Run(Run { command, .. }) => command.as_slice(),
             _ => &[],
         };
         // A variable of a script that is empty: without COMMAND, `handoff` would release a successor.
@@ -236,6 +284,9 @@ pub(crate) enum Command {
     /// Hold the listening sockets, and start COMMAND again when the service crashes
     #[command(after_long_help = HOLD)]
     Hold(Hold),
+    /// Run any program that takes its listeners as descriptors, so that it can be updated
+    #[command(after_long_help = RUN)]
+    Run(Run),
     /// Abort the handoff that is under way, before its release; the old version serves on
     #[command(after_long_help = examples(ABORT))]
     Abort,
@@ -275,6 +326,7 @@ impl Command {
             Self::Connections => "connections",
             Self::Handoff(_) => "handoff",
             Self::Hold(_) => "hold",
+            Self::Run(_) => "run",
             Self::Abort => "abort",
             Self::Rollback => "rollback",
             Self::Drain(_) => "drain",
@@ -303,7 +355,7 @@ pub(crate) struct Status {
     pub(crate) name: Option<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Handoff {
     /// What to wait for
     #[arg(long, value_enum, value_name = "STATE", default_value_t = Until::Serving)]
@@ -312,6 +364,10 @@ pub(crate) struct Handoff {
     /// Append the output of COMMAND to this file [default: where hotctl's own output goes, but not to a pipe]
     #[arg(long, value_name = "FILE", requires = "command")]
     pub(crate) log: Option<PathBuf>,
+
+    /// COMMAND joins by itself, although the version that serves is a program of `hotctl run`
+    #[arg(long, requires = "command")]
+    pub(crate) native: bool,
 
     /// The new version and its arguments; without it, the successor that is in standby is released
     #[arg(last = true, value_name = "COMMAND")]
@@ -364,6 +420,53 @@ pub(crate) struct Hold {
     pub(crate) command: Vec<OsString>,
 }
 
+/// What is not said is as in the version before, or else the default.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// A listener: its name, and HOST:PORT or the path of a Unix socket; several are descriptors 3, 4, … in this order
+    /// [default: those of the version before]
+    #[arg(long, value_name = "NAME=ADDRESS", value_parser = ListenSpec::parser())]
+    pub(crate) listen: Vec<ListenSpec>,
+
+    /// COMMAND is ready when it says READY=1 (sd_notify), as gunicorn does
+    #[arg(long, group = "readiness")]
+    pub(crate) ready_notify: bool,
+
+    /// COMMAND is ready when a GET is answered with 2xx or 3xx: of a PATH on one more listener, which only this version
+    /// has, called `ready` and passed as the last one; or of a URL at which no other version answers
+    #[arg(long, group = "readiness", value_name = "PATH|URL", value_parser = ready_target)]
+    pub(crate) ready_http: Option<String>,
+
+    /// How long COMMAND may take until it is ready [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) ready_within: Option<Duration>,
+
+    /// How long COMMAND has to go on after that, and be ready still, before the version before is told to stop
+    /// [default: 3]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) settle: Option<Duration>,
+
+    /// What asks COMMAND to stop gracefully [default: TERM]
+    #[arg(long, value_name = "SIGNAL", value_parser = stop_signal)]
+    pub(crate) stop_signal: Option<i32>,
+
+    /// How long COMMAND may take to stop; then it is killed [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) stop_within: Option<Duration>,
+
+    /// Pass sockets on which accept(2) waits, for programs that do not use poll(2) first
+    #[arg(long)]
+    pub(crate) blocking: bool,
+
+    /// The version, as operators see it [default: COMMAND]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) label: Option<String>,
+
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
 /// Which state of a handoff `handoff` waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Until {
@@ -389,6 +492,29 @@ pub(crate) struct Stop {
     /// Wait until the process has drained and ended
     #[arg(long)]
     pub(crate) wait: bool,
+}
+
+/// The signals that programs take for a wish to stop.
+const STOP_SIGNALS: [(&str, i32); 7] = [
+    ("TERM", SIGTERM),
+    ("INT", SIGINT),
+    ("QUIT", SIGQUIT),
+    ("HUP", SIGHUP),
+    ("USR1", SIGUSR1),
+    ("USR2", SIGUSR2),
+    ("WINCH", SIGWINCH),
+];
+
+fn stop_signal(text: &str) -> Result<i32, String> {
+    let name = text.strip_prefix("SIG").unwrap_or(text);
+    let found = STOP_SIGNALS.into_iter().find(|(known, number)| name == *known || text == number.to_string());
+    found
+        .map(|(_, number)| number)
+        .ok_or_else(|| format!("not one of {}", STOP_SIGNALS.map(|(name, _)| name).join(", ")))
+}
+
+fn ready_target(text: &str) -> Result<String, String> {
+    ReadyTarget::parse(text).map(|_| text.to_owned())
 }
 
 /// A year is for ever, and it keeps `now + timeout` in range.

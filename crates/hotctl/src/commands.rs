@@ -16,6 +16,9 @@ mod list;
 mod output;
 mod owner;
 mod probe;
+mod processes;
+mod run;
+pub(crate) use run::ReadyTarget;
 mod simple;
 mod start;
 mod status;
@@ -41,6 +44,7 @@ pub(crate) fn run(cli: Cli, report: &Report) -> Result<Exit, Failure> {
     let done = match command {
         // It exits as its COMMAND does.
         Command::Hold(hold) => return hold::run(socket, report, timeout, &hold),
+        Command::Run(options) => return run::run(socket, report, options),
         Command::Completions { shell } => generate::completions(report, shell),
         Command::Man { command } => generate::man(report, command.as_deref()),
         Command::InstallUnits(options) => install_units::run(report, &options),

@@ -66,7 +66,8 @@ pub(crate) enum Serves {
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
     pub(crate) reason: String,
-    pub(crate) serves: Option<Serves>,
+    /// In a box, because it is many times as large as all else.
+    pub(crate) serves: Option<Box<Serves>>,
 }
 
 impl Failure {
@@ -80,7 +81,7 @@ impl Failure {
 
     /// The old version still serves.
     pub(crate) fn still(mut self, process: &Process) -> Self {
-        self.serves = Some(Serves::Still(process.clone()));
+        self.serves = Some(Box::new(Serves::Still(process.clone())));
         self
     }
 
@@ -90,7 +91,7 @@ impl Failure {
         let exit = if self.exit == Exit::Refused { Exit::NotRunning } else { self.exit };
         match state {
             ProcessState::Draining | ProcessState::Drained | ProcessState::Gone => {
-                Self { exit, serves: Some(Serves::Stopping(process.clone())), ..self }
+                Self { exit, serves: Some(Box::new(Serves::Stopping(process.clone()))), ..self }
             }
             _ => self.still(process),
         }
@@ -98,13 +99,13 @@ impl Failure {
 
     /// The new version serves.
     pub(crate) fn now(mut self, process: &Process) -> Self {
-        self.serves = Some(Serves::Now(process.clone()));
+        self.serves = Some(Box::new(Serves::Now(process.clone())));
         self
     }
 
     /// The exit code is 4, because 1 would promise that the old version serves.
     pub(crate) fn silent(self, process: &Process) -> Self {
-        Self { exit: Exit::TimedOut, serves: Some(Serves::Silent(process.clone())), ..self }
+        Self { exit: Exit::TimedOut, serves: Some(Box::new(Serves::Silent(process.clone()))), ..self }
     }
 
     /// Writing to stdout failed. A reader that has closed it is no failure.
@@ -119,7 +120,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { exit: _, reason, serves } = self;
-        match serves {
+        match serves.as_deref() {
             Some(Serves::Still(process)) => write!(f, "{reason}; {process} is still serving"),
             Some(Serves::Now(process)) => write!(f, "{reason}; {process} serves now"),
             Some(Serves::Stopping(process)) => write!(f, "{reason}; {process} is stopping"),

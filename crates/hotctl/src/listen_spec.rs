@@ -10,20 +10,23 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use hotupdate_proto::environment::BACKLOG;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// `FDNAME_MAX` in systemd's `src/basic/fd-util.h`.
 const MAX_NAME: usize = 255;
 
 /// `NAME=ADDRESS` on the command line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub(crate) struct ListenSpec {
     pub(crate) name: String,
-    address: Address,
+    pub(crate) address: Address,
 }
 
+/// Where it listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Address {
+pub(crate) enum Address {
     /// `HOST:PORT`
     Tcp(String),
     Unix(PathBuf),
@@ -55,6 +58,15 @@ impl ListenSpec {
         Ok(Self { name: String::from_utf8_lossy(name).into_owned(), address })
     }
 
+    /// What is meant in another working directory, too.
+    pub(crate) fn absolute(&self) -> io::Result<Self> {
+        let address = match &self.address {
+            Address::Unix(path) => Address::Unix(std::path::absolute(path)?),
+            tcp @ Address::Tcp(_) => tcp.clone(),
+        };
+        Ok(Self { name: self.name.clone(), address })
+    }
+
     /// The listening socket, and where it listens.
     pub(crate) fn listen(&self) -> io::Result<(Socket, String)> {
         match &self.address {
@@ -70,6 +82,20 @@ impl ListenSpec {
                 Err(error)
             }
         }
+    }
+}
+
+impl TryFrom<String> for ListenSpec {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(OsStr::new(&text))
+    }
+}
+
+impl From<ListenSpec> for String {
+    fn from(spec: ListenSpec) -> Self {
+        spec.to_string()
     }
 }
 

@@ -137,7 +137,7 @@ impl Report {
     /// The one line that ends a command that failed, and its record.
     pub(crate) fn failure(&self, failure: &Failure) {
         let Failure { exit, reason, serves } = failure;
-        let serving = serves.as_ref().and_then(|serves| match serves {
+        let serving = serves.as_deref().and_then(|serves| match serves {
             Serves::Still(process) | Serves::Now(process) => Some(process),
             Serves::Stopping(_) | Serves::Silent(_) => None,
         });

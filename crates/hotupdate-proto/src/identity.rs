@@ -21,19 +21,36 @@ pub struct Process {
     /// successor may have the same. Empty in a process that does not say it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
+    /// The program that this process runs and speaks for, as its command line, as `hotctl run` does: its
+    /// connections are its own, and in no table. Absent in a process that serves by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Box<str>>,
 }
 
 impl Process {
     /// A process without a name.
     #[must_use]
     pub fn new(instance: String, pid: u32, version: String) -> Self {
-        Self { instance, pid, version, name: String::new() }
+        Self { instance, pid, version, name: String::new(), program: None }
     }
 
     /// As probes call it.
     #[must_use]
     pub fn named(self, name: String) -> Self {
         Self { name, ..self }
+    }
+
+    /// It runs and speaks for this program, if any.
+    #[must_use]
+    pub fn running(self, program: Option<&str>) -> Self {
+        Self { program: program.map(Box::from), ..self }
+    }
+
+    /// What tells people one version from another: the version string, or else the program.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        let program = self.program.as_deref().filter(|_| self.version.is_empty());
+        program.unwrap_or(&self.version)
     }
 
     /// Whether a probe that asks for `name` means this process. A process that was given no name is called
@@ -59,9 +76,9 @@ pub fn default_name(host: &str, pid: u32) -> String {
 
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.version.as_str() {
+        match self.label() {
             "" => write!(f, "{}", self.pid),
-            version => write!(f, "{} ({})", self.pid, OneLine(version)),
+            label => write!(f, "{} ({})", self.pid, OneLine(label)),
         }
     }
 }

@@ -66,9 +66,12 @@ pub mod counts;
 pub mod supervision;
 pub use supervision::Supervision;
 
+pub mod program;
+pub use program::Program;
+
 // Every named deadline with the reason for its default, and why an attempt ends.
 pub mod timing;
-pub use timing::{Deadline, Timing};
+pub use timing::{Deadline, ProgramTiming, Timing};
 
 pub mod error;
 pub use error::{Fault, Refusal};

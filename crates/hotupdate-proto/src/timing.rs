@@ -201,6 +201,47 @@ setters! {
     drain_hold terminal handshake
 }
 
+/// How long a process waits for a program that it runs and speaks for, see [`crate::program`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProgramTiming {
+    /// From fork(2) to execve(2): a file system may be slow.
+    pub exec: Duration,
+    /// From its start until it is ready. Interpreters that import much, and caches that are filled, take tens of
+    /// seconds.
+    pub ready: Duration,
+    /// How long it has to go on after that, before the version before it is told to stop. There are programs that
+    /// say that they are ready and end a moment later: gunicorn does so before its workers import the
+    /// application.
+    pub settle: Duration,
+    /// Between two requests that ask whether it is ready.
+    pub probe: Duration,
+    /// The answer to such a request.
+    pub answer: Duration,
+    /// From the signal that asks it to stop until it is killed, if operators do not say less: as
+    /// [`Timing::drain`], which is too short for programs that stop more slowly.
+    pub stop: Duration,
+    /// What [`Timing::drain`] is for such a process instead: no shorter than any `stop`.
+    pub drain: Duration,
+    /// How long the process that serves gives a process that runs a program until it is ready, instead of
+    /// [`Timing::lease`]: longer than any `ready`, since the process itself watches its program.
+    pub lease: Duration,
+}
+
+impl Default for ProgramTiming {
+    fn default() -> Self {
+        Self {
+            exec: Duration::from_secs(10),
+            ready: Duration::from_secs(60),
+            settle: Duration::from_secs(3),
+            probe: Duration::from_millis(100),
+            answer: Duration::from_secs(2),
+            stop: Duration::from_secs(60),
+            drain: Duration::from_secs(86_400),
+            lease: Duration::from_secs(3600),
+        }
+    }
+}
+
 /// Which wait ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs, reason = "each is described at the field of `Timing` with the same name")]

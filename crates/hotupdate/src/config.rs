@@ -71,6 +71,14 @@ impl Builder {
         self
     }
 
+    /// The command line of a program that this process runs, and for which it speaks: operators see it where
+    /// they would see the version, and that the connections are not in the table of this process. Default:
+    /// none. The listeners of such a process are [`Starting::tcp_socket`] and [`Starting::unix_socket`].
+    pub fn program(mut self, program: impl Into<String>) -> Self {
+        self.settings.program = Some(program.into());
+        self
+    }
+
     /// Whether this process, once it is ready, stands by until an operator says `hotctl handoff`. Default: it
     /// takes over as soon as it is ready.
     pub fn on_command(mut self, on_command: bool) -> Self {

@@ -85,7 +85,7 @@ mod address;
 pub use address::Address;
 
 mod listeners;
-pub use listeners::{Listener, UdpSocket, UnixDatagramSocket};
+pub use listeners::{Listener, ListeningSocket, UdpSocket, UnixDatagramSocket};
 
 pub mod connections;
 pub use connections::{Connection, Connections, Drain, MigrationSlot, drain};

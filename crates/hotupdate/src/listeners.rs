@@ -7,5 +7,8 @@ pub(crate) mod inherited;
 pub(crate) mod stream;
 pub use stream::Listener;
 
+pub(crate) mod socket;
+pub use socket::ListeningSocket;
+
 pub(crate) mod datagram;
 pub use datagram::{UdpSocket, UnixDatagramSocket};

@@ -21,6 +21,8 @@ pub(crate) struct Settings {
     pub(crate) path: PathBuf,
     pub(crate) version: String,
     pub(crate) name: Option<String>,
+    /// The command line of the program for which this process speaks, if there is one.
+    pub(crate) program: Option<String>,
     pub(crate) release: Release,
     pub(crate) timing: Timing,
     pub(crate) users: Users,
@@ -41,6 +43,7 @@ impl Settings {
             path,
             version: String::new(),
             name: None,
+            program: None,
             release: Release::Now,
             timing: Timing::default(),
             users: Users::default(),
@@ -56,7 +59,9 @@ impl Settings {
 
     pub(crate) fn local(&self) -> Local {
         Local {
-            process: Process::new(random_hex(), std::process::id(), self.version.clone()).named(self.name()),
+            process: Process::new(random_hex(), std::process::id(), self.version.clone())
+                .named(self.name())
+                .running(self.program.as_deref()),
             versions: VERSIONS,
             features: self.features(),
             timing: self.timing.clone(),

@@ -26,6 +26,7 @@ use crate::listeners::bind;
 use crate::listeners::datagram::{UdpSocket, UnixDatagramSocket};
 use crate::listeners::gate::{Claim, Gate, Gated};
 use crate::listeners::inherited::{Offered, Origin};
+use crate::listeners::socket::ListeningSocket;
 use crate::listeners::stream::{Acceptor, Listener};
 use crate::migration::{Handler, Resume};
 use crate::platform::OwnedFd;
@@ -108,6 +109,30 @@ impl Starting {
         let wanted = [Address::Unix(Some(path.as_ref().to_owned()))];
         let claimed = self.claim::<Acceptor>(name, ListenerKind::Unix, &wanted, bind::unix);
         Ok(Listener::new(self.or_trouble(claimed).await?, self.connections.clone()))
+    }
+
+    /// A TCP listener that another program accepts from, which this process gives a duplicate to: as
+    /// [`Starting::tcp`], but this process does not even watch it.
+    ///
+    /// # Errors
+    /// As [`Starting::tcp`].
+    pub async fn tcp_socket(&mut self, name: &str, address: impl ToSocketAddrs) -> Result<ListeningSocket> {
+        let claimed = match self.resolve(name, address).await {
+            Ok(wanted) => self.claim(name, ListenerKind::Tcp, &wanted, bind::tcp),
+            Err(error) => Err(error),
+        };
+        Ok(ListeningSocket::new(self.or_trouble(claimed).await?))
+    }
+
+    /// A Unix stream listener that another program accepts from: as [`Starting::unix`], but this process does
+    /// not even watch it.
+    ///
+    /// # Errors
+    /// As [`Starting::tcp`].
+    pub async fn unix_socket(&mut self, name: &str, path: impl AsRef<Path>) -> Result<ListeningSocket> {
+        let wanted = [Address::Unix(Some(path.as_ref().to_owned()))];
+        let claimed = self.claim(name, ListenerKind::Unix, &wanted, bind::unix);
+        Ok(ListeningSocket::new(self.or_trouble(claimed).await?))
     }
 
     /// A UDP socket: inherited if one of this name and address is offered, else from systemd, else bound.
@@ -425,6 +450,25 @@ impl Starting {
         }
     }
 
+    /// Gives up, and says why: to the incumbent, which serves on, and so to operators. Of a value that is only
+    /// dropped they hear that the application gave up.
+    ///
+    /// ```no_run
+    /// # async fn load() -> std::io::Result<()> { Ok(()) }
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// let hot = hotupdate::join("/run/hello/control.sock").await?;
+    /// if let Err(error) = load().await {
+    ///     return Err(hot.give_up("loading the catalogue", error).await);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn give_up(self, doing: impl Into<String>, why: impl ToString) -> Error {
+        let error = Error::new(ErrorKind::Local, doing, why.to_string()).while_served_by(self.serves_on());
+        self.tell_trouble(&error).await;
+        error
+    }
+
     /// What is known of the listeners when the application is ready: which were dropped, and which were not
     /// claimed.
     fn settle(&mut self) -> Result<()> {
@@ -491,12 +535,18 @@ impl Starting {
     /// An error of this process is told to the incumbent at once: what follows may be the end of this
     /// process.
     async fn or_trouble<T>(&self, result: Result<T>) -> Result<T> {
-        if let (Err(error), Some(_)) = (&result, &self.incumbent) {
+        if let Err(error) = &result {
+            self.tell_trouble(error).await;
+        }
+        result
+    }
+
+    async fn tell_trouble(&self, error: &Error) {
+        if self.incumbent.is_some() {
             let (told, is_told) = oneshot::channel();
             let _ = self.application.send(FromApplication::Trouble { what: error.reason(), told });
             let _ = is_told.await;
         }
-        result
     }
 
     // ---- claiming -------------------------------------------------------------------------------------

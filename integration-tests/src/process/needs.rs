@@ -114,6 +114,20 @@ pub const VARLINK: Need = Need {
     is_here: |_| succeeds("python3", &["-c", "import varlink"]),
 };
 
+/// A server for Python's WSGI.
+pub const GUNICORN: Need = Need {
+    what: "python3 with gunicorn",
+    from: "pip gunicorn",
+    is_here: |_| succeeds("python3", &["-c", "import gunicorn"]),
+};
+
+/// A server for Python's ASGI.
+pub const UVICORN: Need = Need {
+    what: "python3 with uvicorn",
+    from: "pip uvicorn",
+    is_here: |_| succeeds("python3", &["-c", "import uvicorn"]),
+};
+
 /// The first user.
 pub const ROOT: Need =
     Need { what: "root", from: "as root", is_here: |_| rustix::process::geteuid().is_root() };

@@ -83,7 +83,9 @@ pub(crate) fn changed(status: &Status, before: &Status) -> HandoffResult {
 pub(crate) fn sentence(changed: &HandoffResult, status: Option<&Status>, verb: &str) -> String {
     let HandoffResult { from, to, generation, gap_ns, .. } = changed;
     let rest = status.map_or_else(String::new, |status| format!("; {}", what_is_left(status, from)));
-    format!("{to} {verb}, generation {generation}{rest}{}", text::gap(*gap_ns))
+    // Programs that do not know the protocol accept all the time.
+    let gap_ns = gap_ns.filter(|_| from.program.is_none() || to.program.is_none());
+    format!("{to} {verb}, generation {generation}{rest}{}", text::gap(gap_ns))
 }
 
 fn what_is_left(status: &Status, old: &Process) -> String {

@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 use std::time::Instant;
 
-use hotupdate_proto::operator::Connections;
+use hotupdate_proto::operator::{Connections, Status};
 use hotupdate_proto::{ConnectionRow, ConnectionState, Generation};
 use serde::Serialize;
 
@@ -28,15 +28,31 @@ pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
     if !context.report.json() {
         context.report.data(|out| writeln!(out, "{HEAD}"))?;
     }
+    let mut is_empty = true;
     loop {
         // The timeout is for each reply: a long table may take longer as long as replies keep coming.
         let (Connections { generation, rows, .. }, more) = context
             .reply(&mut client, Instant::now() + limit, limit)
             .map_err(|error| context.failure(error))?;
+        is_empty &= rows.is_empty();
         context.report.data(|out| write(out, context.report.json(), generation, &rows))?;
         if !more {
-            return Ok(());
+            break;
         }
+    }
+    if is_empty {
+        say_whose(context);
+    }
+    Ok(())
+}
+
+/// None of a program that does not know the protocol is known.
+fn say_whose(context: &Context<'_>) {
+    let Some(status) = context.try_status() else { return };
+    let Status { serving, predecessors, .. } = status;
+    let processes = [serving].into_iter().chain(predecessors).map(|status| status.process);
+    for process in processes.filter(|process| process.program.is_some()) {
+        context.report.say(format!("the connections of {process} are those of its program: see `ss -tnp`"));
     }
 }
 

@@ -13,6 +13,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use hotupdate_proto::environment::NOT_INHERITED;
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::attendant;
 
@@ -30,12 +31,14 @@ pub(crate) enum Inner {
     /// The same, and says in `LISTEN_PID` that the descriptors are for COMMAND: only here its process id is
     /// known.
     Listen,
+    /// The same, and ends with hotctl: the first argument is the signal that COMMAND gets then.
+    Run,
     /// Looks after COMMAND, see [`super::attendant`].
     Attend,
 }
 
 impl Inner {
-    const ALL: [Self; 3] = [Self::Detach, Self::Listen, Self::Attend];
+    const ALL: [Self; 4] = [Self::Detach, Self::Listen, Self::Run, Self::Attend];
 
     pub(crate) fn named(name: &OsStr) -> Option<Self> {
         Self::ALL.into_iter().find(|inner| name == inner.name())
@@ -45,6 +48,7 @@ impl Inner {
         match self {
             Self::Detach => "__detach",
             Self::Listen => "__listen",
+            Self::Run => "__become",
             Self::Attend => "__attend",
         }
     }
@@ -62,7 +66,7 @@ impl Inner {
     /// Does what the inner half is for.
     pub(crate) fn run(self, arguments: impl Iterator<Item = OsString>) -> ExitCode {
         match self {
-            Self::Detach | Self::Listen => self.become_command(arguments),
+            Self::Detach | Self::Listen | Self::Run => self.become_command(arguments),
             Self::Attend => attendant::run(arguments),
         }
     }
@@ -72,10 +76,13 @@ impl Inner {
     fn become_command(self, mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
         // The duplicate is close-on-exec: when COMMAND runs, the outer half reads the end of the stream.
         let outer = io::stdin().as_fd().try_clone_to_owned().map(File::from);
+        if self == Self::Run && end_with_hotctl(arguments.next()).is_none() {
+            return ExitCode::from(CANNOT_RUN);
+        }
         let Some(program) = arguments.next() else { return ExitCode::from(CANNOT_RUN) };
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null());
-        if self == Self::Listen {
+        if matches!(self, Self::Listen | Self::Run) {
             command.env("LISTEN_PID", std::process::id().to_string());
         }
         let Ok(mut outer) = outer else { return ExitCode::from(CANNOT_RUN) };
@@ -88,6 +95,13 @@ impl Inner {
         let _ = write!(outer, "{}", error.raw_os_error().unwrap_or(0));
         ExitCode::from(CANNOT_RUN)
     }
+}
+
+/// The kernel sends this signal to COMMAND when the thread that has started it ends, however it does (`PR_SET_PDEATHSIG`,
+/// prctl(2)). If it has ended already, the outer half does not say that COMMAND may begin.
+fn end_with_hotctl(signal: Option<OsString>) -> Option<()> {
+    let signal = signal?.to_str()?.parse().ok().and_then(Signal::from_named_raw)?;
+    set_parent_process_death_signal(Some(signal)).ok()
 }
 
 /// Starts what [`Inner::command`] made; returns when COMMAND runs.

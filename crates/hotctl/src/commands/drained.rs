@@ -71,6 +71,14 @@ fn has_drained(process: &ProcessStatus) -> bool {
 /// `is draining 17 connections`, or `has drained, still running: 2 tasks (mail, report)`: a process that has drained
 /// is not gone.
 pub(super) fn what_runs(left: &ProcessStatus, draining: &str) -> String {
+    if left.process.program.is_some() {
+        return match (left.state == ProcessState::Drained, left.tasks.first(), left.probation) {
+            (false, None, _) => "is stopping its program".to_owned(),
+            (_, Some(program), _) => format!("is stopping {program}"),
+            (true, None, true) => "has ended its program, and can take over again".to_owned(),
+            (true, None, false) => "has ended its program".to_owned(),
+        };
+    }
     match (left.connections.open(), tasks(&left.tasks)) {
         (0, Some(tasks)) => format!("has drained, {tasks}"),
         (0, None) if left.probation => "has drained, and can take over again".to_owned(),

@@ -10,7 +10,6 @@
 mod command;
 mod first_process;
 mod follow;
-mod processes;
 mod restart_backoff;
 mod supervisor;
 
@@ -28,9 +27,9 @@ use signal_hook::iterator::Signals;
 use socket2::Socket;
 
 use self::follow::Serving;
-use self::processes::is_running;
 use self::restart_backoff::RestartBackoff;
 use super::owner::{Last, Owner};
+use super::processes::is_running;
 use super::successor;
 use crate::cli::Hold;
 use crate::client::{check_kind, unreachable_socket};

@@ -70,7 +70,7 @@ fn row(socket: &Path, status: &Result<Status, CallError>) -> Vec<Cell> {
         Ok(Status { serving, .. }) => vec![
             socket,
             Cell::new(serving.process.pid),
-            Cell::new(text::or_dash(&serving.process.version)),
+            Cell::new(text::or_dash(serving.process.label())),
             Cell::new(serving.generation),
             Cell::new(serving.state).painted(Paint::of(serving.state)),
         ],

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hotupdate_proto::operator::{DeadlineParams, Status};
+use hotupdate_proto::operator::{DeadlineParams, ProcessState, Status};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -25,7 +25,12 @@ pub(crate) fn rollback(context: &Context<'_>) -> Result<(), Failure> {
     let changed = change::call(context, "Rollback", &before)?;
     context.report.outcome("changed", &changed, &changed.to);
     let after = change::look(context, &changed)?;
-    context.report.say(change::sentence(&changed, after.as_ref(), "serves again"));
+    let again = changed
+        .to
+        .program
+        .as_ref()
+        .map_or("", |_| "; its program is started again, and clients wait in the queue until it accepts");
+    context.report.say(format!("{}{again}", change::sentence(&changed, after.as_ref(), "serves again")));
     change::warn(context, after.as_ref(), &changed.to);
     Ok(())
 }
@@ -49,6 +54,9 @@ fn drain_line(status: &Status, deadline: Duration) -> String {
     match (draining.as_slice(), predecessors.as_slice()) {
         ([], []) => format!("no version is draining; {} serves", serving.process),
         // Nothing is left to be closed, and the deadline is none of tasks.
+        ([], [one]) if one.process.program.is_some() && one.state == ProcessState::Draining => {
+            format!("{} ends its program {when}; {} serves", one.process, serving.process)
+        }
         ([], [one]) => format!("{} {}; {} serves", one.process, drained::what_runs(one, ""), serving.process),
         ([], many) => format!("{} versions have drained already; {} serves", many.len(), serving.process),
         ([one], _) => format!("{} closes its {} {when}", one.process, text::connections(open)),

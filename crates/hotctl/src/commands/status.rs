@@ -8,7 +8,7 @@ use std::time::Duration;
 use hotupdate_proto::operator::{
     LastFailure, LastHandoff, ListenerStatus, PastEvent, ProcessState, ProcessStatus, Status, Warning,
 };
-use hotupdate_proto::{GoAways, Process, Summary, Totals};
+use hotupdate_proto::{GoAways, Summary, Totals};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -93,15 +93,18 @@ pub(super) fn warning_line(warning: &Warning) -> String {
 
 fn row(status: &ProcessStatus) -> Vec<Cell> {
     let ProcessStatus { generation, process, state, since_ms, connections, .. } = status;
-    let Process { pid, version, .. } = process;
     let Summary { idle, active, upgraded, .. } = connections;
+    let connections = match process.program {
+        Some(_) => "its own".to_owned(),
+        None => format!("{active}/{idle}/{upgraded}"),
+    };
     vec![
         Cell::new(generation),
         Cell::new(state).painted(Paint::of(*state)),
-        Cell::new(pid),
-        Cell::new(text::or_dash(version)),
+        Cell::new(process.pid),
+        Cell::new(text::or_dash(process.label())),
         Cell::new(text::age(*since_ms)),
-        Cell::new(format!("{active}/{idle}/{upgraded}")),
+        Cell::new(connections),
         Cell::new(note(status)),
     ]
 }
@@ -111,7 +114,8 @@ fn note(status: &ProcessStatus) -> String {
     let has_let_go = matches!(status.state, ProcessState::Draining | ProcessState::Drained);
     let ended = if has_let_go { ended(&status.totals) } else { None };
     let short = Some(short_note(status).to_owned()).filter(|note| !note.is_empty());
-    let is_drained = status.state == ProcessState::Draining && status.connections.open() == 0;
+    let is_empty = status.process.program.is_none() && status.connections.open() == 0;
+    let is_drained = status.state == ProcessState::Draining && is_empty;
     let drained = is_drained.then(|| "drained".to_owned());
     short.into_iter().chain(drained).chain(tasks(&status.tasks)).chain(ended).collect::<Vec<_>>().join("; ")
 }

@@ -453,9 +453,10 @@ fn attempt_of(parameters: Map<String, Value>) -> Result<String, String> {
 }
 
 fn overlong(join: &Join) -> Option<&'static str> {
-    let Join { process: Process { instance, version, name, .. }, attempt, .. } = join;
+    let Join { process: Process { instance, version, name, program, .. }, attempt, .. } = join;
     let attempt = attempt.as_deref().unwrap_or_default();
-    let texts = [("instance", instance.as_str()), ("version", version), ("name", name), ("attempt", attempt)];
+    let (instance, program) = (("instance", instance.as_str()), program.as_deref().unwrap_or_default());
+    let texts = [instance, ("version", version), ("name", name), ("program", program), ("attempt", attempt)];
     texts.into_iter().find_map(|(name, text)| (text.len() > MAX_TEXT).then_some(name))
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::operator::{ProcessState, ProcessStatus, ServiceEvent, Status};
-use hotupdate_proto::{Process, Summary, Totals};
+use hotupdate_proto::{Summary, Totals};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -105,18 +105,22 @@ fn draw_generations(frame: &mut Frame<'_>, area: Rect, model: &Model, palette: P
 
 fn generation(status: &ProcessStatus, palette: Palette) -> Row<'static> {
     let ProcessStatus { generation, process, state, since_ms, connections, totals, .. } = status;
-    let Process { pid, version, .. } = process;
     let Summary { idle, active, upgraded, .. } = connections;
+    // The connections of a program are its own.
+    let count = |count: u64| match process.program {
+        Some(_) => "-".to_owned(),
+        None => count.to_string(),
+    };
     let cells = [
         generation.to_string(),
         state.to_string(),
-        pid.to_string(),
-        text::plain(&text::or_dash(version)).into_owned(),
+        process.pid.to_string(),
+        text::plain(&text::or_dash(process.label())).into_owned(),
         text::age(*since_ms),
-        active.to_string(),
-        idle.to_string(),
-        upgraded.to_string(),
-        totals.entered().to_string(),
+        count(*active),
+        count(*idle),
+        count(*upgraded),
+        count(totals.entered()),
         short_note(status).to_owned(),
     ];
     Row::new(cells).style(palette.of(*state))
@@ -237,6 +241,8 @@ mod tests {
     use hotupdate_proto::operator::{LastFailure, LastHandoff, Monitored, PastEvent, Warning};
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
+
+    use hotupdate_proto::Process;
 
     use super::*;
 
