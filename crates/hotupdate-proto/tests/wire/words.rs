@@ -83,7 +83,9 @@ fn check(declared: &BTreeMap<String, Fields>, value: &Value, kind: &str, whole: 
 }
 
 fn process() -> Process {
-    Process::new("0".repeat(32), 1, "v1".to_owned()).named("web-1".to_owned())
+    Process::new("0".repeat(32), 1, "v1".to_owned())
+        .named("web-1".to_owned())
+        .running(Some("gunicorn app:app"))
 }
 
 fn summary() -> Summary {

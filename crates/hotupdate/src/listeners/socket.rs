@@ -2,31 +2,22 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::address::Address;
 use crate::listeners::gate::{Claim, Gated};
+use crate::platform::{BorrowedFd, OwnedFd};
 
 /// A listening socket as it is: open or parked, the runtime does not watch it. Otherwise every connection of
 /// the other program would wake this process.
-#[derive(Debug)]
-pub(crate) struct Unwatched(OwnedFd);
-
-impl AsFd for Unwatched {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl Gated for Unwatched {
+impl Gated for OwnedFd {
     const SENDS: bool = false;
 
     fn register(fd: OwnedFd, _: &Address) -> io::Result<Self> {
-        Ok(Self(fd))
+        Ok(fd)
     }
 
     fn deregister(self) -> io::Result<OwnedFd> {
-        Ok(self.0)
+        Ok(self)
     }
 }
 
@@ -52,11 +43,11 @@ impl Gated for Unwatched {
 /// # }
 /// ```
 pub struct ListeningSocket {
-    gate: Claim<Unwatched>,
+    gate: Claim<OwnedFd>,
 }
 
 impl ListeningSocket {
-    pub(crate) fn new(gate: Claim<Unwatched>) -> Self {
+    pub(crate) fn new(gate: Claim<OwnedFd>) -> Self {
         Self { gate }
     }
 
