@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep_until};
 use super::Driver;
 use crate::connections::Connections;
 
-/// How old the sum may be that is shown: far younger than what any scraper notices, and old enough that a
-/// busy process adds up and writes ten times a second, and not with every request.
-const AGE: Duration = Duration::from_millis(100);
+/// How old the sum may be that is shown: younger than what any scraper notices, and old enough that a busy
+/// process does not add up with every request, nor wakes a predecessor for more than a moment in each second.
+const AGE: Duration = Duration::from_secs(1);
 
 /// When the sum is shown next. A process in which nothing happens does not wake up for it.
 #[derive(Debug, Default)]
