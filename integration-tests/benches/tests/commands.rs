@@ -56,8 +56,8 @@ fn gap() {
 #[test]
 fn steady() {
     let figures = bench(&["steady", "--rounds", "1", "--millis", "30", "--idle", "20"]);
-    // Eight kinds of requests, to three servers.
-    assert_eq!(figures["rounds"].as_array().map(Vec::len), Some(24));
+    // Eight kinds of requests, to four servers.
+    assert_eq!(figures["rounds"].as_array().map(Vec::len), Some(32));
 }
 
 #[test]
