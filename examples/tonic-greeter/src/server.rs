@@ -64,7 +64,7 @@ impl Greeter for Greets {
     }
 
     async fn greetings(&self, request: Request<Series>) -> Result<Response<Self::GreetingsStream>, Status> {
-        let draining = request.extensions().get::<Draining>().cloned();
+        let draining = Draining::current();
         let Series { name, after, count, every_ms } = request.into_inner();
         let every = Duration::from_millis(every_ms);
         let greeting = self.greeting(&name);
@@ -75,12 +75,11 @@ impl Greeter for Greets {
                 Some((Ok(greeting), number + 1))
             }
         });
-        let greetings: Self::GreetingsStream = match (count, draining) {
+        let greetings: Self::GreetingsStream = match count {
             // The connection cannot move while a stream is open. This one ends between two greetings, and its
             // client asks the next version to go on.
-            (0, Some(draining)) => Box::pin(draining.take_until_draining(numbered)),
-            (0, None) => Box::pin(numbered),
-            (count, _) => Box::pin(numbered.take(usize::try_from(count).unwrap_or(usize::MAX))),
+            0 => Box::pin(draining.take_until_draining(numbered)),
+            count => Box::pin(numbered.take(usize::try_from(count).unwrap_or(usize::MAX))),
         };
         Ok(Response::new(greetings))
     }
