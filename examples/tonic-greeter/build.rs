@@ -1,5 +1,5 @@
-//! The code of the service in `greeter.proto`, without protoc: its methods are named here, and its messages in
-//! `src/messages.rs`.
+//! The code of the service in `greeter.proto`, without protoc: its methods are named here, and its messages
+//! in `src/messages.rs`.
 
 use tonic_build::manual::{Builder, Method, Service};
 

@@ -423,7 +423,8 @@ pub(crate) struct Hold {
 /// What is not said is as in the version before, or else the default.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// A listener: its name, and HOST:PORT or the path of a Unix socket; several are descriptors 3, 4, … in this order
+    /// A listener: its name, and HOST:PORT or the path of a Unix socket; several are descriptors 3, 4, … in
+    /// this order
     /// [default: those of the version before]
     #[arg(long, value_name = "NAME=ADDRESS", value_parser = ListenSpec::parser())]
     pub(crate) listen: Vec<ListenSpec>,
@@ -432,8 +433,9 @@ pub(crate) struct Run {
     #[arg(long, group = "readiness")]
     pub(crate) ready_notify: bool,
 
-    /// COMMAND is ready when a GET is answered with 2xx or 3xx: of a PATH on one more listener, which only this version
-    /// has, called `ready` and passed as the last one; or of a URL at which no other version answers
+    /// COMMAND is ready when a GET is answered with 2xx or 3xx: of a PATH on one more listener, which only
+    /// this version has, called `ready` and passed as the last one; or of a URL at which no other version
+    /// answers
     #[arg(long, group = "readiness", value_name = "PATH|URL", value_parser = ready_target)]
     pub(crate) ready_http: Option<String>,
 
@@ -441,7 +443,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) ready_within: Option<Duration>,
 
-    /// How long COMMAND has to go on after that, and be ready still, before the version before is told to stop
+    /// How long COMMAND has to go on after that, and be ready still, before the version before is told to
+    /// stop
     /// [default: 3]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) settle: Option<Duration>,

@@ -134,8 +134,8 @@ fn unix(path: &Path) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Whether a socket file was left by a process that has exited. As in the library's `listeners/bind.rs`, which
-/// binds for services alone; `hold` binds for a program, and `hotupdate-proto` may not know sockets.
+/// Whether a socket file was left by a process that has exited. As in the library's `listeners/bind.rs`,
+/// which binds for services alone; `hold` binds for a program, and `hotupdate-proto` may not know sockets.
 fn is_stale(path: &Path) -> bool {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     let connect = || {

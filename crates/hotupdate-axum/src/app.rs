@@ -95,8 +95,8 @@ where
 }
 
 pin_project! {
-    /// An `async fn` would move the request and the response once more, and so does the detour by a future that
-    /// waits until the application is ready, which most are at all times.
+    /// An `async fn` would move the request and the response once more, and so does the detour by a future
+    /// that waits until the application is ready, which most are at all times.
     #[project = AnswerProjection]
     enum Answer<S: tower::Service<R>, R> {
         Called {

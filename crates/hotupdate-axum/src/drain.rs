@@ -24,8 +24,8 @@ use crate::service::{ConnectionContext, answered};
 /// without extractors call [`Draining::current`].
 ///
 /// It has to be extracted by the task that answers the request. A middleware that hands requests on to other
-/// tasks (`tokio::spawn(next.run(request))`) extracts it before that, or the server is told to put it into the
-/// extensions of each request, with [`Serve::connect_info`](crate::Serve::connect_info).
+/// tasks (`tokio::spawn(next.run(request))`) extracts it before that, or the server is told to put it into
+/// the extensions of each request, with [`Serve::connect_info`](crate::Serve::connect_info).
 ///
 /// ```
 /// use axum::response::IntoResponse;

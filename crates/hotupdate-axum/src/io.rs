@@ -51,7 +51,8 @@ impl<T> Io<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
-    /// Tells the client that nothing more comes, and reads what it still sends, as far as neither has been done.
+    /// Tells the client that nothing more comes, and reads what it still sends, as far as neither has been
+    /// done.
     pub(crate) async fn end(self) -> io::Result<()> {
         let Self { mut inner, has_ended, is_shut, .. } = self;
         if !is_shut {

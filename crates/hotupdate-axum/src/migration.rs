@@ -62,8 +62,8 @@ impl HttpState {
         bytes
     }
 
-    /// Of a connection of the kind [`Kinds::http1`]. `None` for what another version means and this one does not
-    /// understand.
+    /// Of a connection of the kind [`Kinds::http1`]. `None` for what another version means and this one does
+    /// not understand.
     pub(crate) fn of_http1(bytes: Vec<u8>) -> Option<Self> {
         let mut unread = Bytes::from(bytes);
         let spoken = match *unread.first_chunk()? {
@@ -106,8 +106,8 @@ pub(crate) fn migrate<C: Carrier>(
     });
 }
 
-/// Lets the connection rest until its client says something. Then `go_on` goes on with it; at once if there is
-/// something to do.
+/// Lets the connection rest until its client says something. Then `go_on` goes on with it; at once if there
+/// is something to do.
 pub(crate) fn rest<C: HttpCarrier>(
     carrier: C,
     state: HttpState,

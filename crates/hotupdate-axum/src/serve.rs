@@ -91,11 +91,11 @@ const READY_OVERDUE: Duration = Duration::from_secs(10);
 /// [`MAX_STATE`](hotupdate::connections::MAX_STATE)) get `Connection: close` with their next response, and
 /// those that stay silent are closed after a grace, one after the other.
 ///
-/// An HTTP/2 connection migrates when no stream is open. New requests wait for those in flight, but not longer
-/// than [`Timing::drain_hold`](hotupdate::Timing::drain_hold); then they are served here, and it is tried
-/// again when those that took too long have ended. A connection gets GOAWAY and finishes its streams if the
-/// other version does not accept it, if a stream is still open when the grace is over, or if what its client
-/// has done does not fit into another server, such as a GOAWAY of its own.
+/// An HTTP/2 connection migrates when no stream is open. New requests wait for those in flight, but not
+/// longer than [`Timing::drain_hold`](hotupdate::Timing::drain_hold); then they are served here, and it is
+/// tried again when those that took too long have ended. A connection gets GOAWAY and finishes its streams if
+/// the other version does not accept it, if a stream is still open when the grace is over, or if what its
+/// client has done does not fit into another server, such as a GOAWAY of its own.
 ///
 /// What is left at the deadline is closed and counted as forced. If the drain ends early, because the next
 /// version failed, everything goes on as before.
@@ -258,10 +258,10 @@ pub(crate) enum History {
 }
 
 impl Serve {
-    /// Puts what is known of the connection into the extensions of each request, where it is found by whatever
-    /// has the request: [`Draining`](crate::Draining), and axum's `ConnectInfo`, as `ConnectInfo<SocketAddr>`
-    /// over TCP, and as `ConnectInfo<hotupdate::Address>`. A handler of your own has [`Peer`](crate::Peer),
-    /// which costs nothing for requests that do not ask.
+    /// Puts what is known of the connection into the extensions of each request, where it is found by
+    /// whatever has the request: [`Draining`](crate::Draining), and axum's `ConnectInfo`, as
+    /// `ConnectInfo<SocketAddr>` over TCP, and as `ConnectInfo<hotupdate::Address>`. A handler of your own
+    /// has [`Peer`](crate::Peer), which costs nothing for requests that do not ask.
     ///
     /// ```no_run
     /// use std::net::SocketAddr;
@@ -319,9 +319,9 @@ impl Serve {
 
     /// Serves HTTPS, see the module [`tls`](crate::tls): with a `ServerConfig` of rustls, or with [`Tls`].
     ///
-    /// It is called before [`ready`](Starting::ready), as [`serve()`](crate::serve()) is, for the version before
-    /// learns together with `ready` which connections this one accepts. A connection without TLS is none of
-    /// them.
+    /// It is called before [`ready`](Starting::ready), as [`serve()`](crate::serve()) is, for the version
+    /// before learns together with `ready` which connections this one accepts. A connection without TLS is
+    /// none of them.
     ///
     /// ```no_run
     /// # async fn example(https: hotupdate::Listener, mut hot: hotupdate::Starting) -> hotupdate::Result<()> {
@@ -517,8 +517,8 @@ fn begin<S: App>(arrival: Arrival, app: S, server: Arc<Server>) {
     }
 }
 
-/// Speaks HTTP until the connection has ended; `chosen` is what the client has chosen before it spoke. Returns
-/// it, and what it speaks if that is known, if it shall migrate, or if it `rests` when it is idle.
+/// Speaks HTTP until the connection has ended; `chosen` is what the client has chosen before it spoke.
+/// Returns it, and what it speaks if that is known, if it shall migrate, or if it `rests` when it is idle.
 #[expect(clippy::too_many_arguments, reason = "they come together here and nowhere else")]
 pub(crate) async fn exchange<T, S>(
     mut io: Io<T>,

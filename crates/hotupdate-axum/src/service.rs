@@ -47,8 +47,8 @@ pub(crate) struct ConnectionContext {
 pub(crate) struct Carried {
     /// As what the connection may migrate, if it may at all.
     pub(crate) kinds: Option<&'static Kinds>,
-    /// Whether it comes back from hyper as it was given to it: not if the application has put something around
-    /// it.
+    /// Whether it comes back from hyper as it was given to it: not if the application has put something
+    /// around it.
     pub(crate) is_whole: bool,
     pub(crate) names: &'static Names,
     #[cfg(feature = "tls")]
@@ -312,8 +312,8 @@ impl Upgrade {
     }
 }
 
-/// The body of an answer. It keeps its request counted until it is dropped: hyper does that when it has the last
-/// frame.
+/// The body of an answer. It keeps its request counted until it is dropped: hyper does that when it has the
+/// last frame.
 #[derive(Debug)]
 pub(crate) struct Tracked<B> {
     body: B,

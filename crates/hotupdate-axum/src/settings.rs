@@ -203,8 +203,8 @@ impl Http2 {
         self
     }
 
-    /// `before` is what an earlier version has announced to a client that is still there. It keeps to that, so
-    /// it gets no less.
+    /// `before` is what an earlier version has announced to a client that is still there. It keeps to that,
+    /// so it gets no less.
     pub(crate) fn builder(
         &self,
         before: Option<&hotupdate_h2::Settings>,

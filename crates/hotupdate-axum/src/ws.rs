@@ -42,8 +42,8 @@
 //! # }
 //! ```
 //!
-//! Over TLS (feature `tls`) they migrate as well, if `Tls::move_connections` is on; to the handler it is all the
-//! same.
+//! Over TLS (feature `tls`) they migrate as well, if `Tls::move_connections` is on; to the handler it is all
+//! the same.
 //!
 //! Where a socket cannot migrate, because the next version does not accept it or there is none,
 //! [`recv_or_drain`](WebSocket::recv_or_drain) tells the client to reconnect (1012), each at its own place in

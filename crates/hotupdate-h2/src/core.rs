@@ -168,8 +168,8 @@ impl Core {
             .or(resets.then_some(Stays::Resets))
     }
 
-    /// Whether both sides hear all of the other one, as it is, so that there is nothing to be done but to follow
-    /// what passes. It is so nearly always.
+    /// Whether both sides hear all of the other one, as it is, so that there is nothing to be done but to
+    /// follow what passes. It is so nearly always.
     #[inline]
     pub(crate) fn is_plain(&mut self) -> bool {
         if !self.plain {

@@ -529,8 +529,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Whatever a client encodes: the block that is rewritten means the same, what primes a decoder is the
-        /// client's table and older entries behind it, and a table that has travelled is the same.
+        /// Whatever a client encodes: the block that is rewritten means the same, what primes a decoder is
+        /// the client's table and older entries behind it, and a table that has travelled is the same.
         #[test]
         fn a_table_follows_any_client(
             blocks in vec((vec(0..4096_usize, 0..3), vec(field(), 0..8)), 0..12),

@@ -79,8 +79,8 @@ impl Decoder {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next whole message, without its NUL or with its head, `None` if it has not arrived. It is the caller's
-    /// to wipe.
+    /// The next whole message, without its NUL or with its head, `None` if it has not arrived. It is the
+    /// caller's to wipe.
     ///
     /// # Errors
     /// [`FrameError::TooLong`], after which nothing sensible can follow.

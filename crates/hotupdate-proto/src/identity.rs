@@ -90,8 +90,8 @@ pub struct Place {
     /// processes of one namespace only. Absent where there is no `/proc`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid_namespace: Option<u64>,
-    /// What tells one run of a service from every other run under its manager: systemd's `INVOCATION_ID`, which every
-    /// process of a unit has, or else the `NOTIFY_SOCKET`. Absent without a manager.
+    /// What tells one run of a service from every other run under its manager: systemd's `INVOCATION_ID`,
+    /// which every process of a unit has, or else the `NOTIFY_SOCKET`. Absent without a manager.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<ShortText>,
     /// A supervisor waits for the end of this very process, or hears what it says of itself.

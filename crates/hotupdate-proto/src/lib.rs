@@ -19,7 +19,8 @@
 //!    |                     |<---------------------- let_go · drained|  and it exits
 //! ```
 //!
-//! What is said in which form, with an example of each message, is written for other languages in [`protocol`].
+//! What is said in which form, with an example of each message, is written for other languages in
+//! [`protocol`].
 //!
 //! # Calling order
 //!

@@ -338,7 +338,8 @@ pub enum Message {
         #[serde(default, skip_serializing_if = "String::is_empty")]
         reason: String,
     },
-    /// The serving process stops the service on purpose: let the listeners go, and no client has to be spared.
+    /// The serving process stops the service on purpose: let the listeners go, and no client has to be
+    /// spared.
     Farewell,
     // ---- serving process → every other that may serve after it ----------------------------------------
     /// The control socket was made again, because its file or its lock was gone: its new listener and lock,

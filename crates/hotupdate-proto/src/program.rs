@@ -398,7 +398,8 @@ mod tests {
     }
 
     impl World {
-        /// Everything that this module takes for granted of the outside is here, and every promise is checked.
+        /// Everything that this module takes for granted of the outside is here, and every promise is
+        /// checked.
         fn new(readiness: Readiness) -> Self {
             let now = origin();
             let (machine, effect) = Program::new(now, readiness, ProgramTiming::default());
@@ -638,7 +639,8 @@ mod tests {
         }
     }
 
-    /// What can happen next outside: a process serves once, when it is ready, and drains and serves again in turn.
+    /// What can happen next outside: a process serves once, when it is ready, and drains and serves again in
+    /// turn.
     fn successors(world: &World) -> Vec<World> {
         if world.exit.is_some() {
             return Vec::new();

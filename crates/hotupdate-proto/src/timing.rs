@@ -43,8 +43,8 @@ pub struct Timing {
     /// Predecessor: how long it holds its parked listeners, to take over again if the successor dies.
     pub probation: Duration,
     /// Serving process: how long no successor is taken after a second one in a row took over and died in its
-    /// probation, which costs clients their connections. It doubles with each further one, up to eight times as
-    /// long. An operator's own handoff is taken at once.
+    /// probation, which costs clients their connections. It doubles with each further one, up to eight times
+    /// as long. An operator's own handoff is taken at once.
     pub crash_backoff: Duration,
     /// Predecessor: how long open connections may take to end. nginx waits for ever, HAProxy too; we do not.
     pub drain: Duration,
@@ -57,7 +57,8 @@ pub struct Timing {
     /// Predecessor: the serving process has to say that it holds connections that migrate to it.
     pub prepared: Duration,
     /// Serving process: before its accept loops stop, predecessors have to finish the migrations that are
-    /// under way. A stop waits up to `prepared` longer for one that hangs, as long as it may still commit them.
+    /// under way. A stop waits up to `prepared` longer for one that hangs, as long as it may still commit
+    /// them.
     pub quiesce: Duration,
     /// Both: the other side has to take a message that was sent.
     pub write: Duration,
@@ -78,8 +79,8 @@ pub struct Timing {
     /// Predecessor: the time after the grace over which silent connections are closed, so that not all of
     /// their clients come back in the same instant; at most half of the drain.
     pub drain_spread: Duration,
-    /// The same grace where the service stops and no other process takes its clients: as long as a request may
-    /// be on its way that its client had sent before, and no longer. There is no spread then.
+    /// The same grace where the service stops and no other process takes its clients: as long as a request
+    /// may be on its way that its client had sent before, and no longer. There is no spread then.
     pub drain_stop: Duration,
     /// Predecessor: how long new requests of an HTTP/2 connection wait for those that are open to finish, so
     /// that the connection can migrate. If they take longer, it serves all of them and tries again when they
@@ -206,11 +207,11 @@ setters! {
 pub struct ProgramTiming {
     /// From fork(2) to execve(2): a file system may be slow.
     pub exec: Duration,
-    /// From its start until it is ready. Interpreters that import much, and caches that are filled, take tens of
-    /// seconds.
+    /// From its start until it is ready. Interpreters that import much, and caches that are filled, take tens
+    /// of seconds.
     pub ready: Duration,
-    /// How long it has to go on after that, before the version before it is told to stop. There are programs that
-    /// say that they are ready and end a moment later: gunicorn does so before its workers import the
+    /// How long it has to go on after that, before the version before it is told to stop. There are programs
+    /// that say that they are ready and end a moment later: gunicorn does so before its workers import the
     /// application.
     pub settle: Duration,
     /// Between two requests that ask whether it is ready.

@@ -61,8 +61,9 @@ impl Builder {
         self
     }
 
-    /// How probes call this process: `hotctl status --ready --name web-1` succeeds only when a process of this
-    /// name serves. Default: `$HOTUPDATE_NAME`, or the name of the host and the process id, as in `web-1/42`.
+    /// How probes call this process: `hotctl status --ready --name web-1` succeeds only when a process of
+    /// this name serves. Default: `$HOTUPDATE_NAME`, or the name of the host and the process id, as in
+    /// `web-1/42`.
     ///
     /// Give one where processes of the same service share the name of the host, as pods do that use the
     /// network of their node.
@@ -319,14 +320,15 @@ impl Builder {
 
     /// Makes the control socket, or joins the process that owns it and receives what it has.
     ///
-    /// Raises the soft limit of open files (`RLIMIT_NOFILE`, getrlimit(2)) to the hard one: each connection is
-    /// a descriptor, and a version that was started by hand has the low limit of a shell. Programs that this
-    /// process starts inherit that; one that uses select(2), which knows no descriptor above 1,023, needs the
-    /// low one (`prlimit --nofile=1024: PROGRAM`), and a program that uses it itself can set it after this.
+    /// Raises the soft limit of open files (`RLIMIT_NOFILE`, getrlimit(2)) to the hard one: each connection
+    /// is a descriptor, and a version that was started by hand has the low limit of a shell. Programs that
+    /// this process starts inherit that; one that uses select(2), which knows no descriptor above 1,023,
+    /// needs the low one (`prlimit --nofile=1024: PROGRAM`), and a program that uses it itself can set it
+    /// after this.
     ///
     /// As long as this process owns the control socket, it looks every two seconds
-    /// ([`Timing::path_check`](hotupdate_proto::Timing#structfield.path_check)) whether the socket and its lock
-    /// are at their path, and makes them, and their directory, again if they are gone.
+    /// ([`Timing::path_check`](hotupdate_proto::Timing#structfield.path_check)) whether the socket and its
+    /// lock are at their path, and makes them, and their directory, again if they are gone.
     ///
     /// # Errors
     /// Of the kind [`ErrorKind::UnusablePath`] if a control socket cannot be there; [`ErrorKind::Refused`] if

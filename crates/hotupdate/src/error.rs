@@ -157,7 +157,8 @@ impl fmt::Debug for Error {
     }
 }
 
-/// Without a source: what the kernel said is in the text, and a program that prints sources would say it twice.
+/// Without a source: what the kernel said is in the text, and a program that prints sources would say it
+/// twice.
 impl error::Error for Error {}
 
 /// Adds what was being done to an I/O error.

@@ -23,10 +23,10 @@
 //!
 //! # Other systems than Linux
 //!
-//! On macOS, Windows and whatever else tokio knows a service builds and runs, so that it can be developed there, with
-//! the same types. Every start is a first start: [`join`] makes no control socket, listeners are bound, [`Starting::ready`]
-//! serves at once. SIGTERM and SIGINT (Ctrl-C, and the end of the console or of the system on Windows) stop politely, with
-//! hooks, drain and deadlines as on Linux. What is missing:
+//! On macOS, Windows and whatever else tokio knows a service builds and runs, so that it can be developed
+//! there, with the same types. Every start is a first start: [`join`] makes no control socket, listeners are
+//! bound, [`Starting::ready`] serves at once. SIGTERM and SIGINT (Ctrl-C, and the end of the console or of
+//! the system on Windows) stop politely, with hooks, drain and deadlines as on Linux. What is missing:
 //!
 //! | on every other system | |
 //! |---|---|
@@ -42,11 +42,13 @@
 //! | `AsFd`, `BorrowedFd`, `OwnedFd` | are `AsSocket`, `BorrowedSocket`, `OwnedSocket` |
 //! | [`SignalKind`] | has the names, and no such signal comes |
 //!
-//! What other Unixes have (`SCM_RIGHTS`, flock(2), the credentials of a peer) would be enough for a handoff. They lack a memfd
-//! with seals for the state, the number of a socket (`SO_COOKIE`) by which a descriptor is recognised, and `/proc`. With
-//! `RUSTFLAGS="--cfg hotupdate_portable"` a build on Linux is as on another system, for tests.
+//! What other Unixes have (`SCM_RIGHTS`, flock(2), the credentials of a peer) would be enough for a handoff.
+//! They lack a memfd with seals for the state, the number of a socket (`SO_COOKIE`) by which a descriptor is
+//! recognised, and `/proc`. With `RUSTFLAGS="--cfg hotupdate_portable"` a build on Linux is as on another
+//! system, for tests.
 
-// What only a handoff uses, and what only Unix converts, is compiled everywhere: what is shared has no conditions.
+// What only a handoff uses, and what only Unix converts, is compiled everywhere: what is shared has no
+// conditions.
 #![cfg_attr(
     not(all(target_os = "linux", not(hotupdate_portable))),
     allow(

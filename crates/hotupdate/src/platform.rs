@@ -1,5 +1,5 @@
-//! What the kernel calls its descriptors and sockets: on Unix as it is, and on Windows the same words for what
-//! is there.
+//! What the kernel calls its descriptors and sockets: on Unix as it is, and on Windows the same words for
+//! what is there.
 //!
 //! Deliberately absent: what a handoff needs. Where there is none, `portable` takes the place of the modules
 //! that hand over.

@@ -1,8 +1,8 @@
-//! A process on a system where no version takes over from another one: every start is a first start, and its end
-//! is that of the service. The modules have the names of those whose place they take.
+//! A process on a system where no version takes over from another one: every start is a first start, and its
+//! end is that of the service. The modules have the names of those whose place they take.
 //!
-//! Deliberately absent: the control socket, links and systemd. Everything that a process does alone is done by the
-//! same code as on Linux: its machine, its listeners, its connections, and how they drain.
+//! Deliberately absent: the control socket, links and systemd. Everything that a process does alone is done
+//! by the same code as on Linux: its machine, its listeners, its connections, and how they drain.
 
 pub(crate) mod control;
 pub(crate) mod driver;

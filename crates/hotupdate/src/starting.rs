@@ -310,8 +310,8 @@ impl Starting {
         self.register(Handler::new(kind, listener, inspect))
     }
 
-    /// As [`Starting::on_migrated_bytes`], if that is wanted when this process is ready: a server learns later
-    /// what it serves.
+    /// As [`Starting::on_migrated_bytes`], if that is wanted when this process is ready: a server learns
+    /// later what it serves.
     #[doc(hidden)]
     pub fn on_migrated_if(
         &mut self,
@@ -450,8 +450,8 @@ impl Starting {
         }
     }
 
-    /// Gives up, and says why: to the incumbent, which serves on, and so to operators. Of a value that is only
-    /// dropped they hear that the application gave up.
+    /// Gives up, and says why: to the incumbent, which serves on, and so to operators. Of a value that is
+    /// only dropped they hear that the application gave up.
     ///
     /// ```no_run
     /// # async fn load() -> std::io::Result<()> { Ok(()) }

@@ -30,8 +30,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "STRING", default_value = env!("CARGO_PKG_VERSION"))]
     pub(crate) app_version: String,
 
-    /// How probes call this process, for `hotctl status --ready --name NAME` [default: $HOTUPDATE_NAME, or the
-    /// name of the host and the process id]
+    /// How probes call this process, for `hotctl status --ready --name NAME`
+    /// [default: $HOTUPDATE_NAME, or the name of the host and the process id]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
 

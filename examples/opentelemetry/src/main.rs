@@ -1,8 +1,8 @@
 //! Requests and handoffs as spans, for any collector that speaks OTLP over gRPC.
 //!
-//! `hotupdate` puts everything about a handoff into the span `handoff`, whose field of the same name has one value in
-//! the old process and in the new one: a search for it shows both sides. Spans of a process that drains are sent before it
-//! ends.
+//! `hotupdate` puts everything about a handoff into the span `handoff`, whose field of the same name has one
+//! value in the old process and in the new one: a search for it shows both sides. Spans of a process that
+//! drains are sent before it ends.
 //!
 //! Deliberately absent: metrics; `axum-server` has them.
 
@@ -50,8 +50,8 @@ async fn main() -> anyhow::Result<()> {
     served.and(flushed.context("the last spans are lost"))
 }
 
-/// Lines on standard error for people, and spans for the collector. Its address is in the environment, as OpenTelemetry
-/// says (<https://opentelemetry.io/docs/specs/otel/protocol/exporter/>).
+/// Lines on standard error for people, and spans for the collector. Its address is in the environment, as
+/// OpenTelemetry says (<https://opentelemetry.io/docs/specs/otel/protocol/exporter/>).
 fn trace(version: &str) -> anyhow::Result<SdkTracerProvider> {
     let exporter = SpanExporter::builder().with_tonic().build().context("cannot export spans")?;
     let version = KeyValue::new("service.version", version.to_owned());

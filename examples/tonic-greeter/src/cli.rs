@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 /// A gRPC service whose connections move to the next version between two calls.
 ///
-/// Start it once, and `tonic-greeter greet` in another terminal; start it again: the client notices nothing, and counts
-/// what it would have noticed. `kill -HUP` makes it start its own successor.
+/// Start it once, and `tonic-greeter greet` in another terminal; start it again: the client notices nothing,
+/// and counts what it would have noticed. `kill -HUP` makes it start its own successor.
 #[derive(Debug, Parser)]
 #[command(name = "tonic-greeter", version, args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {

@@ -1,5 +1,5 @@
-//! The chat as it is on a system where no version takes over from another one: it serves, it stops politely, and
-//! a handoff is an error that says so. `make portable` runs this.
+//! The chat as it is on a system where no version takes over from another one: it serves, it stops politely,
+//! and a handoff is an error that says so. `make portable` runs this.
 #![cfg(hotupdate_portable)]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -48,8 +48,8 @@ enum Server {
     Axum,
     /// Axum again: what differs without a difference.
     Control,
-    /// Axum with `TCP_NODELAY`, which hotupdate sets: answers to several streams leave one by one, and none of
-    /// them waits until the client has acknowledged the one before.
+    /// Axum with `TCP_NODELAY`, which hotupdate sets: answers to several streams leave one by one, and none
+    /// of them waits until the client has acknowledged the one before.
     Nodelay,
     Hotupdate,
 }

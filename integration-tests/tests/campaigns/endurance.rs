@@ -1,5 +1,5 @@
-//! Fifty handoffs in a row under the mixed load: nothing fails, and nothing is left behind. `make soak` does it a thousand
-//! times.
+//! Fifty handoffs in a row under the mixed load: nothing fails, and nothing is left behind. `make soak` does
+//! it a thousand times.
 //!
 //! Deliberately absent: how fast. That is a bench's question; here is only whether.
 

@@ -1,4 +1,5 @@
-//! Many faults, many handoffs, many callers. Each of these wants the machine for itself, so they run one after the other.
+//! Many faults, many handoffs, many callers. Each of these wants the machine for itself, so they run one
+//! after the other.
 
 mod abuse;
 mod crash;

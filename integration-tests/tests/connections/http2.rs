@@ -1,7 +1,8 @@
 //! HTTP/2 and gRPC through handoffs, with clients as they are: they see no GOAWAY and no failure, and their
 //! connections stay the same.
 //!
-//! Deliberately absent: curl without TLS. The one of Debian 12 cannot use such a connection a second time, with any server.
+//! Deliberately absent: curl without TLS. The one of Debian 12 cannot use such a connection a second time,
+//! with any server.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -49,8 +50,8 @@ impl Client {
     }
 }
 
-/// Replaces the service 50 times, or until the client ends by itself. Returns what the client says at its end.
-/// It has so many connections.
+/// Replaces the service 50 times, or until the client ends by itself. Returns what the client says at its
+/// end. It has so many connections.
 fn through_handoffs(
     program: &str,
     connections: u64,

@@ -1,7 +1,8 @@
-//! HTTPS with real processes: a client shakes hands once and sees one connection, and a process that has given a
-//! connection away has not kept its keys.
+//! HTTPS with real processes: a client shakes hands once and sees one connection, and a process that has
+//! given a connection away has not kept its keys.
 //!
-//! Deliberately absent: what is on the wire at each moment, see the tests of hotupdate-axum and hotupdate-tls.
+//! Deliberately absent: what is on the wire at each moment, see the tests of hotupdate-axum and
+//! hotupdate-tls.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
@@ -116,8 +117,8 @@ fn a_client_shakes_hands_once() {
     assert!(sandbox.drained().iter().all(|drained| drained.forced == 0));
 }
 
-/// The second process has got the connection from the first one, where rustls has left copies behind, and has given it
-/// to the third. It still has another client's slow request, and lives.
+/// The second process has got the connection from the first one, where rustls has left copies behind, and has
+/// given it to the third. It still has another client's slow request, and lives.
 #[test]
 fn a_process_forgets_the_keys_of_a_connection_that_has_left_it() {
     let sandbox = Sandbox::new();
@@ -151,8 +152,8 @@ fn a_process_forgets_the_keys_of_a_connection_that_has_left_it() {
     assert!(slow.answer().starts_with("ospid:"));
 }
 
-/// Which secrets are in the memory of a process, and where; stacks do not count, on which the compiler puts what it
-/// likes.
+/// Which secrets are in the memory of a process, and where; stacks do not count, on which the compiler puts
+/// what it likes.
 fn found(pid: u32, secrets: &[(String, Vec<u8>)]) -> Vec<String> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let memory = File::open(format!("/proc/{pid}/mem")).unwrap();

@@ -2,8 +2,8 @@
 //!
 //! Deliberately absent: `make demo` and `make test`, which run this.
 //!
-//! The walk uses port 8080, so it runs in a network namespace of its own (unshare(1)), and in a process namespace,
-//! with which everything ends that it started.
+//! The walk uses port 8080, so it runs in a network namespace of its own (unshare(1)), and in a process
+//! namespace, with which everything ends that it started.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -182,7 +182,8 @@ fn its_fifteen_lines_are_the_example() {
     assert!(lines <= 15, "{lines} lines");
 }
 
-/// In a network of its own, where port 3000 is free, and with a socket where it is told: two versions of it, one after the other.
+/// In a network of its own, where port 3000 is free, and with a socket where it is told: two versions of it,
+/// one after the other.
 #[test]
 fn its_fifteen_lines_are_replaced_while_they_run() {
     if !have(&[NAMESPACES]) {

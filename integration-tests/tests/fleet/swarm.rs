@@ -1,4 +1,5 @@
-//! `examples/swarm` on three nodes: a deploy, an update, and a version that does not start, which is rolled back.
+//! `examples/swarm` on three nodes: a deploy, an update, and a version that does not start, which is rolled
+//! back.
 //!
 //! A node is a dockerd in namespaces of its own; a network in another one connects them.
 

@@ -1,4 +1,5 @@
-//! `GET /metrics`: the figures are right, before a handoff, after it, and after a failed one; and logs for programs.
+//! `GET /metrics`: the figures are right, before a handoff, after it, and after a failed one; and logs for
+//! programs.
 //!
 //! Deliberately absent: load. Each request is one that is counted here, too.
 
@@ -110,7 +111,8 @@ fn the_figures_are_right_before_and_after_a_handoff() -> anyhow::Result<()> {
     let after = eventually("the predecessor has ended", SOON, || {
         let seen = scrape(first.http).ok()?;
         let open = ["idle", "active", "upgraded"].map(|name| seen[&state(name, 1)]).iter().sum::<f64>();
-        // A scrape takes one figure after the other, so the first one with no connection may have older counts.
+        // A scrape takes one figure after the other, so the first one with no connection may have older
+        // counts.
         (open == 0.0 && ended(&seen, 1) == entered(&seen, 1)).then_some(seen)
     });
     // Its last word stays.

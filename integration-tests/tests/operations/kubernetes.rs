@@ -1,8 +1,9 @@
-//! `examples/kubernetes`: valid for several versions of Kubernetes, and what the kubelet does with it in a rolling
-//! update, with processes and with containers.
+//! `examples/kubernetes`: valid for several versions of Kubernetes, and what the kubelet does with it in a
+//! rolling update, with processes and with containers.
 //!
-//! Deliberately absent: a cluster. The controller's part is small: it starts the next pod of a node beside the one that
-//! serves, waits until that has been ready for `minReadySeconds`, and ends the other one. The test plays both.
+//! Deliberately absent: a cluster. The controller's part is small: it starts the next pod of a node beside
+//! the one that serves, waits until that has been ready for `minReadySeconds`, and ends the other one. The
+//! test plays both.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -101,8 +102,8 @@ struct Rollout<N> {
 }
 
 impl<N: Node> Rollout<N> {
-    /// The template is that of the example, but for what may not be fixed in a test: where it listens, its version, and
-    /// times.
+    /// The template is that of the example, but for what may not be fixed in a test: where it listens, its
+    /// version, and times.
     fn pod(&self, version: &str, more: &[&str]) -> Pod {
         let mut spec = self.template.clone();
         let container = &mut spec["containers"][0];

@@ -1,5 +1,5 @@
-//! What operators have around a service: monitoring, orchestrators, packages. The files of the examples are used
-//! as they stand.
+//! What operators have around a service: monitoring, orchestrators, packages. The files of the examples are
+//! used as they stand.
 
 mod kubernetes;
 mod observability;

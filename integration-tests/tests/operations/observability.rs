@@ -136,7 +136,8 @@ fn one_series_through_four_handoffs_and_a_rollback() {
         is_over.store(true, Relaxed);
     });
 
-    // Nothing is lost: what clients have asked, and Prometheus itself, is what was counted, but for the last scrapes.
+    // Nothing is lost: what clients have asked, and Prometheus itself, is what was counted, but for the last
+    // scrapes.
     let requests = requests.into_inner() as f64;
     eventually("everything was scraped", SOON, || {
         let counted = prometheus.value("hotupdate_requests_total");

@@ -1,4 +1,5 @@
-//! `examples/opentelemetry`: the spans of a handoff come from both processes, and those of a drain before it ends.
+//! `examples/opentelemetry`: the spans of a handoff come from both processes, and those of a drain before it
+//! ends.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

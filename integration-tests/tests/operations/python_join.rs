@@ -1,5 +1,5 @@
-//! The peer in Python beside the one in Rust: each takes over from the other, fails, dies, and is given the service
-//! back, and no client is lost.
+//! The peer in Python beside the one in Rust: each takes over from the other, fails, dies, and is given the
+//! service back, and no client is lost.
 //!
 //! Deliberately absent: connections that migrate. The peer in Python names no feature.
 

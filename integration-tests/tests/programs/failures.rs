@@ -7,8 +7,8 @@ use rustix::process::Signal;
 
 use super::support::{another, handoff, only, said, script, server, serving, serving_run, start};
 
-/// `hotctl handoff` says this, with exit code 1, and the process that answered before does so still. Then a good one
-/// takes over: nothing is left of the attempt.
+/// `hotctl handoff` says this, with exit code 1, and the process that answered before does so still. Then a
+/// good one takes over: nothing is left of the attempt.
 #[track_caller]
 fn fails(options: &[&str], new: &[String], why: &str) {
     let sandbox = Sandbox::new();

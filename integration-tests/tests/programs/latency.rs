@@ -1,5 +1,5 @@
-//! A proxy in this process that makes a network of loopback: each byte takes a while. What is lost when a server closes
-//! a connection that a client is just using is only lost with that.
+//! A proxy in this process that makes a network of loopback: each byte takes a while. What is lost when a
+//! server closes a connection that a client is just using is only lost with that.
 
 use std::io;
 use std::net::SocketAddr;

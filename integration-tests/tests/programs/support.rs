@@ -102,7 +102,7 @@ pub(crate) fn another(address: SocketAddr, before: &[u32]) -> u32 {
     })
 }
 
-/// Waits until someone has said this.
+/// Waits until a process has said this.
 #[track_caller]
 pub(crate) fn said(sandbox: &Sandbox, line: &str) {
     eventually(&format!("it is said: {line}"), SOON, || sandbox.transcript().contains(line).then_some(()));

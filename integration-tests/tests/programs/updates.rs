@@ -1,5 +1,5 @@
-//! Ten updates under load, with the latency of a network: no client is refused. What else becomes of the requests is the
-//! program's affair, and is counted: `crates/hotctl/README.md` has a table of it.
+//! Ten updates under load, with the latency of a network: no client is refused. What else becomes of the
+//! requests is the program's affair, and is counted: `crates/hotctl/README.md` has a table of it.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -72,7 +72,8 @@ fn ten_updates(program: &str, needs: &[Need], options: &[&str], command: &[&str]
     assert_eq!(status.serving.generation, u64::from(UPDATES) + 1);
 }
 
-/// Python finds the application beside the tests, writes nothing there, and keeps its own files in the sandbox.
+/// Python finds the application beside the tests, writes nothing there, and keeps its own files in the
+/// sandbox.
 fn in_the_sandbox(sandbox: &Sandbox, command: Vec<String>) -> Vec<String> {
     let home = format!("HOME={}", sandbox.path().display());
     let folder = file("");

@@ -1,5 +1,5 @@
-//! The units that `hotctl install-units` writes: the example has them, systemd calls them well shut in, and the
-//! commands of the example's README work with them.
+//! The units that `hotctl install-units` writes: the example has them, systemd calls them well shut in, and
+//! the commands of the example's README work with them.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! HTTPS whose connections outlive the processes that serve them: what clients see of it, which is nothing, and
-//! what is on the wire.
+//! HTTPS whose connections outlive the processes that serve them: what clients see of it, which is nothing,
+//! and what is on the wire.
 
 mod kill;
 mod many;

@@ -1,5 +1,5 @@
-//! What is left of a connection's secrets in the memory of the processes that have served it: nothing, but for
-//! what lies on stacks, where the compiler puts what it likes.
+//! What is left of a connection's secrets in the memory of the processes that have served it: nothing, but
+//! for what lies on stacks, where the compiler puts what it likes.
 
 use std::fs::{self, File};
 use std::ops::Range;

@@ -97,8 +97,9 @@ impl Inner {
     }
 }
 
-/// The kernel sends this signal to COMMAND when the thread that has started it ends, however it does (`PR_SET_PDEATHSIG`,
-/// prctl(2)). If it has ended already, the outer half does not say that COMMAND may begin.
+/// The kernel sends this signal to COMMAND when the thread that has started it ends, however it does
+/// (`PR_SET_PDEATHSIG`, prctl(2)). If it has ended already, the outer half does not say that COMMAND may
+/// begin.
 fn end_with_hotctl(signal: Option<OsString>) -> Option<()> {
     let signal = signal?.to_str()?.parse().ok().and_then(Signal::from_named_raw)?;
     set_parent_process_death_signal(Some(signal)).ok()

@@ -68,8 +68,8 @@ fn has_drained(process: &ProcessStatus) -> bool {
     process.state == ProcessState::Drained && !process.probation && process.tasks.is_empty()
 }
 
-/// `is draining 17 connections`, or `has drained, still running: 2 tasks (mail, report)`: a process that has drained
-/// is not gone.
+/// `is draining 17 connections`, or `has drained, still running: 2 tasks (mail, report)`: a process that has
+/// drained is not gone.
 pub(super) fn what_runs(left: &ProcessStatus, draining: &str) -> String {
     if left.process.program.is_some() {
         return match (left.state == ProcessState::Drained, left.tasks.first(), left.probation) {

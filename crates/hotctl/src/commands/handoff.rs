@@ -39,8 +39,8 @@ pub(crate) fn run(context: &Context<'_>, handoff: &Handoff) -> Result<(), Failur
     Ok(())
 }
 
-/// After a program of `hotctl run`, COMMAND is another such program: `hotctl run` is put before it, unless it is there
-/// already.
+/// After a program of `hotctl run`, COMMAND is another such program: `hotctl run` is put before it, unless it
+/// is there already.
 fn as_run<'a>(context: &Context<'_>, handoff: &'a Handoff, before: &Status) -> Cow<'a, Handoff> {
     let program = handoff.command.first().map(Path::new);
     let is_ours = program.and_then(Path::file_name).is_some_and(|name| name == "hotctl");

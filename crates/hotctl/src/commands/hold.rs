@@ -3,9 +3,9 @@
 //! Deliberately absent: a store that a service can put sockets into, as systemd has one. Which sockets are
 //! held is said on the command line.
 //!
-//! When and how often COMMAND is started again: [`restart_backoff`]; how a crash is noticed: [`super::owner`];
-//! which version serves: [`follow`]; what hold does as process 1 of a container: [`first_process`]; what it
-//! tells the service manager that started it: [`supervisor`].
+//! When and how often COMMAND is started again: [`restart_backoff`]; how a crash is noticed:
+//! [`super::owner`]; which version serves: [`follow`]; what hold does as process 1 of a container:
+//! [`first_process`]; what it tells the service manager that started it: [`supervisor`].
 
 mod command;
 mod first_process;
@@ -92,7 +92,8 @@ struct Keeper<'a> {
     ended: Option<(u32, ExitStatus)>,
     /// The process that serves, as far as it is known.
     serving: Option<Process>,
-    /// The process ids of the versions that have served, and may still drain, if they mean the same processes to hold.
+    /// The process ids of the versions that have served, and may still drain, if they mean the same processes
+    /// to hold.
     here: Vec<u32>,
     stopping: bool,
 }

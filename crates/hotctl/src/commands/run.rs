@@ -1,13 +1,15 @@
-//! `hotctl run -- COMMAND`: a program that does not know the protocol, and takes its listeners as descriptors, is
-//! updated as any other service.
+//! `hotctl run -- COMMAND`: a program that does not know the protocol, and takes its listeners as
+//! descriptors, is updated as any other service.
 //!
-//! This process speaks for the program, with the library: it is the one that joins, serves, drains and is in probation, and
-//! the next version is another such process, or a service that speaks for itself. So everything that holds for a
-//! service holds here, and hotctl's other commands need to know nothing of it.
+//! This process speaks for the program, with the library: it is the one that joins, serves, drains and is in
+//! probation, and the next version is another such process, or a service that speaks for itself. So
+//! everything that holds for a service holds here, and hotctl's other commands need to know nothing of it.
 //!
-//! When COMMAND is started, ready, told to stop, and started again is decided in [`hotupdate_proto::program`].
-//! Deliberately absent: starting COMMAND again after a crash. As with exec(3), the exit of COMMAND is that of this process,
-//! and `hotctl hold` or a service manager starts it again.
+//! When COMMAND is started, ready, told to stop, and started again is decided in
+//! [`hotupdate_proto::program`].
+//!
+//! Deliberately absent: starting COMMAND again after a crash. As with exec(3), the exit of COMMAND is that of
+//! this process, and `hotctl hold` or a service manager starts it again.
 
 mod child;
 mod keeper;
@@ -44,7 +46,8 @@ pub(crate) fn run(socket: Option<PathBuf>, report: &Report, options: cli::Run) -
         )
     })?;
     log();
-    // One thread: the end of the one that starts COMMAND is what the kernel takes for the end of this process.
+    // One thread: the end of the one that starts COMMAND is what the kernel takes for the end of this
+    // process.
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::refused(format!("cannot begin: {error}")))?;
     runtime.block_on(supervise(socket, report, options))

@@ -1,4 +1,5 @@
-//! What a WebSocket is spoken over: one type for all carriers, because a [`WebSocket`](super::WebSocket) is one.
+//! What a WebSocket is spoken over: one type for all carriers, because a [`WebSocket`](super::WebSocket) is
+//! one.
 
 use std::io;
 use std::pin::Pin;

@@ -159,7 +159,8 @@ async fn what_waits_for_room_is_sent_before_the_connection_ends() {
     let data =
         heard.iter().filter(|frame| frame.kind == DATA).map(|frame| frame.payload.len()).sum::<usize>();
     assert!(data < LENGTH, "{data} bytes: it has no room for all");
-    // The connection cannot move any more, so it drains: hyper believes its answer to be sent, and shuts down.
+    // The connection cannot move any more, so it drains: hyper believes its answer to be sent, and shuts
+    // down.
     client.say(&frame(GOAWAY, 0, 0, &[0; 8])).await;
     heard.extend(client.read_all().await);
     client.moves().await;

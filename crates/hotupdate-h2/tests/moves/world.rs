@@ -93,7 +93,8 @@ pub(crate) async fn serve<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     }
 }
 
-/// Drives hyper until it has ended, or the connection has come to rest after `next`. One that never will drains.
+/// Drives hyper until it has ended, or the connection has come to rest after `next`. One that never will
+/// drains.
 async fn until_rest<T, F: Future<Output = hyper::Result<()>>>(
     mut hyper: Pin<&mut F>,
     drain: impl Fn(Pin<&mut F>),

@@ -154,8 +154,8 @@ pub enum Effect {
     Drain {
         /// When the rest is forced.
         until: Instant,
-        /// Another process serves: clients that wait for nothing are told to leave at leisure, so that they do
-        /// not all turn to it at once. Else they need not be waited for.
+        /// Another process serves: clients that wait for nothing are told to leave at leisure, so that they
+        /// do not all turn to it at once. Else they need not be waited for.
         is_succeeded: bool,
     },
     /// No drain after all.

@@ -44,8 +44,8 @@ pub const FORM: u8 = 1;
 /// The head of a binary frame: the byte that says so, and the length.
 pub(crate) const HEAD: usize = 5;
 
-/// As many bytes as a connection takes without its state, at most: what is written is never moved while it grows,
-/// for a copy of keys would stay behind.
+/// As many bytes as a connection takes without its state, at most: what is written is never moved while it
+/// grows, for a copy of keys would stay behind.
 const KNOWN: usize = 3 * 2 + 2 * (1 + 16 + 2 + 4) + 8 + 8 + 4;
 
 /// A batch of connections as a frame on the wire. It may hold keys, and is the caller's to wipe.

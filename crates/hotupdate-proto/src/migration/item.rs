@@ -41,8 +41,8 @@ pub struct MigrationItem {
     pub state: StateBytes,
 }
 
-/// What the next owner of a connection has to know, in the form of its kind. It may hold keys: it is wiped when it
-/// is dropped, and no `Debug` shows it.
+/// What the next owner of a connection has to know, in the form of its kind. It may hold keys: it is wiped
+/// when it is dropped, and no `Debug` shows it.
 ///
 /// ```
 /// use hotupdate_proto::migration::StateBytes;

@@ -1,5 +1,5 @@
-//! `PROTOCOL.md` says what the code does: each message, each field, each deadline, and examples that the real types
-//! read and write.
+//! `PROTOCOL.md` says what the code does: each message, each field, each deadline, and examples that the real
+//! types read and write.
 
 use std::collections::BTreeSet;
 

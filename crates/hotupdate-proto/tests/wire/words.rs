@@ -363,7 +363,8 @@ fn what_an_older_peer_says_is_understood() {
     assert_eq!((link.totals, link.handoff.as_str()), (Totals::default(), ""));
 }
 
-/// What supervisors know of a process is as short on the wire as it can be, and may be less than is asked for.
+/// What supervisors know of a process is as short on the wire as it can be, and may be less than is asked
+/// for.
 #[test]
 fn where_a_process_runs() {
     let place = Place { pid_namespace: Some(4_026_531_836), unit: Some("5d0e".into()), is_supervised: true };

@@ -1,9 +1,9 @@
 //! What was read and would be lost with rustls, which gives back no ciphertext that it has: the beginning of
 //! a record, and of a handshake message in the records before it.
 //!
-//! Whether a record is data cannot be seen in TLS 1.3. But nearly always all of them are, and then there is as
-//! much plaintext as there can be. Otherwise they are kept until data comes, and are decrypted once more when
-//! the connection migrates.
+//! Whether a record is data cannot be seen in TLS 1.3. But nearly always all of them are, and then there is
+//! as much plaintext as there can be. Otherwise they are kept until data comes, and are decrypted once more
+//! when the connection migrates.
 
 use crate::input::{self, Header, MAX_CIPHERTEXT};
 use crate::protection::{ContentType, Direction, HEADER, Protection};

@@ -1,6 +1,6 @@
-//! The clock by which clients are heard. A look at the system's clock for every read would be one of a hundred
-//! parts of what a small request costs; what is asked about clients is answered in seconds, as long as the
-//! process serves.
+//! The clock by which clients are heard. A look at the system's clock for every read would be one of a
+//! hundred parts of what a small request costs; what is asked about clients is answered in seconds, as long
+//! as the process serves.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -15,8 +15,8 @@ pub(super) struct Clock {
     begun: Instant,
     /// Every read looks at the time: the process drains, and a moment counts.
     is_exact: AtomicBool,
-    /// What a read takes for the time otherwise, if something looks again before then; 0: nothing does, and the
-    /// read looks.
+    /// What a read takes for the time otherwise, if something looks again before then; 0: nothing does, and
+    /// the read looks.
     next_look: AtomicU64,
     heard: Heard,
 }
@@ -69,8 +69,8 @@ impl Clock {
         heard > 0 && self.since(heard) <= within
     }
 
-    /// Whether every read looks at the time from here on. What was heard in the last second was heard just now,
-    /// as far as is known.
+    /// Whether every read looks at the time from here on. What was heard in the last second was heard just
+    /// now, as far as is known.
     pub(super) fn set_exact(&self, exact: bool) {
         if !self.is_exact.swap(exact, Relaxed) && exact {
             self.heard.0.fetch_min(self.now(), Relaxed);

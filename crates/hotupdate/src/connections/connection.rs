@@ -461,7 +461,8 @@ mod tests {
         assert_eq!(arrived.tracker().record.silence(), Duration::MAX, "nothing was said here");
     }
 
-    /// In the process that accepted it and in the next one; and as long as nothing asks, neither is the kernel.
+    /// In the process that accepted it and in the next one; and as long as nothing asks, neither is the
+    /// kernel.
     #[tokio::test]
     async fn a_listener_on_every_address_has_connections_with_one_each() {
         let everywhere = Address::Ip("0.0.0.0:80".parse().unwrap());

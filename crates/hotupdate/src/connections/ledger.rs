@@ -32,12 +32,12 @@ pub(super) struct Ledger {
     metrics: Metrics,
 }
 
-/// Into so many parts is divided what every request changes: if all threads counted in one place, each of them
-/// would wait for the last one to get that line of its cache back.
+/// Into so many parts is divided what every request changes: if all threads counted in one place, each of
+/// them would wait for the last one to get that line of its cache back.
 const SHARES: usize = 16;
 
-/// The part of some of the connections; a connection counts in the same one at all times. As long as two lines
-/// of a cache, which processors fetch together.
+/// The part of some of the connections; a connection counts in the same one at all times. As long as two
+/// lines of a cache, which processors fetch together.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Busy {

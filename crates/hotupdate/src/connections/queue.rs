@@ -518,8 +518,8 @@ impl Inner {
         }
     }
 
-    /// Tells a connection, if it has not seen the change by itself. Its task is woken, and answers whatever it
-    /// finds. One that rests leaves if it can, goes on resting if it is to go on, or gets a task.
+    /// Tells a connection, if it has not seen the change by itself. Its task is woken, and answers whatever
+    /// it finds. One that rests leaves if it can, goes on resting if it is to go on, or gets a task.
     fn tell(&mut self, record: &Arc<Record>, called: &mut Calls) {
         if record.has_seen_all() {
             return;

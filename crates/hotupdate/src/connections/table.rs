@@ -47,7 +47,8 @@ pub(super) struct Table {
     pub(super) queue: Queue,
     /// How often connections were told to look again; begins at 1.
     changes: AtomicU64,
-    /// Whether the phase is another one than that of a process that serves: it is asked for with every request.
+    /// Whether the phase is another one than that of a process that serves: it is asked for with every
+    /// request.
     is_ending: AtomicBool,
     pub(super) clock: Clock,
     /// Ids of connections that ended since a drain began, until the process that serves is told.

@@ -278,7 +278,8 @@ impl Session {
     }
 
     async fn command(&mut self, command: Command, quiet: bool) -> Gone {
-        // A process that is told to stop may have drained before this task runs again, and must not end first.
+        // A process that is told to stop may have drained before this task runs again, and must not end
+        // first.
         let _unanswered = self.config.unanswered.subscribe();
         let (reply, outcome) = oneshot::channel();
         self.config.requests.send(Request::Command(command, reply)).await.ok()?;

@@ -1,5 +1,5 @@
-//! The words of Unix for what Windows has: a descriptor is a socket. Unix sockets there are none, so what would
-//! hold one is a type without a value.
+//! The words of Unix for what Windows has: a descriptor is a socket. Unix sockets there are none, so what
+//! would hold one is a type without a value.
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice};

@@ -17,8 +17,8 @@ pub(crate) fn listens(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(sockopt::socket_acceptconn(fd)?)
 }
 
-/// Makes it non-blocking. That belongs to the open file description, which other processes share, so it is only
-/// ever set.
+/// Makes it non-blocking. That belongs to the open file description, which other processes share, so it is
+/// only ever set.
 pub(crate) fn unblock(fd: BorrowedFd<'_>) -> io::Result<()> {
     let socket = SockRef::from(&fd);
     if socket.nonblocking()? { Ok(()) } else { socket.set_nonblocking(true) }

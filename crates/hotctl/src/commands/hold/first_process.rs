@@ -1,8 +1,9 @@
 //! hold as process 1 of a container: it passes signals on that would reach no process otherwise, and ends
 //! last, because the kernel kills everything in the container when process 1 ends (pid_namespaces(7)).
 //!
-//! Deliberately absent: processes that were started in the container by other means than hold and `hotctl handoff`
-//! (`podman exec --detach`). They are no children of process 1, so only the version that serves is waited for.
+//! Deliberately absent: processes that were started in the container by other means than hold and
+//! `hotctl handoff` (`podman exec --detach`). They are no children of process 1, so only the version that
+//! serves is waited for.
 
 use std::process;
 
@@ -15,8 +16,8 @@ use super::{Keeper, KeeperEvent};
 use crate::commands::processes::children;
 use crate::context::TICK;
 
-/// The signals that a version of the service may know. For process 1 the kernel ignores what it has no handler
-/// for.
+/// The signals that a version of the service may know. For process 1 the kernel ignores what it has no
+/// handler for.
 pub(super) const PASSED_ON: [i32; 4] = [SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
 
 /// Whether this is process 1 of a container.
@@ -43,8 +44,8 @@ impl Keeper<'_> {
         }
     }
 
-    /// Returns when hold is the last process of the container, or has no child left at least. What is left are
-    /// versions that drain, and helpers that a version has left behind, which are told to end. They have
+    /// Returns when hold is the last process of the container, or has no child left at least. What is left
+    /// are versions that drain, and helpers that a version has left behind, which are told to end. They have
     /// as long as whatever stops the container gives them.
     pub(super) fn end_the_rest(&mut self) {
         let is_version = |pid: &u32| self.child == Some(*pid) || self.here.contains(pid);

@@ -78,8 +78,8 @@ impl Child {
         self.since.elapsed()
     }
 
-    /// How it ended, once nothing is left of it. What a program leaves behind that was told to stop is told, too: a
-    /// shell without `exec` ends, and the program that it has started would accept for ever.
+    /// How it ended, once nothing is left of it. What a program leaves behind that was told to stop is told,
+    /// too: a shell without `exec` ends, and the program that it has started would accept for ever.
     pub(super) fn ended(&mut self) -> Option<End> {
         if self.ended.is_none() {
             let status = self.child.try_wait().ok().flatten()?;
@@ -109,8 +109,8 @@ impl Child {
         self.left().for_each(|pid| send(pid, Signal::KILL));
     }
 
-    /// What it has started, and has not put into another session. The number of a session is not used again as long as a
-    /// process is in it.
+    /// What it has started, and has not put into another session. The number of a session is not used again
+    /// as long as a process is in it.
     fn left(&self) -> impl Iterator<Item = u32> + use<> {
         let leader = self.pid();
         of_session(leader).filter(move |pid| *pid != leader)

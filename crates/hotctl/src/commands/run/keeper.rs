@@ -1,4 +1,5 @@
-//! The one owner of COMMAND and of what is known of it: brings what happens to the machine, and does what it says.
+//! The one owner of COMMAND and of what is known of it: brings what happens to the machine, and does what it
+//! says.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -27,7 +28,8 @@ use crate::exit::{Exit, Failure};
 use crate::report::Report;
 use crate::text;
 
-/// What COMMAND gets as this process gets it. SIGTERM and SIGINT are for the service, and the library hears them.
+/// What COMMAND gets as this process gets it. SIGTERM and SIGINT are for the service, and the library hears
+/// them.
 const PASSED_ON: [i32; 5] = [SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH];
 
 /// What matters to the service.
@@ -205,8 +207,8 @@ impl<'a> Keeper<'a> {
             let Some((number, end)) = ended else { break };
             self.end(number, end);
         }
-        // Orphans: process 1 gets all, and any process that of its COMMAND. When this process does not serve, the library
-        // waits for them, because it looks at how the process ends that does.
+        // Orphans: process 1 gets all, and any process that of its COMMAND. When this process does not serve,
+        // the library waits for them, because it looks at how the process ends that does.
         if self.draining.is_none() {
             let is_program = |pid: &u32| self.programs.values().any(|child| child.pid() == *pid);
             children().filter(|pid| !is_program(pid)).for_each(processes::reap);
@@ -341,8 +343,8 @@ impl<'a> Keeper<'a> {
         self.failure.take().unwrap_or_else(|| Failure::refused(format!("{} does not serve", self.text)))
     }
 
-    /// As COMMAND ended that was told to stop. One that dies of the signal has done as it was told; and if the service goes
-    /// on, its end is no failure at all.
+    /// As COMMAND ended that was told to stop. One that dies of the signal has done as it was told; and if
+    /// the service goes on, its end is no failure at all.
     pub(super) fn exit(&self) -> Exit {
         match self.last_end {
             _ if self.is_succeeded => Exit::Done,

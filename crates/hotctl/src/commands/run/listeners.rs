@@ -52,7 +52,8 @@ impl Sockets {
         ports.any(|address| address.port() == port)
     }
 
-    /// For COMMAND. Whether accept(2) waits belongs to the socket, which all versions share; this process never accepts.
+    /// For COMMAND. Whether accept(2) waits belongs to the socket, which all versions share; this process
+    /// never accepts.
     pub(super) fn duplicates(&self, blocking: bool) -> io::Result<Vec<OwnedFd>> {
         let duplicate = |fd: BorrowedFd<'_>| {
             let flags = fcntl_getfl(fd)?;

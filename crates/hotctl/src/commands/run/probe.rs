@@ -1,5 +1,5 @@
-//! Asking COMMAND over HTTP whether it is ready, at an address where no other version answers: over a listener that
-//! is shared, the version before might.
+//! Asking COMMAND over HTTP whether it is ready, at an address where no other version answers: over a
+//! listener that is shared, the version before might.
 
 use std::fmt;
 use std::io;
