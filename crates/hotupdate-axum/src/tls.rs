@@ -24,18 +24,19 @@
 //! # Handshakes
 //! Each has a task of its own, so a slow client keeps no other one waiting. A client has
 //! [`Timing::handshake`](hotupdate::Timing::handshake) (10 s) from its connection to the end of its handshake,
-//! and [`Tls::max_handshakes`] limits how many are under way. ALPN chooses HTTP/1.1 or HTTP/2; a client without
-//! ALPN is understood by its first bytes. A process that drains finishes the handshakes that have begun in it.
+//! and [`Tls::max_handshakes`] limits how many are under way. ALPN chooses HTTP/1.1 or HTTP/2; a client
+//! without ALPN is understood by its first bytes. A process that drains finishes the handshakes that have
+//! begun in it.
 //!
 //! # What migrates
-//! Sessions: a client that comes back resumes its session in any version with the same [`tickets`], also after
-//! a rollback. Connections migrate only [by choice](Tls::move_connections): HTTP/1.1 as it does without TLS,
-//! and WebSockets of [`ws`](crate::ws). The next version goes on with the keys, and the client notices nothing.
-//! Any other connection ends politely: with `Connection: close` or GOAWAY, and close_notify.
+//! Sessions: a client that comes back resumes its session in any version with the same [`tickets`], also
+//! after a rollback. Connections migrate only [by choice](Tls::move_connections): HTTP/1.1, HTTP/2 and WebSockets
+//! of [`ws`](crate::ws), each as it does without TLS. The next version goes on with the keys, and the client
+//! notices nothing. Any other connection ends politely: with `Connection: close` or GOAWAY, and close_notify.
 //!
 //! # Features
-//! `tls`, with the ciphers of ring (feature `ring`, the default) or aws-lc-rs (feature `aws-lc-rs`). Build the
-//! `ServerConfig` with the same provider.
+//! `tls`, with the ciphers of ring (feature `ring`, the default) or aws-lc-rs (feature `aws-lc-rs`). Build
+//! the `ServerConfig` with the same provider.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -64,7 +65,8 @@ use crate::service::Carried;
 /// How many handshakes are under way at most: what they hold is some 40 MiB then.
 const MAX_HANDSHAKES: usize = 1024;
 
-/// TLS for [`Serve::tls`](crate::Serve::tls): a `ServerConfig`, or what returns one, and what is wanted of it.
+/// TLS for [`Serve::tls`](crate::Serve::tls): a `ServerConfig`, or what returns one, and what is wanted of
+/// it.
 ///
 /// ```no_run
 /// use hotupdate_axum::tls::{Tls, rustls::ServerConfig};
@@ -135,9 +137,9 @@ impl Tls {
 
     /// Whether connections migrate to the next version if that says the same; not by default. Then their keys
     /// travel, over the socket between two processes of one user, and the traffic secrets of each connection
-    /// are kept in memory beside it: the threat model of [`hotupdate_tls`] says what that means. Otherwise, and
-    /// if the next version does not accept them, connections end politely. A WebSocket is accepted by each version that
-    /// goes on with its kind and has the feature `tls`.
+    /// are kept in memory beside it: the threat model of [`hotupdate_tls`] says what that means. Otherwise,
+    /// and if the next version does not accept them, connections end politely. A WebSocket is accepted by
+    /// each version that goes on with its kind and has the feature `tls`.
     pub fn move_connections(mut self, moves: bool) -> Self {
         self.moves = moves;
         self
@@ -306,7 +308,8 @@ impl Carrier for TlsStream<Connection> {
     }
 
     fn take_apart(mut self) -> Result<(Connection, State), (Self, String)> {
-        // The answer to a client's KeyUpdate waits for that. What cannot be sent now keeps the connection here.
+        // The answer to a client's KeyUpdate waits for that. What cannot be sent now keeps the connection
+        // here.
         let _ = futures_util::FutureExt::now_or_never(tokio::io::AsyncWriteExt::flush(&mut self));
         self.into_state().map_err(|NotMigrated { stream, why }| (stream, why.to_string()))
     }
@@ -351,8 +354,8 @@ impl HttpCarrier for TlsStream<Connection> {
     }
 }
 
-/// The state of TLS, and that of the protocol inside. `None` if it has a form of another version. The bytes are the
-/// caller's to wipe.
+/// The state of TLS, and that of the protocol inside. `None` if it has a form of another version. The bytes
+/// are the caller's to wipe.
 pub(crate) fn split_state(state: &[u8]) -> Option<(State, &[u8])> {
     let (length, state) = state.split_first_chunk()?;
     let (around, protocol) = state.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;

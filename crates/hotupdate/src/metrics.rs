@@ -6,11 +6,12 @@
 //!
 //! # The service
 //!
-//! One series for the whole service, without the label `generation`. It goes on through handoffs, rollbacks and
-//! the death of a new version in its probation, and never goes back: the sum travels from process to process, and
-//! a process that does not serve any more shows it as it was then. So `rate` and `increase` are right, whatever
-//! was deployed meanwhile, and nothing is lost that was counted between the beginning of a process and the first
-//! time that it was scraped. It is up to 100 ms old. A service that stops begins at 0 when it starts again.
+//! One series for the whole service, without the label `generation`. It goes on through handoffs, rollbacks
+//! and the death of a new version in its probation, and never goes back: the sum travels from process to
+//! process, and a process that does not serve any more shows it as it was then. So `rate` and `increase` are
+//! right, whatever was deployed meanwhile, and nothing is lost that was counted between the beginning of a
+//! process and the first time that it was scraped. It is up to a second old. A service that stops begins at 0
+//! when it starts again.
 //!
 //! | metric | kind | labels | what |
 //! |---|---|---|---|
@@ -23,9 +24,9 @@
 //! # Its processes
 //!
 //! A process tells its own generation exactly, at every moment, and as the serving process also those of its
-//! predecessors, as they said last: their own exporter has gone with the listener. Such a series begins with its
-//! generation, so what was counted before the first scrape is in none of its increases; use these to look at a
-//! drain, and the ones above for rates.
+//! predecessors, as they said last: their own exporter has gone with the listener. Such a series begins with
+//! its generation, so what was counted before the first scrape is in none of its increases; use these to look
+//! at a drain, and the ones above for rates.
 //!
 //! | metric | kind | labels | what |
 //! |---|---|---|---|
@@ -212,8 +213,8 @@ mod facade {
             self.changed();
         }
 
-        /// There is something new to be said of the service. Mostly it is known already, which costs as little
-        /// as a look at it.
+        /// There is something new to be said of the service. Mostly it is known already, which costs as
+        /// little as a look at it.
         pub(crate) fn changed(&self) {
             if !self.is_changed.load(Relaxed) && !self.is_changed.swap(true, Relaxed) {
                 self.change.notify_one();
