@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::drain::Phase;
 use super::record::{Owner, Record, Status};
-use super::rest::Resting;
+use super::rest::{IDLE_AFTER, Resting};
 use super::table::{Connections, Table};
 
 /// Connections that are called at a time. To wake them, to send them and to have them arrive keeps a
@@ -46,9 +46,6 @@ const GENTLE_FOR: Duration = Duration::from_secs(2);
 /// How long the connections of a portion may take to say what they do, which is a matter of microseconds. One
 /// whose task is busy with something else joins a later portion.
 const ANSWER: Duration = Duration::from_millis(2);
-
-/// A connection is idle when its client has sent nothing for so long.
-const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// A connection's place in the queue of those that migrate to the next version.
 ///

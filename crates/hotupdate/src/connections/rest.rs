@@ -24,9 +24,9 @@ use super::drain::Phase;
 use super::record::{Owner, Record, Status};
 use super::table::Connections;
 
-/// A client that is silent for so long is not about to ask again. To give its connection a task and buffers
-/// once more costs a part of a small request.
-const IDLE_AFTER: Duration = Duration::from_secs(1);
+/// A connection is idle when its client has been silent for so long: it is not about to ask again. To give it a
+/// task and buffers once more costs a part of a small request.
+pub(super) const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// Tasks that are woken at a time, so that requests do not wait behind them.
 const PORTION: usize = 32;
