@@ -97,7 +97,7 @@ fleet: ## many hosts: four by Ansible over ssh, and three of a swarm; a bad vers
 	.ci/skipped $(CARGO) test -p integration-tests --test fleet -- --nocapture
 
 .PHONY: dist
-dist: ## hotctl for others, into target/dist: a static program in an archive and a .deb, an SBOM, sums; installed and run
+dist: ## hotctl as it is given away, into target/dist: a static program in an archive and a .deb, an SBOM, sums; installed and run
 	.ci/dist $(TARGET)/dist
 	HOTUPDATE_DIST=$(TARGET)/dist $(CARGO) test -p integration-tests --test dist
 

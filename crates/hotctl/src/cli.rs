@@ -56,9 +56,9 @@ const STATUS: &str = "\
 Probes:
   --ready and --live ask for one process, by the name that it has from HOTUPDATE_NAME or from its program \
 (Builder::name). Without a name it is called HOST/PID, and answers to HOST, too. The process that serves \
-knows each that has joined: one that is still starting is not ready although the service runs, and one that has not \
-joined yet is not there. Give names where several processes share the name of the host. A probe exits with 0 \
-(yes), 1 (no), 3 (no service listens) or 4 (no answer within --timeout).
+knows each that has joined: one that is still starting is not ready although the service runs, and one that \
+has not joined yet is not there. Give names where several processes share the name of the host. A probe \
+exits with 0 (yes), 1 (no), 3 (no service listens) or 4 (no answer within --timeout).
 
 Examples:
   # Kubernetes: readinessProbe, with HOTUPDATE_NAME from metadata.name
@@ -82,19 +82,19 @@ Examples:
   hotctl --json handoff --log v2.log -- ./server-v2 | jq .gap_ns
 
 COMMAND runs in a session of its own, and outlives hotctl once it serves. Until then the attempt belongs to \
-hotctl: if that is killed or interrupted, times out or loses its terminal, the attempt is aborted and COMMAND \
-ends. COMMAND may be a wrapper script, or put itself into the background: hotctl recognises the new version by \
-the environment variable HOTUPDATE_ATTEMPT, which the library passes on. Where a program of `hotctl run` serves, \
-COMMAND is run in the same way, unless it is hotctl or --native is given. One that asks another program to start \
-it (`docker run -d`) has to stay until it serves.
+hotctl: if that is killed or interrupted, times out or loses its terminal, the attempt is aborted and \
+COMMAND ends. COMMAND may be a wrapper script, or put itself into the background: hotctl recognises the new \
+version by the environment variable HOTUPDATE_ATTEMPT, which the library passes on. Where a program of \
+`hotctl run` serves, COMMAND is run in the same way, unless it is hotctl or --native is given. One that asks \
+another program to start it (`docker run -d`) has to stay until it serves.
 
-Without --log, COMMAND writes where hotctl does if that is a terminal, as long as it is there, or a file. If it is a pipe, as in `$(…)`, \
-over ssh or in a deployment tool, hotctl passes on what COMMAND writes until it serves or fails; from then on it \
-goes to the journal if there is one, or else to /dev/null.
+Without --log, COMMAND writes where hotctl does if that is a terminal, as long as it is there, or a file. If \
+it is a pipe, as in `$(…)`, over ssh or in a deployment tool, hotctl passes on what COMMAND writes until it \
+serves or fails; from then on it goes to the journal if there is one, or else to /dev/null.
 
-With --until drained, exit code 4 means that the new version serves and the old one is not through: it is still \
-draining, or has drained and its `main`, or a task, goes on. `hotctl status` shows it until it ends. The default \
-drain of a service takes 60 s at most, and --timeout is 90.";
+With --until drained, exit code 4 means that the new version serves and the old one is not through: it is \
+still draining, or has drained and its `main`, or a task, goes on. `hotctl status` shows it until it ends. \
+The default drain of a service takes 60 s at most, and --timeout is 90.";
 
 const INSTALL_UNITS: &str = "\
 NAME.service is one unit: `systemctl reload NAME` starts the new version in it. NAME@.service is a template: \
@@ -127,9 +127,9 @@ writes there itself: then hold closes the sockets and exits as COMMAND did. That
 nothing. That COMMAND exits after a hot update changes nothing: \
 the new version serves.
   * A COMMAND that exits with status 0 before it served ends hold, too: it has to stay in the foreground.
-  * On SIGTERM and SIGINT the version that serves is told to stop, as by `hotctl stop`; a COMMAND that does not \
-serve yet gets the signal. Then hold waits until every version has drained. SIGINT again goes to COMMAND, and \
-hold waits for it alone.
+  * On SIGTERM and SIGINT the version that serves is told to stop, as by `hotctl stop`; a COMMAND that does \
+not serve yet gets the signal. Then hold waits until every version has drained. SIGINT again goes to \
+COMMAND, and hold waits for it alone.
   * As process 1 of a container it also reaps orphans, passes SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 on to the \
 version that serves, and ends last: what a version has left behind gets SIGTERM. Start later versions with \
 `podman exec CONTAINER hotctl handoff --log /proc/1/fd/1 -- COMMAND`.
@@ -150,34 +150,35 @@ Exit codes:
     3  it gave up: the service is down";
 
 const RUN: &str = "\
-What it promises: no connection is refused. A request in flight ends as well as COMMAND's own stop does. Idle \
-keep-alive connections are COMMAND's affair: most programs close them, and a client that is just sending on one \
-loses that request.
+What it promises: no connection is refused. A request in flight ends as well as COMMAND's own stop does. \
+Idle keep-alive connections are COMMAND's affair: most programs close them, and a client that is just \
+sending on one loses that request.
 
 What it does:
-  * It opens the listeners, or takes them from the version before, and passes them to COMMAND: descriptor 3 is the \
-first, 4 the second (LISTEN_FDS, LISTEN_FDNAMES, LISTEN_PID; sd_listen_fds). They are non-blocking, since two \
-versions accept for a while; see --blocking.
-  * It speaks the protocol for COMMAND. `hotctl handoff -- COMMAND` starts another `hotctl run` for the new COMMAND, \
-with the listeners and the options of this one; `hotctl handoff -- hotctl run …` says other options. A second \
-`hotctl run` at the same control socket does the same. A service that was built with hotupdate takes over \
-with `hotctl handoff --native -- ./server`, and `hotctl run` from it.
-  * The new COMMAND accepts from its start on, beside the old one. When it is ready it has to go on for --settle \
-and be ready still; then the old one is asked to stop (--stop-signal), and killed after --stop-within.
-  * A COMMAND that ends, or is not ready in time, loses nothing: the old one serves on, and `hotctl handoff` exits \
-with 1 and says why. One that ends within 5 s after that is taken back: the old COMMAND is started again, and \
-clients wait in the queue until it accepts. `hotctl rollback` does the same. Without a wait: hand off to the old \
-COMMAND.
+  * It opens the listeners, or takes them from the version before, and passes them to COMMAND: descriptor 3 \
+is the first, 4 the second (LISTEN_FDS, LISTEN_FDNAMES, LISTEN_PID; sd_listen_fds). They are non-blocking, \
+since two versions accept for a while; see --blocking.
+  * It speaks the protocol for COMMAND. `hotctl handoff -- COMMAND` starts another `hotctl run` for the new \
+COMMAND, with the listeners and the options of this one; `hotctl handoff -- hotctl run …` says other \
+options. A second `hotctl run` at the same control socket does the same. A service that was built with \
+hotupdate takes over with `hotctl handoff --native -- ./server`, and `hotctl run` from it.
+  * The new COMMAND accepts from its start on, beside the old one. When it is ready it has to go on for \
+--settle and be ready still; then the old one is asked to stop (--stop-signal), and killed after \
+--stop-within.
+  * A COMMAND that ends, or is not ready in time, loses nothing: the old one serves on, and `hotctl handoff` \
+exits with 1 and says why. One that ends within 5 s after that is taken back: the old COMMAND is started \
+again, and clients wait in the queue until it accepts. `hotctl rollback` does the same. Without a wait: hand \
+off to the old COMMAND.
   * When COMMAND ends, this process ends as it did, as after exec. It is not started again; `hotctl hold` or a \
 service manager does that.
   * SIGTERM and SIGINT stop the service; SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH are passed on.
   * It can be process 1 of a container, where it reaps orphans, and the main process of a unit with Type=notify.
-  * If it is killed itself (SIGKILL), the kernel asks COMMAND to stop (PR_SET_PDEATHSIG), so that it does not go on \
-without a keeper. A COMMAND that changes its user loses that.
+  * If it is killed itself (SIGKILL), the kernel asks COMMAND to stop (PR_SET_PDEATHSIG), so that it does \
+not go on without a keeper. A COMMAND that changes its user loses that.
 
-COMMAND may be a script that ends with `exec program`. Without `exec`, LISTEN_PID is that of the shell, and a program \
-that looks at it takes no listener. What COMMAND has started in its session and leaves behind is asked to stop, \
-too.
+COMMAND may be a script that ends with `exec program`. Without `exec`, LISTEN_PID is that of the shell, and \
+a program that looks at it takes no listener. What COMMAND has started in its session and leaves behind is \
+asked to stop, too.
 
 Examples:
   hotctl run --socket ./c.sock --listen http=0.0.0.0:8080 --ready-notify -- gunicorn app:app
@@ -212,10 +213,11 @@ Examples:
   hotctl drain --deadline 10";
 
 const STOP: &str = "\
-The service is over then: no version before serves again, and `hotctl hold` does not start it again. (SIGTERM to \
-the version that serves is something else: in its probation the version before serves again.) Requests in flight \
-have the time of --deadline, or else that of the service, which is 60 s by default; then they are closed. Without \
---wait, hotctl returns when the service has been told. With it, exit code 4 means that the process is still there.
+The service is over then: no version before serves again, and `hotctl hold` does not start it again. \
+(SIGTERM to the version that serves is something else: in its probation the version before serves again.) \
+Requests in flight have the time of --deadline, or else that of the service, which is 60 s by default; then \
+they are closed. Without --wait, hotctl returns when the service has been told. With it, exit code 4 means \
+that the process is still there.
 
 Examples:
   # Until the process has ended; requests have 30 s

@@ -122,9 +122,9 @@ pub(crate) fn answered<R>(look: impl FnOnce(&ConnectionContext) -> R) -> Option<
         static TOLD: Once = Once::new();
         TOLD.call_once(|| {
             tracing::warn!(
-                "an extractor of hotupdate_axum was used in another task than the one that answers the request: it \
-                 knows no connection, and is never told of a drain; extract before the request is handed on, or \
-                 set `connect_info`"
+                "an extractor of hotupdate_axum was used in another task than the one that answers the \
+                 request: it knows no connection, and is never told of a drain; extract before the request \
+                 is handed on, or set `connect_info`"
             );
         });
     }

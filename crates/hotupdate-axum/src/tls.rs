@@ -30,9 +30,10 @@
 //!
 //! # What migrates
 //! Sessions: a client that comes back resumes its session in any version with the same [`tickets`], also
-//! after a rollback. Connections migrate only [by choice](Tls::move_connections): HTTP/1.1, HTTP/2 and WebSockets
-//! of [`ws`](crate::ws), each as it does without TLS. The next version goes on with the keys, and the client
-//! notices nothing. Any other connection ends politely: with `Connection: close` or GOAWAY, and close_notify.
+//! after a rollback. Connections migrate only [by choice](Tls::move_connections): HTTP/1.1, HTTP/2 and
+//! WebSockets of [`ws`](crate::ws), each as it does without TLS. The next version goes on with the keys, and
+//! the client notices nothing. Any other connection ends politely: with `Connection: close` or GOAWAY, and
+//! close_notify.
 //!
 //! # Features
 //! `tls`, with the ciphers of ring (feature `ring`, the default) or aws-lc-rs (feature `aws-lc-rs`). Build
@@ -129,7 +130,8 @@ impl Tls {
     }
 
     /// Makes session tickets with these keys, in place of the configuration's own
-    /// [`ticketer`](ServerConfig::ticketer): [`tickets`](tickets()) has those that the next version understands.
+    /// [`ticketer`](ServerConfig::ticketer): [`tickets`](tickets()) has those that the next version
+    /// understands.
     pub fn tickets(mut self, tickets: Arc<Tickets>) -> Self {
         self.tickets = Some(tickets);
         self

@@ -234,7 +234,7 @@ mod tests {
             (0..self.processes.len()).filter(|index| self.processes[*index].2).collect()
         }
 
-        /// The process that serves hears everything of the others.
+        /// The process that serves hears everything of the other processes.
         fn hear_all(&mut self) {
             for index in self.there().into_iter().filter(|index| *index != self.serves) {
                 let totals = self.own(index);

@@ -4,6 +4,8 @@
 //! Deliberately absent: anything that a hot update does not need. What it answers is in `routes.rs` and
 //! `streams.rs`.
 
+// That of the example, which shows it.
+#[path = "../../axum-tls/src/certificate.rs"]
 mod certificate;
 mod cli;
 mod metrics;

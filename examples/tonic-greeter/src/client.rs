@@ -4,12 +4,14 @@ use std::fmt;
 use std::process::id;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
@@ -22,6 +24,9 @@ use crate::say;
 /// How many greetings a stream has that ends, and how long each of them takes.
 const GREETINGS: u64 = 5;
 const EVERY_MS: u64 = 5;
+
+/// How long it waits after a call that has failed: a server that is gone is not asked without end.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the client has seen.
 #[derive(Debug, Default)]
@@ -78,12 +83,13 @@ async fn connect(address: &str, seen: Arc<Seen>) -> anyhow::Result<Channel> {
 
 impl Seen {
     /// Counts the result, and says what has failed.
-    fn count(&self, of: &AtomicU64, result: Result<(), Status>) {
+    async fn count(&self, of: &AtomicU64, result: Result<(), Status>) {
         match result {
             Ok(()) => drop(of.fetch_add(1, Relaxed)),
             Err(status) => {
                 self.failed.fetch_add(1, Relaxed);
                 say(format_args!("failed: {status}"));
+                sleep(PAUSE).await;
             }
         }
     }
@@ -96,7 +102,7 @@ async fn calls(mut client: GreeterClient<Channel>, seen: Arc<Seen>) {
             "hello you" => Ok(()),
             other => Err(Status::data_loss(format!("{other:?} is not the greeting"))),
         });
-        seen.count(&seen.calls, result);
+        seen.count(&seen.calls, result).await;
     }
 }
 
@@ -109,7 +115,7 @@ async fn streams(mut client: GreeterClient<Channel>, seen: Arc<Seen>) {
             GREETINGS => Ok(()),
             _ => Err(Status::data_loss(format!("{last} of {GREETINGS} greetings"))),
         });
-        seen.count(&seen.streams, result);
+        seen.count(&seen.streams, result).await;
     }
 }
 
@@ -119,7 +125,7 @@ async fn endless(mut client: GreeterClient<Channel>, seen: Arc<Seen>) {
     let mut last = 0;
     while !seen.over.load(Relaxed) {
         let ended = listen(&mut client, &seen, &mut last, 0).await;
-        seen.count(&seen.streams, ended);
+        seen.count(&seen.streams, ended).await;
     }
 }
 

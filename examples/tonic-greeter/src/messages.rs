@@ -1,6 +1,6 @@
 //! The messages of `greeter.proto`.
 
-/// Who is greeted.
+/// The name that is greeted.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Name {
     #[prost(string, tag = "1")]

@@ -1,4 +1,4 @@
-//! HTTPS beside others: what a handshake, a request and an idle connection cost, and what a move costs more
+//! HTTPS beside other servers: what a handshake, a request and an idle connection cost, and what a move costs more
 //! than without TLS.
 
 use std::fs;

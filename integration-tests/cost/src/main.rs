@@ -26,8 +26,8 @@ mod server;
 use client::{Client, Protocol, Request};
 use server::Addresses;
 
-/// How much more than it was a request may cost before that is a failure. A new connection of HTTP/2 costs 0.97 or 1.02
-/// of what it costs with `axum::serve`, as the process happens to be; what is written down lies between.
+/// How much more than it was a request may cost before that is a failure. A new connection of HTTP/2 has two
+/// values, some 5 % apart, as the process happens to be; what is written down lies between.
 const TOLERANCE: f64 = 0.03;
 
 /// When connections are idle beyond doubt.

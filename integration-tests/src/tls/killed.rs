@@ -19,7 +19,7 @@ const SILENT: usize = 8;
 /// How long a client may wait for an answer or an end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Who is killed.
+/// Which process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victim {
     /// The version that serves.
@@ -29,7 +29,7 @@ pub enum Victim {
 }
 
 /// Kills the victim so long after the next version was started. Returns how many of the silent clients were
-/// answered afterwards; the others were closed.
+/// answered afterwards; the other ones were closed.
 ///
 /// # Panics
 ///

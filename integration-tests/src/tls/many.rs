@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::{Client, Https, Keys, connect};
 use crate::process::Sandbox;
 
-/// How many of those who came back have resumed a session.
+/// How many of the clients that came back have resumed a session.
 const MOST_RESUME: f64 = 0.99;
 
 /// So many clients ask all the time, so many are silent, and one comes back over and over, while this many

@@ -50,6 +50,15 @@ impl Client {
     }
 }
 
+/// A test that fails leaves no client behind.
+impl Drop for Client {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Replaces the service 50 times, or until the client ends by itself. Returns what the client says at its
 /// end. It has so many connections.
 fn through_handoffs(

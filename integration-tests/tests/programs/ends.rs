@@ -137,7 +137,7 @@ fn the_end_of_the_program_is_that_of_its_keeper() {
     }
 }
 
-/// Who starts it again, and no client is refused meanwhile.
+/// After a crash, and no client is refused meanwhile.
 #[test]
 fn hold_starts_it_again() {
     if !have(&[PYTHON]) {

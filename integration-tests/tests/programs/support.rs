@@ -1,4 +1,4 @@
-//! Starting `hotctl run` with a program, and asking who answers.
+//! Starting `hotctl run` with a program, and asking which process answers.
 
 use std::fs;
 use std::net::SocketAddr;

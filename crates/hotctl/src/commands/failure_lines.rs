@@ -47,7 +47,7 @@ impl Attempt<'_> {
             return Ok(Some(served.clone()));
         }
         let why = status.as_ref().and_then(|status| self.why(status));
-        // A program that has put itself into the background is followed; one that lets a daemon start it is not.
+        // A program that has put itself into the background is followed; one that a daemon starts is not.
         let nothing = || "no successor has joined, and nothing that it started is left".to_owned();
         let why = why.or_else(|| (ended.success() && self.joined.is_none()).then(nothing));
         let line = self.exit_line(ended, why);
@@ -69,7 +69,7 @@ impl Attempt<'_> {
         Failure::refused(line).seen(status)
     }
 
-    /// Another operator, or a supervisor, has stopped the service, and it did not tell of this attempt any more.
+    /// Another operator, or a supervisor, has stopped the service, and it told of this attempt no more.
     pub(super) fn stopped(&mut self) -> Failure {
         let (before, pid) = (&self.before.serving.process, self.successor.pid());
         let mut line = format!("{before} was stopped meanwhile, and no process serves");

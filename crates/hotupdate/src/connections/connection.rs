@@ -155,8 +155,8 @@ impl Connection {
     }
 
     /// As [`Connection::migrate`], with state in the caller's own form; see
-    /// [`Starting::on_migrated_bytes`](crate::Starting::on_migrated_bytes). At most [`MAX_STATE`] bytes; they may hold
-    /// keys, and are wiped wherever they were on their way.
+    /// [`Starting::on_migrated_bytes`](crate::Starting::on_migrated_bytes). At most [`MAX_STATE`] bytes; they
+    /// may hold keys, and are wiped wherever they were on their way.
     ///
     /// # Errors
     /// As [`Connection::migrate`].

@@ -125,7 +125,7 @@ impl Driver {
             Wake::Application(Some(FromApplication::Ready { resources, ready: _, reply })) => {
                 self.make_ready(resources, reply);
             }
-            // Told to nobody but this process, which says it itself.
+            // No other process is there to be told, and this one has logged it.
             Wake::Application(Some(FromApplication::Trouble { .. })) => {}
             Wake::Application(None) => self.is_over |= self.machine.is_none(),
             Wake::ListenerDropped => self.listener_dropped(),

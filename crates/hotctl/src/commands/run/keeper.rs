@@ -324,8 +324,8 @@ impl<'a> Keeper<'a> {
         self.tell(
             "warning",
             format!(
-                "{shell}, process {pid}, has started a program instead of becoming it: LISTEN_PID is {pid}, so a \
-                 program that looks at it takes no listener; let the script say `exec`"
+                "{shell}, process {pid}, has started a program instead of becoming it: LISTEN_PID is {pid}, \
+                 so a program that looks at it takes no listener; let the script say `exec`"
             ),
         );
     }
@@ -382,8 +382,8 @@ async fn probe(
     };
     if probe.is_taken(waits.answer).await {
         return Err(io::Error::other(format!(
-            "--ready-http: {} is taken by another process already; say a path instead, for a listener that only \
-             this version has",
+            "--ready-http: {} is taken by another process already; say a path instead, for a listener that \
+             only this version has",
             probe.at
         )));
     }

@@ -2,7 +2,7 @@
 //!
 //! Its name is abstract and made up by the kernel (unix(7), "autobind"), so that nothing is left of it, and a
 //! program that has become another user reaches it. Any process may send to such a name, so the kernel says
-//! who did.
+//! which process did.
 //!
 //! Deliberately absent: everything else that a service may say to its manager. The manager hears of this
 //! process alone.

@@ -1,8 +1,8 @@
 //! Any stream of bytes, in any pieces, with migrations in between at any moment: the bytes of the answers are
 //! those of a connection that stays.
 //!
-//! Deliberately absent: HTTP/2, whose frames `hotupdate-h2` fuzzes. And where a connection ends whose client sends bodies
-//! that are not read: that depends on how much of them has arrived, with or without a migration.
+//! Deliberately absent: HTTP/2, whose frames `hotupdate-h2` fuzzes. And where a connection ends whose client
+//! sends bodies that are not read: that depends on how much of them has arrived, with or without a migration.
 
 use arbitrary::Unstructured;
 
