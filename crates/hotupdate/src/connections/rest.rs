@@ -51,8 +51,9 @@ impl Resting {
 
 impl fmt::Debug for Resting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { connection: _, kind, state, go_on: _ } = self;
-        f.debug_struct("Resting").field("kind", kind).field("state", state).finish_non_exhaustive()
+        // The state is the client's.
+        let Self { connection: _, kind, state: _, go_on: _ } = self;
+        f.debug_struct("Resting").field("kind", kind).finish_non_exhaustive()
     }
 }
 
