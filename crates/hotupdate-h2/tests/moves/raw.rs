@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::world::{Ended, Seen, Versions, builder, serve};
+use crate::world::{Ended, Open, Seen, Versions, builder, serve};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -72,7 +72,12 @@ impl Client {
     }
 
     pub(crate) async fn connect_to(versions: Versions, settings: &[u8]) -> Self {
-        let mut client = Self::silent_to(versions);
+        Self::connect_open(versions, settings, Open::End).await
+    }
+
+    /// Its open streams do not keep the connection from moving.
+    pub(crate) async fn connect_open(versions: Versions, settings: &[u8], open: Open) -> Self {
+        let mut client = Self::silent_to(versions, open);
         client.say(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         client.say(&frame(SETTINGS, 0, 0, settings)).await;
         client.say(&frame(SETTINGS, END, 0, &[])).await;
@@ -81,15 +86,15 @@ impl Client {
     }
 
     pub(crate) fn silent() -> Self {
-        Self::silent_to(|_| builder())
+        Self::silent_to(|_| builder(), Open::End)
     }
 
-    fn silent_to(versions: Versions) -> Self {
+    fn silent_to(versions: Versions, open: Open) -> Self {
         let (io, server) = tokio::io::duplex(1 << 20);
         let next = Arc::new(Notify::new());
         let (told, seen) = (next.clone(), Seen::default());
         let log = seen.clone();
-        let server = tokio::spawn(async move { serve(server, &told, log, versions).await });
+        let server = tokio::spawn(async move { serve(server, &told, log, versions, open).await });
         Self { io, read: Vec::new(), next, server, seen }
     }
 
