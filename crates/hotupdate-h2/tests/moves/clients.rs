@@ -98,7 +98,9 @@ async fn many_requests(open: Open) -> Ended {
             }
         });
     }
-    tasks.join_all().await;
+    // In virtual time.
+    let all = tokio::time::timeout(Duration::from_secs(60), tasks.join_all()).await;
+    assert!(all.is_ok(), "a request is not answered");
     moves.abort();
     drop(world.client);
     let ended = world.server.await.unwrap();
