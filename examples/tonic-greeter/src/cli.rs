@@ -31,7 +31,8 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:50051")]
     pub(crate) listen: String,
 
-    /// The control socket [default: $HOTUPDATE_SOCKET, or tonic-greeter/control.sock in /run or $XDG_RUNTIME_DIR]
+    /// The control socket [default: $HOTUPDATE_SOCKET, or tonic-greeter/control.sock in /run or
+    /// $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 
