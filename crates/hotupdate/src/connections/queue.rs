@@ -10,14 +10,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
+use hotupdate_proto::timing::fixed::connections::{ANSWER, BUSY_FOR, GENTLE_FOR, IDLE_AFTER};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::drain::Phase;
 use super::record::{Owner, Record, Status};
-use super::rest::{IDLE_AFTER, Resting};
+use super::rest::Resting;
 use super::table::{Connections, Table};
 
 /// Connections that are called at a time. To wake them, to send them and to have them arrive keeps a
@@ -34,17 +34,6 @@ const PARTS: usize = 2;
 /// Connections on their way beyond which no more are called, when no client is being served: while the other
 /// process looks at one portion, the next one is prepared.
 const WINDOW: usize = (PARTS + 1) * LARGE_PORTION;
-
-/// Clients are being served if one of them has sent something in this time.
-const BUSY_FOR: Duration = Duration::from_millis(20);
-
-/// How long clients come first. On a machine without a moment to spare each portion takes long, and all
-/// connections have to be gone before the drain ends.
-const GENTLE_FOR: Duration = Duration::from_secs(2);
-
-/// How long the connections of a portion may take to say what they do, which is a matter of microseconds. One
-/// whose task is busy with something else joins a later portion.
-const ANSWER: Duration = Duration::from_millis(2);
 
 /// Where a connection stands.
 #[derive(Debug, Default)]
@@ -462,6 +451,8 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::connection::{Connection, MigrationRequest};
     use super::super::fixture::{Fixture, Woken};
     use super::super::slot::MigrationSlot;
