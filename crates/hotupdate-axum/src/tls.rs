@@ -310,8 +310,7 @@ impl Carrier for TlsStream<Connection> {
     }
 
     fn take_apart(mut self) -> Result<(Connection, State), (Self, String)> {
-        // The answer to a client's KeyUpdate waits for that. What cannot be sent now keeps the connection
-        // here.
+        // What cannot be sent now travels.
         let _ = futures_util::FutureExt::now_or_never(tokio::io::AsyncWriteExt::flush(&mut self));
         self.into_state().map_err(|NotMigrated { stream, why }| (stream, why.to_string()))
     }
