@@ -16,6 +16,7 @@ use hotupdate_proto::incumbent::{Afterwards, Peer};
 use hotupdate_proto::message::{Place, ServiceManager};
 use hotupdate_proto::operator::ProcessState;
 use hotupdate_proto::supervision::{Circumstances, Effect, Ending, Event};
+use hotupdate_proto::timing::fixed::driver::STATUS;
 use hotupdate_proto::{FEATURE_SUPERVISION, Generation, Incumbent, Message, Predecessor, Supervision};
 use rustix::process::Signal as UnixSignal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
@@ -30,9 +31,6 @@ use crate::process::signal::{Signal, Signals};
 use crate::process::watched::Watched;
 use crate::settings::Settings;
 use crate::systemd::{Manager, Watchdog};
-
-/// How often the line about the service changes, if only numbers in it do.
-const STATUS: Duration = Duration::from_secs(1);
 
 /// What comes from a supervisor, or on behalf of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
