@@ -17,7 +17,7 @@ use crate::listeners::gate::GateControl;
 use crate::listeners::inherited::Origin;
 use crate::migration;
 use crate::platform::OwnedFd;
-use crate::state::{Arrived, Export};
+use crate::state::{Arrived, Export, Slot};
 use crate::tasks::{self, Hook, Tasks};
 
 /// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
@@ -41,6 +41,10 @@ pub(crate) struct Resources {
     pub(crate) gates: Vec<(Arc<dyn GateControl>, Origin)>,
     pub(crate) descriptors: Vec<(ListenerItem, OwnedFd, Origin)>,
     pub(crate) exports: Vec<Export>,
+    /// What the descriptor store is to have besides the listeners.
+    pub(crate) stored: Vec<Arc<Slot>>,
+    /// Something of that has changed.
+    pub(crate) stored_changed: Arc<Notify>,
     /// What accepts connections of other versions.
     pub(crate) handlers: Vec<migration::Handler>,
     /// What the application does before another process takes over from this one.
