@@ -16,6 +16,7 @@ use axum::body::Body;
 use bytes::BytesMut;
 use hotupdate::connections::Connections;
 use hotupdate::{Connection, Listener, Serving, Starting};
+use hotupdate_proto::timing::fixed::http::READY_OVERDUE;
 #[cfg(feature = "tls")]
 use hotupdate_tls::TlsStream;
 use http::{Request, Response};
@@ -46,10 +47,6 @@ use crate::tls::{self, Tls};
 use crate::watch::{Event, Watch};
 #[cfg(feature = "http2")]
 use crate::{http2, settings::Http2};
-
-/// How long a server may be awaited while its process is not ready before the log says so: `ready` that is
-/// called after the server was awaited, and not before, never comes.
-const READY_OVERDUE: Duration = Duration::from_secs(10);
 
 /// Serves `app` on `listener` until another process has taken over for good, and everything that was open
 /// here is done.

@@ -1,9 +1,13 @@
-//! Every named deadline, and the reason for its default.
+//! Every named wait of all crates, and the reason for its default: what a program can set, and in [`fixed`]
+//! what it cannot.
+
+pub mod fixed;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// How long each wait may take. All of them can be set; the defaults fit a service on one machine.
+/// How long each wait of a handoff may take. All of them can be set; the defaults fit a service on one
+/// machine.
 ///
 /// ```
 /// # use std::time::Duration;

@@ -428,7 +428,8 @@ impl Driver {
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+/// Returns at this moment, or never.
+pub(crate) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline.into()).await,
         None => std::future::pending().await,

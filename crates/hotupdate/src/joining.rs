@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::operator::{Call, Reply, Warning};
 use hotupdate_proto::successor::{Effect, Event};
+use hotupdate_proto::timing::fixed::control::ASK_AGAIN;
 use hotupdate_proto::{
     Fault, Generation, INTERFACE, Join, Joined, LinkItem, ListenerKind, Message, Refusal, SocketFile,
     Successor, frame,
@@ -17,23 +18,20 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Span;
 
-use crate::application::Resources;
 use crate::control::{self, Found, Ownership};
-use crate::driver::{self, Inherited};
+use crate::driver::{self, Inherited, until};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link;
 use crate::link::channel::{self, Receiver};
 use crate::listeners::inherited::Offered;
 use crate::process::signal::Signals;
 use crate::process::{limits, spawn};
+use crate::resources::Resources;
 use crate::sealed;
 use crate::settings::Settings;
 use crate::starting::Starting;
 use crate::state;
 use crate::systemd;
-
-/// How long between two calls to an incumbent that is itself still starting.
-const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// What arrived with the inventory.
 pub(crate) struct Inventory {
@@ -333,13 +331,6 @@ async fn next(
     tokio::select! {
         message = receiver.message() => message.map_err(Event::Closed),
         () = until(deadline) => Err(Event::Tick),
-    }
-}
-
-async fn until(deadline: Option<std::time::Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -122,6 +122,7 @@ mod draining;
 mod lifecycle;
 mod platform;
 mod rate_limited_log;
+mod resources;
 
 // How it is done: the one task that owns the state, and what it works with.
 #[cfg(all(target_os = "linux", not(hotupdate_portable)))]

@@ -36,11 +36,11 @@ fn start_with<'a>(sandbox: &'a Sandbox, version: &str, more: &[&str]) -> Service
     Service::spawn(sandbox, &binary("websocket-chat"), &arguments)
 }
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the system gives an epoll")
 }
 
-async fn connect(address: SocketAddr, path: &str) -> anyhow::Result<WebSocketStream<TcpStream>> {
+pub(crate) async fn connect(address: SocketAddr, path: &str) -> anyhow::Result<WebSocketStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let url = format!("ws://{address}{path}");

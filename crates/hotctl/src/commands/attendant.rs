@@ -20,6 +20,7 @@ use rustix::process::{
 };
 
 use hotupdate_proto::operator::AbortParams;
+use hotupdate_proto::timing::fixed::operator::{ATTENDANT, LAST_SECONDS, VERDICT};
 
 use super::attempt::AttemptName;
 use super::detach::{Inner, OURSELVES};
@@ -27,16 +28,6 @@ use super::{output, simple};
 use crate::context::{Context, look_until};
 use crate::exit::Exit;
 use crate::report::{Color, Report};
-
-/// How long the attendant may take until it is ready.
-const START: Duration = Duration::from_secs(10);
-
-/// How long it waits for the end of an attempt whose hotctl is gone. The deadline `serving` of a service is 2 s by
-/// default, and within it the service cannot abort.
-const VERDICT: Duration = Duration::from_secs(5);
-
-/// How long COMMAND may take to end after SIGTERM.
-const LAST_SECONDS: Duration = Duration::from_secs(10);
 
 /// What the attendant says when COMMAND may begin.
 const READY: u8 = b'r';
@@ -66,7 +57,7 @@ impl Attendant {
         attendant.stdin(OwnedFd::from(theirs)).stdout(output?).stderr(Stdio::null());
         let child = attendant.spawn()?;
         drop(attendant);
-        stream.set_read_timeout(Some(START))?;
+        stream.set_read_timeout(Some(ATTENDANT))?;
         let mut said = [0];
         (&stream).read_exact(&mut said)?;
         Ok(Self { stream, pid: child.id() })

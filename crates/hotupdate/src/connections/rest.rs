@@ -12,9 +12,9 @@ use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
-use std::time::Duration;
 
 use hotupdate_proto::ShortText;
+use hotupdate_proto::timing::fixed::connections::{BETWEEN_PORTIONS, IDLE_AFTER};
 use tokio::task::unconstrained;
 use tokio::time::sleep;
 
@@ -24,14 +24,8 @@ use super::drain::Phase;
 use super::record::{Owner, Record, Status};
 use super::table::Connections;
 
-/// A connection is idle when its client has been silent for so long: it is not about to ask again. To give it a
-/// task and buffers once more costs a part of a small request.
-pub(super) const IDLE_AFTER: Duration = Duration::from_secs(1);
-
 /// Tasks that are woken at a time, so that requests do not wait behind them.
 const PORTION: usize = 32;
-
-const BETWEEN_PORTIONS: Duration = Duration::from_millis(1);
 
 /// A connection that rests: what it would migrate with, and what goes on with it here.
 pub(super) struct Resting {
@@ -197,6 +191,8 @@ impl Status {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixStream;
     use tokio::sync::mpsc;

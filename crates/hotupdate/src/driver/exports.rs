@@ -12,7 +12,7 @@ use hotupdate_proto::{ShortText, StateItem};
 use tokio::sync::{Notify, mpsc};
 
 use super::TaskResult;
-use crate::application::Resources;
+use crate::resources::Resources;
 use crate::sealed;
 use crate::state::{Arrived, Export, Slot};
 

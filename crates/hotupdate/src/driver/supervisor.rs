@@ -17,6 +17,7 @@ use hotupdate_proto::incumbent::{Afterwards, Peer};
 use hotupdate_proto::message::{Place, ServiceManager};
 use hotupdate_proto::operator::ProcessState;
 use hotupdate_proto::supervision::{Circumstances, Effect, Ending, Event};
+use hotupdate_proto::timing::fixed::driver::STATUS;
 use hotupdate_proto::{
     FEATURE_SUPERVISION, Generation, Incumbent, Message, Predecessor, ShortText, Supervision,
 };
@@ -34,9 +35,6 @@ use crate::process::signal::{Signal, Signals};
 use crate::process::watched::Watched;
 use crate::settings::Settings;
 use crate::systemd::{Kind, Manager, Watchdog};
-
-/// How often the line about the service changes, if only numbers in it do.
-const STATUS: Duration = Duration::from_secs(1);
 
 /// What comes from a supervisor, or on behalf of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
+use hotupdate_proto::timing::fixed::operator::LAST_DRAWING;
 use ratatui::DefaultTerminal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read};
@@ -19,10 +19,6 @@ use signal_hook::iterator::Signals;
 
 use super::cannot;
 use crate::exit::{Exit, Failure};
-
-/// How long a screen that was told to end may still draw. A terminal that is stopped (Ctrl-S, a connection that
-/// hangs) takes nothing, and a write to it does not return.
-const LAST_DRAWING: Duration = Duration::from_secs(1);
 
 /// What Ctrl-C is in raw mode: a key like any other.
 const CONTROL_C: u8 = 3;
