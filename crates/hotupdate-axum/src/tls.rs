@@ -333,8 +333,13 @@ impl Carrier for TlsStream<Connection> {
 }
 
 impl HttpCarrier for TlsStream<Connection> {
-    /// Its keys would lie in memory for as long, in the form in which they migrate.
-    const RESTS: bool = false;
+    fn rests(&self) -> bool {
+        self.can_migrate().is_ok()
+    }
+
+    fn is_waiting(around: &State) -> bool {
+        around.is_waiting()
+    }
 
     fn carried(&self, server: &Server) -> Carried {
         let layer = self.layer();
