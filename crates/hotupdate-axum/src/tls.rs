@@ -23,10 +23,10 @@
 //!
 //! # Handshakes
 //! Each has a task of its own, so a slow client keeps no other one waiting. A client has
-//! [`Timing::handshake`](hotupdate::Timing::handshake) (10 s) from its connection to the end of its handshake,
-//! and [`Tls::max_handshakes`] limits how many are under way. ALPN chooses HTTP/1.1 or HTTP/2; a client
-//! without ALPN is understood by its first bytes. A process that drains finishes the handshakes that have
-//! begun in it.
+//! [`Timing::handshake`](hotupdate::Timing::handshake) (10 s) from its connection to the end of its
+//! handshake, and [`Tls::max_handshakes`] limits how many are under way. ALPN chooses HTTP/1.1 or HTTP/2; a
+//! client without ALPN is understood by its first bytes. A process that drains finishes the handshakes that
+//! have begun in it.
 //!
 //! # What migrates
 //! Sessions: a client that comes back resumes its session in any version with the same [`tickets`], also
