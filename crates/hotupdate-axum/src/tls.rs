@@ -23,10 +23,10 @@
 //!
 //! # Handshakes
 //! Each has a task of its own, so a slow client keeps no other one waiting. A client has
-//! [`Timing::handshake`](hotupdate::Timing::handshake) (10 s) from its connection to the end of its handshake,
-//! and [`Tls::max_handshakes`] limits how many are under way. ALPN chooses HTTP/1.1 or HTTP/2; a client
-//! without ALPN is understood by its first bytes. A process that drains finishes the handshakes that have
-//! begun in it.
+//! [`Timing::handshake`](hotupdate::Timing::handshake) (10 s) from its connection to the end of its
+//! handshake, and [`Tls::max_handshakes`] limits how many are under way. ALPN chooses HTTP/1.1 or HTTP/2; a
+//! client without ALPN is understood by its first bytes. A process that drains finishes the handshakes that
+//! have begun in it.
 //!
 //! # What migrates
 //! Sessions: a client that comes back resumes its session in any version with the same [`tickets`], also
@@ -349,8 +349,7 @@ impl Carrier for TlsStream<Connection> {
     }
 
     fn take_apart(mut self) -> Result<(Connection, State), (Self, String)> {
-        // The answer to a client's KeyUpdate waits for that. What cannot be sent now keeps the connection
-        // here.
+        // What cannot be sent now travels.
         let _ = futures_util::FutureExt::now_or_never(tokio::io::AsyncWriteExt::flush(&mut self));
         self.into_state().map_err(|NotMigrated { stream, why }| (stream, why.to_string()))
     }
@@ -373,8 +372,13 @@ impl Carrier for TlsStream<Connection> {
 }
 
 impl HttpCarrier for TlsStream<Connection> {
-    /// Its keys would lie in memory for as long, in the form in which they migrate.
-    const RESTS: bool = false;
+    fn rests(&self) -> bool {
+        self.can_migrate().is_ok()
+    }
+
+    fn is_waiting(around: &State) -> bool {
+        around.is_waiting()
+    }
 
     fn carried(&self, server: &Server) -> Carried {
         let layer = self.layer();

@@ -1,4 +1,5 @@
-//! Everything a process serves with: its listeners, its state, and what accepts connections of other versions.
+//! Everything a process serves with: its listeners, its state, and what accepts connections of other
+//! versions.
 
 use std::fmt;
 use std::io;

@@ -1,5 +1,5 @@
-//! Listeners in systemd's descriptor store: systemd restarts a service that was killed, and no client notices.
-//! The keys of its session tickets are beside them, so that sessions of TLS resume.
+//! Listeners in systemd's descriptor store: systemd restarts a service that was killed, and no client
+//! notices. The keys of its session tickets are beside them, so that sessions of TLS resume.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -183,7 +183,7 @@ fn another_address_is_bound_afresh_and_the_old_one_is_let_go() {
     hot.systemctl(&["restart", "hot.service"]);
     let second = hot.main_serves(2);
     assert_eq!(second.http.ip().to_string(), "127.0.0.2");
-    eventually("the old socket is in nobody's hands", SOON, || TcpStream::connect(first.http).err());
+    eventually("the old socket is in no process's hands", SOON, || TcpStream::connect(first.http).err());
     hot.holds("1");
     let _third = survives_a_kill(&hot, second, 3);
 }

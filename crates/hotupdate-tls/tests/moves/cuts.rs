@@ -11,6 +11,7 @@ use rustls::CipherSuite::{
 use crate::forger::{ALERT, DATA, Forger, HANDSHAKE, Record, Side, key_update};
 use crate::pair::{End, Options, Pipe, Server};
 use crate::provider::PROVIDERS;
+use crate::reference::Serve;
 
 /// What a client sees of a server, and what the server's application hears.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub(crate) type Script = fn(&mut Side) -> Vec<u8>;
 
 /// The bytes up to `cut`, perhaps a migration, and the rest.
 pub(crate) fn run(
-    mut server: Server,
+    mut server: impl Serve,
     client: &Forger,
     bytes: &[u8],
     cut: usize,
@@ -38,25 +39,24 @@ pub(crate) fn run(
     if migrates {
         match (server.try_migrate(), outcome.end) {
             (Ok(_), End::Open) => {}
-            (Err(MigrationBlock::Fragment), End::Open) => {}
             (Err(MigrationBlock::Closing), end) if end != End::Open => {}
             (migrated, end) => panic!("{end:?}, and {migrated:?}"),
         }
     }
-    server.pipe.lock().ended = ended;
+    server.pipe().lock().ended = ended;
     hear(&mut server, second, &mut outcome);
     if outcome.end == End::Closed {
         // The other half is open.
         server.says(b"goodbye");
     }
-    let said = std::mem::take(&mut server.pipe.lock().to_client);
+    let said = std::mem::take(&mut server.pipe().lock().to_client);
     outcome.said = client.to_client.clone().open_all(&said);
     outcome
 }
 
 /// Some bytes arrive, and the application says them back.
-fn hear(server: &mut Server, bytes: &[u8], outcome: &mut Outcome) {
-    server.pipe.lock().to_server.extend(bytes);
+fn hear(server: &mut impl Serve, bytes: &[u8], outcome: &mut Outcome) {
+    server.pipe().lock().to_server.extend(bytes);
     let (heard, end) = server.hears();
     outcome.end = end;
     outcome.heard.extend_from_slice(&heard);
@@ -83,24 +83,20 @@ fn cut_everywhere(suite: CipherSuite, script: Script) {
             assert_eq!(run(again(), &client, &bytes, cut, ended, true), unmoved, "{suite:?}, cut at {cut}");
         }
         for &provider in PROVIDERS {
-            let options = Options { provider, ..Options::new(suite) };
-            cut_out_of_rustls(&options, script, bytes.len(), ended);
+            beside_rustls(&Options { provider, ..Options::new(suite) }, script, bytes.len(), ended);
         }
     }
 }
 
 /// rustls against the record layer, whose answer goes for rustls, too, if it says anything.
-fn cut_out_of_rustls(options: &Options, script: Script, length: usize, ended: bool) {
-    let rustls = || {
-        let (server, mut client) = Forger::connect(options);
-        let bytes = script(&mut client.to_server);
-        (server, client, bytes)
-    };
+fn beside_rustls(options: &Options, script: Script, length: usize, ended: bool) {
     let step = (length / HANDSHAKES).max(1);
     for cut in (0..=length).step_by(step) {
-        let (server, client, bytes) = rustls();
+        let (server, mut client) = Forger::connect(options);
+        let bytes = script(&mut client.to_server);
         let moved = run(server, &client, &bytes, cut, ended, true);
-        let (server, client, bytes) = rustls();
+        let (server, mut client) = Forger::connect_reference(options);
+        let bytes = script(&mut client.to_server);
         let mut unmoved = run(server, &client, &bytes, cut, ended, false);
         if unmoved.end == End::Failed && moved.said.len() == unmoved.said.len() + 1 {
             // rustls leaves without a word where the record layer says why.
@@ -108,7 +104,7 @@ fn cut_out_of_rustls(options: &Options, script: Script, length: usize, ended: bo
             assert!(WHY.map(|alert| (ALERT, vec![2, alert])).contains(&why), "{options:?}: {why:?}");
             unmoved.said.push(why);
         }
-        assert_eq!(moved, unmoved, "{options:?}, moved out of rustls at {cut}");
+        assert_eq!(moved, unmoved, "{options:?}, beside rustls, moved at {cut}");
     }
 }
 

@@ -1,6 +1,8 @@
-//! The process that the tests start: this test program itself, with one of its tests. It answers with its process id.
+//! The process that the tests start: this test program itself, with one of its tests. It answers with its
+//! process id.
 //!
-//! Deliberately absent: arguments. A successor that a signal starts has the same, and inherits the environment.
+//! Deliberately absent: arguments. A successor that a signal starts has the same, and inherits the
+//! environment.
 
 use std::env;
 use std::fs::OpenOptions;

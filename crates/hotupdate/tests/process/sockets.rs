@@ -1,4 +1,5 @@
-//! Sockets that systemd passes (sd_listen_fds(3)): the one that is asked for is used, and nothing else stays open.
+//! Sockets that systemd passes (sd_listen_fds(3)): the one that is asked for is used, and nothing else stays
+//! open.
 //!
 //! Deliberately absent: socket units, see `integration-tests/tests/environment/systemd.rs`.
 
@@ -14,7 +15,8 @@ use crate::manager::Manager;
 use crate::service::{SAID, STORED, STORES};
 use crate::stage::{Stage, who};
 
-/// Passes its standard streams on as the descriptors that systemd passes: the first one twice, under another name.
+/// Passes its standard streams on as the descriptors that systemd passes: the first one twice, under another
+/// name.
 const PASS: &str = r#"log=$1; shift
 export LISTEN_FDS=4 LISTEN_PID=$$ LISTEN_FDNAMES=echo:hotupdate/old:junk:hotupdate/echo
 exec "$@" 3<&0 4<&1 5<&2 6<&0 </dev/null >>"$log" 2>&1"#;
@@ -41,7 +43,7 @@ async fn what_is_asked_for_is_used_and_nothing_else() {
     stage.logs(&["a descriptor from systemd is not used", "junk"]).await;
     stage.logs(&["listener", "name=\"echo\"", "origin=systemd"]).await;
     manager.hears("FDSTOREREMOVE=1\nFDNAME=hotupdate/old\n").await;
-    UdpSocket::bind(unused).expect("nobody holds what nobody asked for");
+    UdpSocket::bind(unused).expect("no process holds what was not asked for");
 
     // They are not for the successor, which has other descriptors by these numbers.
     let second = stage.sighup(serving).await;
