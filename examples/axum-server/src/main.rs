@@ -7,6 +7,8 @@
 // That of the example, which shows it.
 #[path = "../../axum-tls/src/certificate.rs"]
 mod certificate;
+#[cfg(test)]
+mod certificate_tests;
 mod cli;
 mod metrics;
 mod privileges;
