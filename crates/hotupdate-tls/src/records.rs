@@ -34,7 +34,6 @@ pub(crate) const MAX_OUTPUT: usize = 64 * 1024;
 pub struct Records {
     suite: Suite,
     negotiated: Arc<Negotiated>,
-    migrations: u32,
     opener: Protection,
     sealer: Protection,
     exporter: Secret,
@@ -86,7 +85,6 @@ impl Records {
         let State {
             suite,
             negotiated,
-            migrations,
             opener,
             sealer,
             exporter,
@@ -101,7 +99,6 @@ impl Records {
         Ok(Self {
             suite,
             negotiated,
-            migrations,
             opener: Protection::new(suite, opener).ok_or(StateError::Inconsistent)?,
             sealer: Protection::new(suite, sealer).ok_or(StateError::Inconsistent)?,
             exporter,
@@ -120,11 +117,6 @@ impl Records {
     /// What the handshake has led to.
     pub fn negotiated(&self) -> &Arc<Negotiated> {
         &self.negotiated
-    }
-
-    /// How many processes the connection has left.
-    pub fn migrations(&self) -> u32 {
-        self.migrations
     }
 
     /// The transport has delivered these bytes.
@@ -322,7 +314,6 @@ impl Records {
             output: self.output().to_vec(),
             suite: self.suite,
             negotiated: self.negotiated,
-            migrations: self.migrations.saturating_add(1),
             opener: self.opener.into_direction(),
             sealer: self.sealer.into_direction(),
             exporter: self.exporter,
@@ -483,7 +474,6 @@ impl fmt::Debug for Records {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Records")
             .field("negotiated", &self.negotiated)
-            .field("migrations", &self.migrations)
             .field("reading", &self.reading)
             .field("closed", &self.closed)
             .finish_non_exhaustive()

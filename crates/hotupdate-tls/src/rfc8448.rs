@@ -50,7 +50,6 @@ fn server() -> Records {
             server_name: Some("server".to_owned()),
             client_certificates: Vec::new(),
         }),
-        migrations: 1,
         opener: direction(CLIENT_SECRET, 0),
         // The ticket had the first number.
         sealer: direction(SERVER_SECRET, 1),

@@ -8,10 +8,10 @@ use rustls::{CipherSuite, ProtocolVersion};
 use zeroize::Zeroizing;
 
 use crate::handshake::Handshake;
-use crate::input::MAX_CIPHERTEXT;
+use crate::input::{Header, MAX_CIPHERTEXT};
 use crate::negotiated::Negotiated;
 use crate::patience::Patience;
-use crate::protection::{Direction, MAX_PLAINTEXT};
+use crate::protection::{Direction, HEADER, MAX_PLAINTEXT};
 use crate::records::MAX_OUTPUT;
 use crate::secret::Secret;
 use crate::suite::{Suite, Version};
@@ -53,7 +53,6 @@ pub(crate) fn fits(negotiated: &Negotiated, plaintext: usize, ciphertext: usize)
 pub struct State {
     pub(crate) suite: Suite,
     pub(crate) negotiated: Arc<Negotiated>,
-    pub(crate) migrations: u32,
     /// What the client sends.
     pub(crate) opener: Direction,
     /// What we send.
@@ -95,13 +94,19 @@ impl State {
         &self.negotiated
     }
 
+    /// Whether the client has to speak first: nothing of it can be read, and nothing of ours is to be sent.
+    pub fn is_waiting(&self) -> bool {
+        let record = Header::of(&self.ciphertext).map(|header| HEADER + header.length);
+        let whole = record.is_some_and(|length| length <= self.ciphertext.len());
+        self.plaintext.is_empty() && self.output.is_empty() && !whole
+    }
+
     /// The state for another process. It is as secret as the keys in it: send it over nothing but a socket to
     /// a process of the same user, and wipe every copy.
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let Self {
             suite,
             negotiated,
-            migrations,
             opener,
             sealer,
             exporter,
@@ -119,7 +124,6 @@ impl State {
         writer.bytes(&[FORM]);
         writer.bytes(&u16::from(*version).to_be_bytes());
         writer.bytes(&u16::from(*cipher_suite).to_be_bytes());
-        writer.bytes(&migrations.to_be_bytes());
         writer.bytes(&(*max_plaintext as u16).to_be_bytes());
         writer.bytes(&handshake.to_bytes());
         writer.bytes(&[(*owes_key_update).into(), key_updates, empty_records, warnings, renegotiations]);
@@ -158,7 +162,6 @@ impl State {
         let version = ProtocolVersion::from(reader.u16()?);
         let cipher_suite = CipherSuite::from(reader.u16()?);
         let suite = Suite::new(version, cipher_suite).ok_or(StateError::Suite)?;
-        let migrations = u32::from_be_bytes(reader.array()?);
         let max_plaintext = usize::from(reader.u16()?);
         let handshake = Handshake::from_bytes(suite.version, reader.array()?);
         let handshake = handshake.ok_or(StateError::Inconsistent)?;
@@ -188,7 +191,6 @@ impl State {
                 server_name,
                 client_certificates,
             }),
-            migrations,
             opener,
             sealer,
             exporter,
@@ -221,7 +223,6 @@ impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("State")
             .field("negotiated", &self.negotiated)
-            .field("migrations", &self.migrations)
             .field("received", &self.opener.sequence)
             .field("sent", &self.sealer.sequence)
             .field("plaintext", &self.plaintext.len())
@@ -330,7 +331,6 @@ mod tests {
                 server_name: None,
                 client_certificates: vec![CertificateDer::from(vec![1, 2, 3]), CertificateDer::from(vec![4])],
             }),
-            migrations: 3,
             opener: direction(5),
             sealer: direction(u64::MAX - 1),
             exporter: Secret::new(&vec![8; suite.digest().output_len()]),

@@ -98,11 +98,15 @@ impl<IO> TlsStream<IO> {
         }
     }
 
-    /// How many processes the connection has left.
-    pub fn migrations(&self) -> u32 {
+    /// What keeps the connection in this process, if anything does.
+    ///
+    /// # Errors
+    ///
+    /// With the reason.
+    pub fn can_migrate(&self) -> Result<(), MigrationBlock> {
         match &self.0 {
-            Stream::Staying(_) => 0,
-            Stream::Migratable(stream) => stream.records.migrations(),
+            Stream::Staying(stream) => Err(stream.why()),
+            Stream::Migratable(stream) => stream.records.can_migrate(),
         }
     }
 

@@ -29,6 +29,8 @@ mod exchange;
 pub use exchange::{BodyDemand, PollSnapshot};
 
 mod rest;
+#[doc(hidden)]
+pub use rest::AtRest;
 
 #[cfg(test)]
 mod fixture;

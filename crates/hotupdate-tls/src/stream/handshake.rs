@@ -122,7 +122,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Handshake<IO> {
         let state = State {
             suite,
             negotiated: Arc::new(negotiated),
-            migrations: 0,
             opener: direction(suite, extracted.rx, client).ok_or_else(other_secrets)?,
             sealer: direction(suite, extracted.tx, server).ok_or_else(other_secrets)?,
             exporter,

@@ -50,7 +50,6 @@ fn a_hundred_migrations() {
             pair.server.migrate();
             pair.talk();
         }
-        assert_eq!(pair.server.stream().migrations(), 100);
     }
 }
 
@@ -96,6 +95,43 @@ fn what_is_unsent_travels_wherever_it_is_cut() {
             assert!(pair.client_hears() == bytes, "{suite:?}, {sent} sent before");
             pair.talk();
         }
+    }
+}
+
+#[test]
+fn a_state_waits_for_its_client_if_nothing_is_left_to_do() {
+    let waits = |server: Server| {
+        let pipe = server.pipe.clone();
+        let (_, state) = server.into_stream().into_state().unwrap();
+        (state.is_waiting(), Server::resume(pipe, state))
+    };
+    for suite in SUITES {
+        let (server, mut client) = Forger::connect(&Options::new(suite));
+        let (waiting, mut server) = waits(server);
+        assert!(waiting);
+        let record = client.to_server.seal(DATA, b"ping");
+        for byte in &record[..record.len() - 1] {
+            server.pipe.lock().to_server.push_back(*byte);
+            assert_eq!(server.hears(), (vec![], End::Open));
+            let waiting;
+            (waiting, server) = waits(server);
+            assert!(waiting, "part of a record");
+        }
+        server.pipe.lock().to_server.extend(record.last());
+        assert_eq!(spoken(&mut server), Some(true));
+        let (waiting, mut server) = waits(server);
+        assert!(!waiting, "plaintext");
+        assert_eq!(server.hears(), (b"ping".to_vec(), End::Open));
+        // One is read, and another one came with it.
+        let more = [client.to_server.seal(DATA, b"one"), client.to_server.seal(DATA, b"two")].concat();
+        server.pipe.lock().to_server.extend(more);
+        now(server.stream().read_exact(&mut [0; 3])).unwrap().unwrap();
+        let (waiting, mut server) = waits(server);
+        assert!(!waiting, "a whole record");
+        assert_eq!(server.hears(), (b"two".to_vec(), End::Open));
+        server.pipe.lock().room = Some(0);
+        now(server.stream().write_all(b"pong")).unwrap().unwrap();
+        assert!(!waits(server).0, "something is to be sent");
     }
 }
 

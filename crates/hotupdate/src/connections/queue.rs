@@ -454,7 +454,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::connection::{Connection, MigrationRequest};
-    use super::super::fixture::{Fixture, Woken};
+    use super::super::fixture::{Echo, Fixture, Woken};
     use super::super::slot::MigrationSlot;
     use super::*;
 
@@ -575,7 +575,7 @@ mod tests {
         let mut clients = Vec::new();
         for _ in 0..PARTS * LARGE_PORTION + PARTS * 3 {
             let (connection, client) = fixture.accept();
-            connection.rest("echo", b"state".to_vec(), |_| panic!("it has nothing to do here"));
+            connection.rest("echo", Echo(|_| panic!("it has nothing to do here")));
             clients.push(client);
         }
         let task = Task::new(&fixture);
