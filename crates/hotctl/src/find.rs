@@ -75,8 +75,8 @@ pub(crate) fn candidates(places: &[PathBuf]) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// The directory of a service whose user systemd makes up is a link to one in `/run/private`; a link to another
-/// entry of the same place would find everything twice.
+/// The directory of a service whose user systemd makes up is a link to one in `/run/private`; a link to
+/// another entry of the same place would find everything twice.
 fn is_folder(place: &Path, entry: &DirEntry) -> bool {
     match entry.file_type() {
         Ok(kind) if kind.is_symlink() => fs::canonicalize(entry.path())

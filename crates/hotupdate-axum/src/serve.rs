@@ -33,8 +33,6 @@ use zeroize::Zeroizing;
 
 use crate::app::{App, BoxError};
 use crate::arrivals::{Arrivals, Entrance};
-#[cfg(feature = "tls")]
-use crate::carrier::Carrier;
 use crate::carrier::{HttpCarrier, Kinds, Layer, Names};
 use crate::detect::{Protocol, detect, wait_for_more};
 use crate::http1::{self, Left};
@@ -467,10 +465,10 @@ async fn converse<C: HttpCarrier, S: App>(carrier: C, state: HttpState, app: S, 
     let names = carried.names;
     let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, carried.kinds);
     let service = ConnectionContext::new(&activity, carried, settings.connect_info).service(app.clone());
-    let chosen = carrier.known_protocol();
+    let (chosen, rests) = (carrier.known_protocol(), carrier.rests());
     let mut io = Io::new(carrier, activity.clone());
     io.give_back(state.unread);
-    let left = exchange(io, state.spoken, chosen, C::RESTS, service, &mut watch, &server, names).await;
+    let left = exchange(io, state.spoken, chosen, rests, service, &mut watch, &server, names).await;
     // In another task, if there is more to be said: this one has nothing to wait for and ends.
     match left {
         Some((Left::Migrates(io), spoken)) => migration::migrate(io, spoken, go_on(app, server)),
@@ -503,10 +501,8 @@ fn begin<S: App>(arrival: Arrival, app: S, server: Arc<Server>) {
         }
         #[cfg(feature = "tls")]
         History::Tls(around, state) => {
-            let stream: Option<TlsStream<Connection>> = Carrier::put_together(connection, *around);
-            if let Some(stream) = stream {
-                go_on(app, server)(stream, state);
-            }
+            let go_on = go_on::<TlsStream<Connection>, S>(app, server);
+            migration::rest_apart(connection, *around, state, Layer::Tls13.kinds(), go_on);
         }
         // Its client has just connected to say something.
         History::None => go_on(app, server)(connection, HttpState::default()),

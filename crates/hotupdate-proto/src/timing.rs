@@ -202,8 +202,8 @@ macro_rules! setters {
 
 setters! {
     find hello reply batch lease standby before_release stop serving released probation crash_backoff
-    drain force resume hurry prepared quiesce write confirm parent path_check drain_grace drain_spread drain_stop
-    drain_hold terminal handshake
+    drain force resume hurry prepared quiesce write confirm parent path_check drain_grace drain_spread
+    drain_stop drain_hold terminal handshake
 }
 
 /// How long a process waits for a program that it runs and speaks for, see [`crate::program`].

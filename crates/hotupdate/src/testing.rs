@@ -26,9 +26,9 @@ mod table;
 pub use table::Table;
 
 /// Settings for a version that lives in a test beside another: no probation, so that the version before ends
-/// as soon as its connections have; signals are left to the test; no deadline of a handoff is missed on a slow
-/// machine; versions may crash as often as a test wants; and a control socket that is removed stays so, since
-/// the folder of a test goes at its end, often a moment before its services.
+/// as soon as its connections have; signals are left to the test; no deadline of a handoff is missed on a
+/// slow machine; versions may crash as often as a test wants; and a control socket that is removed stays so,
+/// since the folder of a test goes at its end, often a moment before its services.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -112,8 +112,8 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends it SIGTERM: a process that serves stops gracefully, or gives the service back to its predecessor if
-    /// that is in probation.
+    /// Sends it SIGTERM: a process that serves stops gracefully, or gives the service back to its predecessor
+    /// if that is in probation.
     ///
     /// # Errors
     /// What kill(2) says, for example that it has ended.

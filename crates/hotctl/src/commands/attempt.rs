@@ -1,5 +1,5 @@
-//! The name of an attempt, and what a status says of it. The successor is recognised by the name with which it
-//! joins, and not by its pid: the child that was started may be a wrapper that has exited by then.
+//! The name of an attempt, and what a status says of it. The successor is recognised by the name with which
+//! it joins, and not by its pid: the child that was started may be a wrapper that has exited by then.
 
 use std::io;
 use std::time::Instant;

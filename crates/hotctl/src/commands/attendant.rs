@@ -1,8 +1,8 @@
-//! A process beside COMMAND that outlives hotctl if hotctl is killed: it ends COMMAND then, unless that serves,
-//! and reads what COMMAND still writes into hotctl's pipe, so that no write fails.
+//! A process beside COMMAND that outlives hotctl if hotctl is killed: it ends COMMAND then, unless that
+//! serves, and reads what COMMAND still writes into hotctl's pipe, so that no write fails.
 //!
-//! It has nothing of the caller's open, and ends as soon as it has nothing left to do: in an ordinary handoff at
-//! once. Deliberately absent: the exit status of COMMAND, which stays a child of hotctl.
+//! It has nothing of the caller's open, and ends as soon as it has nothing left to do: in an ordinary handoff
+//! at once. Deliberately absent: the exit status of COMMAND, which stays a child of hotctl.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -107,8 +107,8 @@ fn invalid() -> io::Error {
     io::ErrorKind::InvalidInput.into()
 }
 
-/// Whether the attempt has failed, now that hotctl is gone. The service aborts it by itself; one that does not
-/// know how is told.
+/// Whether the attempt has failed, now that hotctl is gone. The service aborts it by itself; one that does
+/// not know how is told.
 fn is_over(socket: &Path, name: &AttemptName) -> bool {
     let report = Report::new("handoff", true, Color::Never);
     let context = Context::without_interrupt(socket.to_owned(), &report, Some(VERDICT));

@@ -46,8 +46,8 @@ pub(crate) fn run(context: &Context<'_>, stop: &cli::Stop) -> Result<(), Failure
     Ok(())
 }
 
-/// `service`: a connection that ends with the process. One that does not keep it is believed to be gone when no
-/// process serves at the socket.
+/// `service`: a connection that ends with the process. One that does not keep it is believed to be gone when
+/// no process serves at the socket.
 fn until_gone(
     context: &Context<'_>,
     stopping: &Process,

@@ -320,7 +320,7 @@ mod tests {
         let mut waits = pin!(accept(&gate));
         assert!(is_pending(waits.as_mut()).await, "it is parked");
         gate.open().unwrap();
-        assert!(is_pending(waits.as_mut()).await, "nobody came");
+        assert!(is_pending(waits.as_mut()).await, "no client came");
         gate.park().unwrap();
         let client = TcpStream::connect(address).unwrap();
         assert!(is_pending(waits.as_mut()).await, "it is parked");
@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(soon(waits).await, Some(client.local_addr().unwrap()));
 
         let mut waits = pin!(accept(&gate));
-        assert!(is_pending(waits.as_mut()).await, "nobody came");
+        assert!(is_pending(waits.as_mut()).await, "no client came");
         gate.close();
         assert_eq!(soon(waits).await, None);
         assert_eq!(soon(accept(&gate)).await, None);

@@ -1,5 +1,5 @@
-//! Where this process writes: an operator's `hotctl handoff` reads its output until it serves, and then it goes
-//! to the journal, or nowhere.
+//! Where this process writes: an operator's `hotctl handoff` reads its output until it serves, and then it
+//! goes to the journal, or nowhere.
 //!
 //! The operator's shell waits for the end of that pipe, and a process that wrote into it when its reader has
 //! gone would be killed by SIGPIPE. A terminal that has closed, and any other pipe without a reader, fail

@@ -1,5 +1,5 @@
-//! Which socket a listener gets: one that is offered, else one that is bound; and what is said of each that is
-//! not as before.
+//! Which socket a listener gets: one that is offered, else one that is bound; and what is said of each that
+//! is not as before.
 
 use std::io;
 use std::net::SocketAddr;

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use integration_tests::crash::campaign::{Calls, Kind, Tally, Verdict, calls, cases, judge, sample};
 use integration_tests::crash::tracer::{Order, follow};
 use integration_tests::crash::{Campaign, Case, Fault, Point, Speaks};
+use integration_tests::tls::{self, kill_everywhere};
 use syscalls::Sysno;
 
 /// A fault at each system call of a handoff.
@@ -48,6 +49,18 @@ enum Command {
         /// So many times
         #[arg(long, default_value_t = 1)]
         times: usize,
+    },
+    /// `kill -9` at each system call of either process, while connections over TLS migrate
+    Tls {
+        /// How many at a time; most of a run is waiting
+        #[arg(long, default_value_t = 4)]
+        jobs: usize,
+        /// Only so many of each process, spread evenly
+        #[arg(long)]
+        sample: Option<usize>,
+        /// One line for each run
+        #[arg(long)]
+        verbose: bool,
     },
     /// Which calls there are
     Calls {
@@ -115,6 +128,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             ensure!(failed == 0, "{failed} of {times} failed");
             Ok(())
         }
+        Command::Tls { jobs, sample, verbose } => over_tls(jobs, sample, verbose),
         Command::Calls { speaks } => {
             show(&calls(speaks)?);
             Ok(())
@@ -164,6 +178,24 @@ fn all(
         println!("failed: {} one {}", program(), verdict.case);
     }
     println!("survived {survived} of {total}");
+    ensure!(failed.is_empty(), "{} failed", failed.len());
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "a program that a person runs")]
+fn over_tls(jobs: usize, sample: Option<usize>, verbose: bool) -> anyhow::Result<()> {
+    let tally = kill_everywhere(sample, jobs, |line| {
+        if verbose || line.starts_with("FAILED") {
+            println!("{line}");
+        }
+    })?;
+    let tls::Tally { cases, met, answered, records, failed, took } = &tally;
+    println!(
+        "TLS: survived {} of {met} kills; {answered} silent clients went on, {records} records opened, each at \
+         its number; {took:.0?}; {} more without a fault, because the process did not make that call this time",
+        met.saturating_sub(failed.len()),
+        cases - met
+    );
     ensure!(failed.is_empty(), "{} failed", failed.len());
     Ok(())
 }

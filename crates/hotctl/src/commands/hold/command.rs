@@ -62,8 +62,8 @@ impl Keeper<'_> {
     }
 
     /// To the version that serves, through its control socket, since its process id may mean nothing here; to
-    /// COMMAND if it has never served. A version that drains is not told, because a service manager sends a signal
-    /// to hold and to all versions; but to Ctrl-C that comes again COMMAND itself has to listen.
+    /// COMMAND if it has never served. A version that drains is not told, because a service manager sends a
+    /// signal to hold and to all versions; but to Ctrl-C that comes again COMMAND itself has to listen.
     pub(super) fn pass_on(&mut self, signal: i32) {
         let (name, signal) =
             if signal == SIGINT { ("SIGINT", Signal::INT) } else { ("SIGTERM", Signal::TERM) };

@@ -1,5 +1,5 @@
-//! Which version serves, at every moment: what the service says on its `Monitor` stream, whichever process has
-//! the control socket.
+//! Which version serves, at every moment: what the service says on its `Monitor` stream, whichever process
+//! has the control socket.
 //!
 //! Deliberately absent: asking again while a stream is silent, as `hotctl watch` does. A process that hands
 //! off ends its streams.

@@ -1,7 +1,7 @@
 //! The terminal: what is drawn, which keys are pressed, and when it is gone.
 //!
-//! Deliberately absent: the events of crossterm. Its `poll` turns in a circle when the terminal is gone, because
-//! a read that returns nothing is no event to it. Three keys need no decoder.
+//! Deliberately absent: the events of crossterm. Its `poll` turns in a circle when the terminal is gone,
+//! because a read that returns nothing is no event to it. Three keys need no decoder.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -28,8 +28,8 @@ const ESCAPE: u8 = 27;
 
 /// The terminal, given back when dropped; also when hotctl panics, which is ratatui's hook.
 pub(super) struct Screen {
-    /// Not dropped: it would complain on stderr that a terminal which is gone has no cursor to show, and panic since
-    /// that cannot be written either.
+    /// Not dropped: it would complain on stderr that a terminal which is gone has no cursor to show, and
+    /// panic since that cannot be written either.
     terminal: ManuallyDrop<DefaultTerminal>,
     terminated: Arc<AtomicBool>,
 }
