@@ -17,7 +17,6 @@ use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
 use hotupdate::connections::{BodyDemand, ConnectionActivity};
 use http::header::{CONNECTION, UPGRADE};
-use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -73,6 +72,7 @@ impl Carried {
 struct InFlight(Arc<ConnectionContext>);
 
 impl InFlight {
+    #[inline]
     fn begin(context: &Arc<ConnectionContext>) -> Self {
         context.activity.request_begins();
         Self(context.clone())
@@ -80,6 +80,7 @@ impl InFlight {
 }
 
 impl Drop for InFlight {
+    #[inline]
     fn drop(&mut self) {
         self.0.activity.request_ends();
     }
@@ -98,6 +99,7 @@ struct Answering<'a> {
 }
 
 impl<'a> Answering<'a> {
+    #[inline]
     fn begin(request: &'a mut Option<InFlight>) -> Self {
         let before = ANSWERED.replace(request.take());
         Self { request, before }
@@ -105,6 +107,7 @@ impl<'a> Answering<'a> {
 }
 
 impl Drop for Answering<'_> {
+    #[inline]
     fn drop(&mut self) {
         *self.request = ANSWERED.replace(self.before.take());
     }
@@ -154,20 +157,20 @@ impl ConnectionContext {
     + 'static {
         // Boxed, so that `app` need not be `Unpin` for its connection to be taken apart.
         let (context, app) = (Arc::new(self), Box::new(app));
-        service_fn(move |request: Request<Incoming>| {
-            let (mut head, body) = request.into_parts();
-            let (version, upgrade) = (head.version, Upgrade::asked_for(&head));
+        service_fn(move |mut request: Request<Incoming>| {
+            let (version, upgrade) = (request.version(), Upgrade::asked_for(&request));
             if context.extends() {
-                context.extend(&mut head.extensions);
+                context.extend(request.extensions_mut());
             }
             let in_flight = Some(InFlight::begin(&context));
-            let body = if http_body::Body::is_end_stream(&body) {
-                Body::empty()
-            } else {
-                Body::new(Demanded { body, demand: Some(context.activity.body_demand()) })
-            };
-            let answer = S::clone(&app).answer(Request::from_parts(head, body), Sealed);
-            Answer { answer, version, upgrade, in_flight }
+            let request = request.map(|body| {
+                if http_body::Body::is_end_stream(&body) {
+                    Body::empty()
+                } else {
+                    Body::new(Demanded { body, demand: Some(context.activity.body_demand()) })
+                }
+            });
+            Answer { answer: S::clone(&app).answer(request, Sealed), version, upgrade, in_flight }
         })
     }
 
@@ -281,10 +284,11 @@ enum Upgrade {
 }
 
 impl Upgrade {
-    fn asked_for(head: &Parts) -> Option<Self> {
+    #[inline]
+    fn asked_for<B>(request: &Request<B>) -> Option<Self> {
         // hyper puts it there if the client asks, and to look is cheaper than to search the header fields.
-        head.extensions.get::<OnUpgrade>()?;
-        Self::to(&head.method, &head.headers)
+        request.extensions().get::<OnUpgrade>()?;
+        Self::to(request.method(), request.headers())
     }
 
     fn to(method: &Method, headers: &HeaderMap) -> Option<Self> {

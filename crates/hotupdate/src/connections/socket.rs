@@ -93,6 +93,7 @@ impl Socket {
         }
     }
 
+    #[inline]
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         loop {
@@ -116,6 +117,7 @@ impl Socket {
         }
     }
 
+    #[inline]
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
             let written = match self {
@@ -139,6 +141,7 @@ impl Socket {
 /// As in tokio's own `poll_read`, a read that does not fill the buffer says that the kernel has no more:
 /// `WouldBlock` makes the next one wait for an event. Without that each request would cost a second
 /// recvfrom(2), which finds nothing.
+#[inline]
 fn read_once<'a>(
     buf: &mut ReadBuf<'a>,
     read: impl FnOnce(&mut ReadBuf<'a>) -> io::Result<usize>,
