@@ -266,7 +266,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
 
     /// hyper hears what the client sends as it is, and that is followed. `None` if the client has closed, or
     /// if nothing of what has come passes: it was kept.
-    #[inline]
+    #[inline(always)]
     fn poll_read_through(
         &mut self,
         cx: &mut Context<'_>,
