@@ -254,7 +254,9 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
-    #[inline]
+    // Into the code of the caller, as all of a read that finds nothing: of four that hyper begins for a request
+    // three end there.
+    #[inline(always)]
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.core.is_plain()
             && let Some(read) = self.poll_read_through(cx, buf)
@@ -352,6 +354,7 @@ fn taken() -> io::Error {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Layer<T> {
+    #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let shared = &mut *lock(&self.shared);
         let read = shared.poll_read(cx, buf);
@@ -362,10 +365,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Layer<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Layer<T> {
+    #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         lock(&self.shared).poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
+    #[inline]
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -374,10 +379,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Layer<T> {
         lock(&self.shared).poll_write_vectored(cx, bufs)
     }
 
+    #[inline]
     fn is_write_vectored(&self) -> bool {
         self.is_write_vectored
     }
 
+    #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shared = &mut *lock(&self.shared);
         ready!(shared.poll_send(cx))?;
