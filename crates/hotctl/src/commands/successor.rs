@@ -1,5 +1,5 @@
-//! The process that `handoff -- COMMAND` starts: in its own session, with its output where the user said. When it
-//! serves, it outlives hotctl.
+//! The process that `handoff -- COMMAND` starts: in its own session, with its output where the user said.
+//! When it serves, it outlives hotctl.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -99,8 +99,8 @@ impl Successor {
         self.left().is_none_or(|left| !left.is_empty())
     }
 
-    /// Sends SIGTERM to it, or to what it has left behind; true if it was sent. Only a child that was not waited
-    /// for owns its pid.
+    /// Sends SIGTERM to it, or to what it has left behind; true if it was sent. Only a child that was not
+    /// waited for owns its pid.
     pub(crate) fn terminate(&mut self) -> bool {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
         let is_there = self.ended().is_none();

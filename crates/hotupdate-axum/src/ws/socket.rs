@@ -5,13 +5,13 @@
 
 use std::fmt;
 use std::future::pending;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use hotupdate::connections::ConnectionActivity;
 use hotupdate::connections::MAX_STATE;
 use hotupdate::drain::Phase;
 use hotupdate::{Connection, Drain, MigrationSlot};
+use hotupdate_proto::timing::fixed::http::RECONNECT_DELAY;
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -31,10 +31,6 @@ const MAX_PENDING_BYTES: usize = MAX_STATE - MAX_APPLICATION_STATE - 1024;
 /// State of an application that has at most this many bytes, as JSON, can always migrate. A larger one may,
 /// up to [`MAX_STATE`](hotupdate::connections::MAX_STATE) together with the bytes that are on their way.
 pub const MAX_APPLICATION_STATE: usize = 32 * 1024;
-
-/// How much later than scheduled clients are told to reconnect. A migration also fails when the next version
-/// is just dying; then this process serves again in a moment, and its clients need not reconnect.
-const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 /// One WebSocket, on the server's side.
 ///

@@ -5,9 +5,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use hotupdate_proto::timing::fixed::http::CLOSE_TIMEOUT;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use super::carrier::AnyCarrier;
@@ -20,10 +20,6 @@ const CHUNK: usize = 16 * 1024;
 /// While more bytes than this wait to be sent, nothing is read: backpressure for a client that sends and does
 /// not read.
 const MAX_UNSENT: usize = 64 * 1024;
-
-/// How long a client may take to answer a close frame (RFC 6455, section 7.1.1: the server closes after
-/// that).
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is spoken over, and the codec for its bytes.
 pub(super) struct Transport {

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use super::activity::ConnectionActivity;
 use super::drain::Drain;
-use super::queue::MigrationSlot;
 use super::record::Tracker;
+use super::slot::MigrationSlot;
 use super::socket::Socket;
 use crate::address::Address;
 use crate::metrics::Event;
