@@ -534,6 +534,7 @@ where
         Spoken::Http1 => Some(Protocol::Http1),
         #[cfg(feature = "http2")]
         Spoken::Http2(state) => {
+            server.equipped.notify_one();
             let left = http2::serve(io, Some(state), service, watch, &server.settings.http2).await;
             return left.map(|(io, state)| (Left::Migrates(io), Spoken::Http2(state)));
         }
