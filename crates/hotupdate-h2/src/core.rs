@@ -553,7 +553,9 @@ impl Core {
     /// The client learns how large its window is, once it has sent something: an idle client hears nothing.
     fn tell_window(&mut self) {
         let owed = self.backend.ahead;
-        let may = self.backend.spoken_to && self.backend.starts.is_done() && self.from_server.is_between();
+        // Between a head and its CONTINUATION no other frame may come (RFC 9113, section 6.10).
+        let is_between = self.from_server.is_between() && !self.connection.answering;
+        let may = self.backend.spoken_to && self.backend.starts.is_done() && is_between;
         if owed > 0 && may {
             put_window_update(&mut self.out, owed);
             self.connection.receive_window += owed;

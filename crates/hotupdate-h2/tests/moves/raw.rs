@@ -72,7 +72,16 @@ impl Client {
     }
 
     pub(crate) async fn connect_to(versions: Versions, settings: &[u8]) -> Self {
-        let mut client = Self::silent_to(versions);
+        Self::silent_to(versions, 1 << 20).introduced(settings).await
+    }
+
+    /// Over a socket that takes no more bytes than these before they are read.
+    pub(crate) async fn connect_through(bytes: usize, settings: &[u8]) -> Self {
+        Self::silent_to(|_| builder(), bytes).introduced(settings).await
+    }
+
+    async fn introduced(self, settings: &[u8]) -> Self {
+        let mut client = self;
         client.say(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         client.say(&frame(SETTINGS, 0, 0, settings)).await;
         client.say(&frame(SETTINGS, END, 0, &[])).await;
@@ -81,11 +90,11 @@ impl Client {
     }
 
     pub(crate) fn silent() -> Self {
-        Self::silent_to(|_| builder())
+        Self::silent_to(|_| builder(), 1 << 20)
     }
 
-    fn silent_to(versions: Versions) -> Self {
-        let (io, server) = tokio::io::duplex(1 << 20);
+    fn silent_to(versions: Versions, bytes: usize) -> Self {
+        let (io, server) = tokio::io::duplex(bytes);
         let next = Arc::new(Notify::new());
         let (told, seen) = (next.clone(), Seen::default());
         let log = seen.clone();
@@ -144,7 +153,7 @@ impl Client {
 }
 
 /// Time is virtual: it passes when all tasks wait.
-async fn settle() {
+pub(crate) async fn settle() {
     tokio::time::sleep(Duration::from_millis(10)).await;
 }
 
