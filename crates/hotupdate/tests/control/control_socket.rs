@@ -240,7 +240,14 @@ async fn ask_as_nobody(folder: &Folder) -> Option<String> {
         .gid(NOBODY)
         .current_dir("/");
     command.env("HOTUPDATE_TEST_ASK", folder.control());
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    // A child that another test is just starting has the copy open for writing until it executes (`ETXTBSY`).
+    let run = move || loop {
+        match command.output() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+            output => return output.unwrap(),
+        }
+    };
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     Some(text)
