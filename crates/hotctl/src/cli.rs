@@ -236,6 +236,8 @@ fn examples(examples: &str) -> String {
 #[command(long_about = ABOUT, after_long_help = examples(EXAMPLES))]
 pub(crate) struct Cli {
     /// The control socket [default: the only one in $XDG_RUNTIME_DIR or /run, or one directory below]
+    ///
+    /// `run` and `hold` have no default.
     #[arg(long, global = true, env = environment::SOCKET, hide_env_values = true, value_name = "PATH")]
     #[arg(help_heading = EVERY)]
     pub(crate) socket: Option<PathBuf>,

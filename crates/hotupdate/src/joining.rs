@@ -142,7 +142,7 @@ fn doing(path: &Path) -> String {
 
 fn first(settings: Settings, local: Local, signals: Signals, ownership: Ownership) -> Starting {
     // In this order: what is taken over is removed from the environment.
-    let (misdirected, offered) = (systemd::misdirected(), systemd::listeners());
+    let (misdirected, systemd::Passed { offered, states }) = (systemd::misdirected(), systemd::passed());
     let (release, abandon_listeners) = (settings.release, settings.abandon_listeners);
     let timing = settings.timing.clone();
     tracing::info!(path = %settings.path.display(), "first start: no process serves at this path");
@@ -162,6 +162,7 @@ fn first(settings: Settings, local: Local, signals: Signals, ownership: Ownershi
         abandon_listeners,
         offered,
         state: HashMap::new(),
+        stored: states,
         connections,
         timing,
         resources,
@@ -175,7 +176,7 @@ fn first(settings: Settings, local: Local, signals: Signals, ownership: Ownershi
 fn succeed(settings: Settings, local: Local, signals: Signals, complete: Complete) -> Result<Starting> {
     // The incumbent has the sockets that count. Those of systemd must not stay open here: their clients would
     // wait for ever.
-    drop(systemd::listeners());
+    drop(systemd::passed());
     let Complete { machine, joined, receiver, inventory } = complete;
     let Inventory { offered, state, links, ownership } = inventory;
     let (release, abandon_listeners) = (settings.release, settings.abandon_listeners);
@@ -202,6 +203,7 @@ fn succeed(settings: Settings, local: Local, signals: Signals, complete: Complet
         abandon_listeners,
         offered,
         state,
+        stored: HashMap::new(),
         connections,
         timing,
         resources: Default::default(),

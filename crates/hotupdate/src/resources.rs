@@ -15,7 +15,7 @@ use crate::listeners::gate::GateControl;
 use crate::listeners::inherited::Origin;
 use crate::migration;
 use crate::platform::OwnedFd;
-use crate::state::Export;
+use crate::state::{Export, Slot};
 use crate::tasks::{Hook, Tasks};
 
 /// The most bytes that describe all listeners of a process: half a message, because there are other things to
@@ -28,6 +28,10 @@ pub(crate) struct Resources {
     pub(crate) gates: Vec<(Arc<dyn GateControl>, Origin)>,
     pub(crate) descriptors: Vec<(ListenerItem, OwnedFd, Origin)>,
     pub(crate) exports: Vec<Export>,
+    /// What the descriptor store is to have besides the listeners.
+    pub(crate) stored: Vec<Arc<Slot>>,
+    /// Something of that has changed.
+    pub(crate) stored_changed: Arc<Notify>,
     /// What accepts connections of other versions.
     pub(crate) handlers: Vec<migration::Handler>,
     /// What the application does before another process takes over from this one.

@@ -8,6 +8,7 @@ mod claims;
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use hotupdate_proto::inventory::MAX_NAME;
 use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
@@ -32,7 +33,7 @@ use crate::migration::{Handler, Resume};
 use crate::platform::OwnedFd;
 use crate::resources::Resources;
 use crate::serving::Serving;
-use crate::state::{Arrived, Export, State};
+use crate::state::{Arrived, Export, Found, Slot, State, StoredState};
 use crate::tasks::Hook;
 
 /// A process that does not serve yet. [`Starting::ready`] makes a [`Serving`] of it; dropping it gives up,
@@ -52,6 +53,8 @@ pub struct Starting {
     pub(crate) abandon_listeners: bool,
     pub(crate) offered: Vec<Offered>,
     pub(crate) state: HashMap<String, Arrived>,
+    /// What an earlier process stored, until the application asks for it.
+    pub(crate) stored: HashMap<String, Found>,
     pub(crate) connections: Connections,
     pub(crate) timing: Timing,
     pub(crate) resources: Resources,
@@ -245,6 +248,46 @@ impl Starting {
         Ok(())
     }
 
+    /// State that outlives a crash, where systemd has a store for it
+    /// ([`Builder::descriptor_store`](crate::Builder::descriptor_store)): what the application
+    /// [sets](StoredState::set) lies in a sealed memfd beside the listeners there, and the process that
+    /// systemd starts after a crash, or at a restart of the unit, [gets](StoredState::get) it. It does not
+    /// travel in a handoff: the same state has to be [exported](Starting::export), too. Without such a store
+    /// nothing happens.
+    ///
+    /// Each state takes one place of `FileDescriptorStoreMax=`. In the store, the state `keys` is called
+    /// `hotupdate-state/keys`. When it is set again, the old one is removed first: in a crash between the two
+    /// nothing is found. `hotctl stop` removes it, SIGTERM does not, and neither does a later version that
+    /// does not ask for it any more, before it is started by systemd itself.
+    ///
+    /// **Who can read it**: root, and systemd, which is the manager of the user for a unit of a user; and
+    /// every process that systemd starts for this unit by `ExecStart=` is given it. The memory may be
+    /// swapped out, as that of a process may. After the end of the last process it stays there, as long as
+    /// the unit is not stopped.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// let mut hot = hotupdate::join("/run/hello/control.sock").await?;
+    /// let stored = hot.stored_state("last-import")?;
+    /// let last = stored.get().unwrap_or(b"none").to_vec(); // found after a crash
+    /// stored.set(b"2026-11-28")?; // for the next one
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::ApiMisuse`] for a name that was asked for before, is empty, or has more than 255 bytes.
+    pub fn stored_state(&mut self, name: &str) -> Result<StoredState> {
+        let Resources { stored, stored_changed, .. } = &mut self.resources;
+        if stored.iter().any(|slot| slot.name() == name) || name.is_empty() || name.len() > MAX_NAME {
+            let doing = format!("asking for the stored state {name:?}");
+            return Err(Error::misuse(doing, "the name is taken, empty, or too long"));
+        }
+        let slot = Arc::new(Slot::new(name));
+        stored.push(slot.clone());
+        Ok(StoredState::new(self.stored.remove(name), slot, stored_changed.clone()))
+    }
+
     /// Goes on with connections of this kind that other versions migrate here with
     /// [`Connection::migrate`](crate::Connection::migrate): for each of them `serve` runs in a task of its
     /// own, with the state that came along.
@@ -418,6 +461,7 @@ impl Starting {
             release: _,
             offered,
             state,
+            stored: _,
             connections,
             resources,
             ready,
@@ -470,7 +514,8 @@ impl Starting {
     /// claimed.
     fn settle(&mut self) -> Result<()> {
         self.claims_something()?;
-        let Self { span, offered, resources, ready, .. } = self;
+        let Self { span, offered, stored, resources, ready, .. } = self;
+        resources.stored.extend(stored.drain().map(|(name, _)| Arc::new(Slot::empty(&name))));
         for (name, address) in resources.take_dropped() {
             tracing::warn!(
                 parent: &*span, %name, %address,

@@ -15,6 +15,7 @@ use nix::sys::stat::Mode;
 
 use super::case::{Case, Fault, Side};
 use super::trace::Trace;
+use super::tracer::Order;
 use super::visitor::{Visit, Visitor};
 use crate::client::who_answers;
 use crate::process::{
@@ -36,7 +37,8 @@ pub(super) const SLOW: Duration = Duration::from_millis(600);
 const CALM: Duration = Duration::from_millis(300);
 
 /// Waits until the tracer has opened the other end, then becomes the program.
-const WRAPPER: &str = r#"echo $$ > "$0.pid"; read -r _ < "$0"; export TOKIO_WORKER_THREADS=1; exec "$@""#;
+pub(crate) const WRAPPER: &str =
+    r#"echo $$ > "$0.pid"; read -r _ < "$0"; export TOKIO_WORKER_THREADS=1; exec "$@""#;
 
 /// What happened in a run.
 #[derive(Debug)]
@@ -201,18 +203,8 @@ impl<'a> Stage<'a> {
 
     fn trace(&self, victim: u32, trace: &Trace) -> anyhow::Result<Service<'a>> {
         let Case { side, at, fault } = self.case;
-        let mut arguments = vec!["follow".to_owned(), "--pid".to_owned(), victim.to_string()];
-        arguments.extend(["--log".to_owned(), text(trace.path())]);
-        if side == Side::Successor {
-            arguments.push("--after-exec".to_owned());
-        }
-        arguments.extend([at.call.name().to_owned(), at.nth.to_string(), fault.to_string()]);
-        let tracer = Service::spawn(self.sandbox, &binary("crash"), &arguments);
-        let attached = eventually("a tracer that holds the process", SOON, || {
-            if trace.is_attached() { Some(true) } else { tracer.try_exit().map(|_| false) }
-        });
-        ensure!(attached, "no tracer: {}", self.sandbox.transcript());
-        Ok(tracer)
+        let pid = i32::try_from(victim).context("a process id")?;
+        follow(self.sandbox, Order { pid, at, fault, after_exec: side == Side::Successor }, trace)
     }
 
     /// Until the victim has met the fault, or will not any more.
@@ -287,6 +279,23 @@ impl<'a> Stage<'a> {
         let log = self.sandbox.log_path("axum-server", "log");
         hotctl(self.sandbox, &as_strs(&handoff(&log, &command)))
     }
+}
+
+/// Starts a tracer; returns when it holds the process.
+pub(crate) fn follow<'a>(sandbox: &'a Sandbox, order: Order, trace: &Trace) -> anyhow::Result<Service<'a>> {
+    let Order { pid, at, fault, after_exec } = order;
+    let mut arguments = vec!["follow".to_owned(), "--pid".to_owned(), pid.to_string()];
+    arguments.extend(["--log".to_owned(), text(trace.path())]);
+    if after_exec {
+        arguments.push("--after-exec".to_owned());
+    }
+    arguments.extend([at.call.name().to_owned(), at.nth.to_string(), fault.to_string()]);
+    let tracer = Service::spawn(sandbox, &binary("crash"), &arguments);
+    let attached = eventually("a tracer that holds the process", SOON, || {
+        if trace.is_attached() { Some(true) } else { tracer.try_exit().map(|_| false) }
+    });
+    ensure!(attached, "no tracer: {}", sandbox.transcript());
+    Ok(tracer)
 }
 
 fn server_arguments(sandbox: &Sandbox, case: Case, version: &str, address: SocketAddr) -> Vec<String> {

@@ -145,6 +145,12 @@ pub const UVICORN: Need = Need {
     is_here: |_| succeeds("python3", &["-c", "import uvicorn"]),
 };
 
+/// A server for Ruby's Rack.
+pub const PUMA: Need = Need::program("puma", "apt puma");
+
+/// A compiler of Go.
+pub const GO: Need = Need::program("go", "apt golang-go");
+
 /// The first user.
 pub const ROOT: Need =
     Need { what: "root", from: "as root", is_here: |_| rustix::process::geteuid().is_root() };

@@ -223,8 +223,8 @@ impl Listeners {
         mem::take(&mut self.resources.stale)
     }
 
-    pub(super) fn names(&self) -> impl Iterator<Item = String> {
-        self.resources.gates.iter().map(|(gate, _)| gate.name().to_string())
+    pub(super) fn names(&self) -> impl Iterator<Item = ShortText> {
+        self.resources.gates.iter().map(|(gate, _)| gate.name().clone())
     }
 
     pub(super) fn duplicates(&self) -> impl Iterator<Item = (ShortText, io::Result<OwnedFd>)> {

@@ -141,7 +141,7 @@ impl Driver {
         ready: Ready,
         reply: oneshot::Sender<Result<Served>>,
     ) {
-        self.exports.register(std::mem::take(&mut resources.exports));
+        self.exports.register(&mut resources);
         self.migrations.handlers = std::mem::take(&mut resources.handlers);
         let hooks = std::mem::take(&mut resources.hooks);
         self.application.is_ready(hooks, resources.tasks.clone(), reply);

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use integration_tests::crash::campaign::{Calls, Kind, Tally, Verdict, calls, cases, judge, sample};
 use integration_tests::crash::tracer::{Order, follow};
 use integration_tests::crash::{Campaign, Case, Fault, Point};
+use integration_tests::tls::{self, kill_everywhere};
 use syscalls::Sysno;
 
 /// A fault at each system call of a handoff.
@@ -45,6 +46,18 @@ enum Command {
         /// So many times
         #[arg(long, default_value_t = 1)]
         times: usize,
+    },
+    /// `kill -9` at each system call of either process, while connections over TLS migrate
+    Tls {
+        /// How many at a time; most of a run is waiting
+        #[arg(long, default_value_t = 4)]
+        jobs: usize,
+        /// Only so many of each process, spread evenly
+        #[arg(long)]
+        sample: Option<usize>,
+        /// One line for each run
+        #[arg(long)]
+        verbose: bool,
     },
     /// Which calls there are
     Calls,
@@ -108,6 +121,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             ensure!(failed == 0, "{failed} of {times} failed");
             Ok(())
         }
+        Command::Tls { jobs, sample, verbose } => over_tls(jobs, sample, verbose),
         Command::Calls => {
             show(&calls()?);
             Ok(())
@@ -151,6 +165,24 @@ fn all(kinds: &[KindName], jobs: usize, size: Option<usize>, verbose: bool) -> a
         println!("failed: {} one {}", program(), verdict.case);
     }
     println!("survived {survived} of {total}");
+    ensure!(failed.is_empty(), "{} failed", failed.len());
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "a program that a person runs")]
+fn over_tls(jobs: usize, sample: Option<usize>, verbose: bool) -> anyhow::Result<()> {
+    let tally = kill_everywhere(sample, jobs, |line| {
+        if verbose || line.starts_with("FAILED") {
+            println!("{line}");
+        }
+    })?;
+    let tls::Tally { cases, met, answered, records, failed, took } = &tally;
+    println!(
+        "TLS: survived {} of {met} kills; {answered} silent clients went on, {records} records opened, each at \
+         its number; {took:.0?}; {} more without a fault, because the process did not make that call this time",
+        met.saturating_sub(failed.len()),
+        cases - met
+    );
     ensure!(failed.is_empty(), "{} failed", failed.len());
     Ok(())
 }
