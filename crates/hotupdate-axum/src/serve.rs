@@ -366,7 +366,7 @@ impl Serve {
 #[derive(Debug, Default)]
 pub(crate) struct Server {
     settings: Settings,
-    /// A connection is in hyper again.
+    /// A connection is in hyper again, or for the first time.
     equipped: Notify,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
@@ -534,6 +534,7 @@ where
         Spoken::Http1 => Some(Protocol::Http1),
         #[cfg(feature = "http2")]
         Spoken::Http2(state) => {
+            server.equipped.notify_one();
             let left = http2::serve(io, Some(state), service, watch, &server.settings.http2).await;
             return left.map(|(io, state)| (Left::Migrates(io), Spoken::Http2(state)));
         }
@@ -551,6 +552,7 @@ where
         #[cfg(feature = "http2")]
         if protocol == Protocol::Http2 {
             activity.set_protocol(names.h2);
+            server.equipped.notify_one();
             let left = http2::serve(io, None, service, watch, &server.settings.http2).await;
             return left.map(|(io, state)| (Left::Migrates(io), Spoken::Http2(state)));
         }

@@ -172,9 +172,12 @@ impl Core {
     /// follow what passes. It is so nearly always.
     #[inline]
     pub(crate) fn is_plain(&mut self) -> bool {
-        if !self.plain {
-            self.plain = self.nothing_waits();
-        }
+        self.plain || self.becomes_plain()
+    }
+
+    #[cold]
+    fn becomes_plain(&mut self) -> bool {
+        self.plain = self.nothing_waits();
         self.plain
     }
 

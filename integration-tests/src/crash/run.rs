@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -14,21 +13,18 @@ use anyhow::{Context, ensure};
 use nix::sys::stat::Mode;
 
 use super::case::{Case, Fault, Side};
+use super::clients::{Kept, fates};
 use super::trace::Trace;
 use super::tracer::Order;
 use super::visitor::{Visit, Visitor};
-use crate::client::who_answers;
 use crate::process::{
     Exit, Operator, Outcome, SOON, Sandbox, Service, binary, eventually, hotctl, spawn_hotctl,
 };
 use crate::status::Status;
-use crate::steady::{self, Fate, Steady};
+use crate::steady::Fate;
 
 /// Long enough that every wait of an operator has an end that is not hotctl's.
 const HOTCTL_TIMEOUT: &str = "50";
-
-/// Connections that are idle when the handoff begins.
-const IDLE: usize = 3;
 
 /// How long slow requests take: some are in flight at any time.
 pub(super) const SLOW: Duration = Duration::from_millis(600);
@@ -63,8 +59,8 @@ pub struct Record {
     pub first_start: bool,
     /// Every visit.
     pub visits: Vec<Visit>,
-    /// The connections that were idle, by the address of the client.
-    pub idle: BTreeMap<String, Fate>,
+    /// The connections that clients have kept, by the address of the client.
+    pub kept: BTreeMap<String, Fate>,
     /// What hotctl said about the next handoff.
     pub next: Outcome,
     /// The process that serves in the end.
@@ -88,11 +84,13 @@ pub fn run(sandbox: &Sandbox, case: Case) -> anyhow::Result<Record> {
     if case.side.is_of_rollback() {
         new = stage.hand_over_first()?;
         tracer = stage.trace(victim(stage.old, new), &trace)?;
+        stage.begin();
         operator = spawn_hotctl(sandbox, &["--timeout", HOTCTL_TIMEOUT, "rollback"]);
     } else {
         operator = stage.start_successor()?;
         new = stage.wrapper_pid();
         tracer = stage.trace(victim(stage.old, new), &trace)?;
+        stage.begin();
         stage.open_gate()?;
     }
     let victim = victim(stage.old, new);
@@ -104,14 +102,13 @@ pub fn run(sandbox: &Sandbox, case: Case) -> anyhow::Result<Record> {
     let said = operator.wait();
     stage.settle();
     let owner = stage.owner();
-    let clients = stage.idle.iter().map(Steady::address).collect::<io::Result<Vec<_>>>()?;
-    let fates = steady::ask_all(&mut stage.idle, SOON);
-    let idle = clients.iter().map(ToString::to_string).zip(fates).collect();
+    let clients: Vec<_> = stage.kept.iter().map(|connection| connection.address().to_string()).collect();
+    let kept = clients.into_iter().zip(fates(&mut stage.kept, SOON)).collect();
     let first_start = first_start(&stage.log);
     let served = sandbox.servings().iter().any(|serving| serving.pid == new);
     let left = left_over(sandbox, &stage.expected(harm.is_some(), owner, new));
     let next = stage.handoff("v3");
-    let last = who_answers(stage.address)?;
+    let last = stage.who_answers()?;
     let files = files(sandbox)?;
     let visits = stage.visitors.into_iter().flat_map(Visitor::stop).collect();
     Ok(Record {
@@ -125,7 +122,7 @@ pub fn run(sandbox: &Sandbox, case: Case) -> anyhow::Result<Record> {
         said,
         first_start,
         visits,
-        idle,
+        kept,
         next,
         last,
         files,
@@ -139,7 +136,7 @@ struct Stage<'a> {
     case: Case,
     old: u32,
     address: SocketAddr,
-    idle: Vec<Steady>,
+    kept: Vec<Box<dyn Kept>>,
     visitors: Vec<Visitor>,
     /// What the successor waits for.
     gate: PathBuf,
@@ -153,16 +150,16 @@ impl<'a> Stage<'a> {
         arguments.extend(server_arguments(sandbox, case, "v1", SocketAddr::from((own_address(), 0))));
         let old = Service::spawn(sandbox, Path::new("/usr/bin/env"), &arguments);
         let address = old.wait_serving().http;
-        let idle = steady::idle(address, IDLE)?;
-        let slow = || Visitor::start(address, SLOW, Duration::from_millis(1));
-        let quick = || Visitor::start(address, Duration::ZERO, Duration::from_millis(5));
+        let kept = case.speaks.keep(address)?;
+        let slow = || Visitor::start(case.speaks, address, SLOW, Duration::from_millis(1));
+        let quick = || Visitor::start(case.speaks, address, Duration::ZERO, Duration::from_millis(5));
         let visitors = vec![quick(), slow(), slow()];
         eventually("an answer to the first visitor", SOON, || {
             (!visitors[0].visits().is_empty()).then_some(())
         });
         let gate = sandbox.path().join("gate");
         let log = sandbox.log_path("axum-server", "log");
-        Ok(Self { sandbox, case, old: old.pid(), address, idle, visitors, gate, log })
+        Ok(Self { sandbox, case, old: old.pid(), address, kept, visitors, gate, log })
     }
 
     /// A handoff without a fault, to be taken back: everything is in the new version, and the old one is in
@@ -174,7 +171,7 @@ impl<'a> Stage<'a> {
             let status = Status::ask(&self.sandbox.control()).ok()?;
             matches!(status.draining()[..], [(1, 0)]).then_some(())
         });
-        let new = who_answers(self.address)?;
+        let new = self.who_answers()?;
         Ok(std::mem::replace(&mut self.old, new))
     }
 
@@ -202,7 +199,7 @@ impl<'a> Stage<'a> {
     }
 
     fn trace(&self, victim: u32, trace: &Trace) -> anyhow::Result<Service<'a>> {
-        let Case { side, at, fault } = self.case;
+        let Case { side, at, fault, .. } = self.case;
         let pid = i32::try_from(victim).context("a process id")?;
         follow(self.sandbox, Order { pid, at, fault, after_exec: side == Side::Successor }, trace)
     }
@@ -257,7 +254,7 @@ impl<'a> Stage<'a> {
             let status = Status::ask(&self.sandbox.control()).ok()?;
             let pid = status.serving.process.pid;
             let settled = status.serving.state == "serving" && status.successor.is_none();
-            let same = settled && who_answers(self.address).ok()? == pid;
+            let same = settled && self.who_answers().ok()? == pid;
             // Twice in a row: two owners would take turns.
             (last.replace(pid) == Some(pid) && same).then_some(pid)
         })
@@ -271,6 +268,15 @@ impl<'a> Stage<'a> {
             (true, Fault::Kill) if !met => vec![self.old, new],
             _ => vec![owner],
         }
+    }
+
+    fn who_answers(&self) -> anyhow::Result<u32> {
+        self.case.speaks.visit(self.address, Duration::ZERO)
+    }
+
+    /// Clients do what they do during the handoff.
+    fn begin(&mut self) {
+        self.kept.iter_mut().for_each(|connection| connection.begin());
     }
 
     fn handoff(&self, version: &str) -> Outcome {

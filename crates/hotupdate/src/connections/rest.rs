@@ -147,13 +147,18 @@ impl ConnectionActivity {
 #[doc(hidden)]
 impl Connections {
     /// Tells the tasks of idle connections of this listener that they should rest. Ends when none of them
-    /// holds anything.
+    /// holds anything, and no client is heard: as long as this looks at the clock, a read need not.
     pub async fn let_rest(&self, listener: &str) {
         loop {
             let looks = self.table.clock.look(IDLE_AFTER);
             sleep(IDLE_AFTER).await;
             drop(looks);
-            let Some(idle) = self.idle(listener) else { return };
+            let Some(idle) = self.idle(listener) else {
+                if self.table.clock.is_busy(2 * IDLE_AFTER) {
+                    continue;
+                }
+                return;
+            };
             for portion in idle.chunks(PORTION) {
                 portion.iter().for_each(|record| record.rest());
                 sleep(BETWEEN_PORTIONS).await;
