@@ -235,9 +235,9 @@ fn examples(examples: &str) -> String {
 #[command(name = "hotctl", version, max_term_width = 100)]
 #[command(long_about = ABOUT, after_long_help = examples(EXAMPLES))]
 pub(crate) struct Cli {
-    /// The control socket [default: the only one in $XDG_RUNTIME_DIR or /run, or one directory below]
+    /// The control socket [default: the only one]
     ///
-    /// `run` and `hold` have no default.
+    /// It is looked for in $XDG_RUNTIME_DIR or /run, and one directory below. `run` and `hold` have no default.
     #[arg(long, global = true, env = environment::SOCKET, hide_env_values = true, value_name = "PATH")]
     #[arg(help_heading = EVERY)]
     pub(crate) socket: Option<PathBuf>,
@@ -251,7 +251,7 @@ pub(crate) struct Cli {
     #[arg(help_heading = EVERY)]
     pub(crate) color: Color,
 
-    /// How long to wait [default: 90 for a handoff or another change, 5 for an answer]
+    /// How long to wait [default: 90 for a change, 5 for an answer]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds, help_heading = EVERY)]
     pub(crate) timeout: Option<Duration>,
 

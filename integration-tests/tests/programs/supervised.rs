@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use integration_tests::client::who_answers;
-use integration_tests::process::Exit;
-use integration_tests::process::needs::{GUNICORN, PYTHON, have};
+use integration_tests::process::needs::{GUNICORN, IP, NAMESPACES, PYTHON, have};
+use integration_tests::process::{Exit, binary};
 use integration_tests::systemd::PROGRAMS;
 use integration_tests::{
     Network, Podman, SOON, Sandbox, Service, Status, Systemd, eventually, podman, systemd,
@@ -107,6 +108,42 @@ fn the_unit_of_the_readme() {
     systemd.systemctl(&["stop", UNIT]);
     assert_eq!(systemd.show(UNIT, "Result"), "success");
     assert_eq!(systemd.show(UNIT, "ActiveState"), "inactive");
+}
+
+/// Where its port is free.
+#[test]
+fn the_commands_of_the_readme() {
+    if !have(&[PYTHON, GUNICORN, NAMESPACES, IP]) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let (_, commands) = README.split_once("<!-- walk: run -->\n```sh\n").expect("the README has them");
+    let (start, update) =
+        commands.split_once("```").and_then(|(lines, _)| lines.split_once('\n')).expect("two");
+    for (name, text) in
+        [("hotctl", "exec \"$HOTCTL\" \"$@\""), ("gunicorn", "exec python3 -m gunicorn \"$@\"")]
+    {
+        let path = sandbox.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("the sandbox is ours");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    }
+    fs::copy(file("app.py"), sandbox.path().join("app.py")).expect("the sandbox is ours");
+    let script = format!(
+        "ip link set lo up
+        {start} &
+        until hotctl --socket ./shop.sock status 2>/dev/null | grep -q serving; do sleep 0.05; done
+        {update}
+        hotctl --socket ./shop.sock status
+        hotctl --socket ./shop.sock stop --wait
+        wait"
+    );
+    let (mut unshare, output) = sandbox.command(Path::new("unshare"));
+    let path = format!("{}:{}", sandbox.path().display(), std::env::var("PATH").unwrap_or_default());
+    unshare.env("PATH", path).env("HOTCTL", binary("hotctl"));
+    unshare.args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-euc", &script]);
+    let outcome = sandbox.outcome(unshare, output).expect_success();
+    assert!(outcome.stderr.contains("serves now, generation 2"), "{outcome:?}");
+    assert!(outcome.stdout.contains("gunicorn app:app"), "{outcome:?}");
 }
 
 /// A program of one file in an image from scratch.
