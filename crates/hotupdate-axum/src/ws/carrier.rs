@@ -27,6 +27,17 @@ pub(super) enum Around {
     Tls(Box<State>),
 }
 
+impl AnyCarrier {
+    /// How many bytes are on their way to the client and would migrate along.
+    pub(super) fn unsent(&self) -> usize {
+        match self {
+            Self::Bare(_) => 0,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.unsent(),
+        }
+    }
+}
+
 impl Carrier for AnyCarrier {
     type Around = Around;
 

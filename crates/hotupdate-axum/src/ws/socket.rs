@@ -285,14 +285,15 @@ impl WebSocket {
                 return Err(NotMigrated { socket: self, why: format!("its state cannot be JSON: {error}") });
             }
         };
-        let pending_bytes = self.transport.codec.pending_bytes();
-        if bytes.len() > MAX_STATE {
+        let pending_bytes = self.transport.pending_bytes();
+        let length = bytes.len() + self.transport.carrier.unsent();
+        if length > MAX_STATE {
             self.block = if pending_bytes > 0 {
                 MigrationBlock::TooLarge(pending_bytes)
             } else {
                 MigrationBlock::Refused(self.name(kind))
             };
-            let why = format!("its state has {} bytes, at most {MAX_STATE} migrate", bytes.len());
+            let why = format!("its state has {length} bytes, at most {MAX_STATE} migrate");
             return Err(NotMigrated { socket: self, why });
         }
         // It keeps its slot until it has arrived.
@@ -314,7 +315,7 @@ impl WebSocket {
     }
 
     fn should_migrate(&self) -> bool {
-        let pending_bytes = self.transport.codec.pending_bytes();
+        let pending_bytes = self.transport.pending_bytes();
         let fits = match self.block {
             MigrationBlock::None => pending_bytes <= MAX_PENDING_BYTES,
             MigrationBlock::TooLarge(too_large) => pending_bytes < too_large.min(MAX_PENDING_BYTES),

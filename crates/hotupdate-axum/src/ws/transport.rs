@@ -29,6 +29,11 @@ pub(super) struct Transport {
 }
 
 impl Transport {
+    /// How many bytes have to migrate besides the application's state.
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.codec.pending_bytes() + self.carrier.unsent()
+    }
+
     pub(super) async fn recv(&mut self) -> Option<Result<Message, Error>> {
         loop {
             if self.codec.is_closed() {
