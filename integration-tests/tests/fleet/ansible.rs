@@ -150,13 +150,12 @@ impl<'a> Fleet<'a> {
 
     /// Clients on every host, whose every request has to be answered; stopped by a file.
     fn load(&self) -> Vec<Service<'a>> {
-        let stop = self.folder.join("stop");
-        let script = format!(
-            "set -eu; while [ ! -e {} ]; do curl --silent --fail --max-time 20 -o /dev/null \
-             http://127.0.0.1:8080/?sleep=0.02; done",
-            stop.display()
-        );
         let start = |host: &Host| {
+            let script = format!(
+                "set -eu; while [ ! -e {}/stop ]; do curl --silent --fail --max-time 20 -o /dev/null \
+                 http://127.0.0.1:8080/?sleep=0.02; done",
+                host.folder.display()
+            );
             Service::spawn(self.sandbox, Path::new("nsenter"), &host.enter(&["sh", "-c", &script]))
         };
         self.hosts.iter().map(start).collect()
@@ -235,17 +234,23 @@ fn deploys(fleet: &Fleet<'_>) {
     assert_eq!(fleet.versions(), ["v2"; 4]);
     assert_eq!(fleet.on(0, "readlink /opt/axum-server/current"), "v2");
 
-    // One that does not start, and one that serves and is not what it should be.
-    for bad in ["echo broken >&2; exit 1", "exec \"$0-real\" \"$@\" --app-version wrong"] {
+    // One that does not start, and one that serves and is not what it should be, which gives the service back.
+    for (bad, serves) in
+        [("echo broken >&2; exit 1", false), ("exec \"$0-real\" \"$1\" \"$2\" --app-version wrong", true)]
+    {
         fleet.release("v3", bad);
         let (succeeds, said) = fleet.run(&second.replace("v2", "v3"));
         assert!(!succeeds && said.contains("v3 is not well; web1 serves as before"), "{said}");
         assert!(!said.contains("[web2]"), "only the first host is touched: {said}");
+        let handoffs = said.matches("TASK [hotupdate : The current release takes over]").count();
+        assert_eq!(handoffs, if serves { 2 } else { 1 }, "{said}");
         assert_eq!(fleet.versions(), ["v2"; 4]);
         assert_eq!(fleet.on(0, "readlink /opt/axum-server/current"), "v2");
     }
 
-    fs::write(fleet.folder.join("stop"), "").unwrap();
+    for host in &fleet.hosts {
+        fs::write(host.folder.join("stop"), "").unwrap();
+    }
     for clients in load {
         assert_eq!(clients.wait_exit(), integration_tests::process::Exit::Status(0), "a request failed");
     }
