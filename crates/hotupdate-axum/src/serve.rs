@@ -10,6 +10,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 #[cfg(feature = "tls")]
 use std::sync::{Mutex, MutexGuard, PoisonError};
+#[cfg(feature = "tls")]
 use std::time::Duration;
 
 use axum::body::Body;

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use hotupdate_h2::Setting;
 #[cfg(feature = "http2")]
+use hotupdate_h2::Setting;
 use hotupdate_proto::timing::fixed::http::HEADER_READ_TIMEOUT;
 
 /// Settings of HTTP/1.1, for [`Serve::http1`](crate::Serve::http1).
