@@ -43,7 +43,7 @@ enum Command {
     },
     /// One case: `crash one successor sendmsg 3 kill`
     One {
-        /// SIDE CALL NTH FAULT [PROTOCOL]
+        /// SIDE CALL NTH FAULT PROTOCOL (or none)
         #[arg(num_args = 4..=5)]
         case: Vec<String>,
         /// So many times
