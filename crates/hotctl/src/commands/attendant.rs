@@ -118,7 +118,7 @@ fn is_over(socket: &Path, name: &AttemptName) -> bool {
             return name.serves(&status).then_some(false);
         }
         if name.under_way(&status).is_some() {
-            let why = AbortParams::new(Some("`hotctl handoff` has gone".to_owned()));
+            let why = AbortParams::new(Some("the operator that began the attempt has gone".to_owned()));
             let _ = simple::call(&context, "Abort", &why);
             return None;
         }
