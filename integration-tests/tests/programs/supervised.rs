@@ -39,11 +39,12 @@ for package in gunicorn, packaging:
     shutil.copytree(package.__path__[0], f'{sys.argv[1]}/{package.__name__}')";
     let copied = Command::new("python3").args(["-c", copy]).arg(&packages).status().expect("Python runs");
     assert!(copied.success());
+    fs::copy(file("app.py"), packages.join("app.py")).expect("it is in this repository");
     let script = format!(
         "install -D {PROGRAMS}/hotctl /usr/local/bin/hotctl; install -D {} /opt/shop/app.py
         printf '#!/bin/sh\\nPYTHONPATH={} exec python3 -m gunicorn \"$@\"\\n' >/usr/local/bin/gunicorn
         chmod +x /usr/local/bin/gunicorn",
-        file("app.py"),
+        packages.join("app.py").display(),
         packages.display()
     );
     let done = systemd.run("sh", &["-euc", &script]);
