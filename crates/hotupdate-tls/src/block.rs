@@ -1,7 +1,7 @@
 //! What keeps a connection in its process.
 
-/// Why a connection cannot migrate now. [`Disabled`](Self::Disabled) and [`Suite`](Self::Suite) stay true for as
-/// long as it lasts.
+/// Why a connection cannot migrate now. [`Disabled`](Self::Disabled) and [`Suite`](Self::Suite) stay true for
+/// as long as it lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MigrationBlock {

@@ -2,7 +2,7 @@
 //! holds a bounded number of them in bounded memory, complains in few lines, and an operator gets an answer
 //! at once.
 //!
-//! Deliberately absent: who may call at all, see `namespaces.rs`; every single lie, see the tests of the
+//! Deliberately absent: which users may call, see `namespaces.rs`; every single lie, see the tests of the
 //! library.
 
 use std::fs;

@@ -35,7 +35,8 @@ pub(crate) struct Browser {
 impl Browser {
     pub(crate) fn open(sandbox: &Sandbox, url: &str) -> anyhow::Result<Self> {
         let profile = sandbox.path().join("chromium");
-        // With it end its helpers, which go on writing into its profile for a moment: they are in one namespace.
+        // With it end its helpers, which go on writing into its profile for a moment: they are in one
+        // namespace.
         let (mut command, _) = sandbox.command(Path::new("unshare"));
         command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg("chromium");
         command.arg(format!("--user-data-dir={}", profile.display())).args([

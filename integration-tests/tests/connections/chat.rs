@@ -57,8 +57,8 @@ const HANDOFFS: usize = 10;
 /// So many of its own messages a member has not heard when it says the next one.
 const WINDOW: usize = 3;
 
-/// Between two messages of a member. A chat, not a benchmark: the room keeps the last 1000 for who falls
-/// behind.
+/// Between two messages of a member. A chat, not a benchmark: the room keeps the last 1000 for members that
+/// fall behind.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// So many messages a member may be ahead of another one: on a machine that has much else to do, a member may

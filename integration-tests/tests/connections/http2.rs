@@ -25,7 +25,7 @@ use self::stage::{Over, Place, again_and_again, through_handoffs};
 const GREETER: &str = "tonic-greeter";
 const AXUM: &str = "axum-server";
 
-// ---- tonic ---------------------------------------------------------------------------------------------------
+// ---- tonic
 
 fn tonic(over: Over) -> anyhow::Result<()> {
     let said = through_handoffs(GREETER, over, 1, |place| {
@@ -52,7 +52,7 @@ fn calls_and_streams_of_tonic_over_tls() -> anyhow::Result<()> {
     tonic(Over::Tls)
 }
 
-// ---- programs that count, over one connection each -------------------------------------------------------------
+// ---- programs that count, over one connection each
 
 /// The client has had so many answers at least, and no failure.
 fn counts(
@@ -161,7 +161,7 @@ fn requests_and_events_of_a_browser() -> anyhow::Result<()> {
     Ok(())
 }
 
-// ---- programs that end by themselves ---------------------------------------------------------------------------
+// ---- programs that end by themselves
 
 fn load_of_nghttp2(over: Over) -> anyhow::Result<()> {
     let check = |said: &str| {
@@ -237,7 +237,7 @@ fn requests_of_curl_at_the_same_time_over_tls() -> anyhow::Result<()> {
     requests_of_curl(8)
 }
 
-// ---- proxies ---------------------------------------------------------------------------------------------------
+// ---- proxies
 
 /// Its connections to the service are as many as calls are made at a time, for it has one on each.
 #[test]

@@ -1,5 +1,5 @@
-//! Peers in other namespaces, and of other users: who is legitimate works, who is not is told so, and the
-//! service goes on.
+//! Peers in other namespaces, and of other users: a legitimate one works, any other one is told that it is
+//! not, and the service goes on.
 //!
 //! Deliberately absent: containers; these are the kernel's means that they are made of (namespaces(7)). It
 //! has to be root that runs this.

@@ -1,8 +1,8 @@
 //! `examples/ansible` on four hosts: a deploy, a bad version that stops at the first host, one that serves
 //! and answers the wrong thing.
 //!
-//! A host is a set of namespaces with an own `/opt`, `/run` and `/var/log`, and an own network; or a systemd in such.
-//! ssh reaches it without one: its `ProxyCommand` runs sshd(8) in the namespaces.
+//! A host is a set of namespaces with an own `/opt`, `/run` and `/var/log`, and an own network; or a systemd
+//! in such. ssh reaches it without one: its `ProxyCommand` runs sshd(8) in the namespaces.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};

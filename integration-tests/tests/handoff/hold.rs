@@ -70,8 +70,8 @@ fn inode(address: SocketAddr) -> u64 {
     inodes[0]
 }
 
-/// Kills who serves while the keeper cannot do anything about it; a client that connects meanwhile is
-/// answered later.
+/// Kills the process that serves while the keeper cannot do anything about it; a client that connects
+/// meanwhile is answered later.
 #[track_caller]
 fn survives_a_kill(sandbox: &Sandbox, keeper: &Operator<'_>, before: &[Serving]) -> Serving {
     let serving = *before.last().expect("a process served");

@@ -1,5 +1,5 @@
-//! `hotctl run` as the main process of a unit, by the unit and the commands of hotctl's README, and as process 1 of a
-//! container.
+//! `hotctl run` as the main process of a unit, by the unit and the commands of hotctl's README, and as
+//! process 1 of a container.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -29,8 +29,8 @@ fn unit() -> &'static str {
     unit.split_once("```").expect("it ends").0
 }
 
-/// What the unit names: hotctl, gunicorn, and the application. `/tmp` is another one in there, so what Python loads
-/// lies in the sandbox.
+/// What the unit names: hotctl, gunicorn, and the application. `/tmp` is another one in there, so
+/// what Python loads lies in the sandbox.
 fn install(systemd: &Systemd<'_>, sandbox: &Sandbox) {
     let packages = sandbox.path().join("packages");
     fs::create_dir(&packages).expect("the sandbox is ours");

@@ -1,4 +1,4 @@
-//! The control socket's path: who owns it, what may be there, who may connect.
+//! The control socket's path: its owner, what may be there, which users may connect.
 //!
 //! Deliberately absent: real processes that are killed, see `integration-tests/tests/handoff/first_start.rs`.
 
@@ -37,7 +37,7 @@ fn names(folder: &Folder) -> Vec<String> {
     names
 }
 
-// ---- who owns it
+// ---- its owner
 // --------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -204,7 +204,7 @@ async fn the_socket_of_another_program_is_left_alone() {
     assert!(again.0.is_err());
 }
 
-// ---- who may connect
+// ---- which users may connect
 // ----------------------------------------------------------------------------------------------
 
 const NOBODY: u32 = 65534;
@@ -223,7 +223,7 @@ fn child_that_asks() {
     println!("reply: {}", String::from_utf8_lossy(&reply));
 }
 
-/// A folder that others may enter, and a way to ask from it as another user; `None` without the right to
+/// A folder that other users may enter, and a way to ask from it as another user; `None` without the right to
 /// become one.
 async fn ask_as_nobody(folder: &Folder) -> Option<String> {
     if !is_root() {

@@ -172,7 +172,8 @@ async fn a_final_word_that_is_too_large() {
 #[ignore = "takes 3 GiB of memory and some seconds, up to a minute where memory is slow"]
 async fn a_gibibyte() {
     let folder = Folder::new();
-    // More than the defaults: they are for services, in which no process accepts while the final word is written.
+    // More than the defaults: they are for services, in which no process accepts while the final word is
+    // written.
     let [reply, batch, stop] = [SOON; 3];
     let timing = Timing::default().reply(reply).batch(batch).stop(stop).released(2 * SOON);
     let mut first = folder.builder("v1").timing(timing.clone()).join().await.unwrap();

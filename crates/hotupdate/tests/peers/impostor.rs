@@ -117,8 +117,8 @@ fn it_hangs_up_whenever_it_is_asked() {
         ErrorKind::TimedOut,
         "deadline `find`",
         async |impostor| {
-            // Each drops the one before. It asks every 50 ms, so no process comes for that long only when it has
-            // given up.
+            // Each drops the one before. It asks every 50 ms, so no process comes for that long
+            // only when it has given up.
             while impostor.accept_within(2 * BRIEF).await.is_some() {}
         },
     );

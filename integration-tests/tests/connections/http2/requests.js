@@ -1,5 +1,5 @@
-// Requests over one session of HTTP/2, eight at a time, and one stream of events after the other, in which none may be
-// missing, until standard input ends; with a certificate over TLS.
+// Requests over one session of HTTP/2, eight at a time, and one stream of events after the other, in which
+// none may be missing, until standard input ends; with a certificate over TLS.
 const [, , address, certificate] = process.argv;
 const session = certificate
   ? require('node:http2').connect(`https://${address}`, { ca: require('node:fs').readFileSync(certificate) })

@@ -1,5 +1,5 @@
-"""Requests over one connection of HTTP/2 until standard input ends, with a certificate over TLS: how many were answered,
-and how many failed."""
+"""Requests over one connection of HTTP/2 until standard input ends, with a certificate over TLS: how many were
+answered, and how many failed."""
 import ssl, sys, threading, httpx
 
 over = threading.Event()

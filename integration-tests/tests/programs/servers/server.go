@@ -1,4 +1,5 @@
-// A server as one writes it for socket activation: it takes descriptor 3 from LISTEN_FDS, and SIGTERM is a Shutdown.
+// A server as one writes it for socket activation: it takes descriptor 3 from LISTEN_FDS, and SIGTERM is a
+// Shutdown.
 package main
 
 import (

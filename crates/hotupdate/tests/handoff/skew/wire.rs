@@ -67,8 +67,8 @@ fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     Ok((bytes, rights.flatten().collect()))
 }
 
-/// Says exactly this, with these descriptors on the first byte. That no process is there any more is no failure:
-/// the other end may have ended.
+/// Says exactly this, with these descriptors on the first byte. That no process is there any more is no
+/// failure: the other end may have ended.
 pub(crate) async fn say(stream: &UnixStream, text: &str, descriptors: &[OwnedFd]) {
     let bytes = [text.as_bytes(), b"\0"].concat();
     let mut raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
