@@ -31,7 +31,7 @@ class Peer:
         self.us, self.issued = known(1, process, "starting", os.environ.get("HOTUPDATE_ATTEMPT")), 1
         self.next = self.failure = None  # a successor, and why the last one was none
         self.older = []  # predecessors, newest first: a link, and what is said of its other end
-        self.lock = None
+        self.lock = self.control = None
         self.is_open, self.gate, self.is_released = threading.Event(), threading.Lock(), threading.Event()
         self.handing_over = threading.Lock()
 
@@ -91,9 +91,9 @@ class Peer:
         try:
             while True:
                 batch, fds = link.expect(BATCH, "listeners", "state", "links", "control", "complete", "end")
-                if batch["type"] == "end":  # it died before everything was here: its lock goes, too
-                    self.older.clear()
+                if batch["type"] == "end":  # it died before everything was here, which goes with it
                     self.lock = self.lock and os.close(self.lock)
+                    self.control, self.older = None, []
                     return False
                 if batch["type"] == "complete":
                     break
