@@ -29,8 +29,8 @@ fn unit() -> &'static str {
     unit.split_once("```").expect("it ends").0
 }
 
-/// What the unit names: hotctl, gunicorn, and the application. `/tmp` is another one in there, so
-/// what Python loads lies in the sandbox.
+/// What the unit names: hotctl, gunicorn, and the application. `/tmp` is another one in there, so all that is
+/// needed lies in the sandbox.
 fn install(systemd: &Systemd<'_>, sandbox: &Sandbox) {
     let packages = sandbox.path().join("packages");
     fs::create_dir(&packages).expect("the sandbox is ours");
@@ -39,12 +39,13 @@ for package in gunicorn, packaging:
     shutil.copytree(package.__path__[0], f'{sys.argv[1]}/{package.__name__}')";
     let copied = Command::new("python3").args(["-c", copy]).arg(&packages).status().expect("Python runs");
     assert!(copied.success());
-    fs::copy(file("app.py"), packages.join("app.py")).expect("it is in this repository");
+    let application = sandbox.path().join("app.py");
+    fs::copy(file("app.py"), &application).expect("it is in this repository");
     let script = format!(
         "install -D {PROGRAMS}/hotctl /usr/local/bin/hotctl; install -D {} /opt/shop/app.py
         printf '#!/bin/sh\\nPYTHONPATH={} exec python3 -m gunicorn \"$@\"\\n' >/usr/local/bin/gunicorn
         chmod +x /usr/local/bin/gunicorn",
-        packages.join("app.py").display(),
+        application.display(),
         packages.display()
     );
     let done = systemd.run("sh", &["-euc", &script]);
