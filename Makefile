@@ -102,9 +102,11 @@ dist: ## hotctl as it is given away, into target/dist: a static program in an ar
 	HOTUPDATE_DIST=$(TARGET)/dist $(CARGO) test -p integration-tests --test dist
 
 .PHONY: crash
-crash: ## a fault at each system call of a handoff, one run for each: minutes, as root
+crash: ## a fault at each system call of a handoff, one run for each; and kills while TLS connections migrate: minutes, as root
 	$(CARGO) build --workspace
 	$(CARGO) run --bin crash -- all
+	$(CARGO) run --bin crash -- all --speaks http2
+	$(CARGO) run --bin crash -- tls
 
 PUBLISHED = hotupdate-proto hotupdate-h2 hotupdate hotupdate-tls hotupdate-axum hotctl
 

@@ -30,9 +30,8 @@ class Peer:
         process = {"instance": instance, "pid": os.getpid(), "version": version, "name": called}
         self.us, self.issued = known(1, process, "starting", os.environ.get("HOTUPDATE_ATTEMPT")), 1
         self.next = self.failure = None  # a successor, and why the last one was none
-        self.older = (
-            []
-        )  # predecessors, newest first: a link, and what is said of the process at its other end
+        self.older = []  # predecessors, newest first: a link, and what is said of its other end
+        self.lock = self.control = None
         self.is_open, self.gate, self.is_released = threading.Event(), threading.Lock(), threading.Event()
         self.handing_over = threading.Lock()
 
@@ -92,8 +91,10 @@ class Peer:
         try:
             while True:
                 batch, fds = link.expect(BATCH, "listeners", "state", "links", "control", "complete", "end")
-                if batch["type"] == "end":
-                    return False  # it died before everything was here
+                if batch["type"] == "end":  # it died before everything was here, which goes with it
+                    self.lock = self.lock and os.close(self.lock)
+                    self.control, self.older = None, []
+                    return False
                 if batch["type"] == "complete":
                     break
                 self.keep(batch, fds, offered)
@@ -116,12 +117,8 @@ class Peer:
         unread = {rest["generation"]: rest["unread"].encode("latin-1") for rest in released["links"]}
         for older, item in self.older:
             older.bytes = unread.get(item["generation"], b"")
-        item = {
-            "generation": joined["incumbent_generation"],
-            "process": joined["incumbent"],
-            "probation": True,
-        }
-        self.older.insert(0, (link, {**item, "connections": released["connections"]}))
+        it = {"generation": joined["incumbent_generation"], "process": joined["incumbent"], "probation": True}
+        self.older.insert(0, (link, {**it, "connections": released["connections"]}))
         self.serve()
         link.say({"type": "serving", "gap_ns": gap})
         return True
@@ -226,9 +223,8 @@ class Peer:
             now = known(item["generation"], item["process"], "drained" if item.get("drained") else "draining")
             return {**now, "connections": item["connections"], "probation": item["probation"]}
 
-        address, origin = "%s:%s" % self.http.getsockname(), (
-            "bound" if self.us["generation"] == 1 else "inherited"
-        )
+        address = "%s:%s" % self.http.getsockname()
+        origin = "bound" if self.us["generation"] == 1 else "inherited"
         listeners = [{"name": self.name, "kind": "tcp", "address": address, "origin": origin}]
         more = {"successor": self.next, "last_failure": self.failure}
         status = {

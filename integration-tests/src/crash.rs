@@ -10,7 +10,8 @@
 //! 1. [`case`]: which side, which call, which fault, as it is written on the command line
 //! 2. [`calls`]: which calls count
 //! 3. [`tracer`]: the process that stops the other one at its calls (ptrace(2)), and its log, [`trace`]
-//! 4. [`visitor`]: clients that come every few milliseconds
+//! 4. [`clients`]: what clients speak, and the connections that they keep; [`visitor`]: those that come every
+//!    few milliseconds
 //! 5. [`run`]: one handoff with one fault, and [`verdict`] on it
 //! 6. [`campaign`]: all of them
 
@@ -25,6 +26,9 @@ pub mod tracer;
 
 pub mod trace;
 pub use trace::Trace;
+
+pub mod clients;
+pub use clients::Speaks;
 
 pub mod visitor;
 

@@ -100,7 +100,7 @@ impl<'a> Endurance<'a> {
     #[must_use]
     #[track_caller]
     pub fn holding(&self) -> Holding {
-        let reply = call(&self.sandbox.control(), "io.hotupdate.Status").expect("somebody serves");
+        let reply = call(&self.sandbox.control(), "io.hotupdate.Status").expect("a process serves");
         let predecessors = reply["status"]["predecessors"].as_array().map_or(0, Vec::len);
         let entries = fs::read_dir(self.sandbox.path()).expect("the folder of the control socket");
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());

@@ -5,7 +5,8 @@
 //!
 //! # Reading order
 //!
-//! 1. [`process`]: a sandbox, the service in it, `hotctl`, and [`eventually`], the only place that sleeps
+//! 1. [`process`]: a sandbox, the service in it, `hotctl`, and [`eventually`], the only place that sleeps to
+//!    wait for something
 //! 2. [`status`]: which processes serve and drain, asked over the control socket
 //! 3. [`way`]: the three ways to start a successor
 //! 4. [`client`]: one request at a time, for tests

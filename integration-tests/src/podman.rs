@@ -1,7 +1,7 @@
 //! podman with storage of its own, and an image from scratch of the programs of this workspace.
 //!
-//! The image is built from the `Containerfile` of `examples/containers`, as a user builds it, but for one thing: the
-//! programs under test are linked dynamically, so what they load lies in the image, too.
+//! The image is built from the `Containerfile` of `examples/containers`, as a user builds it, but for one
+//! thing: the programs under test are linked dynamically, so what they load lies in the image, too.
 //!
 //! Deliberately absent: a registry, and podman's own networks. Containers use the network in which podman
 //! runs (`--network host`).

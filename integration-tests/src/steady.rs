@@ -123,15 +123,13 @@ impl Steady {
         self.served_by
     }
 
-    /// Whether bytes of an answer have come, or the end of the connection.
-    ///
-    /// # Errors
-    ///
-    /// If the system refuses to say.
-    pub fn is_readable(&self) -> io::Result<bool> {
-        self.stream.set_nonblocking(true)?;
+    /// Whether bytes of an answer come by then, or the end of the connection.
+    fn is_readable_until(&self, until: Instant) -> io::Result<bool> {
+        let wait = until.saturating_duration_since(Instant::now());
+        // Zero would mean "for ever" (socket(7)).
+        self.stream.set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
         let peeked = self.stream.peek(&mut [0]);
-        self.stream.set_nonblocking(false)?;
+        self.stream.set_read_timeout(Some(PATIENCE))?;
         match peeked {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             _ => Ok(true),
@@ -198,11 +196,8 @@ pub fn ask_all(clients: &mut [Steady], within: Duration) -> Vec<Fate> {
 
 /// The process that answers a question that was sent, at the latest at `until`.
 pub fn answer_until(client: &mut Steady, until: Instant) -> Fate {
-    while !client.is_readable().unwrap_or(true) {
-        if Instant::now() >= until {
-            return Fate::Waits;
-        }
-        std::thread::sleep(Duration::from_millis(1));
+    if !client.is_readable_until(until).unwrap_or(true) {
+        return Fate::Waits;
     }
     match client.last_answer().and_then(|(body, _)| pid(&body)) {
         Ok(pid) => Fate::AnsweredBy(pid),

@@ -1,9 +1,9 @@
 //! A real systemd, booted as process 1 of namespaces of its own, for units that tests write.
 //!
-//! Its root is that of this machine under an overlay that is thrown away, with a fresh `/run` and `/tmp` and a
-//! journal of its own. Whatever is in it dies with it. The sandbox lies where it lies outside, and so do the
-//! programs of this workspace; for a unit that may not read there, they are at [`PROGRAMS`], too, which is in
-//! the `PATH` of each unit.
+//! Its root is that of this machine under an overlay that is thrown away, with a fresh `/run` and `/tmp` and
+//! a journal of its own. Whatever is in it dies with it. The sandbox lies where it lies outside, and so do
+//! the programs of this workspace; for a unit that may not read there, they are at [`PROGRAMS`], too, which
+//! is in the `PATH` of each unit.
 //!
 //! Deliberately absent: dbus. `systemctl` speaks to systemd directly, as root.
 
@@ -189,8 +189,8 @@ impl<'a> Systemd<'a> {
             .stdout
     }
 
-    /// Waits until so many processes of a unit have said in the journal that they serve, and returns the last.
-    /// Process ids are those of its namespace.
+    /// Waits until so many processes of a unit have said in the journal that they serve, and returns the
+    /// last. Process ids are those of its namespace.
     ///
     /// # Panics
     ///

@@ -23,6 +23,9 @@ mod many;
 pub use many::outlive;
 
 mod killed;
-pub use killed::{Victim, kill};
+pub use killed::{Killed, Moment, Victim, calls, kill};
+
+mod everywhere;
+pub use everywhere::{Tally, kill_everywhere};
 
 mod wire;

@@ -223,6 +223,9 @@ Examples:
   # Until the process has ended; requests have 30 s
   hotctl stop --wait --deadline 30";
 
+/// Over the options that every command has, so that its own come first.
+const EVERY: &str = "Options of every command";
+
 fn examples(examples: &str) -> String {
     format!("{examples}\n\n{EXIT_CODES}")
 }
@@ -232,20 +235,24 @@ fn examples(examples: &str) -> String {
 #[command(name = "hotctl", version, max_term_width = 100)]
 #[command(long_about = ABOUT, after_long_help = examples(EXAMPLES))]
 pub(crate) struct Cli {
-    /// The control socket [default: the only one in $XDG_RUNTIME_DIR or /run, or one directory below]
+    /// The control socket [default: the only one]
+    ///
+    /// It is looked for in $XDG_RUNTIME_DIR or /run, and one directory below. `run` and `hold` have no default.
     #[arg(long, global = true, env = environment::SOCKET, hide_env_values = true, value_name = "PATH")]
+    #[arg(help_heading = EVERY)]
     pub(crate) socket: Option<PathBuf>,
 
     /// JSON lines on stdout, each with a `type`
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERY)]
     pub(crate) json: bool,
 
     /// Colour on stdout
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
+    #[arg(help_heading = EVERY)]
     pub(crate) color: Color,
 
-    /// How long to wait [default: 90 for a handoff or another change, 5 for an answer]
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    /// How long to wait [default: 90 for a change, 5 for an answer]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds, help_heading = EVERY)]
     pub(crate) timeout: Option<Duration>,
 
     #[command(subcommand)]
@@ -538,6 +545,21 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_options_of_a_command_come_before_those_of_every_command() {
+        let mut cli = Cli::command();
+        cli.build();
+        let shown = cli.get_subcommands_mut().filter(|command| !command.is_hide_set());
+        for command in shown.filter(|command| command.get_name() != "help") {
+            let help = command.render_long_help().to_string();
+            let (own, every) = help.split_once(EVERY).unwrap_or_else(|| panic!("{help}"));
+            for option in ["--socket <PATH>", "--json", "--color <WHEN>", "--timeout <SECONDS>"] {
+                let lines = |text: &str| text.lines().filter(|line| line.trim_start() == option).count();
+                assert_eq!((lines(own), lines(every)), (0, 1), "{option} in {help}");
+            }
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 use crate::exit::{Exit, Failure};
 
 /// The shortest timeout that the kernel takes for one; zero would mean "for ever" (socket(7)).
-const SHORTEST: Duration = Duration::from_millis(1);
+pub(crate) const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Why a call failed.
 #[derive(Debug)]

@@ -26,16 +26,58 @@ mod stop;
 mod successor;
 mod watch;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
 
 use crate::cli::{Cli, Command};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::find;
-use crate::report::Report;
+use crate::report::{self, Report};
+use crate::{find, text};
 
-/// Runs the command.
-pub(crate) fn run(cli: Cli, report: &Report) -> Result<Exit, Failure> {
+/// Does what the command line says.
+pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    match Cli::of(arguments) {
+        Ok(cli) => finish(cli),
+        Err(error) => usage(&error),
+    }
+}
+
+fn finish(cli: Cli) -> ExitCode {
+    let report = Report::new(cli.command.name(), cli.json, cli.color);
+    match run(cli, &report) {
+        Ok(exit) => exit.into(),
+        // The reader of stdout has closed it (`| head`): not a failure, and no line for it.
+        Err(Failure { exit: Exit::Done, .. }) => Exit::Done.into(),
+        Err(failure) => {
+            report.failure(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+/// Help and version are data and go to stdout with 0; an error is one line, as all errors are.
+fn usage(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            Exit::Done.into()
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            Exit::Usage.into()
+        }
+        _ => {
+            report::message(&format!("hotctl: {}", text::usage_line(&error.to_string())));
+            Exit::Usage.into()
+        }
+    }
+}
+
+fn run(cli: Cli, report: &Report) -> Result<Exit, Failure> {
     let Cli { socket, json: _, color: _, timeout, command } = cli;
     let context = |socket: Option<PathBuf>| {
         let socket = socket.map_or_else(|| find::only(&find::places()), Ok)?;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use hotupdate_proto::INTERFACE;
 use hotupdate_proto::operator::Status;
+use hotupdate_proto::timing::fixed::operator::{ANSWER, TRY_STATUS};
+pub(crate) use hotupdate_proto::timing::fixed::operator::{CHANGE, TICK};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -15,22 +17,9 @@ use crate::client::{CallError, Client};
 use crate::exit::{Exit, Failure};
 use crate::report::Report;
 
-/// The timeout of a call that changes nothing, such as `Status`.
-const ANSWER: Duration = Duration::from_secs(5);
-
-/// The timeout of a change: longer than the default lease of a successor (60 s), so that the service gives up
-/// first and says why.
-pub(crate) const CHANGE: Duration = Duration::from_secs(90);
-
-/// The timeout of [`Context::try_status`].
-const TRY_STATUS: Duration = Duration::from_secs(2);
-
 /// How often `Status` is called when the connection ends instead of an answer: the process that was asked has
 /// crashed or handed off in that moment, and the next one answers.
 const ATTEMPTS: usize = 3;
-
-/// How often hotctl checks for Ctrl-C and for the exit of a child while it waits.
-pub(crate) const TICK: Duration = Duration::from_millis(50);
 
 /// Polls until `look` returns something or `until` has passed; at least once.
 pub(crate) fn look_until<T>(until: Instant, mut look: impl FnMut() -> Option<T>) -> Option<T> {

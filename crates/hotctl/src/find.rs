@@ -9,17 +9,15 @@ use std::ffi::OsString;
 use std::fs::{self, DirEntry};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hotupdate_proto::INTERFACE;
+use hotupdate_proto::timing::fixed::operator::PROBE;
 use serde::Deserialize;
 
 use crate::client::{CallError, Client};
 use crate::context::NOTHING;
 use crate::exit::{Exit, Failure};
-
-/// The timeout of the call that asks a socket what it is.
-const PROBE: Duration = Duration::from_secs(1);
 
 /// The most entries of a directory that are read.
 const MAX_ENTRIES: usize = 4096;
@@ -77,8 +75,8 @@ pub(crate) fn candidates(places: &[PathBuf]) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// The directory of a service whose user systemd makes up is a link to one in `/run/private`; a link to another
-/// entry of the same place would find everything twice.
+/// The directory of a service whose user systemd makes up is a link to one in `/run/private`; a link to
+/// another entry of the same place would find everything twice.
 fn is_folder(place: &Path, entry: &DirEntry) -> bool {
     match entry.file_type() {
         Ok(kind) if kind.is_symlink() => fs::canonicalize(entry.path())

@@ -4,15 +4,13 @@
 //! is asked again whenever the stream is silent.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hotupdate_proto::operator::{Monitored, Status};
+use hotupdate_proto::timing::fixed::operator::SILENCE;
 
 use crate::client::Client;
 use crate::context::{Context, NOTHING, TICK};
-
-/// After this much silence, the status is asked for again.
-const SILENCE: Duration = Duration::from_millis(500);
 
 /// A status, and how hotctl learned of it.
 pub(crate) enum Update {

@@ -122,6 +122,7 @@ where
 {
     type Output = Result<Response<Body>, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = match self.project() {
             AnswerProjection::Called { answer } => answer.poll(cx),

@@ -57,8 +57,11 @@ impl Carrier for Connection {
 
 /// What a server speaks HTTP over.
 pub(crate) trait HttpCarrier: Carrier {
-    /// Whether a connection rests while its client is silent, taken apart.
-    const RESTS: bool;
+    /// Whether the connection rests while its client is silent, taken apart.
+    fn rests(&self) -> bool;
+
+    /// Whether the client has to speak before there is anything to do.
+    fn is_waiting(around: &Self::Around) -> bool;
 
     /// What requests and their answers need to know of it.
     fn carried(&self, server: &Server) -> Carried;
@@ -68,7 +71,13 @@ pub(crate) trait HttpCarrier: Carrier {
 }
 
 impl HttpCarrier for Connection {
-    const RESTS: bool = true;
+    fn rests(&self) -> bool {
+        true
+    }
+
+    fn is_waiting((): &()) -> bool {
+        true
+    }
 
     fn carried(&self, _: &Server) -> Carried {
         Carried { kinds: Some(Layer::Bare.kinds()), is_whole: true, ..Carried::wrapped() }
@@ -100,27 +109,6 @@ pub(crate) fn migrate<C: Carrier>(
             carrier.connection().activity().set_refused();
             stays(carrier, why);
         }
-    }
-}
-
-/// Lets a connection of this kind rest, with the state of its protocol, until its client says something. Then
-/// `go_on` gets it back.
-pub(crate) fn rest<C: HttpCarrier>(
-    carrier: C,
-    kind: &'static str,
-    protocol: Vec<u8>,
-    go_on: impl FnOnce(C) + Send + 'static,
-) {
-    match carrier.take_apart() {
-        Ok((connection, around)) => {
-            let state = C::state(&around, protocol);
-            connection.rest(kind, state, move |connection| {
-                if let Some(carrier) = C::put_together(connection, around) {
-                    go_on(carrier);
-                }
-            });
-        }
-        Err((carrier, _)) => go_on(carrier),
     }
 }
 

@@ -5,15 +5,8 @@
 use std::time::Duration;
 
 use hotupdate::drain::{Phase, Plan};
+use hotupdate_proto::timing::fixed::http::{HALF_HEAD, LINGER};
 use tokio::time::Instant;
-
-/// How long the rest of a head may take that had begun when its connection was about to be closed: a packet
-/// or two, on a bad network. A client that sends half a head and no more must not hold a drain.
-const HALF_HEAD: Duration = Duration::from_secs(1);
-
-/// How long a connection that was closed on our side is still read from, so that what its client is just
-/// sending meets no reset, which could destroy an answer it has not read yet (RFC 9112, section 9.6).
-pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 /// How long one connection has been idle.
 #[derive(Debug)]

@@ -67,6 +67,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
 impl<T: AsyncRead + Unpin> Io<T> {
     /// Ready when the client closes. What it sends instead waits in `unread`; the code that lets it through
     /// polls again.
+    #[cold]
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.unread.is_empty() {
             let mut bytes = [0; GLANCE];
@@ -82,7 +83,24 @@ impl<T: AsyncRead + Unpin> Io<T> {
     }
 }
 
+impl<T> Io<T> {
+    /// Bytes that were given back are there.
+    #[cold]
+    fn read_again(&mut self, buf: &mut ReadBuf<'_>) {
+        let n = self.unread.len().min(buf.remaining());
+        buf.put_slice(&self.unread[..n]);
+        match n == self.unread.len() {
+            // The buffer that they are in is not kept.
+            true => self.unread = Bytes::new(),
+            false => self.unread.advance(n),
+        }
+        self.activity.bytes_read();
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
+    // Into the code of the caller: most reads find nothing.
+    #[inline(always)]
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -92,33 +110,28 @@ impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
             return self.poll_end(cx);
         }
         if self.unread.has_remaining() {
-            let n = self.unread.len().min(buf.remaining());
-            buf.put_slice(&self.unread[..n]);
-            match n == self.unread.len() {
-                // The buffer that they are in is not kept.
-                true => self.unread = Bytes::new(),
-                false => self.unread.advance(n),
-            }
-            self.activity.bytes_read();
+            self.read_again(buf);
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
         if buf.filled().len() > before {
             self.activity.bytes_read();
-        } else if matches!(read, Poll::Ready(Ok(()))) && buf.remaining() > 0 {
+        } else if buf.remaining() > 0 {
             self.has_ended = true;
         }
-        read
+        Poll::Ready(Ok(()))
     }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
+    #[inline]
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.activity.bytes_written();
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
+    #[inline]
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -128,10 +141,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 
+    #[inline]
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
     }
 
+    #[inline]
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.inner).poll_flush(cx);
         if flushed.is_ready() {

@@ -1,6 +1,8 @@
 //! How a connection migrates to the version that serves now, and arrives there.
 
 use bytes::{BufMut as _, Bytes};
+use hotupdate::Connection;
+use hotupdate::connections::AtRest;
 #[cfg(feature = "http2")]
 use hotupdate_h2::State;
 
@@ -43,6 +45,15 @@ pub(crate) struct HttpState {
 }
 
 impl HttpState {
+    /// Whether nothing is to be done before the client speaks. HTTP/2 has its own time.
+    fn is_waiting(&self) -> bool {
+        match &self.spoken {
+            Spoken::Unknown | Spoken::Http1 => self.unread.is_empty(),
+            #[cfg(feature = "http2")]
+            Spoken::Http2(_) => false,
+        }
+    }
+
     /// The form; then, of [`Kinds::http1`], the protocol and the bytes.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let Self { spoken, unread } = self;
@@ -113,16 +124,48 @@ pub(crate) fn rest<C: HttpCarrier>(
     state: HttpState,
     go_on: impl FnOnce(C, HttpState) + Send + 'static,
 ) {
-    let is_at_rest = match &state.spoken {
-        Spoken::Unknown | Spoken::Http1 => C::RESTS && state.unread.is_empty(),
-        #[cfg(feature = "http2")]
-        Spoken::Http2(_) => false,
-    };
-    if !is_at_rest {
+    if !carrier.rests() || !state.is_waiting() {
         return go_on(carrier, state);
     }
-    let kind = state.spoken.kind(carrier.layer().kinds());
-    carrier::rest(carrier, kind, state.to_bytes(), move |carrier| go_on(carrier, state));
+    let kinds = carrier.layer().kinds();
+    match carrier.take_apart() {
+        Ok((connection, around)) => rest_apart(connection, around, state, kinds, go_on),
+        Err((carrier, _)) => go_on(carrier, state),
+    }
+}
+
+/// The same for a connection that comes in parts.
+pub(crate) fn rest_apart<C: HttpCarrier>(
+    connection: Connection,
+    around: C::Around,
+    state: HttpState,
+    kinds: &Kinds,
+    go_on: impl FnOnce(C, HttpState) + Send + 'static,
+) {
+    let kind = state.spoken.kind(kinds);
+    let waiting = state.is_waiting() && C::is_waiting(&around);
+    let apart = Apart { around, state, go_on };
+    if waiting { connection.rest(kind, apart) } else { Box::new(apart).go_on(connection) }
+}
+
+/// A connection that rests, but for the connection itself.
+struct Apart<C: HttpCarrier, F: FnOnce(C, HttpState)> {
+    around: C::Around,
+    state: HttpState,
+    go_on: F,
+}
+
+impl<C: HttpCarrier, F: FnOnce(C, HttpState) + Send + 'static> AtRest for Apart<C, F> {
+    fn state(&self) -> Vec<u8> {
+        C::state(&self.around, self.state.to_bytes())
+    }
+
+    fn go_on(self: Box<Self>, connection: Connection) {
+        let Self { around, state, go_on } = *self;
+        if let Some(carrier) = C::put_together(connection, around) {
+            go_on(carrier, state);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -10,12 +10,14 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 #[cfg(feature = "tls")]
 use std::sync::{Mutex, MutexGuard, PoisonError};
+#[cfg(feature = "tls")]
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::BytesMut;
 use hotupdate::connections::Connections;
 use hotupdate::{Connection, Listener, Serving, Starting};
+use hotupdate_proto::timing::fixed::http::READY_OVERDUE;
 #[cfg(feature = "tls")]
 use hotupdate_tls::TlsStream;
 use http::{Request, Response};
@@ -32,8 +34,6 @@ use zeroize::Zeroizing;
 
 use crate::app::{App, BoxError};
 use crate::arrivals::{Arrivals, Entrance};
-#[cfg(feature = "tls")]
-use crate::carrier::Carrier;
 use crate::carrier::{HttpCarrier, Kinds, Layer, Names};
 use crate::detect::{Protocol, detect, wait_for_more};
 use crate::http1::{self, Left};
@@ -46,10 +46,6 @@ use crate::tls::{self, Tls};
 use crate::watch::{Event, Watch};
 #[cfg(feature = "http2")]
 use crate::{http2, settings::Http2};
-
-/// How long a server may be awaited while its process is not ready before the log says so: `ready` that is
-/// called after the server was awaited, and not before, never comes.
-const READY_OVERDUE: Duration = Duration::from_secs(10);
 
 /// Serves `app` on `listener` until another process has taken over for good, and everything that was open
 /// here is done.
@@ -371,7 +367,7 @@ impl Serve {
 #[derive(Debug, Default)]
 pub(crate) struct Server {
     settings: Settings,
-    /// A connection is in hyper again.
+    /// A connection is in hyper again, or for the first time.
     equipped: Notify,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
@@ -470,10 +466,10 @@ async fn converse<C: HttpCarrier, S: App>(carrier: C, state: HttpState, app: S, 
     let names = carried.names;
     let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, carried.kinds);
     let service = ConnectionContext::new(&activity, carried, settings.connect_info).service(app.clone());
-    let chosen = carrier.known_protocol();
+    let (chosen, rests) = (carrier.known_protocol(), carrier.rests());
     let mut io = Io::new(carrier, activity.clone());
     io.give_back(state.unread);
-    let left = exchange(io, state.spoken, chosen, C::RESTS, service, &mut watch, &server, names).await;
+    let left = exchange(io, state.spoken, chosen, rests, service, &mut watch, &server, names).await;
     // In another task, if there is more to be said: this one has nothing to wait for and ends.
     match left {
         Some((Left::Migrates(io), spoken)) => migration::migrate(io, spoken, go_on(app, server)),
@@ -506,10 +502,8 @@ fn begin<S: App>(arrival: Arrival, app: S, server: Arc<Server>) {
         }
         #[cfg(feature = "tls")]
         History::Tls(around, state) => {
-            let stream: Option<TlsStream<Connection>> = Carrier::put_together(connection, *around);
-            if let Some(stream) = stream {
-                go_on(app, server)(stream, state);
-            }
+            let go_on = go_on::<TlsStream<Connection>, S>(app, server);
+            migration::rest_apart(connection, *around, state, Layer::Tls13.kinds(), go_on);
         }
         // Its client has just connected to say something.
         History::None => go_on(app, server)(connection, HttpState::default()),
@@ -541,6 +535,7 @@ where
         Spoken::Http1 => Some(Protocol::Http1),
         #[cfg(feature = "http2")]
         Spoken::Http2(state) => {
+            server.equipped.notify_one();
             let left = http2::serve(io, Some(state), service, watch, &server.settings.http2).await;
             return left.map(|(io, state)| (Left::Migrates(io), Spoken::Http2(state)));
         }
@@ -558,6 +553,7 @@ where
         #[cfg(feature = "http2")]
         if protocol == Protocol::Http2 {
             activity.set_protocol(names.h2);
+            server.equipped.notify_one();
             let left = http2::serve(io, None, service, watch, &server.settings.http2).await;
             return left.map(|(io, state)| (Left::Migrates(io), Spoken::Http2(state)));
         }

@@ -73,6 +73,7 @@ impl Carried {
 struct InFlight(Arc<ConnectionContext>);
 
 impl InFlight {
+    #[inline]
     fn begin(context: &Arc<ConnectionContext>) -> Self {
         context.activity.request_begins();
         Self(context.clone())
@@ -80,6 +81,7 @@ impl InFlight {
 }
 
 impl Drop for InFlight {
+    #[inline]
     fn drop(&mut self) {
         self.0.activity.request_ends();
     }
@@ -98,6 +100,7 @@ struct Answering<'a> {
 }
 
 impl<'a> Answering<'a> {
+    #[inline]
     fn begin(request: &'a mut Option<InFlight>) -> Self {
         let before = ANSWERED.replace(request.take());
         Self { request, before }
@@ -105,6 +108,7 @@ impl<'a> Answering<'a> {
 }
 
 impl Drop for Answering<'_> {
+    #[inline]
     fn drop(&mut self) {
         *self.request = ANSWERED.replace(self.before.take());
     }
@@ -281,6 +285,7 @@ enum Upgrade {
 }
 
 impl Upgrade {
+    #[inline]
     fn asked_for(head: &Parts) -> Option<Self> {
         // hyper puts it there if the client asks, and to look is cheaper than to search the header fields.
         head.extensions.get::<OnUpgrade>()?;

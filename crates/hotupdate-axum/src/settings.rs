@@ -7,6 +7,7 @@ use std::time::Duration;
 
 #[cfg(feature = "http2")]
 use hotupdate_h2::Setting;
+use hotupdate_proto::timing::fixed::http::HEADER_READ_TIMEOUT;
 
 /// Settings of HTTP/1.1, for [`Serve::http1`](crate::Serve::http1).
 ///
@@ -32,11 +33,6 @@ pub struct Http1 {
     max_buffer_size: Option<usize>,
     title_case_headers: bool,
 }
-
-/// How long a client may take for the head of a request once it has begun. Generous, for phones in tunnels;
-/// finite, because half a head costs memory (RFC 9112 leaves it to the server; hyper's own default is the
-/// same).
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// hyper panics below it.
 const MIN_BUFFER_SIZE: usize = 8 * 1024;

@@ -23,10 +23,10 @@
 //!
 //! # Handshakes
 //! Each has a task of its own, so a slow client keeps no other one waiting. A client has
-//! [`Timing::handshake`](hotupdate::Timing::handshake) (10 s) from its connection to the end of its handshake,
-//! and [`Tls::max_handshakes`] limits how many are under way. ALPN chooses HTTP/1.1 or HTTP/2; a client
-//! without ALPN is understood by its first bytes. A process that drains finishes the handshakes that have
-//! begun in it.
+//! [`Timing::handshake`](hotupdate::Timing::handshake) (10 s) from its connection to the end of its
+//! handshake, and [`Tls::max_handshakes`] limits how many are under way. ALPN chooses HTTP/1.1 or HTTP/2; a
+//! client without ALPN is understood by its first bytes. A process that drains finishes the handshakes that
+//! have begun in it.
 //!
 //! # What migrates
 //! Sessions: a client that comes back resumes its session in any version with the same [`tickets`], also
@@ -46,7 +46,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
-use hotupdate::{Connection, Serving, Starting};
+use hotupdate::{Connection, Serving, Starting, StoredState};
 use hotupdate_tls::{Acceptor, NotMigrated, State, TlsStream};
 use http::StatusCode;
 use http::request::Parts;
@@ -241,15 +241,42 @@ const ROTATION: Duration = Duration::from_secs(10 * 60);
 /// that serves, and no other, changes the keys when it is time.
 ///
 /// They are for [`Tls::tickets`], in as many servers as the process has; once for each process. After a start
-/// without a version before, the keys are new, and clients shake hands in full.
+/// without a version before, the keys are new, and clients shake hands in full: [`stored_tickets`] outlive
+/// that.
 ///
 /// # Errors
 /// As [`Starting::export`] of the name `tls-tickets`, and if the system gives no random numbers.
 pub fn tickets(hot: &mut Starting) -> hotupdate::Result<Arc<Tickets>> {
-    let inherited = hot.import(TICKETS).and_then(|state| {
-        let tickets = Tickets::from_bytes(&state.bytes);
+    keys(hot, None)
+}
+
+/// As [`tickets()`], and the keys are in systemd's descriptor store, too, as the listeners are: sessions
+/// resume after a crash, and after a restart of the unit. By choice, because there they can be read by root,
+/// by systemd, and by each process that systemd starts for the unit, also while no process of the service
+/// runs: [`Starting::stored_state`] says more, and what the unit needs. Without a store these are
+/// [`tickets()`].
+///
+/// Keys that have lain there for longer than they are in use are not used again: a key makes tickets for six
+/// hours, and is understood for six more, whether a process has it or not.
+///
+/// # Errors
+/// As [`tickets()`], and if the keys cannot be stored.
+pub fn stored_tickets(hot: &mut Starting) -> hotupdate::Result<Arc<Tickets>> {
+    let stored = hot.stored_state(TICKETS)?;
+    keys(hot, Some(stored))
+}
+
+fn keys(hot: &mut Starting, stored: Option<StoredState>) -> hotupdate::Result<Arc<Tickets>> {
+    let exported = hot.import(TICKETS).map(|state| state.bytes.as_slice());
+    let found = stored.as_ref().and_then(StoredState::get).filter(|_| exported.is_none());
+    let inherited = exported.or(found).and_then(|bytes| {
+        let tickets = Tickets::from_bytes(bytes);
         tickets.inspect_err(|error| tracing::warn!(%error, "sessions of TLS do not resume here")).ok()
     });
+    if let (Some(tickets), Some(_)) = (&inherited, found) {
+        // They may have lain there for longer than keys are in use. No other process serves.
+        tickets.rotate_if_due(SystemTime::now());
+    }
     let tickets = match inherited {
         Some(tickets) => tickets,
         None => Tickets::new(SystemTime::now()).map_err(|error| {
@@ -259,19 +286,31 @@ pub fn tickets(hot: &mut Starting) -> hotupdate::Result<Arc<Tickets>> {
     let tickets = Arc::new(tickets);
     let exported = tickets.clone();
     hot.export(TICKETS, TICKETS_SCHEMA, move || exported.to_bytes().to_vec())?;
-    tokio::spawn(rotate(hot.when_serving(), Arc::downgrade(&tickets)));
+    if let Some(stored) = &stored {
+        stored.set(&tickets.to_bytes())?;
+    }
+    tokio::spawn(rotate(hot.when_serving(), Arc::downgrade(&tickets), stored));
     Ok(tickets)
 }
 
-async fn rotate(serving: impl Future<Output = Option<Serving>>, tickets: Weak<Tickets>) {
+async fn rotate(
+    serving: impl Future<Output = Option<Serving>>,
+    tickets: Weak<Tickets>,
+    stored: Option<StoredState>,
+) {
     let Some(hot) = serving.await else { return };
     while hot.wait_until_serving().await {
         tokio::select! {
             () = hot.wait_until_not_serving() => {}
-            () = sleep(ROTATION) => match tickets.upgrade() {
-                Some(tickets) => drop(tickets.rotate_if_due(SystemTime::now())),
-                None => return,
-            },
+            () = sleep(ROTATION) => {
+                let Some(tickets) = tickets.upgrade() else { return };
+                let is_news = tickets.rotate_if_due(SystemTime::now());
+                if let Some(stored) = stored.as_ref().filter(|_| is_news)
+                    && let Err(error) = stored.set(&tickets.to_bytes())
+                {
+                    tracing::warn!(%error, "sessions of TLS that begin now would not outlive a crash");
+                }
+            }
         }
     }
 }
@@ -310,8 +349,7 @@ impl Carrier for TlsStream<Connection> {
     }
 
     fn take_apart(mut self) -> Result<(Connection, State), (Self, String)> {
-        // The answer to a client's KeyUpdate waits for that. What cannot be sent now keeps the connection
-        // here.
+        // What cannot be sent now travels.
         let _ = futures_util::FutureExt::now_or_never(tokio::io::AsyncWriteExt::flush(&mut self));
         self.into_state().map_err(|NotMigrated { stream, why }| (stream, why.to_string()))
     }
@@ -334,8 +372,13 @@ impl Carrier for TlsStream<Connection> {
 }
 
 impl HttpCarrier for TlsStream<Connection> {
-    /// Its keys would lie in memory for as long, in the form in which they migrate.
-    const RESTS: bool = false;
+    fn rests(&self) -> bool {
+        self.can_migrate().is_ok()
+    }
+
+    fn is_waiting(around: &State) -> bool {
+        around.is_waiting()
+    }
 
     fn carried(&self, server: &Server) -> Carried {
         let layer = self.layer();

@@ -106,7 +106,7 @@ where
     #[cfg(feature = "tls")]
     handler.clone().accept(hot, Layer::Tls13, |bytes| {
         let (around, bytes) = crate::tls::split_state(bytes)?;
-        Some((Around::Tls(around), bytes))
+        Some((Around::Tls(Box::new(around)), bytes))
     })?;
     handler.accept(hot, Layer::Bare, |bytes| Some((Around::Nothing, bytes)))
 }

@@ -94,6 +94,7 @@ impl Connection {
     }
 
     /// All of a header block of the client has passed.
+    #[inline]
     fn follow_block(&mut self, stream: u32, end_stream: bool, block: &[u8]) {
         match self.table.follow(block) {
             Ok(()) => self.opens(stream, end_stream),
@@ -125,6 +126,7 @@ impl Connection {
     }
 
     /// The longest frame that a server with these settings reads.
+    #[inline]
     pub(crate) fn longest_frame(&self) -> u32 {
         self.server.value(Setting::MaxFrameSize).max(DEFAULT_MAX_FRAME_SIZE)
     }

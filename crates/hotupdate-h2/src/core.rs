@@ -203,9 +203,12 @@ impl Core {
     /// follow what passes. It is so nearly always.
     #[inline]
     pub(crate) fn is_plain(&mut self) -> bool {
-        if !self.plain {
-            self.plain = self.nothing_waits();
-        }
+        self.plain || self.becomes_plain()
+    }
+
+    #[cold]
+    fn becomes_plain(&mut self) -> bool {
+        self.plain = self.nothing_waits();
         self.plain
     }
 
@@ -712,8 +715,9 @@ impl Core {
     fn tell_window(&mut self) {
         let ahead = self.backend.ahead;
         let owed = self.relay.as_ref().map_or(ahead, |relay| relay.owes(ahead));
-        let between = self.from_server.is_between() && !self.connection.answering && self.split.is_over();
-        if owed > 0 && between && self.backend.spoken_to && self.backend.starts.is_done() {
+        // Between a head and its CONTINUATION no other frame may come (RFC 9113, section 6.10).
+        let may = self.is_between_blocks() && self.split.is_over();
+        if owed > 0 && may && self.backend.spoken_to && self.backend.starts.is_done() {
             put_window_update(&mut self.out, owed);
             self.connection.receive_window += owed;
             self.backend.ahead -= owed;

@@ -119,6 +119,7 @@ pub(crate) fn put_block(out: &mut BytesMut, flags: u8, stream: u32, block: &[u8]
 
 /// What HEADERS carries beside its piece of a header block: the five bytes of priority, or none. `None` if it
 /// says that it has more than is there.
+#[inline]
 pub(crate) fn strip_headers(head: Head, payload: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut rest = payload;
     let mut padding = 0;

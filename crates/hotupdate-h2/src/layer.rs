@@ -24,6 +24,8 @@ const BUFFERED: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Layer<T> {
     shared: Arc<Mutex<Shared<T>>>,
+    /// Asked for before each write, and always the same.
+    is_write_vectored: bool,
 }
 
 /// The other end of a [`Layer`]: it says whether the connection can move, and takes it.
@@ -61,7 +63,7 @@ fn lock<T>(shared: &Mutex<Shared<T>>) -> MutexGuard<'_, Shared<T>> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<T> Layer<T> {
+impl<T: AsyncWrite> Layer<T> {
     /// Of a new connection, of which nothing has been read.
     pub fn new(io: T, limits: Limits) -> (Self, Handle<T>) {
         Self::with(io, Core::new(limits))
@@ -84,6 +86,7 @@ impl<T> Layer<T> {
     }
 
     fn with(io: T, core: Core) -> (Self, Handle<T>) {
+        let is_write_vectored = io.is_write_vectored();
         let shared = Shared {
             io: Transport::Client(io),
             core,
@@ -94,7 +97,7 @@ impl<T> Layer<T> {
             mover: None,
         };
         let shared = Arc::new(Mutex::new(shared));
-        (Self { shared: shared.clone() }, Handle { shared })
+        (Self { shared: shared.clone(), is_write_vectored }, Handle { shared })
     }
 }
 
@@ -257,10 +260,25 @@ impl<T> Shared<T> {
         }
     }
 
+    #[inline]
+    fn register_reader(&mut self, cx: &Context<'_>) {
+        if !self.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
+            self.reader = Some(cx.waker().clone());
+        }
+    }
+
     /// The connection may just have come to rest.
+    #[inline]
     fn notice(&mut self) {
-        let decided = self.mover.is_some()
-            && (self.rest().map_or_else(Stays::is_final, |()| true) || self.core.is_split().is_ok());
+        if self.mover.is_some() {
+            self.tell_mover();
+        }
+    }
+
+    #[cold]
+    fn tell_mover(&mut self) {
+        let decided =
+            self.rest().map_or_else(Stays::is_final, |()| true) || self.core.is_split().is_ok();
         if decided && let Some(waker) = self.mover.take() {
             waker.wake();
         }
@@ -269,10 +287,13 @@ impl<T> Shared<T> {
 
 impl<T: AsyncWrite + Unpin> Shared<T> {
     /// Sends what the layer has for the client.
+    #[inline]
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.core.is_plain() {
-            return Poll::Ready(Ok(()));
-        }
+        if self.core.is_plain() { Poll::Ready(Ok(())) } else { self.poll_send_all(cx) }
+    }
+
+    #[cold]
+    fn poll_send_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let bytes = self.core.for_client();
             if bytes.is_empty() {
@@ -286,21 +307,33 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
         }
     }
 
+    #[inline]
     fn poll_write_vectored(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.unflushed = true;
+        if self.core.is_plain() { self.poll_write_through(cx, bufs) } else { self.poll_write_apart(cx, bufs) }
+    }
+
+    /// The client hears what hyper writes as it is, and that is followed.
+    #[inline]
+    fn poll_write_through(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let n = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
+        let mut left = n;
+        for buf in bufs {
+            let part = left.min(buf.len());
+            self.core.written(&buf[..part]);
+            left -= part;
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    #[cold]
+    fn poll_write_apart(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.exchange(cx);
         // It may fail when it is written only.
         let sent = self.poll_send(cx)?;
-        if self.core.is_plain() || self.core.writes_directly() {
+        if self.core.writes_directly() {
             ready!(sent.map(Ok::<_, io::Error>))?;
-            let n = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
-            let mut left = n;
-            for buf in bufs {
-                let part = left.min(buf.len());
-                self.core.written(&buf[..part]);
-                left -= part;
-            }
-            return Poll::Ready(Ok(n));
+            return self.poll_write_through(cx, bufs);
         }
         if self.core.for_client().len() > BUFFERED {
             return Poll::Pending;
@@ -366,10 +399,50 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
+    // Into the code of the caller, as all of a read that finds nothing: of four that hyper begins for a request
+    // three end there.
+    #[inline(always)]
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
-            self.reader = Some(cx.waker().clone());
+        if self.core.is_plain()
+            && let Some(read) = self.poll_read_through(cx, buf)
+        {
+            return read;
         }
+        self.poll_read_apart(cx, buf)
+    }
+
+    /// hyper hears what the client sends as it is, and that is followed. `None` if the client has closed, or
+    /// if nothing of what has come passes: it was kept.
+    #[inline(always)]
+    fn poll_read_through(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Option<Poll<io::Result<()>>> {
+        let before = buf.filled().len();
+        match Pin::new(&mut self.io).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Pending => {
+                self.register_reader(cx);
+                return Some(Poll::Pending);
+            }
+            failed => return Some(failed),
+        }
+        let read = &buf.filled()[before..];
+        let n = self.core.pass(read);
+        if n == 0 || n < read.len() {
+            match read {
+                [] => self.core.end(),
+                read => self.core.keep(&read[n..]),
+            }
+            buf.set_filled(before + n);
+        }
+        (n > 0).then_some(Poll::Ready(Ok(())))
+    }
+
+    #[cold]
+    fn poll_read_apart(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.register_reader(cx);
         loop {
             self.exchange(cx);
             if !self.core.is_plain() {
@@ -389,18 +462,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
                 }
             }
             if self.core.reads_directly() {
-                let before = buf.filled().len();
-                ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-                let read = &buf.filled()[before..];
-                if read.is_empty() {
-                    self.core.end();
-                    continue;
-                }
-                let n = self.core.pass(read);
-                self.core.keep(&read[n..]);
-                buf.set_filled(before + n);
-                if n > 0 {
-                    return Poll::Ready(Ok(()));
+                if let Some(read) = self.poll_read_through(cx, buf) {
+                    return read;
                 }
             } else {
                 let mut bytes = [MaybeUninit::uninit(); READ];
@@ -435,8 +498,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Layer<T> {
+    #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut shared = lock(&self.shared);
+        let shared = &mut *lock(&self.shared);
         let read = shared.poll_read(cx, buf);
         shared.waits = read.is_pending();
         shared.notice();
@@ -445,10 +509,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Layer<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Layer<T> {
+    #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
+    #[inline]
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -460,12 +526,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Layer<T> {
         written
     }
 
+    #[inline]
     fn is_write_vectored(&self) -> bool {
-        lock(&self.shared).io.is_write_vectored()
+        self.is_write_vectored
     }
 
+    #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut shared = lock(&self.shared);
+        let shared = &mut *lock(&self.shared);
         shared.exchange(cx);
         ready!(shared.poll_send(cx))?;
         ready!(Pin::new(&mut shared.io).poll_flush(cx))?;

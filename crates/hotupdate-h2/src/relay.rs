@@ -325,7 +325,7 @@ impl Core {
     }
 
     /// Whether a frame may follow what the client hears.
-    fn is_between_blocks(&self) -> bool {
+    pub(crate) fn is_between_blocks(&self) -> bool {
         self.from_server.is_between() && !self.connection.answering
     }
 

@@ -90,38 +90,50 @@ impl Streams {
 
     #[inline]
     fn find(&self, number: u32) -> Option<usize> {
-        self.open.binary_search_by_key(&number, |stream| stream.number).ok()
+        // Most clients ask for one thing after the other: the stream is the only one.
+        match self.open.front() {
+            Some(stream) if stream.number == number => Some(0),
+            Some(_) => self.open.binary_search_by_key(&number, |stream| stream.number).ok(),
+            None => None,
+        }
     }
 
     /// The client has ended its side.
     #[inline]
     pub(crate) fn requested(&mut self, number: u32) {
-        if let Some(at) = self.find(number) {
-            self.open[at].requested = true;
-            self.close_if_done(at);
-        }
+        self.change(number, |stream| stream.requested = true);
     }
 
     /// The server has ended its side.
     #[inline]
     pub(crate) fn answered(&mut self, number: u32) {
-        if let Some(at) = self.find(number) {
-            self.open[at].answered = true;
-            self.close_if_done(at);
+        self.change(number, |stream| stream.answered = true);
+    }
+
+    #[inline]
+    fn change(&mut self, number: u32, change: impl FnOnce(&mut Stream)) {
+        let Some(at) = self.find(number) else { return };
+        let Some(stream) = self.open.get_mut(at) else { return };
+        change(stream);
+        if stream.requested && stream.answered {
+            self.close(at);
         }
     }
 
     #[inline]
-    fn close_if_done(&mut self, at: usize) {
-        if self.open[at].requested && self.open[at].answered {
-            self.open.remove(at);
-        }
+    fn close(&mut self, at: usize) {
+        // Which moves no other one.
+        if at == 0 {
+            self.open.pop_front()
+        } else {
+            self.open.remove(at)
+        };
     }
 
     /// One of both sides has reset it.
     pub(crate) fn reset(&mut self, number: u32) {
         if let Some(at) = self.find(number) {
-            self.open.remove(at);
+            self.close(at);
         }
     }
 }

@@ -193,7 +193,11 @@ impl Table {
         let mut at = self.follow_sizes(block)?;
         while let Some(&first) = block.get(at) {
             let start = at;
-            if first & 0x80 != 0 {
+            if (0x81..0x80 + DYNAMIC as u8).contains(&first) {
+                // An entry of the static table, in one byte, as most fields are.
+                at += 1;
+                sink.as_it_is(&block[start..at])?;
+            } else if first & 0x80 != 0 {
                 match integer(block, &mut at, 7)? {
                     0 => return Err(Malformed),
                     1..DYNAMIC => sink.as_it_is(&block[start..at])?,
@@ -230,6 +234,7 @@ impl Table {
         Ok(at)
     }
 
+    #[inline]
     fn name<'a>(&self, block: &'a [u8], at: &mut usize, bits: u32) -> Result<NameOf<'a>, Malformed> {
         match integer(block, at, bits)? {
             0 => Ok(NameOf::Literal(&block[string(block, at)?])),
@@ -238,6 +243,7 @@ impl Table {
         }
     }
 
+    #[inline]
     fn entry(&self, index: usize) -> Result<Entry, Malformed> {
         self.entries.get(index - DYNAMIC).copied().ok_or(Malformed)
     }

@@ -21,8 +21,8 @@ pub const DETACH: &str = "HOTUPDATE_DETACH";
 /// which in a unit is the service manager.
 pub const AGAIN: &str = "HOTUPDATE_AGAIN";
 
-/// Tells a program that its output is the pipe of an operator, which is read until the program serves: standard
-/// output and standard error that are this file, `DEVICE:INODE` in decimal, go elsewhere then.
+/// Tells a program that its output is the pipe of an operator, which is read until the program serves:
+/// standard output and standard error that are this file, `DEVICE:INODE` in decimal, go elsewhere then.
 pub const OUTPUT: &str = "HOTUPDATE_OUTPUT";
 
 /// What a program that is started must not inherit, since it speaks of descriptors of one process: systemd's

@@ -435,8 +435,8 @@ pub enum Command {
         /// Why, see [`AbortParams::why`].
         why: Option<String>,
     },
-    /// The operator that began the attempt of this name is gone: as `Abort`, if it is the one that is under way
-    /// and not released. Nothing else is undone by it, and a process that comes later for this attempt is
+    /// The operator that began the attempt of this name is gone: as `Abort`, if it is the one that is under
+    /// way and not released. Nothing else is undone by it, and a process that comes later for this attempt is
     /// turned away.
     Abandon {
         /// What the operator called it, see [`Join::attempt`](crate::Join::attempt).

@@ -108,7 +108,8 @@ impl Predecessor {
         self.drained && !self.probation
     }
 
-    /// Whether it wants to know which process serves, see [`FEATURE_SUPERVISION`](crate::FEATURE_SUPERVISION).
+    /// Whether it wants to know which process serves, see
+    /// [`FEATURE_SUPERVISION`](crate::FEATURE_SUPERVISION).
     #[must_use]
     pub fn is_told_who_serves(&self) -> bool {
         self.features.iter().any(|feature| feature == crate::FEATURE_SUPERVISION)

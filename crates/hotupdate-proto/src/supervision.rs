@@ -14,8 +14,8 @@
 //!
 //! systemd decides when it is told of a main process whether it can wait for the end of that one: only if it
 //! is a child of its own. It never looks again, and kills other processes at a stop instead of waiting for
-//! them (`main_pid_alien` in its `src/core/service.c` and `unit.c`). So a process does not become the main one
-//! before the process that has started it is gone.
+//! them (`main_pid_alien` in its `src/core/service.c` and `unit.c`). So a process does not become the main
+//! one before the process that has started it is gone.
 //!
 //! Deliberately absent: what is said to the manager, signals, and process ids that stay the same process; the
 //! driver does that.

@@ -1,9 +1,13 @@
-//! Every named deadline, and the reason for its default.
+//! Every named wait of all crates, and the reason for its default: what a program can set, and in [`fixed`]
+//! what it cannot.
+
+pub mod fixed;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// How long each wait may take. All of them can be set; the defaults fit a service on one machine.
+/// How long each wait of a handoff may take. All of them can be set; the defaults fit a service on one
+/// machine.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -198,8 +202,8 @@ macro_rules! setters {
 
 setters! {
     find hello reply batch lease standby before_release stop serving released probation crash_backoff
-    drain force resume hurry prepared quiesce write confirm parent path_check drain_grace drain_spread drain_stop
-    drain_hold terminal handshake
+    drain force resume hurry prepared quiesce write confirm parent path_check drain_grace drain_spread
+    drain_stop drain_hold terminal handshake
 }
 
 /// How long a process waits for a program that it runs and speaks for, see [`crate::program`].

@@ -11,6 +11,9 @@ const HEADER: usize = 4;
 const CLIENT_HELLO: u8 = 1;
 const KEY_UPDATE: u8 = 24;
 
+/// Of what travels of a message that has begun.
+const LENGTH: usize = HEADER + 4 + 1;
+
 /// The longest ClientHello that is waited for.
 const MAX_LENGTH: usize = 0xffff;
 
@@ -26,7 +29,7 @@ pub(crate) enum Message {
 }
 
 /// A message whose rest has not arrived.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Handshake {
     header: [u8; HEADER],
     /// Bytes of the message so far.
@@ -39,6 +42,24 @@ impl Handshake {
     /// Whether the next record has to go on with a message.
     pub(crate) fn is_pending(&self) -> bool {
         self.arrived > 0
+    }
+
+    /// As it travels.
+    pub(crate) fn to_bytes(&self) -> [u8; LENGTH] {
+        let Self { header: [a, b, c, d], arrived, last } = *self;
+        let [e, f, g, h] = (arrived as u32).to_be_bytes();
+        [a, b, c, d, e, f, g, h, last]
+    }
+
+    /// `None` if no message can have begun like this.
+    pub(crate) fn from_bytes(version: Version, [a, b, c, d, e, f, g, h, last]: [u8; LENGTH]) -> Option<Self> {
+        let arrived = u32::from_be_bytes([e, f, g, h]) as usize;
+        let message = Self { header: [a, b, c, d], arrived, last };
+        if arrived == 0 {
+            return (message == Self::default()).then_some(message);
+        }
+        let possible = message.check(version).is_ok() && arrived.checked_sub(HEADER) < Some(message.length());
+        possible.then_some(message)
     }
 
     /// Takes the next message, or what there is of it, from the front of `bytes`.
@@ -85,7 +106,7 @@ impl Handshake {
         if self.header[0] != expected {
             return Err((AlertDescription::UnexpectedMessage, "a handshake message after the handshake"));
         }
-        if self.arrived == HEADER && !length_fits {
+        if self.arrived >= HEADER && !length_fits {
             return Err((AlertDescription::DecodeError, "a handshake message of an impossible length"));
         }
         Ok(())

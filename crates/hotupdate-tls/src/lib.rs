@@ -24,7 +24,7 @@ mod provider;
 mod secret;
 mod suite;
 
-// A connection over a transport of tokio: rustls first, the record layer after a migration.
+// A connection over a transport of tokio: rustls for the handshake, the record layer after it.
 mod stream;
 pub use stream::{Acceptor, NotMigrated, TlsStream};
 

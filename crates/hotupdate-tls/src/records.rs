@@ -23,7 +23,7 @@ use crate::state::{self, State, StateError};
 use crate::suite::{Suite, Version};
 
 /// How much ciphertext waits for the transport before no more plaintext is taken.
-const MAX_OUTPUT: usize = 64 * 1024;
+pub(crate) const MAX_OUTPUT: usize = 64 * 1024;
 
 /// A TLS connection that goes on from a [`State`], without I/O.
 ///
@@ -34,10 +34,11 @@ const MAX_OUTPUT: usize = 64 * 1024;
 pub struct Records {
     suite: Suite,
     negotiated: Arc<Negotiated>,
-    migrations: u32,
     opener: Protection,
     sealer: Protection,
     exporter: Secret,
+    /// The most plaintext of a record that we send.
+    max_plaintext: usize,
     input: Input,
     handshake: Handshake,
     output: Vec<u8>,
@@ -84,25 +85,27 @@ impl Records {
         let State {
             suite,
             negotiated,
-            migrations,
             opener,
             sealer,
             exporter,
+            max_plaintext,
+            handshake,
             owes_key_update,
             patience,
             plaintext,
             ciphertext,
+            output,
         } = state;
         Ok(Self {
             suite,
             negotiated,
-            migrations,
             opener: Protection::new(suite, opener).ok_or(StateError::Inconsistent)?,
             sealer: Protection::new(suite, sealer).ok_or(StateError::Inconsistent)?,
             exporter,
+            max_plaintext,
             input: Input::new(&plaintext, &ciphertext),
-            handshake: Handshake::default(),
-            output: Vec::new(),
+            handshake,
+            output,
             sent: 0,
             owes_key_update,
             patience,
@@ -114,11 +117,6 @@ impl Records {
     /// What the handshake has led to.
     pub fn negotiated(&self) -> &Arc<Negotiated> {
         &self.negotiated
-    }
-
-    /// How many processes the connection has left.
-    pub fn migrations(&self) -> u32 {
-        self.migrations
     }
 
     /// The transport has delivered these bytes.
@@ -183,6 +181,11 @@ impl Records {
         }
     }
 
+    /// What the last peek has shown.
+    pub(crate) fn plaintext(&self) -> &[u8] {
+        self.input.plaintext()
+    }
+
     pub(crate) fn consume(&mut self, count: usize) {
         self.input.consume_plaintext(count);
     }
@@ -219,7 +222,7 @@ impl Records {
         let mut bytes = Pieces { pieces, offset: 0 };
         let mut written = 0;
         while written < total {
-            let length = (total - written).min(MAX_PLAINTEXT);
+            let length = (total - written).min(self.max_plaintext);
             self.keep_key_fresh()?;
             self.seal(ContentType::APPLICATION_DATA, length, |output| bytes.copy(length, output));
             written += length;
@@ -228,9 +231,9 @@ impl Records {
     }
 
     /// Sends what the client was promised: a KeyUpdate that it has asked for. Otherwise that comes before the
-    /// next data.
+    /// next data. A client that does not read gets no more of them than of data.
     pub fn answer(&mut self) {
-        if self.owes_key_update && !self.closed {
+        if self.owes_key_update && !self.closed && self.output().len() < MAX_OUTPUT {
             self.owes_key_update = false;
             self.send_key_update(false);
         }
@@ -289,12 +292,6 @@ impl Records {
         if !matches!(self.reading, Reading::Open) || self.closed {
             return Err(MigrationBlock::Closing);
         }
-        if !self.output().is_empty() {
-            return Err(MigrationBlock::Unwritten);
-        }
-        if self.handshake.is_pending() {
-            return Err(MigrationBlock::Fragment);
-        }
         let (plaintext, ciphertext) = (self.input.plaintext().len(), self.input.ciphertext().len());
         if !state::fits(&self.negotiated, plaintext, ciphertext) {
             return Err(MigrationBlock::TooMuch);
@@ -312,16 +309,18 @@ impl Records {
             return Err((Box::new(self), why));
         }
         Ok(State {
+            plaintext: self.input.plaintext().to_vec(),
+            ciphertext: self.input.ciphertext().to_vec(),
+            output: self.output().to_vec(),
             suite: self.suite,
             negotiated: self.negotiated,
-            migrations: self.migrations.saturating_add(1),
             opener: self.opener.into_direction(),
             sealer: self.sealer.into_direction(),
             exporter: self.exporter,
+            max_plaintext: self.max_plaintext,
+            handshake: self.handshake,
             owes_key_update: self.owes_key_update,
             patience: self.patience,
-            plaintext: self.input.plaintext().to_vec(),
-            ciphertext: self.input.ciphertext().to_vec(),
         })
     }
 
@@ -475,7 +474,6 @@ impl fmt::Debug for Records {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Records")
             .field("negotiated", &self.negotiated)
-            .field("migrations", &self.migrations)
             .field("reading", &self.reading)
             .field("closed", &self.closed)
             .finish_non_exhaustive()

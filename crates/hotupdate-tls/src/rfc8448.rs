@@ -6,9 +6,10 @@ use rustls::{CipherSuite, ProtocolVersion};
 use zeroize::Zeroizing;
 
 use crate::exporter::Exporter;
+use crate::handshake::Handshake;
 use crate::negotiated::Negotiated;
 use crate::patience::Patience;
-use crate::protection::Direction;
+use crate::protection::{Direction, MAX_PLAINTEXT};
 use crate::secret::Secret;
 use crate::suite::Suite;
 use crate::{Read, Records, State};
@@ -49,15 +50,17 @@ fn server() -> Records {
             server_name: Some("server".to_owned()),
             client_certificates: Vec::new(),
         }),
-        migrations: 1,
         opener: direction(CLIENT_SECRET, 0),
         // The ticket had the first number.
         sealer: direction(SERVER_SECRET, 1),
         exporter: Secret::default(),
+        max_plaintext: MAX_PLAINTEXT,
+        handshake: Handshake::default(),
         owes_key_update: false,
         patience: Patience::default(),
         plaintext: Vec::new(),
         ciphertext: Vec::new(),
+        output: Vec::new(),
     };
     Records::new(State::from_bytes(&state.to_bytes()).unwrap()).unwrap()
 }

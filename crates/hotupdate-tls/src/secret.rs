@@ -55,9 +55,13 @@ impl Secret {
 
     /// The key and the IV that a traffic secret stands for.
     pub(crate) fn key_and_iv(&self, suite: Suite) -> (Self, Zeroizing<[u8; NONCE]>) {
+        (self.expand(suite, "key", &[], suite.aead().key_len()), self.iv(suite))
+    }
+
+    pub(crate) fn iv(&self, suite: Suite) -> Zeroizing<[u8; NONCE]> {
         let mut iv = Zeroizing::new([0; NONCE]);
         self.expand_into(suite, "iv", &[], &mut *iv);
-        (self.expand(suite, "key", &[], suite.aead().key_len()), iv)
+        iv
     }
 }
 

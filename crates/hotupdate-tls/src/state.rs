@@ -7,10 +7,12 @@ use rustls::pki_types::CertificateDer;
 use rustls::{CipherSuite, ProtocolVersion};
 use zeroize::Zeroizing;
 
-use crate::input::MAX_CIPHERTEXT;
+use crate::handshake::Handshake;
+use crate::input::{Header, MAX_CIPHERTEXT};
 use crate::negotiated::Negotiated;
 use crate::patience::Patience;
-use crate::protection::Direction;
+use crate::protection::{Direction, HEADER, MAX_PLAINTEXT};
+use crate::records::MAX_OUTPUT;
 use crate::secret::Secret;
 use crate::suite::{Suite, Version};
 
@@ -25,6 +27,9 @@ const MAX_UNOPENED: usize = 8 * MAX_CIPHERTEXT;
 
 const MAX_CERTIFICATES: usize = 64;
 const MAX_CERTIFICATE: usize = 1 << 16;
+
+/// The most ciphertext that may travel unsent.
+const MAX_UNSENT: usize = 2 * MAX_OUTPUT;
 
 /// Whether so much of what was read can travel.
 pub(crate) fn fits(negotiated: &Negotiated, plaintext: usize, ciphertext: usize) -> bool {
@@ -48,19 +53,24 @@ pub(crate) fn fits(negotiated: &Negotiated, plaintext: usize, ciphertext: usize)
 pub struct State {
     pub(crate) suite: Suite,
     pub(crate) negotiated: Arc<Negotiated>,
-    pub(crate) migrations: u32,
     /// What the client sends.
     pub(crate) opener: Direction,
     /// What we send.
     pub(crate) sealer: Direction,
     /// Empty unless it was asked for.
     pub(crate) exporter: Secret,
+    /// The most plaintext of a record that we send.
+    pub(crate) max_plaintext: usize,
+    /// A handshake message of the client that has begun.
+    pub(crate) handshake: Handshake,
     pub(crate) owes_key_update: bool,
     pub(crate) patience: Patience,
     /// Decrypted and not read.
     pub(crate) plaintext: Vec<u8>,
     /// Read from the transport and not decrypted.
     pub(crate) ciphertext: Vec<u8>,
+    /// Sealed and not sent.
+    pub(crate) output: Vec<u8>,
 }
 
 /// Why bytes are no [`State`].
@@ -84,20 +94,29 @@ impl State {
         &self.negotiated
     }
 
+    /// Whether the client has to speak first: nothing of it can be read, and nothing of ours is to be sent.
+    pub fn is_waiting(&self) -> bool {
+        let record = Header::of(&self.ciphertext).map(|header| HEADER + header.length);
+        let whole = record.is_some_and(|length| length <= self.ciphertext.len());
+        self.plaintext.is_empty() && self.output.is_empty() && !whole
+    }
+
     /// The state for another process. It is as secret as the keys in it: send it over nothing but a socket to
     /// a process of the same user, and wipe every copy.
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let Self {
             suite,
             negotiated,
-            migrations,
             opener,
             sealer,
             exporter,
+            max_plaintext,
+            handshake,
             owes_key_update,
             patience,
             plaintext,
             ciphertext,
+            output,
         } = self;
         let Negotiated { version, cipher_suite, alpn, server_name, client_certificates } = &**negotiated;
         let Patience { key_updates, empty_records, warnings, renegotiations } = *patience;
@@ -105,7 +124,8 @@ impl State {
         writer.bytes(&[FORM]);
         writer.bytes(&u16::from(*version).to_be_bytes());
         writer.bytes(&u16::from(*cipher_suite).to_be_bytes());
-        writer.bytes(&migrations.to_be_bytes());
+        writer.bytes(&(*max_plaintext as u16).to_be_bytes());
+        writer.bytes(&handshake.to_bytes());
         writer.bytes(&[(*owes_key_update).into(), key_updates, empty_records, warnings, renegotiations]);
         for Direction { secret, iv, sequence } in [opener, sealer] {
             writer.sized(secret.as_bytes());
@@ -119,6 +139,7 @@ impl State {
         writer.optional(server_name.as_deref().map(str::as_bytes));
         writer.sized(plaintext);
         writer.sized(ciphertext);
+        writer.sized(output);
         writer.bytes(&[client_certificates.len() as u8]);
         for certificate in client_certificates {
             writer.sized(certificate);
@@ -141,7 +162,9 @@ impl State {
         let version = ProtocolVersion::from(reader.u16()?);
         let cipher_suite = CipherSuite::from(reader.u16()?);
         let suite = Suite::new(version, cipher_suite).ok_or(StateError::Suite)?;
-        let migrations = u32::from_be_bytes(reader.array()?);
+        let max_plaintext = usize::from(reader.u16()?);
+        let handshake = Handshake::from_bytes(suite.version, reader.array()?);
+        let handshake = handshake.ok_or(StateError::Inconsistent)?;
         let [owes, key_updates, empty_records, warnings, renegotiations] = reader.array()?;
         let opener = reader.direction(suite)?;
         let sealer = reader.direction(suite)?;
@@ -151,10 +174,12 @@ impl State {
         let server_name = server_name.transpose().map_err(|_| StateError::Inconsistent)?;
         let plaintext = reader.sized(MAX_UNREAD)?.to_vec();
         let ciphertext = reader.sized(MAX_UNOPENED)?.to_vec();
+        let output = reader.sized(MAX_UNSENT)?.to_vec();
         let [count] = reader.array()?;
         let client_certificates = reader.certificates(count.into())?;
         let exporter_fits = exporter.is_empty() || exporter.as_bytes().len() == suite.digest().output_len();
-        if !reader.0.is_empty() || owes > 1 || !exporter_fits {
+        let length_fits = (1..=MAX_PLAINTEXT).contains(&max_plaintext);
+        if !reader.0.is_empty() || owes > 1 || !exporter_fits || !length_fits {
             return Err(StateError::Inconsistent);
         }
         Ok(Self {
@@ -166,14 +191,16 @@ impl State {
                 server_name,
                 client_certificates,
             }),
-            migrations,
             opener,
             sealer,
             exporter,
+            max_plaintext,
+            handshake,
             owes_key_update: owes == 1,
             patience: Patience { key_updates, empty_records, warnings, renegotiations },
             plaintext,
             ciphertext,
+            output,
         })
     }
 
@@ -184,6 +211,7 @@ impl State {
         FIXED
             + self.plaintext.len()
             + self.ciphertext.len()
+            + self.output.len()
             + self.negotiated.alpn.as_ref().map_or(0, Vec::len)
             + self.negotiated.server_name.as_ref().map_or(0, String::len)
             + certificates.iter().map(|certificate| 4 + certificate.len()).sum::<usize>()
@@ -195,11 +223,11 @@ impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("State")
             .field("negotiated", &self.negotiated)
-            .field("migrations", &self.migrations)
             .field("received", &self.opener.sequence)
             .field("sent", &self.sealer.sequence)
             .field("plaintext", &self.plaintext.len())
             .field("ciphertext", &self.ciphertext.len())
+            .field("output", &self.output.len())
             .finish_non_exhaustive()
     }
 }
@@ -303,14 +331,16 @@ mod tests {
                 server_name: None,
                 client_certificates: vec![CertificateDer::from(vec![1, 2, 3]), CertificateDer::from(vec![4])],
             }),
-            migrations: 3,
             opener: direction(5),
             sealer: direction(u64::MAX - 1),
             exporter: Secret::new(&vec![8; suite.digest().output_len()]),
+            max_plaintext: 1000,
+            handshake: Handshake::default(),
             owes_key_update: true,
             patience: Patience { key_updates: 1, empty_records: 2, warnings: 3, renegotiations: 1 },
             plaintext: b"plain".to_vec(),
             ciphertext: b"cipher".to_vec(),
+            output: b"sealed".to_vec(),
         }
     }
 

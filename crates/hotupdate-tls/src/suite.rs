@@ -2,7 +2,6 @@
 
 use rustls::{CipherSuite, ProtocolVersion};
 
-use crate::protection::HEADER;
 use crate::provider::{aead, digest, hkdf};
 
 /// Keys of AES-GCM protect so many records (RFC 8446, section 5.5, and rustls).
@@ -95,11 +94,6 @@ impl Suite {
             (Version::Tls12, Cipher::Aes128Gcm | Cipher::Aes256Gcm) => 8,
             _ => 0,
         }
-    }
-
-    /// How much longer a record is than its plaintext, if it has no padding.
-    pub(crate) fn overhead(self) -> usize {
-        HEADER + self.explicit_nonce() + usize::from(self.version == Version::Tls13) + TAG
     }
 
     /// How many records one key may protect.

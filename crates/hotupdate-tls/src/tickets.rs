@@ -74,7 +74,9 @@ const SECRET: usize = 32;
 ///
 /// **A process that holds the keys** can open all tickets that were made with them. That makes it the server
 /// for clients that come back, and it can read what is said over TLS 1.2 in the sessions of these tickets,
-/// and early data of TLS 1.3. A key makes tickets for six hours, and is understood for six more.
+/// and early data of TLS 1.3. A key makes tickets for six hours, and is understood for six more. That holds
+/// for keys that lie where a process finds them after a crash, too, if it calls
+/// [`rotate_if_due`](Self::rotate_if_due) before it uses them.
 pub struct Tickets {
     keys: RwLock<Keys>,
 }
@@ -168,10 +170,12 @@ impl Tickets {
     /// and no other: after a rotation in each of two processes they would not understand each other's
     /// tickets.
     ///
-    /// Without random numbers it stays with its keys.
+    /// Rotations that were missed, while no process had the keys, are made up for, so that no ticket is
+    /// understood for longer than it should be. Without random numbers it stays with its keys.
     pub fn rotate_if_due(&self, now: SystemTime) -> bool {
         let mut keys = self.write();
-        keys.is_due(now) && keys.rotate(now).is_ok()
+        let due = keys.due(now);
+        (0..due).all(|_| keys.rotate(now).is_ok()) && due > 0
     }
 
     /// Goes on with the next key, as after a leak: three times, and no ticket is understood of the keys that
@@ -224,9 +228,13 @@ impl Keys {
         Ok(())
     }
 
-    fn is_due(&self, now: SystemTime) -> bool {
-        // A clock that was set back must not keep a key forever.
-        now >= self.since + KEY_LIFETIME || now + KEY_LIFETIME < self.since
+    /// How many rotations are due. After three of them no key is left of those that were there.
+    fn due(&self, now: SystemTime) -> u64 {
+        match now.duration_since(self.since) {
+            Ok(age) => (age.as_secs() / KEY_LIFETIME.as_secs()).min(3),
+            // A clock that was set back must not keep a key forever.
+            Err(_) => u64::from(now + KEY_LIFETIME < self.since),
+        }
     }
 }
 
@@ -329,6 +337,19 @@ mod tests {
         assert!(tickets.decrypt(&ticket).is_some());
         assert!(tickets.rotate_if_due(now() + 12 * HOUR));
         assert!(tickets.decrypt(&ticket).is_none());
+    }
+
+    #[test]
+    fn keys_that_lay_about_are_as_old_as_if_they_had_been_in_use() {
+        for (hours, rotations) in [(5, 0), (6, 1), (11, 1), (12, 2), (17, 2), (18, 3), (1_000, 3)] {
+            let tickets = Tickets::new(now()).unwrap();
+            let ticket = tickets.encrypt(b"session").unwrap();
+            let next = tickets.read().next.seal(b"session").unwrap();
+            assert_eq!(tickets.rotate_if_due(now() + hours * HOUR), rotations > 0);
+            assert_eq!(tickets.decrypt(&ticket).is_some(), rotations < 2, "after {hours} hours");
+            assert_eq!(tickets.decrypt(&next).is_some(), rotations < 3, "after {hours} hours");
+            assert!(!tickets.rotate_if_due(now() + hours * HOUR));
+        }
     }
 
     #[test]

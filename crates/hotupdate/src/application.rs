@@ -4,20 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hotupdate_proto::ListenerItem;
 use hotupdate_proto::message::Ready;
-use hotupdate_proto::operator::Warning;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::driver::TaskResult;
 use crate::error::{Error, Result};
 use crate::lifecycle::{Lifecycle, Served};
-use crate::listeners::gate::GateControl;
-use crate::listeners::inherited::Origin;
-use crate::migration;
-use crate::platform::OwnedFd;
-use crate::state::{Arrived, Export};
+use crate::resources::Resources;
+use crate::state::Arrived;
 use crate::tasks::{self, Hook, Tasks};
 
 /// What the application says to its driver. That the sender is gone before `Ready` means that it gave up.
@@ -33,33 +28,6 @@ pub(crate) enum FromApplication {
         what: String,
         told: oneshot::Sender<()>,
     },
-}
-
-/// Everything a process serves with.
-#[derive(Default)]
-pub(crate) struct Resources {
-    pub(crate) gates: Vec<(Arc<dyn GateControl>, Origin)>,
-    pub(crate) descriptors: Vec<(ListenerItem, OwnedFd, Origin)>,
-    pub(crate) exports: Vec<Export>,
-    /// What accepts connections of other versions.
-    pub(crate) handlers: Vec<migration::Handler>,
-    /// What the application does before another process takes over from this one.
-    pub(crate) hooks: Vec<Hook>,
-    pub(crate) tasks: Tasks,
-    /// Names under which the descriptor store may have something that this process does not use.
-    pub(crate) stale: Vec<String>,
-    /// The application dropped a listener.
-    pub(crate) dropped: Arc<Notify>,
-    /// What operators should know of it.
-    pub(crate) warnings: Vec<Warning>,
-}
-
-impl Drop for Resources {
-    /// A listener that the application still holds would keep clients waiting in a queue that no process
-    /// reads.
-    fn drop(&mut self) {
-        self.gates.iter().for_each(|(gate, _)| gate.close());
-    }
 }
 
 /// Work that only one process may do.

@@ -301,16 +301,17 @@ impl Builder {
     /// the old one has drained. Then it starts the service again.
     ///
     /// `NotifyAccess=all` because each new version speaks for itself. `FileDescriptorStoreMax=` is at least
-    /// the number of listeners. The store survives a crash and `systemctl restart`, and with
-    /// `FileDescriptorStorePreserve=yes` (since 254) also `systemctl stop`. In it, the listener `http` is
-    /// called `hotupdate/http`; bytes that systemd does not allow in a name (anything but printable ASCII,
-    /// and `:`) are written as `%3A`. A name that has more than 255 bytes then is not held, and the log says
-    /// so.
+    /// the number of listeners and of [stored states](Starting::stored_state). The store survives a crash and
+    /// `systemctl restart`, and with `FileDescriptorStorePreserve=yes` (since 254) also `systemctl stop`. In
+    /// it, the listener `http` is called `hotupdate/http`; bytes that systemd does not allow in a name
+    /// (anything but printable ASCII, and `:`) are written as `%3A`. A name that has more than 255 bytes then
+    /// is not held, and the log says so.
     ///
     /// A listener that is found there is used if its address is the one that is asked for, and is removed if
     /// no version asks for it. The store changes when a hot update can no longer be taken back. `hotctl stop`
     /// removes the listeners, SIGTERM does not: it may come from `systemctl restart`. Descriptors of
-    /// [`Starting::descriptor`] are not kept.
+    /// [`Starting::descriptor`] are not kept, and neither is exported state: what has to outlive a crash is
+    /// stored with [`Starting::stored_state`].
     ///
     /// See systemd.service(5), `FileDescriptorStoreMax=`, and sd_notify(3), `FDSTORE=1`.
     pub fn descriptor_store(mut self, descriptor_store: bool) -> Self {

@@ -15,8 +15,10 @@ pub use connection::{Connection, MAX_STATE, NotMigrated};
 pub mod drain;
 pub use drain::{Drain, Phase, Plan};
 
+mod slot;
+pub use slot::MigrationSlot;
+
 mod queue;
-pub use queue::MigrationSlot;
 
 mod table;
 pub use table::Connections;
@@ -27,6 +29,8 @@ mod exchange;
 pub use exchange::{BodyDemand, PollSnapshot};
 
 mod rest;
+#[doc(hidden)]
+pub use rest::AtRest;
 
 #[cfg(test)]
 mod fixture;

@@ -5,15 +5,13 @@
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::incumbent::Afterwards;
+use hotupdate_proto::timing::fixed::connections::PROGRESS;
 use hotupdate_proto::{ConnectionRow, Summary, Timing, Totals};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::connections::Connections;
 use crate::connections::drain::{Phase, Plan};
 use crate::tasks::Tasks;
-
-/// How often a predecessor tells how its drain goes, if there is something to tell.
-const PROGRESS: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {

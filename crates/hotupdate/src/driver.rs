@@ -150,6 +150,7 @@ enum Wake {
     /// Connections have asked to leave.
     Migration,
     ListenerDropped,
+    StateStored,
     Request(Request),
     Heard(LinkId, Heard),
     Done(TaskResult),
@@ -204,6 +205,7 @@ impl Driver {
             links,
             listeners,
             application,
+            exports,
             operators,
             migrations,
             supervisor,
@@ -220,6 +222,7 @@ impl Driver {
             said = application.next() => Wake::Application(said),
             () = connections.next_portion(migrations.on_their_way()) => Wake::Migration,
             () = listeners.dropped().notified() => Wake::ListenerDropped,
+            () = exports.changed() => Wake::StateStored,
             request = operators.next() => Wake::Request(request),
             call = supervisor.next() => Wake::Supervisor(call),
             () = until(deadline) => Wake::Deadline,
@@ -243,6 +246,7 @@ impl Driver {
             Wake::Application(said) => self.application_says(said).await,
             Wake::Migration => self.leave().await,
             Wake::ListenerDropped => self.listener_dropped(),
+            Wake::StateStored => self.state_stored(),
             Wake::Request(request) => self.request(request).await,
             Wake::Heard(id, heard) => self.hear(id, heard).await,
             Wake::Done(done) => self.done(done).await,
@@ -270,11 +274,23 @@ impl Driver {
     fn listener_dropped(&mut self) {
         let lifecycle = self.application.lifecycle();
         self.listeners.forget_dropped(lifecycle);
-        // As long as another process may serve them, the descriptor store keeps them.
-        let machine = self.machine.incumbent().filter(|_| lifecycle == Lifecycle::Serving);
-        if machine.is_some_and(|machine| machine.predecessors().iter().all(|older| !older.probation)) {
+        if self.is_established() {
             self.supervisor.keep(&mut self.listeners);
         }
+    }
+
+    fn state_stored(&self) {
+        if self.is_established() {
+            self.supervisor.keep_states(&self.exports);
+        }
+    }
+
+    /// This process serves. As long as another one may serve again, what that one has stays in the descriptor
+    /// store.
+    fn is_established(&self) -> bool {
+        let serves = self.application.lifecycle() == Lifecycle::Serving;
+        let machine = self.machine.incumbent().filter(|_| serves);
+        machine.is_some_and(|machine| machine.predecessors().iter().all(|older| !older.probation))
     }
 
     async fn request(&mut self, request: Request) {
@@ -412,7 +428,8 @@ impl Driver {
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+/// Returns at this moment, or never.
+pub(crate) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline.into()).await,
         None => std::future::pending().await,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hotupdate_proto::incumbent::Local;
 use hotupdate_proto::operator::{Call, Reply, Warning};
 use hotupdate_proto::successor::{Effect, Event};
+use hotupdate_proto::timing::fixed::control::ASK_AGAIN;
 use hotupdate_proto::{
     Fault, Generation, INTERFACE, Join, Joined, LinkItem, ListenerKind, Message, Refusal, SocketFile,
     Successor, frame,
@@ -17,23 +18,20 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Span;
 
-use crate::application::Resources;
 use crate::control::{self, Found, Ownership};
-use crate::driver::{self, Inherited};
+use crate::driver::{self, Inherited, until};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link;
 use crate::link::channel::{self, Receiver};
 use crate::listeners::inherited::Offered;
 use crate::process::signal::Signals;
 use crate::process::{limits, spawn};
+use crate::resources::Resources;
 use crate::sealed;
 use crate::settings::Settings;
 use crate::starting::Starting;
 use crate::state;
 use crate::systemd;
-
-/// How long between two calls to an incumbent that is itself still starting.
-const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// What arrived with the inventory.
 pub(crate) struct Inventory {
@@ -144,7 +142,7 @@ fn doing(path: &Path) -> String {
 
 fn first(settings: Settings, local: Local, signals: Signals, ownership: Ownership) -> Starting {
     // In this order: what is taken over is removed from the environment.
-    let (misdirected, offered) = (systemd::misdirected(), systemd::listeners());
+    let (misdirected, systemd::Passed { offered, states }) = (systemd::misdirected(), systemd::passed());
     let (release, abandon_listeners) = (settings.release, settings.abandon_listeners);
     let timing = settings.timing.clone();
     tracing::info!(path = %settings.path.display(), "first start: no process serves at this path");
@@ -164,6 +162,7 @@ fn first(settings: Settings, local: Local, signals: Signals, ownership: Ownershi
         abandon_listeners,
         offered,
         state: HashMap::new(),
+        stored: states,
         connections,
         timing,
         resources,
@@ -177,7 +176,7 @@ fn first(settings: Settings, local: Local, signals: Signals, ownership: Ownershi
 fn succeed(settings: Settings, local: Local, signals: Signals, complete: Complete) -> Result<Starting> {
     // The incumbent has the sockets that count. Those of systemd must not stay open here: their clients would
     // wait for ever.
-    drop(systemd::listeners());
+    drop(systemd::passed());
     let Complete { machine, joined, receiver, inventory } = complete;
     let Inventory { offered, state, links, ownership } = inventory;
     let (release, abandon_listeners) = (settings.release, settings.abandon_listeners);
@@ -204,6 +203,7 @@ fn succeed(settings: Settings, local: Local, signals: Signals, complete: Complet
         abandon_listeners,
         offered,
         state,
+        stored: HashMap::new(),
         connections,
         timing,
         resources: Default::default(),
@@ -331,13 +331,6 @@ async fn next(
     tokio::select! {
         message = receiver.message() => message.map_err(Event::Closed),
         () = until(deadline) => Err(Event::Tick),
-    }
-}
-
-async fn until(deadline: Option<std::time::Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }
 

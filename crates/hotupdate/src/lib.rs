@@ -31,7 +31,7 @@
 //! | on every other system | |
 //! |---|---|
 //! | a handoff | an error that says so: for a process that was started as the next version ([`ErrorKind::Refused`]), for one whose address is taken ([`ErrorKind::Local`]), and a line in the log for [`Builder::successor_signal`] |
-//! | control socket, `hotctl`, systemd, users, [`Starting::import`] | there is none, and nothing is imported |
+//! | control socket, `hotctl`, systemd, users, [`Starting::import`], [`Starting::stored_state`] | there is none, and nothing is imported or stored |
 //! | migration | no connection is asked for its state; `migrate` says that it stays |
 //! | the limit of open files | is left as it is |
 //! | `testing` | is for Linux |
@@ -102,7 +102,7 @@ pub mod testing;
 pub mod guides;
 
 mod state;
-pub use state::State;
+pub use state::{State, StoredState};
 
 mod error;
 pub use error::{Error, ErrorKind, Result};
@@ -122,6 +122,7 @@ mod draining;
 mod lifecycle;
 mod platform;
 mod rate_limited_log;
+mod resources;
 
 // How it is done: the one task that owns the state, and what it works with.
 #[cfg(all(target_os = "linux", not(hotupdate_portable)))]

@@ -2,10 +2,9 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// At most one line in this time.
-const PAUSE: Duration = Duration::from_secs(1);
+use hotupdate_proto::timing::fixed::process::LOG_PAUSE;
 
 /// Counts the lines that are left out.
 #[derive(Debug)]
@@ -39,7 +38,7 @@ impl RateLimitedLog {
     /// Whether to write a line now.
     pub(crate) fn due(&self) -> Option<Suppressed> {
         let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let pause = u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX);
+        let pause = u64::try_from(LOG_PAUSE.as_millis()).unwrap_or(u64::MAX);
         let next = |not_before| (now >= not_before).then(|| now.saturating_add(pause));
         match self.not_before.fetch_update(Relaxed, Relaxed, next) {
             Ok(_) => Some(Suppressed(self.suppressed.swap(0, Relaxed))),

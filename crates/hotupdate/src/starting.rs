@@ -3,40 +3,38 @@
 //! Deliberately absent: accepting. `ready` consumes this value, so that "bind before ready" is checked by the
 //! compiler.
 
+mod claims;
+
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use hotupdate_proto::inventory::MAX_NAME;
 use hotupdate_proto::message::{MAX_DESCRIPTORS, Ready, Release};
 use hotupdate_proto::operator::Warning;
-use hotupdate_proto::{ConnectionKind, Generation, ListenerItem, ListenerKind, Process, Timing, frame};
+use hotupdate_proto::{ConnectionKind, Generation, ListenerItem, ListenerKind, Process, Timing};
 use serde::de::DeserializeOwned;
-use tokio::net::{ToSocketAddrs, lookup_host};
+use tokio::net::ToSocketAddrs;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
 use crate::address::Address;
-use crate::application::{FromApplication, Resources};
+use crate::application::FromApplication;
 use crate::connections::Connection;
 use crate::connections::Connections;
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::listeners::bind;
 use crate::listeners::datagram::{UdpSocket, UnixDatagramSocket};
-use crate::listeners::gate::{Claim, Gate, Gated};
 use crate::listeners::inherited::{Offered, Origin};
 use crate::listeners::socket::ListeningSocket;
 use crate::listeners::stream::{Acceptor, Listener};
 use crate::migration::{Handler, Resume};
 use crate::platform::OwnedFd;
+use crate::resources::Resources;
 use crate::serving::Serving;
-use crate::state::{Arrived, Export, State};
+use crate::state::{Arrived, Export, Found, Slot, State, StoredState};
 use crate::tasks::Hook;
-
-/// The most bytes that describe all listeners of a process: half a message, because there are other things to
-/// say.
-const MAX_DESCRIPTION: usize = frame::MAX_MESSAGE / 2;
 
 /// A process that does not serve yet. [`Starting::ready`] makes a [`Serving`] of it; dropping it gives up,
 /// and the incumbent, if there is one, serves on.
@@ -55,6 +53,8 @@ pub struct Starting {
     pub(crate) abandon_listeners: bool,
     pub(crate) offered: Vec<Offered>,
     pub(crate) state: HashMap<String, Arrived>,
+    /// What an earlier process stored, until the application asks for it.
+    pub(crate) stored: HashMap<String, Found>,
     pub(crate) connections: Connections,
     pub(crate) timing: Timing,
     pub(crate) resources: Resources,
@@ -248,6 +248,46 @@ impl Starting {
         Ok(())
     }
 
+    /// State that outlives a crash, where systemd has a store for it
+    /// ([`Builder::descriptor_store`](crate::Builder::descriptor_store)): what the application
+    /// [sets](StoredState::set) lies in a sealed memfd beside the listeners there, and the process that
+    /// systemd starts after a crash, or at a restart of the unit, [gets](StoredState::get) it. It does not
+    /// travel in a handoff: the same state has to be [exported](Starting::export), too. Without such a store
+    /// nothing happens.
+    ///
+    /// Each state takes one place of `FileDescriptorStoreMax=`. In the store, the state `keys` is called
+    /// `hotupdate-state/keys`. When it is set again, the old one is removed first: in a crash between the two
+    /// nothing is found. `hotctl stop` removes it, SIGTERM does not, and neither does a later version that
+    /// does not ask for it any more, before it is started by systemd itself.
+    ///
+    /// **Who can read it**: root, and systemd, which is the manager of the user for a unit of a user; and
+    /// every process that systemd starts for this unit by `ExecStart=` is given it. The memory may be
+    /// swapped out, as that of a process may. After the end of the last process it stays there, as long as
+    /// the unit is not stopped.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), hotupdate::Error> {
+    /// let mut hot = hotupdate::join("/run/hello/control.sock").await?;
+    /// let stored = hot.stored_state("last-import")?;
+    /// let last = stored.get().unwrap_or(b"none").to_vec(); // found after a crash
+    /// stored.set(b"2026-11-28")?; // for the next one
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::ApiMisuse`] for a name that was asked for before, is empty, or has more than 255 bytes.
+    pub fn stored_state(&mut self, name: &str) -> Result<StoredState> {
+        let Resources { stored, stored_changed, .. } = &mut self.resources;
+        if stored.iter().any(|slot| slot.name() == name) || name.is_empty() || name.len() > MAX_NAME {
+            let doing = format!("asking for the stored state {name:?}");
+            return Err(Error::misuse(doing, "the name is taken, empty, or too long"));
+        }
+        let slot = Arc::new(Slot::new(name));
+        stored.push(slot.clone());
+        Ok(StoredState::new(self.stored.remove(name), slot, stored_changed.clone()))
+    }
+
     /// Goes on with connections of this kind that other versions migrate here with
     /// [`Connection::migrate`](crate::Connection::migrate): for each of them `serve` runs in a task of its
     /// own, with the state that came along.
@@ -421,6 +461,7 @@ impl Starting {
             release: _,
             offered,
             state,
+            stored: _,
             connections,
             resources,
             ready,
@@ -473,7 +514,8 @@ impl Starting {
     /// claimed.
     fn settle(&mut self) -> Result<()> {
         self.claims_something()?;
-        let Self { span, offered, resources, ready, .. } = self;
+        let Self { span, offered, stored, resources, ready, .. } = self;
+        resources.stored.extend(stored.drain().map(|(name, _)| Arc::new(Slot::empty(&name))));
         for (name, address) in resources.take_dropped() {
             tracing::warn!(
                 parent: &*span, %name, %address,
@@ -547,201 +589,5 @@ impl Starting {
             let _ = self.application.send(FromApplication::Trouble { what: error.reason(), told });
             let _ = is_told.await;
         }
-    }
-
-    // ---- claiming -------------------------------------------------------------------------------------
-
-    async fn resolve(&self, name: &str, address: impl ToSocketAddrs) -> Result<Vec<Address>> {
-        let addresses =
-            lookup_host(address).await.doing(|| format!("resolving the address of the listener {name:?}"))?;
-        Ok(addresses.map(Address::Ip).collect())
-    }
-
-    fn claim<T: Gated>(
-        &mut self,
-        name: &str,
-        kind: ListenerKind,
-        wanted: &[Address],
-        make: impl Fn(&Address) -> io::Result<OwnedFd>,
-    ) -> Result<Claim<T>> {
-        self.check_name(name)?;
-        let Offered { address, fd, origin, .. } = match self.take(name, kind, wanted) {
-            Some(offered) => offered,
-            None => self.bind(name, kind, wanted, make)?,
-        };
-        tracing::info!(parent: &self.span, name, %kind, %address, %origin, "listener");
-        let gate = Gate::parked(name, kind, address, fd);
-        self.resources.gates.push((gate.clone(), origin));
-        self.note(name, origin);
-        Ok(Claim::new(gate, self.resources.dropped.clone()))
-    }
-
-    /// By name and address; else, for a listener that was renamed, by address: binding it again would fail.
-    fn take(&mut self, name: &str, kind: ListenerKind, wanted: &[Address]) -> Option<Offered> {
-        let fits = |offered: &Offered| {
-            offered.kind == kind && (offered.origin == Origin::Systemd || matches(&offered.address, wanted))
-        };
-        let by_name = self.offered.iter().position(|o| o.name == name && fits(o));
-        // Exactly this address: port 0 means any port, and not that of another listener.
-        let by_address = || self.offered.iter().position(|o| o.kind == kind && wanted.contains(&o.address));
-        let position = by_name.or_else(by_address)?;
-        let offered = self.offered.swap_remove(position);
-        if offered.name != name {
-            let (before, address) = (&offered.name, &offered.address);
-            tracing::warn!(parent: &self.span, name, before, %address, "a listener has a new name");
-            self.resources.stale.push(offered.name.clone());
-        }
-        Some(offered)
-    }
-
-    fn bind(
-        &mut self,
-        name: &str,
-        kind: ListenerKind,
-        wanted: &[Address],
-        make: impl Fn(&Address) -> io::Result<OwnedFd>,
-    ) -> Result<Offered> {
-        if let Some(before) = self.offered.iter().find(|o| o.name == name) {
-            let now = wanted.first().map(ToString::to_string).unwrap_or_default();
-            let before = &before.address;
-            tracing::warn!(parent: &self.span, name, %before, now, "a listener has another address");
-            let text = format!(
-                "the listener {name:?} is bound to {now}, and was bound to {before}: clients of the old address \
-                 are refused when the version before this one has let go"
-            );
-            self.resources.warnings.push(Warning::new("moved_listener", text));
-        } else if self.incumbent.is_some() {
-            tracing::warn!(
-                parent: &self.span, name, %kind, "the incumbent has no such listener; it is bound afresh"
-            );
-        }
-        let mut error = io::Error::new(io::ErrorKind::AddrNotAvailable, "the address resolves to nothing");
-        for address in wanted {
-            match make(address).and_then(|fd| Offered::examine(name, fd, Origin::Bound)) {
-                Ok(bound) => return Ok(bound),
-                Err(failed) => error = failed,
-            }
-        }
-        let addresses: Vec<_> = wanted.iter().map(ToString::to_string).collect();
-        let doing = format!("binding the {kind} listener {name:?} to {}", addresses.join(" or "));
-        match self.why_in_use(&error, kind, wanted) {
-            Some(why) => Err(Error::new(ErrorKind::Local, doing, why).while_served_by(self.serves_on())),
-            None => Err(error).doing(|| doing),
-        }
-    }
-
-    /// What keeps an address that is in use, as far as this process knows, and what to do about it.
-    fn why_in_use(&self, error: &io::Error, kind: ListenerKind, wanted: &[Address]) -> Option<String> {
-        if error.kind() != io::ErrorKind::AddrInUse {
-            return None;
-        }
-        let conflicts = |address: &Address| wanted.iter().any(|wanted| wanted.conflicts_with(address));
-        let offered = self.offered.iter().filter(|offered| offered.kind == kind);
-        let offered = offered.map(|offered| (offered.name.as_str(), &offered.address));
-        let claimed = self.resources.gates.iter().filter(|(gate, _)| gate.kind() == kind);
-        let claimed = claimed.map(|(gate, _)| (&**gate.name(), gate.address()));
-        let mut known = offered.chain(claimed);
-        if let Some((name, address)) = known.find(|(_, address)| conflicts(address)) {
-            return Some(match &self.incumbent {
-                Some(incumbent) => format!(
-                    "{incumbent}, which this version is to replace, listens on {address} (its listener {name:?}), \
-                     and the kernel allows one of the two at a time: keep that address, take another port, or \
-                     end the old version first (hotctl stop --wait)"
-                ),
-                None => format!("the listener {name:?} of this process is bound to {address}"),
-            });
-        }
-        // An address that the version before this one was to leave, and that this one returns to.
-        let former = self.in_probation.as_ref().map(|former| {
-            format!(
-                "unless another program has it, {former} still does, which can take over again for a moment: \
-                 return to that version (hotctl rollback), or repeat this when `hotctl status` shows no version \
-                 that can take over again"
-            )
-        });
-        self.misdirected.clone().or(former).map(|why| format!("{error}; {why}"))
-    }
-
-    fn check_name(&self, name: &str) -> Result<()> {
-        let doing = || format!("the listener {name:?}");
-        if name.is_empty() || name.len() > MAX_NAME {
-            return Err(Error::misuse(doing(), format!("a name has 1 to {MAX_NAME} bytes")));
-        }
-        if self.ready.adopted.iter().chain(&self.ready.bound).any(|used| used == name) {
-            return Err(Error::misuse(doing(), "the name is taken: names are the keys of listeners"));
-        }
-        Ok(())
-    }
-
-    fn note(&mut self, name: &str, origin: Origin) {
-        let names = if origin == Origin::Bound { &mut self.ready.bound } else { &mut self.ready.adopted };
-        names.push(name.to_owned());
-    }
-}
-
-/// Whether a listener at `address` is one at an address that is `wanted`.
-fn matches(address: &Address, wanted: &[Address]) -> bool {
-    // `[::ffff:127.0.0.1]` has the clients of 127.0.0.1, and no more.
-    let is_same = |ours: SocketAddr, theirs: SocketAddr| {
-        let same_ip = ours.ip().to_canonical() == theirs.ip().to_canonical();
-        ours == theirs
-            || (same_ip
-                && (theirs.port() == 0
-                    || (theirs.port() == ours.port() && ours.is_ipv4() != theirs.is_ipv4())))
-    };
-    wanted.iter().any(|wanted| match (address, wanted) {
-        (Address::Ip(ours), Address::Ip(theirs)) => is_same(*ours, *theirs),
-        (ours, theirs) => ours == theirs,
-    })
-}
-
-impl std::fmt::Debug for Resources {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let names: Vec<_> = self.gates.iter().map(|(gate, _)| gate.name().to_string()).collect();
-        f.debug_struct("Resources").field("listeners", &names).finish_non_exhaustive()
-    }
-}
-
-impl Resources {
-    /// A successor and operators are told of all listeners, and one message holds only so much. That has to
-    /// be found now and not when the next version wants to come.
-    fn check(&self) -> Result<()> {
-        let items = self.items().doing(|| "looking at the listeners".to_owned())?;
-        match frame::encode(&items) {
-            Ok(bytes) if bytes.len() <= MAX_DESCRIPTION => Ok(()),
-            _ => {
-                let what = format!(
-                    "{} listeners cannot be described in {MAX_DESCRIPTION} bytes; use fewer, or shorter \
-                     names",
-                    items.len()
-                );
-                Err(Error::misuse("becoming ready", what))
-            }
-        }
-    }
-
-    /// Listeners that the application dropped: their names and addresses. They are not among the resources
-    /// any more.
-    pub(crate) fn take_dropped(&mut self) -> Vec<(String, Address)> {
-        let dropped = self.gates.extract_if(.., |(gate, _)| gate.is_closed());
-        let dropped: Vec<_> =
-            dropped.map(|(gate, _)| (gate.name().to_string(), gate.address().clone())).collect();
-        // What the descriptor store has of them would keep clients waiting.
-        self.stale.extend(dropped.iter().map(|(name, _)| name.clone()));
-        dropped
-    }
-
-    /// What a successor is told about the listeners of this process.
-    pub(crate) fn items(&self) -> io::Result<Vec<ListenerItem>> {
-        let mut items = Vec::with_capacity(self.gates.len() + self.descriptors.len());
-        for (gate, _) in &self.gates {
-            match gate.describe() {
-                // Its turn comes, see `take_dropped`.
-                Err(_) if gate.is_closed() => {}
-                item => items.push(item?),
-            }
-        }
-        items.extend(self.descriptors.iter().map(|(item, _, _)| item.clone()));
-        Ok(items)
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use hotupdate_proto::Timing;
 use hotupdate_proto::frame;
 use hotupdate_proto::operator::{Call, ProcessState, Reply};
+use hotupdate_proto::timing::fixed::testing::{ANSWER, INTERVAL, SOON};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Map;
 
@@ -24,20 +25,10 @@ mod table;
 #[doc(hidden)]
 pub use table::Table;
 
-/// How long a [`Process`] may take to serve and to end: longer than anything takes on a machine that has much
-/// else to do.
-const SOON: Duration = Duration::from_secs(60);
-
-/// How long the control socket may take to answer.
-const ANSWER: Duration = Duration::from_secs(5);
-
-/// How often a process is looked at that is waited for.
-const INTERVAL: Duration = Duration::from_millis(5);
-
 /// Settings for a version that lives in a test beside another: no probation, so that the version before ends
-/// as soon as its connections have; signals are left to the test; no deadline of a handoff is missed on a slow
-/// machine; versions may crash as often as a test wants; and a control socket that is removed stays so, since
-/// the folder of a test goes at its end, often a moment before its services.
+/// as soon as its connections have; signals are left to the test; no deadline of a handoff is missed on a
+/// slow machine; versions may crash as often as a test wants; and a control socket that is removed stays so,
+/// since the folder of a test goes at its end, often a moment before its services.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -121,8 +112,8 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends it SIGTERM: a process that serves stops gracefully, or gives the service back to its predecessor if
-    /// that is in probation.
+    /// Sends it SIGTERM: a process that serves stops gracefully, or gives the service back to its predecessor
+    /// if that is in probation.
     ///
     /// # Errors
     /// What kill(2) says, for example that it has ended.

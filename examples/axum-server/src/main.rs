@@ -7,6 +7,8 @@
 // That of the example, which shows it.
 #[path = "../../axum-tls/src/certificate.rs"]
 mod certificate;
+#[cfg(test)]
+mod certificate_tests;
 mod cli;
 mod metrics;
 mod privileges;
@@ -67,7 +69,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     }
     let mut server = hotupdate_axum::serve(http, app, &mut hot);
     if let Some(directory) = &cli.tls {
-        let (config, tickets) = (certificate::config(directory)?, tls::tickets(&mut hot)?);
+        let (config, tickets) = (certificate::config(directory)?, tls::stored_tickets(&mut hot)?);
         server = server.tls(Tls::new(config).tickets(tickets).move_connections(true));
     }
     streams::on_migrated(&mut hot)?;

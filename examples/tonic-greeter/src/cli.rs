@@ -31,6 +31,11 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:50051")]
     pub(crate) listen: String,
 
+    /// Speak TLS with cert.pem and key.pem in this directory, which are made for `localhost` where both are
+    /// missing; connections move to the next version all the same
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tls: Option<PathBuf>,
+
     /// The control socket [default: $HOTUPDATE_SOCKET, or tonic-greeter/control.sock in /run or $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -53,6 +58,10 @@ pub(crate) struct Greet {
     /// The server
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:50051")]
     pub(crate) address: String,
+
+    /// Speak TLS, and trust this certificate: the cert.pem of the server
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
 
     /// Single calls at a time
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]

@@ -1,6 +1,7 @@
 //! A client that calls without a pause, and counts what it sees of handoffs.
 
 use std::fmt;
+use std::path::Path;
 use std::process::id;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -8,10 +9,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
+use hotupdate_axum::tls::rustls::crypto::ring;
+use hotupdate_axum::tls::rustls::pki_types::pem::PemObject as _;
+use hotupdate_axum::tls::rustls::pki_types::{CertificateDer, ServerName};
+use hotupdate_axum::tls::rustls::{ClientConfig, RootCertStore};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
+use tokio_rustls::TlsConnector;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
@@ -51,7 +58,7 @@ impl fmt::Display for Seen {
 
 pub(crate) async fn run(cli: Greet) -> anyhow::Result<()> {
     let seen = Arc::new(Seen::default());
-    let client = GreeterClient::new(connect(&cli.address, seen.clone()).await?);
+    let client = GreeterClient::new(connect(&cli, seen.clone()).await?);
     say(format_args!("greeting pid={} http={}", id(), cli.address));
     let calls = (0..cli.calls).map(|_| tokio::spawn(calls(client.clone(), seen.clone())));
     let streams = (0..cli.streams).map(|_| tokio::spawn(streams(client.clone(), seen.clone())));
@@ -70,15 +77,41 @@ pub(crate) async fn run(cli: Greet) -> anyhow::Result<()> {
 }
 
 /// A channel that counts its connections: one, however often the server is replaced.
-async fn connect(address: &str, seen: Arc<Seen>) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-    let address = address.to_owned();
+async fn connect(cli: &Greet, seen: Arc<Seen>) -> anyhow::Result<Channel> {
+    let tls = cli.ca.as_deref().map(trusting).transpose()?;
+    let endpoint = Endpoint::from_shared(format!("http://{}", cli.address))?;
+    let address = cli.address.clone();
     let connector = service_fn(move |_| {
-        let address = address.clone();
         seen.connections.fetch_add(1, Relaxed);
-        async move { TcpStream::connect(address).await.map(TokioIo::new) }
+        open(address.clone(), tls.clone())
     });
     endpoint.connect_with_connector(connector).await.context("connecting to the server")
+}
+
+trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+async fn open(address: String, tls: Option<TlsConnector>) -> std::io::Result<TokioIo<Box<dyn Transport>>> {
+    let tcp = TcpStream::connect(address).await?;
+    let transport: Box<dyn Transport> = match tls {
+        None => Box::new(tcp),
+        Some(tls) => Box::new(tls.connect(ServerName::from(tcp.peer_addr()?.ip()), tcp).await?),
+    };
+    Ok(TokioIo::new(transport))
+}
+
+/// TLS with servers that have this certificate.
+fn trusting(ca: &Path) -> anyhow::Result<TlsConnector> {
+    let certificate =
+        CertificateDer::from_pem_file(ca).with_context(|| format!("reading {}", ca.display()))?;
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate)?;
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions()?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 impl Seen {

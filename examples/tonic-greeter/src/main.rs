@@ -1,8 +1,11 @@
 //! gRPC with tonic: calls and streams over connections that outlive the process that accepted them, and a
 //! client that counts what it sees of that.
 //!
-//! Deliberately absent: TLS, and code that is generated with protoc; see `build.rs`.
+//! Deliberately absent: code that is generated with protoc; see `build.rs`.
 
+// That of the example, which shows it.
+#[path = "../../axum-tls/src/certificate.rs"]
+mod certificate;
 mod cli;
 mod client;
 mod messages;

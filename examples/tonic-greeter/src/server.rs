@@ -8,9 +8,11 @@ use anyhow::Context as _;
 use futures_util::{Stream, StreamExt as _, stream};
 use hotupdate::{SignalKind, Starting};
 use hotupdate_axum::Draining;
+use hotupdate_axum::tls::{self, Tls};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
+use crate::certificate;
 use crate::cli::Serve;
 use crate::greeter::greeter_server::{Greeter, GreeterServer};
 use crate::messages::{Greeting, Name, Series};
@@ -22,7 +24,11 @@ pub(crate) async fn run(cli: Serve) -> anyhow::Result<()> {
     let address = grpc.local_addr().ip().context("a TCP listener has an IP address")?;
     let app = Routes::new(GreeterServer::new(Greets { version: cli.app_version })).into_axum_router();
 
-    let server = hotupdate_axum::serve(grpc, app, &mut hot);
+    let mut server = hotupdate_axum::serve(grpc, app, &mut hot);
+    if let Some(directory) = &cli.tls {
+        let (config, tickets) = (certificate::config(directory)?, tls::tickets(&mut hot)?);
+        server = server.tls(Tls::new(config).tickets(tickets).move_connections(true));
+    }
     let hot = hot.ready().await?;
     let (generation, pid) = (hot.generation(), id());
     say(format_args!("serving generation={generation} pid={pid} http={address}"));

@@ -1,5 +1,5 @@
-//! HTTPS beside other servers: what a handshake, a request and an idle connection cost, and what a move costs more
-//! than without TLS.
+//! HTTPS beside other servers: what a handshake, a request and an idle connection cost, and what a move costs
+//! more than without TLS.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use syscalls::Sysno;
 
 use super::case::{Case, Fault, Point, Side};
+use super::clients::Speaks;
 use super::run::{Record, run};
 use super::verdict::{complaints, longest_wait};
 use crate::process::Sandbox;
@@ -80,7 +81,7 @@ fn what_was_said(record: &Record) -> String {
     text.lines().last().unwrap_or_default().to_owned()
 }
 
-fn words(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn words(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned()
 }
@@ -101,13 +102,13 @@ pub type Calls = BTreeMap<(Side, Sysno), u32>;
 /// # Errors
 ///
 /// If the handoff fails without a fault.
-pub fn calls() -> anyhow::Result<Calls> {
+pub fn calls(speaks: Speaks) -> anyhow::Result<Calls> {
     const LOOKS: usize = 2;
     let mut calls = Calls::new();
     for side in Side::ALL {
         for _ in 0..LOOKS {
             let sandbox = Sandbox::new();
-            let record = run(&sandbox, Case::dry(side)).context("a handoff without a fault")?;
+            let record = run(&sandbox, Case::dry(speaks, side)).context("a handoff without a fault")?;
             let wrong = complaints(&record);
             ensure!(wrong.is_empty(), "a handoff without a fault: {wrong:?}\n{}", sandbox.transcript());
             for (call, count) in record.trace.counts() {
@@ -151,9 +152,9 @@ const FAILURES: [(Sysno, &[Errno]); 9] = [
 /// Which calls are shortened.
 const WRITES: [Sysno; 1] = [Sysno::sendmsg];
 
-/// The cases of one kind.
+/// The cases of one kind, of clients that speak this.
 #[must_use]
-pub fn cases(kind: Kind, calls: &Calls) -> Vec<Case> {
+pub fn cases(speaks: Speaks, kind: Kind, calls: &Calls) -> Vec<Case> {
     let mut cases = Vec::new();
     for ((side, call), count) in calls {
         for nth in 1..=*count {
@@ -171,7 +172,7 @@ pub fn cases(kind: Kind, calls: &Calls) -> Vec<Case> {
                     failures.iter().map(|errno| Fault::Error(*errno)).chain(short).collect()
                 }
             };
-            cases.extend(faults.into_iter().map(|fault| Case { side: *side, at, fault }));
+            cases.extend(faults.into_iter().map(|fault| Case { speaks, side: *side, at, fault }));
         }
     }
     cases

@@ -10,6 +10,8 @@ use anyhow::{Context, bail};
 use nix::errno::Errno;
 use syscalls::Sysno;
 
+use super::clients::Speaks;
+
 /// Which process, of a handoff or of a rollback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
@@ -165,6 +167,8 @@ impl FromStr for Fault {
 /// One run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Case {
+    /// What its clients speak.
+    pub speaks: Speaks,
     /// The process that meets the fault.
     pub side: Side,
     /// At which of its calls.
@@ -176,14 +180,15 @@ pub struct Case {
 impl Case {
     /// A dry run.
     #[must_use]
-    pub fn dry(side: Side) -> Self {
-        Self { side, at: Point { call: Sysno::exit_group, nth: u32::MAX }, fault: Fault::Nothing }
+    pub fn dry(speaks: Speaks, side: Side) -> Self {
+        Self { speaks, side, at: Point { call: Sysno::exit_group, nth: u32::MAX }, fault: Fault::Nothing }
     }
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.side, self.at, self.fault)
+        write!(f, "{} {} {}", self.side, self.at, self.fault)?;
+        if self.speaks == Speaks::default() { Ok(()) } else { write!(f, " {}", self.speaks) }
     }
 }
 
@@ -192,10 +197,17 @@ impl FromStr for Case {
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let words: Vec<_> = text.split_whitespace().collect();
-        let [side, call, nth, fault] = words[..] else { bail!("a case is `SIDE CALL NTH FAULT`") };
+        let [side, call, nth, fault, speaks @ ..] = &words[..] else {
+            bail!("a case is `SIDE CALL NTH FAULT [PROTOCOL]`")
+        };
+        let speaks = match speaks {
+            [] => Speaks::default(),
+            [speaks] => speaks.parse()?,
+            _ => bail!("a case has five words at most"),
+        };
         let call = Sysno::from_str(call).map_err(|_| anyhow::anyhow!("{call:?} is not a system call"))?;
         let at = Point { call, nth: nth.parse().context("NTH is a number from 1 on")? };
-        Ok(Self { side: side.parse()?, at, fault: fault.parse()? })
+        Ok(Self { speaks, side: side.parse()?, at, fault: fault.parse()? })
     }
 }
 
@@ -212,10 +224,12 @@ mod tests {
             "successor sendmsg 2 short",
             "restored sendmsg 1 kill",
             "withdrawn recvmsg 2 kill",
+            "successor sendmsg 3 kill http2",
         ] {
             assert_eq!(text.parse::<Case>()?.to_string(), text);
         }
         assert!("successor sendmsg kill".parse::<Case>().is_err());
+        assert!("successor sendmsg 3 kill http3".parse::<Case>().is_err());
         assert!("nobody sendmsg 1 kill".parse::<Case>().is_err());
         assert!("successor sendmsg 1 error=ENOENT".parse::<Case>().is_err());
         Ok(())

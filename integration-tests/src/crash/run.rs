@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -14,20 +13,18 @@ use anyhow::{Context, ensure};
 use nix::sys::stat::Mode;
 
 use super::case::{Case, Fault, Side};
+use super::clients::{Kept, fates};
 use super::trace::Trace;
+use super::tracer::Order;
 use super::visitor::{Visit, Visitor};
-use crate::client::who_answers;
 use crate::process::{
     Exit, Operator, Outcome, SOON, Sandbox, Service, binary, eventually, hotctl, spawn_hotctl,
 };
 use crate::status::Status;
-use crate::steady::{self, Fate, Steady};
+use crate::steady::Fate;
 
 /// Long enough that every wait of an operator has an end that is not hotctl's.
 const HOTCTL_TIMEOUT: &str = "50";
-
-/// Connections that are idle when the handoff begins.
-const IDLE: usize = 3;
 
 /// How long slow requests take: some are in flight at any time.
 pub(super) const SLOW: Duration = Duration::from_millis(600);
@@ -36,7 +33,8 @@ pub(super) const SLOW: Duration = Duration::from_millis(600);
 const CALM: Duration = Duration::from_millis(300);
 
 /// Waits until the tracer has opened the other end, then becomes the program.
-const WRAPPER: &str = r#"echo $$ > "$0.pid"; read -r _ < "$0"; export TOKIO_WORKER_THREADS=1; exec "$@""#;
+pub(crate) const WRAPPER: &str =
+    r#"echo $$ > "$0.pid"; read -r _ < "$0"; export TOKIO_WORKER_THREADS=1; exec "$@""#;
 
 /// What happened in a run.
 #[derive(Debug)]
@@ -61,8 +59,8 @@ pub struct Record {
     pub first_start: bool,
     /// Every visit.
     pub visits: Vec<Visit>,
-    /// The connections that were idle, by the address of the client.
-    pub idle: BTreeMap<String, Fate>,
+    /// The connections that clients have kept, by the address of the client.
+    pub kept: BTreeMap<String, Fate>,
     /// What hotctl said about the next handoff.
     pub next: Outcome,
     /// The process that serves in the end.
@@ -86,11 +84,13 @@ pub fn run(sandbox: &Sandbox, case: Case) -> anyhow::Result<Record> {
     if case.side.is_of_rollback() {
         new = stage.hand_over_first()?;
         tracer = stage.trace(victim(stage.old, new), &trace)?;
+        stage.begin();
         operator = spawn_hotctl(sandbox, &["--timeout", HOTCTL_TIMEOUT, "rollback"]);
     } else {
         operator = stage.start_successor()?;
         new = stage.wrapper_pid();
         tracer = stage.trace(victim(stage.old, new), &trace)?;
+        stage.begin();
         stage.open_gate()?;
     }
     let victim = victim(stage.old, new);
@@ -102,14 +102,13 @@ pub fn run(sandbox: &Sandbox, case: Case) -> anyhow::Result<Record> {
     let said = operator.wait();
     stage.settle();
     let owner = stage.owner();
-    let clients = stage.idle.iter().map(Steady::address).collect::<io::Result<Vec<_>>>()?;
-    let fates = steady::ask_all(&mut stage.idle, SOON);
-    let idle = clients.iter().map(ToString::to_string).zip(fates).collect();
+    let clients: Vec<_> = stage.kept.iter().map(|connection| connection.address().to_string()).collect();
+    let kept = clients.into_iter().zip(fates(&mut stage.kept, SOON)).collect();
     let first_start = first_start(&stage.log);
     let served = sandbox.servings().iter().any(|serving| serving.pid == new);
     let left = left_over(sandbox, &stage.expected(harm.is_some(), owner, new));
     let next = stage.handoff("v3");
-    let last = who_answers(stage.address)?;
+    let last = stage.who_answers()?;
     let files = files(sandbox)?;
     let visits = stage.visitors.into_iter().flat_map(Visitor::stop).collect();
     Ok(Record {
@@ -123,7 +122,7 @@ pub fn run(sandbox: &Sandbox, case: Case) -> anyhow::Result<Record> {
         said,
         first_start,
         visits,
-        idle,
+        kept,
         next,
         last,
         files,
@@ -137,7 +136,7 @@ struct Stage<'a> {
     case: Case,
     old: u32,
     address: SocketAddr,
-    idle: Vec<Steady>,
+    kept: Vec<Box<dyn Kept>>,
     visitors: Vec<Visitor>,
     /// What the successor waits for.
     gate: PathBuf,
@@ -151,16 +150,16 @@ impl<'a> Stage<'a> {
         arguments.extend(server_arguments(sandbox, case, "v1", SocketAddr::from((own_address(), 0))));
         let old = Service::spawn(sandbox, Path::new("/usr/bin/env"), &arguments);
         let address = old.wait_serving().http;
-        let idle = steady::idle(address, IDLE)?;
-        let slow = || Visitor::start(address, SLOW, Duration::from_millis(1));
-        let quick = || Visitor::start(address, Duration::ZERO, Duration::from_millis(5));
+        let kept = case.speaks.keep(address)?;
+        let slow = || Visitor::start(case.speaks, address, SLOW, Duration::from_millis(1));
+        let quick = || Visitor::start(case.speaks, address, Duration::ZERO, Duration::from_millis(5));
         let visitors = vec![quick(), slow(), slow()];
         eventually("an answer to the first visitor", SOON, || {
             (!visitors[0].visits().is_empty()).then_some(())
         });
         let gate = sandbox.path().join("gate");
         let log = sandbox.log_path("axum-server", "log");
-        Ok(Self { sandbox, case, old: old.pid(), address, idle, visitors, gate, log })
+        Ok(Self { sandbox, case, old: old.pid(), address, kept, visitors, gate, log })
     }
 
     /// A handoff without a fault, to be taken back: everything is in the new version, and the old one is in
@@ -172,7 +171,7 @@ impl<'a> Stage<'a> {
             let status = Status::ask(&self.sandbox.control()).ok()?;
             matches!(status.draining()[..], [(1, 0)]).then_some(())
         });
-        let new = who_answers(self.address)?;
+        let new = self.who_answers()?;
         Ok(std::mem::replace(&mut self.old, new))
     }
 
@@ -200,19 +199,9 @@ impl<'a> Stage<'a> {
     }
 
     fn trace(&self, victim: u32, trace: &Trace) -> anyhow::Result<Service<'a>> {
-        let Case { side, at, fault } = self.case;
-        let mut arguments = vec!["follow".to_owned(), "--pid".to_owned(), victim.to_string()];
-        arguments.extend(["--log".to_owned(), text(trace.path())]);
-        if side == Side::Successor {
-            arguments.push("--after-exec".to_owned());
-        }
-        arguments.extend([at.call.name().to_owned(), at.nth.to_string(), fault.to_string()]);
-        let tracer = Service::spawn(self.sandbox, &binary("crash"), &arguments);
-        let attached = eventually("a tracer that holds the process", SOON, || {
-            if trace.is_attached() { Some(true) } else { tracer.try_exit().map(|_| false) }
-        });
-        ensure!(attached, "no tracer: {}", self.sandbox.transcript());
-        Ok(tracer)
+        let Case { side, at, fault, .. } = self.case;
+        let pid = i32::try_from(victim).context("a process id")?;
+        follow(self.sandbox, Order { pid, at, fault, after_exec: side == Side::Successor }, trace)
     }
 
     /// Until the victim has met the fault, or will not any more.
@@ -265,7 +254,7 @@ impl<'a> Stage<'a> {
             let status = Status::ask(&self.sandbox.control()).ok()?;
             let pid = status.serving.process.pid;
             let settled = status.serving.state == "serving" && status.successor.is_none();
-            let same = settled && who_answers(self.address).ok()? == pid;
+            let same = settled && self.who_answers().ok()? == pid;
             // Twice in a row: two owners would take turns.
             (last.replace(pid) == Some(pid) && same).then_some(pid)
         })
@@ -281,12 +270,38 @@ impl<'a> Stage<'a> {
         }
     }
 
+    fn who_answers(&self) -> anyhow::Result<u32> {
+        self.case.speaks.visit(self.address, Duration::ZERO)
+    }
+
+    /// Clients do what they do during the handoff.
+    fn begin(&mut self) {
+        self.kept.iter_mut().for_each(|connection| connection.begin());
+    }
+
     fn handoff(&self, version: &str) -> Outcome {
         let mut command = vec![text(&binary("axum-server"))];
         command.extend(server_arguments(self.sandbox, self.case, version, self.address));
         let log = self.sandbox.log_path("axum-server", "log");
         hotctl(self.sandbox, &as_strs(&handoff(&log, &command)))
     }
+}
+
+/// Starts a tracer; returns when it holds the process.
+pub(crate) fn follow<'a>(sandbox: &'a Sandbox, order: Order, trace: &Trace) -> anyhow::Result<Service<'a>> {
+    let Order { pid, at, fault, after_exec } = order;
+    let mut arguments = vec!["follow".to_owned(), "--pid".to_owned(), pid.to_string()];
+    arguments.extend(["--log".to_owned(), text(trace.path())]);
+    if after_exec {
+        arguments.push("--after-exec".to_owned());
+    }
+    arguments.extend([at.call.name().to_owned(), at.nth.to_string(), fault.to_string()]);
+    let tracer = Service::spawn(sandbox, &binary("crash"), &arguments);
+    let attached = eventually("a tracer that holds the process", SOON, || {
+        if trace.is_attached() { Some(true) } else { tracer.try_exit().map(|_| false) }
+    });
+    ensure!(attached, "no tracer: {}", sandbox.transcript());
+    Ok(tracer)
 }
 
 fn server_arguments(sandbox: &Sandbox, case: Case, version: &str, address: SocketAddr) -> Vec<String> {

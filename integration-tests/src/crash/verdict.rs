@@ -36,7 +36,7 @@ pub fn complaints(record: &Record) -> Vec<String> {
     all.extend(who_serves(record));
     all.extend(what_hotctl_said(record));
     all.extend(visits(record));
-    all.extend(idle_connections(record));
+    all.extend(kept_connections(record));
     all.extend(what_is_left(record));
     all.extend(the_next(record));
     all
@@ -208,35 +208,35 @@ fn went_down_with_the_victim(record: &Record, visit: &Visit) -> bool {
     }
 }
 
-fn idle_connections(record: &Record) -> Vec<String> {
-    let (lost, kept): (Vec<_>, Vec<_>) = record.idle.iter().partition(|(_, fate)| **fate == Fate::Ended);
+fn kept_connections(record: &Record) -> Vec<String> {
+    let (lost, kept): (Vec<_>, Vec<_>) = record.kept.iter().partition(|(_, fate)| **fate == Fate::Ended);
     let may_be_lost = lost_with_the_victim(record);
     let mut wrong = Vec::new();
     let wrongly: Vec<_> =
         lost.iter().map(|(client, _)| client.as_str()).filter(|it| !may_be_lost.contains(it)).collect();
     if !wrongly.is_empty() {
-        let (how_many, all, phases) = (wrongly.len(), record.idle.len(), record.trace.migrations());
+        let (how_many, all, phases) = (wrongly.len(), record.kept.len(), record.trace.migrations());
         wrong.push(format!(
-            "{how_many} of {all} idle connections were lost that the victim did not have: {wrongly:?}; it \
+            "{how_many} of {all} kept connections were lost that the victim did not have: {wrongly:?}; it \
              had {may_be_lost:?}, according to {phases:?}"
         ));
     }
     // One call failed.
     if matches!(record.case.fault, Fault::Error(_)) && lost.len() > 1 {
-        wrong.push(format!("one call failed, and {} idle connections were lost", lost.len()));
+        wrong.push(format!("one call failed, and {} kept connections were lost", lost.len()));
     }
     let silent = kept.iter().filter(|(_, fate)| **fate == Fate::Waits).count();
     if silent > 0 {
-        wrong.push(format!("{silent} of {} idle connections get no answer", record.idle.len()));
+        wrong.push(format!("{silent} of {} kept connections get no answer", record.kept.len()));
     }
     wrong
 }
 
-/// The idle connections that have no other server than the victim, by what it has sent and received before
+/// The kept connections that have no other server than the victim, by what it has sent and received before
 /// the fault. A migration is a two-phase commit: the one that gives a connection closes it when it receives
 /// `prepared`; the one that takes it serves it on `commit`, or when the other one dies.
 fn lost_with_the_victim(record: &Record) -> Vec<&str> {
-    let Record { case, trace, idle, harm, .. } = record;
+    let Record { case, trace, kept, harm, .. } = record;
     if harm.is_none() {
         return Vec::new();
     }
@@ -259,7 +259,7 @@ fn lost_with_the_victim(record: &Record) -> Vec<&str> {
             _ => false,
         }
     };
-    idle.keys().map(String::as_str).filter(has_no_other_server).collect()
+    kept.keys().map(String::as_str).filter(has_no_other_server).collect()
 }
 
 fn what_is_left(record: &Record) -> Vec<String> {

@@ -13,10 +13,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, ensure};
 
+use super::clients::Speaks;
 use crate::client::parse_pid;
 
 /// The longest wait of a visitor.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One visit.
 #[derive(Clone, Debug)]
@@ -50,14 +51,14 @@ pub struct Visitor {
 impl Visitor {
     /// Begins with requests that take so long, and a pause after each.
     #[must_use]
-    pub fn start(address: SocketAddr, takes: Duration, pause: Duration) -> Self {
+    pub fn start(speaks: Speaks, address: SocketAddr, takes: Duration, pause: Duration) -> Self {
         let (stop, visits) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let thread = {
             let (stop, visits) = (Arc::clone(&stop), Arc::clone(&visits));
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let begun = SystemTime::now();
-                    let result = visit(address, takes).map_err(|error| format!("{error:#}"));
+                    let result = speaks.visit(address, takes).map_err(|error| format!("{error:#}"));
                     let visit = Visit { begun, ended: SystemTime::now(), takes, result };
                     visits.lock().unwrap_or_else(PoisonError::into_inner).push(visit);
                     thread::sleep(pause);
@@ -87,7 +88,8 @@ impl Visitor {
     }
 }
 
-fn visit(address: SocketAddr, takes: Duration) -> anyhow::Result<u32> {
+/// A visit of HTTP/1.1.
+pub(super) fn visit(address: SocketAddr, takes: Duration) -> anyhow::Result<u32> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).context("connect")?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let path = format!("/?sleep={}", takes.as_secs_f64());

@@ -186,7 +186,7 @@ fn ensure_size(size: usize) -> Result<(), Failure> {
     if size <= MAX_BODY {
         return Ok(());
     }
-    Err(Failure::new(FailureClass::BadBody, format!("{size} bytes are more than anybody asked for")))
+    Err(Failure::new(FailureClass::BadBody, format!("{size} bytes are more than were asked for")))
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {

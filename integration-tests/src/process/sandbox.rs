@@ -8,6 +8,7 @@
 //! and a pipe would end with the reader.
 
 use std::collections::HashSet;
+use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 use std::time::Duration;
-use std::{env, io};
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use tempfile::TempDir;
@@ -24,7 +24,6 @@ use tempfile::TempDir;
 use super::announced::Announced;
 use super::announcement::{Drained, Serving};
 use super::eventually::eventually;
-use super::facts::is_alive;
 
 /// The variable that every process of a sandbox inherits.
 const MARK: &str = "HOTUPDATE_TEST_SANDBOX";
@@ -124,12 +123,23 @@ impl Sandbox {
     /// The processes that run in this sandbox at the moment, also those that the test did not start.
     #[must_use]
     pub fn processes(&self) -> Vec<u32> {
-        let mark = format!("{MARK}={}", self.path().display());
         let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-        entries
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter(|pid| has_variable(*pid, mark.as_bytes()) && is_alive(*pid))
-            .collect()
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| self.has(*pid)).collect()
+    }
+
+    /// A process that ends loses its memory first, and its environment with it. Until its descriptors are
+    /// closed, too, it holds its ports and locks: its output is a file of the sandbox.
+    fn has(&self, pid: u32) -> bool {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        if !environment.is_empty() {
+            let mark = format!("{MARK}={}", self.path().display());
+            return environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes());
+        }
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let descriptors = threads.filter_map(|thread| fs::read_dir(thread.path().join("fd")).ok()).flatten();
+        let mut files = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        files.any(|file| file.starts_with(self.path()))
     }
 
     /// Everything that the processes wrote, file by file, for people.
@@ -277,13 +287,10 @@ fn open_to_append(path: &Path) -> File {
     File::options().create(true).append(true).open(path).expect("the sandbox takes a log file")
 }
 
-fn has_variable(pid: u32, variable: &[u8]) -> bool {
-    let environment: io::Result<Vec<u8>> = fs::read(format!("/proc/{pid}/environ"));
-    environment.is_ok_and(|bytes| bytes.split(|byte| *byte == 0).any(|entry| entry == variable))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::facts::is_alive;
+    use super::super::needs::{PYTHON, have};
     use super::*;
 
     #[test]
@@ -299,6 +306,29 @@ mod tests {
         });
         drop(sandbox);
         assert!(started.iter().all(|pid| !is_alive(*pid)));
+    }
+
+    /// The first thread has ended, so the process has no environment, and looks like one that has been killed.
+    #[test]
+    fn a_process_is_there_until_its_descriptors_are_closed() {
+        if !have(&[PYTHON]) {
+            return;
+        }
+        let sandbox = Sandbox::new();
+        let (mut command, output) = sandbox.command(Path::new("python3"));
+        let script = "import ctypes, threading, time\n\
+            threading.Thread(target=time.sleep, args=(1000,)).start()\n\
+            print('runs', flush=True)\n\
+            ctypes.CDLL(None).pthread_exit(None)";
+        let mut python = command.args(["-c", script]).spawn().expect("Python starts");
+        let pid = python.id();
+        eventually("its first thread has ended", Duration::from_secs(20), || {
+            let is_started = fs::read_to_string(&output.stdout).is_ok_and(|text| text == "runs\n");
+            (is_started && !is_alive(pid)).then_some(())
+        });
+        assert_eq!(sandbox.processes(), [pid]);
+        drop(sandbox);
+        let _reaped_by_the_sandbox_perhaps = python.wait();
     }
 
     #[test]

@@ -1,15 +1,21 @@
-//! A process that is killed at some moment of a handoff, while clients talk through a recording proxy.
+//! A process that is killed at some moment of a handoff, or at one of its system calls, while clients talk
+//! through a recording proxy.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
+use syscalls::Sysno;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
 use super::{Client, Https, Keys, Proxy, connect};
+use crate::crash::run::follow;
+use crate::crash::tracer::Order;
+use crate::crash::{Fault, Point, Trace};
 use crate::process::{SOON, Sandbox, Service, eventually};
 use crate::status::Status;
 
@@ -28,16 +34,65 @@ pub enum Victim {
     Successor,
 }
 
-/// Kills the victim so long after the next version was started. Returns how many of the silent clients were
-/// answered afterwards; the other ones were closed.
+/// When it is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// So long after the next version was started.
+    After(Duration),
+    /// Before it makes this call, of those that [`crate::crash::calls`] counts.
+    Before(Point),
+}
+
+/// What was seen, besides what would have been a panic.
+#[derive(Clone, Copy, Debug)]
+pub struct Killed {
+    /// The victim came so far. If it did not, it was not killed.
+    pub met: bool,
+    /// How many of the silent clients were answered afterwards; the other ones were closed.
+    pub answered: usize,
+    /// How many records were opened.
+    pub records: u64,
+}
+
+/// How often the victim makes each call in a handoff in which nothing is killed.
+///
+/// # Errors
+///
+/// If it cannot be traced.
+///
+/// # Panics
+///
+/// As [`kill`].
+pub fn calls(victim: Victim) -> anyhow::Result<BTreeMap<Sysno, u32>> {
+    let never = Point { call: Sysno::exit_group, nth: u32::MAX };
+    let (sandbox, trace) = traced();
+    run(&sandbox, victim, Moment::Before(never), &trace)?;
+    Ok(trace.counts())
+}
+
+/// Kills the victim, and looks at all that was on the wire.
+///
+/// # Errors
+///
+/// If it cannot be traced.
 ///
 /// # Panics
 ///
 /// If a record was made with a key and a number that were used before, a client gets a wrong answer or
 /// neither an answer nor an end, or not exactly one process serves afterwards, and can be replaced.
-pub fn kill(victim: Victim, moment: Duration) -> usize {
+pub fn kill(victim: Victim, moment: Moment) -> anyhow::Result<Killed> {
+    let (sandbox, trace) = traced();
+    run(&sandbox, victim, moment, &trace)
+}
+
+fn traced() -> (Sandbox, Trace) {
     let sandbox = Sandbox::new();
-    let https = Https::new(&sandbox);
+    let trace = Trace::at(&sandbox.log_path("trace", "log"));
+    (sandbox, trace)
+}
+
+fn run(sandbox: &Sandbox, victim: Victim, moment: Moment, trace: &Trace) -> anyhow::Result<Killed> {
+    let https = Https::new(sandbox);
     let old = https.start("v1");
     let serving = old.wait_serving();
     let keys: Arc<Keys> = Arc::default();
@@ -49,20 +104,26 @@ pub fn kill(victim: Victim, moment: Duration) -> usize {
     let stop = Arc::new(AtomicBool::new(false));
     let talks: Vec<_> = busy.into_iter().map(|client| runtime.spawn(talk(client, stop.clone()))).collect();
 
-    let begun = Instant::now();
-    let new = https.start("v2");
-    eventually("the moment", SOON, || (begun.elapsed() >= moment).then_some(()));
-    let (killed, left) = match victim {
-        Victim::Incumbent => (&old, &new),
-        Victim::Successor => (&new, &old),
+    let (new, met) = match moment {
+        Moment::After(time) => {
+            let (begun, new) = (Instant::now(), https.start("v2"));
+            eventually("the moment", SOON, || (begun.elapsed() >= time).then_some(()));
+            if victim == Victim::Incumbent {
+                old.kill()
+            } else {
+                new.kill()
+            }
+            (new, true)
+        }
+        Moment::Before(point) => hand_over_traced(sandbox, &https, &old, victim, point, trace)?,
     };
-    killed.kill();
+    let left = if victim == Victim::Successor && met { &old } else { &new };
 
     // An old version that had nothing left to do may be gone by itself.
-    let survives = left.is_alive() && settles(&sandbox, left);
+    let survives = left.is_alive() && settles(sandbox, left);
     let mut answered = 0;
-    let address =
-        if survives && victim == Victim::Incumbent { new.wait_serving().http } else { serving.http };
+    let is_new = left.pid() == new.pid();
+    let address = if survives && is_new { new.wait_serving().http } else { serving.http };
     runtime.block_on(async {
         if survives {
             assert_eq!(who(&config, address).await, left.pid(), "{victim:?} after {moment:?}");
@@ -85,13 +146,43 @@ pub fn kill(victim: Victim, moment: Duration) -> usize {
         let next = https.start("v3").wait_serving();
         assert_eq!(runtime.block_on(who(&config, next.http)), next.pid);
     }
+    let mut records = 0;
     for flow in proxy.flows() {
-        let records = flow.check(&keys).unwrap_or_else(|error| {
-            panic!("{victim:?} killed after {moment:?}: {error:#}");
+        let opened = flow.check(&keys).unwrap_or_else(|error| {
+            panic!("{victim:?} killed {moment:?}: {error:#}");
         });
-        assert!(records.iter().all(|&count| count > 0), "{records:?} records");
+        assert!(opened.iter().all(|&count| count > 0), "{opened:?} records");
+        records += opened.iter().sum::<u64>();
     }
-    answered
+    Ok(Killed { met, answered, records })
+}
+
+/// Starts the next version, and returns it when the victim is dead, or the version before it gone without
+/// that, and whether it is dead.
+fn hand_over_traced<'a>(
+    sandbox: &'a Sandbox,
+    https: &Https<'a>,
+    old: &Service<'a>,
+    victim: Victim,
+    at: Point,
+    trace: &Trace,
+) -> anyhow::Result<(Service<'a>, bool)> {
+    let gate = sandbox.path().join("gate");
+    let new = https.start_behind(&gate, "v2");
+    let after_exec = victim == Victim::Successor;
+    let killed = if after_exec { &new } else { old };
+    let order = Order { pid: i32::try_from(killed.pid())?, at, fault: Fault::Kill, after_exec };
+    let tracer = follow(sandbox, order, trace)?;
+    std::fs::write(&gate, "\n")?;
+    eventually("a process that is killed, or a handoff that is over", SOON * 2, || {
+        (trace.harm().is_some() || old.try_exit().is_some()).then_some(())
+    });
+    tracer.kill();
+    let met = trace.harm().is_some();
+    if met {
+        killed.wait_exit();
+    }
+    Ok((new, met))
 }
 
 /// Until it is told to stop, or closed; another answer than its own is a failure.

@@ -65,7 +65,7 @@ async fn talk(mut client: Client, stop: Arc<AtomicBool>) -> anyhow::Result<u64> 
     Ok(said)
 }
 
-/// One visit after the other; says how many there were after the first, and how many have resumed a session.
+/// One visit after the other; says how many there were, and how many have resumed a session.
 async fn visit(
     config: Arc<ClientConfig>,
     address: std::net::SocketAddr,

@@ -1,13 +1,15 @@
 //! A service that answers HTTPS, and its handoffs.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::sys::stat::Mode;
 use rustls::ClientConfig;
 
 use super::{Client, Keys, config};
-use crate::process::{SOON, Sandbox, Service, Serving, eventually};
+use crate::crash::run::WRAPPER;
+use crate::process::{SOON, Sandbox, Service, Serving, binary, eventually};
 
 /// `axum-server` with a certificate of its own, whose connections migrate as soon as the next version serves.
 #[derive(Debug)]
@@ -26,8 +28,21 @@ impl<'a> Https<'a> {
     /// Starts a version.
     #[must_use]
     pub fn start(&self, version: &str) -> Service<'a> {
+        Service::spawn(self.sandbox, &binary("axum-server"), &self.arguments(version))
+    }
+
+    /// Prepares a version that begins when something is written to the pipe at `gate`.
+    pub(super) fn start_behind(&self, gate: &Path, version: &str) -> Service<'a> {
+        nix::unistd::mkfifo(gate, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
+        let words = ["-c", WRAPPER].map(str::to_owned).into_iter();
+        let paths = [gate, &binary("axum-server")].map(|path| path.display().to_string());
+        let arguments: Vec<_> = words.chain(paths).chain(self.arguments(version)).collect();
+        Service::spawn(self.sandbox, Path::new("/bin/sh"), &arguments)
+    }
+
+    fn arguments(&self, version: &str) -> Vec<String> {
         let directory = self.directory.to_str().expect("a sandbox has a plain path");
-        Service::start(self.sandbox, version, &["--probation", "0", "--tls", directory])
+        Service::arguments(self.sandbox, version, &["--probation", "0", "--tls", directory])
     }
 
     /// Starts the next version, and waits until it serves and the one before has ended.

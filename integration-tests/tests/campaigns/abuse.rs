@@ -1,7 +1,9 @@
-//! Callers that abuse the control socket while clients are served: the service does not slow down for them, holds a bounded
-//! number of them in bounded memory, complains in few lines, and an operator gets an answer at once.
+//! Callers that abuse the control socket while clients are served: the service does not slow down for them,
+//! holds a bounded number of them in bounded memory, complains in few lines, and an operator gets an answer
+//! at once.
 //!
-//! Deliberately absent: who may call at all, see `namespaces.rs`; every single lie, see the tests of the library.
+//! Deliberately absent: which users may call, see `namespaces.rs`; every single lie, see the tests of the
+//! library.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -72,8 +74,8 @@ impl Abuse {
     }
 }
 
-/// A service under abuse by some threads, each of which runs this until the abuse is over. `enough` calls come before
-/// anything is measured.
+/// A service under abuse by some threads, each of which runs this until the abuse is over. `enough` calls
+/// come before anything is measured.
 #[expect(clippy::print_stdout, reason = "the numbers are what one wants to see")]
 fn withstands(
     name: &str,
@@ -100,7 +102,7 @@ fn withstands(
         });
         let storm = Pace::measure(serving.http);
         let during = service.facts();
-        // At three in the morning somebody wants to know who serves.
+        // At three in the morning an operator wants to know which process serves.
         let asked = hotctl(&sandbox, &["status"]).expect_success();
         drop(over);
         (storm, during, asked)
@@ -182,7 +184,8 @@ fn a_thousand_callers_that_say_nothing() {
     withstands("silence", 1, 2000, nothing, |socket, abuse| keep(1000, socket, abuse, b""));
 }
 
-/// Those that are there and do nothing cost clients nothing; the best of some rounds, because a machine has other work too.
+/// Those that are there and do nothing cost clients nothing; the best of some rounds, because a machine has
+/// other work too.
 #[test]
 fn a_thousand_callers_that_stay() {
     const ROUNDS: usize = 4;

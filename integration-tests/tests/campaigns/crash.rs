@@ -7,7 +7,7 @@
 use std::fs;
 
 use integration_tests::crash::campaign::{Kind, Verdict, calls, cases, sample};
-use integration_tests::crash::{Campaign, Case, Fault, Side};
+use integration_tests::crash::{Campaign, Case, Fault, Side, Speaks};
 use integration_tests::process::needs::{ROOT, have};
 use nix::errno::Errno;
 use syscalls::Sysno;
@@ -48,14 +48,23 @@ fn survive(all: &[Case], size: usize, percent: usize) {
 
 #[test]
 fn a_sample_of_the_calls() -> anyhow::Result<()> {
+    sample_of(Speaks::Http1)
+}
+
+#[test]
+fn a_sample_of_the_calls_under_http2() -> anyhow::Result<()> {
+    sample_of(Speaks::Http2)
+}
+
+fn sample_of(speaks: Speaks) -> anyhow::Result<()> {
     if !have(&[ROOT]) {
         return Ok(());
     }
     let _alone = super::alone();
-    let calls = calls()?;
-    survive(&cases(Kind::Kill, &calls), KILLS, 75);
+    let calls = calls(speaks)?;
+    survive(&cases(speaks, Kind::Kill, &calls), KILLS, 75);
     let (messages, rest): (Vec<_>, Vec<_>) =
-        cases(Kind::Error, &calls).into_iter().partition(|case| case.at.call == Sysno::sendmsg);
+        cases(speaks, Kind::Error, &calls).into_iter().partition(|case| case.at.call == Sysno::sendmsg);
     survive(&messages, ERRORS, 75);
     let mut no_memory = rest;
     no_memory.retain(|case| case.fault == Fault::Error(Errno::ENOMEM));

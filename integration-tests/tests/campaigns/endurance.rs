@@ -56,7 +56,11 @@ fn fifty_handoffs_under_load() {
 
     assert_eq!(gaps.len(), HANDOFFS, "the service measures each gap");
     gaps.sort_unstable();
-    println!("nobody accepted for {:?} (median), {:?} (worst)", gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+    println!(
+        "no process accepted for {:?} (median), {:?} (worst)",
+        gaps[gaps.len() / 2],
+        gaps[gaps.len() - 1]
+    );
     service.end();
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use integration_tests::tls::{self, Victim, kill};
+use integration_tests::process::needs::{ROOT, have};
+use integration_tests::tls::{self, Moment, Victim, kill};
 
 use crate::alone;
 
@@ -17,7 +18,27 @@ fn either_process_is_killed_at_every_moment() {
     let _alone = alone();
     for moment in (0..200).step_by(2).map(Duration::from_millis) {
         for victim in [Victim::Incumbent, Victim::Successor] {
-            kill(victim, moment);
+            kill(victim, Moment::After(moment)).expect("nothing is traced");
         }
     }
+}
+
+/// At a time; most of a run is waiting.
+const JOBS: usize = 3;
+
+/// Of each side, of its calls in a handoff; `make crash` kills before each of them.
+const SAMPLE: usize = 24;
+
+#[test]
+fn either_process_is_killed_at_a_sample_of_its_calls() -> anyhow::Result<()> {
+    if !have(&[ROOT]) {
+        return Ok(());
+    }
+    let _alone = alone();
+    let tally = tls::kill_everywhere(Some(SAMPLE), JOBS, |_| {})?;
+    assert!(tally.failed.is_empty(), "{}", tally.failed.join("\n"));
+    // What differs from run to run are single calls.
+    assert!(tally.met * 100 >= tally.cases * 75, "only {} of {} were killed", tally.met, tally.cases);
+    assert!(tally.answered > 0, "no client has outlived a process that was killed");
+    Ok(())
 }

@@ -1,4 +1,5 @@
-//! The chat room: nobody notices that its program is replaced, neither members who count every message nor a browser.
+//! The chat room: no client notices that its program is replaced, neither members who count every message nor a
+//! browser.
 //!
 //! Deliberately absent: WebSockets that cannot move, see `crates/hotupdate-axum/tests/websockets/staying.rs`.
 
@@ -36,18 +37,19 @@ fn start_with<'a>(sandbox: &'a Sandbox, version: &str, more: &[&str]) -> Service
     Service::spawn(sandbox, &binary("websocket-chat"), &arguments)
 }
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the system gives an epoll")
 }
 
-async fn connect(address: SocketAddr, path: &str) -> anyhow::Result<WebSocketStream<TcpStream>> {
+pub(crate) async fn connect(address: SocketAddr, path: &str) -> anyhow::Result<WebSocketStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let url = format!("ws://{address}{path}");
     Ok(timeout(SOON, tokio_tungstenite::client_async(url, stream)).await??.0)
 }
 
-// ---- members -----------------------------------------------------------------------------------------------------
+// ---- members
+// -----------------------------------------------------------------------------------------------------
 
 const MEMBERS: usize = 12;
 const HANDOFFS: usize = 10;
@@ -55,11 +57,12 @@ const HANDOFFS: usize = 10;
 /// So many of its own messages a member has not heard when it says the next one.
 const WINDOW: usize = 3;
 
-/// Between two messages of a member. A chat, not a benchmark: the room keeps the last 1000 for who falls behind.
+/// Between two messages of a member. A chat, not a benchmark: the room keeps the last 1000 for members that
+/// fall behind.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// So many messages a member may be ahead of another one: on a machine that has much else to do, a member may have to
-/// wait for long, and the room does not keep everything for it.
+/// So many messages a member may be ahead of another one: on a machine that has much else to do, a member may
+/// have to wait for long, and the room does not keep everything for it.
 const AHEAD: u64 = 500;
 
 /// What is true for all members.
@@ -146,8 +149,8 @@ fn judge(all: &[Heard]) -> anyhow::Result<usize> {
     Ok(first.len())
 }
 
-/// Members talk while `operate` does something to the first process; it returns the one that serves in the end. Returns what
-/// was heard.
+/// Members talk while `operate` does something to the first process; it returns the one that serves in the
+/// end. Returns what was heard.
 fn while_they_talk(
     pause: Duration,
     arguments: &[&str],

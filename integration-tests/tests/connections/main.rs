@@ -1,5 +1,6 @@
 //! Connections that outlive the processes that serve them: what their clients see of it, which is nothing.
 
+mod browser;
 mod chat;
 mod http2;
 mod migration;

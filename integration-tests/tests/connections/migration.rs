@@ -1,5 +1,6 @@
-//! Connections that outlive their process, with real processes: through fifty handoffs no client sees a close, a reset,
-//! a `Connection: close`, or a wrong byte; and whatever kills the successor, each connection has exactly one server.
+//! Connections that outlive their process, with real processes: through fifty handoffs no client sees a
+//! close, a reset, a `Connection: close`, or a wrong byte; and whatever kills the successor, each connection
+//! has exactly one server.
 //!
 //! Deliberately absent: how fast, see `src/bin/moves.rs`.
 
@@ -105,8 +106,8 @@ fn a_predecessor_goes_with_its_last_request() {
     assert!(worst < GRACE, "a predecessor stayed for {worst:?}");
 }
 
-/// Versions follow each other faster than slow requests end, so that several drain at a time, and connections move from
-/// each of them to whoever serves by then.
+/// Versions follow each other faster than slow requests end, so that several drain at a time, and connections
+/// move from each of them to the process that serves by then.
 #[test]
 fn many_generations_at_a_time() {
     let sandbox = Sandbox::new();

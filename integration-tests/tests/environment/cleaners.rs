@@ -110,8 +110,8 @@ fn sighup_at_once_after_it_was_removed() {
     }
 }
 
-/// The version that serves dies before it has made anything again: its predecessor in probation serves at the same path,
-/// where a version that is started at once meets it.
+/// The version that serves dies before it has made anything again: its predecessor in probation serves at the
+/// same path, where a version that is started at once meets it.
 #[test]
 fn a_predecessor_that_takes_over_makes_it_again() {
     for removed in ["control.sock", "control.sock.lock", "both"] {
@@ -130,7 +130,8 @@ fn a_predecessor_that_takes_over_makes_it_again() {
     }
 }
 
-/// As one that gave up its rights after its start: it says once why it cannot, serves on, and does it when it can.
+/// As one that gave up its rights after its start: it says once why it cannot, serves on, and does it when it
+/// can.
 #[test]
 fn a_service_that_may_not_write_there_any_more_says_so_once() {
     const USER: u32 = 65534;

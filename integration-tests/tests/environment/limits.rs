@@ -1,5 +1,5 @@
-//! At the limits of the machine: descriptors, disk, memory, the clock. A handoff succeeds, or fails with one line that says
-//! why and who serves; the incumbent is as it was, and the next attempt works.
+//! At the limits of the machine: descriptors, disk, memory, the clock. A handoff succeeds, or fails with one
+//! line that says why and who serves; the incumbent is as it was, and the next attempt works.
 //!
 //! Deliberately absent: limits of the protocol, which are tests of `hotupdate`.
 

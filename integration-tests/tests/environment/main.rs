@@ -1,5 +1,5 @@
-//! What a service runs in: listeners from systemd, namespaces and users, the limits of the machine, clients of
-//! other projects, and a reader of the README.
+//! What a service runs in: listeners from systemd, namespaces and users, the limits of the machine, clients
+//! of other projects, and a reader of the README; and the table of all waits.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
@@ -11,3 +11,4 @@ mod readme;
 mod systemd;
 mod users;
 mod varlink;
+mod waits;

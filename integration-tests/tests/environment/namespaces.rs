@@ -1,7 +1,8 @@
-//! Peers in other namespaces, and of other users: who is legitimate works, who is not is told so, and the service goes on.
+//! Peers in other namespaces, and of other users: a legitimate one works, any other one is told that it is
+//! not, and the service goes on.
 //!
-//! Deliberately absent: containers; these are the kernel's means that they are made of (namespaces(7)). It has to be root
-//! that runs this.
+//! Deliberately absent: containers; these are the kernel's means that they are made of (namespaces(7)). It
+//! has to be root that runs this.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -200,7 +201,7 @@ fn another_user_is_refused_even_where_the_files_would_let_it() {
     assert_eq!(who_answers(at).expect("it serves on"), first.pid());
 }
 
-/// What the kernel does where nobody opened the files to it.
+/// What the kernel does where the files were not opened to it.
 #[test]
 fn another_user_does_not_even_reach_the_socket() {
     if !have(&[ROOT]) {

@@ -1,6 +1,7 @@
 //! Listeners from systemd: adopted at the first start, by name, and passed on like any other.
 //!
-//! Deliberately absent: a service manager. Both ways here only pass descriptors as one does (sd_listen_fds(3)).
+//! Deliberately absent: a service manager. Both ways here only pass descriptors as one does
+//! (sd_listen_fds(3)).
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -56,8 +57,8 @@ fn systemd_socket_activate() {
     is_adopted(&sandbox, serving, address);
 }
 
-/// Starts `axum-server` with a listener as descriptor 3, and the variables that follow. Without a process id they are for the
-/// process itself.
+/// Starts `axum-server` with a listener as descriptor 3, and the variables that follow. Without a process id
+/// they are for the process itself.
 fn with_descriptor_3<'a>(sandbox: &'a Sandbox, names: &str, pid: &str) -> (Service<'a>, SocketAddr) {
     const SCRIPT: &str =
         r#"export LISTEN_FDS=1 LISTEN_FDNAMES=$1 LISTEN_PID=${2:-$$}; shift 2; exec "$@" 3<&0 </dev/null"#;
@@ -83,7 +84,7 @@ fn under_another_name_it_is_not_taken() {
     let serving = service.wait_serving();
     assert_ne!(serving.http, address);
     assert_eq!(origin(&sandbox), "bound");
-    eventually("what nobody asked for is closed", SOON, || TcpStream::connect(address).err());
+    eventually("what was not asked for is closed", SOON, || TcpStream::connect(address).err());
 }
 
 #[test]

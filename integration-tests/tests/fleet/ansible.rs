@@ -1,8 +1,8 @@
 //! `examples/ansible` on four hosts: a deploy, a bad version that stops at the first host, one that serves
 //! and answers the wrong thing.
 //!
-//! A host is a set of namespaces with an own `/opt`, `/run` and `/var/log`, and an own network. ssh reaches
-//! it without one: its `ProxyCommand` runs sshd(8) in the namespaces.
+//! A host is a set of namespaces with an own `/opt`, `/run` and `/var/log`, and an own network; or a systemd
+//! in such. ssh reaches it without one: its `ProxyCommand` runs sshd(8) in the namespaces.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use integration_tests::process::binary;
 use integration_tests::process::needs::{ANSIBLE, CURL, IP, NAMESPACES, ROOT, SSHD, have};
-use integration_tests::{SOON, Sandbox, Service, eventually};
+use integration_tests::systemd::{self, PROGRAMS};
+use integration_tests::{Network, SOON, Sandbox, Service, Systemd, eventually};
 
 /// A task takes ansible a second or two for each batch of hosts.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -34,19 +35,35 @@ fn commands(name: &str) -> Vec<String> {
 struct Fleet<'a> {
     sandbox: &'a Sandbox,
     folder: PathBuf,
-    /// The process that holds the namespaces of each host.
-    hosts: Vec<u32>,
+    hosts: Vec<Host>,
+    /// What the inventory says of all hosts.
+    variables: String,
+}
+
+struct Host {
+    /// The process that holds its namespaces, and which they are, for nsenter(1).
+    holder: u32,
+    namespaces: &'static [&'static str],
+    /// A folder that it sees.
+    folder: PathBuf,
+}
+
+impl Host {
+    /// `nsenter …` into it.
+    fn enter(&self, words: &[&str]) -> Vec<String> {
+        let holder = self.holder.to_string();
+        [&["-t", &holder], self.namespaces, words].concat().iter().map(ToString::to_string).collect()
+    }
 }
 
 impl<'a> Fleet<'a> {
-    fn new(sandbox: &'a Sandbox) -> Self {
+    fn new(sandbox: &'a Sandbox, hosts: Vec<Host>, variables: String) -> Self {
         let folder = sandbox.path().join("controller");
         fs::create_dir(&folder).unwrap();
         for file in ["deploy.yml", "roles"] {
             symlink(example().join(file), folder.join(file)).unwrap();
         }
-        let hosts = HOSTS.map(|name| host(sandbox, name)).to_vec();
-        let fleet = Self { sandbox, folder, hosts };
+        let fleet = Self { sandbox, folder, hosts, variables };
         fleet.keys();
         fleet.inventory();
         for version in ["v1", "v2", "v3"] {
@@ -73,34 +90,36 @@ impl<'a> Fleet<'a> {
             let made = keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(file).status().unwrap();
             assert!(made.success());
         }
-        let at = self.folder.display();
-        let config = format!(
-            "HostKey {at}/server\nAuthorizedKeysFile {at}/client.pub\nStrictModes no\nUsePAM no\nPidFile none\n\
-             PermitRootLogin yes\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n\
-             SetEnv PATH={}:/usr/bin:/bin:/usr/sbin:/sbin HOTUPDATE_TEST_SANDBOX={}\n",
-            binary("hotctl").parent().unwrap().display(),
-            self.sandbox.path().display(),
-        );
-        fs::write(self.folder.join("sshd_config"), config).unwrap();
+        for host in &self.hosts {
+            for file in ["client.pub", "server"] {
+                fs::copy(self.folder.join(file), host.folder.join(file)).unwrap();
+            }
+            let at = host.folder.display();
+            let config = format!(
+                "HostKey {at}/server\nAuthorizedKeysFile {at}/client.pub\nStrictModes no\nUsePAM no\n\
+                 PidFile none\nPermitRootLogin yes\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n\
+                 SetEnv PATH={}:/usr/bin:/bin:/usr/sbin:/sbin HOTUPDATE_TEST_SANDBOX={}\n",
+                binary("hotctl").parent().unwrap().display(),
+                self.sandbox.path().display(),
+            );
+            fs::write(host.folder.join("sshd_config"), config).unwrap();
+        }
     }
 
     fn inventory(&self) {
         let at = self.folder.display();
         let mut inventory = "[servers]\n".to_owned();
-        for (name, holder) in HOSTS.iter().zip(&self.hosts) {
-            let sshd = format!("nsenter -t {holder} -m -n -u /usr/sbin/sshd -i -e -f {at}/sshd_config");
+        for (name, host) in HOSTS.iter().zip(&self.hosts) {
+            let config = host.folder.join("sshd_config").display().to_string();
+            let sshd = host.enter(&["/usr/sbin/sshd", "-i", "-e", "-f", &config]).join(" ");
             inventory.push_str(&format!(
                 "{name} ansible_host={name} ansible_user=root ansible_ssh_private_key_file={at}/client \
                  ansible_ssh_common_args='-F none -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no \
-                 -o ControlMaster=no -o ProxyCommand=\"{sshd}\"'\n"
+                 -o ControlMaster=no -o ProxyCommand=\"nsenter {sshd}\"'\n"
             ));
         }
-        // What starts the first version, where there is no systemd.
-        inventory.push_str(
-            "[servers:vars]\nansible_python_interpreter=/usr/bin/python3\n\
-             hotupdate_start=[\"sh\", \"-c\", \"HOTUPDATE_SOCKET=/run/axum-server/control.sock \
-             setsid --fork /opt/axum-server/current/run >/var/log/axum-server.log 2>&1 </dev/null\"]\n",
-        );
+        inventory.push_str("[servers:vars]\nansible_python_interpreter=/usr/bin/python3\n");
+        inventory.push_str(&self.variables);
         fs::write(self.folder.join("inventory.ini"), inventory).unwrap();
     }
 
@@ -118,9 +137,8 @@ impl<'a> Fleet<'a> {
     }
 
     fn on(&self, host: usize, command: &str) -> String {
-        let holder = self.hosts[host].to_string();
         let (mut nsenter, output) = self.sandbox.command(Path::new("nsenter"));
-        nsenter.args(["-t", &holder, "-m", "-n", "-u", "sh", "-euc", command]);
+        nsenter.args(self.hosts[host].enter(&["sh", "-euc", command]));
         self.sandbox.outcome(nsenter, output).stdout.trim().to_owned()
     }
 
@@ -132,23 +150,20 @@ impl<'a> Fleet<'a> {
 
     /// Clients on every host, whose every request has to be answered; stopped by a file.
     fn load(&self) -> Vec<Service<'a>> {
-        let stop = self.folder.join("stop");
-        let script = format!(
-            "set -eu; while [ ! -e {} ]; do curl --silent --fail --max-time 20 -o /dev/null \
-             http://127.0.0.1:8080/?sleep=0.02; done",
-            stop.display()
-        );
-        let start = |holder: &u32| {
-            let holder = holder.to_string();
-            let words = ["-t", &holder, "-m", "-n", "-u", "sh", "-c", &script].map(str::to_owned);
-            Service::spawn(self.sandbox, Path::new("nsenter"), &words)
+        let start = |host: &Host| {
+            let script = format!(
+                "set -eu; while [ ! -e {}/stop ]; do curl --silent --fail --max-time 20 -o /dev/null \
+                 http://127.0.0.1:8080/?sleep=0.02; done",
+                host.folder.display()
+            );
+            Service::spawn(self.sandbox, Path::new("nsenter"), &host.enter(&["sh", "-c", &script]))
         };
         self.hosts.iter().map(start).collect()
     }
 }
 
 /// A process in namespaces of its own.
-fn host(sandbox: &Sandbox, name: &str) -> u32 {
+fn host(sandbox: &Sandbox, name: &str) -> Host {
     let script = format!(
         "hostname {name}; ip link set lo up; for folder in /opt /run /var/log; do mount -t tmpfs tmpfs $folder; done; \
          mkdir -p /run/sshd /run/axum-server; chmod 700 /run/axum-server; touch /run/is-up; exec sleep infinity"
@@ -157,8 +172,14 @@ fn host(sandbox: &Sandbox, name: &str) -> u32 {
     let holder = Service::spawn(sandbox, Path::new("unshare"), &words.map(str::to_owned));
     let mark = format!("/proc/{}/root/run/is-up", holder.pid());
     eventually("the host is up", SOON, || Path::new(&mark).exists().then_some(()));
-    holder.pid()
+    let folder = sandbox.path().join(name);
+    fs::create_dir(&folder).unwrap();
+    Host { holder: holder.pid(), namespaces: &["-m", "-n", "-u"], folder }
 }
+
+/// What starts the first version, where there is no systemd.
+const WITHOUT_SYSTEMD: &str = "hotupdate_start=[\"sh\", \"-c\", \"HOTUPDATE_SOCKET=/run/axum-server/control.sock \
+     setsid --fork /opt/axum-server/current/run >/var/log/axum-server.log 2>&1 </dev/null\"]\n";
 
 #[test]
 fn a_bad_version_stops_at_the_first_host_and_every_host_serves() {
@@ -166,7 +187,41 @@ fn a_bad_version_stops_at_the_first_host_and_every_host_serves() {
         return;
     }
     let sandbox = Sandbox::new();
-    let fleet = Fleet::new(&sandbox);
+    let hosts = HOSTS.map(|name| host(&sandbox, name)).into();
+    deploys(&Fleet::new(&sandbox, hosts, WITHOUT_SYSTEMD.to_owned()));
+}
+
+/// The unit of the example, and the line of its README with which the role reloads it.
+#[test]
+fn the_same_with_a_unit_of_systemd_on_every_host() {
+    if !have(&[ANSIBLE, SSHD, ROOT, CURL]) || !have(&systemd::NEEDS) {
+        return;
+    }
+    let readme = fs::read_to_string(example().join("README.md")).unwrap();
+    let variables =
+        readme.lines().find(|line| line.starts_with("hotupdate_handoff=")).unwrap().to_owned() + "\n";
+    let unit = fs::read_to_string(example().join("axum-server.service")).unwrap();
+    let sandboxes = HOSTS.map(|_| Sandbox::new());
+    let boot = |sandbox| Systemd::boot(sandbox, Network::Own, &[("axum-server.service", &unit)]);
+    let hosts = sandboxes.each_ref().map(boot);
+    for systemd in &hosts {
+        let script = format!("mkdir -p /run/sshd; install -D {PROGRAMS}/hotctl /usr/local/bin/hotctl");
+        assert_eq!(systemd.run("sh", &["-euc", &script]).code(), 0);
+    }
+    let controller = Sandbox::new();
+    let seen = hosts.iter().zip(&sandboxes).map(|(systemd, sandbox)| Host {
+        holder: systemd.init(),
+        namespaces: &["-a"],
+        folder: sandbox.path().to_owned(),
+    });
+    deploys(&Fleet::new(&controller, seen.collect(), variables));
+    for systemd in &hosts {
+        assert_eq!(systemd.show("axum-server", "ActiveState"), "active");
+        assert_eq!(systemd.show("axum-server", "NRestarts"), "0");
+    }
+}
+
+fn deploys(fleet: &Fleet<'_>) {
     let [first, second] = commands("deploy").try_into().unwrap();
 
     let (succeeds, said) = fleet.run(&first);
@@ -179,17 +234,23 @@ fn a_bad_version_stops_at_the_first_host_and_every_host_serves() {
     assert_eq!(fleet.versions(), ["v2"; 4]);
     assert_eq!(fleet.on(0, "readlink /opt/axum-server/current"), "v2");
 
-    // One that does not start, and one that serves and is not what it should be.
-    for bad in ["echo broken >&2; exit 1", "exec \"$0-real\" \"$@\" --app-version wrong"] {
+    // One that does not start, and one that serves and is not what it should be, which gives the service back.
+    for (bad, serves) in
+        [("echo broken >&2; exit 1", false), ("exec \"$0-real\" \"$1\" \"$2\" --app-version wrong", true)]
+    {
         fleet.release("v3", bad);
         let (succeeds, said) = fleet.run(&second.replace("v2", "v3"));
         assert!(!succeeds && said.contains("v3 is not well; web1 serves as before"), "{said}");
         assert!(!said.contains("[web2]"), "only the first host is touched: {said}");
+        let handoffs = said.matches("TASK [hotupdate : The current release takes over]").count();
+        assert_eq!(handoffs, if serves { 2 } else { 1 }, "{said}");
         assert_eq!(fleet.versions(), ["v2"; 4]);
         assert_eq!(fleet.on(0, "readlink /opt/axum-server/current"), "v2");
     }
 
-    fs::write(fleet.folder.join("stop"), "").unwrap();
+    for host in &fleet.hosts {
+        fs::write(host.folder.join("stop"), "").unwrap();
+    }
     for clients in load {
         assert_eq!(clients.wait_exit(), integration_tests::process::Exit::Status(0), "a request failed");
     }

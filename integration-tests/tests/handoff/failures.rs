@@ -190,7 +190,7 @@ fn failure_is_known(sandbox: &Sandbox) {
     });
 }
 
-/// The descriptors of a service that nobody talks to: a count that was the same twice in a row.
+/// The descriptors of a service that no client talks to: a count that was the same twice in a row.
 fn quiet_fds(service: &Service<'_>, sandbox: &Sandbox) -> usize {
     let mut last = None;
     eventually("a quiet service", SOON, || {

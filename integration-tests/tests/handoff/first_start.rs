@@ -1,6 +1,7 @@
 //! First starts of real processes: two at once, after a crash, with the worst umask.
 //!
-//! Deliberately absent: what may be at the path of the control socket, see `crates/hotupdate/tests/control/control_socket.rs`.
+//! Deliberately absent: what may be at the path of the control socket, see
+//! `crates/hotupdate/tests/control/control_socket.rs`.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -32,7 +33,7 @@ fn after_a_crash_the_next_one_is_first() {
     for _ in 0..3 {
         let service = Service::start(&sandbox, "v1", &[]);
         let serving = service.wait_serving();
-        assert_eq!(serving.generation, 1, "nobody was there to succeed");
+        assert_eq!(serving.generation, 1, "there was no process to succeed");
         service.kill();
         assert!(sandbox.control().exists(), "a crash leaves the socket behind");
     }

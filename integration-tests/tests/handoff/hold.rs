@@ -1,4 +1,5 @@
-//! `hotctl hold`: clients are not refused although the last process crashed, and the keeper restarts what nobody stopped.
+//! `hotctl hold`: clients are not refused although the last process crashed, and the keeper restarts what
+//! no operator stopped.
 //!
 //! Deliberately absent: systemd, see `descriptor_store.rs`.
 
@@ -69,14 +70,15 @@ fn inode(address: SocketAddr) -> u64 {
     inodes[0]
 }
 
-/// Kills who serves while the keeper cannot do anything about it; a client that connects meanwhile is answered later.
+/// Kills the process that serves while the keeper cannot do anything about it; a client that connects
+/// meanwhile is answered later.
 #[track_caller]
 fn survives_a_kill(sandbox: &Sandbox, keeper: &Operator<'_>, before: &[Serving]) -> Serving {
-    let serving = *before.last().expect("somebody served");
+    let serving = *before.last().expect("a process served");
     let socket = inode(serving.http);
     keeper.process().signal(Signal::STOP);
     Service::of(sandbox, serving.pid).signal(Signal::KILL);
-    eventually("nobody serves", SOON, || Status::ask(&sandbox.control()).err());
+    eventually("no process serves", SOON, || Status::ask(&sandbox.control()).err());
     let client = InFlight::start(serving.http, Duration::ZERO);
     keeper.process().signal(Signal::CONT);
     let after = serves_after(sandbox, before);
@@ -116,12 +118,12 @@ fn a_new_version_that_crashes_is_followed_by_the_command() {
     let third = survives_a_kill(&sandbox, &keeper, &[first, second]);
     Service::of(&sandbox, third.pid).signal(Signal::HUP);
     let fourth = serves_after(&sandbox, &[first, second, third]);
-    // It is nobody's child by now, and is stopped nevertheless.
+    // It is no child of a test by now, and is stopped nevertheless.
     Service::of(&sandbox, third.pid).wait_exit();
     keeper.process().signal(Signal::TERM);
     let said = ends(&sandbox, keeper, 0);
     assert!(said.contains(&format!("{} (v1) is told to stop", fourth.pid)), "{said}");
-    assert_eq!(sandbox.servings().len(), 4, "nobody else was started");
+    assert_eq!(sandbox.servings().len(), 4, "no other process was started");
 }
 
 /// Which version serves, and how it came to, if no handoff is the reason.
@@ -176,7 +178,7 @@ fn a_service_that_is_stopped_on_purpose_is_not_started_again() {
     let _done = hotctl(&sandbox, &["stop"]).expect_success();
     let said = ends(&sandbox, keeper, 0);
     assert!(said.contains("the service has stopped"), "{said}");
-    assert!(TcpStream::connect(first.http).is_err(), "nobody is left to answer");
+    assert!(TcpStream::connect(first.http).is_err(), "no process is left to answer");
     assert_eq!(sandbox.servings(), [first]);
 }
 

@@ -1,6 +1,6 @@
 //! `kill -9` on either side at every moment: the service answers afterwards, and the next handoff works.
 //!
-//! Deliberately absent: load. A request that a killed process had read is lost, and nobody can help it.
+//! Deliberately absent: load. A request that a killed process had read is lost, and that cannot be helped.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -27,7 +27,8 @@ fn standby(sandbox: &Sandbox) -> Service<'_> {
     successor
 }
 
-/// From before the successor has opened a file until after it serves, in steps that fall into each step of a handoff.
+/// From before the successor has opened a file until after it serves, in steps that fall into each step of a
+/// handoff.
 fn moments() -> impl Iterator<Item = Duration> {
     (0..48).step_by(3).map(Duration::from_millis)
 }
@@ -46,9 +47,9 @@ fn settled(sandbox: &Sandbox, address: SocketAddr, pid: u32) {
     });
 }
 
-/// Hands off from whoever serves at the moment.
+/// Hands off from the process that serves at the moment.
 fn next_handoff_works(sandbox: &Sandbox, address: SocketAddr) {
-    let status = Status::ask(&sandbox.control()).expect("somebody serves");
+    let status = Status::ask(&sandbox.control()).expect("a process serves");
     let (pid, generation) = (status.serving.process.pid, newest_generation(sandbox, &status));
     let handover =
         Handover::run(sandbox, Way::ByHand, Serving { pid, generation, http: address }, "v9", &ARGUMENTS);

@@ -37,7 +37,7 @@ fn stops_gracefully(signal: Signal) -> anyhow::Result<()> {
     assert!(took >= SLEEP, "the request was cut to {took:?}");
     assert_eq!(service.wait_drained().forced, 0);
     assert_eq!(service.wait_exit(), Exit::Status(0));
-    assert!(TcpStream::connect(serving.http).is_err(), "somebody still holds the listener");
+    assert!(TcpStream::connect(serving.http).is_err(), "a process still holds the listener");
     Ok(())
 }
 
@@ -114,10 +114,11 @@ fn the_next_start_is_a_first_start() {
     service.signal(Signal::TERM);
     service.wait_drained();
     let next = Service::start(&sandbox, "v2", &[]).wait_serving();
-    assert_eq!(next.generation, 1, "nobody was there to succeed");
+    assert_eq!(next.generation, 1, "there was no process to succeed");
 }
 
-// ---- again ---------------------------------------------------------------------------------------------------
+// ---- again
+// ---------------------------------------------------------------------------------------------------
 
 /// A supervisor may say it as often as it likes.
 #[test]
@@ -174,7 +175,8 @@ fn a_drain_goes_on_and_the_signal_is_remembered() -> anyhow::Result<()> {
     Ok(())
 }
 
-// ---- before it serves ----------------------------------------------------------------------------------------
+// ---- before it serves
+// ----------------------------------------------------------------------------------------
 
 /// Waits until a successor has everything, and warms up.
 #[track_caller]
@@ -238,7 +240,8 @@ fn a_successor_that_is_process_1_gives_up_at_once() -> anyhow::Result<()> {
     Ok(())
 }
 
-// ---- two versions --------------------------------------------------------------------------------------------
+// ---- two versions
+// --------------------------------------------------------------------------------------------
 
 fn two<'a>(sandbox: &'a Sandbox) -> (Service<'a>, Service<'a>, Serving) {
     let first = Service::start(sandbox, "v1", &PROBATION);
@@ -333,7 +336,8 @@ fn an_operators_stop_is_for_good() {
     all_has_ended(&sandbox, serving.http);
 }
 
-// ---- without a successor -------------------------------------------------------------------------------------
+// ---- without a successor
+// -------------------------------------------------------------------------------------
 
 /// Reads to the end of the connection; a reset is an error.
 fn rest(mut stream: &TcpStream) -> std::io::Result<String> {

@@ -1,6 +1,8 @@
-//! A raw protocol through ten handoffs: a hundred conversations, each over one connection, and none is interrupted.
+//! A raw protocol through ten handoffs: a hundred conversations, each over one connection, and none is
+//! interrupted.
 //!
-//! Deliberately absent: sleeping. The clients talk all the time, so a handoff meets their connections in every state.
+//! Deliberately absent: sleeping. The clients talk all the time, so a handoff meets their connections in
+//! every state.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -37,8 +39,8 @@ impl Client {
     }
 }
 
-/// Sends numbered lines, each in two pieces: while an answer is awaited, half of the next line is with the server.
-/// Returns the versions that answered.
+/// Sends numbered lines, each in two pieces: while an answer is awaited, half of the next line is with the
+/// server. Returns the versions that answered.
 fn talk(number: usize, address: SocketAddr, seen: &Seen) -> anyhow::Result<BTreeSet<String>> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;

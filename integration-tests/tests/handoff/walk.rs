@@ -1,4 +1,5 @@
-//! The classic walk: a slow request in flight, a handoff, a new request; in all three ways to start a successor.
+//! The classic walk: a slow request in flight, a handoff, a new request; in all three ways to start a
+//! successor.
 //!
 //! Deliberately absent: load. One request each, as a person with two terminals would do it.
 
@@ -11,7 +12,7 @@ use integration_tests::{Handover, Sandbox, Service, Status, Way};
 /// The slow request; a person would take 20 seconds.
 const SLEEP: Duration = Duration::from_secs(3);
 
-/// Nobody would call a second "at once", but a machine with two cores may be busy.
+/// No person would call a second "at once", but a machine with two cores may be busy.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 fn walk(way: Way) -> anyhow::Result<()> {

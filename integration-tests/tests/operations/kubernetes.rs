@@ -185,7 +185,8 @@ fn free_address() -> SocketAddr {
     listener.local_addr().expect("a bound socket has an address")
 }
 
-// ---- processes ----------------------------------------------------------------------------------------------
+// ---- processes
+// ----------------------------------------------------------------------------------------------
 
 /// A pod is a process that is number 1 of a namespace.
 struct Processes<'a> {
@@ -247,7 +248,8 @@ fn a_rolling_update_with_processes() {
     Rollout { node, template, http, control }.run();
 }
 
-// ---- containers ---------------------------------------------------------------------------------------------
+// ---- containers
+// ---------------------------------------------------------------------------------------------
 
 /// A pod is one of podman's, of the same manifest.
 struct Containers<'a> {

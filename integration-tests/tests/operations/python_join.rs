@@ -3,7 +3,7 @@
 //!
 //! Deliberately absent: connections that migrate. The peer in Python names no feature.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
@@ -14,7 +14,7 @@ use integration_tests::{SOON, Sandbox, Service, Serving, Status, hotctl};
 use rustix::process::Signal;
 
 fn python() -> PathBuf {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/python-join/service.py")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/python-join/service.py")
 }
 
 fn start_python<'a>(sandbox: &'a Sandbox, version: &str, more: &[&str]) -> Service<'a> {
@@ -235,6 +235,25 @@ fn whichever_dies_the_other_one_serves() {
         let fourth: Service<'_> = old(&sandbox, "v4", &[]);
         serves(&sandbox, serving, &fourth);
     }
+}
+
+/// Before it has given everything: what it gave ends with it, or the lock would never be free.
+#[test]
+fn an_incumbent_dies_while_it_is_joined() {
+    if !have_python() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let dies = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/operations/python_join/dies.py");
+    let (mut command, _) = sandbox.command(&dies);
+    command.env("PYTHON_JOIN", python().parent().expect("it is in a folder")).arg(sandbox.control());
+    let first = Service::run(&sandbox, &mut command);
+    let _said = first.wait_serving();
+    let second = start_python(&sandbox, "v2", &[]);
+    let serving = second.wait_serving();
+    serves(&sandbox, serving, &second);
+    let third = start_rust(&sandbox, "v3", &[]);
+    serves(&sandbox, serving, &third);
 }
 
 #[test]

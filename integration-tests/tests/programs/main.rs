@@ -4,6 +4,7 @@ mod ends;
 mod failures;
 mod latency;
 mod load;
+mod supervised;
 mod support;
 mod taking_over;
 mod updates;

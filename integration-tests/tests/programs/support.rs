@@ -38,6 +38,22 @@ pub(crate) fn compiled(sandbox: &Sandbox) -> PathBuf {
     path
 }
 
+/// `server.go`, compiled.
+pub(crate) fn built(sandbox: &Sandbox) -> PathBuf {
+    let path = sandbox.path().join("server");
+    let mut go = Command::new("go");
+    go.args(["build", "-o"])
+        .arg(&path)
+        .arg(file("server.go"))
+        .envs([("GO111MODULE", "off"), ("CGO_ENABLED", "0")]);
+    // Where the user of the test has none, as in some machines of continuous integration.
+    if std::env::var_os("HOME").is_none() {
+        go.env("GOCACHE", sandbox.path().join("go"));
+    }
+    assert!(go.status().expect("there is a compiler").success(), "it does not compile");
+    path
+}
+
 /// Starts `hotctl run` on one listener.
 pub(crate) fn start<'a>(sandbox: &'a Sandbox, options: &[&str], command: &[String]) -> Operator<'a> {
     let settle: &[&str] = if options.contains(&"--settle") { &[] } else { &["--settle", "0.2"] };

@@ -1,4 +1,5 @@
-//! What takes over from what: another `hotctl run`, a service that speaks for itself, and the other way round.
+//! What takes over from what: another `hotctl run`, a service that speaks for itself, and the other way
+//! round.
 
 use integration_tests::client::who_answers;
 use integration_tests::process::needs::{PYTHON, have};

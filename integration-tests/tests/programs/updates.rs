@@ -4,12 +4,12 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use integration_tests::process::needs::{GUNICORN, NODE, Need, PYTHON, UVICORN, have};
+use integration_tests::process::needs::{GO, GUNICORN, NODE, Need, PUMA, PYTHON, UVICORN, have};
 use integration_tests::{SOON, Sandbox, Status, eventually};
 
 use super::latency;
 use super::load::Load;
-use super::support::{compiled, file, handoff, serving};
+use super::support::{built, compiled, file, handoff, serving};
 
 /// Each way.
 const DELAY: Duration = Duration::from_millis(15);
@@ -22,16 +22,12 @@ const UPDATES: u32 = 10;
 const BETWEEN: u32 = 150;
 
 #[expect(clippy::print_stdout, reason = "the figures are for the documentation")]
-fn ten_updates(program: &str, needs: &[Need], options: &[&str], command: &[&str]) {
+fn ten_updates(program: &str, needs: &[Need], options: &[&str], command: impl Fn(&Sandbox) -> Vec<String>) {
     if !have(needs) {
         return;
     }
     let sandbox = Sandbox::new();
-    let command: Vec<String> = match command {
-        [] => vec![compiled(&sandbox).display().to_string()],
-        words => words.iter().map(ToString::to_string).collect(),
-    };
-    let command = in_the_sandbox(&sandbox, command);
+    let command = in_the_sandbox(&sandbox, command(&sandbox));
     let (_run, server) = serving(&sandbox, options, &command);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a runtime");
@@ -83,24 +79,40 @@ fn in_the_sandbox(sandbox: &Sandbox, command: Vec<String>) -> Vec<String> {
     words.into_iter().chain(command).collect()
 }
 
+fn words(line: &str) -> Vec<String> {
+    line.split(' ').map(str::to_owned).collect()
+}
+
 #[test]
 fn of_gunicorn() {
-    let command = ["python3", "-m", "gunicorn", "--worker-class", "gthread", "--threads", "32", "app:app"];
-    ten_updates("gunicorn", &[PYTHON, GUNICORN], &["--ready-notify"], &command);
+    let command = words("python3 -m gunicorn --worker-class gthread --threads 32 app:app");
+    ten_updates("gunicorn", &[PYTHON, GUNICORN], &["--ready-notify"], |_| command.clone());
 }
 
 #[test]
 fn of_uvicorn() {
-    let command = ["python3", "-m", "uvicorn", "--fd", "3", "--log-level", "warning", "app:asgi"];
-    ten_updates("uvicorn", &[PYTHON, UVICORN], &["--settle", "1"], &command);
+    let command = words("python3 -m uvicorn --fd 3 --log-level warning app:asgi");
+    ten_updates("uvicorn", &[PYTHON, UVICORN], &["--settle", "1"], |_| command.clone());
 }
 
 #[test]
 fn of_node() {
-    ten_updates("Node", &[NODE], &["--settle", "1"], &["node", &file("server.js")]);
+    ten_updates("Node", &[NODE], &["--settle", "1"], |_| vec!["node".to_owned(), file("server.js")]);
+}
+
+#[test]
+fn of_puma() {
+    let command = words("puma --no-config --bind-to-activated-sockets only --threads 32:32");
+    let command = [command, vec![file("config.ru")]].concat();
+    ten_updates("puma", &[PUMA], &["--settle", "1.5"], |_| command.clone());
 }
 
 #[test]
 fn of_a_program_in_c() {
-    ten_updates("C", &[], &["--settle", "0.3"], &[]);
+    ten_updates("C", &[], &["--settle", "0.3"], |sandbox| vec![compiled(sandbox).display().to_string()]);
+}
+
+#[test]
+fn of_a_program_in_go() {
+    ten_updates("Go", &[GO], &["--settle", "0.3"], |sandbox| vec![built(sandbox).display().to_string()]);
 }

@@ -1,5 +1,5 @@
-//! Containers of an image from scratch: one that is updated from within, and two that share a directory; and the
-//! commands of `examples/containers`, as they stand.
+//! Containers of an image from scratch: one that is updated from within, and two that share a directory; and
+//! the commands of `examples/containers`, as they stand.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -182,7 +182,8 @@ fn commands(name: &str) -> String {
     rest.split_once("```").expect("it ends").0.to_owned()
 }
 
-/// Runs a script where port 8080 is free and no other process is, in a folder with what the README has in its own.
+/// Runs a script where port 8080 is free and no other process is, in a folder with what the README has in its
+/// own.
 #[track_caller]
 fn walk(script: &str) -> Outcome {
     let sandbox = Sandbox::new();

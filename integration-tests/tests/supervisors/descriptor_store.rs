@@ -1,14 +1,19 @@
-//! Listeners in systemd's descriptor store: systemd restarts a service that was killed, and no client notices.
+//! Listeners in systemd's descriptor store: systemd restarts a service that was killed, and no client
+//! notices. The keys of its session tickets are beside them, so that sessions of TLS resume.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use integration_tests::client::{InFlight, who_answers};
 use integration_tests::process::needs::have;
 use integration_tests::process::{binary, eventually};
 use integration_tests::systemd::NEEDS;
+use integration_tests::tls::{Client, Https};
 use integration_tests::{Network, SOON, Sandbox, Serving, Status, Systemd, hotctl};
+use rustls::ClientConfig;
+use tokio::runtime::Builder;
 
 /// A systemd with the unit `hot.service`, which has started.
 struct Hot<'a> {
@@ -19,8 +24,12 @@ struct Hot<'a> {
 impl<'a> Hot<'a> {
     #[track_caller]
     fn start(sandbox: &'a Sandbox, probation: &str) -> Self {
-        let unit = unit(sandbox, "127.0.0.1:0", probation);
-        let systemd = Systemd::boot(sandbox, Network::Shared, &[("hot.service", &unit)]);
+        Self::of(sandbox, &unit(sandbox, "127.0.0.1:0", probation))
+    }
+
+    #[track_caller]
+    fn of(sandbox: &'a Sandbox, unit: &str) -> Self {
+        let systemd = Systemd::boot(sandbox, Network::Shared, &[("hot.service", unit)]);
         systemd.systemctl(&["start", "hot.service"]);
         Self { sandbox, systemd }
     }
@@ -174,7 +183,7 @@ fn another_address_is_bound_afresh_and_the_old_one_is_let_go() {
     hot.systemctl(&["restart", "hot.service"]);
     let second = hot.main_serves(2);
     assert_eq!(second.http.ip().to_string(), "127.0.0.2");
-    eventually("the old socket is in nobody's hands", SOON, || TcpStream::connect(first.http).err());
+    eventually("the old socket is in no process's hands", SOON, || TcpStream::connect(first.http).err());
     hot.holds("1");
     let _third = survives_a_kill(&hot, second, 3);
 }
@@ -259,4 +268,57 @@ fn a_crash_while_the_old_version_still_drains_after_sighup() {
     a_crash_while_the_old_version_still_drains(|hot| {
         hot.systemctl(&["kill", "--kill-who=main", "--signal=HUP", "hot.service"]);
     });
+}
+
+/// Connects, asks, and says whether it has resumed a session.
+#[track_caller]
+fn visit(clients: &Arc<ClientConfig>, serving: Serving) -> bool {
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut client = Client::connect(clients, serving.http).await.expect("the service shakes hands");
+        assert_eq!(client.who().await.expect("the service answers"), serving.pid);
+        client.resumed()
+    })
+}
+
+/// Listener and keys.
+const BOTH: &str = "2";
+
+#[test]
+fn sessions_of_tls_resume_after_a_crash_and_after_a_restart_of_the_unit() {
+    if !have(&NEEDS) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let https = Https::new(&sandbox);
+    let directory = sandbox.path().join("tls").display().to_string();
+    let unit = unit(&sandbox, &format!("127.0.0.1:0 --tls {directory}"), "0");
+    let hot = Hot::of(&sandbox, &unit);
+    let mut serving = hot.main_serves(1);
+    hot.holds(BOTH);
+    let clients = https.clients(&Arc::default());
+    assert!(!visit(&clients, serving), "there is no session yet");
+    assert!(visit(&clients, serving));
+    for count in 2..=3 {
+        hot.kill();
+        serving = hot.main_serves(count);
+        assert!(visit(&clients, serving), "a handshake in full after crash {}", count - 1);
+        hot.holds(BOTH);
+    }
+    hot.systemctl(&["reload", "hot.service"]);
+    serving = hot.main_serves(4);
+    assert!(visit(&clients, serving), "a handshake in full after a hot update");
+    hot.holds(BOTH);
+    hot.kill();
+    serving = hot.main_serves(5);
+    assert!(visit(&clients, serving), "a handshake in full after a hot update and a crash");
+    hot.systemctl(&["restart", "hot.service"]);
+    serving = hot.main_serves(6);
+    assert!(visit(&clients, serving), "a handshake in full after a restart");
+    hot.holds(BOTH);
+    // Nothing is left of them.
+    hot.systemctl(&["stop", "hot.service"]);
+    hot.systemctl(&["start", "hot.service"]);
+    serving = hot.main_serves(7);
+    assert!(!visit(&clients, serving), "the keys have outlived the service");
 }

@@ -26,8 +26,8 @@ ExecReload={PROGRAMS}/hotctl --socket {control} handoff -- {server} --probation 
     )
 }
 
-/// It is active when a version serves, and stays the main process; what is in flight when the unit is stopped is
-/// answered.
+/// It is active when a version serves, and stays the main process; what is in flight when the unit is stopped
+/// is answered.
 fn in_a_unit(options: &str) {
     if !have(&NEEDS) {
         return;
@@ -122,8 +122,8 @@ fn process_1_reaps_orphans() {
     let _serves_on = hotctl(&sandbox, &["status"]).expect_success();
 }
 
-/// The kernel would kill what is left when process 1 ends: a later version, the one before it, which drains, and
-/// helpers, which need not be waited for.
+/// The kernel would kill what is left when process 1 ends: a later version, the one before it, which drains,
+/// and helpers, which need not be waited for.
 #[test]
 fn process_1_ends_last() {
     if !have(&[NAMESPACES]) {

@@ -1,5 +1,5 @@
-//! `systemctl stop` and `restart` while two versions run: what is in flight is answered, and the version that is
-//! left serves.
+//! `systemctl stop` and `restart` while two versions run: what is in flight is answered, and the version that
+//! is left serves.
 
 use std::time::Duration;
 

@@ -129,6 +129,8 @@ fn one_unit_is_reloaded_crashes_and_is_stopped() {
     // The directory stays, and the next start finds nothing in its way.
     systemd.systemctl(&["start", unit]);
     assert_eq!(generation(&systemd), 1);
+    run(&systemd, "after");
+    assert_eq!(systemd.show(unit, "ActiveState"), "inactive");
 }
 
 #[test]

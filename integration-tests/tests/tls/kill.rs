@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use integration_tests::Sandbox;
-use integration_tests::tls::{Flow, Https, Keys, Proxy, Victim, connect, kill};
+use integration_tests::tls::{Flow, Https, Keys, Killed, Moment, Proxy, Victim, connect, kill};
 
 /// From before the successor has opened a file until after the incumbent has ended, on a machine with little
 /// else to do.
@@ -13,9 +13,13 @@ fn moments() -> impl Iterator<Item = Duration> {
     (0..120).step_by(15).map(Duration::from_millis)
 }
 
+fn killed(victim: Victim, moment: Duration) -> Killed {
+    kill(victim, Moment::After(moment)).expect("nothing is traced")
+}
+
 #[test]
 fn the_successor() {
-    let answered = moments().map(|moment| kill(Victim::Successor, moment)).sum::<usize>();
+    let answered: usize = moments().map(|moment| killed(Victim::Successor, moment).answered).sum();
     assert!(answered > 0, "it was killed before it had a connection, and none has outlived it");
 }
 
@@ -23,7 +27,7 @@ fn the_successor() {
 fn the_incumbent() {
     for moment in moments() {
         // They outlive it if they have left it.
-        let _answered = kill(Victim::Incumbent, moment);
+        let _killed = killed(Victim::Incumbent, moment);
     }
 }
 

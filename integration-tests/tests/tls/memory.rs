@@ -12,8 +12,8 @@ use integration_tests::{SOON, Sandbox, Service, Status, eventually};
 /// Secrets are looked for in pieces of memory of this length, which overlap by that of a secret.
 const PIECE: usize = 1 << 20;
 
-/// The first process is none of these: rustls moves secrets about in its handshake, and wipes where they come
-/// to lie last.
+/// The first process is none of these: rustls frees the box in which it keeps the secrets of a handshake as it
+/// is. The tests of `hotupdate-tls` show that nothing else is left there.
 #[test]
 fn no_secret_stays_with_a_process_that_a_connection_has_left() {
     let sandbox = Sandbox::new();

@@ -1,18 +1,16 @@
-//! The name of an attempt, and what a status says of it. The successor is recognised by the name with which it
-//! joins, and not by its pid: the child that was started may be a wrapper that has exited by then.
+//! The name of an attempt, and what a status says of it. The successor is recognised by the name with which
+//! it joins, and not by its pid: the child that was started may be a wrapper that has exited by then.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hotupdate_proto::operator::{AttemptParams, LastFailure, ProcessState, ProcessStatus, Status};
+use hotupdate_proto::timing::fixed::operator::LOOK;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde_json::{Map, Value};
 
 use crate::client::{CallError, Client};
 use crate::context::Context;
-
-/// How long a look at a connection takes on which nothing is expected.
-const LOOK: Duration = Duration::from_millis(1);
 
 /// 128 random bits in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq)]

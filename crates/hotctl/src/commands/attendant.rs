@@ -1,8 +1,8 @@
-//! A process beside COMMAND that outlives hotctl if hotctl is killed: it ends COMMAND then, unless that serves,
-//! and reads what COMMAND still writes into hotctl's pipe, so that no write fails.
+//! A process beside COMMAND that outlives hotctl if hotctl is killed: it ends COMMAND then, unless that
+//! serves, and reads what COMMAND still writes into hotctl's pipe, so that no write fails.
 //!
-//! It has nothing of the caller's open, and ends as soon as it has nothing left to do: in an ordinary handoff at
-//! once. Deliberately absent: the exit status of COMMAND, which stays a child of hotctl.
+//! It has nothing of the caller's open, and ends as soon as it has nothing left to do: in an ordinary handoff
+//! at once. Deliberately absent: the exit status of COMMAND, which stays a child of hotctl.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -20,6 +20,7 @@ use rustix::process::{
 };
 
 use hotupdate_proto::operator::AbortParams;
+use hotupdate_proto::timing::fixed::operator::{ATTENDANT, LAST_SECONDS, VERDICT};
 
 use super::attempt::AttemptName;
 use super::detach::{Inner, OURSELVES};
@@ -27,16 +28,6 @@ use super::{output, simple};
 use crate::context::{Context, look_until};
 use crate::exit::Exit;
 use crate::report::{Color, Report};
-
-/// How long the attendant may take until it is ready.
-const START: Duration = Duration::from_secs(10);
-
-/// How long it waits for the end of an attempt whose hotctl is gone. The deadline `serving` of a service is 2 s by
-/// default, and within it the service cannot abort.
-const VERDICT: Duration = Duration::from_secs(5);
-
-/// How long COMMAND may take to end after SIGTERM.
-const LAST_SECONDS: Duration = Duration::from_secs(10);
 
 /// What the attendant says when COMMAND may begin.
 const READY: u8 = b'r';
@@ -66,7 +57,7 @@ impl Attendant {
         attendant.stdin(OwnedFd::from(theirs)).stdout(output?).stderr(Stdio::null());
         let child = attendant.spawn()?;
         drop(attendant);
-        stream.set_read_timeout(Some(START))?;
+        stream.set_read_timeout(Some(ATTENDANT))?;
         let mut said = [0];
         (&stream).read_exact(&mut said)?;
         Ok(Self { stream, pid: child.id() })
@@ -116,8 +107,8 @@ fn invalid() -> io::Error {
     io::ErrorKind::InvalidInput.into()
 }
 
-/// Whether the attempt has failed, now that hotctl is gone. The service aborts it by itself; one that does not
-/// know how is told.
+/// Whether the attempt has failed, now that hotctl is gone. The service aborts it by itself; one that does
+/// not know how is told.
 fn is_over(socket: &Path, name: &AttemptName) -> bool {
     let report = Report::new("handoff", true, Color::Never);
     let context = Context::without_interrupt(socket.to_owned(), &report, Some(VERDICT));
@@ -127,7 +118,7 @@ fn is_over(socket: &Path, name: &AttemptName) -> bool {
             return name.serves(&status).then_some(false);
         }
         if name.under_way(&status).is_some() {
-            let why = AbortParams::new(Some("`hotctl handoff` has gone".to_owned()));
+            let why = AbortParams::new(Some("the operator that began the attempt has gone".to_owned()));
             let _ = simple::call(&context, "Abort", &why);
             return None;
         }

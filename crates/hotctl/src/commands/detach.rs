@@ -16,6 +16,7 @@ use hotupdate_proto::environment::NOT_INHERITED;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::attendant;
+use crate::client::SHORTEST;
 
 /// Ourselves, even if the file was replaced meanwhile (proc_pid_exe(5)).
 pub(super) const OURSELVES: &str = "/proc/self/exe";
@@ -146,7 +147,7 @@ impl Prepared {
 
 /// The inner half says an error number, or nothing when the command runs.
 fn runs(mut stream: UnixStream, timeout: Duration) -> io::Result<()> {
-    stream.set_read_timeout(Some(timeout.max(Duration::from_millis(1))))?;
+    stream.set_read_timeout(Some(timeout.max(SHORTEST)))?;
     let mut error = String::new();
     stream.read_to_string(&mut error)?;
     match error.parse() {

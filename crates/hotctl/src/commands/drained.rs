@@ -1,9 +1,10 @@
 //! `--until drained`: waits until the version that served before has drained and exited, or stays for its
 //! supervisor alone. One whose `main`, or a task of it, goes on after the drain is waited for.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hotupdate_proto::operator::{HandoffResult, ProcessState, ProcessStatus, Status};
+use hotupdate_proto::timing::fixed::operator::EXITS;
 
 use super::change;
 use super::status::tasks;
@@ -12,10 +13,6 @@ use crate::exit::{Exit, Failure};
 use crate::progress::Progress;
 use crate::status_stream::StatusStream;
 use crate::text;
-
-/// A process that has drained exits within this time or says what it still does, unless it stays for its
-/// supervisor.
-const EXITS: Duration = Duration::from_secs(1);
 
 pub(crate) fn wait(
     context: &Context<'_>,

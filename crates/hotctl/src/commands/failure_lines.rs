@@ -1,24 +1,17 @@
 //! Why a handoff that was started here failed, in one line each.
 
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hotupdate_proto::Fault;
 use hotupdate_proto::operator::{AbortParams, HandoffResult, LastFailure, Status};
+use hotupdate_proto::timing::fixed::operator::{ABORT_TIMEOUT, SETTLE};
 
 use super::start::{Attempt, Stage};
 use super::{change, simple, successor};
 use crate::context::{Interrupt, look_until};
 use crate::exit::{Exit, Failure};
 use crate::text;
-
-/// A failure is seen from two sides: the child exits, and the service gives the attempt up and says why. So
-/// long hotctl waits for the second one; it comes at once if it comes.
-const SETTLE: Duration = Duration::from_millis(500);
-
-/// How long hotctl waits for the end of an attempt that it aborts. The deadline `serving` is 2 s by default;
-/// where it is longer, the successor gets SIGTERM nevertheless, which a service survives at any time.
-const ABORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Stage {
     /// For the progress line.

@@ -21,6 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::Process;
+use hotupdate_proto::timing::fixed::hold::{LOOK_AGAIN, SETTLE};
 use serde::Serialize;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -38,13 +39,6 @@ use crate::exit::{Exit, Failure};
 use crate::listen_spec::ListenSpec;
 use crate::report::Report;
 use crate::text;
-
-/// How long hold waits for the exit of COMMAND, to say how it exited: the kernel frees the lock a little
-/// earlier. If another process crashed, COMMAND may well be draining.
-const SETTLE: Duration = Duration::from_millis(200);
-
-/// When to look again at a lock that is free although the service answers, or that is not there.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// So often it is looked for a lock that is not there: a service makes it again within two seconds.
 const LOOKS: u32 = 5;

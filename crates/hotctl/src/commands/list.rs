@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hotupdate_proto::operator::{ProcessStatus, Status};
+use hotupdate_proto::timing::fixed::operator::PROBE;
 use serde::Serialize;
 
 use crate::client::CallError;
@@ -15,9 +16,6 @@ use crate::find;
 use crate::report::{Paint, Report, json_line};
 use crate::table::{Cell, Table};
 use crate::text;
-
-/// Short, so that one process that does not answer does not delay the list.
-const ANSWER: Duration = Duration::from_secs(1);
 
 #[derive(Serialize)]
 struct Record<'a> {
@@ -33,7 +31,7 @@ pub(crate) fn run(report: &Report, named: Option<PathBuf>, timeout: Option<Durat
     let mut sockets = find::candidates(&places);
     sockets.extend(named);
     let found = sockets.into_iter().map(|socket| {
-        let context = Context::new(socket, report, Some(timeout.unwrap_or(ANSWER)))?;
+        let context = Context::new(socket, report, Some(timeout.unwrap_or(PROBE)))?;
         let status = context.status();
         Ok((context.socket, status))
     });

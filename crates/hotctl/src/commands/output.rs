@@ -1,9 +1,9 @@
 //! Where the output of COMMAND goes.
 //!
-//! A file or a terminal of hotctl's is COMMAND's, too. A pipe is not: its reader (`$(…)`, ssh, a deployment tool)
-//! waits until the last process has closed it, and would wait for the service. So COMMAND gets another pipe,
-//! from which hotctl reads until it serves or fails. The library of the service leaves that pipe when it serves;
-//! a process that does not is read from by the attendant for as long as it lives.
+//! A file or a terminal of hotctl's is COMMAND's, too. A pipe is not: its reader (`$(…)`, ssh, a deployment
+//! tool) waits until the last process has closed it, and would wait for the service. So COMMAND gets another
+//! pipe, from which hotctl reads until it serves or fails. The library of the service leaves that pipe when
+//! it serves; a process that does not is read from by the attendant for as long as it lives.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};

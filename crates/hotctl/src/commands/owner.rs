@@ -64,8 +64,8 @@ impl Owner {
         self.open().ok().flatten().map(Lock)
     }
 
-    /// Whether this process, as hold sees it, has the lock open: then it is the one that serves. Not known of a
-    /// process of another user (proc_pid_fd(5)).
+    /// Whether this process, as hold sees it, has the lock open: then it is the one that serves. Not known of
+    /// a process of another user (proc_pid_fd(5)).
     pub(super) fn is(&self, pid: u32) -> bool {
         let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
         let Some(lock) = identity(&self.lock) else { return false };

@@ -69,7 +69,7 @@ async fn supervise(socket: PathBuf, report: &Report, options: cli::Run) -> Resul
     let mut hot = builder.join().await.map_err(failed)?;
     let settings = match Settings::of(&options, hot.import(settings::STATE), &waits) {
         Ok(settings) => settings,
-        Err(why) => return Err(failed(hot.give_up("beginning", why).await)),
+        Err(why) => return Err(failed(hot.give_up("the options", why).await)),
     };
     let sockets = listeners::claim(&mut hot, &settings).await.map_err(failed)?;
     let exported = settings.clone();
@@ -77,7 +77,7 @@ async fn supervise(socket: PathBuf, report: &Report, options: cli::Run) -> Resul
     let keeper = Keeper::new(report, options.command, text, settings, sockets).await;
     let mut keeper = match keeper {
         Ok(keeper) => keeper,
-        Err(error) => return Err(failed(hot.give_up("beginning", error).await)),
+        Err(error) => return Err(failed(hot.give_up("preparing the start", error).await)),
     };
     match become_ready(hot, &mut keeper).await? {
         Some(hot) => serve(hot, keeper).await,

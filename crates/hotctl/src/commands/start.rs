@@ -1,6 +1,7 @@
 //! `hotctl handoff -- COMMAND`: starts the new version and follows it until it serves or fails.
 //!
-//! The attempt belongs to this process: if it ends before the release, whatever ends it, the attempt does, too.
+//! The attempt belongs to this process: if it ends before the release, whatever ends it, the attempt does,
+//! too.
 
 use std::time::Instant;
 

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use hotupdate_proto::Process;
+use hotupdate_proto::timing::fixed::operator::SLACK;
 use serde_json::{Map, Value};
 
 use super::simple;
@@ -14,9 +15,6 @@ use crate::context::{Context, TICK, look_until};
 use crate::exit::{Exit, Failure};
 use crate::progress::Progress;
 use crate::text;
-
-/// How long `--wait` waits beyond the deadline of the drain: closing connections takes a moment, too.
-const SLACK: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(context: &Context<'_>, stop: &cli::Stop) -> Result<(), Failure> {
     let before = context.status()?.serving;
@@ -48,8 +46,8 @@ pub(crate) fn run(context: &Context<'_>, stop: &cli::Stop) -> Result<(), Failure
     Ok(())
 }
 
-/// `service`: a connection that ends with the process. One that does not keep it is believed to be gone when no
-/// process serves at the socket.
+/// `service`: a connection that ends with the process. One that does not keep it is believed to be gone when
+/// no process serves at the socket.
 fn until_gone(
     context: &Context<'_>,
     stopping: &Process,

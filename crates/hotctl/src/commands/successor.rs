@@ -1,5 +1,5 @@
-//! The process that `handoff -- COMMAND` starts: in its own session, with its output where the user said. When it
-//! serves, it outlives hotctl.
+//! The process that `handoff -- COMMAND` starts: in its own session, with its output where the user said.
+//! When it serves, it outlives hotctl.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -18,6 +18,7 @@ use super::attempt::AttemptName;
 use super::attendant::Attendant;
 use super::detach::{self, Inner};
 use super::output::Relay;
+use super::processes;
 use crate::cli::Handoff;
 use crate::exit::{Exit, Failure};
 use crate::text;
@@ -95,12 +96,14 @@ impl Successor {
     /// Whether a process is left that it has started, now that it has exited: one that runs in the background
     /// may still join. What was started by another program, such as a container, is not seen.
     pub(crate) fn has_left_processes(&self) -> bool {
-        // A kernel that cannot say it leaves it open.
-        self.left().is_none_or(|left| !left.is_empty())
+        // A kernel that cannot say it leaves it open. What it lists of children may lack some while others come
+        // and go (proc_tid_children(5)), so all processes are looked at before none is left.
+        let is_left = |pid: u32| pid != self.attendant.pid() && processes::is_running(pid);
+        self.left().is_none_or(|left| !left.is_empty()) || processes::children().any(is_left)
     }
 
-    /// Sends SIGTERM to it, or to what it has left behind; true if it was sent. Only a child that was not waited
-    /// for owns its pid.
+    /// Sends SIGTERM to it, or to what it has left behind; true if it was sent. Only a child that was not
+    /// waited for owns its pid.
     pub(crate) fn terminate(&mut self) -> bool {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
         let is_there = self.ended().is_none();

@@ -173,8 +173,8 @@ fn a_command_that_fails_early_is_heard_through_a_pipe() {
     assert_eq!(child.wait().unwrap().code(), Some(1));
 }
 
-/// The caller reads until the end of the pipe, and the service has no end of it; one that goes on writing into
-/// hotctl's does not notice that hotctl has gone.
+/// The caller reads until the end of the pipe, and the service has no end of it; one that goes on writing
+/// into hotctl's does not notice that hotctl has gone.
 #[test]
 fn a_pipe_is_not_left_to_the_service() {
     let place = Place::new();

@@ -411,7 +411,8 @@ fn drains_at_once() -> Place {
     place
 }
 
-/// It tells that it has drained a moment before it exits, and one that stays for its supervisor tells no more.
+/// It tells that it has drained a moment before it exits, and one that stays for its supervisor tells no
+/// more.
 #[test]
 fn a_process_that_has_drained_is_waited_for_a_moment() {
     let place = drains_at_once();

@@ -71,8 +71,8 @@ impl Terminal {
         });
     }
 
-    /// The terminal goes, as with a connection that is lost: end-of-file, and no signal, since hotctl does not
-    /// lead its session here.
+    /// The terminal goes, as with a connection that is lost: end-of-file, and no signal, since hotctl does
+    /// not lead its session here.
     fn hang_up(self) -> Child {
         let Self { keyboard, line, shown: _, child } = self;
         drop((keyboard, line));

@@ -24,7 +24,18 @@ pub(super) enum AnyCarrier {
 pub(super) enum Around {
     Nothing,
     #[cfg(feature = "tls")]
-    Tls(State),
+    Tls(Box<State>),
+}
+
+impl AnyCarrier {
+    /// How many bytes are on their way to the client and would migrate along.
+    pub(super) fn unsent(&self) -> usize {
+        match self {
+            Self::Bare(_) => 0,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.unsent(),
+        }
+    }
 }
 
 impl Carrier for AnyCarrier {
@@ -51,7 +62,7 @@ impl Carrier for AnyCarrier {
             Self::Bare(connection) => Ok((connection, Around::Nothing)),
             #[cfg(feature = "tls")]
             Self::Tls(stream) => match stream.take_apart() {
-                Ok((connection, state)) => Ok((connection, Around::Tls(state))),
+                Ok((connection, state)) => Ok((connection, Around::Tls(Box::new(state)))),
                 Err((stream, why)) => Err((Self::Tls(stream), why)),
             },
         }
@@ -61,7 +72,7 @@ impl Carrier for AnyCarrier {
         match around {
             Around::Nothing => Some(Self::Bare(connection)),
             #[cfg(feature = "tls")]
-            Around::Tls(state) => TlsStream::put_together(connection, state).map(Self::Tls),
+            Around::Tls(state) => TlsStream::put_together(connection, *state).map(Self::Tls),
         }
     }
 

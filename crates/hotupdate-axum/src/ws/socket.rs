@@ -5,13 +5,13 @@
 
 use std::fmt;
 use std::future::pending;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use hotupdate::connections::ConnectionActivity;
 use hotupdate::connections::MAX_STATE;
 use hotupdate::drain::Phase;
 use hotupdate::{Connection, Drain, MigrationSlot};
+use hotupdate_proto::timing::fixed::http::RECONNECT_DELAY;
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -31,10 +31,6 @@ const MAX_PENDING_BYTES: usize = MAX_STATE - MAX_APPLICATION_STATE - 1024;
 /// State of an application that has at most this many bytes, as JSON, can always migrate. A larger one may,
 /// up to [`MAX_STATE`](hotupdate::connections::MAX_STATE) together with the bytes that are on their way.
 pub const MAX_APPLICATION_STATE: usize = 32 * 1024;
-
-/// How much later than scheduled clients are told to reconnect. A migration also fails when the next version
-/// is just dying; then this process serves again in a moment, and its clients need not reconnect.
-const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 /// One WebSocket, on the server's side.
 ///
@@ -289,14 +285,15 @@ impl WebSocket {
                 return Err(NotMigrated { socket: self, why: format!("its state cannot be JSON: {error}") });
             }
         };
-        let pending_bytes = self.transport.codec.pending_bytes();
-        if bytes.len() > MAX_STATE {
+        let pending_bytes = self.transport.pending_bytes();
+        let length = bytes.len() + self.transport.carrier.unsent();
+        if length > MAX_STATE {
             self.block = if pending_bytes > 0 {
                 MigrationBlock::TooLarge(pending_bytes)
             } else {
                 MigrationBlock::Refused(self.name(kind))
             };
-            let why = format!("its state has {} bytes, at most {MAX_STATE} migrate", bytes.len());
+            let why = format!("its state has {length} bytes, at most {MAX_STATE} migrate");
             return Err(NotMigrated { socket: self, why });
         }
         // It keeps its slot until it has arrived.
@@ -318,7 +315,7 @@ impl WebSocket {
     }
 
     fn should_migrate(&self) -> bool {
-        let pending_bytes = self.transport.codec.pending_bytes();
+        let pending_bytes = self.transport.pending_bytes();
         let fits = match self.block {
             MigrationBlock::None => pending_bytes <= MAX_PENDING_BYTES,
             MigrationBlock::TooLarge(too_large) => pending_bytes < too_large.min(MAX_PENDING_BYTES),

@@ -5,9 +5,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use hotupdate_proto::timing::fixed::http::CLOSE_TIMEOUT;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use super::carrier::AnyCarrier;
@@ -21,10 +21,6 @@ const CHUNK: usize = 16 * 1024;
 /// not read.
 const MAX_UNSENT: usize = 64 * 1024;
 
-/// How long a client may take to answer a close frame (RFC 6455, section 7.1.1: the server closes after
-/// that).
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// What is spoken over, and the codec for its bytes.
 pub(super) struct Transport {
     pub(super) carrier: AnyCarrier,
@@ -33,6 +29,11 @@ pub(super) struct Transport {
 }
 
 impl Transport {
+    /// How many bytes have to migrate besides the application's state.
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.codec.pending_bytes() + self.carrier.unsent()
+    }
+
     pub(super) async fn recv(&mut self) -> Option<Result<Message, Error>> {
         loop {
             if self.codec.is_closed() {

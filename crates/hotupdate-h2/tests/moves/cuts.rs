@@ -220,3 +220,85 @@ fn any_stream_of_requests_cut_anywhere_and_left_behind() {
 fn any_stream_of_requests_cut_anywhere_and_given_back() {
     any_stream(Open::Return);
 }
+
+/// Any frame, valid or not: its kind, flags, stream after those that were used, and payload.
+fn any_frame() -> impl Strategy<Value = (u8, u8, u32, Vec<u8>)> {
+    let payload = prop_oneof![
+        2 => prop::collection::vec(any::<u8>(), 0..24),
+        1 => Just(POST.to_vec()),
+        1 => Just(get("/", b"\xbe")),
+        1 => (0..8_u16, any::<u32>()).prop_map(|(number, value)| setting(number, value)),
+        1 => any::<u32>().prop_map(|number| number.to_be_bytes().to_vec()),
+        1 => any::<u64>().prop_map(|number| number.to_be_bytes().to_vec()),
+    ];
+    let flags = prop_oneof![Just(0), Just(END), Just(END_HEADERS), Just(END | END_HEADERS), any::<u8>()];
+    (0..11_u8, flags, 0..4_u32, payload)
+}
+
+/// What a client is told about streams from `unused` on, or about the connection; not the room that it
+/// has, and not the fields of answers, which depend on the encoder.
+fn reaction(heard: Vec<Frame>, unused: u32) -> Vec<(u8, u8, u32, Vec<u8>)> {
+    let told = heard.into_iter().filter(|frame| frame.kind != WINDOW_UPDATE).map(|frame| {
+        let mut payload = if frame.kind == HEADERS { Vec::new() } else { frame.payload };
+        if let (GOAWAY, Some(last)) = (frame.kind, payload.first_chunk().copied().map(u32::from_be_bytes)) {
+            // A server that no stream has come to yet says 0. All that are older are over.
+            payload[..4].copy_from_slice(&if last < unused { 0 } else { last }.to_be_bytes());
+        }
+        (frame.kind, frame.flags, frame.stream, payload)
+    });
+    let mut told: Vec<_> = told.collect();
+    told.sort();
+    told
+}
+
+/// Says some requests, moves so often, and says frames. What it is told about them, and what the service was
+/// asked.
+async fn react(
+    asks: &[Asks],
+    moves: usize,
+    frames: &[(u8, u8, u32, Vec<u8>)],
+) -> (Vec<(u8, u8, u32, Vec<u8>)>, Vec<Asked>) {
+    let mut client = Client::connect(&[]).await;
+    client.say(&say(asks).0).await;
+    client.read_all().await;
+    for _ in 0..moves {
+        client.moves().await;
+    }
+    let unused = 2 * asks.len() as u32 + 1;
+    let said: Vec<_> = frames
+        .iter()
+        .flat_map(|(kind, flags, stream, payload)| {
+            let stream = if *stream == 0 { 0 } else { unused + stream - 1 };
+            frame(*kind, *flags, stream, payload)
+        })
+        .collect();
+    client.say(&said).await;
+    let told = reaction(client.read_all().await, unused);
+    let mut seen = client.seen.lock().unwrap().clone();
+    seen.sort();
+    client.ended().await;
+    (told, seen)
+}
+
+/// Frames of new streams and of none: a server that the connection has come to says and does what the first
+/// one would. (Streams that are over are known to the first one alone.)
+#[test]
+fn any_frames_are_answered_as_without_a_move() {
+    let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
+    // So few requests that nothing leaves the table: what left it is known for a while longer after a move.
+    let few = prop::collection::vec(asks(), 0..3).prop_map(|mut all| {
+        all.iter_mut().for_each(|asks| asks.sizes.clear());
+        all
+    });
+    let refused = std::cell::Cell::new(0);
+    proptest!(config, |(asks in few, frames in prop::collection::vec(any_frame(), 1..5))| {
+        let run = |moves| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+            runtime.unwrap().block_on(react(&asks, moves, &frames))
+        };
+        let (without, with) = (run(0), run(2));
+        refused.set(refused.get() + usize::from(without.0.iter().any(|told| told.0 == GOAWAY)));
+        prop_assert_eq!(without, with);
+    });
+    assert!(refused.get() > 50, "hardly anything was refused: {}", refused.get());
+}

@@ -209,3 +209,64 @@ async fn what_waits_for_room_does_not_hold_up_an_error() {
     let ended = client.ended().await;
     assert!(ended.result.is_err(), "{ended:?}");
 }
+
+/// What a client does while a move waits costs no more than without: the flood ends in the same way, and the
+/// service is not asked more often.
+#[tokio::test(start_paused = true)]
+async fn floods_while_a_move_waits_end_as_they_do_without() {
+    let mut resets = Vec::new();
+    for stream in (3..4_000).step_by(2) {
+        resets.extend(frame(HEADERS, END_HEADERS, stream, POST));
+        resets.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+    }
+    let mut block = frame(HEADERS, 0, 3, POST);
+    for _ in 0..2_000 {
+        block.extend(frame(CONTINUATION, 0, 3, b""));
+    }
+    for flood in [resets, block] {
+        let mut asked = Vec::new();
+        for moves in [false, true] {
+            let mut client = Client::connect(&[]).await;
+            client.say(&frame(HEADERS, END_HEADERS, 1, POST)).await;
+            client.read_all().await;
+            if moves {
+                client.moves().await;
+            }
+            client.say(&flood).await;
+            let mut heard = client.read_all().await;
+            if !kinds(&heard).contains(&GOAWAY) {
+                client.say(&frame(DATA, END, 1, b"")).await;
+                heard.extend(client.read_all().await);
+            }
+            assert!(kinds(&heard).contains(&GOAWAY), "{moves}: {heard:?}");
+            asked.push(client.seen.lock().unwrap().len());
+        }
+        assert!(asked[1] <= asked[0] + 1, "{asked:?}");
+    }
+}
+
+/// Room that is given byte by byte lets no byte through that has none, and all of them at last.
+#[tokio::test(start_paused = true)]
+async fn room_that_is_given_byte_by_byte_after_a_move() {
+    const FIRST: usize = 16_384;
+    let mut client = Client::connect(&setting(4, 1 << 24)).await;
+    client.say(&frame(HEADERS, END_HEADERS, 1, POST)).await;
+    client.say(&frame(DATA, END, 1, &[7; FIRST])).await;
+    client.read_all().await;
+    client.moves().await;
+    client.say(&frame(HEADERS, GOES, 3, &get("/big", &[]))).await;
+    let mut heard = client.read_all().await;
+    let data =
+        |heard: &[Frame]| heard.iter().filter(|f| f.kind == DATA).map(|f| f.payload.len()).sum::<usize>();
+    let mut room = 65_535 - FIRST;
+    for _ in 0..2_000 {
+        client.say(&frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes())).await;
+        room += 1;
+    }
+    heard.extend(client.read_all().await);
+    assert!(data(&heard) <= room, "{} bytes for {room}", data(&heard));
+    client.say(&frame(WINDOW_UPDATE, 0, 0, &1_000_000_u32.to_be_bytes())).await;
+    heard.extend(client.read_all().await);
+    assert_answered(&heard, 3, &[7; 300_000]);
+    client.ends_after(1).await;
+}

@@ -77,7 +77,16 @@ impl Client {
 
     /// Its open streams do not keep the connection from moving.
     pub(crate) async fn connect_open(versions: Versions, settings: &[u8], open: Open) -> Self {
-        let mut client = Self::silent_to(versions, open);
+        Self::silent_to(versions, 1 << 20, open).introduced(settings).await
+    }
+
+    /// Over a socket that takes no more bytes than these before they are read.
+    pub(crate) async fn connect_through(bytes: usize, settings: &[u8]) -> Self {
+        Self::silent_to(|_| builder(), bytes, Open::End).introduced(settings).await
+    }
+
+    async fn introduced(self, settings: &[u8]) -> Self {
+        let mut client = self;
         client.say(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         client.say(&frame(SETTINGS, 0, 0, settings)).await;
         client.say(&frame(SETTINGS, END, 0, &[])).await;
@@ -86,11 +95,11 @@ impl Client {
     }
 
     pub(crate) fn silent() -> Self {
-        Self::silent_to(|_| builder(), Open::End)
+        Self::silent_to(|_| builder(), 1 << 20, Open::End)
     }
 
-    fn silent_to(versions: Versions, open: Open) -> Self {
-        let (io, server) = tokio::io::duplex(1 << 20);
+    fn silent_to(versions: Versions, bytes: usize, open: Open) -> Self {
+        let (io, server) = tokio::io::duplex(bytes);
         let next = Arc::new(Notify::new());
         let (told, seen) = (next.clone(), Seen::default());
         let log = seen.clone();
@@ -149,7 +158,7 @@ impl Client {
 }
 
 /// Time is virtual: it passes when all tasks wait.
-async fn settle() {
+pub(crate) async fn settle() {
     tokio::time::sleep(Duration::from_millis(10)).await;
 }
 

@@ -70,6 +70,34 @@ async fn late_data_is_dropped_and_its_window_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_window_is_given_back_before_or_after_a_head_of_several_frames() {
+    // The socket is full in the middle of the head.
+    for bytes in [12_000, 20_000, 36_000, 52_000] {
+        let mut client = Client::connect_through(bytes, &[]).await;
+        client.say(&frame(HEADERS, END_HEADERS, 1, POST)).await;
+        client.say(&frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes())).await;
+        client.read_all().await;
+        client.moves().await;
+        client.say(&frame(HEADERS, END | END_HEADERS, 3, &get("/head", &[]))).await;
+        settle().await;
+        client.say(&frame(DATA, 0, 1, &[0; 5_000])).await;
+        let mut heard = client.read_all().await;
+        heard.extend(client.read_all().await);
+        assert_answered(&heard, 3, b"");
+        let kinds = kinds(&heard);
+        let began = kinds.iter().position(|kind| *kind == HEADERS).unwrap();
+        let more = heard[began..].iter().position(|frame| frame.flags & END_HEADERS != 0).unwrap();
+        assert!(more > 1, "{kinds:?}");
+        assert!(
+            kinds[began + 1..=began + more].iter().all(|kind| *kind == CONTINUATION),
+            "{bytes}: {kinds:?}"
+        );
+        assert!(kinds.contains(&WINDOW_UPDATE), "{bytes}: {kinds:?}");
+        client.ends_after(1).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn late_headers_are_followed_and_what_comes_then_needs_no_table() {
     let mut client = Client::connect(&[]).await;
     client.say(&frame(HEADERS, END_HEADERS, 1, POST)).await;

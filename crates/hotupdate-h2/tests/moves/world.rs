@@ -43,6 +43,9 @@ pub(crate) async fn echo(
     if head.uri.path() == "/slow" {
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
+    if head.uri.path() == "/head" {
+        response = response.header("x-long", "a".repeat(100_000));
+    }
     if head.uri.path() == "/big" {
         return Ok(response.body(Full::from(vec![7; 300_000])).unwrap());
     }

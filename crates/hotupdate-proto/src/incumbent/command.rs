@@ -11,8 +11,8 @@ use crate::message::Message;
 use crate::operator::{Command, OperatorError};
 use crate::timing::{after, millis};
 
-/// Attempts without an operator that are remembered: of each of them at most one process is still to come, and
-/// it comes soon.
+/// Attempts without an operator that are remembered: of each of them at most one process is still to come,
+/// and it comes soon.
 const MAX_ABANDONED: usize = 64;
 
 /// The state after a command, and whether the command was taken.

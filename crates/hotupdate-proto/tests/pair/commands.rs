@@ -93,7 +93,7 @@ fn an_operator_who_asks_for_a_handoff_hears_why_it_cannot_be() {
 fn stop_at_every_stage() {
     for release in [Release::Now, Release::OnCommand] {
         for (mut world, new) in stages(release) {
-            let owner = world.owner().expect("somebody serves");
+            let owner = world.owner().expect("a process serves");
             let handing_over =
                 world.incumbent(owner).is_some_and(|m| !m.accepts() && m.successor().is_some());
             assert_eq!(world.command(Command::Stop { within: None }), Some(Ok(())));
@@ -186,7 +186,7 @@ fn told_to_end_now_in_a_drain_and_in_a_rollback() {
     assert_eq!(
         world.command_to(new, Command::Stop { within: None }),
         Ok(()),
-        "nobody was asked to resume yet"
+        "no process was asked to resume yet"
     );
     world.settle();
     assert!(world.living().is_empty(), "{world}");

@@ -48,8 +48,8 @@ fn what_is_accepted_is_known_before_the_drain_begins() {
     assert_eq!(world.migrations.last(), Some(&serve));
 }
 
-/// Or else a connection that comes back could see that it has nowhere to go while its process drains, and tell
-/// its client to leave.
+/// Or else a connection that comes back could see that it has nowhere to go while its process drains, and
+/// tell its client to leave.
 #[test]
 fn nothing_drains_any_more_when_connections_come_back() {
     let rolls_back = |world: &mut World, new| {

@@ -40,7 +40,7 @@ fn after_its_probation_the_orphan_serves() {
     world.run();
     world.kill(1);
     world.run();
-    assert!(world.accepting().is_empty(), "nobody is warm");
+    assert!(world.accepting().is_empty(), "no process is warm");
     world.settle();
     assert_eq!(world.assert_one_serves(), third);
     world.assert_next_works();

@@ -107,7 +107,7 @@ fn on_command_waits_in_standby_for_the_operator() {
     let new = world.join(App { release: Release::OnCommand, ..App::default() });
     world.run();
     assert_eq!(world.state(new), ProcessState::Standby);
-    let (peer, state) = world.incumbent(0).and_then(|m| m.successor()).expect("somebody waits");
+    let (peer, state) = world.incumbent(0).and_then(|m| m.successor()).expect("a successor waits");
     assert_eq!((peer.generation, state), (Generation(2), ProcessState::Standby));
     assert_eq!(peer.attempt.as_deref(), Some("attempt 1"));
     assert!(world.reports.iter().any(|(_, report)| matches!(report, Report::Standby(_))));

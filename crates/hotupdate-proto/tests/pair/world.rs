@@ -286,7 +286,7 @@ impl World {
     }
 
     fn call(&mut self, index: usize, join: Join) {
-        let owner = self.owner().expect("somebody answers on the control socket");
+        let owner = self.owner().expect("a process answers on the control socket");
         self.links.push(<[Side; 2]>::default());
         let end = End { link: self.links.len() - 1, side: 1 };
         self.hold(end, index);

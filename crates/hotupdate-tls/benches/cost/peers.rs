@@ -18,18 +18,21 @@ use rustls::crypto::ring as provider;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
     TokioRustls,
-    /// This crate before a migration.
+    /// This crate, and the connection stays.
+    Staying,
+    /// It may migrate, and has not.
     Before,
-    /// And after one.
+    /// It has.
     After,
 }
 
 impl Engine {
-    pub(crate) const ALL: [Self; 3] = [Self::TokioRustls, Self::Before, Self::After];
+    pub(crate) const ALL: [Self; 4] = [Self::TokioRustls, Self::Staying, Self::Before, Self::After];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::TokioRustls => "tokio-rustls",
+            Self::Staying => "staying",
             Self::Before => "before",
             Self::After => "after",
         }
@@ -86,6 +89,7 @@ impl Peers {
             Engine::TokioRustls => {
                 Box::pin(tokio_rustls::TlsAcceptor::from(self.server.clone()).accept(io).await?)
             }
+            Engine::Staying => Box::pin(self.acceptor(false).accept(io).await?),
             Engine::Before => Box::pin(self.acceptor(true).accept(io).await?),
             Engine::After => Box::pin(migrated(self.acceptor(true).accept(io).await?).0),
         })

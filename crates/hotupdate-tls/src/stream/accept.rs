@@ -1,25 +1,26 @@
-//! Handshakes.
+//! What connections are accepted with.
 
-use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
-use rustls::{ServerConfig, ServerConnection};
+use rustls::crypto::cipher::{AeadKey, Iv};
+use rustls::{ServerConfig, ServerConnection, SupportedCipherSuite};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
 
-use super::TlsStream;
-use super::before::Before;
-use super::engine::Engine;
+use super::handshake::Handshake;
 use super::key_log::SecretLog;
-use super::transport::Transport;
-use crate::negotiated::Negotiated;
+use super::staying::Staying;
+use super::{Stream, TlsStream};
+use crate::MigrationBlock;
+use crate::protection::{HEADER, MAX_PLAINTEXT};
+use crate::suite::Suite;
 
 /// Accepts TLS connections with a rustls [`ServerConfig`].
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     config: Arc<ServerConfig>,
-    migratable: bool,
+    stay: Option<MigrationBlock>,
     keep_exporter: bool,
 }
 
@@ -33,19 +34,26 @@ impl Acceptor {
         if config.max_early_data_size != 0 {
             Arc::make_mut(&mut config).max_early_data_size = 0;
         }
-        Self { config, migratable: false, keep_exporter: false }
+        Self { config, stay: Some(MigrationBlock::Disabled), keep_exporter: false }
     }
 
-    /// Connections may migrate: their traffic secrets are kept beside them, and can leave the process in a
-    /// [`State`](crate::State).
+    /// Connections may migrate: after its handshake each goes on in this crate's record layer, whose secrets
+    /// can leave the process in a [`State`](crate::State).
+    ///
+    /// They stay in rustls all the same if the configuration's provider has a cipher suite that the record
+    /// layer does not have, or one that does not give its keys. The providers of rustls have none.
     #[must_use]
     pub fn migratable(mut self, migratable: bool) -> Self {
-        self.migratable = migratable;
+        let all = || self.config.crypto_provider().cipher_suites.iter().all(can_migrate);
+        self.stay = match migratable {
+            false => Some(MigrationBlock::Disabled),
+            true if !all() => Some(MigrationBlock::Suite),
+            true => None,
+        };
         self
     }
 
-    /// The exporter's secret migrates, too, so that keying material can be exported after a migration (TLS
-    /// 1.3).
+    /// The exporter's secret is kept and migrates, too, so that keying material can be exported (TLS 1.3).
     #[must_use]
     pub fn keep_exporter(mut self, keep: bool) -> Self {
         self.keep_exporter = keep;
@@ -58,45 +66,45 @@ impl Acceptor {
     ///
     /// If the handshake fails; the client has got the alert that says why.
     pub async fn accept<IO: AsyncRead + AsyncWrite + Unpin>(&self, io: IO) -> io::Result<TlsStream<IO>> {
-        let before = self.before().map_err(io::Error::other)?;
-        let mut transport = Transport::new(io, Engine::Rustls(Box::new(before)));
-        let negotiated = poll_fn(|cx| poll_handshake(&mut transport, cx)).await?;
-        Ok(TlsStream { transport, negotiated: Arc::new(negotiated) })
+        if let Some(why) = self.stay {
+            let stream = TlsAcceptor::from(self.config.clone()).accept(io).await?;
+            let staying = Staying::new(stream, why).ok_or_else(no_result)?;
+            return Ok(TlsStream(Stream::Staying(staying)));
+        }
+        let (connection, log) = self.connection().map_err(io::Error::other)?;
+        let migratable = Handshake::new(io, connection, log, self.max_plaintext()).shake_hands().await?;
+        Ok(TlsStream(Stream::Migratable(migratable)))
     }
 
-    fn before(&self) -> Result<Before, rustls::Error> {
-        if !self.migratable {
-            return Ok(Before::new(ServerConnection::new(self.config.clone())?, None));
-        }
+    /// The most plaintext of a record.
+    fn max_plaintext(&self) -> usize {
+        self.config.max_fragment_size.map_or(MAX_PLAINTEXT, |size| size.saturating_sub(HEADER))
+    }
+
+    fn connection(&self) -> Result<(ServerConnection, Arc<SecretLog>), rustls::Error> {
         // The log is that of one connection, so its config is, too. What is large in it is shared.
         let mut config = ServerConfig::clone(&self.config);
         let log = Arc::new(SecretLog::new(config.key_log.clone(), self.keep_exporter));
         config.key_log = log.clone();
         config.enable_secret_extraction = true;
-        Ok(Before::new(ServerConnection::new(Arc::new(config))?, Some(log)))
+        Ok((ServerConnection::new(Arc::new(config))?, log))
     }
 }
 
-fn poll_handshake<IO: AsyncRead + AsyncWrite + Unpin>(
-    transport: &mut Transport<IO>,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<Negotiated>> {
-    loop {
-        ready!(transport.poll_flush(cx))?;
-        let Engine::Rustls(before) = &mut transport.engine else { unreachable!("it begins in rustls") };
-        if !before.connection.is_handshaking() {
-            let negotiated = Negotiated::of(&before.connection);
-            return Poll::Ready(negotiated.ok_or_else(|| io::Error::other("a handshake without a result")));
+/// Whether the record layer has the suite, and is given its keys.
+fn can_migrate(suite: &SupportedCipherSuite) -> bool {
+    let key = AeadKey::from([0; 32]);
+    let keys = match suite {
+        SupportedCipherSuite::Tls13(suite) => suite.aead_alg.extract_keys(key, Iv::new([0; 12])),
+        SupportedCipherSuite::Tls12(suite) => {
+            let shape = suite.aead_alg.key_block_shape();
+            let (iv, explicit) = (vec![0; shape.fixed_iv_len], vec![0; shape.explicit_nonce_len]);
+            suite.aead_alg.extract_keys(key, &iv, &explicit)
         }
-        if let Some(error) = before.error() {
-            return transport.fail(cx, error);
-        }
-        if before.has_ended() {
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the client left during the handshake",
-            )));
-        }
-        ready!(transport.poll_fill(cx))?;
-    }
+    };
+    keys.is_ok() && Suite::new(suite.version().version, suite.suite()).is_some()
+}
+
+pub(super) fn no_result() -> io::Error {
+    io::Error::other("a handshake without a result")
 }

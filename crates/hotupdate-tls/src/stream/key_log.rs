@@ -30,11 +30,6 @@ impl SecretLog {
         Self { secrets: Mutex::default(), keep_exporter, users }
     }
 
-    pub(super) fn has_both(&self) -> bool {
-        let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        !secrets.client.is_empty() && !secrets.server.is_empty()
-    }
-
     pub(super) fn take(&self) -> Secrets {
         std::mem::take(&mut *self.secrets.lock().unwrap_or_else(PoisonError::into_inner))
     }

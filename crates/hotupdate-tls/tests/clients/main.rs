@@ -197,6 +197,29 @@ fn openssl_that_exports() {
     }
 }
 
+/// TLS 1.2 with each suite and each kind of certificate; what its clients export is not known here.
+#[test]
+fn openssl_of_tls12() {
+    if !tools::exists("openssl") {
+        return;
+    }
+    for options in all_options().filter(|options| !is_tls13(options.suite)) {
+        let server = Server::with(&options);
+        let (certificate, key) = (server.certificate(), server.key());
+        let mut arguments = vec!["-tls1_2"];
+        if options.client_certificate {
+            arguments.extend(["-cert", &certificate, "-key", &key]);
+        }
+        let mut client = SClient::start(&server, &arguments);
+        for migrations in 0..REQUESTS {
+            client.says("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            client.waits_for(&format!("\r\n\r\n{migrations}\n"));
+        }
+        let said = client.ends();
+        assert!(said.contains("Exported: none"), "{options:?}: {said}");
+    }
+}
+
 /// Asks, and changes keys in between: `K` asks the server for the same, `k` does not.
 #[test]
 fn openssl_that_changes_its_keys() {
@@ -221,7 +244,7 @@ fn openssl_that_changes_its_keys() {
 }
 
 #[test]
-fn openssl_that_resumes_in_the_next_process() {
+fn openssl_that_resumes_in_the_next_two_processes() {
     if !tools::exists("openssl") {
         return;
     }
@@ -242,9 +265,12 @@ fn openssl_that_resumes_in_the_next_process() {
         };
         let said = visit(&tickets, "-sess_out");
         assert!(said.contains("\nNew, "), "{said}");
-        let next = Arc::new(Tickets::from_bytes(&tickets.to_bytes()).unwrap());
-        let said = visit(&next, "-sess_in");
-        assert!(said.contains("\nReused, "), "{said}");
+        let mut next = tickets;
+        for _ in 0..2 {
+            next = Arc::new(Tickets::from_bytes(&next.to_bytes()).unwrap());
+            let said = visit(&next, "-sess_in");
+            assert!(said.contains("\nReused, "), "{said}");
+        }
         let other = Arc::new(Tickets::new(SystemTime::now()).unwrap());
         let said = visit(&other, "-sess_in");
         assert!(said.contains("\nNew, "), "{said}");

@@ -78,8 +78,9 @@ impl Server {
 
 async fn serve(mut stream: TlsStream<TcpStream>) -> io::Result<()> {
     let mut unread = Vec::new();
+    let mut migrations = 0;
     while read_request(&mut stream, &mut unread).await? {
-        let body = format!("{}\n", stream.migrations());
+        let body = format!("{migrations}\n");
         let exported = exported(&stream);
         let head =
             format!("HTTP/1.1 200 OK\r\nExported: {exported}\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -88,6 +89,7 @@ async fn serve(mut stream: TlsStream<TcpStream>) -> io::Result<()> {
         stream.give_back(&std::mem::take(&mut unread));
         let agreed = stream.negotiated().clone();
         stream = migrate(stream)?;
+        migrations += 1;
         assert_eq!(*stream.negotiated(), agreed);
     }
     stream.shutdown().await

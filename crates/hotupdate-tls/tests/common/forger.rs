@@ -2,14 +2,15 @@
 
 use std::sync::{Arc, Mutex};
 
-use rustls::{ConnectionTrafficSecrets, KeyLog};
+use rustls::{ClientConnection, ConnectionTrafficSecrets, KeyLog};
 
 #[cfg(feature = "aws-lc-rs")]
 use aws_lc_rs::{aead, hkdf};
 #[cfg(not(feature = "aws-lc-rs"))]
 use ring::{aead, hkdf};
 
-use super::pair::{Options, Pair, Server};
+use super::pair::{End, Handshaking, Options, Pair, Server, client_receives, client_sends, server_name};
+use super::reference::{Reference, Serve as _};
 
 pub(crate) const CHANGE_CIPHER_SPEC: u8 = 20;
 pub(crate) const ALERT: u8 = 21;
@@ -56,13 +57,47 @@ impl Forger {
         client.key_log = log.clone();
         client.enable_secret_extraction = true;
         let Pair { client, server } = Pair::accepted(&options.acceptor(server), client);
+        (server, Self::new(client, &log))
+    }
+
+    /// Beside a server of rustls alone.
+    pub(crate) fn connect_reference(options: &Options) -> (Reference, Self) {
+        let (server, mut client) = options.configs();
+        let log = Arc::new(Log::default());
+        client.key_log = log.clone();
+        client.enable_secret_extraction = true;
+        let mut server = Reference::new(server);
+        let mut client = ClientConnection::new(Arc::new(client), server_name()).unwrap();
+        for _ in 0..3 {
+            client_sends(&mut client, &server.pipe);
+            assert_eq!(server.hears(), (Vec::new(), End::Open));
+            client_receives(&mut client, &server.pipe).unwrap();
+        }
+        (server, Self::new(client, &log))
+    }
+
+    /// The client says more in the segment of its Finished. Returns what comes after the first `cut` bytes of
+    /// that.
+    pub(crate) fn connect_speaking(
+        options: &Options,
+        cut: usize,
+        speak: impl FnOnce(&mut Side) -> Vec<u8>,
+    ) -> (Server, Self, Vec<u8>) {
+        let (server, mut client) = options.configs();
+        let log = Arc::new(Log::default());
+        client.key_log = log.clone();
+        client.enable_secret_extraction = true;
+        let (client, handshaking) = Handshaking::begin(&options.acceptor(server), client);
+        let mut forger = Self::new(client, &log);
+        let mut bytes = speak(&mut forger.to_server);
+        let rest = bytes.split_off(cut);
+        (handshaking.finish(&bytes), forger, rest)
+    }
+
+    fn new(client: ClientConnection, log: &Log) -> Self {
         let extracted = client.dangerous_extract_secrets().unwrap();
         let [to_server, to_client] = std::mem::take(&mut *log.0.lock().unwrap());
-        let forger = Self {
-            to_server: Side::new(extracted.tx, to_server),
-            to_client: Side::new(extracted.rx, to_client),
-        };
-        (server, forger)
+        Self { to_server: Side::new(extracted.tx, to_server), to_client: Side::new(extracted.rx, to_client) }
     }
 }
 

@@ -3,3 +3,4 @@
 pub(crate) mod forger;
 pub(crate) mod pair;
 pub(crate) mod provider;
+pub(crate) mod reference;

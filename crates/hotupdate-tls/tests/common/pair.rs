@@ -23,6 +23,7 @@ pub(crate) struct Options {
     pub(crate) rsa: bool,
     pub(crate) client_certificate: bool,
     pub(crate) keep_exporter: bool,
+    pub(crate) migratable: bool,
 }
 
 impl Options {
@@ -33,7 +34,13 @@ impl Options {
             rsa: format!("{suite:?}").contains("RSA"),
             client_certificate: false,
             keep_exporter: false,
+            migratable: true,
         }
+    }
+
+    /// rustls has the connection to its end.
+    pub(crate) fn in_rustls(suite: CipherSuite) -> Self {
+        Self { migratable: false, ..Self::new(suite) }
     }
 
     pub(crate) fn version(&self) -> &'static SupportedProtocolVersion {
@@ -87,7 +94,7 @@ impl Options {
     }
 
     pub(crate) fn acceptor(&self, server: ServerConfig) -> Acceptor {
-        Acceptor::new(server).migratable(true).keep_exporter(self.keep_exporter)
+        Acceptor::new(server).migratable(self.migratable).keep_exporter(self.keep_exporter)
     }
 }
 
@@ -262,6 +269,47 @@ impl Server {
         self.flushes();
         self.try_migrate().unwrap()
     }
+
+    /// With what the transport did not take.
+    pub(crate) fn migrate_unsent(&mut self) {
+        assert!(self.stream().unsent() > 0);
+        self.try_migrate().unwrap();
+    }
+}
+
+/// A handshake whose last segment the client has not sent.
+pub(crate) struct Handshaking {
+    accepting: Pin<Box<dyn Future<Output = io::Result<TlsStream<Pipe>>>>>,
+    pipe: Pipe,
+    segment: Vec<u8>,
+}
+
+impl Handshaking {
+    pub(crate) fn begin(acceptor: &Acceptor, client: ClientConfig) -> (ClientConnection, Self) {
+        let mut client = ClientConnection::new(Arc::new(client), server_name()).unwrap();
+        let pipe = Pipe::default();
+        let (acceptor, transport) = (acceptor.clone(), pipe.clone());
+        let mut accepting = Box::pin(async move { acceptor.accept(transport).await });
+        loop {
+            let segment = sent(&mut client);
+            if !client.is_handshaking() {
+                return (client, Self { accepting, pipe, segment });
+            }
+            pipe.lock().to_server.extend(segment);
+            assert!(now(accepting.as_mut()).is_none());
+            client_receives(&mut client, &pipe).unwrap();
+        }
+    }
+
+    /// It comes, with more behind it.
+    pub(crate) fn finish(mut self, more: &[u8]) -> Server {
+        let mut ends = self.pipe.lock();
+        ends.to_server.extend(self.segment);
+        ends.to_server.extend(more);
+        drop(ends);
+        let stream = now(self.accepting.as_mut()).expect("the handshake is over").unwrap();
+        Server { pipe: self.pipe, stream: Some(stream) }
+    }
 }
 
 pub(crate) struct Pair {
@@ -275,8 +323,7 @@ impl Pair {
     }
 
     pub(crate) fn accepted_by_configs(acceptor: &Acceptor, client: Arc<ClientConfig>) -> Self {
-        let name = ServerName::try_from("localhost").unwrap();
-        let mut client = ClientConnection::new(client, name).unwrap();
+        let mut client = ClientConnection::new(client, server_name()).unwrap();
         let pipe = Pipe::default();
         let mut accept = Box::pin(acceptor.accept(pipe.clone()));
         let stream = loop {
@@ -320,16 +367,24 @@ impl Pair {
     }
 }
 
-fn client_sends(client: &mut ClientConnection, pipe: &Pipe) {
+pub(crate) fn server_name() -> ServerName<'static> {
+    ServerName::try_from("localhost").unwrap()
+}
+
+pub(crate) fn client_sends(client: &mut ClientConnection, pipe: &Pipe) {
+    pipe.lock().to_server.extend(sent(client));
+}
+
+fn sent(client: &mut ClientConnection) -> Vec<u8> {
     let mut bytes = Vec::new();
     while client.wants_write() {
         client.write_tls(&mut bytes).unwrap();
     }
-    pipe.lock().to_server.extend(bytes);
+    bytes
 }
 
 /// Returns the plaintext.
-fn client_receives(client: &mut ClientConnection, pipe: &Pipe) -> Result<Vec<u8>, rustls::Error> {
+pub(crate) fn client_receives(client: &mut ClientConnection, pipe: &Pipe) -> Result<Vec<u8>, rustls::Error> {
     let bytes = std::mem::take(&mut pipe.lock().to_client);
     let mut bytes = &bytes[..];
     let mut plaintext = Vec::new();

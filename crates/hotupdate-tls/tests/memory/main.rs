@@ -62,7 +62,9 @@ fn expand(secret: &Masked, label: &str, length: usize) -> Masked {
 /// The form of a state, of TLS 1.3 with AES-128-GCM.
 fn state(client: &Masked, server: &Masked, exporter: &Masked) -> Zeroizing<Vec<u8>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(1000));
-    bytes.extend_from_slice(&[1, 3, 4, 0x13, 0x01, 0, 0, 0, 1, 0, 0, 0, 0, 0]);
+    bytes.extend_from_slice(&[1, 3, 4, 0x13, 0x01, 0x40, 0]);
+    // No handshake message has begun, and nothing is owed or counted.
+    bytes.extend_from_slice(&[0; 9 + 5]);
     for secret in [client, server] {
         bytes.extend_from_slice(&[0, 0, 0, 32]);
         bytes.extend_from_slice(&secret.reveal());
@@ -70,7 +72,7 @@ fn state(client: &Masked, server: &Masked, exporter: &Masked) -> Zeroizing<Vec<u
     }
     bytes.extend_from_slice(&[0, 0, 0, 32]);
     bytes.extend_from_slice(&exporter.reveal());
-    bytes.extend_from_slice(&[0; 2 + 4 + 4 + 1]);
+    bytes.extend_from_slice(&[0; 2 + 4 + 4 + 4 + 1]);
     bytes
 }
 

@@ -5,7 +5,7 @@
 #[path = "../common/mod.rs"]
 #[allow(dead_code, reason = "what other tests need")]
 mod common;
-use common::{forger, pair, provider};
+use common::{forger, pair, provider, reference};
 
 mod cuts;
 mod keys;

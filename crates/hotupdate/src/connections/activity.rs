@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::changes::Changes;
 use super::drain::Drain;
 use super::ledger::GoAway;
-use super::queue::MigrationSlot;
 use super::record::{Record, Status};
+use super::slot::MigrationSlot;
 use crate::address::Address;
 use crate::metrics::Event;
 

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use hotupdate_proto::migration::StateBytes;
 use hotupdate_proto::{MigrationItem, ShortText};
@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use super::activity::ConnectionActivity;
 use super::drain::Drain;
-use super::queue::MigrationSlot;
 use super::record::Tracker;
+use super::slot::MigrationSlot;
 use super::socket::Socket;
 use crate::address::Address;
 use crate::metrics::Event;
@@ -256,18 +256,19 @@ impl Connection {
 }
 
 impl AsyncRead for Connection {
-    #[inline]
+    #[inline(always)]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = self.socket.poll_read(cx, buf);
+        ready!(self.socket.poll_read(cx, buf))?;
         if buf.filled().len() > before {
             self.tracker.record.heard();
         }
-        read
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Connection {
+    #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.socket.poll_write(cx, &[IoSlice::new(buf)])
     }

@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Connection, Connections, MigrationRequest, Phase, Plan, Socket};
+use super::{AtRest, Connection, Connections, MigrationRequest, Phase, Plan, Socket};
 use crate::address::Address;
 
 /// A table without a driver: what wants to migrate is in `migrations`.
@@ -67,5 +67,18 @@ impl Woken {
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Relaxed);
+    }
+}
+
+/// What goes on with a connection that rests.
+pub(super) struct Echo<F>(pub(super) F);
+
+impl<F: FnOnce(Connection) + Send + 'static> AtRest for Echo<F> {
+    fn state(&self) -> Vec<u8> {
+        b"state".to_vec()
+    }
+
+    fn go_on(self: Box<Self>, connection: Connection) {
+        (self.0)(connection);
     }
 }

@@ -12,47 +12,53 @@ use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
-use std::time::Duration;
 
 use hotupdate_proto::ShortText;
+use hotupdate_proto::timing::fixed::connections::{BETWEEN_PORTIONS, IDLE_AFTER};
 use tokio::task::unconstrained;
 use tokio::time::sleep;
 
 use super::activity::ConnectionActivity;
-use super::connection::{Connection, Stays};
+use super::connection::Connection;
 use super::drain::Phase;
 use super::record::{Owner, Record, Status};
 use super::table::Connections;
 
-/// A connection is idle when its client has been silent for so long: it is not about to ask again. To give it a
-/// task and buffers once more costs a part of a small request.
-pub(super) const IDLE_AFTER: Duration = Duration::from_secs(1);
-
 /// Tasks that are woken at a time, so that requests do not wait behind them.
 const PORTION: usize = 32;
 
-const BETWEEN_PORTIONS: Duration = Duration::from_millis(1);
+/// What is left of the code that speaks with a client while its connection rests.
+#[doc(hidden)]
+pub trait AtRest: Send + 'static {
+    /// What the connection migrates with.
+    fn state(&self) -> Vec<u8>;
 
-/// A connection that rests: what it would migrate with, and what goes on with it here.
+    /// The client says something or closes the connection, or the process wants something of it. It must not
+    /// block.
+    fn go_on(self: Box<Self>, connection: Connection);
+}
+
+/// A connection that rests.
 pub(super) struct Resting {
     connection: Connection,
     pub(super) kind: &'static str,
-    state: Vec<u8>,
-    go_on: Stays,
+    at_rest: Box<dyn AtRest>,
 }
 
 impl Resting {
     /// Migrates; if it cannot, it goes on here.
     pub(super) fn migrate(self) {
-        let Self { connection, kind, state, go_on } = self;
-        connection.leave(ShortText::from_static(kind), state, go_on);
+        let Self { connection, kind, at_rest } = self;
+        let state = at_rest.state();
+        let stays = Box::new(|connection, _| at_rest.go_on(connection));
+        connection.leave(ShortText::from_static(kind), state, stays);
     }
 }
 
 impl fmt::Debug for Resting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The state is the client's.
-        let Self { connection: _, kind, state: _, go_on: _ } = self;
+        // What is at rest is the client's.
+        let Self { connection: _, kind, at_rest: _ } = self;
         f.debug_struct("Resting").field("kind", kind).finish_non_exhaustive()
     }
 }
@@ -61,9 +67,9 @@ impl fmt::Debug for Resting {
 #[doc(hidden)]
 impl Connection {
     /// The connection has no task from here on. When its client says something or closes it, or when the
-    /// process wants something of it, `go_on` is called with it, perhaps before this returns; it must not
-    /// block. Until then it migrates as [`Connection::migrate_bytes_or`] does.
-    pub fn rest(self, kind: &'static str, state: Vec<u8>, go_on: impl FnOnce(Self) + Send + 'static) {
+    /// process wants something of it, `at_rest` goes on with it, perhaps before this returns. Until then it
+    /// migrates as [`Connection::migrate_bytes_or`] does.
+    pub fn rest(self, kind: &'static str, at_rest: impl AtRest) {
         let record = self.tracker().record.clone();
         record.update(|status| status.without(Status::EQUIPPED | Status::RESTS));
         // It is not in a hurry now, as it will be when it migrates.
@@ -74,8 +80,7 @@ impl Connection {
         let readable = poll_fn(|cx| self.socket().poll_readable(cx));
         // A task that has done much would be made to wait: by waking it, which here means something else.
         let readable = pin!(unconstrained(readable)).poll(&mut Context::from_waker(&waker));
-        let go_on = Box::new(|connection, _| go_on(connection));
-        let resting = Resting { connection: self, kind, state, go_on };
+        let resting = Resting { connection: self, kind, at_rest: Box::new(at_rest) };
         let before = mem::replace(&mut *owner, Owner::Resting(resting));
         drop(owner);
         drop(before);
@@ -101,8 +106,8 @@ impl Record {
     /// A connection that rests goes on.
     fn rouse(&self) {
         let owner = self.owner().take_resting();
-        if let Some(Resting { connection, go_on, .. }) = owner {
-            go_on(connection, None);
+        if let Some(Resting { connection, at_rest, .. }) = owner {
+            at_rest.go_on(connection);
         }
     }
 }
@@ -142,13 +147,18 @@ impl ConnectionActivity {
 #[doc(hidden)]
 impl Connections {
     /// Tells the tasks of idle connections of this listener that they should rest. Ends when none of them
-    /// holds anything.
+    /// holds anything, and no client is heard: as long as this looks at the clock, a read need not.
     pub async fn let_rest(&self, listener: &str) {
         loop {
             let looks = self.table.clock.look(IDLE_AFTER);
             sleep(IDLE_AFTER).await;
             drop(looks);
-            let Some(idle) = self.idle(listener) else { return };
+            let Some(idle) = self.idle(listener) else {
+                if self.table.clock.is_busy(2 * IDLE_AFTER) {
+                    continue;
+                }
+                return;
+            };
             for portion in idle.chunks(PORTION) {
                 portion.iter().for_each(|record| record.rest());
                 sleep(BETWEEN_PORTIONS).await;
@@ -197,11 +207,13 @@ impl Status {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixStream;
     use tokio::sync::mpsc;
 
-    use super::super::fixture::{Fixture, Woken, poll_once};
+    use super::super::fixture::{Echo, Fixture, Woken, poll_once};
     use super::*;
 
     /// A connection that rests, its client, and where it goes on.
@@ -212,7 +224,7 @@ mod tests {
 
     fn rest(connection: Connection) -> mpsc::UnboundedReceiver<Connection> {
         let (goes_on, gone_on) = mpsc::unbounded_channel();
-        connection.rest("echo", b"state".to_vec(), move |connection| drop(goes_on.send(connection)));
+        connection.rest("echo", Echo(move |connection| drop(goes_on.send(connection))));
         gone_on
     }
 
@@ -348,9 +360,8 @@ mod tests {
             let fixture = Fixture::new();
             let (connection, client) = fixture.accept();
             let runtime = tokio::runtime::Handle::current();
-            connection.rest("echo", Vec::new(), move |connection| {
-                runtime.spawn(async move { drop(connection) });
-            });
+            let go_on = move |connection| drop(runtime.spawn(async move { drop(connection) }));
+            connection.rest("echo", Echo(go_on));
             (client.into_std().unwrap(), fixture.connections)
         });
         drop(runtime);

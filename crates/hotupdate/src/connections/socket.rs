@@ -93,16 +93,31 @@ impl Socket {
         }
     }
 
+    /// Most reads find nothing, since hyper reads until there is nothing more: they end here, in the
+    /// code of the caller.
+    #[inline(always)]
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_read_ready(cx))?;
+        self.poll_read_now(cx, buf)
+    }
+
+    #[inline(always)]
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
+        }
+    }
+
+    /// The socket counts as ready.
+    fn poll_read_now(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         loop {
             let read = match self {
                 Self::Tcp(stream) => {
-                    ready!(stream.poll_read_ready(cx))?;
                     stream.try_io(Interest::READABLE, || read_once(buf, |buf| stream.try_read_buf(buf)))
                 }
                 Self::Unix(stream) => {
-                    ready!(stream.poll_read_ready(cx))?;
                     stream.try_io(Interest::READABLE, || read_once(buf, |buf| stream.try_read_buf(buf)))
                 }
             };
@@ -110,12 +125,13 @@ impl Socket {
                 return Poll::Ready(Ok(()));
             }
             match read {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_read_ready(cx))?,
                 read => return Poll::Ready(read),
             }
         }
     }
 
+    #[inline]
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
             let written = match self {
@@ -139,6 +155,7 @@ impl Socket {
 /// As in tokio's own `poll_read`, a read that does not fill the buffer says that the kernel has no more:
 /// `WouldBlock` makes the next one wait for an event. Without that each request would cost a second
 /// recvfrom(2), which finds nothing.
+#[inline]
 fn read_once<'a>(
     buf: &mut ReadBuf<'a>,
     read: impl FnOnce(&mut ReadBuf<'a>) -> io::Result<usize>,

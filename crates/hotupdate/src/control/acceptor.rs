@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hotupdate_proto::timing::fixed::control::{ACCEPT_PAUSE, LEAVING};
 use hotupdate_proto::{ListenerKind, Refusal, SocketFile};
 use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -26,13 +27,6 @@ use crate::rate_limited_log::RateLimitedLog;
 /// Callers on the control socket at the same time; they cost a descriptor each. If more come, the one that
 /// has been idle longest has to leave, and if none is idle the newest is turned away.
 pub(super) const MAX_SESSIONS: usize = 256;
-
-/// How long a new caller waits for the place of one that is idle.
-const LEAVING: Duration = Duration::from_millis(50);
-
-/// How long accepting callers pauses after an error, such as being out of descriptors, and between two looks
-/// for more.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The path's listener and its lock.
 pub(crate) struct Control {

@@ -15,6 +15,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+use hotupdate_proto::timing::fixed::control::LOOK_AGAIN;
 use hotupdate_proto::{SocketFile, lock};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, fchmod, flock};
 use rustix::io::{Errno, pwrite};
@@ -29,9 +30,6 @@ use super::user::{Users, check_peer, denied, give, share};
 
 /// Operators and successors that wait to be accepted.
 const BACKLOG: i32 = 128;
-
-/// How long between two looks at a path whose owner is just starting or ending.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What makes a process the owner of a control socket's path.
 #[derive(Debug)]

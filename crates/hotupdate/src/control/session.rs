@@ -10,6 +10,7 @@ use hotupdate_proto::operator::{
     self, AbortParams, AttemptParams, Call, Command, Connections, DeadlineParams, HandoffResult, Monitored,
     OperatorError, Reply,
 };
+use hotupdate_proto::timing::fixed::control::LISTING_TIME;
 use hotupdate_proto::{Fault, INTERFACE, Join, Process, Refusal, Timing, frame};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -50,10 +51,6 @@ const MAX_WATCHERS: usize = 192;
 /// Lists of connections (`Connections`) that are sent at the same time: each holds a copy of all rows until
 /// its caller has read them.
 const MAX_LISTINGS: usize = 2;
-
-/// The least time that a list of connections takes. To write one of 100,000 rows takes a good part of a
-/// second of one processor, which belongs to the clients of the service.
-const LISTING_TIME: Duration = Duration::from_millis(250);
 
 /// What a session may and has to do.
 #[derive(Clone)]

@@ -105,8 +105,8 @@ pub(super) fn give(lock: &OwnedFd, path: &Path, users: &Users) -> Result<()> {
         .doing(|| format!("giving the lock of the control socket {} to uid {uid}", path.display()))
 }
 
-/// Gives the socket to the user that this process becomes, and lets every user connect if further users were named.
-/// Where it is, is as safe as for its lock.
+/// Gives the socket to the user that this process becomes, and lets every user connect if further users were
+/// named. Where it is, is as safe as for its lock.
 ///
 /// # Errors
 /// As chown(2) and chmod(2).

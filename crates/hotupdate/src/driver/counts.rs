@@ -2,18 +2,13 @@
 //!
 //! Deliberately absent: the sum itself, which is in `hotupdate_proto::counts`.
 
-use std::time::Duration;
-
 use hotupdate_proto::counts::Counts;
+use hotupdate_proto::timing::fixed::driver::AGE;
 use hotupdate_proto::{FEATURE_COUNTS, Incumbent, Message, Totals};
 use tokio::time::{Instant, sleep_until};
 
 use super::Driver;
 use crate::connections::Connections;
-
-/// How old the sum may be that is shown: younger than what any scraper notices, and old enough that a busy
-/// process does not add up with every request, nor wakes a predecessor for more than a moment in each second.
-const AGE: Duration = Duration::from_secs(1);
 
 /// When the sum is shown next. A process in which nothing happens does not wake up for it.
 #[derive(Debug, Default)]

@@ -1,17 +1,20 @@
-//! The application's state on its way to the next version.
+//! The application's state on its way to the next version, and what of it is stored for a process that starts
+//! after a crash.
 
 use std::collections::HashMap;
 use std::io;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use hotupdate_proto::StateItem;
-use tokio::sync::mpsc;
+use hotupdate_proto::{ShortText, StateItem};
+use tokio::sync::{Notify, mpsc};
 
 use super::TaskResult;
+use crate::resources::Resources;
 use crate::sealed;
-use crate::state::{Arrived, Export};
+use crate::state::{Arrived, Export, Slot};
 
 /// State that was exported for an attempt, or that came with one.
 pub(super) type SealedState = Vec<(StateItem, OwnedFd)>;
@@ -20,11 +23,16 @@ pub(super) type SealedState = Vec<(StateItem, OwnedFd)>;
 pub(super) struct Exports {
     exports: Arc<Vec<Export>>,
     sealed: SealedState,
+    stored: Vec<Arc<Slot>>,
+    /// Something of that has changed.
+    changed: Arc<Notify>,
 }
 
 impl Exports {
-    pub(super) fn register(&mut self, exports: Vec<Export>) {
-        self.exports = Arc::new(exports);
+    pub(super) fn register(&mut self, resources: &mut Resources) {
+        self.exports = Arc::new(mem::take(&mut resources.exports));
+        self.stored = mem::take(&mut resources.stored);
+        self.changed = resources.stored_changed.clone();
     }
 
     /// Asks the application for its state where it can block nothing else.
@@ -80,9 +88,24 @@ impl Exports {
         sealed.ok_or_else(|| io::Error::other(format!("no state {name:?}")))?.1.try_clone()
     }
 
+    /// What is stored and what should be differ, or may.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// What is to be stored and was not until now. What has the same name is to be removed first.
+    pub(super) fn take_untold(&self) -> impl Iterator<Item = (ShortText, Option<io::Result<OwnedFd>>)> {
+        self.stored.iter().filter_map(|slot| Some((slot.name().clone(), slot.take_untold()?)))
+    }
+
+    /// The names of all that may be stored.
+    pub(super) fn stored_names(&self) -> impl Iterator<Item = ShortText> {
+        self.stored.iter().map(|slot| slot.name().clone())
+    }
+
     /// The final word of the incumbent's state, for the application.
     pub(super) fn take(&mut self) -> HashMap<String, Arrived> {
-        let states = std::mem::take(&mut self.sealed).into_iter();
+        let states = mem::take(&mut self.sealed).into_iter();
         states.map(|(item, fd)| (item.name.clone(), Arrived::new(item, fd))).collect()
     }
 }

@@ -169,14 +169,15 @@ impl Driver {
     async fn stop(&mut self) {
         self.stops += 1;
         self.application.forbid_exclusive();
-        // First, because other tasks have to run for it: clients do not wait for them.
+        // Before the listeners are parked, because clients wait from then on: this takes other tasks, and time.
+        // What is counted meanwhile the next process hears with the first progress of this one.
         let links = self.links.pause_predecessors().await;
+        let (history, counts) = (self.operators.history(), Some(Box::new(self.last_counts())));
         let at_ns = match self.listeners.park() {
             Ok(at_ns) => at_ns,
             Err(why) => return self.machine.queue(Event::CannotStop(why)),
         };
-        let (connections, history) = (self.connections.summary(), self.operators.history());
-        let counts = Some(Box::new(self.last_counts()));
+        let connections = self.connections.summary();
         let stopped = Stopped { at_ns, connections, links, history, counts, ..Stopped::default() };
         if self.exports.is_empty() {
             return self.machine.queue(Event::Stopped(stopped));

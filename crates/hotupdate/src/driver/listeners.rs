@@ -12,19 +12,16 @@ use std::time::{Duration, Instant};
 use hotupdate_proto::ListenerItem;
 use hotupdate_proto::ShortText;
 use hotupdate_proto::operator::ListenerStatus;
+use hotupdate_proto::timing::fixed::driver::REOPEN_PAUSE;
 use tokio::sync::Notify;
 
 use super::clock::monotonic_ns;
-use crate::application::Resources;
 use crate::control::{self, Control, Ownership, Upkeep};
 use crate::error::{Doing, Result};
 use crate::lifecycle::Lifecycle;
 use crate::listeners::gate::GateControl;
+use crate::resources::Resources;
 use crate::settings::Settings;
-
-/// How long between two tries to open a listener, which fails when the kernel is short of memory or of
-/// watches (epoll_ctl(2)).
-const REOPEN_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct Listeners {
     /// Its listeners are closed when it is dropped.
@@ -226,8 +223,8 @@ impl Listeners {
         mem::take(&mut self.resources.stale)
     }
 
-    pub(super) fn names(&self) -> impl Iterator<Item = String> {
-        self.resources.gates.iter().map(|(gate, _)| gate.name().to_string())
+    pub(super) fn names(&self) -> impl Iterator<Item = ShortText> {
+        self.resources.gates.iter().map(|(gate, _)| gate.name().clone())
     }
 
     pub(super) fn duplicates(&self) -> impl Iterator<Item = (ShortText, io::Result<OwnedFd>)> {

@@ -1,12 +1,8 @@
 //! Noticing that the whole process has stood still (SIGSTOP, a suspended machine).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// A deadline that is missed by more than this was not missed by a busy process.
-const LATE: Duration = Duration::from_millis(100);
-
-/// What has arrived meanwhile is read in this time; the tasks that read it have not run yet.
-const CATCH_UP: Duration = Duration::from_millis(50);
+use hotupdate_proto::timing::fixed::driver::{CATCH_UP, LATE};
 
 /// After a standstill no deadline counts before what has arrived meanwhile.
 #[derive(Debug, Default)]
@@ -34,6 +30,8 @@ impl Standstill {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);

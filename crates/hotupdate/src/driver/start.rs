@@ -20,7 +20,7 @@ use super::renewal::Renewal;
 use super::standstill::Standstill;
 use super::supervisor::Supervisor;
 use super::{Driver, Identity};
-use crate::application::{Application, FromApplication, Resources};
+use crate::application::{Application, FromApplication};
 use crate::connections::Connections;
 use crate::control::session::SessionConfig;
 use crate::control::{Control, Ownership, Reserve};
@@ -30,6 +30,7 @@ use crate::lifecycle::Served;
 use crate::link::channel::Receiver;
 use crate::process::output::{self, Output};
 use crate::process::signal::Signals;
+use crate::resources::Resources;
 use crate::settings::Settings;
 
 /// What a successor starts with.
@@ -140,7 +141,7 @@ impl Driver {
         ready: Ready,
         reply: oneshot::Sender<Result<Served>>,
     ) {
-        self.exports.register(std::mem::take(&mut resources.exports));
+        self.exports.register(&mut resources);
         self.migrations.handlers = std::mem::take(&mut resources.handlers);
         let hooks = std::mem::take(&mut resources.hooks);
         self.application.is_ready(hooks, resources.tasks.clone(), reply);

@@ -8,6 +8,7 @@
 
 use std::future::pending;
 use std::io;
+use std::iter;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -16,11 +17,15 @@ use hotupdate_proto::incumbent::{Afterwards, Peer};
 use hotupdate_proto::message::{Place, ServiceManager};
 use hotupdate_proto::operator::ProcessState;
 use hotupdate_proto::supervision::{Circumstances, Effect, Ending, Event};
-use hotupdate_proto::{FEATURE_SUPERVISION, Generation, Incumbent, Message, Predecessor, Supervision};
+use hotupdate_proto::timing::fixed::driver::STATUS;
+use hotupdate_proto::{
+    FEATURE_SUPERVISION, Generation, Incumbent, Message, Predecessor, ShortText, Supervision,
+};
 use rustix::process::Signal as UnixSignal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::time::timeout;
 
+use super::exports::Exports;
 use super::listeners::Listeners;
 use super::status::View;
 use super::{Driver, TaskResult};
@@ -29,10 +34,7 @@ use crate::process::place;
 use crate::process::signal::{Signal, Signals};
 use crate::process::watched::Watched;
 use crate::settings::Settings;
-use crate::systemd::{Manager, Watchdog};
-
-/// How often the line about the service changes, if only numbers in it do.
-const STATUS: Duration = Duration::from_secs(1);
+use crate::systemd::{Kind, Manager, Watchdog};
 
 /// What comes from a supervisor, or on behalf of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,18 +193,30 @@ impl Supervisor {
         })
     }
 
+    /// The manager, if what this process has is what it is to keep.
+    fn store(&self) -> Option<&Manager> {
+        self.manager.as_ref().filter(|_| self.machine.circumstances().is_main)
+    }
+
     /// The listeners have changed, or it is known only now that the manager listens. In this order: a name
     /// may be in use again for another socket.
     pub(super) fn keep(&self, listeners: &mut Listeners) {
-        let Some(manager) = self.manager.as_ref().filter(|_| self.machine.circumstances().is_main) else {
-            return;
-        };
-        manager.forget(listeners.take_stale().into_iter());
-        manager.keep(listeners.duplicates());
+        let Some(manager) = self.store() else { return };
+        manager.forget(Kind::Listener, listeners.take_stale().into_iter().map(ShortText::from));
+        manager.keep(Kind::Listener, listeners.duplicates());
+    }
+
+    /// What is stored beside the listeners has changed, or it is known only now that the manager listens.
+    pub(super) fn keep_states(&self, exports: &Exports) {
+        let Some(manager) = self.store() else { return };
+        for (name, sealed) in exports.take_untold() {
+            manager.forget(Kind::State, iter::once(name.clone()));
+            manager.keep(Kind::State, sealed.into_iter().map(|sealed| (name.clone(), sealed)));
+        }
     }
 
     /// This process lets go of the service.
-    fn let_go(&self, afterwards: Afterwards, listeners: &Listeners) {
+    fn let_go(&self, afterwards: Afterwards, listeners: &Listeners, exports: &Exports) {
         let Some(manager) = &self.manager else { return };
         match afterwards {
             Afterwards::ServedBy(_) => {}
@@ -210,7 +224,8 @@ impl Supervisor {
             // No process is going to accept again. (SIGTERM may be a restart, and then one is.)
             Afterwards::StoppedForGood => {
                 manager.stopping();
-                manager.forget(listeners.names());
+                manager.forget(Kind::Listener, listeners.names());
+                manager.forget(Kind::State, exports.stored_names());
             }
         }
     }
@@ -401,6 +416,7 @@ impl Driver {
             manager.main_is(std::process::id());
         }
         self.supervisor.keep(&mut self.listeners);
+        self.supervisor.keep_states(&self.exports);
     }
 
     // ---- another process serves ---------------------------------------------------------------------------
@@ -457,7 +473,7 @@ impl Driver {
 
     /// This process has let go of the service, or is about to.
     pub(super) async fn tell_manager_who_serves(&mut self, afterwards: Afterwards) {
-        self.supervisor.let_go(afterwards, &self.listeners);
+        self.supervisor.let_go(afterwards, &self.listeners, &self.exports);
         if !matches!(afterwards, Afterwards::ServedBy(_)) {
             // For those that stay as long as this process: what comes next is no crash.
             self.links.send_to_predecessors(&Message::Farewell);

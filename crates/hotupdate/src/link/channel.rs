@@ -13,10 +13,10 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use hotupdate_proto::frame::{self, Decoder, FrameError};
 use hotupdate_proto::message::MAX_DESCRIPTORS;
+use hotupdate_proto::timing::fixed::sockets::SHORTAGE_PAUSE;
 use hotupdate_proto::{Fault, Message};
 use rustix::io::Errno;
 use rustix::net::{
@@ -33,9 +33,6 @@ const KERNEL_MAX_DESCRIPTORS: usize = 253;
 
 /// One read. Batches of connection rows are the only messages that need several.
 const READ_SIZE: usize = 1 << 16;
-
-/// How long to wait when the kernel is short of something.
-const SHORTAGE_PAUSE: Duration = Duration::from_millis(2);
 
 /// A descriptor to send: a copy that ends with the message, or a socket that its owner still holds, so that
 /// sending it costs no further descriptor.
@@ -278,6 +275,8 @@ fn misbehaved(error: FrameError) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use hotupdate_proto::{ListenerItem, ListenerKind};
 

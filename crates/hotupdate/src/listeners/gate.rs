@@ -10,9 +10,9 @@ use std::io;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use hotupdate_proto::ShortText;
+use hotupdate_proto::timing::fixed::sockets::FULL_QUEUE_PAUSE;
 use hotupdate_proto::{ListenerItem, ListenerKind};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
@@ -20,9 +20,6 @@ use tokio::time::sleep;
 use crate::address::Address;
 use crate::listeners::inherited::Offered;
 use crate::platform::{AsFd, BorrowedFd, OwnedFd};
-
-/// How long between two tries to send while the receiver's queue is full and the descriptor is parked.
-const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Whether a listener may be used now.
 enum Slot<T> {
@@ -245,6 +242,8 @@ impl<T: Gated> GateControl for Gate<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::listeners::stream::Acceptor;
     use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -321,7 +320,7 @@ mod tests {
         let mut waits = pin!(accept(&gate));
         assert!(is_pending(waits.as_mut()).await, "it is parked");
         gate.open().unwrap();
-        assert!(is_pending(waits.as_mut()).await, "nobody came");
+        assert!(is_pending(waits.as_mut()).await, "no client came");
         gate.park().unwrap();
         let client = TcpStream::connect(address).unwrap();
         assert!(is_pending(waits.as_mut()).await, "it is parked");
@@ -329,7 +328,7 @@ mod tests {
         assert_eq!(soon(waits).await, Some(client.local_addr().unwrap()));
 
         let mut waits = pin!(accept(&gate));
-        assert!(is_pending(waits.as_mut()).await, "nobody came");
+        assert!(is_pending(waits.as_mut()).await, "no client came");
         gate.close();
         assert_eq!(soon(waits).await, None);
         assert_eq!(soon(accept(&gate)).await, None);

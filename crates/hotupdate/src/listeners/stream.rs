@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
+use hotupdate_proto::timing::fixed::sockets::CANNOT_ACCEPT_PAUSE;
 use tokio::net::TcpListener;
 
 use crate::address::Address;
@@ -14,11 +14,6 @@ use crate::listeners::gate::{Claim, Gate, Gated};
 use crate::platform::{AsFd, BorrowedFd, OwnedFd, UnixListener};
 use crate::process::sockets::is_of_the_connection;
 use crate::rate_limited_log::RateLimitedLog;
-
-/// How long accepting pauses when it is not possible, because the process has no descriptor left (accept(2),
-/// `EMFILE`) or for another reason: the clients wait in the backlog meanwhile, and connections that end make
-/// room.
-const CANNOT_ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A TCP or Unix stream listener.
 #[derive(Debug)]

@@ -13,11 +13,12 @@ use tokio::time::sleep_until;
 
 use super::NO_HANDOFF;
 use super::signals::{Signal, Signals, die_of};
-use crate::application::{Application, FromApplication, Resources};
+use crate::application::{Application, FromApplication};
 use crate::connections::{Connections, MigrationRequest};
 use crate::draining::{self, Drain};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::lifecycle::{Lifecycle, Served};
+use crate::resources::Resources;
 use crate::settings::Settings;
 
 /// What tasks that work for the driver bring back.

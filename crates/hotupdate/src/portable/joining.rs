@@ -33,6 +33,7 @@ pub(crate) async fn join(settings: Settings) -> Result<Starting> {
         timing,
         offered: Vec::new(),
         state: HashMap::new(),
+        stored: HashMap::new(),
         connections,
         resources: Default::default(),
         misdirected: Some(format!("{NO_HANDOFF}: end the one that has this address first")),

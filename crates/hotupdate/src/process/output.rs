@@ -1,5 +1,5 @@
-//! Where this process writes: an operator's `hotctl handoff` reads its output until it serves, and then it goes
-//! to the journal, or nowhere.
+//! Where this process writes: an operator's `hotctl handoff` reads its output until it serves, and then it
+//! goes to the journal, or nowhere.
 //!
 //! The operator's shell waits for the end of that pipe, and a process that wrote into it when its reader has
 //! gone would be killed by SIGPIPE. A terminal that has closed, and any other pipe without a reader, fail
@@ -10,9 +10,9 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write as _, stderr, stdout};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
 
 use hotupdate_proto::environment::{JOURNAL, OUTPUT, journal_header};
+use hotupdate_proto::timing::fixed::process::JOURNAL_ANSWERS;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, fstat};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -21,9 +21,6 @@ use rustix::net::{connect, shutdown, socket_with};
 use rustix::stdio::{dup2_stderr, dup2_stdout};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-
-/// A journal that does not take a connection in this time is as good as none.
-const JOURNAL_ANSWERS: Duration = Duration::from_secs(1);
 
 /// What is left to do with standard output and standard error.
 #[derive(Debug, Default)]

@@ -6,12 +6,10 @@
 
 use std::time::{Duration, Instant};
 
+use hotupdate_proto::timing::fixed::process::TERMINAL_LOOK;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use tokio::time::sleep;
-
-/// How long between two looks at a terminal that may be closing.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What is known of the terminal.
 #[derive(Debug)]
@@ -41,7 +39,7 @@ pub(crate) async fn closes(within: Duration) -> bool {
         if Instant::now() >= until {
             return false;
         }
-        sleep(LOOK_AGAIN).await;
+        sleep(TERMINAL_LOOK).await;
     }
     true
 }

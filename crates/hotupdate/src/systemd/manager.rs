@@ -1,5 +1,5 @@
 //! What systemd is told (sd_notify(3)): that we serve, how the service is, which process is the main one,
-//! which listeners to keep.
+//! which listeners and states to keep.
 //!
 //! systemd may be busy, so a thread of its own tells it, in order. What has to be confirmed is followed by a
 //! barrier: systemd closes its descriptor when it has dealt with everything before.
@@ -24,7 +24,7 @@ use sd_notify::NotifyState::{
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::oneshot;
 
-use super::name::encode;
+use super::name::{Kind, encode};
 
 /// One thing to tell.
 enum Word {
@@ -33,8 +33,8 @@ enum Word {
     Stopping,
     Watchdog,
     Main(u32),
-    Keep(ShortText, OwnedFd),
-    Forget(String),
+    Keep(Kind, ShortText, OwnedFd),
+    Forget(Kind, ShortText),
     /// Answered when everything before it was told.
     Told(oneshot::Sender<()>),
     /// Its descriptor is closed when systemd has dealt with everything before it; answered with whether it is
@@ -107,18 +107,18 @@ impl Manager {
     }
 
     /// Keep these. What systemd has already, it recognises.
-    pub(crate) fn keep(&self, listeners: impl Iterator<Item = (ShortText, io::Result<OwnedFd>)>) {
-        for (name, fd) in listeners.filter(|_| self.store) {
+    pub(crate) fn keep(&self, kind: Kind, what: impl Iterator<Item = (ShortText, io::Result<OwnedFd>)>) {
+        for (name, fd) in what.filter(|_| self.store) {
             match fd {
-                Ok(fd) => self.say(Word::Keep(name, fd)),
-                Err(error) => tracing::warn!(%name, %error, "a listener is not in the descriptor store"),
+                Ok(fd) => self.say(Word::Keep(kind, name, fd)),
+                Err(error) => tracing::warn!(%name, %error, "a {kind} is not in the descriptor store"),
             }
         }
     }
 
     /// Keep nothing of these names.
-    pub(crate) fn forget(&self, names: impl Iterator<Item = String>) {
-        names.filter(|_| self.store).for_each(|name| self.say(Word::Forget(name)));
+    pub(crate) fn forget(&self, kind: Kind, names: impl Iterator<Item = ShortText>) {
+        names.filter(|_| self.store).for_each(|name| self.say(Word::Forget(kind, name)));
     }
 
     /// Resolves when everything that was said so far is with systemd.
@@ -169,8 +169,8 @@ fn tell(path: &str, words: &Receiver<Word>) {
             Word::Stopping => notify(path, &[Stopping]),
             Word::Watchdog => notify(path, &[Watchdog]),
             Word::Main(pid) => notify(path, &[MainPid(pid)]),
-            Word::Keep(name, fd) => keep(path, &name, &fd),
-            Word::Forget(name) => forget(path, &name),
+            Word::Keep(kind, name, fd) => keep(path, kind, &name, &fd),
+            Word::Forget(kind, name) => forget(path, kind, &name),
             Word::Told(told) => {
                 let _ = told.send(());
                 Ok(())
@@ -187,9 +187,9 @@ fn tell(path: &str, words: &Receiver<Word>) {
     }
 }
 
-fn keep(path: &str, name: &str, fd: &OwnedFd) -> io::Result<()> {
-    let Some(encoded) = encode(name) else {
-        tracing::warn!(name, "a listener is not in the descriptor store: its name is too long for it");
+fn keep(path: &str, kind: Kind, name: &str, fd: &OwnedFd) -> io::Result<()> {
+    let Some(encoded) = encode(kind, name) else {
+        tracing::warn!(name, "a {kind} is not in the descriptor store: its name is too long for it");
         return Ok(());
     };
     // Without polling: an error that waits on a UDP socket would end its time in the store (sd_notify(3),
@@ -197,8 +197,8 @@ fn keep(path: &str, name: &str, fd: &OwnedFd) -> io::Result<()> {
     notify_with_fds(path, &[FdStore, FdName(&encoded), Custom("FDPOLL=0")], &[fd.as_fd()])
 }
 
-fn forget(path: &str, name: &str) -> io::Result<()> {
-    encode(name).map_or(Ok(()), |encoded| notify(path, &[FdStoreRemove, FdName(&encoded)]))
+fn forget(path: &str, kind: Kind, name: &str) -> io::Result<()> {
+    encode(kind, name).map_or(Ok(()), |encoded| notify(path, &[FdStoreRemove, FdName(&encoded)]))
 }
 
 fn notify(path: &str, words: &[NotifyState<'_>]) -> io::Result<()> {

@@ -4,10 +4,8 @@
 
 use std::time::Duration;
 
+use hotupdate_proto::timing::fixed::process::WATCHDOG_LEAST;
 use tokio::time::{Interval, MissedTickBehavior, interval};
-
-/// No service manager means less, and no process should do nothing else.
-const LEAST: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(crate) struct Watchdog {
@@ -31,7 +29,7 @@ impl Watchdog {
             return None;
         }
         // As sd_watchdog_enabled(3) recommends.
-        let mut half = interval((within / 2).max(LEAST));
+        let mut half = interval((within / 2).max(WATCHDOG_LEAST));
         half.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Some(Self { within, half })
     }

@@ -9,7 +9,8 @@ use hotupdate::{Error, ErrorKind, Timing};
 use super::peer::{Impostor, Peer, complete, control, listeners};
 use super::{Folder, alone, ask, descriptors, nothing_leaked, replace_by};
 
-/// An impostor does something while the library joins, and holds on to what the closure returns until that has failed.
+/// An impostor does something while the library joins, and holds on to what the closure returns until that
+/// has failed.
 pub(crate) fn fails<T>(whose: ErrorKind, what: &str, lie: impl AsyncFnOnce(&Impostor) -> T) {
     fails_with(|_| {}, whose, what, lie);
 }

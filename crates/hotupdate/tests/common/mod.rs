@@ -1,4 +1,5 @@
-//! What the tests share: a folder with a control socket, a service that answers with its name, clients, a look at the log.
+//! What the tests share: a folder with a control socket, a service that answers with its name, clients, a
+//! look at the log.
 //!
 //! Deliberately absent: sleeping, except in [`eventually`], and fixed ports and paths.
 
@@ -68,7 +69,8 @@ impl Folder {
     }
 }
 
-/// The deadlines of tests that are about something else: a machine that has much else to do misses none of a handoff.
+/// The deadlines of tests that are about something else: a machine that has much else to do misses none of a
+/// handoff.
 pub(crate) fn patient() -> Timing {
     let [reply, batch, stop, serving, resume] = [SOON; 5];
     let (released, probation) = (2 * SOON, Duration::ZERO);
@@ -131,7 +133,7 @@ pub(crate) async fn ask(address: SocketAddr) -> String {
     ask_on(&mut stream).await.unwrap()
 }
 
-/// Nobody listens there any more; may take a moment.
+/// No process listens there any more; may take a moment.
 pub(crate) async fn refused(address: SocketAddr) {
     eventually(&format!("{address} is closed"), async || {
         TcpStream::connect(address).await.err().filter(|e| e.kind() == io::ErrorKind::ConnectionRefused)
@@ -189,7 +191,8 @@ pub(crate) async fn nothing_leaked(before: usize) {
     }
 }
 
-/// Whether this is root. If not, the calling test is skipped: it has to return, and the list has it that `make test` shows.
+/// Whether this is root. If not, the calling test is skipped: it has to return, and the list has it that
+/// `make test` shows.
 #[allow(clippy::print_stdout, reason = "a test that is skipped says so, with and without a list")]
 pub(crate) fn is_root() -> bool {
     if rustix::process::geteuid().is_root() {
@@ -221,8 +224,9 @@ pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 impl Log {
     /// Collects as long as the guard lives. The test has to run on one thread, as `#[tokio::test]` does.
     ///
-    /// As long as a process has one subscriber, tracing asks the thread that says a line first whether anything wants it,
-    /// and remembers the answer for all threads. A second one, which wants everything and writes nothing, prevents that.
+    /// As long as a process has one subscriber, tracing asks the thread that says a line first whether
+    /// anything wants it, and remembers the answer for all threads. A second one, which wants everything and
+    /// writes nothing, prevents that.
     pub(crate) fn begin() -> (Self, tracing::subscriber::DefaultGuard) {
         static WANTED: Once = Once::new();
         WANTED.call_once(|| {

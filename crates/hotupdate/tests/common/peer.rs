@@ -62,7 +62,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Sends a message; that nobody is there any more is seen by what comes back.
+    /// Sends a message; that no process is there any more is seen by what comes back.
     pub(crate) async fn say(&mut self, message: &Value) {
         self.say_with(message, &[]).await;
     }
@@ -85,7 +85,8 @@ impl Peer {
         }
     }
 
-    /// Not `read_buf`, which takes a short read for the last one for now: reading stops before each message with descriptors.
+    /// Not `read_buf`, which takes a short read for the last one for now: reading stops before each message
+    /// with descriptors.
     async fn read(&mut self) -> io::Result<usize> {
         loop {
             self.stream.readable().await?;
@@ -175,7 +176,7 @@ impl Impostor {
 
     /// A caller that has said what it wants.
     pub(crate) async fn accept(&self) -> Peer {
-        self.accept_within(SOON).await.expect("somebody joins")
+        self.accept_within(SOON).await.expect("a successor joins")
     }
 
     pub(crate) async fn accept_within(&self, within: Duration) -> Option<Peer> {

@@ -1,5 +1,5 @@
 //! Sockets without connections: what is sent to them is received by one process or the other, also while
-//! nobody receives.
+//! no process receives.
 //!
 //! Deliberately absent: protocols on top; those have to move their own state.
 
@@ -50,8 +50,8 @@ fn receive_unix(socket: UnixDatagramSocket) -> Numbers {
     numbers
 }
 
-/// Does something in each handoff while no process accepts or receives: that is when state is exported the second
-/// time.
+/// Does something in each handoff while no process accepts or receives: that is when state is exported the
+/// second time.
 fn in_the_gap(starting: &mut Starting, act: impl Fn() + Send + Sync + 'static) {
     let calls = std::sync::atomic::AtomicU32::new(0);
     let export = move || {
@@ -215,7 +215,7 @@ async fn unix_datagram() {
     timeout(SOON, first.drained()).await.unwrap();
 }
 
-/// The same for connections: clients that connect and speak while nobody accepts are served a moment later.
+/// The same for connections: clients that connect and speak while no process accepts are served a moment later.
 #[tokio::test]
 async fn connections_that_come_while_nobody_accepts() {
     let folder = Folder::new();
@@ -225,7 +225,7 @@ async fn connections_that_come_while_nobody_accepts() {
     let address = listener.local_addr().ip().unwrap();
     in_the_gap(&mut first, move || {
         for _ in 0..100 {
-            let mut client = std::net::TcpStream::connect(address).expect("nobody is refused");
+            let mut client = std::net::TcpStream::connect(address).expect("no client is refused");
             client.write_all(b"?").unwrap();
             clients.send(client).unwrap();
         }
@@ -237,7 +237,7 @@ async fn connections_that_come_while_nobody_accepts() {
     for mut client in clients {
         client.set_nonblocking(true).unwrap();
         let mut answer = [0; 2];
-        eventually("an answer to whoever waited", async || client.read(&mut answer).ok()).await;
+        eventually("an answer to a client that waited", async || client.read(&mut answer).ok()).await;
         assert_eq!(answer, *b"v2");
         let mut client = TcpStream::from_std(client).unwrap();
         assert_eq!(ask_on(&mut client).await.unwrap(), "v2");

@@ -1,6 +1,7 @@
 //! A successor that is slow to say that it has prepared, and a predecessor that stands still meanwhile.
 //!
-//! Deliberately absent: the same with whole processes (`integration-tests/tests/connections/migration/hanging.rs`).
+//! Deliberately absent: the same with whole processes
+//! (`integration-tests/tests/connections/migration/hanging.rs`).
 
 use std::sync::mpsc;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! What becomes of listeners when the next version wants others: by name, and no client is refused meanwhile.
 //!
-//! Deliberately absent: sockets without connections (`datagrams.rs`), and listeners from systemd (`integration-tests`).
+//! Deliberately absent: sockets without connections (`datagrams.rs`), and listeners from systemd
+//! (`integration-tests`).
 
 use std::io;
 use std::net::SocketAddr;
@@ -79,7 +80,7 @@ async fn one_is_renamed() {
     let _second = ready(second, &first).await;
     assert_eq!(ask(echo).await, "v2");
     log.says(&["a listener has a new name", "web", "echo"]);
-    assert!(!log.text().contains("nobody asked"), "{}", log.text());
+    assert!(!log.text().contains("does not claim the listener"), "{}", log.text());
 }
 
 #[tokio::test]
@@ -271,7 +272,7 @@ async fn clients_that_connect_all_the_time_are_never_refused() {
     }
     stop.send_replace(true);
     for client in clients {
-        let asked = client.await.unwrap().expect("nobody is refused, reset or forgotten");
+        let asked = client.await.unwrap().expect("no client is refused, reset or forgotten");
         assert!(asked > 10, "asked only {asked} times");
     }
 }
@@ -287,7 +288,7 @@ async fn clients_on_other_threads_are_never_refused() {
     }
     stop.send_replace(true);
     for client in clients {
-        client.await.unwrap().expect("nobody is refused, reset or forgotten");
+        client.await.unwrap().expect("no client is refused, reset or forgotten");
     }
 }
 

@@ -1,4 +1,5 @@
-//! What clients meet: listeners, datagram sockets, and connections, which are counted, migrate, or are closed at a deadline.
+//! What clients meet: listeners, datagram sockets, and connections, which are counted, migrate, or are closed
+//! at a deadline.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 

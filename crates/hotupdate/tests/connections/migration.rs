@@ -25,7 +25,8 @@ fn builder(directory: &tempfile::TempDir, version: &str) -> Builder {
     hotupdate::builder(path).version(version).stop_signals(false).timing(timing).probation(Duration::ZERO)
 }
 
-/// Counts bytes: each one is answered with the name of the version, and their number so far; moves when it is its turn.
+/// Counts bytes: each one is answered with the name of the version, and their number so far; moves when it is
+/// its turn.
 async fn count(mut connection: Connection, name: u8, mut counted: u8) {
     let mut slot = connection.migration_slot();
     loop {

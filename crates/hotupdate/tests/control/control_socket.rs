@@ -1,4 +1,4 @@
-//! The control socket's path: who owns it, what may be there, who may connect.
+//! The control socket's path: its owner, what may be there, which users may connect.
 //!
 //! Deliberately absent: real processes that are killed, see `integration-tests/tests/handoff/first_start.rs`.
 
@@ -16,7 +16,7 @@ use crate::common::{BRIEF, Folder, Log, SOON, ask, eventually, is_root, replace_
 use hotupdate::{Error, ErrorKind, Starting, Timing};
 use tokio::time::timeout;
 
-/// Joins at a path, without waiting long for anybody.
+/// Joins at a path, without waiting long for a process.
 async fn join_at(path: &Path) -> Result<Starting, Error> {
     let timing = Timing::default().find(BRIEF).path_check(Duration::MAX);
     timeout(SOON, hotupdate::builder(path).stop_signals(false).timing(timing).join()).await.unwrap()
@@ -37,7 +37,8 @@ fn names(folder: &Folder) -> Vec<String> {
     names
 }
 
-// ---- who owns it --------------------------------------------------------------------------------------------------
+// ---- its owner
+// --------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_first_starts_one_is_first_and_the_other_joins_it() {
@@ -94,7 +95,8 @@ async fn the_path_leads_to_the_owner_through_many_handoffs() {
     }
 }
 
-// ---- the path -----------------------------------------------------------------------------------------------------
+// ---- the path
+// -----------------------------------------------------------------------------------------------------
 
 #[tokio::test]
 async fn nobody_else_can_use_the_files() {
@@ -202,7 +204,8 @@ async fn the_socket_of_another_program_is_left_alone() {
     assert!(again.0.is_err());
 }
 
-// ---- who may connect ----------------------------------------------------------------------------------------------
+// ---- which users may connect
+// ----------------------------------------------------------------------------------------------
 
 const NOBODY: u32 = 65534;
 
@@ -212,7 +215,7 @@ fn child_that_asks() {
     let Some(path) = std::env::var_os("HOTUPDATE_TEST_ASK") else { return };
     let mut stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
-    // Whoever may not is told so before it has said anything, and then there is nobody to listen.
+    // A user that may not is told so before it has said anything, and then no process listens.
     let _ = stream.write_all(b"{\"method\":\"io.hotupdate.Status\"}\0");
     let mut reply = Vec::new();
     let _ = stream.shutdown(std::net::Shutdown::Write);
@@ -220,7 +223,8 @@ fn child_that_asks() {
     println!("reply: {}", String::from_utf8_lossy(&reply));
 }
 
-/// A folder that others may enter, and a way to ask from it as another user; `None` without the right to become one.
+/// A folder that other users may enter, and a way to ask from it as another user; `None` without the right to
+/// become one.
 async fn ask_as_nobody(folder: &Folder) -> Option<String> {
     if !is_root() {
         return None;
@@ -236,7 +240,14 @@ async fn ask_as_nobody(folder: &Folder) -> Option<String> {
         .gid(NOBODY)
         .current_dir("/");
     command.env("HOTUPDATE_TEST_ASK", folder.control());
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    // A child that another test is just starting has the copy open for writing until it executes (`ETXTBSY`).
+    let run = move || loop {
+        match command.output() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+            output => return output.unwrap(),
+        }
+    };
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     Some(text)

@@ -1,5 +1,5 @@
-//! What the other side calls itself, and why it says that it failed, stands on one line of a log: it cannot end the line,
-//! steer a terminal, or fill a disk.
+//! What the other side calls itself, and why it says that it failed, stands on one line of a log: it cannot
+//! end the line, steer a terminal, or fill a disk.
 //!
 //! Deliberately absent: hotctl, which escapes whatever it prints (`crates/hotctl/src/text.rs`).
 

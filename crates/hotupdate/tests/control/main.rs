@@ -1,4 +1,5 @@
-//! The control socket: its path, its rights, what callers can do to the log; and that the threat model names tests.
+//! The control socket: its path, its rights, what callers can do to the log; and that the threat model names
+//! tests.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 

@@ -1,4 +1,4 @@
-//! Symbolic links in the path of a control socket, and files that are replaced while somebody serves.
+//! Symbolic links in the path of a control socket, and files that are replaced while a process serves.
 //!
 //! Deliberately absent: everything else about the path, see `control_socket.rs`.
 
@@ -142,7 +142,7 @@ async fn another_lock_file_makes_no_second_owner() {
     assert_eq!(second.generation().0, 2, "it joined");
 }
 
-/// Whoever comes now meets somebody else, and is told so; whoever serves goes on.
+/// A process that comes now meets another service, and is told so; the one that serves goes on.
 #[tokio::test]
 async fn another_socket_in_the_place_of_ours_takes_nothing() {
     let folder = Folder::new();
@@ -182,7 +182,7 @@ async fn a_file_in_the_place_of_our_socket_is_left_alone() {
     eventually("the lock is free", async || join_at(&folder.control()).await.ok()).await;
 }
 
-/// Somebody moved lock and socket away, and another service took the path: it is that one's now.
+/// An operator moved lock and socket away, and another service took the path: it is that one's now.
 #[tokio::test]
 async fn the_socket_of_another_owner_is_not_removed() {
     let folder = Folder::new();
@@ -191,7 +191,7 @@ async fn the_socket_of_another_owner_is_not_removed() {
         fs::rename(folder.file(name), folder.file(&format!("{name}.away"))).unwrap();
     }
     let (other, address) = folder.serve("v2").await;
-    assert_eq!(other.generation().0, 1, "nothing at the path says that somebody serves");
+    assert_eq!(other.generation().0, 1, "nothing at the path says that a process serves");
     call(&folder.file("control.sock.away"), "io.hotupdate.Stop", json!({})).await;
     timeout(SOON, first.drained()).await.expect("it stops");
     assert_eq!(status(&folder.control()).await["serving"]["process"]["version"], "v2");

@@ -1,4 +1,5 @@
-//! Work that only one process may do, through handoffs that succeed and that fail, and tasks that outlive a drain.
+//! Work that only one process may do, through handoffs that succeed and that fail, and tasks that outlive a
+//! drain.
 
 use std::future::pending;
 use std::sync::Arc;

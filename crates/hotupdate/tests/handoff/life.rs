@@ -54,7 +54,7 @@ async fn a_rollback_gives_the_service_back() {
     assert_eq!(changed["generation"], 1);
     assert_eq!(ask(address).await, "v1");
     assert!(!first.drain().is_draining() && second.drain().is_draining());
-    // Nobody's connection is cut by it.
+    // No client's connection is cut by it.
     assert_eq!(ask_on(&mut kept).await.unwrap(), "v1");
     assert_eq!(ask_on(&mut accepted).await.unwrap(), "v2");
     let there = status(&folder.control()).await;
@@ -97,7 +97,8 @@ async fn a_rollback_after_the_probation_is_refused() {
     replace_by(&folder, &second, "v3").await;
 }
 
-/// A process of its own, as far as that is possible in one: a runtime that is shut down from one instant to the next.
+/// A process of its own, as far as that is possible in one: a runtime that is shut down from one instant to
+/// the next.
 fn doomed(folder: &Folder, name: &'static str) -> tokio::runtime::Runtime {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let builder = folder.builder(name).probation(LONG);

@@ -1,4 +1,5 @@
-//! One version after the other: from joining to drained, back again, and with the first version of the protocol.
+//! One version after the other: from joining to drained, back again, and with the first version of the
+//! protocol.
 //!
 //! Deliberately absent: the death of a process; that takes real processes, see `integration-tests`.
 

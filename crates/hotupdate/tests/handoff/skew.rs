@@ -1,8 +1,8 @@
 //! Version skew: today's code hands over to, and takes over from, a process of the first protocol version.
 //!
-//! That process is a recording: its exact texts and the descriptors that they own, in `v1/*.jsonl`. A replaying peer says
-//! exactly that, with the addresses and cookies of real sockets put in, and checks that it would have understood what it
-//! hears.
+//! That process is a recording: its exact texts and the descriptors that they own, in `v1/*.jsonl`. A
+//! replaying peer says exactly that, with the addresses and cookies of real sockets put in, and checks that
+//! it would have understood what it hears.
 //!
 //! Deliberately absent: making the recordings anew. See `recorder.rs`.
 

@@ -1,6 +1,8 @@
-//! A process that stands still for longer than a deadline (SIGSTOP, a suspended machine): what has arrived meanwhile counts.
+//! A process that stands still for longer than a deadline (SIGSTOP, a suspended machine): what has arrived
+//! meanwhile counts.
 //!
-//! Deliberately absent: what the other side does without it (`integration-tests/tests/connections/migration/hanging.rs`).
+//! Deliberately absent: what the other side does without it
+//! (`integration-tests/tests/connections/migration/hanging.rs`).
 
 use std::sync::mpsc;
 use std::time::Duration;

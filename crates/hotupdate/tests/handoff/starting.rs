@@ -1,4 +1,5 @@
-//! Before ready: what is registered, what is refused because the program that calls is wrong, and who hears of ready.
+//! Before ready: what is registered, what is refused because the program that calls is wrong, and what
+//! hears of ready.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

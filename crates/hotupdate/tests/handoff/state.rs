@@ -12,7 +12,8 @@ use crate::common::peer::status;
 use crate::common::{BRIEF, Folder, SOON, ask, replace_by, serve};
 use hotupdate::{ErrorKind, Starting, Timing};
 
-/// What the first call returns is the inventory's, what the second returns is the final word of the first attempt.
+/// What the first call returns is the inventory's, what the second returns is the final word of the first
+/// attempt.
 fn export_in_turns(starting: &mut Starting, turn: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static) {
     let calls = AtomicU32::new(0);
     starting.export("hits", "text", move || turn(calls.fetch_add(1, Relaxed) + 1)).unwrap();
@@ -171,7 +172,8 @@ async fn a_final_word_that_is_too_large() {
 #[ignore = "takes 3 GiB of memory and some seconds, up to a minute where memory is slow"]
 async fn a_gibibyte() {
     let folder = Folder::new();
-    // More than the defaults: they are for services, in which nobody accepts while the final word is written.
+    // More than the defaults: they are for services, in which no process accepts while the final word is
+    // written.
     let [reply, batch, stop] = [SOON; 3];
     let timing = Timing::default().reply(reply).batch(batch).stop(stop).released(2 * SOON);
     let mut first = folder.builder("v1").timing(timing.clone()).join().await.unwrap();
@@ -196,7 +198,7 @@ async fn an_export_that_takes_longer_than_a_successor_waits() {
     let timing = Timing::default().reply(BRIEF);
     let error = folder.builder("v2").timing(timing).join().await.unwrap_err();
     assert!(error.to_string().contains("deadline `reply`"), "{error}");
-    assert_eq!(ask(address).await, "v1", "an export blocks nobody");
+    assert_eq!(ask(address).await, "v1", "an export blocks no client");
     replace_by(&folder, &first, "v3").await;
 }
 
@@ -240,7 +242,7 @@ async fn how_long_nobody_accepts() {
         over.store(true, Relaxed);
         let (ms, waited) = (|time: Duration| time.as_millis(), client.await.unwrap());
         println!(
-            "{} MiB: joined in {} ms; nobody accepted, and a client waited, for {} ms; imported in {} ms",
+            "{} MiB: joined in {} ms; no process accepted, and a client waited, for {} ms; imported in {} ms",
             import >> 20,
             ms(joined),
             ms(waited),

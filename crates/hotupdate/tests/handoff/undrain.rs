@@ -1,5 +1,5 @@
-//! A process that serves again while its connections are on their way to the next version: it has them back at once, tells
-//! nobody to leave, and everything moves at the next attempt.
+//! A process that serves again while its connections are on their way to the next version: it has them back
+//! at once, tells no client to leave, and everything moves at the next attempt.
 //!
 //! Deliberately absent: other ends of a move, see `moving.rs`.
 
@@ -31,8 +31,8 @@ struct Seen {
     unwanted: Arc<AtomicU32>,
 }
 
-/// Answers each byte with the name of the version and how many there were. After `(` it is busy until the next byte; else it
-/// moves when told to.
+/// Answers each byte with the name of the version and how many there were. After `(` it is busy until the
+/// next byte; else it moves when told to.
 async fn count(mut connection: Connection, name: u8, mut counted: u8, seen: Seen) {
     let (mut drain, mut busy, mut byte) = (connection.drain(), false, [0]);
     loop {
@@ -96,8 +96,8 @@ async fn clients(address: SocketAddr, how_many: usize) -> Vec<TcpStream> {
     clients
 }
 
-/// A successor that serves, takes connections, and never says that it holds them; returns when as many batches are on their
-/// way as may be.
+/// A successor that serves, takes connections, and never says that it holds them; returns when as many
+/// batches are on their way as may be.
 async fn silent_taker(folder: &Folder) -> Peer {
     let mut call = join("silent");
     call["parameters"]["features"] = json!(["migrate"]);
@@ -158,7 +158,8 @@ async fn its_successor_dies_while_connections_move() {
     all_is_as_before(&folder, &first, &seen, clients).await;
 }
 
-/// Batches of an older generation went on to the process that steps back: what was known of them is out of date.
+/// Batches of an older generation went on to the process that steps back: what was known of them is out of
+/// date.
 #[tokio::test]
 async fn after_a_rollback_connections_of_an_older_generation_move_again() {
     let folder = Folder::new();
@@ -188,7 +189,7 @@ async fn after_a_rollback_connections_of_an_older_generation_move_again() {
     assert_eq!(ask(&mut late, b"?").await, (b'2', 4));
 }
 
-/// Whoever had moved moves back, whoever had not stays, and nobody is lost on the way.
+/// What had moved moves back, what had not stays, and no connection is lost on the way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_rollback_right_after_a_handoff() {
     let folder = Folder::new();

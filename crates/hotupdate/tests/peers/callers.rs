@@ -1,4 +1,5 @@
-//! Whatever a caller does on the control socket: the service answers, nothing is left behind, the next handoff works.
+//! Whatever a caller does on the control socket: the service answers, nothing is left behind, the next
+//! handoff works.
 //!
 //! Deliberately absent: callers that join (`hostile.rs`), and those that may not (`control_socket.rs`).
 

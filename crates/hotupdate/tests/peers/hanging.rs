@@ -1,6 +1,8 @@
-//! A predecessor that hangs after it has offered a connection, and successors that want to take over meanwhile.
+//! A predecessor that hangs after it has offered a connection, and successors that want to take over
+//! meanwhile.
 //!
-//! Deliberately absent: the same with whole processes (`integration-tests/tests/connections/migration/hanging.rs`).
+//! Deliberately absent: the same with whole processes
+//! (`integration-tests/tests/connections/migration/hanging.rs`).
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -12,8 +14,8 @@ use crate::common::peer::Impostor;
 use crate::common::{Folder, SOON, alone, eventually, patient};
 use crate::impostor_descriptors::{connection, moving, serves};
 
-/// A connection that is prepared here may be committed at any moment. A successor could not hear of that, so there is none
-/// until the predecessor has committed or would abort.
+/// A connection that is prepared here may be committed at any moment. A successor could not hear of that, so
+/// there is none until the predecessor has committed or would abort.
 #[test]
 fn nothing_is_handed_over_while_an_offer_may_still_be_committed() {
     alone(async {

@@ -1,5 +1,5 @@
-//! Whatever a successor does after its `Join`: the incumbent serves on, says whose fault it was, keeps nothing, and the next
-//! handoff works.
+//! Whatever a successor does after its `Join`: the incumbent serves on, says whose fault it was, keeps
+//! nothing, and the next handoff works.
 //!
 //! Deliberately absent: callers that do not join (`callers/`), and hostile incumbents (`impostor.rs`).
 

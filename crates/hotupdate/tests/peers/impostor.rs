@@ -1,5 +1,5 @@
-//! Whatever an incumbent answers and offers, the library checks it: each lie is one clear line that says whose fault it
-//! was, every descriptor that came is closed, and the next start works.
+//! Whatever an incumbent answers and offers, the library checks it: each lie is one clear line that says
+//! whose fault it was, every descriptor that came is closed, and the next start works.
 //!
 //! Deliberately absent: what it says when it has the word that we are ready (`impostor_ready.rs`).
 
@@ -35,7 +35,8 @@ fn without_a_lie_it_joins() {
     });
 }
 
-// ---- the reply ----------------------------------------------------------------------------------------------------
+// ---- the reply
+// ----------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_garbage_reply() {
@@ -116,13 +117,15 @@ fn it_hangs_up_whenever_it_is_asked() {
         ErrorKind::TimedOut,
         "deadline `find`",
         async |impostor| {
-            // Each drops the one before. It asks every 50 ms, so nobody comes for that long only when it has given up.
+            // Each drops the one before. It asks every 50 ms, so no process comes for that long
+            // only when it has given up.
             while impostor.accept_within(2 * BRIEF).await.is_some() {}
         },
     );
 }
 
-// ---- the inventory ------------------------------------------------------------------------------------------------
+// ---- the inventory
+// ------------------------------------------------------------------------------------------------
 
 #[test]
 fn silence_instead_of_an_inventory() {

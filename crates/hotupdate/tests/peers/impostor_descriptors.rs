@@ -22,7 +22,8 @@ fn pipe() -> OwnedFd {
     std::io::pipe().unwrap().0.into()
 }
 
-// ---- the inventory -----------------------------------------------------------------------------------------------
+// ---- the inventory
+// -----------------------------------------------------------------------------------------------
 
 #[test]
 fn a_directory() {
@@ -47,7 +48,8 @@ fn the_same_socket_under_two_names() {
     });
 }
 
-/// `O_NONBLOCK` belongs to the open file description, so the other side can change it at any time: that must not matter.
+/// `O_NONBLOCK` belongs to the open file description, so the other side can change it at any time: that must
+/// not matter.
 #[test]
 fn a_listener_in_blocking_mode_blocks_nobody() {
     alone(async {
@@ -154,7 +156,8 @@ fn a_link_that_is_a_file_or_blocks() {
     }
 }
 
-// ---- connections that move ---------------------------------------------------------------------------------------
+// ---- connections that move
+// ---------------------------------------------------------------------------------------
 
 /// A successor of the impostor that serves and takes connections, and the link to it.
 pub(crate) async fn serves(builder: Builder, impostor: &Impostor) -> (Serving, Peer) {

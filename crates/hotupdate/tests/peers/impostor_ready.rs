@@ -1,7 +1,8 @@
-//! Whatever an incumbent says to a successor that is ready, and waits for the word to serve: the start fails, and the next
-//! one works.
+//! Whatever an incumbent says to a successor that is ready, and waits for the word to serve: the start fails,
+//! and the next one works.
 //!
-//! Deliberately absent: its death; then the successor serves with what it holds (`integration-tests/tests/handoff/kill.rs`).
+//! Deliberately absent: its death; then the successor serves with what it holds
+//! (`integration-tests/tests/handoff/kill.rs`).
 
 use std::fs::File;
 use std::os::fd::AsFd;

@@ -1,6 +1,7 @@
 //! What many handoffs leave behind in one process: nothing.
 //!
-//! Deliberately absent: memory; that is measured on real processes, see `integration-tests/tests/campaigns/endurance.rs`.
+//! Deliberately absent: memory; that is measured on real processes, see
+//! `integration-tests/tests/campaigns/endurance.rs`.
 
 use crate::common::{self, Folder, alone, ask, descriptors, eventually, nothing_leaked, replace_by};
 

@@ -1,6 +1,8 @@
-//! Whatever a peer does: callers, successors and incumbents that lie, hang or die, and what is left behind, which is nothing.
+//! Whatever a peer does: callers, successors and incumbents that lie, hang or die, and what is left behind,
+//! which is nothing.
 //!
-//! Descriptors are counted here, so every test runs alone ([`common::alone`]). A test that does not would disturb the rest.
+//! Descriptors are counted here, so every test runs alone ([`common::alone`]). A test that does not would
+//! disturb the rest.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 

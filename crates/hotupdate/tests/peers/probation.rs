@@ -1,4 +1,5 @@
-//! What a successor that serves may do to its predecessor: its death brings the predecessor back, nonsense does not.
+//! What a successor that serves may do to its predecessor: its death brings the predecessor back, nonsense
+//! does not.
 //!
 //! Deliberately absent: real deaths, see `integration-tests/tests/handoff/kill.rs`.
 
@@ -15,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// A predecessor whose successor says that it serves, and that nobody answers for.
+/// A predecessor whose successor says that it serves, and that no process answers for.
 struct Scene {
     folder: Folder,
     first: Serving,
@@ -94,7 +95,7 @@ fn nonsense_is_reported_and_does_not_end_the_link() {
         scene.successor.send(b"nonsense\0", &[]).await.unwrap();
         eventually("the violation is reported", async || log.text().contains("violation").then_some(()))
             .await;
-        // Whoever talks nonsense lives: the predecessor neither hangs up nor serves.
+        // A peer that talks nonsense lives: the predecessor neither hangs up nor serves.
         let waiting = nobody_serves(scene.address).await;
         scene.successor.send(b"more nonsense\0{\"type\":", &[]).await.unwrap();
         let unserved = nobody_serves(scene.address).await;
@@ -144,7 +145,7 @@ async fn nobody_serves(address: SocketAddr) -> TcpStream {
 
 async fn is_served(mut waiting: TcpStream) {
     let mut answer = [0; 2];
-    timeout(SOON, waiting.read_exact(&mut answer)).await.expect("whoever waited is served").unwrap();
+    timeout(SOON, waiting.read_exact(&mut answer)).await.expect("a client that waited is served").unwrap();
     assert_eq!(answer, *b"v1");
 }
 

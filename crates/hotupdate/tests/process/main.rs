@@ -1,6 +1,8 @@
-//! A service in a process of its own: signals, the successor that one of them starts, and what systemd hears and passes.
+//! A service in a process of its own: signals, the successor that one of them starts, and what systemd hears
+//! and passes.
 //!
-//! Deliberately absent: a real systemd, see `integration-tests/tests/supervisors`, and the programs of operators.
+//! Deliberately absent: a real systemd, see `integration-tests/tests/supervisors`, and the programs of
+//! operators.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 

@@ -3,9 +3,11 @@
 //!
 //! Deliberately absent: what systemd makes of it.
 
+use std::fs::File;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::{Arc, Mutex, Weak};
@@ -19,7 +21,7 @@ use serde_json::json;
 
 use crate::common::eventually;
 use crate::common::peer::call;
-use crate::service::{CONFIRM, DROPS, NAME, PROBATION};
+use crate::service::{CONFIRM, DROPS, NAME, PROBATION, SAID, STORED, STORES};
 use crate::stage::{Stage, is_dead, stat, who};
 
 /// A service manager, as far as a service knows it: a socket.
@@ -150,6 +152,9 @@ async fn a_start_an_update_and_a_stop() {
     let reply = call(&stage.control(), "io.hotupdate.Stop", json!({})).await;
     assert!(reply.get("error").is_none(), "{reply}");
     is_dead(second.pid).await;
+    // What it has said may not have been read yet.
+    manager.hears(FORGET).await;
+    manager.hears(STOPPING).await;
     assert_eq!((manager.times(FORGET), manager.times(STOPPING)), (1, 1), "{:?}", manager.heard());
 }
 
@@ -166,6 +171,78 @@ async fn a_listener_that_the_application_drops() {
     assert_eq!(manager.times(FORGET), 0, "the other stays");
     first.signal(Signal::TERM);
     first.drains(0).await;
+}
+
+impl Manager {
+    /// What lies in the memfds that came, in this order.
+    fn kept_states(&self) -> Vec<String> {
+        let heard = self.heard.lock().unwrap();
+        let files = heard.kept.iter().map(|fd| File::from(fd.try_clone().unwrap()));
+        let states = files.filter(|file| file.metadata().unwrap().is_file());
+        let read = |file: File| {
+            let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            assert!(file.write_at(b"x", 0).is_err(), "it is sealed");
+            String::from_utf8(bytes).unwrap()
+        };
+        states.map(read).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_state_beside_the_listeners() {
+    const KEEP: &str = "FDSTORE=1\nFDNAME=hotupdate-state/keys\nFDPOLL=0\n";
+    const FORGET: &str = "FDSTOREREMOVE=1\nFDNAME=hotupdate-state/keys\n";
+    let stage = Stage::new();
+    let manager = Manager::at(&stage);
+    let [socket, store] = manager.environment();
+    File::create(stage.file(STORED)).unwrap();
+    let mut first = stage.start(&[socket, store, (STORES, "keys"), (PROBATION, "2")]);
+    let serving = stage.serves(1).await;
+    manager.hears(KEEP).await;
+    assert_eq!(manager.heard(), [READY, self::KEEP, FORGET, KEEP], "the new one replaces what may be there");
+    assert_eq!(manager.kept_states(), [first.pid().to_string()]);
+
+    // As long as the first one can take over again, its state is the one to begin with.
+    let second = stage.sighup(serving).await;
+    let reply = call(&stage.control(), "io.hotupdate.Rollback", json!({})).await;
+    assert!(reply.get("error").is_none(), "{reply}");
+    eventually("the first one serves", async || (who(serving.address).await == first.pid()).then_some(()))
+        .await;
+    is_dead(second.pid).await;
+    assert_eq!(manager.kept_states(), [first.pid().to_string()]);
+    std::fs::remove_file(stage.file(STORED)).unwrap();
+    eventually("what it stores again is kept", async || (manager.kept_states().len() == 2).then_some(()))
+        .await;
+    assert_eq!(manager.kept_states()[1], "again");
+
+    let reply = call(&stage.control(), "io.hotupdate.Stop", json!({})).await;
+    assert!(reply.get("error").is_none(), "{reply}");
+    first.drains(0).await;
+    eventually("all that it has kept is forgotten", async || (manager.times(FORGET) == 3).then_some(()))
+        .await;
+    assert_eq!(manager.times(KEEP), 2, "{:?}", manager.heard());
+}
+
+#[tokio::test]
+async fn a_new_version_stores_its_own_state() {
+    let stage = Stage::new();
+    let manager = Manager::at(&stage);
+    let [socket, store] = manager.environment();
+    let mut first = stage.start(&[socket, store, (STORES, "keys")]);
+    File::create(stage.file(STORED)).unwrap();
+    let serving = stage.serves(1).await;
+    eventually("it is kept", async || (!manager.kept_states().is_empty()).then_some(())).await;
+    let second = stage.sighup(serving).await;
+    first.drains(0).await;
+    let states = eventually("that of the second one, too", async || {
+        let states = manager.kept_states();
+        (states.last() == Some(&second.pid.to_string())).then_some(states)
+    })
+    .await;
+    assert_eq!(states.iter().filter(|state| **state == second.pid.to_string()).count(), 1, "{states:?}");
+    let found = std::fs::read_to_string(stage.file(SAID)).unwrap();
+    assert_eq!(found.matches("found nothing").count(), 2, "{found}");
 }
 
 /// It may be a restart, and then the listeners are in use again.

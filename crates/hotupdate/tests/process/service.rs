@@ -1,6 +1,8 @@
-//! The process that the tests start: this test program itself, with one of its tests. It answers with its process id.
+//! The process that the tests start: this test program itself, with one of its tests. It answers with its
+//! process id.
 //!
-//! Deliberately absent: arguments. A successor that a signal starts has the same, and inherits the environment.
+//! Deliberately absent: arguments. A successor that a signal starts has the same, and inherits the
+//! environment.
 
 use std::env;
 use std::fs::OpenOptions;
@@ -51,6 +53,12 @@ pub(crate) const STAYS_HERE: &str = "HOT_TEST_STAYS_HERE";
 /// The service claims another listener of this name, and drops it when it serves.
 pub(crate) const DROPS: &str = "HOTUPDATE_TEST_DROPS";
 
+/// It stores its process id under this name, and says what it found there.
+pub(crate) const STORES: &str = "HOT_TEST_STORES";
+
+/// It stores `again` when this file of its folder is gone.
+pub(crate) const STORED: &str = "stored";
+
 /// What it says of itself, one line for each event.
 pub(crate) const SAID: &str = "said";
 
@@ -93,13 +101,24 @@ async fn serve(folder: &Path) -> Result<(), Error> {
     if let Ok(name) = env::var(DROPS) {
         dropped.push(starting.tcp(&name, "127.0.0.1:0").await?);
     }
+    let pid = std::process::id();
+    if let Ok(name) = env::var(STORES) {
+        let stored = starting.stored_state(&name)?;
+        let found = String::from_utf8_lossy(stored.get().unwrap_or(b"nothing")).into_owned();
+        say(folder, &format!("found {found}"));
+        stored.set(pid.to_string().as_bytes())?;
+        let file = folder.join(STORED);
+        tokio::spawn(async move {
+            removed(file).await;
+            stored.set(b"again").unwrap();
+        });
+    }
     let hot = starting.ready().await?;
     drop(dropped);
     // Where a program goes later is nothing to its successors.
     if env::var_os(STAYS_HERE).is_none() {
         env::set_current_dir("/").unwrap();
     }
-    let pid = std::process::id();
     if folder.join(TASK).exists() {
         let (guard, file) = (hot.task_guard("report"), folder.join(TASK));
         tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! The limit of open files is reached (`RLIMIT_NOFILE`): whoever connects waits, and the log says why.
+//! The limit of open files is reached (`RLIMIT_NOFILE`): a client that connects waits, and the log says why.
 //!
 //! Deliberately absent: handoffs meanwhile, see `integration-tests/tests/environment/limits/descriptors.rs`.
 
@@ -51,11 +51,11 @@ async fn clients_and_callers_wait_until_there_are_descriptors_again() {
 
     limit_descriptors(first.pid(), getrlimit(Resource::Nofile).maximum);
     for client in &mut clients {
-        assert_eq!(client.ask().await, first.pid(), "whoever waited is served");
+        assert_eq!(client.ask().await, first.pid(), "a client that waited is served");
     }
     drop((clients, callers));
     assert_eq!(status(&stage.control()).await["serving"]["process"]["pid"], first.pid());
-    // Whenever one is free, somebody takes it, and it is over again.
+    // Whenever one is free, a client takes it, and it is over again.
     for line in [wait, crowded] {
         let lines = stage.log().matches(line).count();
         assert!(lines as f64 <= begun.elapsed().as_secs_f64() + 1.0, "{}", stage.log());

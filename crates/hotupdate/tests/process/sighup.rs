@@ -1,6 +1,6 @@
 //! SIGHUP: the process starts its own program anew, and tells what became of it.
 //!
-//! Deliberately absent: how a handoff goes, which is the same whoever starts the successor.
+//! Deliberately absent: how a handoff goes, which is the same whatever starts the successor.
 
 use std::fs;
 use std::process::Command;
@@ -44,7 +44,7 @@ async fn starts_itself(stage: &Stage, command: &mut Command) {
     let third = stage.sighup(second).await;
     signal(third.pid, Signal::TERM);
     is_dead(third.pid).await;
-    assert!(!stage.control().exists(), "nobody serves any more");
+    assert!(!stage.control().exists(), "no process serves any more");
 }
 
 #[tokio::test]
@@ -80,7 +80,7 @@ async fn does_not_start(install: impl FnOnce(&Stage), words: &[&str]) {
     assert_eq!(failure["stage"], "starting", "{status}");
     assert!(failure["reason"].as_str().unwrap().contains(words[1]), "{status}");
     assert_eq!(who(serving.address).await, first.pid());
-    assert_eq!(children(first.pid()), "", "it waits for nobody");
+    assert_eq!(children(first.pid()), "", "it waits for no process");
 
     stage.install(&std::env::current_exe().unwrap());
     let second = stage.sighup(serving).await;

@@ -40,7 +40,7 @@ async fn sigterm_lets_clients_finish_however_often_it_comes() {
     }
     drop(client);
     first.drains(0).await;
-    assert!(!stage.control().exists(), "nobody serves any more");
+    assert!(!stage.control().exists(), "no process serves any more");
 }
 
 #[tokio::test]

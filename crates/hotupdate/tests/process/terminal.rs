@@ -70,8 +70,8 @@ async fn that_of_a_process_in_the_foreground() {
 #[tokio::test]
 async fn that_of_a_job_in_the_background() {
     let stage = Stage::new();
-    // The service may serve before the shell runs on, so the trap is there first. And a signal that comes right
-    // before the shell waits for its jobs would not end that wait: it sleeps instead.
+    // The service may serve before the shell runs on, so the trap is there first. And a signal that comes
+    // right before the shell waits for its jobs would not end that wait: it sleeps instead.
     let script = r#"set -m; trap 'kill -HUP $!; exit' HUP; "$0" "$@" & while :; do sleep 0.1; done"#;
     let terminal = Terminal::run(&stage, &["bash", "-c", script]).await;
     let [_, parent, ..] = stat(terminal.serving.pid).unwrap();

@@ -9,7 +9,8 @@ use anyhow::ensure;
 use clap::{Parser, Subcommand, ValueEnum};
 use integration_tests::crash::campaign::{Calls, Kind, Tally, Verdict, calls, cases, judge, sample};
 use integration_tests::crash::tracer::{Order, follow};
-use integration_tests::crash::{Campaign, Case, Fault, Point};
+use integration_tests::crash::{Campaign, Case, Fault, Point, Speaks};
+use integration_tests::tls::{self, kill_everywhere};
 use syscalls::Sysno;
 
 /// A fault at each system call of a handoff.
@@ -27,6 +28,9 @@ enum Command {
         /// Which faults [default: all]
         #[arg(long, value_enum, value_delimiter = ',')]
         kinds: Vec<KindName>,
+        /// What clients speak: http1 or http2
+        #[arg(long, default_value_t)]
+        speaks: Speaks,
         /// How many at a time; most of a run is waiting
         #[arg(long, default_value_t = 6)]
         jobs: usize,
@@ -39,15 +43,31 @@ enum Command {
     },
     /// One case: `crash one successor sendmsg 3 kill`
     One {
-        /// SIDE CALL NTH FAULT
-        #[arg(num_args = 4)]
+        /// SIDE CALL NTH FAULT PROTOCOL (or none)
+        #[arg(num_args = 4..=5)]
         case: Vec<String>,
         /// So many times
         #[arg(long, default_value_t = 1)]
         times: usize,
     },
+    /// `kill -9` at each system call of either process, while connections over TLS migrate
+    Tls {
+        /// How many at a time; most of a run is waiting
+        #[arg(long, default_value_t = 4)]
+        jobs: usize,
+        /// Only so many of each process, spread evenly
+        #[arg(long)]
+        sample: Option<usize>,
+        /// One line for each run
+        #[arg(long)]
+        verbose: bool,
+    },
     /// Which calls there are
-    Calls,
+    Calls {
+        /// What clients speak: http1 or http2
+        #[arg(long, default_value_t)]
+        speaks: Speaks,
+    },
     /// Follows a process, for the runs
     #[command(hide = true)]
     Follow {
@@ -93,9 +113,9 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
-        Command::All { kinds, jobs, sample, verbose } => {
+        Command::All { kinds, speaks, jobs, sample, verbose } => {
             let kinds = if kinds.is_empty() { KindName::value_variants().to_vec() } else { kinds };
-            all(&kinds, jobs, sample, verbose)
+            all(&kinds, speaks, jobs, sample, verbose)
         }
         Command::One { case, times } => {
             let case: Case = case.join(" ").parse()?;
@@ -108,8 +128,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             ensure!(failed == 0, "{failed} of {times} failed");
             Ok(())
         }
-        Command::Calls => {
-            show(&calls()?);
+        Command::Tls { jobs, sample, verbose } => over_tls(jobs, sample, verbose),
+        Command::Calls { speaks } => {
+            show(&calls(speaks)?);
             Ok(())
         }
         Command::Follow { pid, log, after_exec, call, nth, fault } => {
@@ -120,12 +141,18 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "a program that a person runs")]
-fn all(kinds: &[KindName], jobs: usize, size: Option<usize>, verbose: bool) -> anyhow::Result<()> {
-    let calls = calls()?;
+fn all(
+    kinds: &[KindName],
+    speaks: Speaks,
+    jobs: usize,
+    size: Option<usize>,
+    verbose: bool,
+) -> anyhow::Result<()> {
+    let calls = calls(speaks)?;
     show(&calls);
     let (mut survived, mut total, mut failed) = (0, 0, Vec::new());
     for kind in kinds {
-        let mut cases = cases(kind.kind(), &calls);
+        let mut cases = cases(speaks, kind.kind(), &calls);
         if let Some(size) = size {
             cases = sample(&cases, size);
         }
@@ -151,6 +178,24 @@ fn all(kinds: &[KindName], jobs: usize, size: Option<usize>, verbose: bool) -> a
         println!("failed: {} one {}", program(), verdict.case);
     }
     println!("survived {survived} of {total}");
+    ensure!(failed.is_empty(), "{} failed", failed.len());
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "a program that a person runs")]
+fn over_tls(jobs: usize, sample: Option<usize>, verbose: bool) -> anyhow::Result<()> {
+    let tally = kill_everywhere(sample, jobs, |line| {
+        if verbose || line.starts_with("FAILED") {
+            println!("{line}");
+        }
+    })?;
+    let tls::Tally { cases, met, answered, records, failed, took } = &tally;
+    println!(
+        "TLS: survived {} of {met} kills; {answered} silent clients went on, {records} records opened, each at \
+         its number; {took:.0?}; {} more without a fault, because the process did not make that call this time",
+        met.saturating_sub(failed.len()),
+        cases - met
+    );
     ensure!(failed.is_empty(), "{} failed", failed.len());
     Ok(())
 }

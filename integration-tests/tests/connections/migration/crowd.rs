@@ -158,7 +158,7 @@ pub(crate) fn post(client: &mut Steady, turn: u64) -> anyhow::Result<u32> {
     }
     let answer = client.answer()?;
     ensure!(answer == pieces.concat().into_bytes(), "{turn}: a wrong byte");
-    client.served_by().context("nobody has served it")
+    client.served_by().context("no process has served it")
 }
 
 /// Five requests at once, the stream cut somewhere.
@@ -179,5 +179,5 @@ pub(crate) fn pipeline(client: &mut Steady, turn: u64) -> anyhow::Result<u32> {
         let answer = client.answer()?;
         ensure!(answer == body.as_bytes(), "{body}: {answer:?}");
     }
-    client.served_by().context("nobody has served it")
+    client.served_by().context("no process has served it")
 }

@@ -12,9 +12,9 @@ use super::crowd::{talk, talker};
 use super::dying::wait_for_descriptors;
 use integration_tests::SOON;
 
-/// Longer than the old process waits for an answer (deadline `prepared`, 5 s) and than the grace after which a
-/// silent client is told to leave (5 s); shorter than it waits until what it says is read (deadline `write`,
-/// 10 s), after which nothing moves.
+/// Longer than the old process waits for an answer (deadline `prepared`, 5 s) and than the grace after which
+/// a silent client is told to leave (5 s); shorter than it waits until what it says is read (deadline
+/// `write`, 10 s), after which nothing moves.
 const STANDSTILL: Duration = Duration::from_secs(8);
 
 const ARGUMENTS: [&str; 2] = ["--probation", "0"];
@@ -24,8 +24,8 @@ const CONNECTIONS: usize = 3_500;
 
 const TALKERS: usize = 200;
 
-/// Two batches: a process closes its copies and says so then. If it is frozen in between, and another hot update
-/// is made without it, that word does not come, and they are lost.
+/// Two batches: a process closes its copies and says so then. If it is frozen in between, and another hot
+/// update is made without it, that word does not come, and they are lost.
 const GIVEN_UNSAID: usize = 500;
 
 /// Each client is answered by this process, on the connection that it has always had, and told nothing.
@@ -63,7 +63,7 @@ fn who_waits_for_a_successor_that_stands_still_is_served_and_moves_when_it_goes_
     );
     assert_eq!(answered + wait, CONNECTIONS, "{before:?}");
     // Those that were given to the new process before, which alone may serve them.
-    assert!(wait as u64 <= fds, "some wait for nobody");
+    assert!(wait as u64 <= fds, "some wait for no process");
     // It may be that none waited: then each was answered at once.
     eventually("the standstill was long enough", SOON, || (frozen.elapsed() >= STANDSTILL).then_some(()));
     successor.signal(Signal::CONT);

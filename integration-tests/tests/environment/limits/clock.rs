@@ -1,7 +1,8 @@
 //! The wall clock is set, by hours: every deadline goes on, and every age stays an age.
 //!
-//! Deliberately absent: the monotonic clock, which nobody can set. `libfaketime` (Debian's package `faketime`) sets the other
-//! one for some processes: it reads an offset from a file whenever they ask for the time.
+//! Deliberately absent: the monotonic clock, which cannot be set. `libfaketime` (Debian's package
+//! `faketime`) sets the other one for some processes: it reads an offset from a file whenever they ask for
+//! the time.
 
 use std::fs;
 use std::process::Command;
@@ -50,7 +51,7 @@ impl<'a> Clock<'a> {
         start_after(self.sandbox, version, more, &format!("export {variables}"))
     }
 
-    /// What hotctl prints to somebody who has this clock too.
+    /// What hotctl prints to a person who has this clock, too.
     fn hotctl(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(binary("hotctl"));
         command.envs(self.variables()).arg("--socket").arg(self.sandbox.control()).args(arguments);
@@ -60,7 +61,8 @@ impl<'a> Clock<'a> {
     }
 }
 
-/// The words of the column, or of the columns, of ages in a table: seconds at most, since the test takes no longer.
+/// The words of the column, or of the columns, of ages in a table: seconds at most, since the test takes no
+/// longer.
 fn assert_ages(table: &str, column: &str) {
     let (head, rows) = table.split_once('\n').unwrap();
     let at = head.find(column).unwrap();

@@ -20,7 +20,7 @@ const FEW: usize = 12;
 /// More than fit into the batches that may be on their way at a time.
 const MANY: usize = 300;
 
-/// The descriptors of a service to which nobody talks.
+/// The descriptors of a service to which no client talks.
 fn quiet(service: &Service<'_>) -> usize {
     let mut last = (Instant::now(), 0);
     eventually("a quiet service", SOON, || {
@@ -91,7 +91,8 @@ fn the_incumbent_has_none_left_when_it_has_to_accept_again() {
     next_attempt_works(&sandbox, serving);
 }
 
-/// Moving needs a second descriptor of each connection for a moment, and there are few: it takes longer, and nobody notices.
+/// Moving needs a second descriptor of each connection for a moment, and there are few: it takes longer, and
+/// no client notices.
 #[test]
 fn the_incumbent_has_few_left_for_many_connections() {
     let sandbox = Sandbox::new();

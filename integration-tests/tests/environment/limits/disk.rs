@@ -146,7 +146,7 @@ fn under_the_control_socket() {
     assert_eq!(disk.names(), ["control.sock", "control.sock.lock", "logs", "zeros"]);
 }
 
-/// hotctl with its output at a place that takes nothing: `/dev/full` (full(4)), or a pipe that nobody reads.
+/// hotctl with its output at a place that takes nothing: `/dev/full` (full(4)), or a pipe that is not read.
 fn hotctl_to(sandbox: &Sandbox, stdout: impl Into<Stdio>, arguments: &[&str]) -> (i32, String) {
     let (mut command, output) = sandbox.command(&binary("hotctl"));
     command.arg("--socket").arg(sandbox.control()).args(arguments).stdout(stdout);

@@ -1,6 +1,7 @@
 //! A successor that gets no memory: from the system (`RLIMIT_AS`), or killed by the kernel (a memory cgroup).
 //!
-//! Deliberately absent: an incumbent without memory; Rust programs end then, and the next start is a first start.
+//! Deliberately absent: an incumbent without memory; Rust programs end then, and the next start is a first
+//! start.
 
 use std::fs;
 use std::path::PathBuf;

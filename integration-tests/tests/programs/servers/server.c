@@ -27,7 +27,7 @@ static void *serve(void *argument) {
     request[used] = 0;
     if (!strstr(request, "\r\n\r\n")) continue;
     active++;
-    int last = stopping;
+    int last = stopping || strcasestr(request, "\r\nconnection: close");
     int length = snprintf(answer, sizeof answer, "ospid:%d\n", getpid());
     char body[64];
     memcpy(body, answer, length);

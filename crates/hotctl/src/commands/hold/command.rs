@@ -4,11 +4,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use hotupdate_proto::Process;
 use hotupdate_proto::environment::ATTEMPT;
+use hotupdate_proto::timing::fixed::operator::EXEC;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 use signal_hook::consts::SIGINT;
 use socket2::Socket;
@@ -20,9 +20,6 @@ use crate::exit::Exit;
 
 /// The first descriptor that is passed (sd_listen_fds(3), `SD_LISTEN_FDS_START`).
 const FIRST: i32 = 3;
-
-/// How long COMMAND may take from fork(2) to exec(2).
-const START: Duration = Duration::from_secs(10);
 
 pub(super) fn send(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
@@ -43,7 +40,7 @@ impl Keeper<'_> {
         };
         let mappings = self.sockets.iter().zip(FIRST..).map(duplicate).collect::<io::Result<Vec<_>>>()?;
         command.fd_mappings(mappings).map_err(io::Error::other)?;
-        let child = detach::start(command, START)?;
+        let child = detach::start(command, EXEC)?;
         self.child = Some(child.id());
         self.ended = None;
         Ok(())
@@ -65,8 +62,8 @@ impl Keeper<'_> {
     }
 
     /// To the version that serves, through its control socket, since its process id may mean nothing here; to
-    /// COMMAND if it has never served. A version that drains is not told, because a service manager sends a signal
-    /// to hold and to all versions; but to Ctrl-C that comes again COMMAND itself has to listen.
+    /// COMMAND if it has never served. A version that drains is not told, because a service manager sends a
+    /// signal to hold and to all versions; but to Ctrl-C that comes again COMMAND itself has to listen.
     pub(super) fn pass_on(&mut self, signal: i32) {
         let (name, signal) =
             if signal == SIGINT { ("SIGINT", Signal::INT) } else { ("SIGTERM", Signal::TERM) };

@@ -1,29 +1,21 @@
-//! Which version serves, at every moment: what the service says on its `Monitor` stream, whichever process has
-//! the control socket.
+//! Which version serves, at every moment: what the service says on its `Monitor` stream, whichever process
+//! has the control socket.
 //!
 //! Deliberately absent: asking again while a stream is silent, as `hotctl watch` does. A process that hands
 //! off ends its streams.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use std::{io, thread};
 
 use hotupdate_proto::operator::{Monitored, PastEvent, ProcessState, Status};
+use hotupdate_proto::timing::fixed::hold::{CONNECT, LOOK_AGAIN, SILENCE};
 use hotupdate_proto::{INTERFACE, Process};
 
 use super::KeeperEvent;
 use crate::client::{CallError, Client};
 use crate::context::NOTHING;
-
-/// How long a service may take to accept the connection.
-const CONNECT: Duration = Duration::from_secs(2);
-
-/// When to look again for a service that does not answer.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// A stream may be silent for as long as nothing happens.
-const SILENCE: Duration = Duration::from_secs(3600);
 
 /// The version that serves.
 pub(super) struct Serving {

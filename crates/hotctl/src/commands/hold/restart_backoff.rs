@@ -2,14 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// The second pause; the first restart is at once, because most crashes do not come back at once.
-const SHORTEST: Duration = Duration::from_millis(100);
-
-/// Pauses double up to here.
-const LONGEST: Duration = Duration::from_secs(5);
-
-/// A service that ran this long is stable; the restart count resets.
-const STABLE_AFTER: Duration = Duration::from_secs(10);
+use hotupdate_proto::timing::fixed::hold::{LONGEST, SHORTEST, STABLE_AFTER};
 
 /// Counts restarts in a row.
 #[derive(Debug)]

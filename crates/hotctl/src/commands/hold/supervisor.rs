@@ -1,8 +1,8 @@
 //! What the service manager that started hold is told (sd_notify(3)), so that hold can be the main process of
 //! a unit with `Type=notify`: hold is ready as soon as a version serves.
 //!
-//! Deliberately absent: versions of the service. COMMAND does not get `NOTIFY_SOCKET`, so that each unit has one
-//! main process, which is hold.
+//! Deliberately absent: versions of the service. COMMAND does not get `NOTIFY_SOCKET`, so that each unit has
+//! one main process, which is hold.
 
 use std::process;
 
@@ -12,8 +12,8 @@ use super::first_process;
 
 /// A version serves.
 pub(super) fn ready() {
-    // A later version that `ExecReload=` has started may have said that it is the main process. The process id
-    // of a container's process 1 means nothing to the manager outside.
+    // A later version that `ExecReload=` has started may have said that it is the main process. The process
+    // id of a container's process 1 means nothing to the manager outside.
     if first_process::is_hold() {
         tell(&[Ready]);
     } else {

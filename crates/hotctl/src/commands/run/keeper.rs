@@ -66,8 +66,6 @@ pub(super) struct Keeper<'a> {
     asked: Option<JoinHandle<Answer>>,
     /// Why it was not ready when it was asked last.
     answer: Option<String>,
-    /// Why it could not be started.
-    not_started: Option<io::Error>,
     is_ready: bool,
     /// Since when another process serves, or none.
     draining: Option<Instant>,
@@ -111,7 +109,6 @@ impl<'a> Keeper<'a> {
             programs: BTreeMap::new(),
             asked: None,
             answer: None,
-            not_started: None,
             is_ready: false,
             draining: None,
             is_succeeded: false,
@@ -271,9 +268,9 @@ impl<'a> Keeper<'a> {
     fn start(&mut self, number: u32) {
         let started =
             Child::start(&self.command, &self.settings, &self.sockets, self.notify.as_ref(), self.waits.exec);
-        let again = if self.is_ready { "again " } else { "" };
         match started {
             Ok(child) => {
+                let again = if self.is_ready { "again " } else { "" };
                 self.tell("started", format!("{} was started {again}as process {}", self.text, child.pid()));
                 self.programs.insert(number, child);
                 if self.is_ready {
@@ -283,8 +280,10 @@ impl<'a> Keeper<'a> {
             Err(error) => {
                 let program = self.command.first().map(|name| name.to_string_lossy().into_owned());
                 let why = successor::why(&program.unwrap_or_default(), &error);
-                self.tell("ended", format!("{} could not be started {again}({why})", self.text));
-                self.not_started = Some(error);
+                // The first time this process ends of it, and its last line says why.
+                if self.is_ready {
+                    self.tell("ended", format!("{} could not be started again ({why})", self.text));
+                }
                 self.answer = Some(format!("could not be started: {why}"));
                 self.last_end = Some(End::NotStarted);
                 self.handle(Event::Ended(number, End::NotStarted));
@@ -307,7 +306,9 @@ impl<'a> Keeper<'a> {
             GivenUp::Ended(end) => last.map_or_else(|| end.to_string(), str::to_owned),
             GivenUp::NotReady => {
                 let within = text::duration(self.settings.ready_within);
-                let last = last.map_or_else(String::new, |last| format!(": {last}"));
+                let silent = || self.probe.as_ref().filter(|_| self.asked.is_some()).map(|probe| &*probe.at);
+                let silent = silent().map(|at| format!(": {at} does not answer"));
+                let last = last.map(|last| format!(": {last}")).or(silent).unwrap_or_default();
                 match self.settings.ready {
                     Ready::Says => format!("has not said READY=1 within {within}"),
                     _ => format!("was not ready within {within}{last}"),

@@ -1,7 +1,7 @@
 //! The terminal: what is drawn, which keys are pressed, and when it is gone.
 //!
-//! Deliberately absent: the events of crossterm. Its `poll` turns in a circle when the terminal is gone, because
-//! a read that returns nothing is no event to it. Three keys need no decoder.
+//! Deliberately absent: the events of crossterm. Its `poll` turns in a circle when the terminal is gone,
+//! because a read that returns nothing is no event to it. Three keys need no decoder.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -9,8 +9,8 @@ use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
+use hotupdate_proto::timing::fixed::operator::LAST_DRAWING;
 use ratatui::DefaultTerminal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read};
@@ -20,10 +20,6 @@ use signal_hook::iterator::Signals;
 use super::cannot;
 use crate::exit::{Exit, Failure};
 
-/// How long a screen that was told to end may still draw. A terminal that is stopped (Ctrl-S, a connection that
-/// hangs) takes nothing, and a write to it does not return.
-const LAST_DRAWING: Duration = Duration::from_secs(1);
-
 /// What Ctrl-C is in raw mode: a key like any other.
 const CONTROL_C: u8 = 3;
 
@@ -32,8 +28,8 @@ const ESCAPE: u8 = 27;
 
 /// The terminal, given back when dropped; also when hotctl panics, which is ratatui's hook.
 pub(super) struct Screen {
-    /// Not dropped: it would complain on stderr that a terminal which is gone has no cursor to show, and panic since
-    /// that cannot be written either.
+    /// Not dropped: it would complain on stderr that a terminal which is gone has no cursor to show, and
+    /// panic since that cannot be written either.
     terminal: ManuallyDrop<DefaultTerminal>,
     terminated: Arc<AtomicBool>,
 }

@@ -31,6 +31,10 @@ pub(crate) fn how_often_it_migrates(bytes: &[u8]) -> u64 {
     let stays = script.steps.iter().copied().filter_map(Step::of_one_that_stays);
     let (expected, ..) = perform(&script.stream, stays);
     if script.ignores_bodies {
+        let [expected, answers] = match script.has_garbage {
+            true => [without_refusal(expected), without_refusal(answers)],
+            false => [expected, answers],
+        };
         let same = expected.starts_with(&answers) || answers.starts_with(&expected);
         assert!(same, "{}", differ(&script, &expected, &answers));
         let trapped = answers.windows(7).any(|bytes| bytes == b"trapped");
@@ -39,6 +43,15 @@ pub(crate) fn how_often_it_migrates(bytes: &[u8]) -> u64 {
         assert!(expected == answers, "{}", differ(&script, &expected, &answers));
     }
     migrated
+}
+
+/// hyper 1.12 may refuse what is no request before all of the answer before it is sent, and then says so in
+/// the middle of that answer: its buffer for heads goes first. No client that speaks HTTP sees it.
+fn without_refusal(mut answers: Vec<u8>) -> Vec<u8> {
+    let refusal = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".as_slice();
+    let at = answers.windows(refusal.len()).position(|bytes| bytes == refusal);
+    at.map(|at| answers.drain(at..at + refusal.len()));
+    answers
 }
 
 fn differ(script: &Script, expected: &[u8], answers: &[u8]) -> String {

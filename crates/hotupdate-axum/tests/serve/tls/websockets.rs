@@ -1,6 +1,8 @@
 //! WebSockets over TLS.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use hotupdate_axum::tls::Tls;
@@ -10,7 +12,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::world::{Identity, Secure, kinds};
+use super::world::{DROP, FLOOD, Identity, Secure, kinds};
 use crate::server::{MIGRATING, until, within};
 
 type Socket = WebSocketStream<TlsStream<TcpStream>>;
@@ -56,6 +58,38 @@ async fn they_migrate_with_their_state_and_in_the_middle_of_a_message() {
         }
         socket.close(None).await.unwrap();
         assert!(matches!(within(socket.next()).await, Some(Ok(Message::Close(_)))));
+    }
+}
+
+/// Bytes that are sealed and not sent migrate, too, in the middle of a record.
+#[tokio::test]
+async fn one_whose_client_does_not_read_migrates() {
+    let identity = Identity::new();
+    let tls = || Tls::new(identity.server()).move_connections(true);
+    let old = Secure::start(MIGRATING, tls()).await;
+    let stream = old.client(&Arc::new(identity.client())).await.stream;
+    let mut socket =
+        within(tokio_tungstenite::client_async("wss://localhost/flood", stream)).await.unwrap().0;
+    let (mut before, mut since) = (0, Instant::now());
+    until(|| {
+        let count = FLOOD.load(Relaxed);
+        if count != std::mem::replace(&mut before, count) {
+            since = Instant::now();
+        }
+        count > 0 && since.elapsed() > Duration::from_millis(200)
+    })
+    .await;
+    let new = old.hand_off("new", MIGRATING, tls()).await;
+    until(|| new.hot.connections().adopted() == 1).await;
+    assert_eq!(old.drained().await, 0);
+    let mut count = 0;
+    loop {
+        match hear(&mut socket).await {
+            Message::Binary(message) => assert_eq!(message[..], DROP),
+            Message::Text(sent) => break assert_eq!(sent.as_str(), count.to_string()),
+            other => panic!("{other:?}"),
+        }
+        count += 1;
     }
 }
 

@@ -3,6 +3,7 @@
 use std::future::IntoFuture as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
@@ -183,6 +184,7 @@ impl Secure {
         let tickets = tls::tickets(&mut hot).unwrap();
         let serve = set(hotupdate_axum::serve(listener, app(version), &mut hot), tickets.clone());
         ws::on_migrated(&mut hot, "echo", echo).unwrap();
+        ws::on_migrated(&mut hot, "flood", ebb).unwrap();
         let hot = hot.ready().await.unwrap();
         Self { dir, address, hot, tickets, done: tokio::spawn(serve.into_future()) }
     }
@@ -268,7 +270,32 @@ fn app(version: &'static str) -> Router {
         .route("/large", get(|| async { "0123456789".repeat(100_000) }))
         .route("/info", get(|TlsInfo(info): TlsInfo| async move { format!("{info:?}") }))
         .route("/whether", get(|info: Option<TlsInfo>| async move { info.is_some().to_string() }))
+        .route("/flood", any(|upgrade: ws::Upgrade| async { upgrade.on_upgrade(flood) }))
         .route("/echo", any(|upgrade: ws::Upgrade| async { upgrade.on_upgrade(|socket| echo(socket, 0)) }))
+}
+
+/// How many messages [`flood`] has begun to send.
+pub(crate) static FLOOD: AtomicU64 = AtomicU64::new(0);
+pub(crate) const DROP: [u8; 10_000] = [7; 10_000];
+
+/// Sends as much as its client reads, and then migrates with what it has not read.
+async fn flood(mut socket: ws::WebSocket) {
+    let mut drain = socket.connection().drain();
+    loop {
+        let count = FLOOD.fetch_add(1, Relaxed) + 1;
+        tokio::select! {
+            biased;
+            sent = socket.send(ws::Message::Binary(DROP.to_vec().into())) => sent.unwrap(),
+            () = drain.started() => {
+                assert!(matches!(socket.recv_or_drain().await, ws::Event::Draining));
+                return socket.migrate("flood", &count).await.unwrap();
+            }
+        }
+    }
+}
+
+async fn ebb(mut socket: ws::WebSocket, count: u64) {
+    socket.send(count.to_string().as_str().into()).await.unwrap();
 }
 
 /// Each message comes back with its number.

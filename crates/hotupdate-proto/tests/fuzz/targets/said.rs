@@ -117,7 +117,7 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
         0 => {
             let kind = ListenerKind::Other;
             let item = ListenerItem { name: "http".to_owned(), kind, address: String::new(), cookie: 0 };
-            // A few of the largest batches are more than anybody may offer.
+            // A few of the largest batches are more than a process may offer.
             let items = if u.ratio(1, 16)? { vec![item; 20_000] } else { vec![item] };
             Message::Listeners { batch: number(u)?, items }
         }

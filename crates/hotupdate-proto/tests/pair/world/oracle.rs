@@ -34,7 +34,7 @@ impl World {
     pub(crate) fn assert_one_serves(&self) -> usize {
         let (living, accepting) = (self.living(), self.accepting());
         assert_eq!(accepting.len(), 1, "exactly one accepts\n{self}");
-        assert_eq!(living, accepting, "and nobody else is left\n{self}");
+        assert_eq!(living, accepting, "and no other process is left\n{self}");
         self.assert_clean();
         let machine = self.incumbent(living[0]).expect("it serves");
         assert!(machine.accepts() && self.procs[living[0]].holds, "{self}");

@@ -1,9 +1,11 @@
 //! What a client sends, made of the bytes of an input: proper records, forged and damaged ones, in pieces.
 
 use arbitrary::{Result, Unstructured};
+use hotupdate_tls::MigrationBlock;
 
 use super::common::forger::{ALERT, DATA, HANDSHAKE, Record, Side, key_update};
-use super::common::pair::{End, Server};
+use super::common::pair::End;
+use super::common::reference::Serve;
 
 /// Which records there are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -110,10 +112,10 @@ pub(super) struct Outcome {
 }
 
 /// The server says back what it hears.
-pub(super) fn run(mut server: Server, mut client: Side, script: &Script, migrates: bool) -> Outcome {
+pub(super) fn run(mut server: impl Serve, mut client: Side, script: &Script, migrates: bool) -> Outcome {
     let mut outcome = Outcome { heard: Vec::new(), said: Vec::new(), end: End::Open };
-    let pipe = server.pipe.clone();
-    let mut hear = |server: &mut Server| {
+    let pipe = server.pipe().clone();
+    let mut hear = |server: &mut dyn Serve| {
         let (heard, end) = server.hears();
         outcome.heard.extend_from_slice(&heard);
         outcome.end = end;
@@ -126,10 +128,9 @@ pub(super) fn run(mut server: Server, mut client: Side, script: &Script, migrate
         pipe.lock().to_server.extend(piece);
         let end = hear(&mut server);
         if migrates && *here {
-            use hotupdate_tls::MigrationBlock::{Closing, Fragment};
             match (server.try_migrate(), end) {
-                (Ok(_) | Err(Fragment), End::Open) => {}
-                (Err(Closing), End::Closed | End::Failed) => {}
+                (Ok(_), End::Open) => {}
+                (Err(MigrationBlock::Closing), End::Closed | End::Failed) => {}
                 (migrated, end) => panic!("{end:?}, and {migrated:?}"),
             }
         }

@@ -1,5 +1,5 @@
-//! Any records that rustls and the record layer deal with alike, in any pieces: a connection that migrates
-//! out of rustls, and on from there, does what one does that stays in rustls.
+//! Any records that rustls and the record layer deal with alike, in any pieces: a connection that
+//! migrates, again and again, does what one does that stays in rustls.
 
 use rustls::CipherSuite::{TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS13_AES_128_GCM_SHA256};
 
@@ -11,13 +11,13 @@ pub(crate) fn check(bytes: &[u8]) {
     let Some((first, rest)) = bytes.split_first() else { return };
     let suite =
         if first % 2 == 0 { TLS13_AES_128_GCM_SHA256 } else { TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 };
-    let run = |migrates| {
-        let (server, mut client) = Forger::connect(&Options::new(suite));
-        let script = script(rest, &mut client.to_server, Kind::Alike);
-        run(server, client.to_client, &script, migrates)
-    };
-    let moved = run(true);
-    let mut unmoved = run(false);
+    let options = Options::new(suite);
+    let (server, mut client) = Forger::connect(&options);
+    let said = script(rest, &mut client.to_server, Kind::Alike);
+    let moved = run(server, client.to_client, &said, true);
+    let (server, mut client) = Forger::connect_reference(&options);
+    let said = script(rest, &mut client.to_server, Kind::Alike);
+    let mut unmoved = run(server, client.to_client, &said, false);
     unmoved.said.extend(only_we_say(&moved, &unmoved));
     assert_eq!(moved, unmoved);
 }

@@ -11,7 +11,7 @@ use crate::common::lies::fails;
 use crate::common::peer::{Peer, join, process, status};
 use crate::common::{Folder, Log, ask_on, replace_by};
 
-/// A field that nobody knows, in every object.
+/// A field that no process knows, in every object.
 fn say_more(message: &mut Value) {
     match message {
         Value::Object(fields) => {

@@ -1,5 +1,5 @@
-//! How the recordings were made: `cargo test -p hotupdate --test handoff -- --ignored skew::record`, once for each version of the
-//! protocol, before the first release that speaks it.
+//! How the recordings were made: `cargo test -p hotupdate --test handoff -- --ignored skew::record`, once for
+//! each version of the protocol, before the first release that speaks it.
 //!
 //! Deliberately absent: assertions; a recording is proved by being replayed.
 

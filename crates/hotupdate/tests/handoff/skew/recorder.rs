@@ -1,7 +1,7 @@
 //! Between a successor and an incumbent: passes on what they say, and writes it down.
 //!
-//! Deliberately absent: the recordings that are there. They say what was spoken when the version was new, and are never
-//! made again; a new version of the protocol gets recordings of its own.
+//! Deliberately absent: the recordings that are there. They say what was spoken when the version was new, and
+//! are never made again; a new version of the protocol gets recordings of its own.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -29,7 +29,8 @@ impl Recorder {
     pub(crate) fn at(folder: &Folder) -> Self {
         let real = folder.file("real.sock");
         fs::rename(folder.control(), &real).unwrap();
-        // The name that the real one was bound to: a successor compares what it reached with what it inherits.
+        // The name that the real one was bound to: a successor compares what it reached with what it
+        // inherits.
         let bound = folder.file("control.sock.new");
         let listener = UnixListener::bind(&bound).unwrap();
         fs::rename(&bound, folder.control()).unwrap();

@@ -94,8 +94,8 @@ pub(crate) fn is_at_any_time(word: &str) -> bool {
     AT_ANY_TIME.contains(&word)
 }
 
-/// Whether version 1, which once heard `then`, would make sense of `now`. It ignores what it does not know in a message,
-/// and needs everything else.
+/// Whether version 1, which once heard `then`, would make sense of `now`. It ignores what it does not know in
+/// a message, and needs everything else.
 #[track_caller]
 pub(crate) fn fits(then: &Value, now: &Value) {
     if let Some(word) = now["type"].as_str() {

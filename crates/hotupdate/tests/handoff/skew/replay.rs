@@ -28,7 +28,7 @@ struct Hands {
     listener: Option<TcpListener>,
     control: Option<[OwnedFd; 2]>,
     connections: VecDeque<TcpStream>,
-    /// What nobody touches.
+    /// What no process touches.
     kept: Vec<OwnedFd>,
 }
 
@@ -107,7 +107,7 @@ impl Replay {
     /// Goes through the whole conversation.
     pub(crate) async fn run(mut self) -> End {
         if let Some(control) = self.control.take() {
-            let (stream, _) = timeout(SOON, control.accept()).await.expect("somebody joins").unwrap();
+            let (stream, _) = timeout(SOON, control.accept()).await.expect("a successor joins").unwrap();
             self.wire = Some(Wire::new(Arc::new(stream)));
         }
         for line in std::mem::take(&mut self.lines) {

@@ -48,7 +48,8 @@ async fn accept(mut listener: Listener, name: u8) {
     }
 }
 
-/// Counts bytes: each is answered with the name of the version, and their number so far. `m` moves when it is told to.
+/// Counts bytes: each is answered with the name of the version, and their number so far. `m` moves when it is
+/// told to.
 async fn count(mut connection: Connection, name: u8, kind: u8, mut counted: u8) {
     let mut drain = connection.drain();
     loop {

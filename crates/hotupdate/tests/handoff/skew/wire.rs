@@ -1,6 +1,7 @@
 //! One end of a control connection: exact texts, and the descriptors that they own.
 //!
-//! Deliberately absent: the library. What reads and writes here has to stay what it is when the library changes.
+//! Deliberately absent: the library. What reads and writes here has to stay what it is when the library
+//! changes.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
@@ -26,7 +27,8 @@ impl Wire {
         Self { stream, unread: Vec::new(), descriptors: VecDeque::new() }
     }
 
-    /// The next text without its NUL, and the descriptors that it says it owns; `None` at the end of the stream.
+    /// The next text without its NUL, and the descriptors that it says it owns; `None` at the end of the
+    /// stream.
     pub(crate) async fn next(&mut self) -> Option<(String, Vec<OwnedFd>)> {
         loop {
             if let Some(end) = self.unread.iter().position(|byte| *byte == 0) {
@@ -65,8 +67,8 @@ fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     Ok((bytes, rights.flatten().collect()))
 }
 
-/// Says exactly this, with these descriptors on the first byte. That nobody is there any more is no failure: the other end
-/// may have ended.
+/// Says exactly this, with these descriptors on the first byte. That no process is there any more is no
+/// failure: the other end may have ended.
 pub(crate) async fn say(stream: &UnixStream, text: &str, descriptors: &[OwnedFd]) {
     let bytes = [text.as_bytes(), b"\0"].concat();
     let mut raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();

@@ -1,4 +1,4 @@
-//! More callers than there are places for, and callers that do not read: whoever only asks gets an answer.
+//! More callers than there are places for, and callers that do not read: one that only asks gets an answer.
 //!
 //! Deliberately absent: thousands, see `integration-tests/tests/campaigns/abuse.rs`.
 

@@ -53,7 +53,7 @@ fn a_join_of_another_time() {
     });
 }
 
-/// Whoever tries again and again must not fill a disk.
+/// A caller that tries again and again must not fill a disk.
 #[test]
 fn successors_that_are_turned_away_again_and_again() {
     survives(async |folder| {

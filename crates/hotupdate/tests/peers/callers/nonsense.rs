@@ -102,7 +102,7 @@ fn descriptors_without_end() {
     });
 }
 
-/// Whoever talks nonsense to a process that does not serve yet is not told that it does.
+/// A caller that talks nonsense to a process that does not serve yet is not told that it does.
 #[test]
 fn garbage_for_a_process_that_starts() {
     alone(async {
