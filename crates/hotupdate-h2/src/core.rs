@@ -429,9 +429,12 @@ impl Core {
     /// The client has room: what hyper believes to have already is not added again.
     fn pay(&mut self, frame: &[u8]) {
         let room = increment(&frame[HEAD..]);
-        // It is for hyper to say that it is no increment, or too much.
+        // It is for hyper to say that it is no increment, or too much, which it may not know.
         if room == 0 || self.connection.send_window + room > MAX_WINDOW {
             self.connection.gives_up();
+            if room > 0 {
+                put_window_update(&mut self.ready, MAX_WINDOW);
+            }
             return self.ready.extend_from_slice(frame);
         }
         let paid = if self.relay.is_some() { room } else { room.min(self.backend.debt) };
