@@ -10,7 +10,7 @@ use crate::connection::{Block, Connection, FromClient, FromServer, MAX_BLOCK, in
 use crate::frame::{
     HEAD, Head, MAX_WINDOW, PREFACE, flag, kind, put, put_block, put_window_update, strip_headers,
 };
-use crate::relay::{Relay, loan};
+use crate::relay::{Relayed, loan};
 use crate::rest::Stays;
 use crate::scanner::{Follow, Scanner, Want};
 use crate::settings::Settings;
@@ -73,7 +73,7 @@ pub(crate) struct Core {
     pub(crate) connection: Connection,
     pub(crate) backend: Backend,
     /// Streams that the version before still serves.
-    pub(crate) relay: Option<Relay>,
+    pub(crate) relay: Option<Relayed>,
     /// The connection leaves its open streams here.
     pub(crate) split: Split,
     limits: Limits,
@@ -140,7 +140,7 @@ impl Core {
         let mut ready = BytesMut::new();
         let is_relayed = !streams.is_empty();
         let backend = Backend::next(&connection, is_relayed, &mut ready);
-        let relay = is_relayed.then(|| Relay::new(streams, &connection));
+        let relay = is_relayed.then(|| Relayed::new(streams, &connection));
         let mut core = Self::with(connection, backend, limits, 0);
         (core.ready, core.pending, core.out) = (ready, waiting, unsent);
         core.relay = relay;
@@ -401,7 +401,7 @@ impl Core {
             kind::SETTINGS if head.has(flag::ACK) && self.backend.foreign_acks > 0 => {
                 self.backend.foreign_acks -= 1;
                 self.connection.acknowledges();
-                self.relay.iter_mut().for_each(Relay::send_ack);
+                self.relay.iter_mut().for_each(Relayed::send_ack);
             }
             kind::PING if head.has(flag::ACK) && self.backend.foreign_pongs > 0 => {
                 self.backend.foreign_pongs -= 1;
@@ -605,7 +605,7 @@ impl Core {
             }
             kind::SETTINGS if head.has(flag::ACK) && self.has_told_table() => {}
             kind::SETTINGS if head.has(flag::ACK) => {
-                if self.relay.as_mut().is_none_or(Relay::acknowledged_here) {
+                if self.relay.as_mut().is_none_or(Relayed::acknowledged_here) {
                     self.emit(Side::Server, &frame);
                 }
             }
@@ -778,7 +778,7 @@ fn last_at_least(frame: &[u8], least: u32) -> Bytes {
 struct Decide<'a> {
     connection: &'a mut Connection,
     backend: &'a mut Backend,
-    relay: Option<&'a mut Relay>,
+    relay: Option<&'a mut Relayed>,
     /// None does: the connection moves between two of them.
     holds_all: bool,
     hold: Option<&'a Hold>,
