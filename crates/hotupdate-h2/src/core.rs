@@ -454,8 +454,8 @@ impl Core {
         }
     }
 
-    /// Whichever of two servers sends may send, as long as the client has room. What one had of it is for the
-    /// other one when it has ended.
+    /// Of two servers each can send at once, as long as the client has room. What the one before had of it is
+    /// for the other one when it has ended.
     fn lend(&mut self) {
         let Connection { send_window, .. } = self.connection;
         let more = match &self.relay {

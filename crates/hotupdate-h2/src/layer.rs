@@ -180,11 +180,13 @@ impl<T> Handle<T> {
         shared.poll_move(Move::Split, cx)
     }
 
-    /// The connection stays whole.
+    /// The connection stays whole, unless it was taken.
     pub fn unsplit(&self) {
         let mut shared = lock(&self.shared);
-        shared.core.unsplit();
-        shared.wake_reader();
+        if shared.io.is_client() {
+            shared.core.unsplit();
+            shared.wake_reader();
+        }
     }
 
     /// Takes the connection. hyper keeps its open streams, and waits: for [`relay`](Self::relay), or for
@@ -209,7 +211,7 @@ impl<T> Handle<T> {
         shared.wake_reader();
     }
 
-    /// The connection has not moved: it is whole again.
+    /// The connection has not moved: it is whole again, and its server gets what was held.
     pub fn give_back(&self, io: T, state: State) {
         let mut shared = lock(&self.shared);
         shared.io = Transport::Client(io);

@@ -186,7 +186,7 @@ impl Relayed {
         self.debt -= room;
     }
 
-    /// Whoever of both sends may send, as long as there is room.
+    /// It can send at once, as long as the client has room.
     fn lend(&mut self, send_window: i64) {
         let more = loan(send_window, self.debt);
         self.debt += more;
