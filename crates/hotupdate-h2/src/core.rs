@@ -73,7 +73,7 @@ pub(crate) struct Core {
     pub(crate) connection: Connection,
     pub(crate) backend: Backend,
     /// Streams that the version before still serves.
-    pub(crate) relay: Option<Relayed>,
+    pub(crate) relay: Option<Box<Relayed>>,
     /// The connection leaves its open streams here.
     pub(crate) split: Split,
     limits: Limits,
@@ -140,7 +140,7 @@ impl Core {
         let mut ready = BytesMut::new();
         let is_relayed = !streams.is_empty();
         let backend = Backend::next(&connection, is_relayed, &mut ready);
-        let relay = is_relayed.then(|| Relayed::new(streams, &connection));
+        let relay = is_relayed.then(|| Box::new(Relayed::new(streams, &connection)));
         let mut core = Self::with(connection, backend, limits, 0);
         (core.ready, core.pending, core.out) = (ready, waiting, unsent);
         core.relay = relay;
@@ -275,7 +275,7 @@ impl Core {
         let mut decide = Decide {
             connection,
             backend,
-            relay: relay.as_mut(),
+            relay: relay.as_deref_mut(),
             holds_all: split.holds(),
             hold: hold.as_ref(),
             block: block.is_some(),
@@ -381,7 +381,7 @@ impl Core {
             return self.continue_block(block, head, payload);
         }
         let late = head.stream != 0 && head.stream <= self.backend.base;
-        let relay = self.relay.as_mut().filter(|relay| late && relay.serves(head.stream));
+        let relay = self.relay.as_deref_mut().filter(|relay| late && relay.serves(head.stream));
         if late && relay.is_none() {
             self.backend.late = self.backend.late.saturating_sub(1);
         }
@@ -401,7 +401,7 @@ impl Core {
             kind::SETTINGS if head.has(flag::ACK) && self.backend.foreign_acks > 0 => {
                 self.backend.foreign_acks -= 1;
                 self.connection.acknowledges();
-                self.relay.iter_mut().for_each(Relayed::send_ack);
+                self.relay.iter_mut().for_each(|relay| relay.send_ack());
             }
             kind::PING if head.has(flag::ACK) && self.backend.foreign_pongs > 0 => {
                 self.backend.foreign_pongs -= 1;
@@ -605,7 +605,7 @@ impl Core {
             }
             kind::SETTINGS if head.has(flag::ACK) && self.has_told_table() => {}
             kind::SETTINGS if head.has(flag::ACK) => {
-                if self.relay.as_mut().is_none_or(Relayed::acknowledged_here) {
+                if self.relay.as_mut().is_none_or(|relay| relay.acknowledged_here()) {
                     self.emit(Side::Server, &frame);
                 }
             }

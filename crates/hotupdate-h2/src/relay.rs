@@ -299,7 +299,7 @@ fn end_of_sizes(block: &[u8]) -> usize {
 
 impl Core {
     pub(crate) fn relay(&self) -> Option<&Relayed> {
-        self.relay.as_ref()
+        self.relay.as_deref()
     }
 
     /// What the version before gets next.
@@ -320,7 +320,7 @@ impl Core {
 
     /// Whether more bytes of the client can be taken, of which some may be for the version before.
     pub(crate) fn has_room_for_relay(&self) -> bool {
-        self.relay.as_ref().is_none_or(Relayed::has_room)
+        self.relay.as_deref().is_none_or(Relayed::has_room)
     }
 
     /// Nothing more reaches the version before. It may have said something until then.
@@ -372,7 +372,7 @@ impl Core {
 
     /// Whether the version before has no part in the connection any more.
     pub(crate) fn relay_is_over(&self) -> bool {
-        self.is_between_blocks() && self.relay.as_ref().is_some_and(Relayed::is_over)
+        self.is_between_blocks() && self.relay.as_deref().is_some_and(Relayed::is_over)
     }
 
     /// A frame of the version before.
