@@ -132,7 +132,8 @@ impl<IO> TlsStream<IO> {
     /// # Errors
     ///
     /// If output or label are too long. Where connections may migrate, also if the exporter was not
-    /// [kept](Acceptor::keep_exporter), and in TLS 1.2, where nothing that may travel leads to it.
+    /// [kept](Acceptor::keep_exporter), and in TLS 1.2, whose exporter is made of the master secret: that must
+    /// not travel, for with it all that was said before could be read.
     pub fn export_keying_material(
         &self,
         output: &mut [u8],

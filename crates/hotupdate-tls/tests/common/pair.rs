@@ -339,6 +339,20 @@ impl Pair {
         pair
     }
 
+    /// Whether the server breaks the handshake off.
+    pub(crate) fn refused(acceptor: &Acceptor, client: Arc<ClientConfig>) -> bool {
+        let mut client = ClientConnection::new(client, server_name()).unwrap();
+        let pipe = Pipe::default();
+        let mut accept = Box::pin(acceptor.accept(pipe.clone()));
+        loop {
+            client_sends(&mut client, &pipe);
+            if let Some(accepted) = now(accept.as_mut()) {
+                return accepted.is_err();
+            }
+            client_receives(&mut client, &pipe).unwrap();
+        }
+    }
+
     /// What the client has to send is with the server's transport.
     pub(crate) fn client_sends(&mut self) {
         client_sends(&mut self.client, &self.server.pipe);
