@@ -135,6 +135,8 @@ pub(crate) struct Ends {
     pub(crate) shut: bool,
     /// How many bytes the server may still send.
     pub(crate) room: Option<usize>,
+    /// How often the server has read something.
+    pub(crate) reads: usize,
 }
 
 impl Pipe {
@@ -153,6 +155,7 @@ impl AsyncRead for Pipe {
         for byte in ends.to_server.drain(..count) {
             buf.put_slice(&[byte]);
         }
+        ends.reads += 1;
         Poll::Ready(Ok(()))
     }
 }
