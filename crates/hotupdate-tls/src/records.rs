@@ -114,6 +114,33 @@ impl Records {
         })
     }
 
+    /// Goes on where the handshake ends, with the ciphertext that came behind it.
+    pub(crate) fn after_handshake(
+        suite: Suite,
+        negotiated: Arc<Negotiated>,
+        [opener, sealer]: [Protection; 2],
+        exporter: Secret,
+        max_plaintext: usize,
+        ciphertext: &[u8],
+    ) -> Self {
+        Self {
+            suite,
+            negotiated,
+            opener,
+            sealer,
+            exporter,
+            max_plaintext,
+            input: Input::new(&[], ciphertext),
+            handshake: Handshake::default(),
+            output: Vec::new(),
+            sent: 0,
+            owes_key_update: false,
+            patience: Patience::default(),
+            reading: Reading::Open,
+            closed: false,
+        }
+    }
+
     /// What the handshake has led to.
     pub fn negotiated(&self) -> &Arc<Negotiated> {
         &self.negotiated

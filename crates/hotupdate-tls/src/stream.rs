@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::MigrationBlock;
 use crate::negotiated::Negotiated;
+use crate::records::Records;
 use crate::state::{State, StateError};
 
 pub use accept::Acceptor;
@@ -59,7 +60,7 @@ impl<IO> TlsStream<IO> {
     ///
     /// If the state is damaged.
     pub fn from_state(io: IO, state: State) -> Result<Self, StateError> {
-        Ok(Self(Stream::Migratable(Migratable::new(io, state, None)?)))
+        Ok(Self(Stream::Migratable(Migratable::new(io, Records::new(state)?, None))))
     }
 
     /// Takes the connection apart: its transport, and all that another process needs to go on.
