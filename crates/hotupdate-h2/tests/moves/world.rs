@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -70,61 +70,108 @@ pub(crate) fn builder() -> hyper::server::conn::http2::Builder<TokioExecutor> {
 /// How the server of a generation is built.
 pub(crate) type Versions = fn(u64) -> hyper::server::conn::http2::Builder<TokioExecutor>;
 
+/// What becomes of streams that are open when the connection shall move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Open {
+    /// The connection moves when they have ended.
+    End,
+    /// They stay where they are, and are relayed.
+    Stay,
+    /// No other server takes the connection without them: it comes back.
+    Return,
+    /// As `Stay`, but the server that keeps them ends at once when it is told so.
+    Die,
+}
+
 /// Serves until the client has left. Moves the connection, through its bytes, whenever `next` is notified.
 pub(crate) async fn serve<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     io: T,
     next: &Notify,
     seen: Seen,
     versions: Versions,
+    open: Open,
 ) -> Ended {
     let (mut moves, mut stays) = (0, Vec::new());
     let (mut layer, mut handle) = Layer::new(io, Limits::default());
     loop {
-        let generation = moves;
-        let seen = seen.clone();
+        let (generation, seen) = (moves, seen.clone());
         let service = service_fn(move |request| echo(generation, seen.clone(), request));
-        let mut hyper = pin!(versions(generation).serve_connection(TokioIo::new(layer), service));
-        match until_rest(hyper.as_mut(), |hyper| hyper.graceful_shutdown(), &handle, next, &mut stays).await {
-            Some(result) => return Ended { moves, stays, result },
-            None => {
+        let mut hyper = Box::pin(versions(generation).serve_connection(TokioIo::new(layer), service));
+        let drain = |hyper: Pin<&mut Hyper<_, _>>| hyper.graceful_shutdown();
+        match until_rest(hyper.as_mut(), drain, &handle, next, &mut stays, open).await {
+            Left::Ended(result) => return Ended { moves, stays, result },
+            Left::Rests => {
                 let (io, state) = handle.take().map_err(|(_, stays)| stays).unwrap();
                 let state = State::from_bytes(&state.to_bytes()).unwrap();
                 (layer, handle) = Layer::resume(io, state, Limits::default());
-                moves += 1;
+            }
+            Left::Splits => {
+                let (io, state) = handle.take_split().unwrap();
+                let state = State::from_bytes(&state.to_bytes()).unwrap();
+                let (near, far) = tokio::io::duplex(1 << 16);
+                handle.relay(near);
+                if open == Open::Die {
+                    drop((hyper, handle));
+                } else {
+                    tokio::spawn(async move { (hyper.await, handle) });
+                }
+                (layer, handle) = Layer::join(io, state, far, Limits::default());
             }
         }
+        moves += 1;
     }
 }
 
-/// Drives hyper until it has ended, or the connection has come to rest after `next`. One that never will
-/// drains.
-async fn until_rest<T, F: Future<Output = hyper::Result<()>>>(
+type Hyper<T, S> = hyper::server::conn::http2::Connection<TokioIo<Layer<T>>, S, TokioExecutor>;
+
+enum Left {
+    Ended(hyper::Result<()>),
+    Rests,
+    Splits,
+}
+
+/// Drives hyper until it has ended, or the connection can go after `next`. One that never can drains.
+async fn until_rest<T: AsyncWrite + Unpin, F: Future<Output = hyper::Result<()>>>(
     mut hyper: Pin<&mut F>,
     drain: impl Fn(Pin<&mut F>),
     handle: &Handle<T>,
     next: &Notify,
     stays: &mut Vec<Stays>,
-) -> Option<F::Output> {
+    open: Open,
+) -> Left {
     loop {
         tokio::select! {
             biased;
-            result = hyper.as_mut() => return Some(result),
+            result = hyper.as_mut() => return Left::Ended(result),
             () = next.notified() => handle.hold(),
+        }
+        let splits = open != Open::End && handle.rest().is_err() && handle.can_split().is_ok();
+        if splits {
+            handle.split();
         }
         let rest = poll_fn(|cx| {
             if let Poll::Ready(result) = hyper.as_mut().poll(cx) {
                 return Poll::Ready(Err(result));
             }
-            handle.poll_rest(cx).map(Ok)
+            if splits { handle.poll_split(cx).map(Ok) } else { handle.poll_rest(cx).map(Ok) }
         });
         match rest.await {
-            Ok(Ok(())) => return None,
+            Ok(Ok(())) if splits && open == Open::Return => {
+                let (io, state) = handle.take_split().unwrap();
+                // It goes on for a while, and its client hears nothing.
+                let while_away = tokio::time::timeout(Duration::from_millis(1), hyper.as_mut());
+                assert!(while_away.await.is_err());
+                handle.give_back(io, state);
+            }
+            Ok(Ok(())) if splits => return Left::Splits,
+            Ok(Ok(())) => return Left::Rests,
             Ok(Err(why)) => {
                 stays.push(why);
+                handle.unsplit();
                 handle.release();
                 drain(hyper.as_mut());
             }
-            Err(result) => return Some(result),
+            Err(result) => return Left::Ended(result),
         }
     }
 }
