@@ -178,6 +178,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::super::fixture::{Fixture, poll_once};
+    use super::*;
 
     /// In pieces that fill the buffer and in pieces that do not, with pauses and without: nothing waits for
     /// ever.
@@ -230,6 +231,30 @@ mod tests {
         assert!(poll_once(std::future::poll_fn(|cx| connection.poll_readable(cx))).is_pending());
         drop(client);
         std::future::poll_fn(|cx| connection.poll_readable(cx)).await.unwrap();
+    }
+
+    /// The other process that has a copy goes on with it: its client is not told that anything ends.
+    #[tokio::test]
+    async fn a_connection_that_is_dropped_is_not_ended() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (client, accepted) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (unix, unix_client) = UnixStream::pair().unwrap();
+        let clients: [Box<dyn tokio::io::AsyncRead + Unpin>; 2] =
+            [Box::new(client.unwrap()), Box::new(unix_client)];
+        for (stream, mut client) in
+            [Stream::Tcp(accepted.unwrap().0), Stream::Unix(unix)].into_iter().zip(clients)
+        {
+            let (reader, socket) = stream.split();
+            let mut copy = std::fs::File::from(socket.as_fd().try_clone_to_owned().unwrap());
+            drop((reader, socket));
+            std::io::Write::write_all(&mut copy, b"more").unwrap();
+            let mut bytes = [0; 4];
+            client.read_exact(&mut bytes).await.unwrap();
+            assert_eq!(&bytes, b"more");
+            drop(copy);
+            assert_eq!(client.read(&mut bytes).await.unwrap(), 0);
+        }
     }
 
     #[tokio::test]
