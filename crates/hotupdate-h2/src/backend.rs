@@ -4,13 +4,18 @@ use bytes::BytesMut;
 
 use crate::connection::Connection;
 use crate::frame::{
-    DEFAULT_MAX_FRAME_SIZE, INITIAL_WINDOW, PREFACE, flag, kind, put, put_block, put_window_update,
+    DEFAULT_MAX_FRAME_SIZE, INITIAL_WINDOW, MAX_WINDOW, PREFACE, flag, kind, put, put_block,
+    put_window_update,
 };
 use crate::settings::{Setting, Settings};
 
 /// The payload of the PING that ends the start: what hyper writes before its answer, it writes about the
 /// start.
 pub(crate) const BARRIER: &[u8; 8] = b"hotupdat";
+
+/// A hyper that shares the client's window with another one believes in so much of it at most, unless it had more
+/// before; what it has used is lent again at once.
+pub(crate) const SHARED_WINDOW: i64 = 256 * 1024;
 
 /// So many frames for streams that are over are dropped. hyper sees what follows, and puts an end to it as to
 /// a client that has not moved.
@@ -37,7 +42,9 @@ pub(crate) struct Backend {
     /// Answers of the client to its predecessors: the first ones that come.
     pub(crate) foreign_acks: u32,
     pub(crate) foreign_pongs: u32,
-    /// The client has sent something since.
+    /// It has not yet written all of a header block.
+    pub(crate) answering: bool,
+    /// The client has sent something since, and does not just leave.
     pub(crate) spoken_to: bool,
     /// What it allows less than its predecessor.
     pub(crate) lowers: Option<Setting>,
@@ -74,13 +81,15 @@ impl Backend {
             debt: 0,
             foreign_acks: 0,
             foreign_pongs: 0,
+            answering: false,
             spoken_to: true,
             lowers: None,
         }
     }
 
     /// Of a connection that another hyper has served. Writes what it hears first.
-    pub(crate) fn next(connection: &Connection, out: &mut BytesMut) -> Self {
+    /// If it `shares` the connection with the one before, it believes in little of the client's window.
+    pub(crate) fn next(connection: &Connection, shares: bool, out: &mut BytesMut) -> Self {
         out.extend_from_slice(PREFACE);
         // The first table size is 0 and the second the client's: its encoder begins with two size updates, of
         // which the first empties the client's decoder (RFC 7541, section 4.2).
@@ -90,11 +99,12 @@ impl Backend {
         let mut second = Settings::default();
         second.set(Setting::HeaderTableSize, connection.client.value(Setting::HeaderTableSize));
         put(out, kind::SETTINGS, 0, 0, &second.payload());
+        let debt = INITIAL_WINDOW - connection.send_window;
         Self {
             base: connection.streams.last(),
             starts: Starts { settings: true, acks: 2, pong: true },
             ahead: INITIAL_WINDOW - connection.receive_window,
-            debt: (INITIAL_WINDOW - connection.send_window).max(0),
+            debt: if shares { debt } else { debt.max(0) },
             foreign_acks: connection.unacknowledged,
             foreign_pongs: connection.unanswered,
             spoken_to: false,
@@ -103,47 +113,46 @@ impl Backend {
     }
 
     /// Its first SETTINGS, which are not for the client: that keeps to those of its predecessor, and hears
-    /// what has changed. Writes what else it hears at its start, and what the client hears.
+    /// what has changed, which is returned. Writes what else it hears at its start.
     pub(crate) fn announces(
         &mut self,
-        connection: &mut Connection,
+        connection: &Connection,
         payload: &[u8],
+        shares: bool,
         out: &mut BytesMut,
-        to_client: &mut BytesMut,
-    ) {
+    ) -> Settings {
         self.starts.settings = false;
         let mut announced = Settings::default();
         announced.follow(payload);
         self.lowers = announced.lowers(&connection.server);
-        let changed = announced.changes(&connection.server);
-        if changed != Settings::default() {
-            let payload = changed.payload();
-            put(to_client, kind::SETTINGS, 0, 0, &payload);
-            connection.announces(&payload);
-            // It has its acknowledgement.
-            self.foreign_acks += 1;
-        }
         put(out, kind::SETTINGS, flag::ACK, 0, &[]);
-        if connection.send_window > INITIAL_WINDOW {
-            put_window_update(out, connection.send_window - INITIAL_WINDOW);
+        let believes = if shares { connection.send_window + self.debt } else { INITIAL_WINDOW };
+        let most = if shares { SHARED_WINDOW } else { MAX_WINDOW };
+        let more = connection.send_window.min(most) - believes;
+        if more > 0 {
+            put_window_update(out, more);
+            self.debt += if shares { more } else { 0 };
         }
         // No request yet, no table yet.
         if self.base != 0 {
-            self.prime(connection, out);
+            let mut server = connection.server;
+            server.follow(payload);
+            self.prime(connection, &server, out);
         }
         put(out, kind::PING, 0, 0, BARRIER);
+        announced.changes(&connection.server)
     }
 
     /// A malformed request that gives it the client's header table. h2 reads it to its end, because the table
     /// is the connection's, and resets the stream: no service sees it (RFC 9113, section 8.1.1).
-    fn prime(&mut self, connection: &Connection, out: &mut BytesMut) {
+    fn prime(&mut self, connection: &Connection, server: &Settings, out: &mut BytesMut) {
         // h2 closes a connection for a list of headers that is four times as long as it announces.
-        let longest = connection.server.value(Setting::MaxHeaderListSize) as usize;
+        let longest = server.value(Setting::MaxHeaderListSize) as usize;
         if connection.table.most() > longest.saturating_mul(2) {
             self.flat = true;
             return;
         }
-        let block = connection.table.prime(connection.server.value(Setting::HeaderTableSize));
+        let block = connection.table.prime(server.value(Setting::HeaderTableSize));
         debug_assert!(block.len() < 4 * DEFAULT_MAX_FRAME_SIZE as usize, "h2 reads five CONTINUATION frames");
         put_block(out, flag::END_STREAM, self.base, &block);
         self.resets_prime = true;
@@ -152,6 +161,7 @@ impl Backend {
     /// Whether it writes nothing but what the client may hear as it is.
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
-        self.starts.is_done() && !self.resets_prime && self.ahead >= 0 && self.debt == 0
+        let has_ended = self.starts.is_done() && !self.resets_prime && !self.answering;
+        has_ended && self.ahead >= 0 && self.debt == 0
     }
 }

@@ -11,7 +11,7 @@ use crate::table::Table;
 pub(crate) const MAX_BLOCK: usize = 128 * 1024;
 
 /// A header block of which some frames are missing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Block {
     pub(crate) stream: u32,
     pub(crate) end_stream: bool,
@@ -22,7 +22,7 @@ pub(crate) struct Block {
 }
 
 /// A connection, as its client sees it: whichever server is behind.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Connection {
     pub(crate) table: Table,
     pub(crate) client: Settings,

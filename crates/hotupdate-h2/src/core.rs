@@ -1,6 +1,7 @@
 //! The layer without I/O: bytes of the client and of hyper go in, and come out for the other side.
 
 use std::collections::VecDeque;
+use std::ops::{Add, Sub};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -9,16 +10,22 @@ use crate::connection::{Block, Connection, FromClient, FromServer, MAX_BLOCK, in
 use crate::frame::{
     HEAD, Head, MAX_WINDOW, PREFACE, flag, kind, put, put_block, put_window_update, strip_headers,
 };
+use crate::relay::{Relay, loan};
 use crate::rest::Stays;
 use crate::scanner::{Follow, Scanner, Want};
+use crate::settings::Settings;
+use crate::split::{MAX_UNSENT, Split};
 use crate::state::State;
 use crate::streams::Streams;
 
 /// After so many resets h2 ends a connection. It counts anew after each move, and this layer does not.
 const MAX_RESETS: u32 = 1024;
 
-/// The most bytes of hyper that wait because the client has no room for DATA. The DATA is at most 64 KiB,
-/// because hyper knows all other room; the rest are headers behind it.
+/// So many bytes for the client are buffered before those wait from whom they come.
+pub(crate) const BUFFERED: usize = 64 * 1024;
+
+/// The most bytes that wait behind DATA for which the client has no room. The DATA itself is limited by the room
+/// in which a hyper may believe and which is not there.
 const MAX_QUEUED: usize = 256 * 1024;
 
 /// The most CONTINUATION frames of a header block that does not pass as it is.
@@ -44,42 +51,58 @@ impl Default for Limits {
 
 /// New streams wait.
 #[derive(Debug)]
-struct Hold {
+pub(crate) struct Hold {
     /// The first one that does.
     first: u32,
     /// Their frames; their header blocks need no table.
-    frames: BytesMut,
+    pub(crate) frames: BytesMut,
+}
+
+/// A server that writes to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The hyper that is here.
+    Server,
+    /// The version before.
+    Relay,
 }
 
 /// The layer of one connection.
 #[derive(Debug)]
 pub(crate) struct Core {
-    connection: Connection,
-    backend: Backend,
+    pub(crate) connection: Connection,
+    pub(crate) backend: Backend,
+    /// Streams that the version before still serves.
+    pub(crate) relay: Option<Relay>,
+    /// The connection leaves its open streams here.
+    pub(crate) split: Split,
     limits: Limits,
-    hold: Option<Hold>,
+    pub(crate) hold: Option<Hold>,
     /// It is closed, by the client.
     ended: bool,
     /// Both sides hear all of the other one, as it is: nothing waits here.
-    plain: bool,
+    pub(crate) plain: bool,
 
-    from_client: Scanner,
+    pub(crate) from_client: Scanner,
     /// A header block that does not pass as it is.
-    block: Option<Block>,
+    pub(crate) block: Option<Block>,
     /// From the client: the first bytes pass as they are, what follows is not decided.
-    pending: BytesMut,
-    passing: usize,
+    pub(crate) pending: BytesMut,
+    pub(crate) passing: usize,
     /// What hyper hears instead, before that.
-    ready: BytesMut,
+    pub(crate) ready: BytesMut,
 
-    from_server: Scanner,
+    pub(crate) from_server: Scanner,
     /// From hyper, a part of a frame.
     unwritten: BytesMut,
     /// For the client.
-    out: BytesMut,
+    pub(crate) out: BytesMut,
     /// Frames for which the client has no room, and what follows them.
-    queue: VecDeque<Bytes>,
-    queued: usize,
+    pub(crate) queue: VecDeque<(Side, Bytes)>,
+    /// Bytes of those that no window limits.
+    pub(crate) queued: usize,
+    /// And bytes of DATA.
+    pub(crate) queued_data: usize,
 }
 
 impl Core {
@@ -91,6 +114,8 @@ impl Core {
         Self {
             connection,
             backend,
+            relay: None,
+            split: Split::default(),
             limits,
             hold: None,
             ended: false,
@@ -105,15 +130,20 @@ impl Core {
             out: BytesMut::new(),
             queue: VecDeque::new(),
             queued: 0,
+            queued_data: 0,
         }
     }
 
     pub(crate) fn resume(state: State, limits: Limits) -> Self {
         let State { connection, waiting, unsent } = state;
+        let (connection, streams) = connection.without_streams();
         let mut ready = BytesMut::new();
-        let backend = Backend::next(&connection, &mut ready);
+        let is_relayed = !streams.is_empty();
+        let backend = Backend::next(&connection, is_relayed, &mut ready);
+        let relay = is_relayed.then(|| Relay::new(streams, &connection));
         let mut core = Self::with(connection, backend, limits, 0);
         (core.ready, core.pending, core.out) = (ready, waiting, unsent);
+        core.relay = relay;
         core
     }
 
@@ -142,6 +172,12 @@ impl Core {
         if !connection.streams.is_empty() {
             return Err(Stays::Streams(connection.streams.len()));
         }
+        if let Some(relay) = &self.relay {
+            return Err(Stays::Relayed(relay.len()));
+        }
+        if !self.split.is_over() {
+            return Err(Stays::Busy);
+        }
         let between =
             self.from_client.is_between() && self.from_server.is_between() && self.unwritten.is_empty();
         if connection.block.is_some() || self.block.is_some() || connection.answering || !between {
@@ -157,7 +193,7 @@ impl Core {
     }
 
     /// Why it can never move.
-    fn stays(&self) -> Option<Stays> {
+    pub(crate) fn stays(&self) -> Option<Stays> {
         let resets = self.connection.resets >= MAX_RESETS;
         let ended = self.ended.then_some(Stays::Closed);
         self.connection
@@ -182,7 +218,11 @@ impl Core {
     }
 
     fn nothing_waits(&self) -> bool {
-        let from_client = self.hold.is_none() && self.block.is_none() && self.reads_directly() && !self.ended;
+        let from_client = self.hold.is_none()
+            && self.block.is_none()
+            && self.reads_directly()
+            && !self.ended
+            && self.relay.is_none();
         from_client && self.writes_directly() && self.backend.ahead == 0
     }
 
@@ -229,11 +269,18 @@ impl Core {
 
     #[inline]
     fn scan(&mut self, bytes: &[u8]) -> usize {
-        let Self { from_client, connection, backend, hold, block, .. } = self;
+        let Self { from_client, connection, backend, hold, block, relay, split, .. } = self;
         let server_is_between =
             self.from_server.is_between() && self.unwritten.is_empty() && self.queue.is_empty();
-        let mut decide =
-            Decide { connection, backend, hold: hold.as_ref(), block: block.is_some(), server_is_between };
+        let mut decide = Decide {
+            connection,
+            backend,
+            relay: relay.as_mut(),
+            holds_all: split.holds(),
+            hold: hold.as_ref(),
+            block: block.is_some(),
+            server_is_between,
+        };
         from_client.pass(bytes, &mut decide)
     }
 
@@ -250,7 +297,8 @@ impl Core {
     pub(crate) fn reads(&self) -> bool {
         // A whole frame at the front waits for something.
         let has_a_frame = self.pending.len() >= HEAD + self.connection.longest_frame() as usize;
-        self.backend.starts.is_done() && !has_a_frame && !self.is_at_rest() && !self.ended
+        let is_open = self.backend.starts.is_done() && !self.is_at_rest() && !self.ended;
+        is_open && !has_a_frame && !self.waits_for_split() && self.has_room_for_relay()
     }
 
     fn is_at_rest(&self) -> bool {
@@ -270,6 +318,10 @@ impl Core {
 
     /// What hyper gets next; empty if the client has to send more, or hyper to answer.
     pub(crate) fn for_server(&mut self) -> &[u8] {
+        if self.ready.is_empty() && self.passing == 0 {
+            self.tell_table();
+            self.lend();
+        }
         while self.ready.is_empty() && self.passing == 0 && !self.pending.is_empty() {
             self.passing = self.scan_pending();
             if self.passing == 0 && !self.take() {
@@ -303,15 +355,18 @@ impl Core {
     fn take(&mut self) -> bool {
         let Some(head) = Head::parse(&self.pending) else { return false };
         let waits = head.kind == kind::DATA && head.stream > self.backend.base && !self.is_held(head.stream);
+        // A header block that has begun is gathered to its end.
+        let splits = self.split.holds() && self.block.is_none();
         if !self.backend.starts.is_done()
             || self.is_at_rest()
+            || splits
             || waits
             || self.pending.len() < head.frame_length()
         {
             return false;
         }
         let frame = self.pending.split_to(head.frame_length()).freeze();
-        self.backend.spoken_to = true;
+        self.backend.spoken_to |= head.kind != kind::GOAWAY;
         self.treat(head, &frame);
         true
     }
@@ -326,8 +381,9 @@ impl Core {
             return self.continue_block(block, head, payload);
         }
         let late = head.stream != 0 && head.stream <= self.backend.base;
-        if late {
-            self.backend.late -= 1;
+        let relay = self.relay.as_mut().filter(|relay| late && relay.serves(head.stream));
+        if late && relay.is_none() {
+            self.backend.late = self.backend.late.saturating_sub(1);
         }
         match head.kind {
             kind::HEADERS => self.begin_block(head, payload),
@@ -335,20 +391,32 @@ impl Core {
                 let length = i64::from(head.length);
                 self.connection.receive_window -= length;
                 self.backend.ahead += length;
+                match relay {
+                    Some(relay) => relay.send(head, frame),
+                    None => self.relay.iter_mut().for_each(|relay| relay.not_sent(head.length)),
+                }
             }
-            _ if late => {}
+            _ if late => relay.into_iter().for_each(|relay| relay.send(head, frame)),
             _ if self.is_held(head.stream) => self.hold_frame(frame),
             kind::SETTINGS if head.has(flag::ACK) && self.backend.foreign_acks > 0 => {
                 self.backend.foreign_acks -= 1;
                 self.connection.acknowledges();
+                self.relay.iter_mut().for_each(Relay::send_ack);
             }
             kind::PING if head.has(flag::ACK) && self.backend.foreign_pongs > 0 => {
                 self.backend.foreign_pongs -= 1;
                 self.connection.unanswered = self.connection.unanswered.saturating_sub(1);
+                self.relay.iter_mut().for_each(|relay| relay.send(head, frame));
             }
             kind::WINDOW_UPDATE if head.stream == 0 => self.pay(frame),
             // It passes after all.
             _ => {
+                if head.kind == kind::SETTINGS
+                    && !head.has(flag::ACK)
+                    && let Some(relay) = &mut self.relay
+                {
+                    relay.send_settings(&self.connection.client, payload);
+                }
                 let mut follow = FromClient(&mut self.connection);
                 if follow.head(head) == Want::Payload {
                     follow.payload(head, payload);
@@ -361,23 +429,39 @@ impl Core {
     /// The client has room: what hyper believes to have already is not added again.
     fn pay(&mut self, frame: &[u8]) {
         let room = increment(&frame[HEAD..]);
-        let paid = room.min(self.backend.debt);
         // It is for hyper to say that it is no increment, or too much.
         if room == 0 || self.connection.send_window + room > MAX_WINDOW {
             self.connection.gives_up();
             return self.ready.extend_from_slice(frame);
         }
-        self.connection.send_window += room;
+        let paid = if self.relay.is_some() { room } else { room.min(self.backend.debt) };
         self.backend.debt -= paid;
+        self.relay.iter_mut().for_each(|relay| relay.not_told(room));
+        self.connection.send_window += room;
         if room > paid {
             put_window_update(&mut self.ready, room - paid);
         }
-        while let Some(frame) = self.queue.front()
-            && self.has_room(frame)
-        {
-            let frame = self.queue.pop_front().unwrap_or_default();
-            self.queued -= frame.len();
-            self.emit(&frame);
+        while let Some((side, frame)) = self.queue.pop_front() {
+            self.count_queued(&frame, Sub::sub);
+            if let Some(rest) = self.say_what_fits(side, frame) {
+                self.count_queued(&rest, Add::add);
+                self.queue.push_front((side, rest));
+                break;
+            }
+        }
+    }
+
+    /// Whichever of two servers sends may send, as long as the client has room. What one had of it is for the
+    /// other one when it has ended.
+    fn lend(&mut self) {
+        let Connection { send_window, .. } = self.connection;
+        let more = match &self.relay {
+            Some(_) => loan(send_window, self.backend.debt),
+            None => -self.backend.debt,
+        };
+        if more > 0 && self.from_client.is_between() {
+            put_window_update(&mut self.ready, more);
+            self.backend.debt += more;
         }
     }
 
@@ -415,11 +499,14 @@ impl Core {
         if self.connection.table.flatten(&bytes, &mut flat).is_err() {
             return self.refuse_block(stream);
         }
-        if stream <= self.backend.base {
-            return;
-        }
         let end = if end_stream { flag::END_STREAM } else { 0 };
         let flags = end | if has_priority { flag::PRIORITY } else { 0 };
+        if stream <= self.backend.base {
+            if let Some(relay) = self.relay.as_mut().filter(|relay| relay.serves(stream)) {
+                relay.send_block(flags, stream, &flat);
+            }
+            return;
+        }
         match &mut self.hold {
             Some(hold) if stream > self.connection.streams.last() => {
                 hold.first = hold.first.min(stream);
@@ -459,7 +546,14 @@ impl Core {
     /// [`written`](Self::written).
     #[inline]
     pub(crate) fn writes_directly(&self) -> bool {
-        self.backend.is_settled() && self.queue.is_empty() && self.unwritten.is_empty() && self.out.is_empty()
+        self.passes_writes() && self.unwritten.is_empty() && self.out.is_empty()
+    }
+
+    /// Whether nothing of what hyper writes has to be corrected or to wait.
+    #[inline]
+    fn passes_writes(&self) -> bool {
+        let alone = self.relay.is_none() && self.split.is_over();
+        self.backend.is_settled() && self.queue.is_empty() && alone
     }
 
     /// The client has been sent these bytes.
@@ -468,66 +562,155 @@ impl Core {
         self.from_server.passed(bytes, &mut FromServer(&mut self.connection));
     }
 
+    /// How much hyper can write now that does not reach the client at once.
+    pub(crate) fn room(&mut self) -> usize {
+        self.tell_window();
+        let (most, waiting) = match self.split {
+            split if split.is_over() => (BUFFERED, self.out.len()),
+            split if split.is_ready() => (BUFFERED, self.unwritten.len()),
+            _ => (MAX_UNSENT, self.out.len()),
+        };
+        most.saturating_sub(waiting)
+    }
+
     /// hyper writes, and the client hears what is for it.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
-        self.unwritten.extend_from_slice(bytes);
-        while let Some(head) = Head::parse(&self.unwritten)
+        let passed = if self.unwritten.is_empty() { self.end_frame(bytes) } else { 0 };
+        self.unwritten.extend_from_slice(&bytes[passed..]);
+        while !self.split.is_ready()
+            && let Some(head) = Head::parse(&self.unwritten)
             && self.unwritten.len() >= head.frame_length()
         {
             let frame = self.unwritten.split_to(head.frame_length()).freeze();
             self.correct(head, frame);
         }
         // A frame that has begun goes on as it is, once nothing has to be corrected.
-        if self.backend.is_settled() && self.queue.is_empty() && self.from_server.is_between() {
+        if self.passes_writes() && self.from_server.is_between() {
             let rest = std::mem::take(&mut self.unwritten);
-            self.emit(&rest);
+            self.emit(Side::Server, &rest);
         }
     }
 
     fn correct(&mut self, head: Head, frame: Bytes) {
-        let Self { backend, connection, .. } = self;
-        let payload = &frame[HEAD..];
+        let (payload, base) = (&frame[HEAD..], self.backend.base);
+        if matches!(head.kind, kind::HEADERS | kind::CONTINUATION) {
+            self.backend.answering = !head.has(flag::END_HEADERS);
+        }
         match head.kind {
-            kind::SETTINGS if head.has(flag::ACK) && backend.starts.acks > 0 => backend.starts.acks -= 1,
-            kind::SETTINGS if !head.has(flag::ACK) && backend.starts.settings => {
-                backend.announces(connection, payload, &mut self.ready, &mut self.out);
+            kind::SETTINGS if head.has(flag::ACK) && self.backend.starts.acks > 0 => {
+                self.backend.starts.acks -= 1;
             }
-            kind::PING if head.has(flag::ACK) && backend.starts.pong && payload == BARRIER => {
-                backend.starts.pong = false;
+            kind::SETTINGS if head.has(flag::ACK) && self.has_told_table() => {}
+            kind::SETTINGS if head.has(flag::ACK) => {
+                if self.relay.as_mut().is_none_or(Relay::acknowledged_here) {
+                    self.emit(Side::Server, &frame);
+                }
             }
-            kind::RST_STREAM if head.stream == backend.base => backend.resets_prime = false,
-            _ if head.stream != 0 && head.stream <= backend.base => {}
-            kind::WINDOW_UPDATE if head.stream == 0 && backend.ahead != 0 => {
-                backend.ahead += increment(payload);
+            kind::SETTINGS if self.backend.starts.settings => self.announces(payload),
+            kind::PING if head.has(flag::ACK) && self.backend.starts.pong && payload == BARRIER => {
+                self.backend.starts.pong = false;
+            }
+            kind::RST_STREAM if head.stream == base => self.backend.resets_prime = false,
+            _ if head.stream != 0 && head.stream <= base => {}
+            kind::WINDOW_UPDATE if head.stream == 0 && (self.backend.ahead != 0 || self.relay.is_some()) => {
+                self.backend.ahead += increment(payload);
             }
             // A window of a stream waits for none of the connection.
-            kind::WINDOW_UPDATE => self.emit(&frame),
-            _ if head.stream != 0 && !(self.queue.is_empty() && self.has_room(&frame)) => self.enqueue(frame),
-            kind::GOAWAY if is_error(payload) => {
-                // Nothing more comes of what its streams have said.
+            kind::WINDOW_UPDATE => self.emit(Side::Server, &frame),
+            _ if head.stream != 0 => self.say(Side::Server, frame),
+            kind::GOAWAY if error_of(payload).is_some() => {
+                // Nothing more comes of what its streams have said, nor of those of the version before.
+                self.relay = None;
                 self.queue.clear();
-                self.queued = 0;
-                self.emit(&frame);
+                (self.queued, self.queued_data) = (0, 0);
+                self.emit(Side::Server, &frame);
             }
-            kind::GOAWAY if self.waits_for_room() => self.enqueue(frame),
-            _ => self.emit(&frame),
+            kind::GOAWAY if self.relay.is_some() => {
+                let frame = last_at_least(&frame, base);
+                if self.waits_for_room() {
+                    self.enqueue(Side::Server, frame);
+                } else {
+                    self.emit(Side::Server, &frame);
+                }
+            }
+            kind::GOAWAY if self.waits_for_room() => self.enqueue(Side::Server, frame),
+            _ => self.emit(Side::Server, &frame),
         }
     }
 
-    fn has_room(&self, frame: &[u8]) -> bool {
-        Head::parse(frame).is_none_or(|head| {
-            head.kind != kind::DATA || i64::from(head.length) <= self.connection.send_window
-        })
+    /// hyper announces its settings, which are not for the client: that hears what has changed.
+    fn announces(&mut self, payload: &[u8]) {
+        let shares = self.relay.is_some();
+        let changed = self.backend.announces(&self.connection, payload, shares, &mut self.ready);
+        if changed == Settings::default() {
+            return;
+        }
+        match &mut self.relay {
+            Some(relay) => relay.puts_off(changed.payload()),
+            None => self.tell_settings(&changed.payload()),
+        }
     }
 
-    fn enqueue(&mut self, frame: Bytes) {
-        self.queued += frame.len();
-        self.queue.push_back(frame);
+    /// The client hears of settings. hyper has its acknowledgement.
+    pub(crate) fn tell_settings(&mut self, payload: &[u8]) {
+        put(&mut self.out, kind::SETTINGS, 0, 0, payload);
+        self.connection.announces(payload);
+        self.backend.foreign_acks += 1;
     }
 
-    fn emit(&mut self, frame: &[u8]) {
-        self.written(frame);
-        self.out.extend_from_slice(frame);
+    /// A frame of a stream: it waits for room, and for those before it, because header blocks keep their
+    /// order.
+    pub(crate) fn say(&mut self, side: Side, frame: Bytes) {
+        let rest = if self.queue.is_empty() { self.say_what_fits(side, frame) } else { Some(frame) };
+        if let Some(rest) = rest {
+            self.enqueue(side, rest);
+        }
+    }
+
+    /// Sends a frame, or as much of its DATA as the client has room for. Returns what is left.
+    fn say_what_fits(&mut self, side: Side, frame: Bytes) -> Option<Bytes> {
+        let room = self.connection.send_window;
+        let Some(head) =
+            Head::parse(&frame).filter(|head| head.kind == kind::DATA && i64::from(head.length) > room)
+        else {
+            self.emit(side, &frame);
+            return None;
+        };
+        if room <= 0 || head.has(flag::PADDED) {
+            return Some(frame);
+        }
+        let (first, rest) = frame[HEAD..].split_at(room as usize);
+        let mut pieces = BytesMut::new();
+        Head { length: first.len() as u32, flags: 0, ..head }.put(&mut pieces);
+        pieces.extend_from_slice(first);
+        self.emit(side, &pieces);
+        pieces.clear();
+        Head { length: rest.len() as u32, ..head }.put(&mut pieces);
+        pieces.extend_from_slice(rest);
+        Some(pieces.freeze())
+    }
+
+    fn enqueue(&mut self, side: Side, frame: Bytes) {
+        self.count_queued(&frame, Add::add);
+        self.queue.push_back((side, frame));
+    }
+
+    fn count_queued(&mut self, frame: &[u8], count: impl Fn(usize, usize) -> usize) {
+        match data_length(frame) as usize {
+            0 => self.queued = count(self.queued, frame.len()),
+            length => self.queued_data = count(self.queued_data, length),
+        }
+    }
+
+    /// The client hears these bytes.
+    pub(crate) fn emit(&mut self, side: Side, bytes: &[u8]) {
+        match (side, &mut self.relay) {
+            (Side::Relay, _) => self.backend.debt += i64::from(data_length(bytes)),
+            (Side::Server, Some(relay)) => relay.not_written(data_length(bytes)),
+            (Side::Server, None) => {}
+        }
+        self.written(bytes);
+        self.out.extend_from_slice(bytes);
     }
 
     /// More waits for room than a client causes that means well.
@@ -552,27 +735,49 @@ impl Core {
 
     /// The client learns how large its window is, once it has sent something: an idle client hears nothing.
     fn tell_window(&mut self) {
-        let owed = self.backend.ahead;
-        // Between a head and its CONTINUATION no other frame may come (RFC 9113, section 6.10).
-        let is_between = self.from_server.is_between() && !self.connection.answering;
-        let may = self.backend.spoken_to && self.backend.starts.is_done() && is_between;
-        if owed > 0 && may {
+        let ahead = self.backend.ahead;
+        let owed = self.relay.as_ref().map_or(ahead, |relay| relay.owes(ahead));
+        let may = self.is_between_blocks() && self.split.is_over();
+        if owed > 0 && may && self.backend.spoken_to && self.backend.starts.is_done() {
             put_window_update(&mut self.out, owed);
             self.connection.receive_window += owed;
-            self.backend.ahead = 0;
+            self.backend.ahead -= owed;
+            let window = self.connection.receive_window;
+            self.relay.iter_mut().for_each(|relay| relay.told(owed, window));
         }
     }
 }
 
-/// Whether a GOAWAY ends the connection at once: the client has done something wrong (RFC 9113, section 6.8).
-fn is_error(payload: &[u8]) -> bool {
-    payload.get(4..8).is_some_and(|code| code != [0; 4])
+/// The code of a GOAWAY that ends the connection at once: the client has done something wrong (RFC 9113, section
+/// 6.8).
+pub(crate) fn error_of(payload: &[u8]) -> Option<u32> {
+    let code = payload.get(4..8)?.try_into().ok()?;
+    Some(u32::from_be_bytes(code)).filter(|code| *code != 0)
+}
+
+/// How much of the client's window a frame takes.
+fn data_length(frame: &[u8]) -> u32 {
+    Head::parse(frame).filter(|head| head.kind == kind::DATA).map_or(0, |head| head.length)
+}
+
+/// A GOAWAY whose last stream is this one at least: the version before has served them.
+fn last_at_least(frame: &[u8], least: u32) -> Bytes {
+    let mut bytes = BytesMut::from(frame);
+    if let Some(last) = bytes.get_mut(HEAD..HEAD + 4)
+        && let Ok(number) = <[u8; 4]>::try_from(&*last)
+    {
+        last.copy_from_slice(&u32::from_be_bytes(number).max(least).to_be_bytes());
+    }
+    bytes.freeze()
 }
 
 /// Which frames of the client pass as they are.
 struct Decide<'a> {
     connection: &'a mut Connection,
     backend: &'a mut Backend,
+    relay: Option<&'a mut Relay>,
+    /// None does: the connection moves between two of them.
+    holds_all: bool,
     hold: Option<&'a Hold>,
     /// A header block is gathered.
     block: bool,
@@ -591,10 +796,17 @@ impl Decide<'_> {
             return true;
         }
         // In the middle of a block nothing else may come, and that is for hyper to say.
-        if head.length > connection.longest_frame() || connection.block.is_some() {
+        if connection.block.is_some() {
             return false;
         }
-        if head.stream != 0 && head.stream <= backend.base && backend.late > 0 {
+        if self.holds_all {
+            return true;
+        }
+        if head.length > connection.longest_frame() {
+            return false;
+        }
+        let is_relayed = self.relay.is_some();
+        if head.stream != 0 && head.stream <= backend.base && (backend.late > 0 || is_relayed) {
             return true;
         }
         if let Some(hold) = self.hold
@@ -606,9 +818,10 @@ impl Decide<'_> {
         }
         match head.kind {
             kind::HEADERS => backend.flat,
-            kind::SETTINGS => head.has(flag::ACK) && backend.foreign_acks > 0,
+            kind::SETTINGS if !head.has(flag::ACK) => is_relayed,
+            kind::SETTINGS => backend.foreign_acks > 0,
             kind::PING => head.has(flag::ACK) && backend.foreign_pongs > 0,
-            kind::WINDOW_UPDATE => head.stream == 0 && backend.debt > 0,
+            kind::WINDOW_UPDATE => head.stream == 0 && (backend.debt > 0 || is_relayed),
             kind::DATA => {
                 backend.ahead < 0 && connection.receive_window + backend.ahead < i64::from(head.length)
             }
@@ -619,6 +832,7 @@ impl Decide<'_> {
     fn is_at_rest(&self) -> bool {
         let connection = &self.connection;
         connection.streams.is_empty()
+            && self.relay.is_none()
             && self.backend.lowers.is_none()
             && connection.resets < MAX_RESETS
             && connection.owed == 0
@@ -635,7 +849,10 @@ impl Follow for Decide<'_> {
         if self.takes(head) {
             return Want::Stop;
         }
-        self.backend.spoken_to = true;
+        self.backend.spoken_to |= head.kind != kind::GOAWAY;
+        if head.kind == kind::DATA {
+            self.relay.iter_mut().for_each(|relay| relay.not_sent(head.length));
+        }
         FromClient(self.connection).head(head)
     }
 

@@ -77,7 +77,7 @@ impl Head {
         HEAD + self.length as usize
     }
 
-    fn put(&self, out: &mut BytesMut) {
+    pub(crate) fn put(&self, out: &mut BytesMut) {
         out.put_uint(self.length.into(), 3);
         out.put_u8(self.kind);
         out.put_u8(self.flags);

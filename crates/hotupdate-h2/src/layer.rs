@@ -1,5 +1,6 @@
 //! The layer around a transport: hyper is served on it, and its handle moves the connection.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -11,12 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::core::{Core, Limits};
 use crate::rest::Stays;
 use crate::state::State;
+use crate::transport::{Link, Transport};
 
 /// How much is read at once when it cannot be read to where hyper wants it.
 const READ: usize = 16 * 1024;
-
-/// So many bytes for the client are buffered before hyper has to wait.
-const BUFFERED: usize = 64 * 1024;
 
 /// What hyper is served on, in place of the transport.
 #[derive(Debug)]
@@ -32,17 +31,38 @@ pub struct Handle<T> {
     shared: Arc<Mutex<Shared<T>>>,
 }
 
-#[derive(Debug)]
 struct Shared<T> {
-    /// `None` once it is taken.
-    io: Option<T>,
+    io: Transport<T>,
     core: Core,
+    /// To the version before, for the streams that stayed there.
+    link: Option<Box<dyn Link>>,
     /// hyper has read all there is, and waits for more.
     waits: bool,
     /// hyper has written, and has not flushed since.
     unflushed: bool,
     reader: Option<Waker>,
-    mover: Option<Waker>,
+    mover: Option<(Waker, Move)>,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Move {
+    /// No stream is open.
+    AtRest,
+    /// The streams can stay.
+    Split,
+}
+
+impl<T> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { io, core, waits, unflushed, .. } = self;
+        f.debug_struct("Shared")
+            .field("io", io)
+            .field("core", core)
+            .field("waits", waits)
+            .field("unflushed", unflushed)
+            .finish_non_exhaustive()
+    }
 }
 
 fn lock<T>(shared: &Mutex<Shared<T>>) -> MutexGuard<'_, Shared<T>> {
@@ -56,14 +76,32 @@ impl<T: AsyncWrite> Layer<T> {
     }
 
     /// Of a connection that another server has served. The new one has to be a new hyper, with the same
-    /// settings as the one before: see [`State::server_settings`].
+    /// settings as the one before: see [`State::server_settings`]. Streams that are open are reset.
     pub fn resume(io: T, state: State, limits: Limits) -> (Self, Handle<T>) {
-        Self::with(io, Core::resume(state, limits))
+        let mut core = Core::resume(state, limits);
+        core.end_relay();
+        Self::with(io, core)
+    }
+
+    /// Of a connection whose open streams another server serves to their end, at the other end of `link`. New
+    /// ones come here. If `link` ends before they do, they are reset, and the connection goes on.
+    pub fn join(io: T, state: State, link: impl Link, limits: Limits) -> (Self, Handle<T>) {
+        let (layer, handle) = Self::with(io, Core::resume(state, limits));
+        lock(&layer.shared).link = Some(Box::new(link));
+        (layer, handle)
     }
 
     fn with(io: T, core: Core) -> (Self, Handle<T>) {
         let is_write_vectored = io.is_write_vectored();
-        let shared = Shared { io: Some(io), core, waits: false, unflushed: false, reader: None, mover: None };
+        let shared = Shared {
+            io: Transport::Client(io),
+            core,
+            link: None,
+            waits: false,
+            unflushed: false,
+            reader: None,
+            mover: None,
+        };
         let shared = Arc::new(Mutex::new(shared));
         (Self { shared: shared.clone(), is_write_vectored }, Handle { shared })
     }
@@ -108,15 +146,80 @@ impl<T> Handle<T> {
     /// Ready when the connection can move, or never will. Poll it after hyper, and call [`hold`](Self::hold)
     /// before: otherwise the client goes on.
     pub fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<Result<(), Stays>> {
+        lock(&self.shared).poll_move(Move::AtRest, cx)
+    }
+
+    /// Whether the connection can move while its streams stay here, and else why not.
+    pub fn can_split(&self) -> Result<(), Stays> {
+        lock(&self.shared).core.can_split()
+    }
+
+    /// From here on the client waits, until the connection has moved without its open streams
+    /// ([`poll_split`](Self::poll_split)), or [`unsplit`](Self::unsplit).
+    pub fn split(&self) {
         let mut shared = lock(&self.shared);
-        match shared.rest() {
-            Ok(()) => Poll::Ready(Ok(())),
-            Err(stays) if stays.is_final() => Poll::Ready(Err(stays)),
-            Err(_) => {
-                shared.mover = Some(cx.waker().clone());
-                Poll::Pending
+        shared.core.split();
+        shared.wake_reader();
+    }
+
+    /// Ready when the connection can move without its streams, or never will. Poll it after hyper, and call
+    /// [`split`](Self::split) before.
+    pub fn poll_split(&self, cx: &mut Context<'_>) -> Poll<Result<(), Stays>>
+    where
+        T: AsyncWrite + Unpin,
+    {
+        let mut shared = lock(&self.shared);
+        if shared.core.is_ready_to_part() {
+            // hyper knows of nothing that it has to flush. It hears, too, if that fails.
+            let _ = shared.poll_send(cx);
+            if Pin::new(&mut shared.io).poll_flush(cx).is_pending() {
+                shared.mover = Some((cx.waker().clone(), Move::Split));
+                return Poll::Pending;
             }
         }
+        shared.poll_move(Move::Split, cx)
+    }
+
+    /// The connection stays whole.
+    pub fn unsplit(&self) {
+        let mut shared = lock(&self.shared);
+        shared.core.unsplit();
+        shared.wake_reader();
+    }
+
+    /// Takes the connection. hyper keeps its open streams, and waits: for [`relay`](Self::relay), or for
+    /// [`give_back`](Self::give_back). The state goes to [`Layer::join`], or to [`Layer::resume`] if no stream
+    /// is open any more.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot move now. Everything is as it was.
+    pub fn take_split(&self) -> Result<(T, State), Stays> {
+        let mut shared = lock(&self.shared);
+        shared.can(Move::Split)?;
+        let io = shared.io.replace(Transport::Away).ok_or(Stays::Closed)?;
+        Ok((io, shared.core.take_split()))
+    }
+
+    /// The connection has moved: its streams are served over this until they end.
+    pub fn relay(&self, link: impl Link) {
+        let mut shared = lock(&self.shared);
+        shared.io = Transport::Link(Box::new(link));
+        shared.core.part();
+        shared.wake_reader();
+    }
+
+    /// The connection has not moved: it is whole again.
+    pub fn give_back(&self, io: T, state: State) {
+        let mut shared = lock(&self.shared);
+        shared.io = Transport::Client(io);
+        shared.core.give_back(state);
+        shared.wake_reader();
+    }
+
+    /// How many streams the version before still serves.
+    pub fn relayed(&self) -> usize {
+        lock(&self.shared).core.relay().map_or(0, |relay| relay.len())
     }
 
     /// Takes the connection out of hyper's hands, which hears nothing of it: drop it. For [`Layer::resume`],
@@ -132,7 +235,7 @@ impl<T> Handle<T> {
             return Err((self, stays));
         }
         let core = std::mem::replace(&mut shared.core, Core::new(Limits::default()));
-        let Some(io) = shared.io.take() else {
+        let Some(io) = shared.io.replace(Transport::Taken) else {
             drop(shared);
             return Err((self, Stays::Closed));
         };
@@ -141,14 +244,33 @@ impl<T> Handle<T> {
 
     /// The transport alone, to close it.
     pub fn into_io(self) -> Option<T> {
-        lock(&self.shared).io.take()
+        lock(&self.shared).io.replace(Transport::Taken)
     }
 }
 
 impl<T> Shared<T> {
+    /// Whether the connection can move now like this.
+    fn can(&self, how: Move) -> Result<(), Stays> {
+        match how {
+            Move::AtRest => self.rest(),
+            Move::Split if !self.io.is_client() => Err(Stays::Closed),
+            Move::Split => self.core.is_split(),
+        }
+    }
+
+    fn poll_move(&mut self, how: Move, cx: &Context<'_>) -> Poll<Result<(), Stays>> {
+        match self.can(how) {
+            Err(stays) if !stays.is_final() => {
+                self.mover = Some((cx.waker().clone(), how));
+                Poll::Pending
+            }
+            decided => Poll::Ready(decided),
+        }
+    }
+
     fn rest(&self) -> Result<(), Stays> {
         self.core.rest()?;
-        if self.io.is_none() {
+        if !self.io.is_client() {
             return Err(Stays::Closed);
         }
         if self.waits && !self.unflushed { Ok(()) } else { Err(Stays::Busy) }
@@ -177,8 +299,10 @@ impl<T> Shared<T> {
 
     #[cold]
     fn tell_mover(&mut self) {
-        let decided = self.rest().map_or_else(Stays::is_final, |()| true);
-        if decided && let Some(waker) = self.mover.take() {
+        let Some((_, how)) = &self.mover else { return };
+        if self.can(*how).map_or_else(Stays::is_final, |()| true)
+            && let Some((waker, _)) = self.mover.take()
+        {
             waker.wake();
         }
     }
@@ -188,18 +312,17 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
     /// Sends what the layer has for the client.
     #[inline]
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.core.is_plain() && self.io.is_some() { Poll::Ready(Ok(())) } else { self.poll_send_all(cx) }
+        if self.core.is_plain() { Poll::Ready(Ok(())) } else { self.poll_send_all(cx) }
     }
 
     #[cold]
     fn poll_send_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(io) = &mut self.io else { return Poll::Ready(Err(taken())) };
         loop {
             let bytes = self.core.for_client();
             if bytes.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            let n = ready!(Pin::new(&mut *io).poll_write(cx, bytes))?;
+            let n = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -216,8 +339,7 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
     /// The client hears what hyper writes as it is, and that is followed.
     #[inline]
     fn poll_write_through(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let Some(io) = &mut self.io else { return Poll::Ready(Err(taken())) };
-        let n = ready!(Pin::new(io).poll_write_vectored(cx, bufs))?;
+        let n = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
         let mut left = n;
         for buf in bufs {
             let part = left.min(buf.len());
@@ -229,27 +351,74 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
 
     #[cold]
     fn poll_write_apart(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.exchange(cx);
         // It may fail when it is written only.
         let sent = self.poll_send(cx)?;
         if self.core.writes_directly() {
             ready!(sent.map(Ok::<_, io::Error>))?;
             return self.poll_write_through(cx, bufs);
         }
-        if self.core.for_client().len() > BUFFERED {
+        let mut room = self.core.room();
+        if room == 0 {
+            // The transport may be away, and wakes no task then.
+            self.register_reader(cx);
             return Poll::Pending;
         }
         let mut n = 0;
         for buf in bufs {
-            self.core.write(buf);
-            n += buf.len();
+            let part = room.min(buf.len());
+            self.core.write(&buf[..part]);
+            (n, room) = (n + part, room - part);
         }
         if self.core.queues_too_much() {
             return Poll::Ready(Err(io::Error::other("an HTTP/2 client gives no room for what it asks for")));
         }
+        self.exchange(cx);
         let _ = self.poll_send(cx)?;
         // hyper may have said what frames of the client have waited for.
         self.wake_reader();
         Poll::Ready(Ok(n))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Shared<T> {
+    /// What the version before and the client have for each other goes on, as far as it can.
+    #[inline]
+    fn exchange(&mut self, cx: &mut Context<'_>) {
+        if self.link.is_some() {
+            self.exchange_over_link(cx);
+        }
+    }
+
+    fn exchange_over_link(&mut self, cx: &mut Context<'_>) {
+        let Some(link) = &mut self.link else { return };
+        let mut bytes = [MaybeUninit::uninit(); READ];
+        loop {
+            self.core.pass_of_relay();
+            while !self.core.for_relay().is_empty() {
+                match Pin::new(&mut *link).poll_write(cx, self.core.for_relay()) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(n @ 1..)) => self.core.given_to_relay(n),
+                    Poll::Ready(_) => self.core.deafen_relay(),
+                }
+            }
+            if self.core.relay().is_none() || self.core.relay_is_over() {
+                self.core.end_relay();
+                self.link = None;
+                return self.wake_reader();
+            }
+            if !self.core.reads_relay() {
+                break;
+            }
+            let mut read = ReadBuf::uninit(&mut bytes);
+            match Pin::new(&mut *link).poll_read(cx, &mut read) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => self.core.keep_of_relay(read.filled()),
+                Poll::Ready(_) => self.core.close_relay(),
+            }
+        }
+        // What was written may wait for that.
+        let _ = Pin::new(link).poll_flush(cx);
     }
 }
 
@@ -274,9 +443,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Option<Poll<io::Result<()>>> {
-        let Some(io) = &mut self.io else { return Some(Poll::Ready(Err(taken()))) };
         let before = buf.filled().len();
-        match Pin::new(io).poll_read(cx, buf) {
+        match Pin::new(&mut self.io).poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {}
             Poll::Pending => {
                 self.register_reader(cx);
@@ -300,6 +468,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
     fn poll_read_apart(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.register_reader(cx);
         loop {
+            self.exchange(cx);
             if !self.core.is_plain() {
                 let bytes = self.core.for_server();
                 if !bytes.is_empty() {
@@ -308,7 +477,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
                     self.core.given_to_server(n);
                     return Poll::Ready(Ok(()));
                 }
-                let _ = self.poll_send(cx)?;
+                // The client may have said something for the version before.
+                self.exchange(cx);
+                // That it fails is said when hyper writes: the client may have said something before it left.
+                if self.poll_send(cx).is_ready() && self.link.is_some() {
+                    // hyper has not written it, and does not flush it.
+                    let _ = Pin::new(&mut self.io).poll_flush(cx);
+                }
                 if !self.core.reads() {
                     return if self.core.has_ended() { Poll::Ready(Ok(())) } else { Poll::Pending };
                 }
@@ -318,10 +493,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
                     return read;
                 }
             } else {
-                let Some(io) = &mut self.io else { return Poll::Ready(Err(taken())) };
                 let mut bytes = [MaybeUninit::uninit(); READ];
                 let mut read = ReadBuf::uninit(&mut bytes);
-                ready!(Pin::new(io).poll_read(cx, &mut read))?;
+                ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
                 if read.filled().is_empty() { self.core.end() } else { self.core.keep(read.filled()) }
             }
         }
@@ -335,22 +509,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
         let mut waste = [MaybeUninit::uninit(); READ];
         loop {
             ready!(self.poll_send(cx))?;
-            if self.io.is_none() || !self.core.waits_for_room() {
+            let waits = self.core.waits_for_room() || self.link.is_some();
+            if !waits || matches!(self.io, Transport::Taken) {
                 return Poll::Ready(Ok(()));
             }
             let mut read = ReadBuf::uninit(&mut waste);
             match self.poll_read(cx, &mut read)? {
                 Poll::Ready(()) if read.filled().is_empty() => return Poll::Ready(Ok(())),
-                Poll::Pending if self.core.waits_for_room() => return Poll::Pending,
+                Poll::Pending if self.core.waits_for_room() || self.link.is_some() => return Poll::Pending,
                 // What has come may have been the room.
                 Poll::Ready(()) | Poll::Pending => {}
             }
         }
     }
-}
-
-fn taken() -> io::Error {
-    io::Error::other("the connection has moved")
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Layer<T> {
@@ -367,7 +538,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Layer<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Layer<T> {
     #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        lock(&self.shared).poll_write_vectored(cx, &[IoSlice::new(buf)])
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     #[inline]
@@ -376,7 +547,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Layer<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        lock(&self.shared).poll_write_vectored(cx, bufs)
+        let mut shared = lock(&self.shared);
+        let written = shared.poll_write_vectored(cx, bufs);
+        shared.notice();
+        written
     }
 
     #[inline]
@@ -387,10 +561,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Layer<T> {
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shared = &mut *lock(&self.shared);
+        shared.exchange(cx);
         ready!(shared.poll_send(cx))?;
-        if let Some(io) = &mut shared.io {
-            ready!(Pin::new(io).poll_flush(cx))?;
-        }
+        ready!(Pin::new(&mut shared.io).poll_flush(cx))?;
         shared.unflushed = false;
         shared.notice();
         Poll::Ready(Ok(()))
@@ -399,9 +572,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Layer<T> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut shared = lock(&self.shared);
         ready!(shared.poll_last_words(cx))?;
-        match &mut shared.io {
-            Some(io) => Pin::new(io).poll_shutdown(cx),
-            None => Poll::Ready(Ok(())),
-        }
+        Pin::new(&mut shared.io).poll_shutdown(cx)
     }
 }

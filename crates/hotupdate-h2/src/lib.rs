@@ -77,6 +77,9 @@ pub use layer::{Handle, Layer};
 mod core;
 pub use core::Limits;
 
+mod transport;
+pub use transport::Link;
+
 mod rest;
 pub use rest::Stays;
 
@@ -91,6 +94,8 @@ mod backend;
 mod connection;
 mod frame;
 mod hpack;
+mod relay;
 mod scanner;
+mod split;
 mod streams;
 mod table;

@@ -12,6 +12,9 @@ pub enum Stays {
     /// Streams are open.
     #[error("{0} streams are open")]
     Streams(usize),
+    /// Streams are open that the server before still serves: a connection has two servers at most.
+    #[error("{0} streams are still served by the version before")]
+    Relayed(usize),
     /// A frame or a header block has begun and does not end.
     #[error("a frame is incomplete")]
     Incomplete,
@@ -47,7 +50,12 @@ impl Stays {
     /// Whether it will not move, however long it is waited for.
     pub fn is_final(self) -> bool {
         match self {
-            Self::Starting | Self::Streams(_) | Self::Incomplete | Self::Busy | Self::Unacknowledged => false,
+            Self::Starting
+            | Self::Streams(_)
+            | Self::Relayed(_)
+            | Self::Incomplete
+            | Self::Busy
+            | Self::Unacknowledged => false,
             Self::GoAway
             | Self::Closed
             | Self::NotUnderstood

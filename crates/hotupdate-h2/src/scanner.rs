@@ -54,6 +54,11 @@ impl Scanner {
         self.left == 0 && self.have == 0
     }
 
+    /// So many bytes have to pass before it is known whether the next one is the first of a frame.
+    pub(crate) fn missing(&self) -> usize {
+        if self.have > 0 { HEAD - self.have } else { self.left }
+    }
+
     /// How many of these bytes pass. The rest begins with a head: one that has stopped the scanner, or one of
     /// which not all is there.
     #[inline]

@@ -7,8 +7,11 @@ use crate::settings::{Setting, Settings};
 use crate::streams::Streams;
 use crate::table::Table;
 
-/// The first byte of a state.
+/// The first byte of a state without open streams.
 const VERSION: u8 = 1;
+
+/// The first byte of a state with open streams, which come last.
+const WITH_STREAMS: u8 = 2;
 
 /// The most bytes of one list of bytes in a state.
 const MAX_BYTES: usize = 4 << 20;
@@ -35,6 +38,12 @@ impl State {
         &self.connection.server
     }
 
+    /// Whether streams are open, which the server before serves to their end: [`Layer::join`](crate::Layer::join)
+    /// goes on with such a connection.
+    pub fn has_streams(&self) -> bool {
+        !self.connection.streams.is_empty()
+    }
+
     /// How many bytes travel.
     pub fn len(&self) -> usize {
         self.to_bytes().len()
@@ -49,7 +58,8 @@ impl State {
     pub fn to_bytes(&self) -> Vec<u8> {
         let Self { connection, waiting, unsent } = self;
         let mut out = Vec::with_capacity(256 + waiting.len() + unsent.len());
-        out.put_u8(VERSION);
+        let streams = &connection.streams;
+        out.put_u8(if streams.is_empty() { VERSION } else { WITH_STREAMS });
         out.put_u32(connection.streams.last());
         out.put_i64(connection.send_window);
         out.put_i64(connection.receive_window);
@@ -62,6 +72,9 @@ impl State {
         connection.table.put(&mut out);
         put_bytes(&mut out, waiting);
         put_bytes(&mut out, unsent);
+        if !streams.is_empty() {
+            streams.put(&mut out);
+        }
         out
     }
 
@@ -75,11 +88,13 @@ impl State {
 
     fn read(mut bytes: &[u8]) -> Option<Self> {
         let from = &mut bytes;
-        if from.try_get_u8().ok()? != VERSION {
+        let version = from.try_get_u8().ok()?;
+        if !matches!(version, VERSION | WITH_STREAMS) {
             return None;
         }
         let mut connection = Connection::new();
-        connection.streams = Streams::after(from.try_get_u32().ok().filter(|last| *last < 1 << 31)?);
+        let last = from.try_get_u32().ok().filter(|last| *last < 1 << 31)?;
+        connection.streams = Streams::after(last);
         let window = -(1 << 31)..1 << 31;
         connection.send_window = from.try_get_i64().ok().filter(|bytes| window.contains(bytes))?;
         connection.receive_window = from.try_get_i64().ok().filter(|bytes| window.contains(bytes))?;
@@ -93,6 +108,9 @@ impl State {
         connection.table.allow(connection.server.value(Setting::HeaderTableSize));
         let waiting = BytesMut::from(get_bytes(from)?);
         let unsent = BytesMut::from(get_bytes(from)?);
+        if version == WITH_STREAMS {
+            connection.streams = Streams::get(from, last).filter(|streams| !streams.is_empty())?;
+        }
         from.is_empty().then_some(Self { connection, waiting, unsent })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::{Buf as _, BufMut as _};
+
 /// Open streams, in the order in which they were opened: their numbers only grow (RFC 9113, section 5.1.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Streams {
@@ -40,6 +42,41 @@ impl Streams {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.open.is_empty()
+    }
+
+    /// The numbers of those that are open.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.open.iter().map(|stream| stream.number)
+    }
+
+    #[inline]
+    pub(crate) fn is_open(&self, number: u32) -> bool {
+        self.find(number).is_some()
+    }
+
+    /// As a part of a state.
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        out.put_u32(self.open.len() as u32);
+        for Stream { number, requested, answered } in &self.open {
+            out.put_u32(*number);
+            out.put_u8(u8::from(*requested) | u8::from(*answered) << 1);
+        }
+    }
+
+    /// Reads what [`put`](Self::put) has written, of streams of which this was the last one.
+    pub(crate) fn get(from: &mut &[u8], last: u32) -> Option<Self> {
+        let mut streams = Self::after(0);
+        for _ in 0..from.try_get_u32().ok()? {
+            let (number, ended) = (from.try_get_u32().ok()?, from.try_get_u8().ok()?);
+            if number <= streams.last || number > last || ended > 2 {
+                return None;
+            }
+            streams.open(number);
+            let Some(stream) = streams.open.back_mut() else { continue };
+            (stream.requested, stream.answered) = (ended & 1 != 0, ended & 2 != 0);
+        }
+        streams.last = last;
+        Some(streams)
     }
 
     /// HEADERS has come; it opens a stream if it is a new one.

@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::world::{Ended, Seen, builder, serve};
+use crate::world::{Ended, Open, Seen, builder, serve};
 
 struct World {
     client: SendRequest<Full<Bytes>>,
@@ -20,11 +20,12 @@ struct World {
     server: JoinHandle<Ended>,
 }
 
-async fn world() -> World {
+async fn world(open: Open) -> World {
     let (client, server) = tokio::io::duplex(64 * 1024);
     let next = Arc::new(Notify::new());
     let told = next.clone();
-    let server = tokio::spawn(async move { serve(server, &told, Seen::default(), |_| builder()).await });
+    let server =
+        tokio::spawn(async move { serve(server, &told, Seen::default(), |_| builder(), open).await });
     let io = TokioIo::new(client);
     let (client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);
@@ -49,7 +50,7 @@ async fn ask(client: &mut SendRequest<Full<Bytes>>, path: &str, n: u64, body: Ve
 
 #[tokio::test(start_paused = true)]
 async fn a_move_between_two_requests() {
-    let mut world = world().await;
+    let mut world = world(Open::End).await;
     let first = ask(&mut world.client, "/", 1, b"one".to_vec()).await;
     world.next.notify_one();
     let second = ask(&mut world.client, "/", 2, b"two".to_vec()).await;
@@ -63,7 +64,23 @@ async fn a_move_between_two_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn many_requests_at_a_time_while_the_connection_moves_all_the_time() {
-    let world = world().await;
+    let ended = many_requests(Open::End).await;
+    assert!(ended.moves > 20, "{ended:?}");
+    assert!(ended.stays.iter().all(|stays| *stays == Stays::Held), "{ended:?}");
+}
+
+/// While streams are still relayed, the connection stays.
+#[tokio::test(start_paused = true)]
+async fn many_requests_at_a_time_while_the_connection_leaves_them_behind_all_the_time() {
+    for open in [Open::Stay, Open::Return] {
+        let ended = many_requests(open).await;
+        assert!(ended.moves > 10 || open == Open::Return, "{ended:?}");
+        assert!(ended.stays.iter().all(|stays| *stays == Stays::Held), "{ended:?}");
+    }
+}
+
+async fn many_requests(open: Open) -> Ended {
+    let world = world(open).await;
     let told = world.next.clone();
     let moves = tokio::spawn(async move {
         loop {
@@ -82,11 +99,12 @@ async fn many_requests_at_a_time_while_the_connection_moves_all_the_time() {
             }
         });
     }
-    tasks.join_all().await;
+    // In virtual time.
+    let all = tokio::time::timeout(Duration::from_secs(60), tasks.join_all()).await;
+    assert!(all.is_ok(), "a request is not answered");
     moves.abort();
     drop(world.client);
     let ended = world.server.await.unwrap();
-    assert!(ended.moves > 20, "{ended:?}");
     assert!(ended.result.is_ok(), "{ended:?}");
-    assert!(ended.stays.iter().all(|stays| *stays == Stays::Held), "{ended:?}");
+    ended
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use crate::raw::*;
-use crate::world::Asked;
+use crate::world::{Asked, Open, builder};
 
 /// A field, as numbers that are taken modulo what there is.
 #[derive(Clone, Debug)]
@@ -166,11 +166,11 @@ fn say(asks: &[Asks]) -> (Vec<u8>, Vec<Asked>) {
     (said, meant)
 }
 
-async fn check(asks: Vec<Asks>, cuts: Vec<prop::sample::Index>) -> u64 {
+async fn check(asks: Vec<Asks>, cuts: Vec<prop::sample::Index>, open: Open) -> u64 {
     let (said, meant) = say(&asks);
     let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(said.len())).collect();
     cuts.sort_unstable();
-    let mut client = Client::connect(&[]).await;
+    let mut client = Client::connect_open(|_| builder(), &[], open).await;
     let mut heard = Vec::new();
     let mut at = 0;
     for cut in cuts {
@@ -192,16 +192,33 @@ async fn check(asks: Vec<Asks>, cuts: Vec<prop::sample::Index>) -> u64 {
     ended.moves
 }
 
-#[test]
-fn any_stream_of_requests_cut_anywhere() {
+fn any_stream(open: Open) -> u64 {
     let config = ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() };
     let moves = std::cell::Cell::new(0);
     let cuts = prop::collection::vec(any::<prop::sample::Index>(), 0..6);
     proptest!(config, |(asks in prop::collection::vec(asks(), 1..10), cuts in cuts)| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        moves.set(moves.get() + runtime.block_on(check(asks, cuts)));
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().start_paused(true).build().unwrap();
+        moves.set(moves.get() + runtime.block_on(check(asks, cuts, open)));
     });
-    assert!(moves.get() > 200, "hardly anything has moved: {}", moves.get());
+    moves.get()
+}
+
+#[test]
+fn any_stream_of_requests_cut_anywhere() {
+    let moves = any_stream(Open::End);
+    assert!(moves > 200, "hardly anything has moved: {moves}");
+}
+
+#[test]
+fn any_stream_of_requests_cut_anywhere_and_left_behind() {
+    let moves = any_stream(Open::Stay);
+    assert!(moves > 200, "hardly anything has moved: {moves}");
+}
+
+#[test]
+fn any_stream_of_requests_cut_anywhere_and_given_back() {
+    any_stream(Open::Return);
 }
 
 /// Any frame, valid or not: its kind, flags, stream after those that were used, and payload.

@@ -8,4 +8,5 @@ mod clients;
 mod cuts;
 mod limits;
 mod raw;
+mod splits;
 mod traps;

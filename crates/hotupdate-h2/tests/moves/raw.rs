@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::world::{Ended, Seen, Versions, builder, serve};
+use crate::world::{Ended, Open, Seen, Versions, builder, serve};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -72,12 +72,22 @@ impl Client {
     }
 
     pub(crate) async fn connect_to(versions: Versions, settings: &[u8]) -> Self {
-        Self::silent_to(versions, 1 << 20).introduced(settings).await
+        Self::connect_open(versions, settings, Open::End).await
+    }
+
+    /// Its open streams do not keep the connection from moving.
+    pub(crate) async fn connect_open(versions: Versions, settings: &[u8], open: Open) -> Self {
+        Self::silent_to(versions, 1 << 20, open).introduced(settings).await
     }
 
     /// Over a socket that takes no more bytes than these before they are read.
     pub(crate) async fn connect_through(bytes: usize, settings: &[u8]) -> Self {
-        Self::silent_to(|_| builder(), bytes).introduced(settings).await
+        Self::silent_to(|_| builder(), bytes, Open::End).introduced(settings).await
+    }
+
+    /// Over such a socket; its open streams do not keep the connection from moving.
+    pub(crate) async fn connect_small(bytes: usize, open: Open) -> Self {
+        Self::silent_to(|_| builder(), bytes, open).introduced(&[]).await
     }
 
     async fn introduced(self, settings: &[u8]) -> Self {
@@ -90,15 +100,15 @@ impl Client {
     }
 
     pub(crate) fn silent() -> Self {
-        Self::silent_to(|_| builder(), 1 << 20)
+        Self::silent_to(|_| builder(), 1 << 20, Open::End)
     }
 
-    fn silent_to(versions: Versions, bytes: usize) -> Self {
+    fn silent_to(versions: Versions, bytes: usize, open: Open) -> Self {
         let (io, server) = tokio::io::duplex(bytes);
         let next = Arc::new(Notify::new());
         let (told, seen) = (next.clone(), Seen::default());
         let log = seen.clone();
-        let server = tokio::spawn(async move { serve(server, &told, log, versions).await });
+        let server = tokio::spawn(async move { serve(server, &told, log, versions, open).await });
         Self { io, read: Vec::new(), next, server, seen }
     }
 
