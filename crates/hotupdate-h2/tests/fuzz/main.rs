@@ -27,6 +27,7 @@ fn replay(target: &str, check: fn(&[u8])) {
 #[test]
 fn the_corpora() {
     replay("bytes", targets::bytes::check);
+    replay("relay", targets::relay::check);
     replay("state", targets::state::check);
 }
 
@@ -56,6 +57,12 @@ fn random_frames() {
         moves.set(moves.get() + targets::bytes::how_often_it_moves(&pieces.concat()));
     });
     assert!(moves.get() > 50, "hardly anything has moved: {}", moves.get());
+}
+
+#[test]
+fn random_frames_of_the_version_before() {
+    let config = ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(pieces in vec(piece(), 0..12))| targets::relay::check(&pieces.concat()));
 }
 
 #[test]
