@@ -593,9 +593,7 @@ impl Core {
             }
             kind::RST_STREAM if head.stream == base => self.backend.resets_prime = false,
             _ if head.stream != 0 && head.stream <= base => {}
-            kind::WINDOW_UPDATE
-                if head.stream == 0 && (self.backend.ahead != 0 || self.relay.is_some()) =>
-            {
+            kind::WINDOW_UPDATE if head.stream == 0 && (self.backend.ahead != 0 || self.relay.is_some()) => {
                 self.backend.ahead += increment(payload);
             }
             // A window of a stream waits for none of the connection.
@@ -652,9 +650,9 @@ impl Core {
     /// Sends a frame, or as much of its DATA as the client has room for. Returns what is left.
     fn say_what_fits(&mut self, side: Side, frame: Bytes) -> Option<Bytes> {
         let room = self.connection.send_window;
-        let Some(head) = Head::parse(&frame).filter(|head| {
-            head.kind == kind::DATA && i64::from(head.length) > room
-        }) else {
+        let Some(head) =
+            Head::parse(&frame).filter(|head| head.kind == kind::DATA && i64::from(head.length) > room)
+        else {
             self.emit(side, &frame);
             return None;
         };

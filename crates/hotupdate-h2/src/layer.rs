@@ -277,8 +277,7 @@ impl<T> Shared<T> {
 
     #[cold]
     fn tell_mover(&mut self) {
-        let decided =
-            self.rest().map_or_else(Stays::is_final, |()| true) || self.core.is_split().is_ok();
+        let decided = self.rest().map_or_else(Stays::is_final, |()| true) || self.core.is_split().is_ok();
         if decided && let Some(waker) = self.mover.take() {
             waker.wake();
         }

@@ -119,7 +119,8 @@ impl Core {
     /// Between two frames of the client, when the server has nothing else to hear: tells it which table its
     /// encoder may use.
     pub(crate) fn tell_table(&mut self) {
-        let between = self.from_client.is_between() && self.block.is_none() && self.connection.block.is_none();
+        let between =
+            self.from_client.is_between() && self.block.is_none() && self.connection.block.is_none();
         // Its next acknowledgement has to be the one of this.
         if !between || self.connection.owed > 0 {
             return;

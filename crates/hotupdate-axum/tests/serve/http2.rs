@@ -19,25 +19,28 @@ use tokio::task::JoinHandle;
 
 use crate::server::{BRISK, LONG, MIGRATING, PATIENT, SHORT, Server, Times, until, within};
 
-struct Client {
-    requests: SendRequest<Empty<Bytes>>,
-    connection: JoinHandle<hyper::Result<()>>,
+pub(crate) struct Client {
+    pub(crate) requests: SendRequest<Empty<Bytes>>,
+    pub(crate) connection: JoinHandle<hyper::Result<()>>,
 }
 
 impl Client {
-    async fn connect(server: &Server) -> Self {
+    pub(crate) async fn connect(server: &Server) -> Self {
         let stream = TcpStream::connect(server.address).await.unwrap();
         let (requests, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         Self { requests, connection: tokio::spawn(connection) }
     }
 
-    fn get(&mut self, path: &str) -> impl Future<Output = hyper::Result<Response<Incoming>>> + use<> {
+    pub(crate) fn get(
+        &mut self,
+        path: &str,
+    ) -> impl Future<Output = hyper::Result<Response<Incoming>>> + use<> {
         let request = Request::get(format!("http://test{path}")).body(Empty::new()).unwrap();
         self.requests.send_request(request)
     }
 }
 
-async fn text(response: Response<Incoming>) -> String {
+pub(crate) async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
@@ -91,7 +94,7 @@ async fn a_client_that_does_not_answer_goaway_is_closed_after_the_grace() {
 }
 
 impl Client {
-    async fn is_answered_by(&mut self, version: &str) {
+    pub(crate) async fn is_answered_by(&mut self, version: &str) {
         assert_eq!(text(within(self.get("/")).await.unwrap()).await, version);
     }
 }

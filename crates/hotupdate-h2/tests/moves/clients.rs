@@ -24,7 +24,8 @@ async fn world(open: Open) -> World {
     let (client, server) = tokio::io::duplex(64 * 1024);
     let next = Arc::new(Notify::new());
     let told = next.clone();
-    let server = tokio::spawn(async move { serve(server, &told, Seen::default(), |_| builder(), open).await });
+    let server =
+        tokio::spawn(async move { serve(server, &told, Seen::default(), |_| builder(), open).await });
     let io = TokioIo::new(client);
     let (client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);

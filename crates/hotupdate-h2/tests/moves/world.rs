@@ -156,7 +156,10 @@ async fn until_rest<T: std::fmt::Debug, F: Future<Output = hyper::Result<()>>>(
             if splits { handle.poll_split(cx).map(Ok) } else { handle.poll_rest(cx).map(Ok) }
         });
         let rest = tokio::time::timeout(Duration::from_secs(20), rest).await;
-        let Ok(rest) = rest else { eprintln!("{open:?} {splits} STUCK {handle:?}"); std::process::exit(1) };
+        let Ok(rest) = rest else {
+            eprintln!("{open:?} {splits} STUCK {handle:?}");
+            std::process::exit(1)
+        };
         match rest {
             Ok(Ok(())) if splits && open == Open::Return => {
                 let (io, state) = handle.take_split().unwrap();

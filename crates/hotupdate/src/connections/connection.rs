@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::activity::ConnectionActivity;
 use super::drain::Drain;
 use super::record::Tracker;
+use super::relay::Relayed;
 use super::slot::MigrationSlot;
 use super::socket::Socket;
 use crate::address::Address;
@@ -37,6 +38,8 @@ pub(crate) struct MigrationRequest {
     seen: u64,
     /// Goes on with the connection if it stays. Dropped when it has migrated.
     stays: Stays,
+    /// What is open on it stays here.
+    pub(crate) relayed: Option<Relayed>,
 }
 
 /// Goes on with a connection in this process, and is told why it does not migrate, if it was to.
@@ -51,7 +54,11 @@ impl MigrationRequest {
 
     /// The other process has it: our copy is closed, and the kernel's socket lives on there.
     pub(crate) fn migrated(self) {
-        self.connection.tracker.record.end(Event::Migrated);
+        let Self { connection, relayed, .. } = self;
+        match relayed {
+            None => connection.tracker.record.end(Event::Migrated),
+            Some(relayed) => relayed.begin(connection),
+        }
     }
 }
 
@@ -188,11 +195,40 @@ impl Connection {
         let stays = |connection, why: Option<String>| {
             stays(NotMigrated { connection, why: why.unwrap_or_default() });
         };
-        self.leave(kind.into(), state, Box::new(stays));
+        self.leave(kind.into(), state, Box::new(stays), None);
+    }
+
+    /// As [`Connection::migrate_bytes`], of a connection on which something is open that goes on here: one end
+    /// of a pair of sockets goes with it, and the other end is returned, in the row of the connection. `None`
+    /// if the runtime is shutting down.
+    ///
+    /// # Errors
+    /// As [`Connection::migrate`], and if no pair of sockets can be made.
+    #[doc(hidden)]
+    pub async fn migrate_relayed(self, kind: &str, state: Vec<u8>) -> Result<Option<Self>, NotMigrated> {
+        let (relayed, goes_on) = match Relayed::new() {
+            Ok(pair) => pair,
+            Err(error) => {
+                self.set_refused(self.tracker.record.table.changes());
+                return Err(NotMigrated {
+                    connection: self,
+                    why: format!("no pair of sockets can be made: {error}"),
+                });
+            }
+        };
+        let (reply, answer) = oneshot::channel();
+        let stays = |connection, why: Option<String>| {
+            drop(reply.send(NotMigrated { connection, why: why.unwrap_or_default() }));
+        };
+        self.leave(kind.into(), state, Box::new(stays), Some(relayed));
+        match answer.await {
+            Ok(stays) => Err(stays),
+            Err(_) => Ok(goes_on.await.ok()),
+        }
     }
 
     /// As [`Connection::migrate_bytes_or`].
-    pub(super) fn leave(self, kind: ShortText, state: Vec<u8>, stays: Stays) {
+    pub(super) fn leave(self, kind: ShortText, state: Vec<u8>, stays: Stays, relayed: Option<Relayed>) {
         let state = StateBytes::from(state);
         let record = self.tracker.record.clone();
         let table = &record.table;
@@ -207,7 +243,8 @@ impl Connection {
             return self.stays(seen, why, stays);
         }
         let since = Instant::now();
-        match table.migrations.send(MigrationRequest { connection: self, kind, state, since, seen, stays }) {
+        let request = MigrationRequest { connection: self, kind, state, since, seen, stays, relayed };
+        match table.migrations.send(request) {
             Ok(()) => table.queue.asked(&record),
             Err(unsent) => {
                 let MigrationRequest { connection, seen, stays, .. } = unsent.0;
@@ -242,6 +279,13 @@ impl Connection {
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {
         &self.socket
+    }
+
+    /// In the same row, with another socket.
+    pub(super) fn over(self, socket: Socket) -> Self {
+        let Self { socket: _, tracker } = self;
+        tracker.record.table.opened(&socket);
+        Self { socket: Arc::new(socket), tracker }
     }
 
     pub(super) fn tracker(&self) -> &Tracker {

@@ -221,7 +221,7 @@ impl Connections {
     fn enter(&self, rows: &mut Rows, origin: Origin, socket: Socket, how: Event) -> Connection {
         let socket = Arc::new(socket);
         let record = Arc::new(Record::new(&self.table, origin, &socket));
-        self.table.descriptors.opened(&*socket);
+        self.table.opened(&socket);
         self.table.ledger.enter(how);
         rows.insert(record.id, record.clone());
         Connection::new(socket, Tracker { record })
@@ -317,6 +317,10 @@ impl Connections {
 }
 
 impl Table {
+    pub(super) fn opened(&self, socket: &Socket) {
+        self.descriptors.opened(socket);
+    }
+
     /// Whether a client has sent something in this time.
     pub(super) fn is_busy(&self, within: Duration) -> bool {
         self.clock.is_busy(within)
