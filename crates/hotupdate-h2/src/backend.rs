@@ -37,7 +37,7 @@ pub(crate) struct Backend {
     /// Answers of the client to its predecessors: the first ones that come.
     pub(crate) foreign_acks: u32,
     pub(crate) foreign_pongs: u32,
-    /// The client has sent something since.
+    /// The client has sent something since, and does not just leave.
     pub(crate) spoken_to: bool,
     /// What it allows less than its predecessor.
     pub(crate) lowers: Option<Setting>,

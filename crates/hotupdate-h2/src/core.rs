@@ -13,12 +13,15 @@ use crate::relay::Relay;
 use crate::rest::Stays;
 use crate::scanner::{Follow, Scanner, Want};
 use crate::settings::Settings;
-use crate::split::Split;
+use crate::split::{MAX_UNSENT, Split};
 use crate::state::State;
 use crate::streams::Streams;
 
 /// After so many resets h2 ends a connection. It counts anew after each move, and this layer does not.
 const MAX_RESETS: u32 = 1024;
+
+/// So many bytes for the client are buffered before those wait from whom they come.
+pub(crate) const BUFFERED: usize = 64 * 1024;
 
 /// The most bytes of hyper that wait because the client has no room for DATA. The DATA is at most 64 KiB,
 /// because hyper knows all other room; the rest are headers behind it.
@@ -93,8 +96,6 @@ pub(crate) struct Core {
     unwritten: BytesMut,
     /// For the client.
     pub(crate) out: BytesMut,
-    /// For the relay, as long as the connection has not moved.
-    pub(crate) behind: BytesMut,
     /// Frames for which the client has no room, and what follows them.
     pub(crate) queue: VecDeque<(Side, Bytes)>,
     pub(crate) queued: usize,
@@ -110,7 +111,7 @@ impl Core {
             connection,
             backend,
             relay: None,
-            split: Split::Whole,
+            split: Split::default(),
             limits,
             hold: None,
             ended: false,
@@ -123,7 +124,6 @@ impl Core {
             from_server: Scanner::after(0),
             unwritten: BytesMut::new(),
             out: BytesMut::new(),
-            behind: BytesMut::new(),
             queue: VecDeque::new(),
             queued: 0,
         }
@@ -170,7 +170,7 @@ impl Core {
         if let Some(relay) = &self.relay {
             return Err(Stays::Relayed(relay.len()));
         }
-        if self.split != Split::Whole {
+        if !self.split.is_over() {
             return Err(Stays::Busy);
         }
         let between =
@@ -293,7 +293,7 @@ impl Core {
         // A whole frame at the front waits for something.
         let has_a_frame = self.pending.len() >= HEAD + self.connection.longest_frame() as usize;
         let is_open = self.backend.starts.is_done() && !self.is_at_rest() && !self.ended;
-        is_open && !has_a_frame && self.has_room_for_relay()
+        is_open && !has_a_frame && !self.waits_for_split() && self.has_room_for_relay()
     }
 
     fn is_at_rest(&self) -> bool {
@@ -361,7 +361,7 @@ impl Core {
             return false;
         }
         let frame = self.pending.split_to(head.frame_length()).freeze();
-        self.backend.spoken_to = true;
+        self.backend.spoken_to |= head.kind != kind::GOAWAY;
         self.treat(head, &frame);
         true
     }
@@ -558,11 +558,23 @@ impl Core {
         self.from_server.passed(bytes, &mut FromServer(&mut self.connection));
     }
 
+    /// How much hyper can write now that does not reach the client at once.
+    pub(crate) fn room(&mut self) -> usize {
+        self.tell_window();
+        let (most, waiting) = match self.split {
+            split if split.is_over() => (BUFFERED, self.out.len()),
+            split if split.is_ready() => (BUFFERED, self.unwritten.len()),
+            _ => (MAX_UNSENT, self.out.len()),
+        };
+        most.saturating_sub(waiting)
+    }
+
     /// hyper writes, and the client hears what is for it.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         let passed = if self.unwritten.is_empty() { self.end_frame(bytes) } else { 0 };
         self.unwritten.extend_from_slice(&bytes[passed..]);
-        while let Some(head) = Head::parse(&self.unwritten)
+        while !self.split.is_ready()
+            && let Some(head) = Head::parse(&self.unwritten)
             && self.unwritten.len() >= head.frame_length()
         {
             let frame = self.unwritten.split_to(head.frame_length()).freeze();
@@ -686,7 +698,7 @@ impl Core {
             }
         }
         self.written(bytes);
-        self.output().extend_from_slice(bytes);
+        self.out.extend_from_slice(bytes);
     }
 
     /// More waits for room than a client causes that means well.
@@ -818,7 +830,7 @@ impl Follow for Decide<'_> {
         if self.takes(head) {
             return Want::Stop;
         }
-        self.backend.spoken_to = true;
+        self.backend.spoken_to |= head.kind != kind::GOAWAY;
         if head.kind == kind::DATA {
             self.relay.iter_mut().for_each(|relay| relay.not_sent(head.length));
         }

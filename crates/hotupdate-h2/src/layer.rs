@@ -17,9 +17,6 @@ use crate::transport::{Relay, Transport};
 /// How much is read at once when it cannot be read to where hyper wants it.
 const READ: usize = 16 * 1024;
 
-/// So many bytes for the client are buffered before hyper has to wait.
-const BUFFERED: usize = 64 * 1024;
-
 /// What hyper is served on, in place of the transport.
 #[derive(Debug)]
 pub struct Layer<T> {
@@ -44,7 +41,16 @@ struct Shared<T> {
     /// hyper has written, and has not flushed since.
     unflushed: bool,
     reader: Option<Waker>,
-    mover: Option<Waker>,
+    mover: Option<(Waker, Move)>,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Move {
+    /// No stream is open.
+    AtRest,
+    /// The streams can stay.
+    Split,
 }
 
 impl<T> fmt::Debug for Shared<T> {
@@ -140,15 +146,7 @@ impl<T> Handle<T> {
     /// Ready when the connection can move, or never will. Poll it after hyper, and call [`hold`](Self::hold)
     /// before: otherwise the client goes on.
     pub fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<Result<(), Stays>> {
-        let mut shared = lock(&self.shared);
-        match shared.rest() {
-            Ok(()) => Poll::Ready(Ok(())),
-            Err(stays) if stays.is_final() => Poll::Ready(Err(stays)),
-            Err(_) => {
-                shared.mover = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
+        lock(&self.shared).poll_move(Move::AtRest, cx)
     }
 
     /// Whether the connection can move while its streams stay here, and else why not.
@@ -166,16 +164,20 @@ impl<T> Handle<T> {
 
     /// Ready when the connection can move without its streams, or never will. Poll it after hyper, and call
     /// [`split`](Self::split) before.
-    pub fn poll_split(&self, cx: &mut Context<'_>) -> Poll<Result<(), Stays>> {
+    pub fn poll_split(&self, cx: &mut Context<'_>) -> Poll<Result<(), Stays>>
+    where
+        T: AsyncWrite + Unpin,
+    {
         let mut shared = lock(&self.shared);
-        match shared.core.is_split() {
-            Ok(()) => Poll::Ready(Ok(())),
-            Err(stays) if stays.is_final() => Poll::Ready(Err(stays)),
-            Err(_) => {
-                shared.mover = Some(cx.waker().clone());
-                Poll::Pending
+        if shared.core.is_ready_to_part() {
+            // hyper knows of nothing that it has to flush. It hears, too, if that fails.
+            let _ = shared.poll_send(cx);
+            if Pin::new(&mut shared.io).poll_flush(cx).is_pending() {
+                shared.mover = Some((cx.waker().clone(), Move::Split));
+                return Poll::Pending;
             }
         }
+        shared.poll_move(Move::Split, cx)
     }
 
     /// The connection stays whole.
@@ -194,7 +196,7 @@ impl<T> Handle<T> {
     /// If it cannot move now. Everything is as it was.
     pub fn take_split(&self) -> Result<(T, State), Stays> {
         let mut shared = lock(&self.shared);
-        shared.core.is_split()?;
+        shared.can(Move::Split)?;
         let io = shared.io.replace(Transport::Away).ok_or(Stays::Closed)?;
         Ok((io, shared.core.take_split()))
     }
@@ -203,6 +205,7 @@ impl<T> Handle<T> {
     pub fn relay(&self, relay: impl Relay) {
         let mut shared = lock(&self.shared);
         shared.io = Transport::Relay(Box::new(relay));
+        shared.core.part();
         shared.wake_reader();
     }
 
@@ -246,6 +249,25 @@ impl<T> Handle<T> {
 }
 
 impl<T> Shared<T> {
+    /// Whether the connection can move now like this.
+    fn can(&self, how: Move) -> Result<(), Stays> {
+        match how {
+            Move::AtRest => self.rest(),
+            Move::Split if !self.io.is_client() => Err(Stays::Closed),
+            Move::Split => self.core.is_split(),
+        }
+    }
+
+    fn poll_move(&mut self, how: Move, cx: &Context<'_>) -> Poll<Result<(), Stays>> {
+        match self.can(how) {
+            Err(stays) if !stays.is_final() => {
+                self.mover = Some((cx.waker().clone(), how));
+                Poll::Pending
+            }
+            decided => Poll::Ready(decided),
+        }
+    }
+
     fn rest(&self) -> Result<(), Stays> {
         self.core.rest()?;
         if !self.io.is_client() {
@@ -277,8 +299,10 @@ impl<T> Shared<T> {
 
     #[cold]
     fn tell_mover(&mut self) {
-        let decided = self.rest().map_or_else(Stays::is_final, |()| true) || self.core.is_split().is_ok();
-        if decided && let Some(waker) = self.mover.take() {
+        let Some((_, how)) = &self.mover else { return };
+        if self.can(*how).map_or_else(Stays::is_final, |()| true)
+            && let Some((waker, _)) = self.mover.take()
+        {
             waker.wake();
         }
     }
@@ -334,13 +358,17 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
             ready!(sent.map(Ok::<_, io::Error>))?;
             return self.poll_write_through(cx, bufs);
         }
-        if self.core.for_client().len() > BUFFERED {
+        let mut room = self.core.room();
+        if room == 0 {
+            // The transport may be away, and wakes no task then.
+            self.register_reader(cx);
             return Poll::Pending;
         }
         let mut n = 0;
         for buf in bufs {
-            self.core.write(buf);
-            n += buf.len();
+            let part = room.min(buf.len());
+            self.core.write(&buf[..part]);
+            (n, room) = (n + part, room - part);
         }
         if self.core.queues_too_much() {
             return Poll::Ready(Err(io::Error::other("an HTTP/2 client gives no room for what it asks for")));
@@ -452,9 +480,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
                     self.core.given_to_server(n);
                     return Poll::Ready(Ok(()));
                 }
-                if self.poll_send(cx)?.is_ready() && self.relay.is_some() {
+                // That it fails is said when hyper writes: the client may have said something before it left.
+                if self.poll_send(cx).is_ready() && self.relay.is_some() {
                     // hyper has not written it, and does not flush it.
-                    let _ = Pin::new(&mut self.io).poll_flush(cx)?;
+                    let _ = Pin::new(&mut self.io).poll_flush(cx);
                 }
                 if !self.core.reads() {
                     return if self.core.has_ended() { Poll::Ready(Ok(())) } else { Poll::Pending };

@@ -8,7 +8,7 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::connection::{Block, MAX_BLOCK, increment};
-use crate::core::{Core, Side};
+use crate::core::{BUFFERED, Core, Side};
 use crate::frame::{HEAD, Head, MAX_WINDOW, flag, kind, put, put_block, strip_headers};
 use crate::hpack::integer;
 use crate::settings::{Setting, Settings};
@@ -18,9 +18,6 @@ use crate::table::Table;
 /// So many bytes of the client wait for the version before until the client has to wait, too. What its
 /// streams may send is limited by windows; they wait here only if that process does not run.
 const MAX_WAITING: usize = 1 << 20;
-
-/// So many bytes for the client are buffered before the version before has to wait.
-const BUFFERED: usize = 64 * 1024;
 
 /// The code of a stream that ends because the version before does not serve it any more (RFC 9113, section 7).
 const CANCEL: u32 = 8;

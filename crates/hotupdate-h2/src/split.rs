@@ -1,49 +1,59 @@
 //! How a connection leaves a server whose streams stay open: the server is told to use no header table, and
 //! when it has heard so, the transport goes. From then on it hears of its client over a relay.
 
-use bytes::BytesMut;
-
 use crate::connection::Connection;
 use crate::core::{Core, Side};
 use crate::frame::{kind, put};
 use crate::rest::Stays;
 use crate::settings::{Setting, Settings};
 use crate::state::State;
+use crate::streams::Streams;
 
-/// How far a connection is that leaves its streams behind.
+/// So many bytes for the client may travel: it has not taken them yet. The frame that the server was just
+/// writing fits.
+pub(crate) const MAX_UNSENT: usize = 24 * 1024;
+
+/// Whether a connection leaves its open streams here, and how far it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Split {
-    /// Not at all.
+pub(crate) struct Split {
+    /// It shall.
+    wanted: bool,
+    encoder: Encoder,
+    /// The transport has gone for good.
+    done: bool,
+}
+
+/// The header table of the server's encoder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Encoder {
+    /// It has the size that the client allows.
     #[default]
     Whole,
-    /// The server shall be told, in front of the next frame of the client.
-    Begins,
-    /// It was told, and what it writes may still refer to its table.
-    Told,
-    /// What it writes from here on is for the relay, and the client's next frame waits.
-    Ready,
-    /// The transport has gone.
-    Done,
-    /// The connection stays. The server shall be told so, in front of the next frame of the client.
+    /// The server was told to use none, and what it writes may still refer to one.
+    Empties,
+    /// There is none.
+    Empty,
+    /// The server was told to use one again.
     Returns,
-    /// It was told.
-    Untold,
 }
 
 impl Split {
-    /// Whether frames of the client wait.
+    /// Whether frames of the client wait. What the encoder may use is said in front of the next one.
     #[inline]
     pub(crate) fn holds(self) -> bool {
-        match self {
-            Self::Begins | Self::Told | Self::Ready | Self::Returns => true,
-            Self::Whole | Self::Done | Self::Untold => false,
-        }
+        !self.done && (self.wanted || self.encoder == Encoder::Empty)
     }
 
-    /// Whether it is as it was.
+    /// Whether nothing of it is to be done.
     #[inline]
     pub(crate) fn is_over(self) -> bool {
-        matches!(self, Self::Whole | Self::Done)
+        self.done || (!self.wanted && self.encoder == Encoder::Whole)
+    }
+
+    /// Whether the transport can go: what the server writes from here on is for the relay.
+    #[inline]
+    pub(crate) fn is_ready(self) -> bool {
+        self.wanted && self.encoder == Encoder::Empty && !self.done
     }
 }
 
@@ -66,89 +76,96 @@ impl Core {
         if self.backend.resets_prime || self.backend.debt != 0 || !self.queue.is_empty() {
             return Err(Stays::Busy);
         }
-        if self.split == Split::Done { Err(Stays::Closed) } else { Ok(()) }
+        if self.split.done { Err(Stays::Closed) } else { Ok(()) }
     }
 
     /// The connection moves as soon as it can, and its streams stay.
     pub(crate) fn split(&mut self) {
-        if self.split == Split::Whole && self.can_split().is_ok() {
+        if self.can_split().is_ok() {
             self.plain = false;
-            self.split = Split::Begins;
+            self.split.wanted = true;
         }
     }
 
     /// Whether the transport can go.
     pub(crate) fn is_split(&self) -> Result<(), Stays> {
         self.can_split()?;
-        if self.split == Split::Ready { Ok(()) } else { Err(Stays::Busy) }
+        if self.split.is_ready() && self.out.len() <= MAX_UNSENT { Ok(()) } else { Err(Stays::Busy) }
     }
 
-    /// What travels. The server that is here goes on with all that was given to it.
+    /// Whether nothing is left to be done but that the client takes what is for it.
+    pub(crate) fn is_ready_to_part(&self) -> bool {
+        self.split.is_ready()
+    }
+
+    /// What travels. The server that is here goes on with all that was given to it; what it writes waits.
     pub(crate) fn take_split(&mut self) -> State {
         let mut waiting = self.hold.take().map(|hold| hold.frames).unwrap_or_default();
         waiting.unsplit(self.pending.split_off(self.passing));
-        let unsent = std::mem::replace(&mut self.out, std::mem::take(&mut self.behind));
-        self.split = Split::Done;
+        State { connection: self.connection.clone(), waiting, unsent: std::mem::take(&mut self.out) }
+    }
+
+    /// It has moved: what the server writes is for the relay.
+    pub(crate) fn part(&mut self) {
+        self.split.done = true;
         self.plain = false;
-        State { connection: self.connection.clone(), waiting, unsent }
+        self.write(&[]);
     }
 
     /// It has not moved after all.
     pub(crate) fn give_back(&mut self, state: State) {
-        let State { connection: _, waiting, mut unsent } = state;
-        unsent.unsplit(std::mem::take(&mut self.out));
+        let State { connection: _, waiting, unsent } = state;
         self.out = unsent;
         self.pending.unsplit(waiting);
-        self.plain = false;
-        self.split = Split::Returns;
+        self.unsplit();
     }
 
     /// It stays whole.
     pub(crate) fn unsplit(&mut self) {
-        self.split = match self.split {
-            Split::Begins => Split::Whole,
-            Split::Told | Split::Ready => {
-                let behind = std::mem::take(&mut self.behind);
-                self.out.unsplit(behind);
-                Split::Returns
-            }
-            other => other,
-        };
+        if self.split.wanted && !self.split.done {
+            self.plain = false;
+            self.split.wanted = false;
+            self.write(&[]);
+        }
+    }
+
+    /// Whether no byte of the client is of use before the connection has moved, or stays.
+    pub(crate) fn waits_for_split(&self) -> bool {
+        self.split.holds() && self.is_between_blocks_of_client()
+    }
+
+    fn is_between_blocks_of_client(&self) -> bool {
+        self.from_client.is_between() && self.block.is_none() && self.connection.block.is_none()
     }
 
     /// Between two frames of the client, when the server has nothing else to hear: tells it which table its
     /// encoder may use.
     pub(crate) fn tell_table(&mut self) {
-        let between =
-            self.from_client.is_between() && self.block.is_none() && self.connection.block.is_none();
         // Its next acknowledgement has to be the one of this.
-        if !between || self.connection.owed > 0 {
+        if self.split.is_over() || self.connection.owed > 0 || !self.is_between_blocks_of_client() {
             return;
         }
-        let (size, next) = match self.split {
-            Split::Begins => (0, Split::Told),
-            Split::Returns => (self.connection.client.value(Setting::HeaderTableSize), Split::Untold),
+        let (size, next) = match (self.split.encoder, self.split.wanted) {
+            (Encoder::Whole, true) => (0, Encoder::Empties),
+            (Encoder::Empty, false) => {
+                (self.connection.client.value(Setting::HeaderTableSize), Encoder::Returns)
+            }
             _ => return,
         };
         let mut settings = Settings::default();
         settings.set(Setting::HeaderTableSize, size);
         put(&mut self.ready, kind::SETTINGS, 0, 0, &settings.payload());
-        self.split = next;
+        self.split.encoder = next;
     }
 
     /// The server acknowledges SETTINGS. Returns whether they were not the client's.
     pub(crate) fn has_told_table(&mut self) -> bool {
-        self.split = match self.split {
-            Split::Told => Split::Ready,
-            Split::Untold => Split::Whole,
-            _ => return false,
+        self.split.encoder = match self.split.encoder {
+            Encoder::Empties => Encoder::Empty,
+            Encoder::Returns => Encoder::Whole,
+            Encoder::Whole | Encoder::Empty => return false,
         };
         true
-    }
-
-    /// Where frames go that the server writes.
-    pub(crate) fn output(&mut self) -> &mut BytesMut {
-        if self.split == Split::Ready { &mut self.behind } else { &mut self.out }
     }
 
     /// Bytes of a frame of which a part has passed already: they follow it. Returns how many these are.
@@ -164,8 +181,8 @@ impl Core {
 
 impl Connection {
     /// As the next server gets it, to which no stream is open.
-    pub(crate) fn without_streams(mut self) -> (Self, crate::streams::Streams) {
-        let after = crate::streams::Streams::after(self.streams.last());
+    pub(crate) fn without_streams(mut self) -> (Self, Streams) {
+        let after = Streams::after(self.streams.last());
         let streams = std::mem::replace(&mut self.streams, after);
         (self, streams)
     }
