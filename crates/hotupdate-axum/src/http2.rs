@@ -269,6 +269,8 @@ impl Departure {
                     watch.slot().release();
                     return Poll::Pending;
                 }
+                // It goes when they have ended.
+                Self::Told if handle.relayed() > 0 => return Poll::Pending,
                 Self::Told => return watch.poll_idle(cx).map(|()| Event::TimedOut),
                 Self::Unasked if handle.relayed() > 0 => {
                     *self = Self::Blocked(Blocked::new(true, plan, handle, watch));

@@ -174,3 +174,21 @@ async fn the_client_of_a_stream_may_leave() {
     assert_eq!(server.drained().await, 0);
     until(|| new.hot.connections().rows().is_empty()).await;
 }
+
+/// It could not move, and its own process has no more time.
+#[tokio::test]
+async fn a_connection_whose_relayed_streams_do_not_end_gets_goaway_a_grace_before_the_deadline() {
+    let first = start(BRIEF).await;
+    let mut client = Client::connect(&first).await;
+    let mut items = Items::of(&mut client, 2).await;
+    items.brings(&first, "old 0\n").await;
+    let soon = Times { deadline: Duration::from_secs(2), grace: Duration::from_secs(1), ..BRIEF };
+    let second = hand_off(&first, soon).await;
+    until(|| second.hot.connections().adopted() == 1).await;
+    let _third = second.hand_off_with(BRIEF, crate::relayed::items("third")).await;
+    until(|| second.hot.connections().totals().goaways.streams == 1).await;
+    items.brings(&first, "old 1\n").await;
+    items.ends().await;
+    within(client.connection).await.unwrap().unwrap();
+    assert_eq!((second.drained().await, first.drained().await), (0, 0));
+}
