@@ -4,7 +4,8 @@ use bytes::BytesMut;
 
 use crate::connection::Connection;
 use crate::frame::{
-    DEFAULT_MAX_FRAME_SIZE, INITIAL_WINDOW, MAX_WINDOW, PREFACE, flag, kind, put, put_block, put_window_update,
+    DEFAULT_MAX_FRAME_SIZE, INITIAL_WINDOW, MAX_WINDOW, PREFACE, flag, kind, put, put_block,
+    put_window_update,
 };
 use crate::settings::{Setting, Settings};
 
@@ -12,8 +13,8 @@ use crate::settings::{Setting, Settings};
 /// start.
 pub(crate) const BARRIER: &[u8; 8] = b"hotupdat";
 
-/// So much of the client's window is used by a hyper that shares it with the one before, which believes in all
-/// of it: of what both send at most this has to wait.
+/// A hyper that shares the client's window with another one believes in so much of it at most, unless it had more
+/// before; what it has used is lent again at once.
 pub(crate) const SHARED_WINDOW: i64 = 256 * 1024;
 
 /// So many frames for streams that are over are dropped. hyper sees what follows, and puts an end to it as to

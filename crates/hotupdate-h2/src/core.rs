@@ -1,6 +1,7 @@
 //! The layer without I/O: bytes of the client and of hyper go in, and come out for the other side.
 
 use std::collections::VecDeque;
+use std::ops::{Add, Sub};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -9,7 +10,7 @@ use crate::connection::{Block, Connection, FromClient, FromServer, MAX_BLOCK, in
 use crate::frame::{
     HEAD, Head, MAX_WINDOW, PREFACE, flag, kind, put, put_block, put_window_update, strip_headers,
 };
-use crate::relay::Relay;
+use crate::relay::{Relay, loan};
 use crate::rest::Stays;
 use crate::scanner::{Follow, Scanner, Want};
 use crate::settings::Settings;
@@ -98,7 +99,10 @@ pub(crate) struct Core {
     pub(crate) out: BytesMut,
     /// Frames for which the client has no room, and what follows them.
     pub(crate) queue: VecDeque<(Side, Bytes)>,
+    /// Bytes of those that no window limits.
     pub(crate) queued: usize,
+    /// And bytes of DATA.
+    pub(crate) queued_data: usize,
 }
 
 impl Core {
@@ -126,6 +130,7 @@ impl Core {
             out: BytesMut::new(),
             queue: VecDeque::new(),
             queued: 0,
+            queued_data: 0,
         }
     }
 
@@ -429,33 +434,34 @@ impl Core {
             self.connection.gives_up();
             return self.ready.extend_from_slice(frame);
         }
-        let more = match &mut self.relay {
-            Some(relay) => relay.share(room, &mut self.backend.debt, self.connection.send_window),
-            None => {
-                let paid = room.min(self.backend.debt);
-                self.backend.debt -= paid;
-                room - paid
-            }
-        };
+        let paid = if self.relay.is_some() { room } else { room.min(self.backend.debt) };
+        self.backend.debt -= paid;
+        self.relay.iter_mut().for_each(|relay| relay.not_told(room));
         self.connection.send_window += room;
-        if more > 0 {
-            put_window_update(&mut self.ready, more);
+        if room > paid {
+            put_window_update(&mut self.ready, room - paid);
         }
         while let Some((side, frame)) = self.queue.pop_front() {
-            let behind = behind_data(&frame);
+            self.count_queued(&frame, Sub::sub);
             if let Some(rest) = self.say_what_fits(side, frame) {
+                self.count_queued(&rest, Add::add);
                 self.queue.push_front((side, rest));
                 break;
             }
-            self.queued -= behind;
         }
     }
 
-    /// The version before has ended, and had room of the client's: it is for the server that is here.
+    /// Whichever of two servers sends may send, as long as the client has room. What one had of it is for the
+    /// other one when it has ended.
     fn lend(&mut self) {
-        if self.relay.is_none() && self.backend.debt < 0 && self.from_client.is_between() {
-            put_window_update(&mut self.ready, -self.backend.debt);
-            self.backend.debt = 0;
+        let Connection { send_window, .. } = self.connection;
+        let more = match &self.relay {
+            Some(_) => loan(send_window, self.backend.debt),
+            None => -self.backend.debt,
+        };
+        if more > 0 && self.from_client.is_between() {
+            put_window_update(&mut self.ready, more);
+            self.backend.debt += more;
         }
     }
 
@@ -613,9 +619,10 @@ impl Core {
             kind::WINDOW_UPDATE => self.emit(Side::Server, &frame),
             _ if head.stream != 0 => self.say(Side::Server, frame),
             kind::GOAWAY if error_of(payload).is_some() => {
-                // Nothing more comes of what its streams have said.
+                // Nothing more comes of what its streams have said, nor of those of the version before.
+                self.relay = None;
                 self.queue.clear();
-                self.queued = 0;
+                (self.queued, self.queued_data) = (0, 0);
                 self.emit(Side::Server, &frame);
             }
             kind::GOAWAY if self.relay.is_some() => {
@@ -684,8 +691,15 @@ impl Core {
     }
 
     fn enqueue(&mut self, side: Side, frame: Bytes) {
-        self.queued += behind_data(&frame);
+        self.count_queued(&frame, Add::add);
         self.queue.push_back((side, frame));
+    }
+
+    fn count_queued(&mut self, frame: &[u8], count: impl Fn(usize, usize) -> usize) {
+        match data_length(frame) as usize {
+            0 => self.queued = count(self.queued, frame.len()),
+            length => self.queued_data = count(self.queued_data, length),
+        }
     }
 
     /// The client hears these bytes.
@@ -744,11 +758,6 @@ pub(crate) fn error_of(payload: &[u8]) -> Option<u32> {
 /// How much of the client's window a frame takes.
 fn data_length(frame: &[u8]) -> u32 {
     Head::parse(frame).filter(|head| head.kind == kind::DATA).map_or(0, |head| head.length)
-}
-
-/// The bytes of a frame that no window limits.
-fn behind_data(frame: &[u8]) -> usize {
-    if data_length(frame) > 0 { 0 } else { frame.len() }
 }
 
 /// A GOAWAY whose last stream is this one at least: the version before has served them.

@@ -394,6 +394,7 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
         let Some(link) = &mut self.link else { return };
         let mut bytes = [MaybeUninit::uninit(); READ];
         loop {
+            self.core.pass_of_relay();
             while !self.core.for_relay().is_empty() {
                 match Pin::new(&mut *link).poll_write(cx, self.core.for_relay()) {
                     Poll::Pending => break,
@@ -401,14 +402,13 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
                     Poll::Ready(_) => self.core.deafen_relay(),
                 }
             }
-            self.core.pass_of_relay();
             if self.core.relay().is_none() || self.core.relay_is_over() {
                 self.core.end_relay();
                 self.link = None;
                 return self.wake_reader();
             }
             if !self.core.reads_relay() {
-                return;
+                break;
             }
             let mut read = ReadBuf::uninit(&mut bytes);
             match Pin::new(&mut *link).poll_read(cx, &mut read) {
@@ -477,6 +477,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
                     self.core.given_to_server(n);
                     return Poll::Ready(Ok(()));
                 }
+                // The client may have said something for the version before.
+                self.exchange(cx);
                 // That it fails is said when hyper writes: the client may have said something before it left.
                 if self.poll_send(cx).is_ready() && self.link.is_some() {
                     // hyper has not written it, and does not flush it.

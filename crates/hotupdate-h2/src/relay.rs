@@ -7,9 +7,10 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
+use crate::backend::SHARED_WINDOW;
 use crate::connection::{Block, Connection, MAX_BLOCK, increment};
 use crate::core::{BUFFERED, Core, Side, error_of};
-use crate::frame::{HEAD, Head, MAX_WINDOW, flag, kind, put, put_block, strip_headers};
+use crate::frame::{HEAD, Head, flag, kind, put, put_block, strip_headers};
 use crate::hpack::integer;
 use crate::settings::{Setting, Settings};
 use crate::streams::Streams;
@@ -18,6 +19,10 @@ use crate::table::Table;
 /// So many bytes of the client wait for the version before, beside all the DATA for which it has given room,
 /// until the client has to wait, too. They wait here only if that process does not run.
 const MAX_WAITING: usize = 256 * 1024;
+
+/// The most DATA of the version before that waits because the client has no room for it. It believes in the room
+/// that there was when the connection left it.
+const MAX_QUEUED_DATA: usize = 1 << 20;
 
 /// The code of a stream that ends because the version before does not serve it any more (RFC 9113, section 7).
 /// That it was refused must not be said of one that may have been processed (section 8.7).
@@ -176,16 +181,16 @@ impl Relay {
         both
     }
 
-    /// The client has room for so much more. Returns how much of it the server that is here gets, whose debt
-    /// this is: more goes to the one that believes in less, so that neither waits for the other.
-    pub(crate) fn share(&mut self, room: i64, debt: &mut i64, send_window: i64) -> i64 {
-        let more = (*debt - self.debt).clamp(-room, room);
-        let there = ((room + more) / 2).min(MAX_WINDOW - (send_window + self.debt)).clamp(0, room);
-        let here = (room - there).min(MAX_WINDOW - (send_window + *debt)).max(0);
-        self.debt += there - room;
-        *debt += here - room;
-        self.give(there);
-        here
+    /// The client has room for so much more, and it does not know.
+    pub(crate) fn not_told(&mut self, room: i64) {
+        self.debt -= room;
+    }
+
+    /// Whoever of both sends may send, as long as there is room.
+    fn lend(&mut self, send_window: i64) {
+        let more = loan(send_window, self.debt);
+        self.debt += more;
+        self.give(more);
     }
 
     fn give(&mut self, room: i64) {
@@ -273,6 +278,13 @@ impl Relay {
     }
 }
 
+/// How much more a server that shares the client's window has to believe in, whose debt this is: it can go on at
+/// once as long as there is room, and both together believe in little that is not there.
+pub(crate) fn loan(send_window: i64, debt: i64) -> i64 {
+    let (most, believes) = (send_window.min(SHARED_WINDOW), send_window + debt);
+    if believes * 2 < most { most - believes } else { 0 }
+}
+
 /// Where the sizes end with which a block begins (RFC 7541, section 4.2). They are about a table that is not
 /// the client's any more.
 fn end_of_sizes(block: &[u8]) -> usize {
@@ -293,6 +305,7 @@ impl Core {
     /// What the version before gets next.
     pub(crate) fn for_relay(&mut self) -> &[u8] {
         let Some(relay) = &mut self.relay else { return &[] };
+        relay.lend(self.connection.send_window);
         if relay.deaf {
             relay.out.clear();
         }
@@ -347,7 +360,8 @@ impl Core {
     }
 
     fn takes_of_relay(&self) -> bool {
-        self.is_between_blocks() && self.out.len() < BUFFERED && self.queued < BUFFERED
+        let waits = self.queued >= BUFFERED || self.queued_data >= MAX_QUEUED_DATA;
+        self.is_between_blocks() && self.out.len() < BUFFERED && !waits
     }
 
     /// Whether any frame may follow what the client hears: between a head and its CONTINUATION none other may
@@ -453,27 +467,24 @@ mod tests {
     }
 
     #[test]
-    fn room_goes_to_the_server_that_believes_in_less() {
+    fn both_can_go_on_while_there_is_room() {
+        assert_eq!(loan(1 << 20, 0), 0, "it believes in all of it");
+        assert_eq!(loan(1 << 20, 65_535 - (1 << 20)), SHARED_WINDOW - 65_535);
+        assert_eq!(loan(1 << 20, -(1 << 20)), SHARED_WINDOW);
+        assert_eq!(loan(1, -1), 1);
+        for debt in [-1, 0, 1, 65_535] {
+            assert_eq!(loan(0, debt), if debt < 0 { -debt } else { 0 });
+        }
+        assert_eq!(loan(-5, 0), 0, "a client may take room back");
         let mut relay = relay();
-        let mut debt = 0;
-        assert_eq!(relay.share(100, &mut debt, 1_000), 50);
-        assert_eq!((relay.debt, debt), (-50, -50));
-        // The client was sent 80 bytes of the one that is here.
-        relay.not_written(80);
-        assert_eq!(relay.share(60, &mut debt, 1_000), 60);
-        assert_eq!((relay.debt, debt), (-30, -50));
-        assert_eq!(relay.share(100, &mut debt, 1_000), 60);
-        assert_eq!((relay.debt, debt), (-90, -90));
-    }
-
-    #[test]
-    fn no_window_grows_beyond_what_may_be() {
-        let mut relay = relay();
-        let mut debt = 65_535;
-        let window = MAX_WINDOW - 10;
-        let here = relay.share(10, &mut debt, window);
-        assert_eq!(here, 0);
-        assert!(window + 10 + debt <= MAX_WINDOW + 65_535 && window + 10 + relay.debt <= MAX_WINDOW);
+        relay.not_written(1 << 20);
+        relay.lend(0);
+        relay.not_told(1 << 21);
+        relay.lend(1 << 21);
+        assert!(relay.out.is_empty(), "it still believes in what the other one has sent");
+        relay.not_told(1 << 21);
+        relay.lend(1 << 22);
+        assert_eq!(relay.out.len(), 0);
     }
 
     #[test]
