@@ -87,11 +87,16 @@ use crate::{http2, settings::Http2};
 /// [`MAX_STATE`](hotupdate::connections::MAX_STATE)) get `Connection: close` with their next response, and
 /// those that stay silent are closed after a grace, one after the other.
 ///
-/// An HTTP/2 connection migrates when no stream is open. New requests wait for those in flight, but not
-/// longer than [`Timing::drain_hold`](hotupdate::Timing::drain_hold); then they are served here, and it is
-/// tried again when those that took too long have ended. A connection gets GOAWAY and finishes its streams if
-/// the other version does not accept it, if a stream is still open when the grace is over, or if what its
-/// client has done does not fit into another server, such as a GOAWAY of its own.
+/// An HTTP/2 connection migrates at once when no stream is open. New requests wait for those in flight, but
+/// not longer than [`Timing::drain_hold`](hotupdate::Timing::drain_hold). Then it migrates without the streams
+/// that are still open: gRPC streaming, server-sent events, uploads. The next version answers new requests,
+/// and relays the open streams to this one, which serves them to their end or to its deadline. Until then
+/// the connection does not migrate once more, and [`Totals::relayed`](hotupdate::Totals::relayed) counts it.
+/// If this process dies, its streams are reset; if the next one does, all of the connection is lost.
+///
+/// An HTTP/2 connection gets GOAWAY and finishes its streams if the other version does not accept it, if
+/// streams are still relayed a grace before its deadline, or if what its client has done does not fit into
+/// another server, such as a GOAWAY of its own.
 ///
 /// What is left at the deadline is closed and counted as forced. If the drain ends early, because the next
 /// version failed, everything goes on as before.

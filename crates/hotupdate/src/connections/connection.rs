@@ -353,6 +353,7 @@ mod tests {
     use hotupdate_proto::Totals;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    use super::super::Relay;
     use super::super::fixture::{Fixture, poll_once};
     use super::*;
 
@@ -447,6 +448,39 @@ mod tests {
         fixture.connections.suspend_half(minute);
         let half = Instant::now() + Duration::from_secs(1500);
         assert_eq!(connection.activity().suspended_until(), Some(half));
+    }
+
+    #[tokio::test]
+    async fn what_is_open_on_a_connection_goes_on_in_its_row() {
+        let mut fixture = Fixture::new();
+        fixture.drain();
+        fixture.accept_kind("echo", None);
+        let (connection, mut client) = fixture.accept();
+        let (id, request) = (connection.id(), connection.activity().begin_request());
+        let (stays, ()) = tokio::join!(connection.migrate_relayed("echo", Vec::new()), async {
+            fixture.migrations.recv().await.unwrap().give_back();
+        });
+        let connection = stays.unwrap_err().connection;
+        fixture.accept_kind("echo", None);
+        let (migrated, far) = tokio::join!(connection.migrate_relayed("echo", Vec::new()), async {
+            let request = fixture.migrations.recv().await.unwrap();
+            let far = request.relayed.as_ref().unwrap().far.try_clone().unwrap();
+            request.migrated();
+            Relay::register(far).unwrap()
+        });
+        let (mut near, mut far) = (migrated.unwrap().unwrap(), far);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "our copy is closed");
+        near.write_all(b"near").await.unwrap();
+        far.write_all(b"far").await.unwrap();
+        let (mut of_near, mut of_far) = ([0; 4], [0; 3]);
+        far.read_exact(&mut of_near).await.unwrap();
+        near.read_exact(&mut of_far).await.unwrap();
+        assert_eq!((&of_near, &of_far, near.id()), (b"near", b"far", id));
+        assert_eq!(fixture.connections.summary().active, 1, "until its request has ended");
+        drop((request, near));
+        assert_eq!(far.read(&mut [0]).await.unwrap(), 0);
+        let Totals { accepted, migrated, finished, relayed, .. } = fixture.connections.totals();
+        assert_eq!((accepted, migrated, finished, relayed), (1, 0, 1, 1));
     }
 
     #[tokio::test]

@@ -375,6 +375,38 @@ mod tests {
         assert_eq!(ids(migrations.release(Generation(1), 7)), [0; 0], "once");
     }
 
+    /// With or without what it says.
+    #[tokio::test]
+    async fn a_connection_comes_with_its_relay_or_stays_where_it_is() {
+        let mut migrations = accepting();
+        migrations.handlers.push(Handler::with_relay("relayed", None, |_, relay| {
+            relay.map(|_| -> Resume { Box::new(drop) })
+        }));
+        let (mut items, mut others) = (Vec::new(), Vec::new());
+        let all = [(1, "relayed"), (1, RELAY), (2, "echo"), (3, "relayed"), (4, "echo"), (4, RELAY)];
+        for (id, kind) in all.into_iter().chain([(5, RELAY), (6, "relayed"), (6, RELAY)]) {
+            let (item, fd, other) = offered(id, kind);
+            items.push(item);
+            migrations.arriving.push(fd);
+            others.push(other);
+        }
+        // The relay of the last one was lost on the way.
+        drop(migrations.arriving.pop());
+        let Inspected { mut refused, .. } = migrations.inspect(Generation(1), 7, items).unwrap();
+        refused.sort_unstable();
+        refused.dedup();
+        assert_eq!(refused, [3, 4, 5, 6]);
+        let ids: Vec<_> =
+            migrations.release(Generation(1), 7).iter().map(|arrival| arrival.item.id).collect();
+        assert_eq!(ids, [1, 2]);
+        let mut items = [offered(1, "relayed"), offered(1, RELAY)];
+        items[1].0.cookie += 1;
+        let [(first, fd, _client), (relay, other, _)] = items;
+        migrations.arriving.extend([fd, other]);
+        let error = migrations.inspect(Generation(1), 8, vec![first, relay]).err().unwrap();
+        assert!(error.contains("connection 1") && error.contains("is another socket"), "{error}");
+    }
+
     #[tokio::test]
     async fn a_descriptor_is_the_connection_that_it_is_said_to_be() {
         let refuses = |item: MigrationItem, fd: OwnedFd, what: &str| {
