@@ -4,6 +4,8 @@
 //! What migrates is a protocol over a carrier. So is its kind (`http/1.1`, `tls+http/1.1`), and so is its
 //! state: what the carrier needs, then what the protocol needs.
 
+#[cfg(not(feature = "http2"))]
+use std::marker::PhantomData;
 #[cfg(feature = "http2")]
 use std::pin::Pin;
 
@@ -121,6 +123,8 @@ pub(crate) struct Ways<T> {
     pub(crate) rests: bool,
     #[cfg(feature = "http2")]
     pub(crate) migrate_relayed: MigrateRelayed<T>,
+    #[cfg(not(feature = "http2"))]
+    carrier: PhantomData<fn(T)>,
 }
 
 impl<C: HttpCarrier> Ways<C> {
@@ -129,6 +133,8 @@ impl<C: HttpCarrier> Ways<C> {
             rests: carrier.rests(),
             #[cfg(feature = "http2")]
             migrate_relayed: |carrier, state| Box::pin(migrate_relayed(carrier, state)),
+            #[cfg(not(feature = "http2"))]
+            carrier: PhantomData,
         }
     }
 }
@@ -140,6 +146,8 @@ impl<T: Send + 'static> Ways<T> {
             rests: false,
             #[cfg(feature = "http2")]
             migrate_relayed: |carrier, _| Box::pin(async { Relayed::Stays(carrier) }),
+            #[cfg(not(feature = "http2"))]
+            carrier: PhantomData,
         }
     }
 }
