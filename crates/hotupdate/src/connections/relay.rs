@@ -14,17 +14,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::connection::Connection;
-use super::socket::Socket;
+use super::socket::{Reader, Socket, Stream};
 use crate::platform::{AsFd as _, OwnedFd, UnixStream, pair};
 
 /// The end of the process that has the connection; the other end is a [`Connection`] that goes on.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct Relay(Socket);
+pub struct Relay {
+    reader: Reader,
+    socket: Socket,
+}
 
 /// The pair of a connection that has asked to leave.
 pub(crate) struct Relayed {
-    near: Socket,
+    near: Stream,
     /// For the other process.
     pub(crate) far: Arc<OwnedFd>,
     /// The task that goes on with the near end.
@@ -35,7 +38,7 @@ impl Relayed {
     pub(super) fn new() -> io::Result<(Self, oneshot::Receiver<Connection>)> {
         let (near, far) = pair()?;
         let (goes_on, stayed) = oneshot::channel();
-        Ok((Self { near: Socket::Unix(near), far: Arc::new(far), goes_on }, stayed))
+        Ok((Self { near: Stream::Unix(near), far: Arc::new(far), goes_on }, stayed))
     }
 
     /// The connection is in the other process now. Our copy of its socket is closed, and the row is that of
@@ -52,19 +55,24 @@ impl Relayed {
 impl Relay {
     /// One that has arrived, registered with the runtime.
     pub(crate) fn register(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self(Socket::Unix(UnixStream::from_std(fd.into())?)))
+        let (reader, socket) = Stream::Unix(UnixStream::from_std(fd.into())?).split();
+        Ok(Self { reader, socket })
     }
 }
 
 impl AsyncRead for Relay {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_read(cx, buf)
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.reader.poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Relay {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.poll_write(cx, &[IoSlice::new(buf)])
+        self.socket.poll_write(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -72,6 +80,6 @@ impl AsyncWrite for Relay {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&self.0.as_fd()).shutdown(Shutdown::Write))
+        Poll::Ready(SockRef::from(&self.socket.as_fd()).shutdown(Shutdown::Write))
     }
 }
