@@ -116,7 +116,6 @@ async fn leave_streams<T>(
             let mut io = Io::new(carrier, activity);
             io.give_back(unread);
             handle.give_back(io, state);
-            handle.release();
             Some(Departure::Unasked)
         }
         Relayed::Lost => None,
