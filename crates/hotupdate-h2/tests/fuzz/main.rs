@@ -45,7 +45,7 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
         bytes.extend(payload);
         bytes
     });
-    prop_oneof![3 => frame, 1 => Just(vec![0xf0])]
+    prop_oneof![6 => frame, 1 => Just(vec![0xf0]), 2 => Just(vec![0xf1]), 1 => Just(vec![0xf2])]
 }
 
 #[test]
@@ -62,8 +62,8 @@ fn random_frames() {
 fn random_states() {
     let config = ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(bytes in vec(any::<u8>(), 0..200))| {
-        let mut state = vec![1];
-        state.extend(bytes);
-        targets::state::check(&state);
+        for version in [1, 2] {
+            targets::state::check(&[&[version], &bytes[..]].concat());
+        }
     });
 }
