@@ -464,6 +464,29 @@ async fn a_server_that_stands_still_keeps_its_own_streams_only() {
     assert!(said * flood.len() < 4 << 20, "{said} floods");
 }
 
+/// A server that has no stream of its own says so to a client that leaves, and serves what is left.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_says_goaway_is_served_to_the_end() {
+    let mut client = client(Open::Stay).await;
+    opens(&mut client, 1).await;
+    client.moves().await;
+    client.say(&frame(GOAWAY, 0, 0, &[0; 8])).await;
+    let heard = client.read_all().await;
+    let goaway = heard.iter().find(|f| f.kind == GOAWAY).unwrap();
+    assert_eq!(goaway.payload, [0, 0, 0, 1, 0, 0, 0, 0], "what the version before serves counts");
+    for _ in 0..100 {
+        client.say(&frame(DATA, 0, 1, &[7; 16_384])).await;
+        let heard = client.read_all().await;
+        assert_eq!(data(&heard, Some(1)), 16_384, "{heard:?}");
+        client.say(&window_update(0, 16_384)).await;
+        client.say(&window_update(1, 16_384)).await;
+    }
+    client.say(&frame(DATA, END, 1, b"")).await;
+    assert!(ends(&client.read_all().await, 1));
+    let ended = client.ended().await;
+    assert!(ended.moves == 1 && ended.result.is_ok(), "{ended:?}");
+}
+
 /// Its connection is over: the server that keeps its streams ends them, too.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_is_missed_by_both_servers() {
