@@ -43,10 +43,11 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use hotupdate::{Connection, Serving, Starting, StoredState};
+use hotupdate_proto::timing::fixed::tls::ROTATION_LOOK;
 use hotupdate_tls::{Acceptor, NotMigrated, State, TlsStream};
 use http::StatusCode;
 use http::request::Parts;
@@ -233,9 +234,6 @@ impl Tls {
 const TICKETS: &str = "tls-tickets";
 const TICKETS_SCHEMA: &str = "hotupdate-tls/1";
 
-/// How long a key for tickets may be used longer than it should: the clock is looked at so often.
-const ROTATION: Duration = Duration::from_secs(10 * 60);
-
 /// Keys for session tickets that travel: this version has those of the version before and exports them to the
 /// next one. So sessions resume in every version, also in one that serves again after a rollback. The process
 /// that serves, and no other, changes the keys when it is time.
@@ -299,18 +297,19 @@ async fn rotate(
     stored: Option<StoredState>,
 ) {
     let Some(hot) = serving.await else { return };
+    // The first look is at once: processes that are replaced every few minutes must not keep a key forever.
     while hot.wait_until_serving().await {
+        let Some(tickets) = tickets.upgrade() else { return };
+        let is_news = tickets.rotate_if_due(SystemTime::now());
+        if let Some(stored) = stored.as_ref().filter(|_| is_news)
+            && let Err(error) = stored.set(&tickets.to_bytes())
+        {
+            tracing::warn!(%error, "sessions of TLS that begin now would not outlive a crash");
+        }
+        drop(tickets);
         tokio::select! {
             () = hot.wait_until_not_serving() => {}
-            () = sleep(ROTATION) => {
-                let Some(tickets) = tickets.upgrade() else { return };
-                let is_news = tickets.rotate_if_due(SystemTime::now());
-                if let Some(stored) = stored.as_ref().filter(|_| is_news)
-                    && let Err(error) = stored.set(&tickets.to_bytes())
-                {
-                    tracing::warn!(%error, "sessions of TLS that begin now would not outlive a crash");
-                }
-            }
+            () = sleep(ROTATION_LOOK) => {}
         }
     }
 }

@@ -7,14 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What stands elsewhere, and why: file, how many.
-const ELSEWHERE: [(&str, usize, &str); 8] = [
+const ELSEWHERE: [(&str, usize, &str); 7] = [
     ("hotctl/src/cli.rs", 1, "the longest time that an option takes"),
     ("hotctl/src/client.rs", 1, "the shortest timeout that the kernel takes"),
     ("hotctl/src/commands/watch.rs", 1, "what is drawn"),
     ("hotctl/src/commands/watch/model.rs", 4, "what is drawn"),
     ("hotctl/src/progress.rs", 1, "what is drawn"),
-    ("hotupdate-axum/src/tls.rs", 1, "how often the clock is looked at"),
-    ("hotupdate-tls/src/tickets.rs", 1, "a crate that knows nothing of the others"),
+    ("hotupdate-tls/src/tickets.rs", 1, "how long a key makes tickets, for which nothing waits"),
     ("hotupdate/src/testing/table.rs", 2, "of a connection in a test"),
 ];
 

@@ -1,8 +1,7 @@
 //! The waits that no program sets, by the part that waits.
 //!
 //! Those that can be set are in [`Timing`](super::Timing) and [`ProgramTiming`](super::ProgramTiming). No
-//! crate has a wait of its own, and a test of the sources sees to it. There is one exception: `hotupdate-tls`
-//! knows nothing of this crate, so how long one of its keys makes tickets is written there.
+//! crate has a wait of its own, and a test of the sources sees to it.
 //!
 //! Deliberately absent: how often `hotctl watch` draws, and over what time its rates are: no process waits
 //! for that.
@@ -149,6 +148,16 @@ pub mod http {
     /// How long a client may take to answer a close frame (RFC 6455, section 7.1.1: the server closes after
     /// that).
     pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+}
+
+/// TLS.
+pub mod tls {
+    use std::time::Duration;
+
+    /// Between two looks at the clock whether the keys for session tickets are to be changed: so much longer
+    /// than its six hours a key makes tickets at most. A timer of six hours would not do, for the clock may
+    /// be set, and a machine that sleeps has timers that sleep, too.
+    pub const ROTATION_LOOK: Duration = Duration::from_secs(10 * 60);
 }
 
 /// Tests of an application, with `hotupdate::testing`.

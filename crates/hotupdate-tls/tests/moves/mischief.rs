@@ -257,3 +257,19 @@ fn a_fatal_alert_is_not_answered() {
         assert_eq!(outcome, in_rustls(suite, script));
     }
 }
+
+/// The end is the end, whatever its level (RFC 8446, section 6).
+#[test]
+fn a_close_notify_of_either_level() {
+    for suite in both() {
+        let scripts: [Script; 2] = [
+            |client| [client.seal(DATA, b"one"), client.seal(ALERT, &[1, 0])].concat(),
+            |client| [client.seal(DATA, b"one"), client.seal(ALERT, &[2, 0])].concat(),
+        ];
+        for script in scripts {
+            let outcome = in_record_layer(suite, script);
+            assert_eq!((&outcome.heard[..], outcome.end), (&b"one"[..], End::Closed), "{suite:?}");
+            assert_eq!(outcome, in_rustls(suite, script), "{suite:?}");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //! their time.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hotupdate_axum::tls::Tls;
 use hotupdate_axum::tls::rustls::HandshakeKind::{Full, Resumed};
@@ -74,11 +74,29 @@ async fn sessions_resume_in_the_next_version_and_after_a_rollback() {
         visits(&old, "old", Resumed).await;
         let new = old.hand_off("new", times, tls()).await;
         visits(&new, "new", Resumed).await;
-        new.tickets.rotate(std::time::SystemTime::now()).unwrap();
+        new.tickets.rotate(SystemTime::now()).unwrap();
         visits(&new, "new", Resumed).await;
         old.roll_back().await;
         visits(&old, "old", Resumed).await;
     }
+}
+
+/// However short the lives of processes are, a key makes tickets for no longer than it should.
+#[tokio::test]
+async fn a_version_that_begins_to_serve_changes_keys_that_are_due() {
+    let identity = Identity::new();
+    let config = Arc::new(identity.client());
+    let old = Secure::start(PATIENT, Tls::new(identity.server())).await;
+    old.client(&config).await.is_answered_by("old").await;
+    // After this version has looked at them, which it does next in ten minutes.
+    old.tickets.rotate(SystemTime::now() - Duration::from_secs(7 * 60 * 60)).unwrap();
+    old.client(&config).await.is_answered_by("old").await;
+    let new = old.hand_off("new", PATIENT, Tls::new(identity.server())).await;
+    until(|| new.tickets.rotates_at() > SystemTime::now()).await;
+    assert!(old.tickets.rotates_at() < SystemTime::now(), "a process that drains changes none");
+    let mut client = new.client(&config).await;
+    client.is_answered_by("new").await;
+    assert_eq!(client.handshake(), Resumed, "the key before is understood");
 }
 
 #[tokio::test]
