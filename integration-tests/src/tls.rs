@@ -26,6 +26,6 @@ mod killed;
 pub use killed::{Killed, Moment, Victim, calls, kill};
 
 mod everywhere;
-pub use everywhere::{Tally, kill_everywhere};
+pub use everywhere::{Moments, Tally, kill_everywhere};
 
 mod wire;

@@ -35,6 +35,11 @@
 //! the client notices nothing. Any other connection ends politely: with `Connection: close` or GOAWAY, and
 //! close_notify.
 //!
+//! # Client certificates
+//! They are checked in full handshakes, by the version that shakes hands. A connection that migrates and a
+//! session that resumes keep what was found then, or that there was none, whatever the next version demands:
+//! [`Tickets::bound_to`] keeps sessions of other demands away.
+//!
 //! # Features
 //! `tls`, with the ciphers of ring (feature `ring`, the default) or aws-lc-rs (feature `aws-lc-rs`). Build
 //! the `ServerConfig` with the same provider.
@@ -132,7 +137,8 @@ impl Tls {
 
     /// Makes session tickets with these keys, in place of the configuration's own
     /// [`ticketer`](ServerConfig::ticketer): [`tickets`](tickets()) has those that the next version
-    /// understands.
+    /// understands. If the configuration asks clients for certificates, bind them to what it demands
+    /// ([`Tickets::bound_to`]): `tls.tickets(tickets.bound_to(&roots))`.
     pub fn tickets(mut self, tickets: Arc<Tickets>) -> Self {
         self.tickets = Some(tickets);
         self
@@ -238,7 +244,8 @@ const TICKETS_SCHEMA: &str = "hotupdate-tls/1";
 /// next one. So sessions resume in every version, also in one that serves again after a rollback. The process
 /// that serves, and no other, changes the keys when it is time.
 ///
-/// They are for [`Tls::tickets`], in as many servers as the process has; once for each process. After a start
+/// They are for [`Tls::tickets`], in as many servers as the process has, but see [`Tickets::bound_to`] if they
+/// ask clients for different certificates; once for each process. After a start
 /// without a version before, the keys are new, and clients shake hands in full: [`stored_tickets`] outlive
 /// that.
 ///

@@ -118,3 +118,37 @@ impl Handshake {
         u32::from_be_bytes([0, a, b, c]) as usize
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What has arrived of a message that begins so.
+    fn from_bytes(version: Version, header: [u8; HEADER], arrived: u8) -> Option<Handshake> {
+        let [a, b, c, d] = header;
+        Handshake::from_bytes(version, [a, b, c, d, 0, 0, 0, arrived, 0])
+    }
+
+    #[test]
+    fn a_message_that_cannot_have_begun_does_not_arrive() {
+        let whole = [KEY_UPDATE, 0, 0, 1];
+        for arrived in 1..=4 {
+            let mut header = [0; HEADER];
+            header[..arrived].copy_from_slice(&whole[..arrived]);
+            let handshake = from_bytes(Version::Tls13, header, arrived as u8);
+            assert!(handshake.is_some_and(|handshake| handshake.is_pending()));
+        }
+        assert_eq!(from_bytes(Version::Tls13, whole, 5), None, "it has ended");
+        assert_eq!(from_bytes(Version::Tls13, whole, 6), None);
+        assert_eq!(from_bytes(Version::Tls13, [CLIENT_HELLO, 0, 0, 1], 4), None);
+        assert_eq!(from_bytes(Version::Tls13, [KEY_UPDATE, 0, 0, 2], 4), None);
+        assert_eq!(from_bytes(Version::Tls12, [KEY_UPDATE, 0, 0, 1], 1), None);
+        assert_eq!(from_bytes(Version::Tls13, whole, 0), None, "nothing has arrived");
+    }
+
+    #[test]
+    fn a_client_hello_has_a_length_that_is_waited_for() {
+        assert!(from_bytes(Version::Tls12, [CLIENT_HELLO, 0, 0xff, 0xff], 4).is_some());
+        assert_eq!(from_bytes(Version::Tls12, [CLIENT_HELLO, 1, 0, 0], 4), None);
+    }
+}

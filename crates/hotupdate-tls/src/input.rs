@@ -98,11 +98,6 @@ impl Input {
         Some(Taken { bytes, start, plaintext: &mut self.plaintext })
     }
 
-    /// Forgets the ciphertext.
-    pub(crate) fn clear(&mut self) {
-        self.start = self.bytes.len();
-    }
-
     /// Gives memory back: the connection is idle, or waits for the rest of a record.
     pub(crate) fn release(&mut self) {
         self.compact();
@@ -141,5 +136,33 @@ impl Taken<'_> {
     /// This part of it is plaintext to be read.
     pub(crate) fn keep(self, range: Range<usize>) {
         *self.plaintext = self.start + range.start..self.start + range.end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_has_begun_gets_room_for_its_rest() {
+        let mut input = Input::default();
+        assert!(input.begun().is_none(), "a connection that waits needs no buffer");
+        input.receive(b"\x17");
+        let capacity = input.begun().unwrap().capacity();
+        assert!((HEADER + MAX_CIPHERTEXT..2 * MAX_CIPHERTEXT).contains(&capacity), "{capacity}");
+    }
+
+    #[test]
+    fn a_large_buffer_is_given_back_when_it_is_empty() {
+        for (length, kept) in [(KEPT, KEPT), (KEPT + 1, 0)] {
+            let mut input = Input::default();
+            input.bytes.reserve_exact(length);
+            input.receive(b"record");
+            input.release();
+            assert_eq!((input.ciphertext(), input.bytes.capacity()), (&b"record"[..], length));
+            assert!(input.take(6).is_some());
+            input.release();
+            assert_eq!(input.bytes.capacity(), kept);
+        }
     }
 }

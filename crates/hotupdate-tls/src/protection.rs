@@ -64,6 +64,23 @@ impl Protection {
         Some(Self { suite, secret, key, iv, sequence })
     }
 
+    /// Without making the key from the secret once more. `None` if the secret stands for another IV, and so
+    /// for another key.
+    pub(crate) fn with_key(
+        suite: Suite,
+        secret: Secret,
+        key: &Secret,
+        iv: Zeroizing<[u8; NONCE]>,
+        sequence: u64,
+    ) -> Option<Self> {
+        let fits = match suite.version {
+            Version::Tls12 => secret == *key,
+            Version::Tls13 => secret.as_bytes().len() == suite.secret_len() && secret.iv(suite) == iv,
+        };
+        let key = Key::new(suite.aead(), key);
+        fits.then_some(Self { suite, secret, key, iv, sequence })
+    }
+
     pub(crate) fn into_direction(self) -> Direction {
         let Self { suite, secret, key: _, iv, sequence } = self;
         let iv = match suite.version {

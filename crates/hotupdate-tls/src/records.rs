@@ -114,6 +114,33 @@ impl Records {
         })
     }
 
+    /// Goes on where the handshake ends, with the ciphertext that came behind it.
+    pub(crate) fn after_handshake(
+        suite: Suite,
+        negotiated: Arc<Negotiated>,
+        [opener, sealer]: [Protection; 2],
+        exporter: Secret,
+        max_plaintext: usize,
+        ciphertext: &[u8],
+    ) -> Self {
+        Self {
+            suite,
+            negotiated,
+            opener,
+            sealer,
+            exporter,
+            max_plaintext,
+            input: Input::new(&[], ciphertext),
+            handshake: Handshake::default(),
+            output: Vec::new(),
+            sent: 0,
+            owes_key_update: false,
+            patience: Patience::default(),
+            reading: Reading::Open,
+            closed: false,
+        }
+    }
+
     /// What the handshake has led to.
     pub fn negotiated(&self) -> &Arc<Negotiated> {
         &self.negotiated
@@ -391,8 +418,7 @@ impl Records {
         let alert = AlertDescription::from(description);
         match (level, alert) {
             (WARNING | FATAL, AlertDescription::CloseNotify) => {
-                // What follows must be ignored (RFC 8446, section 6.1).
-                self.input.clear();
+                // What follows is ignored (RFC 8446, section 6.1): no more is read.
                 self.reading = Reading::Closed;
                 Ok(())
             }
@@ -511,5 +537,26 @@ impl Pieces<'_> {
                 (self.pieces, self.offset) = (rest, 0);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{CipherSuite, ProtocolVersion};
+
+    use super::*;
+
+    #[test]
+    fn a_connection_whose_output_is_sent_keeps_no_large_buffer() {
+        let state =
+            crate::state::tests::state(ProtocolVersion::TLSv1_3, CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let mut records = Records::new(state).unwrap();
+        records.write(&[7; 10_000]).unwrap();
+        records.release();
+        let waiting = records.output().len();
+        assert!(waiting > 10_000, "what is to be sent stays");
+        records.sent(waiting);
+        records.release();
+        assert_eq!(records.output.capacity(), 0);
     }
 }

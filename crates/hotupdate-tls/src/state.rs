@@ -312,10 +312,10 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn state(version: ProtocolVersion, cipher_suite: CipherSuite) -> State {
+    pub(crate) fn state(version: ProtocolVersion, cipher_suite: CipherSuite) -> State {
         let suite = Suite::new(version, cipher_suite).unwrap();
         let direction = |sequence| Direction {
             secret: Secret::new(&vec![7; suite.secret_len()]),

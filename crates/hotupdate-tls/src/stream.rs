@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::MigrationBlock;
 use crate::negotiated::Negotiated;
+use crate::records::Records;
 use crate::state::{State, StateError};
 
 pub use accept::Acceptor;
@@ -59,7 +60,7 @@ impl<IO> TlsStream<IO> {
     ///
     /// If the state is damaged.
     pub fn from_state(io: IO, state: State) -> Result<Self, StateError> {
-        Ok(Self(Stream::Migratable(Migratable::new(io, state, None)?)))
+        Ok(Self(Stream::Migratable(Migratable::new(io, Records::new(state)?, None))))
     }
 
     /// Takes the connection apart: its transport, and all that another process needs to go on.
@@ -132,7 +133,8 @@ impl<IO> TlsStream<IO> {
     /// # Errors
     ///
     /// If output or label are too long. Where connections may migrate, also if the exporter was not
-    /// [kept](Acceptor::keep_exporter), and in TLS 1.2, where nothing that may travel leads to it.
+    /// [kept](Acceptor::keep_exporter), and in TLS 1.2, whose exporter is made of the master secret: that must
+    /// not travel, for with it all that was said before could be read.
     pub fn export_keying_material(
         &self,
         output: &mut [u8],

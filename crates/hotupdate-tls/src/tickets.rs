@@ -1,7 +1,7 @@
 //! Session tickets that any version of a service understands.
 
 use std::fmt;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
 use rustls::server::ProducesTickets;
@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::key::Key;
 use crate::provider::aead::{AES_256_GCM, Aad, Nonce};
+use crate::provider::digest::{SHA256, digest};
 use crate::provider::rand::{SecureRandom as _, SystemRandom};
 use crate::secret::Secret;
 use crate::suite::{NONCE, TAG};
@@ -28,12 +29,15 @@ const ID: usize = 12;
 const NAME: usize = RUSTLS.len() + ID;
 const SECRET: usize = 32;
 
+/// What tickets are [bound to](Tickets::bound_to), by its hash.
+type Bound = [u8; 32];
+
 /// Keys for session tickets (RFC 8446, section 4.6.1, and RFC 5077) that pass from process to process, so
 /// that clients that come back resume their sessions at the next version: rustls's own ticketers keep their
 /// keys to themselves, and after an update each client shakes hands in full.
 ///
-/// Give the same keys to every `ServerConfig` of a process, and their bytes to the next process as state of
-/// the application:
+/// Give the same keys to every `ServerConfig` of a process that asks the same of its clients, and their bytes
+/// to the next process as state of the application:
 ///
 /// ```
 /// use std::sync::Arc;
@@ -72,13 +76,19 @@ const SECRET: usize = 32;
 /// of all three. So a process that is replaced, and serves again because its successor fails, understands the
 /// tickets of that successor, too, even if it has rotated in the meantime.
 ///
+/// **A session that resumes is not checked again.** What the client has shown in its full handshake counts: its
+/// certificate, or that it had none, whatever the server asks for now. So where clients are asked for
+/// certificates, bind the tickets to what they have to show, with [`bound_to`](Self::bound_to).
+///
 /// **A process that holds the keys** can open all tickets that were made with them. That makes it the server
 /// for clients that come back, and it can read what is said over TLS 1.2 in the sessions of these tickets,
 /// and early data of TLS 1.3. A key makes tickets for six hours, and is understood for six more. That holds
 /// for keys that lie where a process finds them after a crash, too, if it calls
 /// [`rotate_if_due`](Self::rotate_if_due) before it uses them.
 pub struct Tickets {
-    keys: RwLock<Keys>,
+    keys: Arc<RwLock<Keys>>,
+    /// Zeros, which are no hash, if it is nothing.
+    bound: Bound,
 }
 
 struct Keys {
@@ -120,7 +130,7 @@ impl Tickets {
             next: TicketKey::random()?,
             since: now,
         };
-        Ok(Self { keys: RwLock::new(keys) })
+        Ok(Self::unbound(keys))
     }
 
     /// With the keys of another process.
@@ -143,7 +153,37 @@ impl Tickets {
         let mut key = || keys.next().flatten().ok_or(TicketsError::Form);
         let keys =
             Keys { previous: key()?, current: key()?, next: key()?, since: since.ok_or(TicketsError::Form)? };
-        Ok(Self { keys: RwLock::new(keys) })
+        Ok(Self::unbound(keys))
+    }
+
+    fn unbound(keys: Keys) -> Self {
+        Self { keys: Arc::new(RwLock::new(keys)), bound: Bound::default() }
+    }
+
+    /// The same keys, which also change together, for tickets that only a server understands which is bound to
+    /// the same, in this process or another one. Bytes that say what clients have to prove are right: those of
+    /// the roots that their certificates are checked with, and of whether they must show one.
+    ///
+    /// Otherwise a client that has shaken hands with a server that asks for no certificate resumes its session
+    /// at another server, or at the next version, that demands one, and is let in without.
+    ///
+    /// ```
+    /// # use std::{sync::Arc, time::SystemTime};
+    /// # use hotupdate_tls::Tickets;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let roots = b"-----BEGIN CERTIFICATE-----";
+    /// let tickets = Arc::new(Tickets::new(SystemTime::now())?);
+    /// // One server for all clients, and one for those that show a certificate of these roots.
+    /// let (public, internal) = (tickets.clone(), tickets.bound_to(roots));
+    /// # drop((public, internal));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn bound_to(&self, what: &[u8]) -> Arc<Self> {
+        let mut bound = Bound::default();
+        bound.copy_from_slice(digest(&SHA256, what).as_ref());
+        Arc::new(Self { keys: self.keys.clone(), bound })
     }
 
     /// The keys for another process. They are as secret as the sessions: see [`Tickets`].
@@ -175,7 +215,7 @@ impl Tickets {
     pub fn rotate_if_due(&self, now: SystemTime) -> bool {
         let mut keys = self.write();
         let due = keys.due(now);
-        (0..due).all(|_| keys.rotate(now).is_ok()) && due > 0
+        (0..due).take_while(|_| keys.rotate(now).is_ok()).count() > 0
     }
 
     /// Goes on with the next key, as after a leak: three times, and no ticket is understood of the keys that
@@ -208,7 +248,7 @@ impl ProducesTickets for Tickets {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.read().current.seal(plain)
+        self.read().current.seal(&self.bound, plain)
     }
 
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
@@ -216,7 +256,7 @@ impl ProducesTickets for Tickets {
         let name = cipher.get(..NAME)?;
         // The names are no secret.
         let key = [current, previous, next].into_iter().find(|key| key.name() == name)?;
-        key.open(cipher)
+        key.open(&self.bound, cipher)
     }
 }
 
@@ -265,27 +305,35 @@ impl TicketKey {
         name
     }
 
-    /// The key's name, a nonce, and the ciphertext, which is bound to the name.
-    fn seal(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        let (name, mut nonce) = (self.name(), [0; NONCE]);
+    /// What a ticket's ciphertext cannot be used without.
+    fn aad(&self, bound: &Bound) -> Aad<[u8; NAME + size_of::<Bound>()]> {
+        let mut aad = [0; NAME + size_of::<Bound>()];
+        aad[..NAME].copy_from_slice(&self.name());
+        aad[NAME..].copy_from_slice(bound);
+        Aad::from(aad)
+    }
+
+    /// The key's name, a nonce, and the ciphertext.
+    fn seal(&self, bound: &Bound, plain: &[u8]) -> Option<Vec<u8>> {
+        let mut nonce = [0; NONCE];
         // Not a number that counts: it would tell how many clients there are.
         SystemRandom::new().fill(&mut nonce).ok()?;
         let mut ticket = Vec::with_capacity(NAME + NONCE + plain.len() + TAG);
-        ticket.extend_from_slice(&name);
+        ticket.extend_from_slice(&self.name());
         ticket.extend_from_slice(&nonce);
         ticket.extend_from_slice(plain);
         let nonce = Nonce::assume_unique_for_key(nonce);
         let body = &mut ticket[NAME + NONCE..];
-        let tag = self.key.seal_in_place_separate_tag(nonce, Aad::from(name), body).ok()?;
+        let tag = self.key.seal_in_place_separate_tag(nonce, self.aad(bound), body).ok()?;
         ticket.extend_from_slice(tag.as_ref());
         Some(ticket)
     }
 
-    fn open(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+    fn open(&self, bound: &Bound, ticket: &[u8]) -> Option<Vec<u8>> {
         let (nonce, body) = ticket[NAME..].split_first_chunk::<NONCE>()?;
         let mut body = body.to_vec();
         let nonce = Nonce::assume_unique_for_key(*nonce);
-        let length = self.key.open_in_place(nonce, Aad::from(self.name()), &mut body).ok()?.len();
+        let length = self.key.open_in_place(nonce, self.aad(bound), &mut body).ok()?.len();
         body.truncate(length);
         Some(body)
     }
@@ -344,7 +392,7 @@ mod tests {
         for (hours, rotations) in [(5, 0), (6, 1), (11, 1), (12, 2), (17, 2), (18, 3), (1_000, 3)] {
             let tickets = Tickets::new(now()).unwrap();
             let ticket = tickets.encrypt(b"session").unwrap();
-            let next = tickets.read().next.seal(b"session").unwrap();
+            let next = tickets.read().next.seal(&tickets.bound, b"session").unwrap();
             assert_eq!(tickets.rotate_if_due(now() + hours * HOUR), rotations > 0);
             assert_eq!(tickets.decrypt(&ticket).is_some(), rotations < 2, "after {hours} hours");
             assert_eq!(tickets.decrypt(&next).is_some(), rotations < 3, "after {hours} hours");
@@ -376,9 +424,29 @@ mod tests {
     }
 
     #[test]
+    fn a_ticket_is_understood_where_tickets_are_bound_to_the_same() {
+        let free = Arc::new(Tickets::new(now()).unwrap());
+        let all = |keys: &Tickets| [keys.bound_to(b"roots"), keys.bound_to(b"roots 2"), keys.bound_to(b"")];
+        let (here, there) = (all(&free), all(&copy(&free)));
+        for (n, tickets) in here.iter().chain([&free]).enumerate() {
+            let ticket = tickets.encrypt(b"session").unwrap();
+            for (m, other) in there.iter().chain([&copy(&free).into()]).enumerate() {
+                assert_eq!(other.decrypt(&ticket).is_some(), n == m);
+            }
+        }
+        free.rotate(now() + HOUR).unwrap();
+        assert_eq!(here[0].rotates_at(), now() + 7 * HOUR, "the keys are the same ones");
+    }
+
+    #[test]
     fn tickets_of_another_rustls_are_not_ours() {
         let tickets = Tickets::new(now()).unwrap();
-        assert!(tickets.encrypt(b"session").unwrap().starts_with(b"0.23"));
+        assert!(tickets.encrypt(b"session").unwrap().starts_with(&RUSTLS));
+        // The workspace, which is not there where the crate was downloaded.
+        let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");
+        let Ok(dependencies) = std::fs::read_to_string(workspace) else { return };
+        let version = format!("\nrustls = {{ version = \"{}.", str::from_utf8(&RUSTLS).unwrap());
+        assert!(dependencies.contains(&version), "{version}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use crate::crash::campaign::{Calls, Kind, Tally, Verdict, calls, cases, judge, sample};
 use crate::crash::tracer::{Order, follow};
 use crate::crash::{Campaign, Case, Fault, Point, Speaks};
-use crate::tls::{self, kill_everywhere};
+use crate::tls::{self, Moments, kill_everywhere};
 use anyhow::ensure;
 use clap::{Parser, Subcommand, ValueEnum};
 use syscalls::Sysno;
@@ -58,6 +58,9 @@ enum Command {
         /// Only so many of each process, spread evenly
         #[arg(long)]
         sample: Option<usize>,
+        /// Of one call at most so many, spread evenly: what busy clients say makes hundreds of a few calls
+        #[arg(long, default_value_t = 60)]
+        of_a_call: u32,
         /// One line for each run
         #[arg(long)]
         verbose: bool,
@@ -130,7 +133,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             ensure!(failed == 0, "{failed} of {times} failed");
             Ok(())
         }
-        Command::Tls { jobs, sample, verbose } => over_tls(jobs, sample, verbose),
+        Command::Tls { jobs, sample, of_a_call, verbose } => {
+            over_tls(Moments { of_a_process: sample, of_a_call }, jobs, verbose)
+        }
         Command::Calls { speaks } => {
             show(&calls(speaks)?);
             Ok(())
@@ -185,9 +190,9 @@ fn all(
 }
 
 #[expect(clippy::print_stdout, reason = "a program that a person runs")]
-fn over_tls(jobs: usize, sample: Option<usize>, verbose: bool) -> anyhow::Result<()> {
-    let tally = kill_everywhere(sample, jobs, |line| {
-        if verbose || line.starts_with("FAILED") {
+fn over_tls(moments: Moments, jobs: usize, verbose: bool) -> anyhow::Result<()> {
+    let tally = kill_everywhere(moments, jobs, |line| {
+        if verbose || !line.starts_with("ok") {
             println!("{line}");
         }
     })?;

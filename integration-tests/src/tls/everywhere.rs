@@ -1,11 +1,14 @@
-//! Either process of a handoff is killed before each of its system calls, one run for each; and before some of
-//! those that carry what busy clients say, of which there are hundreds.
+//! Either process of a handoff is killed before each of its system calls, one run for each; of those that carry
+//! what busy clients say, of which there are hundreds, before some if that is enough.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use syscalls::Sysno;
 
 use super::killed::{Killed, Moment, Victim, calls, kill};
 use crate::crash::Point;
@@ -14,9 +17,14 @@ use crate::crash::campaign::words;
 /// How often a handoff is looked at, in which nothing is killed: the largest count of a call is taken.
 const LOOKS: usize = 2;
 
-/// Of one call, this many are tried at most, spread evenly. No call but those of busy clients is made so
-/// often.
-const OF_ONE_CALL: u32 = 60;
+/// Which moments are tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Moments {
+    /// So many of each process at most, spread evenly over all of its calls.
+    pub of_a_process: Option<usize>,
+    /// So many of one call at most, spread evenly. What busy clients say makes hundreds of a few calls.
+    pub of_a_call: u32,
+}
 
 /// What all runs came to.
 #[derive(Clone, Debug, Default)]
@@ -35,22 +43,20 @@ pub struct Tally {
     pub took: Duration,
 }
 
-/// Kills either process before each of its calls, or before a `sample` of each, and tells of each run that
-/// is over.
+/// Kills either process at these moments. Tells first how often each makes each call, and how many of them are
+/// left out, and then of each run that is over.
 ///
 /// # Errors
 ///
 /// If a process cannot be traced.
-pub fn kill_everywhere(
-    sample: Option<usize>,
-    jobs: usize,
-    told: impl Fn(&str) + Sync,
-) -> anyhow::Result<Tally> {
+pub fn kill_everywhere(moments: Moments, jobs: usize, told: impl Fn(&str) + Sync) -> anyhow::Result<Tally> {
     let begun = Instant::now();
     let mut cases = Vec::new();
     for victim in [Victim::Incumbent, Victim::Successor] {
-        let of_victim = points(victim)?;
-        let size = sample.unwrap_or(usize::MAX).min(of_victim.len());
+        let calls = most_calls(victim)?;
+        told(&describe(victim, &calls, moments.of_a_call));
+        let of_victim = points(&calls, moments.of_a_call);
+        let size = moments.of_a_process.unwrap_or(usize::MAX).min(of_victim.len());
         let spread = (0..size).map(|number| of_victim[number * of_victim.len() / size]);
         cases.extend(spread.map(|point| (victim, point)));
     }
@@ -74,7 +80,7 @@ pub fn kill_everywhere(
     Ok(tally)
 }
 
-fn points(victim: Victim) -> anyhow::Result<Vec<Point>> {
+fn most_calls(victim: Victim) -> anyhow::Result<BTreeMap<Sysno, u32>> {
     let mut most = calls(victim)?;
     for _ in 1..LOOKS {
         for (call, count) in calls(victim)? {
@@ -82,11 +88,27 @@ fn points(victim: Victim) -> anyhow::Result<Vec<Point>> {
             *known = count.max(*known);
         }
     }
-    let points = most.into_iter().flat_map(|(call, count)| {
-        let tried = count.min(OF_ONE_CALL);
+    Ok(most)
+}
+
+fn points(calls: &BTreeMap<Sysno, u32>, at_most: u32) -> Vec<Point> {
+    let of = |(&call, &count): (&Sysno, &u32)| {
+        let tried = count.min(at_most);
         (0..tried).map(move |number| Point { call, nth: number * count / tried + 1 })
-    });
-    Ok(points.collect())
+    };
+    calls.iter().flat_map(of).collect()
+}
+
+fn describe(victim: Victim, calls: &BTreeMap<Sysno, u32>, at_most: u32) -> String {
+    let of = |(call, &count): (&Sysno, &u32)| {
+        let name = call.name();
+        if count > at_most {
+            format!("{name} {count} ({at_most} of them)")
+        } else {
+            format!("{name} {count}")
+        }
+    };
+    format!("{victim:?}: {}", calls.iter().map(of).collect::<Vec<_>>().join(", "))
 }
 
 impl Tally {

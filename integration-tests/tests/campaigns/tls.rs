@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use integration_tests::process::needs::{ROOT, have};
-use integration_tests::tls::{self, Moment, Victim, kill};
+use integration_tests::tls::{self, Moment, Moments, Victim, kill};
 
 use crate::alone;
 
@@ -26,8 +26,8 @@ fn either_process_is_killed_at_every_moment() {
 /// At a time; most of a run is waiting.
 const JOBS: usize = 3;
 
-/// Of each side, of its calls in a handoff; `make crash` kills before each of them.
-const SAMPLE: usize = 24;
+/// Of the calls of each side in a handoff; `make crash` kills before far more of them.
+const SAMPLE: Moments = Moments { of_a_process: Some(24), of_a_call: 60 };
 
 #[test]
 fn either_process_is_killed_at_a_sample_of_its_calls() -> anyhow::Result<()> {
@@ -35,7 +35,7 @@ fn either_process_is_killed_at_a_sample_of_its_calls() -> anyhow::Result<()> {
         return Ok(());
     }
     let _alone = alone();
-    let tally = tls::kill_everywhere(Some(SAMPLE), JOBS, |_| {})?;
+    let tally = tls::kill_everywhere(SAMPLE, JOBS, |_| {})?;
     assert!(tally.failed.is_empty(), "{}", tally.failed.join("\n"));
     // What differs from run to run are single calls.
     assert!(tally.met * 100 >= tally.cases * 75, "only {} of {} were killed", tally.met, tally.cases);

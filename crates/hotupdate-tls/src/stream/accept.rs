@@ -53,7 +53,8 @@ impl Acceptor {
         self
     }
 
-    /// The exporter's secret is kept and migrates, too, so that keying material can be exported (TLS 1.3).
+    /// The exporter's secret is kept and migrates, too, so that [keying
+    /// material](crate::TlsStream::export_keying_material) can be exported. TLS 1.3 alone has such a secret.
     #[must_use]
     pub fn keep_exporter(mut self, keep: bool) -> Self {
         self.keep_exporter = keep;

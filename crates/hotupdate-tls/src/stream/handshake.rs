@@ -17,13 +17,11 @@ use zeroize::Zeroizing;
 use super::accept::no_result;
 use super::key_log::{SecretLog, Secrets};
 use super::migratable::Migratable;
-use crate::handshake;
 use crate::input::{Header, Input, MAX_CIPHERTEXT};
 use crate::negotiated::Negotiated;
-use crate::patience::Patience;
-use crate::protection::{Direction, HEADER};
+use crate::protection::{HEADER, Protection};
+use crate::records::Records;
 use crate::secret::Secret;
-use crate::state::State;
 use crate::suite::{Suite, Version};
 
 /// Most that clients say in a handshake is shorter.
@@ -119,21 +117,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Handshake<IO> {
         let suite = Suite::new(negotiated.version, negotiated.cipher_suite).ok_or_else(no_result)?;
         let Secrets { client, server, exporter } = log.take();
         let extracted = connection.dangerous_extract_secrets().map_err(io::Error::other)?;
-        let state = State {
+        let opener = direction(suite, extracted.rx, client).ok_or_else(other_secrets)?;
+        let sealer = direction(suite, extracted.tx, server).ok_or_else(other_secrets)?;
+        let records = Records::after_handshake(
             suite,
-            negotiated: Arc::new(negotiated),
-            opener: direction(suite, extracted.rx, client).ok_or_else(other_secrets)?,
-            sealer: direction(suite, extracted.tx, server).ok_or_else(other_secrets)?,
+            Arc::new(negotiated),
+            [opener, sealer],
             exporter,
             max_plaintext,
-            handshake: handshake::Handshake::default(),
-            owes_key_update: false,
-            patience: Patience::default(),
-            plaintext: Vec::new(),
-            ciphertext: input.ciphertext().to_vec(),
-            output: Vec::new(),
-        };
-        Migratable::new(io, state, kind).map_err(io::Error::other)
+            input.ciphertext(),
+        );
+        Ok(Migratable::new(io, records, kind))
     }
 }
 
@@ -147,19 +141,17 @@ fn direction(
     suite: Suite,
     (sequence, extracted): (u64, ConnectionTrafficSecrets),
     logged: Secret,
-) -> Option<Direction> {
+) -> Option<Protection> {
     use ConnectionTrafficSecrets::{Aes128Gcm, Aes256Gcm, Chacha20Poly1305};
     let (Aes128Gcm { key, iv } | Aes256Gcm { key, iv } | Chacha20Poly1305 { key, iv }) = extracted else {
         return None;
     };
-    let iv = Zeroizing::new(iv.as_ref().try_into().ok()?);
-    match suite.version {
-        Version::Tls12 => Some(Direction { secret: Secret::new(key.as_ref()), iv, sequence }),
-        Version::Tls13 if !logged.is_empty() && logged.iv(suite) == iv => {
-            Some(Direction { secret: logged, iv: Zeroizing::default(), sequence })
-        }
-        Version::Tls13 => None,
-    }
+    let (key, iv) = (Secret::new(key.as_ref()), Zeroizing::new(iv.as_ref().try_into().ok()?));
+    let secret = match suite.version {
+        Version::Tls12 => key.clone(),
+        Version::Tls13 => logged,
+    };
+    Protection::with_key(suite, secret, &key, iv, sequence)
 }
 
 /// The transport as rustls writes to it.

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use crate::MigrationBlock;
 use crate::records::{Peek, Records};
-use crate::state::{State, StateError};
+use crate::state::State;
 
 #[derive(Debug)]
 pub(super) struct Migratable<IO> {
@@ -21,12 +21,8 @@ pub(super) struct Migratable<IO> {
 }
 
 impl<IO> Migratable<IO> {
-    pub(super) fn new(
-        io: IO,
-        state: State,
-        handshake_kind: Option<HandshakeKind>,
-    ) -> Result<Self, StateError> {
-        Ok(Self { io, records: Box::new(Records::new(state)?), handshake_kind })
+    pub(super) fn new(io: IO, records: Records, handshake_kind: Option<HandshakeKind>) -> Self {
+        Self { io, records: Box::new(records), handshake_kind }
     }
 
     pub(super) fn into_state(self) -> Result<(IO, State), (Self, MigrationBlock)> {

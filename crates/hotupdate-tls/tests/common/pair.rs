@@ -135,6 +135,8 @@ pub(crate) struct Ends {
     pub(crate) shut: bool,
     /// How many bytes the server may still send.
     pub(crate) room: Option<usize>,
+    /// How often the server has read something.
+    pub(crate) reads: usize,
 }
 
 impl Pipe {
@@ -153,6 +155,7 @@ impl AsyncRead for Pipe {
         for byte in ends.to_server.drain(..count) {
             buf.put_slice(&[byte]);
         }
+        ends.reads += 1;
         Poll::Ready(Ok(()))
     }
 }
@@ -337,6 +340,20 @@ impl Pair {
         let mut pair = Self { client, server: Server { pipe, stream: Some(stream) } };
         pair.client_hears();
         pair
+    }
+
+    /// Whether the server breaks the handshake off.
+    pub(crate) fn refused(acceptor: &Acceptor, client: Arc<ClientConfig>) -> bool {
+        let mut client = ClientConnection::new(client, server_name()).unwrap();
+        let pipe = Pipe::default();
+        let mut accept = Box::pin(acceptor.accept(pipe.clone()));
+        loop {
+            client_sends(&mut client, &pipe);
+            if let Some(accepted) = now(accept.as_mut()) {
+                return accepted.is_err();
+            }
+            client_receives(&mut client, &pipe).unwrap();
+        }
     }
 
     /// What the client has to send is with the server's transport.

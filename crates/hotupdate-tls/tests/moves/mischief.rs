@@ -143,6 +143,22 @@ fn a_length_that_no_record_has() {
     refused_by_us(both(), RECORD_OVERFLOW, |_| vec![DATA, 3, 3, 0xff, 0xff]);
 }
 
+/// The header alone says whether a record can be so long.
+#[test]
+fn the_longest_record() {
+    fn header(length: u16) -> Vec<u8> {
+        [&[DATA, 3, 3][..], &length.to_be_bytes()].concat()
+    }
+    for suite in TLS13 {
+        assert_eq!(in_record_layer(suite, |_| header((1 << 14) + 256)).end, End::Open);
+    }
+    refused_by_us(TLS13, RECORD_OVERFLOW, |_| header((1 << 14) + 257));
+    for suite in TLS12 {
+        assert_eq!(in_record_layer(suite, |_| header((1 << 14) + 2048)).end, End::Open);
+    }
+    refused_by_us(TLS12, RECORD_OVERFLOW, |_| header((1 << 14) + 2049));
+}
+
 #[test]
 fn what_is_no_record() {
     refused(both(), DECODE_ERROR, |_| b"GET / HTTP/1.1\r\n\r\n".to_vec());

@@ -51,6 +51,17 @@ fn two_megabytes_each_way_between_migrations() {
 }
 
 #[test]
+fn a_long_record_is_read_in_few_pieces() {
+    let mut pair = Options::new(SUITES[0]).connect();
+    let bytes = pattern(1 << 14);
+    pair.client_says(&bytes);
+    pair.server.pipe.lock().reads = 0;
+    assert!(pair.server.hears().0 == bytes);
+    // Its beginning into a small buffer, and its rest.
+    assert_eq!(pair.server.pipe.lock().reads, 2);
+}
+
+#[test]
 fn a_hundred_migrations() {
     for suite in SUITES {
         let mut pair = Options::new(suite).connect();

@@ -8,7 +8,7 @@ use rustls::CipherSuite::{TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS13_AES_128
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig};
 
-use crate::pair::{Options, Pair};
+use crate::pair::{Identity, Options, Pair};
 
 const SIX_HOURS: Duration = Duration::from_secs(6 * 60 * 60);
 
@@ -57,6 +57,30 @@ fn without_the_keys_it_does_not() {
     let process = || process(&server, &Arc::new(Tickets::new(SystemTime::now()).unwrap()));
     assert_eq!(visit(&process(), &client), HandshakeKind::Full);
     assert_eq!(visit(&process(), &client), HandshakeKind::Full);
+}
+
+/// rustls asks for nothing when a session resumes, so a client could come without a certificate where one is
+/// demanded.
+#[test]
+fn a_session_of_a_client_without_a_certificate_resumes_nowhere_where_one_is_demanded() {
+    for suite in [TLS13_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256] {
+        let identity = Identity::new(false);
+        let demanding = Options { client_certificate: true, ..Options::new(suite) };
+        let (open, anonymous) = Options::new(suite).configs_of(&identity);
+        let (demanding, known) = demanding.configs_of(&identity);
+        let (anonymous, known) = (Arc::new(anonymous), Arc::new(known));
+        let free = Arc::new(Tickets::new(SystemTime::now()).unwrap());
+        let open = process(&open, &free);
+        assert_eq!(visit(&open, &anonymous), HandshakeKind::Full);
+        // This is what has to be prevented.
+        assert_eq!(visit(&process(&demanding, &free), &anonymous), HandshakeKind::Resumed);
+        let strict = process(&demanding, &free.bound_to(b"roots"));
+        assert_eq!(visit(&open, &anonymous), HandshakeKind::Resumed);
+        assert!(Pair::refused(&strict, anonymous));
+        assert_eq!(visit(&strict, &known), HandshakeKind::Full);
+        let next = Tickets::from_bytes(&free.to_bytes()).unwrap();
+        assert_eq!(visit(&process(&demanding, &next.bound_to(b"roots")), &known), HandshakeKind::Resumed);
+    }
 }
 
 #[test]
