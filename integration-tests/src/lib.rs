@@ -17,7 +17,8 @@
 //! 9. [`crash`]: a fault at each system call of a handoff
 //! 10. [`systemd`]: a real systemd in namespaces of its own, for tests of units
 //! 11. [`podman`]: containers with an image from scratch
-//! 12. [`programs`]: what a person runs
+//! 12. [`readme`]: the commands of READMEs, which tests run
+//! 13. [`programs`]: what a person runs
 
 // Elsewhere it is empty, so that the workspace builds where developers work.
 #![cfg(target_os = "linux")]
@@ -49,5 +50,8 @@ pub use systemd::{Network, Systemd};
 
 pub mod podman;
 pub use podman::Podman;
+
+pub mod readme;
+pub use readme::Readme;
 
 pub mod programs;

@@ -25,3 +25,5 @@ mod facts;
 pub use facts::Facts;
 
 pub mod needs;
+
+pub mod network;

@@ -68,6 +68,8 @@ pub struct Process {
 pub struct Totals {
     pub accepted: u64,
     pub adopted: u64,
+    pub relayed: u64,
+    pub requests: u64,
     pub goaways: GoAways,
 }
 

@@ -7,15 +7,12 @@
 //!
 //! Deliberately absent: dbus. `systemctl` speaks to systemd directly, as root.
 
-use std::fs::{self, File};
-use std::os::fd::AsFd as _;
-use std::panic::resume_unwind;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::{env, thread};
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-
 use crate::process::needs::{CGROUPS, NAMESPACES, Need, SYSTEMD, cgroup2};
+use crate::process::network::in_network_of;
 use crate::process::{Outcome, SOON, Sandbox, Service, Serving, binary, eventually};
 
 /// What a machine needs for it.
@@ -233,13 +230,7 @@ impl<'a> Systemd<'a> {
     /// If the piece does, or if the system does not let it in.
     #[track_caller]
     pub fn in_its_network<T: Send>(&self, piece: impl FnOnce() -> T + Send) -> T {
-        let network = File::open(format!("/proc/{}/ns/net", self.init)).expect("systemd runs");
-        let enter = || {
-            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
-                .expect("root may enter a network");
-            piece()
-        };
-        thread::scope(|scope| scope.spawn(enter).join()).unwrap_or_else(|panic| resume_unwind(panic))
+        in_network_of(self.init, piece)
     }
 }
 

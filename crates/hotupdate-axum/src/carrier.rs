@@ -4,6 +4,11 @@
 //! What migrates is a protocol over a carrier. So is its kind (`http/1.1`, `tls+http/1.1`), and so is its
 //! state: what the carrier needs, then what the protocol needs.
 
+#[cfg(not(feature = "http2"))]
+use std::marker::PhantomData;
+#[cfg(feature = "http2")]
+use std::pin::Pin;
+
 use hotupdate::Connection;
 use hotupdate::connections::NotMigrated;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -112,6 +117,75 @@ pub(crate) fn migrate<C: Carrier>(
     }
 }
 
+/// What an HTTP carrier does beside carrying.
+pub(crate) struct Ways<T> {
+    /// The connection rests while its client is silent.
+    pub(crate) rests: bool,
+    #[cfg(feature = "http2")]
+    pub(crate) migrate_relayed: MigrateRelayed<T>,
+    #[cfg(not(feature = "http2"))]
+    carrier: PhantomData<fn(T)>,
+}
+
+impl<C: HttpCarrier> Ways<C> {
+    pub(crate) fn of(carrier: &C) -> Self {
+        Self {
+            rests: carrier.rests(),
+            #[cfg(feature = "http2")]
+            migrate_relayed: |carrier, state| Box::pin(migrate_relayed(carrier, state)),
+            #[cfg(not(feature = "http2"))]
+            carrier: PhantomData,
+        }
+    }
+}
+
+impl<T: Send + 'static> Ways<T> {
+    /// Of what belongs to the application.
+    pub(crate) fn none() -> Self {
+        Self {
+            rests: false,
+            #[cfg(feature = "http2")]
+            migrate_relayed: |carrier, _| Box::pin(async { Relayed::Stays(carrier) }),
+            #[cfg(not(feature = "http2"))]
+            carrier: PhantomData,
+        }
+    }
+}
+
+/// Migrates an HTTP/2 connection on which streams are open, with the state of the protocol.
+#[cfg(feature = "http2")]
+pub(crate) type MigrateRelayed<T> = fn(T, Vec<u8>) -> Pin<Box<dyn Future<Output = Relayed<T>> + Send>>;
+
+/// What has become of such a connection.
+#[cfg(feature = "http2")]
+pub(crate) enum Relayed<T> {
+    /// It has migrated, and its streams go on over this.
+    Migrated(Connection),
+    Stays(T),
+    Lost,
+}
+
+#[cfg(feature = "http2")]
+async fn migrate_relayed<C: Carrier>(carrier: C, protocol: Vec<u8>) -> Relayed<C> {
+    let kind = carrier.layer().kinds().http2_relayed;
+    let (connection, around) = match carrier.take_apart() {
+        Ok(parts) => parts,
+        Err((carrier, why)) => {
+            tracing::debug!(why, kind, "a connection stays");
+            carrier.connection().activity().set_refused();
+            return Relayed::Stays(carrier);
+        }
+    };
+    let state = C::state(&around, protocol);
+    match connection.migrate_relayed(kind, state).await {
+        Ok(near) => near.map_or(Relayed::Lost, Relayed::Migrated),
+        Err(NotMigrated { connection, why, .. }) => {
+            tracing::debug!(why, kind, "a connection stays");
+            C::put_together(connection, around).map_or(Relayed::Lost, Relayed::Stays)
+        }
+    }
+}
+
 /// What is around a connection, as far as names tell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layer {
@@ -143,6 +217,9 @@ pub(crate) struct Kinds {
     /// They speak HTTP/2.
     #[cfg(feature = "http2")]
     pub(crate) http2: &'static str,
+    /// They speak HTTP/2, and the version before serves the streams that are open.
+    #[cfg(feature = "http2")]
+    pub(crate) http2_relayed: &'static str,
     /// WebSockets: with what their kinds begin, so that they never collide with kinds that an application
     /// migrates itself.
     #[cfg(feature = "ws")]
@@ -183,6 +260,8 @@ impl Layer {
             http1: "http/1.1",
             #[cfg(feature = "http2")]
             http2: "h2",
+            #[cfg(feature = "http2")]
+            http2_relayed: "h2/relayed",
             #[cfg(feature = "ws")]
             websocket: "websocket/",
         };
@@ -191,6 +270,8 @@ impl Layer {
             http1: "tls+http/1.1",
             #[cfg(feature = "http2")]
             http2: "tls+h2",
+            #[cfg(feature = "http2")]
+            http2_relayed: "tls+h2/relayed",
             #[cfg(feature = "ws")]
             websocket: "tls+websocket/",
         };

@@ -1,4 +1,5 @@
-//! One HTTP/2 connection: served, and taken out of hyper alive when no stream is open, to migrate.
+//! One HTTP/2 connection: served, and taken out of hyper alive to migrate: when no stream is open, or without
+//! those that are.
 //!
 //! hyper is served on a layer that follows the frames (`hotupdate-h2`), so that the connection has never to
 //! say that it leaves. GOAWAY is for what cannot migrate; its client opens a new connection without losing a
@@ -12,6 +13,7 @@ use axum::body::Body;
 use hotupdate::connections::{GoAway, MAX_STATE};
 use hotupdate::drain::{Phase, Plan};
 use hotupdate_h2::{Handle, Layer, Limits, State, Stays};
+use hotupdate_proto::timing::fixed::http::SPLIT;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -20,8 +22,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep, sleep_until};
 
 use crate::app::BoxError;
+use crate::carrier::{MigrateRelayed, Relayed};
 use crate::detect::Protocol;
 use crate::io::Io;
+use crate::migration::{Spoken, http2_bytes};
 use crate::service::Tracked;
 use crate::settings::Http2;
 use crate::watch::Watch;
@@ -34,10 +38,11 @@ const HELD: usize = MAX_STATE / 2;
 /// version has come to. Returns the connection, and where it stands, if it shall migrate.
 pub(crate) async fn serve<T, S>(
     io: Io<T>,
-    state: Option<Box<State>>,
+    spoken: Spoken,
     service: S,
     watch: &mut Watch,
     settings: &Http2,
+    migrate_relayed: MigrateRelayed<T>,
 ) -> Option<(Io<T>, Box<State>)>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -45,12 +50,13 @@ where
     S::Future: Send + 'static,
 {
     watch.set_protocol(Some(Protocol::Http2));
-    let builder = settings.builder(state.as_ref().map(|state| state.server_settings()));
     let mut limits = Limits::default();
     limits.held = HELD;
-    let (layer, handle) = match state {
-        None => Layer::new(io, limits),
-        Some(state) => Layer::resume(io, *state, limits),
+    let builder = settings.builder(spoken.http2().map(State::server_settings));
+    let (layer, handle) = match spoken {
+        Spoken::Http2(state) => Layer::resume(io, *state, limits),
+        Spoken::Relayed(state, relay) => Layer::join(io, *state, relay, limits),
+        Spoken::Unknown | Spoken::Http1 => Layer::new(io, limits),
     };
     let handle = {
         let mut hyper = pin!(builder.serve_connection(TokioIo::new(layer), service));
@@ -68,6 +74,7 @@ where
                     Ok((io, state)) => return Some((io, Box::new(state))),
                     Err((_, why)) => unreachable!("it was at rest: {why}"),
                 },
+                Event::Splits => departure = leave_streams(&handle, watch, migrate_relayed).await?,
                 // Streams in flight finish. It cannot be taken back; if the drain is, the client just comes
                 // again.
                 Event::Leaves(why) => {
@@ -84,6 +91,37 @@ where
     None
 }
 
+/// Migrates the connection without its streams, which hyper goes on with here: over a relay, or over the
+/// connection if it comes back. `None` if both are lost.
+///
+/// hyper is not polled meanwhile. Handlers go on, and what they answer waits for the few milliseconds.
+async fn leave_streams<T>(
+    handle: &Handle<Io<T>>,
+    watch: &mut Watch,
+    migrate_relayed: MigrateRelayed<T>,
+) -> Option<Departure> {
+    let (io, state) = match handle.take_split() {
+        Ok(taken) => taken,
+        Err(why) => unreachable!("it was ready: {why}"),
+    };
+    let (carrier, unread, activity) = io.into_parts();
+    let migrated = migrate_relayed(carrier, http2_bytes(&state, &unread)).await;
+    watch.slot().release();
+    match migrated {
+        Relayed::Migrated(near) => {
+            handle.relay(near);
+            Some(Departure::Gone)
+        }
+        Relayed::Stays(carrier) => {
+            let mut io = Io::new(carrier, activity);
+            io.give_back(unread);
+            handle.give_back(io, state);
+            Some(Departure::Unasked)
+        }
+        Relayed::Lost => None,
+    }
+}
+
 /// What has become of a connection, or has to be done about it.
 #[derive(Debug)]
 enum Event {
@@ -92,6 +130,8 @@ enum Event {
     Phase(Phase),
     /// It is at rest, and has a slot.
     Migrates,
+    /// The connection can go, its streams cannot, and it has a slot.
+    Splits,
     /// It cannot migrate, for this reason.
     Leaves(Why),
     /// It was told to leave, no stream is open, and it does not go.
@@ -112,7 +152,7 @@ impl Why {
     fn reason(self) -> GoAway {
         match self {
             Self::NotAccepted => GoAway::NotAccepted,
-            Self::Stays(Stays::Streams(_) | Stays::Held) => GoAway::Streams,
+            Self::Stays(Stays::Streams(_) | Stays::Relayed(_) | Stays::Held) => GoAway::Streams,
             Self::Stays(Stays::Settings(_)) => GoAway::Settings,
             Self::Stays(_) => GoAway::Client,
         }
@@ -127,6 +167,7 @@ async fn next<T, H>(
     watch: &mut Watch,
 ) -> Event
 where
+    T: AsyncWrite + Unpin,
     H: Future<Output = hyper::Result<()>>,
 {
     poll_fn(|cx| {
@@ -156,30 +197,65 @@ enum Departure {
     Unasked,
     /// It has a slot, and new streams wait until then for those that are open.
     Holds(Pin<Box<Sleep>>),
-    /// It did not come to rest in time. It is tried again when the streams have ended that were open then, up
-    /// to this number, or when it is at rest by chance; and given up at this moment.
-    Blocked(Option<u32>, Pin<Box<Sleep>>),
+    /// Those that are open stay here, and all that the client says waits until the connection has gone.
+    Splits(Pin<Box<Sleep>>),
+    /// It could not go.
+    Blocked(Blocked),
+    /// It has gone, and what is left are its streams.
+    Gone,
     /// It was told to leave.
     Told,
+}
+
+/// A connection that has to stay for now. It is tried again when it is at rest by chance, and when something
+/// else has changed that was in the way.
+#[derive(Debug)]
+struct Blocked {
+    /// Streams were open, up to this number.
+    open: Option<u32>,
+    /// It could not be split: its streams are not all its own, or something has to be answered first.
+    whole: bool,
+    /// When it is given up.
+    until: Pin<Box<Sleep>>,
+}
+
+impl Blocked {
+    fn new<T>(whole: bool, plan: &Plan, handle: &Handle<T>, watch: &Watch) -> Self {
+        let open = handle.is_open_up_to(u32::MAX).then(|| handle.last_stream());
+        let scheduled = plan.scheduled_close(watch.activity().id());
+        let until = match handle.relayed() {
+            0 => scheduled,
+            // The version before began to drain before this one did: they end there at its deadline, at the
+            // latest, and then the connection can go.
+            _ => scheduled.max(plan.until - plan.grace.min(plan.until - plan.since)),
+        };
+        Self { open, whole, until: Box::pin(sleep_until(until)) }
+    }
+
+    /// Whether it is worth another try.
+    fn is_over<T>(&self, handle: &Handle<T>) -> bool {
+        let Self { open, whole, until: _ } = self;
+        open.is_some_and(|last| !handle.is_open_up_to(last)) || *whole && handle.can_split().is_ok()
+    }
 }
 
 impl Departure {
     /// The process serves again.
     fn cancel<T>(&mut self, handle: &Handle<T>) {
         match self {
-            Self::Unasked | Self::Told => {}
-            Self::Holds(_) | Self::Blocked(..) => {
-                handle.release();
-                *self = Self::Unasked;
-            }
+            Self::Unasked | Self::Gone | Self::Told => return,
+            Self::Splits(_) => handle.unsplit(),
+            Self::Holds(_) | Self::Blocked(_) => {}
         }
+        handle.release();
+        *self = Self::Unasked;
     }
 
     /// Right after hyper was polled.
-    fn poll<T>(
+    fn poll<T: AsyncWrite + Unpin>(
         &mut self,
         plan: &Plan,
-        handle: &Handle<T>,
+        handle: &Handle<Io<T>>,
         watch: &mut Watch,
         cx: &mut Context<'_>,
     ) -> Poll<Event> {
@@ -188,7 +264,16 @@ impl Departure {
                 return self.leaves(why, handle, watch);
             }
             match self {
+                Self::Gone => {
+                    watch.slot().release();
+                    return Poll::Pending;
+                }
+                // It goes when they have ended.
+                Self::Told if handle.relayed() > 0 => return Poll::Pending,
                 Self::Told => return watch.poll_idle(cx).map(|()| Event::TimedOut),
+                Self::Unasked if handle.relayed() > 0 => {
+                    *self = Self::Blocked(Blocked::new(true, plan, handle, watch));
+                }
                 Self::Unasked => {
                     ready!(watch.slot().poll_acquire(cx));
                     handle.hold();
@@ -199,34 +284,51 @@ impl Departure {
                     Poll::Pending if until.as_mut().poll(cx).is_pending() => return Poll::Pending,
                     // Too long, or too much was held.
                     Poll::Pending | Poll::Ready(Err(_)) => {
-                        handle.release();
-                        let open = handle.is_open_up_to(u32::MAX).then(|| handle.last_stream());
-                        let given_up = plan.scheduled_close(watch.activity().id());
-                        *self = Self::Blocked(open, Box::pin(sleep_until(given_up)));
-                        // What was held can be read, and hyper has to be told.
-                        cx.waker().wake_by_ref();
+                        if watch.can_migrate_relayed() && handle.can_split().is_ok() {
+                            handle.split();
+                            *self = Self::Splits(Box::pin(sleep(SPLIT)));
+                        } else {
+                            self.stays(true, plan, handle, watch, cx);
+                        }
                     }
                 },
-                Self::Blocked(open, until) => {
+                Self::Splits(until) => match handle.poll_split(cx) {
+                    Poll::Ready(Ok(())) => return Poll::Ready(Event::Splits),
+                    Poll::Pending if until.as_mut().poll(cx).is_pending() => return Poll::Pending,
+                    Poll::Pending | Poll::Ready(Err(_)) => {
+                        handle.unsplit();
+                        self.stays(false, plan, handle, watch, cx);
+                    }
+                },
+                Self::Blocked(blocked) => {
                     watch.slot().release();
                     let Err(why) = handle.rest() else {
                         *self = Self::Unasked;
                         continue;
                     };
-                    if open.is_some_and(|last| !handle.is_open_up_to(last)) {
+                    if blocked.is_over(handle) {
                         *self = Self::Unasked;
                         continue;
                     }
-                    ready!(until.as_mut().poll(cx));
+                    ready!(blocked.until.as_mut().poll(cx));
                     return self.leaves(Why::Stays(why), handle, watch);
                 }
             }
         }
     }
 
+    /// For now.
+    fn stays<T>(&mut self, whole: bool, plan: &Plan, handle: &Handle<T>, watch: &Watch, cx: &Context<'_>) {
+        handle.release();
+        let whole = whole && watch.can_migrate_relayed();
+        *self = Self::Blocked(Blocked::new(whole, plan, handle, watch));
+        // What was held can be read, and hyper has to be told.
+        cx.waker().wake_by_ref();
+    }
+
     /// Why it cannot migrate, whatever it does.
     fn cannot<T>(&self, handle: &Handle<T>, watch: &Watch) -> Option<Why> {
-        if matches!(self, Self::Told) {
+        if matches!(self, Self::Gone | Self::Told) {
             return None;
         }
         if !watch.can_migrate_http2() {
@@ -237,6 +339,9 @@ impl Departure {
     }
 
     fn leaves<T>(&mut self, why: Why, handle: &Handle<T>, watch: &mut Watch) -> Poll<Event> {
+        if matches!(self, Self::Splits(_)) {
+            handle.unsplit();
+        }
         handle.release();
         watch.slot().release();
         *self = Self::Told;

@@ -32,8 +32,8 @@
 //! | WebSocket of [`ws`] | migrates with its state, also in the middle of a message |
 //! | WebSocket of `axum::extract::ws` | stays: its handler closes it, see [`Draining::scheduled_close`] |
 //! | HTTP/2, no stream is open | migrates at once; its client hears not a byte |
-//! | HTTP/2, streams are open | new ones wait up to 100 ms, then it migrates with them; or it is tried again later |
-//! | HTTP/2, a stream does not end | stays, and serves all; gets GOAWAY at its place in the window below |
+//! | HTTP/2, streams are open | new ones wait up to 100 ms, then it migrates with them |
+//! | HTTP/2, a stream goes on for longer | migrates without it; the next version relays it to this one, to its end |
 //! | over TLS (feature `tls`) | as without TLS, by choice; else stays, as below |
 //! | wrapped by the application: [`serve_connection()`] | stays: gets `Connection: close` or GOAWAY |
 //!

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut as _, Bytes};
 use hotupdate::Connection;
-use hotupdate::connections::AtRest;
+use hotupdate::connections::{AtRest, Relay};
 #[cfg(feature = "http2")]
 use hotupdate_h2::State;
 
@@ -23,15 +23,29 @@ pub(crate) enum Spoken {
     /// No stream is open.
     #[cfg(feature = "http2")]
     Http2(Box<State>),
+    /// The version before serves the streams that are open, at the other end of the relay.
+    #[cfg(feature = "http2")]
+    Relayed(Box<State>, Relay),
 }
 
 impl Spoken {
+    /// Where HTTP/2 stands, if it was spoken already.
+    #[cfg(feature = "http2")]
+    pub(crate) fn http2(&self) -> Option<&State> {
+        match self {
+            Self::Unknown | Self::Http1 => None,
+            Self::Http2(state) | Self::Relayed(state, _) => Some(state),
+        }
+    }
+
     /// The kind of the connection.
     fn kind(&self, kinds: &Kinds) -> &'static str {
         match self {
             Self::Unknown | Self::Http1 => kinds.http1,
             #[cfg(feature = "http2")]
             Self::Http2(_) => kinds.http2,
+            #[cfg(feature = "http2")]
+            Self::Relayed(..) => kinds.http2_relayed,
         }
     }
 }
@@ -50,7 +64,7 @@ impl HttpState {
         match &self.spoken {
             Spoken::Unknown | Spoken::Http1 => self.unread.is_empty(),
             #[cfg(feature = "http2")]
-            Spoken::Http2(_) => false,
+            Spoken::Http2(_) | Spoken::Relayed(..) => false,
         }
     }
 
@@ -63,11 +77,7 @@ impl HttpState {
             Spoken::Unknown => bytes.put_u8(0),
             Spoken::Http1 => bytes.put_u8(1),
             #[cfg(feature = "http2")]
-            Spoken::Http2(state) => {
-                let state = state.to_bytes();
-                bytes.put_u32(state.len() as u32);
-                bytes.extend_from_slice(&state);
-            }
+            Spoken::Http2(state) | Spoken::Relayed(state, _) => return http2_bytes(state, unread),
         }
         bytes.extend_from_slice(unread);
         bytes
@@ -75,27 +85,46 @@ impl HttpState {
 
     /// Of a connection of the kind [`Kinds::http1`]. `None` for what another version means and this one does
     /// not understand.
-    pub(crate) fn of_http1(bytes: Vec<u8>) -> Option<Self> {
+    pub(crate) fn of_http1(bytes: Vec<u8>, relay: Option<Relay>) -> Option<Self> {
         let mut unread = Bytes::from(bytes);
         let spoken = match *unread.first_chunk()? {
             [STATE_VERSION, 0] => Spoken::Unknown,
             [STATE_VERSION, 1] => Spoken::Http1,
             _ => return None,
         };
-        Some(Self { spoken, unread: unread.split_off(2) })
+        relay.is_none().then(|| Self { spoken, unread: unread.split_off(2) })
     }
 
-    /// Of a connection of the kind [`Kinds::http2`], as [`of_http1`](Self::of_http1).
+    /// Of a connection of the kind [`Kinds::http2`] or [`Kinds::http2_relayed`], as
+    /// [`of_http1`](Self::of_http1).
     #[cfg(feature = "http2")]
-    pub(crate) fn of_http2(bytes: Vec<u8>) -> Option<Self> {
+    pub(crate) fn of_http2(bytes: Vec<u8>, relay: Option<Relay>) -> Option<Self> {
         let mut bytes = Bytes::from(bytes);
         let [STATE_VERSION, length @ ..] = *bytes.first_chunk::<5>()? else { return None };
         let mut state = bytes.split_off(5);
         let length = u32::from_be_bytes(length) as usize;
         let unread = (length <= state.len()).then(|| state.split_off(length))?;
-        let state = State::from_bytes(&state).ok()?;
-        Some(Self { spoken: Spoken::Http2(Box::new(state)), unread })
+        let state = Box::new(State::from_bytes(&state).ok()?);
+        let spoken = match (state.has_streams(), relay) {
+            // Without a server for its streams it stays.
+            (true, relay) => Spoken::Relayed(state, relay?),
+            // The last one may have ended before it left.
+            (false, _) => Spoken::Http2(state),
+        };
+        Some(Self { spoken, unread })
     }
+}
+
+/// The state of HTTP/2, and what was read and not given to it.
+#[cfg(feature = "http2")]
+pub(crate) fn http2_bytes(state: &State, unread: &[u8]) -> Vec<u8> {
+    let state = state.to_bytes();
+    let mut bytes = Vec::with_capacity(5 + state.len() + unread.len());
+    bytes.put_u8(STATE_VERSION);
+    bytes.put_u32(state.len() as u32);
+    bytes.extend_from_slice(&state);
+    bytes.extend_from_slice(unread);
+    bytes
 }
 
 /// Migrates the connection, with the bytes that were given back to `io`. If it stays, `stays` goes on with
@@ -179,7 +208,7 @@ mod tests {
             let mut state = HttpState { spoken, unread: Bytes::new() };
             for unread in ["", "GET / HT", "\0\u{1}"] {
                 state.unread = unread.into();
-                let read = HttpState::of_http1(state.to_bytes()).unwrap();
+                let read = HttpState::of_http1(state.to_bytes(), None).unwrap();
                 assert_eq!((matches!(read.spoken, Spoken::Http1), read.unread), (http1, unread.into()));
             }
         }
@@ -188,11 +217,11 @@ mod tests {
     #[test]
     fn what_another_version_means_is_left_to_it() {
         for bytes in [&b""[..], b"\x01", b"\x02\x01GET", b"\x01\x02PRI", b"\x01\x03"] {
-            assert!(HttpState::of_http1(bytes.to_vec()).is_none());
+            assert!(HttpState::of_http1(bytes.to_vec(), None).is_none());
         }
         #[cfg(feature = "http2")]
         for bytes in [&b""[..], b"\x01\0\0\0", b"\x01\0\0\0\x05abcd", b"\x02\0\0\0\0", b"\x01\0\0\0\0"] {
-            assert!(HttpState::of_http2(bytes.to_vec()).is_none());
+            assert!(HttpState::of_http2(bytes.to_vec(), None).is_none());
         }
     }
 }

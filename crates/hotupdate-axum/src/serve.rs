@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::BytesMut;
-use hotupdate::connections::Connections;
+use hotupdate::connections::{Connections, Relay};
 use hotupdate::{Connection, Listener, Serving, Starting};
 use hotupdate_proto::timing::fixed::http::READY_OVERDUE;
 #[cfg(feature = "tls")]
@@ -34,7 +34,7 @@ use zeroize::Zeroizing;
 
 use crate::app::{App, BoxError};
 use crate::arrivals::{Arrivals, Entrance};
-use crate::carrier::{HttpCarrier, Kinds, Layer, Names};
+use crate::carrier::{HttpCarrier, Kinds, Layer, Names, Ways};
 use crate::detect::{Protocol, detect, wait_for_more};
 use crate::http1::{self, Left};
 use crate::io::Io;
@@ -87,11 +87,16 @@ use crate::{http2, settings::Http2};
 /// [`MAX_STATE`](hotupdate::connections::MAX_STATE)) get `Connection: close` with their next response, and
 /// those that stay silent are closed after a grace, one after the other.
 ///
-/// An HTTP/2 connection migrates when no stream is open. New requests wait for those in flight, but not
-/// longer than [`Timing::drain_hold`](hotupdate::Timing::drain_hold); then they are served here, and it is
-/// tried again when those that took too long have ended. A connection gets GOAWAY and finishes its streams if
-/// the other version does not accept it, if a stream is still open when the grace is over, or if what its
-/// client has done does not fit into another server, such as a GOAWAY of its own.
+/// An HTTP/2 connection migrates at once when no stream is open. New requests wait for those in flight, but
+/// not longer than [`Timing::drain_hold`](hotupdate::Timing::drain_hold). Then it migrates without the streams
+/// that are still open: gRPC streaming, server-sent events, uploads. The next version answers new requests,
+/// and relays the open streams to this one, which serves them to their end or to its deadline. Until then
+/// the connection does not migrate once more, and [`Totals::relayed`](hotupdate::Totals::relayed) counts it.
+/// If this process dies, its streams are reset; if the next one does, all of the connection is lost.
+///
+/// An HTTP/2 connection gets GOAWAY and finishes its streams if the other version does not accept it, if
+/// streams are still relayed a grace before its deadline, or if what its client has done does not fit into
+/// another server, such as a GOAWAY of its own.
 ///
 /// What is left at the deadline is closed and counted as forced. If the drain ends early, because the next
 /// version failed, everything goes on as before.
@@ -110,16 +115,16 @@ pub fn serve<S: App>(listener: Listener, app: S, hot: &mut Starting) -> Serve {
         }
     };
     let mut accept = Accept { hot, listener: &listener, entrance };
-    let registered =
-        accept.kinds(Layer::Bare.kinds(), is_bare, |state, read| Some(History::Bare(read(state)?)));
+    let registered = accept
+        .kinds(Layer::Bare.kinds(), is_bare, |state, relay, read| Some(History::Bare(read(state, relay)?)));
     #[cfg(feature = "tls")]
     let registered = {
         let tls = tls.clone();
         let is_wanted = move || read(&tls).as_ref().is_some_and(Tls::moves);
-        registered.and(accept.kinds(Layer::Tls13.kinds(), is_wanted, |state, read| {
+        registered.and(accept.kinds(Layer::Tls13.kinds(), is_wanted, |state, relay, read| {
             let state = Zeroizing::new(state);
             let (around, state) = tls::split_state(&state)?;
-            Some(History::Tls(Box::new(around), read(state.to_vec())?))
+            Some(History::Tls(Box::new(around), read(state.to_vec(), relay)?))
         }))
     };
     let begin = move |server: Arc<Server>| -> Begin {
@@ -146,8 +151,8 @@ struct Accept<'a> {
     entrance: Entrance,
 }
 
-/// Reads the state of a protocol.
-type ReadHttp = fn(Vec<u8>) -> Option<HttpState>;
+/// Reads the state of a protocol, which comes with a relay if streams are open.
+type ReadHttp = fn(Vec<u8>, Option<Relay>) -> Option<HttpState>;
 
 impl Accept<'_> {
     /// Of these kinds, if they are wanted when the process is ready.
@@ -155,11 +160,15 @@ impl Accept<'_> {
         &mut self,
         kinds: &Kinds,
         is_wanted: impl Fn() -> bool + Clone + Send + Sync + 'static,
-        read: fn(Vec<u8>, ReadHttp) -> Option<History>,
+        read: fn(Vec<u8>, Option<Relay>, ReadHttp) -> Option<History>,
     ) -> hotupdate::Result<()> {
-        self.kind(kinds.http1, is_wanted.clone(), move |state| read(state, HttpState::of_http1))?;
+        self.kind(kinds.http1, is_wanted.clone(), move |state, relay| {
+            read(state, relay, HttpState::of_http1)
+        })?;
         #[cfg(feature = "http2")]
-        self.kind(kinds.http2, is_wanted, move |state| read(state, HttpState::of_http2))?;
+        for kind in [kinds.http2, kinds.http2_relayed] {
+            self.kind(kind, is_wanted.clone(), move |state, relay| read(state, relay, HttpState::of_http2))?;
+        }
         Ok(())
     }
 
@@ -167,12 +176,12 @@ impl Accept<'_> {
         &mut self,
         kind: &str,
         is_wanted: impl Fn() -> bool + Clone + Send + Sync + 'static,
-        read: impl Fn(Vec<u8>) -> Option<History> + Send + Sync + 'static,
+        read: impl Fn(Vec<u8>, Option<Relay>) -> Option<History> + Send + Sync + 'static,
     ) -> hotupdate::Result<()> {
         let Self { hot, listener, entrance } = self;
         let entrance = entrance.clone();
-        hot.on_migrated_if(kind, Some(listener.name()), is_wanted.clone(), move |state| {
-            let (history, entrance) = (read(state)?, entrance.clone());
+        hot.on_migrated_if(kind, Some(listener.name()), is_wanted.clone(), move |state, relay| {
+            let (history, entrance) = (read(state, relay)?, entrance.clone());
             // Without a server they stay where they are.
             let accepts = is_wanted() && !entrance.is_closed();
             accepts.then(|| -> hotupdate::migration::Resume {
@@ -453,7 +462,7 @@ pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, a
     let Some(state) = state else {
         return converse(connection, HttpState::default(), app, Arc::default()).await;
     };
-    let state = HttpState::of_http1(state).expect("the state comes from `serve`");
+    let state = HttpState::of_http1(state, None).expect("the state comes from `serve`");
     migration::rest(connection, state, go_on(app, Arc::default()));
 }
 
@@ -466,10 +475,10 @@ async fn converse<C: HttpCarrier, S: App>(carrier: C, state: HttpState, app: S, 
     let names = carried.names;
     let mut watch = Watch::new(&activity, settings.http1.header_read_timeout, carried.kinds);
     let service = ConnectionContext::new(&activity, carried, settings.connect_info).service(app.clone());
-    let (chosen, rests) = (carrier.known_protocol(), carrier.rests());
+    let (chosen, ways) = (carrier.known_protocol(), Ways::of(&carrier));
     let mut io = Io::new(carrier, activity.clone());
     io.give_back(state.unread);
-    let left = exchange(io, state.spoken, chosen, rests, service, &mut watch, &server, names).await;
+    let left = exchange(io, state.spoken, chosen, ways, service, &mut watch, &server, names).await;
     // In another task, if there is more to be said: this one has nothing to wait for and ends.
     match left {
         Some((Left::Migrates(io), spoken)) => migration::migrate(io, spoken, go_on(app, server)),
@@ -512,13 +521,13 @@ fn begin<S: App>(arrival: Arrival, app: S, server: Arc<Server>) {
 }
 
 /// Speaks HTTP until the connection has ended; `chosen` is what the client has chosen before it spoke.
-/// Returns it, and what it speaks if that is known, if it shall migrate, or if it `rests` when it is idle.
+/// Returns it, and what it speaks if that is known, if it shall migrate, or if it rests when it is idle.
 #[expect(clippy::too_many_arguments, reason = "they come together here and nowhere else")]
 pub(crate) async fn exchange<T, S>(
     mut io: Io<T>,
     spoken: Spoken,
     chosen: Option<Protocol>,
-    rests: bool,
+    ways: Ways<T>,
     mut service: S,
     watch: &mut Watch,
     server: &Server,
@@ -534,10 +543,11 @@ where
         Spoken::Unknown => chosen,
         Spoken::Http1 => Some(Protocol::Http1),
         #[cfg(feature = "http2")]
-        Spoken::Http2(state) => {
+        spoken @ (Spoken::Http2(_) | Spoken::Relayed(..)) => {
             server.equipped.notify_one();
-            let left = http2::serve(io, Some(state), service, watch, &server.settings.http2).await;
-            return left.map(|(io, state)| (Left::Migrates(io), Spoken::Http2(state)));
+            let served =
+                http2::serve(io, spoken, service, watch, &server.settings.http2, ways.migrate_relayed);
+            return served.await.map(|(io, state)| (Left::Migrates(io), Spoken::Http2(state)));
         }
     };
     // What is chosen and not spoken yet is known in the next process, too.
@@ -554,8 +564,10 @@ where
         if protocol == Protocol::Http2 {
             activity.set_protocol(names.h2);
             server.equipped.notify_one();
-            let left = http2::serve(io, None, service, watch, &server.settings.http2).await;
-            return left.map(|(io, state)| (Left::Migrates(io), Spoken::Http2(state)));
+            let spoken = Spoken::Unknown;
+            let served =
+                http2::serve(io, spoken, service, watch, &server.settings.http2, ways.migrate_relayed);
+            return served.await.map(|(io, state)| (Left::Migrates(io), Spoken::Http2(state)));
         }
         if known.is_none() {
             activity.set_protocol(names.http1);
@@ -566,7 +578,7 @@ where
         let left = http1::serve(io, service, watch, &server.settings.http1).await;
         activity.set_equipped(false);
         match left? {
-            Left::Rests(resting, same) if !rests => (io, service) = (resting, same),
+            Left::Rests(resting, same) if !ways.rests => (io, service) = (resting, same),
             left => return Some((left, spoken(known))),
         }
     }

@@ -103,6 +103,12 @@ impl Watch {
         self.monitor.can_migrate(self.phase, |kinds| kinds.http2)
     }
 
+    /// As [`Watch::can_migrate_http2`], while streams are open.
+    #[cfg(feature = "http2")]
+    pub(crate) fn can_migrate_relayed(&self) -> bool {
+        self.monitor.can_migrate(self.phase, |kinds| kinds.http2_relayed)
+    }
+
     /// The connection's place in the queue of those that migrate.
     #[cfg(feature = "http2")]
     pub(crate) fn slot(&mut self) -> &mut MigrationSlot {

@@ -11,6 +11,7 @@ use hotupdate::connections::ConnectionActivity;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::app::App;
+use crate::carrier::Ways;
 use crate::io::Io;
 use crate::migration::Spoken;
 use crate::serve::{Server, exchange};
@@ -125,7 +126,8 @@ where
             let service = ConnectionContext::new(&activity, carried, settings.connect_info).service(app);
             let io = Io::new(io, activity.clone());
             let server = Server::new(settings);
-            let left = exchange(io, Spoken::Unknown, None, false, service, &mut watch, &server, names).await;
+            let left =
+                exchange(io, Spoken::Unknown, None, Ways::none(), service, &mut watch, &server, names).await;
             debug_assert!(left.is_none(), "it does not migrate");
         })
     }

@@ -10,7 +10,7 @@ use crate::connection::{Block, Connection, FromClient, FromServer, MAX_BLOCK, in
 use crate::frame::{
     HEAD, Head, MAX_WINDOW, PREFACE, flag, kind, put, put_block, put_window_update, strip_headers,
 };
-use crate::relay::{Relay, loan};
+use crate::relay::{Relayed, loan};
 use crate::rest::Stays;
 use crate::scanner::{Follow, Scanner, Want};
 use crate::settings::Settings;
@@ -73,7 +73,7 @@ pub(crate) struct Core {
     pub(crate) connection: Connection,
     pub(crate) backend: Backend,
     /// Streams that the version before still serves.
-    pub(crate) relay: Option<Relay>,
+    pub(crate) relay: Option<Box<Relayed>>,
     /// The connection leaves its open streams here.
     pub(crate) split: Split,
     limits: Limits,
@@ -140,7 +140,7 @@ impl Core {
         let mut ready = BytesMut::new();
         let is_relayed = !streams.is_empty();
         let backend = Backend::next(&connection, is_relayed, &mut ready);
-        let relay = is_relayed.then(|| Relay::new(streams, &connection));
+        let relay = is_relayed.then(|| Box::new(Relayed::new(streams, &connection)));
         let mut core = Self::with(connection, backend, limits, 0);
         (core.ready, core.pending, core.out) = (ready, waiting, unsent);
         core.relay = relay;
@@ -275,7 +275,7 @@ impl Core {
         let mut decide = Decide {
             connection,
             backend,
-            relay: relay.as_mut(),
+            relay: relay.as_deref_mut(),
             holds_all: split.holds(),
             hold: hold.as_ref(),
             block: block.is_some(),
@@ -381,7 +381,7 @@ impl Core {
             return self.continue_block(block, head, payload);
         }
         let late = head.stream != 0 && head.stream <= self.backend.base;
-        let relay = self.relay.as_mut().filter(|relay| late && relay.serves(head.stream));
+        let relay = self.relay.as_deref_mut().filter(|relay| late && relay.serves(head.stream));
         if late && relay.is_none() {
             self.backend.late = self.backend.late.saturating_sub(1);
         }
@@ -401,7 +401,7 @@ impl Core {
             kind::SETTINGS if head.has(flag::ACK) && self.backend.foreign_acks > 0 => {
                 self.backend.foreign_acks -= 1;
                 self.connection.acknowledges();
-                self.relay.iter_mut().for_each(Relay::send_ack);
+                self.relay.iter_mut().for_each(|relay| relay.send_ack());
             }
             kind::PING if head.has(flag::ACK) && self.backend.foreign_pongs > 0 => {
                 self.backend.foreign_pongs -= 1;
@@ -429,9 +429,12 @@ impl Core {
     /// The client has room: what hyper believes to have already is not added again.
     fn pay(&mut self, frame: &[u8]) {
         let room = increment(&frame[HEAD..]);
-        // It is for hyper to say that it is no increment, or too much.
+        // It is for hyper to say that it is no increment, or too much, which it may not know.
         if room == 0 || self.connection.send_window + room > MAX_WINDOW {
             self.connection.gives_up();
+            if room > 0 {
+                put_window_update(&mut self.ready, MAX_WINDOW);
+            }
             return self.ready.extend_from_slice(frame);
         }
         let paid = if self.relay.is_some() { room } else { room.min(self.backend.debt) };
@@ -451,8 +454,8 @@ impl Core {
         }
     }
 
-    /// Whichever of two servers sends may send, as long as the client has room. What one had of it is for the
-    /// other one when it has ended.
+    /// Of two servers each can send at once, as long as the client has room. What the one before had of it is
+    /// for the other one when it has ended.
     fn lend(&mut self) {
         let Connection { send_window, .. } = self.connection;
         let more = match &self.relay {
@@ -602,7 +605,7 @@ impl Core {
             }
             kind::SETTINGS if head.has(flag::ACK) && self.has_told_table() => {}
             kind::SETTINGS if head.has(flag::ACK) => {
-                if self.relay.as_mut().is_none_or(Relay::acknowledged_here) {
+                if self.relay.as_mut().is_none_or(|relay| relay.acknowledged_here()) {
                     self.emit(Side::Server, &frame);
                 }
             }
@@ -775,7 +778,7 @@ fn last_at_least(frame: &[u8], least: u32) -> Bytes {
 struct Decide<'a> {
     connection: &'a mut Connection,
     backend: &'a mut Backend,
-    relay: Option<&'a mut Relay>,
+    relay: Option<&'a mut Relayed>,
     /// None does: the connection moves between two of them.
     holds_all: bool,
     hold: Option<&'a Hold>,

@@ -3,7 +3,8 @@
 //!
 //! A [`Layer`] stands between the transport and hyper, and follows the frames that pass. DATA is read to
 //! where hyper wants it and written from where hyper has it. When no stream is open, all that a server knows
-//! of a connection is known to the layer, too: its [`State`] and the transport go to the next server.
+//! of a connection is known to the layer, too: its [`State`] and the transport go to the next server. Streams
+//! that stay open are left behind: they end where they began, over a [`Relay`].
 //!
 //! ```
 //! use hotupdate_h2::{Layer, Limits, State};
@@ -61,6 +62,27 @@
 //! block, because it was told a table size of 0 in between (RFC 7541, section 4.2). Windows that both sides
 //! see differently are evened out with the next WINDOW_UPDATE; until then no frame exceeds the smaller one.
 //!
+//! # Streams that stay
+//!
+//! 1. The server is told ([`Handle::split`]) that the client's header table has no size, and when it
+//!    acknowledges that, the connection can go: what it writes from there on refers to no table.
+//!    [`Handle::take_split`] gives the transport and the state. The server goes on, and waits.
+//! 2. Its end of the relay takes the transport's place ([`Handle::relay`]), or the transport comes back
+//!    ([`Handle::give_back`]), and the server is told of the table again.
+//! 3. The next server has the other end ([`Layer::join`]). It begins as above. Its layer follows the client's
+//!    table for both, passes on the frames of old streams, and puts between its own server's frames what the
+//!    older one says.
+//! 4. Both believe in room that the client may have for one of them only. What exceeds it waits in the layer,
+//!    and as long as there is room each can use it: it is lent more when it has used its own. The client is
+//!    given as much room as the server has that knows of less.
+//! 5. The client's SETTINGS come to both, and it is told that they are acknowledged when both have said so. A
+//!    PING is answered by the server that is here; that of the older one by the layer.
+//! 6. When the old streams are over, the relay ends. If it ends before they are, they are reset with
+//!    `INTERNAL_ERROR`, because a client must not be told that what may have been processed was not (RFC 9113,
+//!    section 8.7). An error that would end the older server's connection ends its streams.
+//!
+//! A connection that still has old streams stays ([`Stays::Relayed`]): it has two servers at most.
+//!
 //! What is not valid passes to hyper as it is, so that hyper refuses it; such a connection does not move any
 //! more. Why one does not move, and gets GOAWAY at the end of a drain, says [`Stays`].
 //!
@@ -78,7 +100,7 @@ mod core;
 pub use core::Limits;
 
 mod transport;
-pub use transport::Link;
+pub use transport::Relay;
 
 mod rest;
 pub use rest::Stays;

@@ -30,7 +30,7 @@ const INTERNAL_ERROR: u32 = 2;
 
 /// The other server of a connection.
 #[derive(Debug)]
-pub(crate) struct Relay {
+pub(crate) struct Relayed {
     /// The streams that it serves.
     streams: Streams,
     /// How much larger it believes the client's receive window to be.
@@ -63,7 +63,7 @@ pub(crate) struct Relay {
     broken: Option<u32>,
 }
 
-impl Relay {
+impl Relayed {
     /// It serves these streams of a connection.
     pub(crate) fn new(streams: Streams, connection: &Connection) -> Self {
         Self {
@@ -186,7 +186,7 @@ impl Relay {
         self.debt -= room;
     }
 
-    /// Whoever of both sends may send, as long as there is room.
+    /// It can send at once, as long as the client has room.
     fn lend(&mut self, send_window: i64) {
         let more = loan(send_window, self.debt);
         self.debt += more;
@@ -298,8 +298,8 @@ fn end_of_sizes(block: &[u8]) -> usize {
 }
 
 impl Core {
-    pub(crate) fn relay(&self) -> Option<&Relay> {
-        self.relay.as_ref()
+    pub(crate) fn relay(&self) -> Option<&Relayed> {
+        self.relay.as_deref()
     }
 
     /// What the version before gets next.
@@ -320,7 +320,7 @@ impl Core {
 
     /// Whether more bytes of the client can be taken, of which some may be for the version before.
     pub(crate) fn has_room_for_relay(&self) -> bool {
-        self.relay.as_ref().is_none_or(Relay::has_room)
+        self.relay.as_deref().is_none_or(Relayed::has_room)
     }
 
     /// Nothing more reaches the version before. It may have said something until then.
@@ -372,7 +372,7 @@ impl Core {
 
     /// Whether the version before has no part in the connection any more.
     pub(crate) fn relay_is_over(&self) -> bool {
-        self.is_between_blocks() && self.relay.as_ref().is_some_and(Relay::is_over)
+        self.is_between_blocks() && self.relay.as_deref().is_some_and(Relayed::is_over)
     }
 
     /// A frame of the version before.
@@ -462,8 +462,8 @@ impl Core {
 mod tests {
     use super::*;
 
-    fn relay() -> Relay {
-        Relay::new(Streams::default(), &Connection::new())
+    fn relay() -> Relayed {
+        Relayed::new(Streams::default(), &Connection::new())
     }
 
     #[test]

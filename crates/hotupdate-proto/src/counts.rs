@@ -188,7 +188,7 @@ impl Totals {
     }
 
     fn each(self, other: Self, with: impl Fn(u64, u64) -> u64) -> Self {
-        let Self { accepted, adopted, migrated, finished, closed, forced, requests, goaways } = self;
+        let Self { accepted, adopted, migrated, finished, closed, forced, requests, relayed, goaways } = self;
         Self {
             accepted: with(accepted, other.accepted),
             adopted: with(adopted, other.adopted),
@@ -197,6 +197,7 @@ impl Totals {
             closed: with(closed, other.closed),
             forced: with(forced, other.forced),
             requests: with(requests, other.requests),
+            relayed: with(relayed, other.relayed),
             goaways: goaways.each(other.goaways, with),
         }
     }

@@ -200,6 +200,9 @@ pub struct Totals {
     pub forced: u64,
     /// Requests served.
     pub requests: u64,
+    /// Connections of HTTP/2 that moved to another process while streams were open, which are served here to
+    /// their end: until then they are open here, and the other process has adopted them.
+    pub relayed: u64,
     /// Connections of HTTP/2 that were told to leave. They are among the `closed` when they have ended.
     pub goaways: GoAways,
 }
@@ -257,8 +260,7 @@ impl Totals {
     /// Everything that has ended here, in whatever way.
     #[must_use]
     pub fn ended(&self) -> u64 {
-        let Self { accepted: _, adopted: _, migrated, finished, closed, forced, requests: _, goaways: _ } =
-            self;
+        let Self { accepted: _, adopted: _, migrated, finished, closed, forced, .. } = self;
         [migrated, finished, closed, forced].into_iter().fold(0, |sum, n| sum.saturating_add(*n))
     }
 

@@ -46,6 +46,13 @@ pub const MAX_BATCH_STATE: usize = 128 * 1024;
 /// (unix(7): as many as the soft `RLIMIT_NOFILE`, 1,024 by default).
 pub const WINDOW: usize = 4;
 
+/// The kind of an item that is no connection: one end of a pair of sockets, the relay of the connection in the
+/// item before it, which has the same id.
+///
+/// The process that lets the connection go serves what is open on it to the end, and both processes speak
+/// over the pair until then. A process that does not know this kind refuses the id, and the connection stays.
+pub const RELAY: &str = "relay";
+
 /// A kind of connection that a process accepts from the one that served before it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConnectionKind {

@@ -15,6 +15,11 @@ pub use connection::{Connection, MAX_STATE, NotMigrated};
 pub mod drain;
 pub use drain::{Drain, Phase, Plan};
 
+mod relay;
+#[doc(hidden)]
+pub use relay::Relay;
+pub(crate) use relay::Relayed;
+
 mod slot;
 pub use slot::MigrationSlot;
 

@@ -17,6 +17,7 @@
 //! |---|---|---|---|
 //! | `hotupdate_requests_total` | counter | | requests |
 //! | `hotupdate_connections_total` | counter | `event` = `accepted`, `adopted`, `migrated`, `finished`, `closed`, `forced` | what became of connections, see [`Totals`]; one that moved twice is counted twice in `adopted` and `migrated`, and once in `accepted` |
+//! | `hotupdate_relayed_total` | counter | | connections of HTTP/2 that moved while streams were open, which were relayed to the version before |
 //! | `hotupdate_goaways_total` | counter | `reason` = `not_accepted`, `streams`, `client`, `settings` | connections of HTTP/2 that were told to leave because they could not move, see [`GoAways`](hotupdate_proto::GoAways) |
 //! | `hotupdate_handoffs_total` | counter | `result` = `served`, `failed`, `rolled_back`, `took_over` | how handoffs ended |
 //! | `hotupdate_last_gap_seconds` | gauge | | the time in which no process accepted, at the handoff to the process that was scraped |
@@ -74,6 +75,7 @@ mod facade {
 
     const REQUESTS: &str = "hotupdate_requests_total";
     const CONNECTIONS: &str = "hotupdate_connections_total";
+    const RELAYED: &str = "hotupdate_relayed_total";
     const GOAWAYS: &str = "hotupdate_goaways_total";
     const HANDOFFS: &str = "hotupdate_handoffs_total";
     const LAST_GAP: &str = "hotupdate_last_gap_seconds";
@@ -96,6 +98,7 @@ mod facade {
     struct ServiceHandles {
         events: [Counter; 6],
         requests: Counter,
+        relayed: Counter,
         goaways: [Counter; 4],
         handoffs: [Counter; 4],
     }
@@ -105,6 +108,7 @@ mod facade {
             Self {
                 events: EVENTS.map(|event| counter!(CONNECTIONS, "event" => event)),
                 requests: counter!(REQUESTS),
+                relayed: counter!(RELAYED),
                 goaways: Totals::default()
                     .goaways
                     .reasons()
@@ -117,6 +121,7 @@ mod facade {
             let HandoffTotals { served, failed, rolled_back, took_over, .. } = ended;
             self.events.iter().zip(events(totals)).for_each(|(counter, n)| counter.absolute(n));
             self.requests.absolute(totals.requests);
+            self.relayed.absolute(totals.relayed);
             let goaways = totals.goaways.reasons();
             self.goaways.iter().zip(goaways).for_each(|(counter, (_, n))| counter.absolute(n));
             let ended = [served, failed, rolled_back, took_over];
@@ -171,6 +176,7 @@ mod facade {
         pub(crate) fn new(generation: Generation) -> Self {
             describe_counter!(REQUESTS, "requests of the service");
             describe_counter!(CONNECTIONS, "what became of connections of the service");
+            describe_counter!(RELAYED, "connections of HTTP/2 that moved while streams were open");
             describe_counter!(GOAWAYS, "connections of HTTP/2 that were told to leave");
             describe_counter!(HANDOFFS, "how handoffs ended");
             describe_gauge!(LAST_GAP, metrics::Unit::Seconds, "the time in which no process accepted");

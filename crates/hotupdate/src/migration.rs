@@ -9,13 +9,14 @@ use hotupdate_proto::ConnectionKind;
 use hotupdate_proto::text::OneLine;
 use serde::de::DeserializeOwned;
 
-use crate::connections::Connection;
+use crate::connections::{Connection, Relay};
 
 /// Goes on with a connection once this process owns it.
 pub type Resume = Box<dyn FnOnce(Connection) + Send>;
 
-/// Looks at the state of a connection that is offered; `None` leaves it with the other process.
-type Inspect = Box<dyn Fn(Vec<u8>) -> Option<Resume> + Send + Sync>;
+/// Looks at the state of a connection that is offered, and at the relay to the process that goes on with what
+/// is open on it; `None` leaves it with the other process.
+type Inspect = Box<dyn Fn(Vec<u8>, Option<Relay>) -> Option<Resume> + Send + Sync>;
 
 /// Accepts one kind of connection.
 pub(crate) struct Handler {
@@ -30,6 +31,18 @@ impl Handler {
         kind: &str,
         listener: Option<&str>,
         inspect: impl Fn(Vec<u8>) -> Option<Resume> + Send + Sync + 'static,
+    ) -> Self {
+        Self::with_relay(kind, listener, move |state, relay| match relay {
+            None => inspect(state),
+            // What is open on it would be lost.
+            Some(_) => None,
+        })
+    }
+
+    pub(crate) fn with_relay(
+        kind: &str,
+        listener: Option<&str>,
+        inspect: impl Fn(Vec<u8>, Option<Relay>) -> Option<Resume> + Send + Sync + 'static,
     ) -> Self {
         let kind = ConnectionKind::new(kind, listener);
         Self { kind, is_wanted: Box::new(|| true), inspect: Box::new(inspect) }
@@ -79,8 +92,8 @@ impl Handler {
             && (listeners[0] == listeners[1] || listeners.iter().any(|listener| listener.is_none()))
     }
 
-    pub(crate) fn inspect(&self, state: Vec<u8>) -> Option<Resume> {
-        (self.inspect)(state)
+    pub(crate) fn inspect(&self, state: Vec<u8>, relay: Option<Relay>) -> Option<Resume> {
+        (self.inspect)(state, relay)
     }
 }
 

@@ -11,7 +11,7 @@ pub use unix::SignalKind;
 #[cfg(unix)]
 pub(crate) use unix::{
     AsFd, BorrowedFd, OwnedFd, REUSES_ADDRESS, UnixDatagram, UnixListener, UnixReadHalf, UnixStream,
-    UnixWriteHalf, is_socket, pathname,
+    UnixWriteHalf, is_socket, pair, pathname,
 };
 
 #[cfg(windows)]
@@ -21,5 +21,5 @@ pub use windows::SignalKind;
 #[cfg(windows)]
 pub(crate) use windows::{
     AsFd, BorrowedFd, OwnedFd, REUSES_ADDRESS, UnixDatagram, UnixListener, UnixReadHalf, UnixStream,
-    UnixWriteHalf, is_socket, pathname,
+    UnixWriteHalf, is_socket, pair, pathname,
 };

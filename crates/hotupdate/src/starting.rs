@@ -21,8 +21,8 @@ use tracing::Span;
 
 use crate::address::Address;
 use crate::application::FromApplication;
-use crate::connections::Connection;
 use crate::connections::Connections;
+use crate::connections::{Connection, Relay};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::listeners::bind;
 use crate::listeners::datagram::{UdpSocket, UnixDatagramSocket};
@@ -351,16 +351,17 @@ impl Starting {
     }
 
     /// As [`Starting::on_migrated_bytes`], if that is wanted when this process is ready: a server learns
-    /// later what it serves.
+    /// later what it serves. A connection comes with a relay if the other process goes on with what is open
+    /// on it, see [`Connection::migrate_relayed`](crate::Connection::migrate_relayed).
     #[doc(hidden)]
     pub fn on_migrated_if(
         &mut self,
         kind: &str,
         listener: Option<&str>,
         is_wanted: impl Fn() -> bool + Send + Sync + 'static,
-        inspect: impl Fn(Vec<u8>) -> Option<Resume> + Send + Sync + 'static,
+        inspect: impl Fn(Vec<u8>, Option<Relay>) -> Option<Resume> + Send + Sync + 'static,
     ) -> Result<()> {
-        self.register(Handler::new(kind, listener, inspect).only_if(is_wanted))
+        self.register(Handler::with_relay(kind, listener, inspect).only_if(is_wanted))
     }
 
     fn register(&mut self, handler: Handler) -> Result<()> {

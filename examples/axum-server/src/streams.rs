@@ -6,11 +6,13 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::response::Response;
+use axum::extract::Query;
 use axum::response::sse::{Event, Sse};
-use futures_util::{Stream, stream};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::{StreamExt as _, stream};
 use hotupdate::Starting;
 use hotupdate_axum::{Draining, ws};
+use serde::Deserialize;
 use tokio::time::interval;
 
 use crate::routes::pid;
@@ -18,13 +20,23 @@ use crate::routes::pid;
 /// Between two events.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// `GET /events`: a counter, ten times a second.
-pub(crate) async fn events(draining: Draining) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+/// How many events are asked for.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Count {
+    count: Option<usize>,
+}
+
+/// `GET /events`: a counter, ten times a second. With `?count=N` all of them come from here, for as long as
+/// that takes.
+pub(crate) async fn events(draining: Draining, Query(Count { count }): Query<Count>) -> Response {
     let counter = stream::unfold((0u64, interval(PERIOD)), |(n, mut ticks)| async move {
         ticks.tick().await;
-        Some((Ok(Event::default().data(n.to_string())), (n + 1, ticks)))
+        Some((Ok::<_, Infallible>(Event::default().data(n.to_string())), (n + 1, ticks)))
     });
-    Sse::new(draining.take_until_draining(counter))
+    match count {
+        None => Sse::new(draining.take_until_draining(counter)).into_response(),
+        Some(count) => Sse::new(counter.take(count)).into_response(),
+    }
 }
 
 /// What the WebSockets below are called when they migrate.

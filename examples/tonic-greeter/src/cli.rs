@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-/// A gRPC service whose connections move to the next version between two calls.
+/// A gRPC service whose connections move to the next version, between two calls or while streams are open.
 ///
 /// Start it once, and `tonic-greeter greet` in another terminal; start it again: the client notices nothing,
 /// and counts what it would have noticed. `kill -HUP` makes it start its own successor.
@@ -67,9 +67,17 @@ pub(crate) struct Greet {
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]
     pub(crate) calls: usize,
 
-    /// Streams of five greetings at a time
+    /// Streams that end, at a time
     #[arg(long, value_name = "NUMBER", default_value_t = 2)]
     pub(crate) streams: usize,
+
+    /// Greetings of a stream that ends
+    #[arg(long, value_name = "NUMBER", default_value_t = 5)]
+    pub(crate) greetings: u64,
+
+    /// How long each greeting of a stream takes
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 5)]
+    pub(crate) every_ms: u64,
 
     /// Streams without an end at a time
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]

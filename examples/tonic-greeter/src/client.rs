@@ -28,10 +28,6 @@ use crate::greeter::greeter_client::GreeterClient;
 use crate::messages::{Name, Series};
 use crate::say;
 
-/// How many greetings a stream has that ends, and how long each of them takes.
-const GREETINGS: u64 = 5;
-const EVERY_MS: u64 = 5;
-
 /// How long it waits after a call that has failed: a server that is gone is not asked without end.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -61,8 +57,10 @@ pub(crate) async fn run(cli: Greet) -> anyhow::Result<()> {
     let client = GreeterClient::new(connect(&cli, seen.clone()).await?);
     say(format_args!("greeting pid={} http={}", id(), cli.address));
     let calls = (0..cli.calls).map(|_| tokio::spawn(calls(client.clone(), seen.clone())));
-    let streams = (0..cli.streams).map(|_| tokio::spawn(streams(client.clone(), seen.clone())));
-    let endless = (0..cli.endless).map(|_| tokio::spawn(endless(client.clone(), seen.clone())));
+    let series = |count| Series { name: "you".to_owned(), after: 0, count, every_ms: cli.every_ms };
+    let ends = |_| tokio::spawn(streams(client.clone(), series(cli.greetings), seen.clone()));
+    let goes_on = |_| tokio::spawn(endless(client.clone(), series(0), seen.clone()));
+    let (streams, endless) = ((0..cli.streams).map(ends), (0..cli.endless).map(goes_on));
     let all: Vec<_> = calls.chain(streams).chain(endless).collect();
     told_to_end().await?;
     seen.over.store(true, Relaxed);
@@ -152,13 +150,13 @@ async fn calls(mut client: GreeterClient<Channel>, seen: Arc<Seen>) {
 }
 
 /// Streams that end: all of their greetings come, in order.
-async fn streams(mut client: GreeterClient<Channel>, seen: Arc<Seen>) {
+async fn streams(mut client: GreeterClient<Channel>, series: Series, seen: Arc<Seen>) {
     while !seen.over.load(Relaxed) {
-        let mut last = 0;
-        let ended = listen(&mut client, &seen, &mut last, GREETINGS).await;
-        let result = ended.and_then(|()| match last {
-            GREETINGS => Ok(()),
-            _ => Err(Status::data_loss(format!("{last} of {GREETINGS} greetings"))),
+        let mut series = series.clone();
+        let ended = listen(&mut client, &seen, &mut series).await;
+        let result = ended.and_then(|()| match series {
+            Series { after, count, .. } if after == count => Ok(()),
+            Series { after, count, .. } => Err(Status::data_loss(format!("{after} of {count} greetings"))),
         });
         seen.count(&seen.streams, result).await;
     }
@@ -166,29 +164,26 @@ async fn streams(mut client: GreeterClient<Channel>, seen: Arc<Seen>) {
 
 /// One series without an end, over as many streams as there are versions: no number is missing and none comes
 /// twice.
-async fn endless(mut client: GreeterClient<Channel>, seen: Arc<Seen>) {
-    let mut last = 0;
+async fn endless(mut client: GreeterClient<Channel>, mut series: Series, seen: Arc<Seen>) {
     while !seen.over.load(Relaxed) {
-        let ended = listen(&mut client, &seen, &mut last, 0).await;
+        let ended = listen(&mut client, &seen, &mut series).await;
         seen.count(&seen.streams, ended).await;
     }
 }
 
-async fn listen(
-    client: &mut GreeterClient<Channel>,
-    seen: &Seen,
-    last: &mut u64,
-    count: u64,
-) -> Result<(), Status> {
-    let series = Series { name: "you".to_owned(), after: *last, count, every_ms: EVERY_MS };
-    let mut greetings = client.greetings(series).await?.into_inner();
+/// One stream of a series, which begins after what was heard of it.
+async fn listen(client: &mut GreeterClient<Channel>, seen: &Seen, series: &mut Series) -> Result<(), Status> {
+    let mut greetings = client.greetings(series.clone()).await?.into_inner();
     while let Some(greeting) = greetings.message().await? {
-        *last += 1;
+        series.after += 1;
         seen.messages.fetch_add(1, Relaxed);
-        if greeting.number != *last {
-            return Err(Status::data_loss(format!("greeting {} instead of {last}", greeting.number)));
+        if greeting.number != series.after {
+            return Err(Status::data_loss(format!(
+                "greeting {} instead of {}",
+                greeting.number, series.after
+            )));
         }
-        if count == 0 && seen.over.load(Relaxed) {
+        if series.count == 0 && seen.over.load(Relaxed) {
             return Ok(());
         }
     }

@@ -82,8 +82,8 @@ impl Greeter for Greets {
             }
         });
         let greetings: Self::GreetingsStream = match count {
-            // The connection cannot move while a stream is open. This one ends between two greetings, and its
-            // client asks the next version to go on.
+            // A stream stays in the version where it began, which ends with it. This one would never end: it
+            // does between two greetings, and its client asks the next version to go on.
             0 => Box::pin(draining.take_until_draining(numbered)),
             count => Box::pin(numbered.take(usize::try_from(count).unwrap_or(usize::MAX))),
         };

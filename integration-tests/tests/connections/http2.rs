@@ -7,6 +7,7 @@
 mod clients;
 mod page;
 mod proxies;
+mod relayed;
 mod stage;
 
 use std::process::Command;

@@ -5,11 +5,14 @@
 #![cfg(target_os = "linux")]
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use integration_tests::Sandbox;
+use integration_tests::process::binary;
 use integration_tests::process::needs::{DPKG, ROOT, SYSTEMD_ANALYZE, have};
+use integration_tests::readme::repository;
+use integration_tests::{Readme, Sandbox};
 use serde_json::Value;
 
 /// The one file in the folder with this ending.
@@ -97,6 +100,38 @@ fn the_unit_is_understood() {
     assert!(!said.contains("hotupdate@shop"), "{said}");
 }
 
+/// Static: it asks for no interpreter (`PT_INTERP`), and so for no library.
+fn is_static(program: &Path) -> bool {
+    let bytes = fs::read(program).expect("it is there");
+    !bytes.windows(8).any(|at| at == b"/lib64/l" || at == b"/lib/ld-")
+}
+
+/// What goes into the image of `examples/containers`, by the commands of its README, where this repository seems to be.
+#[test]
+fn the_programs_of_the_image_need_nothing_else() {
+    if !have(&[ROOT]) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    for entry in ["Cargo.toml", "Cargo.lock", "crates", "examples", "integration-tests"] {
+        symlink(repository().join(entry), sandbox.path().join(entry)).expect("the sandbox is ours");
+    }
+    let profile = binary("hotctl").parent().expect("a folder").to_owned();
+    let target = profile.parent().expect("that of cargo");
+    symlink(target, sandbox.path().join("target")).expect("the sandbox is ours");
+    let commands = Readme::of("examples/containers").commands("programs");
+    let mut bash = Command::new("bash");
+    bash.args(["-euo", "pipefail", "-c", &commands]).current_dir(sandbox.path());
+    succeeds(bash.env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET"));
+    let image = sandbox.path().join("image");
+    for program in ["hotctl", "axum-server"] {
+        assert!(is_static(&image.join(program)), "{program} is linked dynamically");
+        let version =
+            succeeds(Command::new("chroot").arg(&image).arg(format!("/{program}")).arg("--version"));
+        assert_eq!(version.trim(), format!("{program} {VERSION}"));
+    }
+}
+
 #[test]
 fn the_archive_has_the_same_program() {
     let sandbox = Sandbox::new();
@@ -105,9 +140,7 @@ fn the_archive_has_the_same_program() {
     let name = archive.file_name().expect("a file").to_string_lossy().replace(".tar.gz", "");
     let program = sandbox.path().join(name).join("hotctl");
     assert_eq!(succeeds(Command::new(&program).arg("--version")).trim(), format!("hotctl {VERSION}"));
-    // Static: it asks for no interpreter (`PT_INTERP`), and so for no library.
-    let bytes = fs::read(&program).expect("it is there");
-    assert!(!bytes.windows(8).any(|at| at == b"/lib64/l" || at == b"/lib/ld-"), "it is linked dynamically");
+    assert!(is_static(&program), "it is linked dynamically");
 }
 
 #[test]

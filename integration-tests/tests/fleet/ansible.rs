@@ -12,23 +12,19 @@ use std::time::Duration;
 
 use integration_tests::process::binary;
 use integration_tests::process::needs::{ANSIBLE, CURL, IP, NAMESPACES, ROOT, SSHD, have};
+use integration_tests::readme::repository;
 use integration_tests::systemd::{self, PROGRAMS};
-use integration_tests::{Network, SOON, Sandbox, Service, Systemd, eventually};
+use integration_tests::{Network, Readme, SOON, Sandbox, Service, Systemd, eventually};
 
 /// A task takes ansible a second or two for each batch of hosts.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 const HOSTS: [&str; 4] = ["web1", "web2", "web3", "web4"];
 
-fn example() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/ansible").canonicalize().unwrap()
-}
+const EXAMPLE: &str = "examples/ansible";
 
-/// The commands after the comment `<!-- run: name -->`.
-fn commands(name: &str) -> Vec<String> {
-    let readme = fs::read_to_string(example().join("README.md")).unwrap();
-    let (_, rest) = readme.split_once(&format!("<!-- run: {name} -->\n```sh\n")).expect(name);
-    rest.split_once("```").unwrap().0.lines().map(str::to_owned).collect()
+fn example(file: &str) -> PathBuf {
+    repository().join(EXAMPLE).join(file)
 }
 
 /// Four hosts, and a controller with the files of the example.
@@ -61,7 +57,7 @@ impl<'a> Fleet<'a> {
         let folder = sandbox.path().join("controller");
         fs::create_dir(&folder).unwrap();
         for file in ["deploy.yml", "roles"] {
-            symlink(example().join(file), folder.join(file)).unwrap();
+            symlink(example(file), folder.join(file)).unwrap();
         }
         let fleet = Self { sandbox, folder, hosts, variables };
         fleet.keys();
@@ -200,10 +196,14 @@ fn the_same_with_a_unit_of_systemd_on_every_host() {
     if !have(&[ANSIBLE, SSHD, ROOT, CURL]) || !have(&systemd::NEEDS) {
         return;
     }
-    let readme = fs::read_to_string(example().join("README.md")).unwrap();
-    let variables =
-        readme.lines().find(|line| line.starts_with("hotupdate_handoff=")).unwrap().to_owned() + "\n";
-    let unit = fs::read_to_string(example().join("axum-server.service")).unwrap();
+    let variables = Readme::of(EXAMPLE)
+        .text()
+        .lines()
+        .find(|line| line.starts_with("hotupdate_handoff="))
+        .unwrap()
+        .to_owned()
+        + "\n";
+    let unit = fs::read_to_string(example("axum-server.service")).unwrap();
     let sandboxes = HOSTS.map(|_| Sandbox::new());
     let boot = |sandbox| Systemd::boot(sandbox, Network::Own, &[("axum-server.service", &unit)]);
     let hosts = sandboxes.each_ref().map(boot);
@@ -225,14 +225,15 @@ fn the_same_with_a_unit_of_systemd_on_every_host() {
 }
 
 fn deploys(fleet: &Fleet<'_>) {
-    let [first, second] = commands("deploy").try_into().unwrap();
+    let deploy = Readme::of(EXAMPLE).commands("deploy");
+    let [first, second] = deploy.lines().collect::<Vec<_>>().try_into().unwrap();
 
-    let (succeeds, said) = fleet.run(&first);
+    let (succeeds, said) = fleet.run(first);
     assert!(succeeds, "{said}");
     assert_eq!(fleet.versions(), ["v1"; 4]);
 
     let load = fleet.load();
-    let (succeeds, said) = fleet.run(&second);
+    let (succeeds, said) = fleet.run(second);
     assert!(succeeds, "{said}");
     assert_eq!(fleet.versions(), ["v2"; 4]);
     assert_eq!(fleet.on(0, "readlink /opt/axum-server/current"), "v2");

@@ -11,23 +11,15 @@ use std::time::Duration;
 use integration_tests::podman::NEEDS;
 use integration_tests::process::Exit;
 use integration_tests::process::needs::{CURL, DOCKER, DOCKERD, IP, ROOT, cgroup2, have};
-use integration_tests::{Podman, SOON, Sandbox, Service, eventually};
+use integration_tests::readme::repository;
+use integration_tests::{Podman, Readme, SOON, Sandbox, Service, eventually};
 
 const NODES: usize = 3;
 
 /// An update waits for each node, and for `monitor`.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-fn example() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/swarm")
-}
-
-/// The commands after the comment `<!-- run: name -->`.
-fn commands(name: &str) -> Vec<String> {
-    let readme = fs::read_to_string(example().join("README.md")).unwrap();
-    let (_, rest) = readme.split_once(&format!("<!-- run: {name} -->\n```sh\n")).expect(name);
-    rest.split_once("```").unwrap().0.lines().map(str::to_owned).collect()
-}
+const EXAMPLE: &str = "examples/swarm";
 
 /// Process 1 of a node: its arguments are a cgroup of its own, and a folder.
 const NODE: &str = r#"
@@ -97,7 +89,7 @@ impl<'a> Swarm<'a> {
         self.nodes.push(Node { pid: inner, folder });
         let node = self.nodes.len() - 1;
         eventually("docker answers", SOON, || self.docker(node, "info").ok().map(drop));
-        self.enter(inner, "-m", &commands("node").join("\n")).unwrap();
+        self.enter(inner, "-m", &Readme::of(EXAMPLE).commands("node")).unwrap();
     }
 
     /// Runs a script in namespaces of a process; what it printed.
@@ -110,7 +102,10 @@ impl<'a> Swarm<'a> {
     /// A shell beside the example whose docker is that of a node.
     fn shell(&self, node: usize, script: &str) -> Command {
         let mut shell = Command::new("timeout");
-        shell.arg(PATIENCE.as_secs().to_string()).args(["sh", "-euc", script]).current_dir(example());
+        shell
+            .arg(PATIENCE.as_secs().to_string())
+            .args(["sh", "-euc", script])
+            .current_dir(repository().join(EXAMPLE));
         let socket = self.nodes[node].folder.join("docker.sock");
         shell.env("DOCKER_HOST", format!("unix://{}", socket.display()));
         shell.env("DOCKER_CONFIG", self.sandbox.path().join("docker"));
@@ -212,13 +207,14 @@ fn an_update_hands_over_on_each_node_and_a_bad_version_is_rolled_back() {
     for tag in ["shop:v1", "shop:v2"] {
         swarm.import(&image, tag);
     }
-    let [first, second] = commands("deploy").try_into().unwrap();
-    said(&mut swarm.shell(0, &first)).unwrap();
+    let deploy = Readme::of(EXAMPLE).commands("deploy");
+    let [first, second] = deploy.lines().collect::<Vec<_>>().try_into().unwrap();
+    said(&mut swarm.shell(0, first)).unwrap();
     assert_eq!(swarm.versions(), ["v1"; NODES]);
 
     let stop = sandbox.path().join("stop");
     let load = swarm.load(&stop);
-    said(&mut swarm.shell(0, &second)).unwrap();
+    said(&mut swarm.shell(0, second)).unwrap();
     assert_eq!(swarm.versions(), ["v2"; NODES]);
 
     let empty = sandbox.path().join("empty");

@@ -15,25 +15,17 @@ use integration_tests::load::{Load, LoadPlan};
 use integration_tests::podman::NEEDS;
 use integration_tests::process::needs::{KUBECTL, KUBERNETES_VALIDATE, NAMESPACES, have};
 use integration_tests::process::{Exit, binary};
-use integration_tests::{Podman, SOON, Sandbox, Service, Status, eventually};
+use integration_tests::readme::repository;
+use integration_tests::{Podman, Readme, SOON, Sandbox, Service, Status, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-fn example() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/kubernetes")
-}
-
-/// The commands after the comment `<!-- run: name -->`.
-fn commands(name: &str) -> String {
-    let readme = fs::read_to_string(example().join("README.md")).expect("it is in this repository");
-    let (_, rest) = readme.split_once(&format!("<!-- run: {name} -->\n```sh\n")).expect(name);
-    rest.split_once("```").expect("it ends").0.to_owned()
-}
+const EXAMPLE: &str = "examples/kubernetes";
 
 /// Runs a script beside the manifests; what it printed.
 fn script(sandbox: &Sandbox, script: &str) -> String {
     let (mut command, output) = sandbox.command(Path::new("bash"));
-    command.args(["-euo", "pipefail", "-c", script]).current_dir(example());
+    command.args(["-euo", "pipefail", "-c", script]).current_dir(repository().join(EXAMPLE));
     let outcome = sandbox.outcome(command, output);
     assert_eq!(outcome.code(), 0, "{}\n{}", outcome.stdout, outcome.stderr);
     outcome.stdout
@@ -45,13 +37,39 @@ fn it_is_valid_for_several_versions() {
         return;
     }
     let sandbox = Sandbox::new();
-    script(&sandbox, &commands("validate"));
+    script(&sandbox, &Readme::of(EXAMPLE).commands("validate"));
+}
+
+/// What the README does with a cluster, to the manifests.
+#[test]
+fn the_update_of_the_readme_sets_the_image_of_its_container() {
+    if !have(&[KUBECTL, KUBERNETES_VALIDATE]) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let readme = Readme::of(EXAMPLE);
+    let set = readme.text().lines().find(|line| line.starts_with("kubectl set image ")).expect("it updates");
+    // Without a cluster there is no object to name, and what is in the file is changed: the one that is named.
+    let (name, image) = set["kubectl set image ".len()..].split_once(' ').expect("an object and an image");
+    let manifests = daemon_set(&sandbox);
+    let object = format!("{}/{}", manifests["kind"], manifests["metadata"]["name"]).replace('"', "");
+    assert_eq!(object.to_lowercase(), name);
+    let update =
+        format!("kubectl kustomize . | kubectl set image --local --filename - {image} --output yaml");
+    script(&sandbox, &format!("{update} | python3 -m kubernetes_validate --strict -k 1.37 -"));
+    let changed = &printed(&sandbox, &update)["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(format!("{}={}", changed["name"], changed["image"]).replace('"', ""), image);
 }
 
 /// The manifests as the API server gets them.
 fn daemon_set(sandbox: &Sandbox) -> Value {
+    printed(sandbox, "kubectl kustomize .")
+}
+
+/// The object that a script prints as YAML.
+fn printed(sandbox: &Sandbox, yaml: &str) -> Value {
     let to_json = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin)))";
-    let text = script(sandbox, &format!("kubectl kustomize . | python3 -c '{to_json}'"));
+    let text = script(sandbox, &format!("{yaml} | python3 -c '{to_json}'"));
     serde_json::from_str(&text).expect("it is JSON")
 }
 

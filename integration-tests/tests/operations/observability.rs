@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use integration_tests::client::get;
 use integration_tests::process::needs::{CURL, PROMETHEUS, have};
-use integration_tests::{Handover, SOON, Sandbox, Service, Way, eventually, hotctl};
+use integration_tests::{Handover, Readme, SOON, Sandbox, Service, Way, eventually, hotctl};
 use serde_json::Value;
 
 fn example(file: &str) -> PathBuf {
@@ -183,13 +183,6 @@ fn one_series_through_four_handoffs_and_a_rollback() {
     assert!(!alerts.iter().any(|alert| wrong.contains(&alert.as_str())), "{alerts:?}");
 }
 
-/// The commands after the comment `<!-- run: name -->`.
-fn commands(name: &str) -> String {
-    let readme = read("README.md");
-    let (_, rest) = readme.split_once(&format!("<!-- run: {name} -->\n```sh\n")).expect(name);
-    rest.split_once("```").expect("it ends").0.to_owned()
-}
-
 #[test]
 fn the_alerts_are_what_their_tests_say() {
     if !have(&[PROMETHEUS]) {
@@ -197,7 +190,7 @@ fn the_alerts_are_what_their_tests_say() {
     }
     let sandbox = Sandbox::new();
     let (mut command, output) = sandbox.command(Path::new("bash"));
-    let script = commands("check");
+    let script = Readme::of("examples/observability").commands("check");
     command.args(["-euo", "pipefail", "-c", &script]).current_dir(example("."));
     let outcome = sandbox.outcome(command, output);
     assert_eq!(outcome.code(), 0, "{}\n{}", outcome.stdout, outcome.stderr);

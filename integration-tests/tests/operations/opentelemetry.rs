@@ -2,6 +2,8 @@
 //! ends.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -10,7 +12,9 @@ use bytes::Bytes;
 use h2::RecvStream;
 use integration_tests::client::{InFlight, get};
 use integration_tests::process::binary;
-use integration_tests::{SOON, Sandbox, Service, Status, eventually};
+use integration_tests::process::needs::{CURL, IP, NAMESPACES, have};
+use integration_tests::process::network::in_network_of;
+use integration_tests::{Readme, SOON, Sandbox, Service, Status, eventually};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A collector that keeps what it gets: OTLP over gRPC, of which it knows no more than how to say thank you.
@@ -20,11 +24,11 @@ struct Collector {
 }
 
 impl Collector {
-    fn start() -> (Self, SocketAddr) {
+    fn start(at: &str) -> (Self, SocketAddr) {
         let collector = Self::default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("the system gives epoll");
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("some port is free");
+        let listener = runtime.block_on(TcpListener::bind(at)).expect("the port is free");
         let address = listener.local_addr().expect("a bound socket has an address");
         let ours = collector.clone();
         // It ends with the test program.
@@ -78,7 +82,7 @@ async fn body(mut body: RecvStream) -> Vec<u8> {
 #[test]
 fn both_sides_of_a_handoff_and_the_last_request_of_a_drain() {
     let sandbox = Sandbox::new();
-    let (collector, endpoint) = Collector::start();
+    let (collector, endpoint) = Collector::start("127.0.0.1:0");
     let start = |version: &str, listen: &str, delay_ms: &str| {
         let (mut command, _) = sandbox.command(&binary("traced-hello"));
         command
@@ -123,6 +127,37 @@ fn both_sides_of_a_handoff_and_the_last_request_of_a_drain() {
     eventually("and of its requests", SOON, || {
         (collector.with(&["v2", "request", "/?second"]) > 0).then_some(())
     });
+}
+
+/// Where its ports are free.
+#[test]
+fn the_commands_of_its_readme() {
+    if !have(&[CURL, IP, NAMESPACES]) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let holds = "ip link set lo up; echo up; exec sleep infinity";
+    let (mut unshare, output) = sandbox.command(Path::new("unshare"));
+    unshare.args(["--net", "sh", "-euc", holds]);
+    let network = Service::run(&sandbox, &mut unshare);
+    eventually("there is a network", SOON, || {
+        std::fs::read_to_string(&output.stdout).ok().filter(|said| said == "up\n")
+    });
+    let (collector, _) = in_network_of(network.pid(), || Collector::start("127.0.0.1:4317"));
+
+    let target = sandbox.path().join("target");
+    std::fs::create_dir(&target).expect("the sandbox is ours");
+    symlink(binary("hotctl").parent().expect("a folder"), target.join("release")).expect("it is ours");
+    let spans = Readme::of("examples/opentelemetry").commands("spans");
+    let script = format!("{spans}\ntarget/release/hotctl stop --wait\nwait");
+    let (mut command, output) = sandbox.command(Path::new("nsenter"));
+    command.args(["--net", "-t", &network.pid().to_string(), "bash", "-euo", "pipefail", "-c", &script]);
+    command.env("HOTUPDATE_SOCKET", sandbox.control()).current_dir(sandbox.path());
+    let outcome = sandbox.outcome(command, output).expect_success();
+    assert_eq!(outcome.stdout, "hello\nhello\n");
+    for words in [["v1", "request"], ["v1", "handoff"], ["v2", "request"], ["v2", "handoff"]] {
+        assert!(collector.with(&words) > 0, "{words:?}\n{}", sandbox.transcript());
+    }
 }
 
 fn listener(status: &Status) -> SocketAddr {

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use integration_tests::client::who_answers;
 use integration_tests::process::{Exit, eventually, needs};
-use integration_tests::{SOON, Sandbox, Service, Serving, Status, hotctl};
+use integration_tests::{Readme, SOON, Sandbox, Service, Serving, Status, hotctl};
 use rustix::process::Signal;
 
 fn python() -> PathBuf {
@@ -311,15 +311,15 @@ fn the_commands_of_its_readme_work() {
     if !have_python() {
         return;
     }
-    let readme = include_str!("../../../examples/python-join/README.md");
-    let script = readme.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let readme = Readme::of("examples/python-join");
+    let script = readme.commands("chain");
     let sandbox = Sandbox::new();
     let programs = [integration_tests::process::binary("hotctl"), python()];
     let folders = programs.iter().map(|program| program.parent().unwrap().to_owned());
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(folders.chain(std::env::split_paths(&path))).unwrap();
     let (mut command, output) = sandbox.command("sh".as_ref());
-    command.env("PATH", path).args(["-e", "-c", script]);
+    command.env("PATH", path).args(["-e", "-c", &script]);
     let outcome = sandbox.outcome(command, output).expect_success();
     assert!(outcome.stdout.contains("http      tcp") && outcome.stderr.contains("stop"), "{outcome:?}");
 }

@@ -1,4 +1,4 @@
-//! `hotctl run` as the main process of a unit, by the unit and the commands of hotctl's README, and as
+//! `hotctl run` as the main process of a unit, by the unit and the commands of READMEs, and as
 //! process 1 of a container.
 
 use std::fs;
@@ -12,21 +12,19 @@ use integration_tests::process::needs::{GUNICORN, IP, NAMESPACES, PYTHON, have};
 use integration_tests::process::{Exit, binary};
 use integration_tests::systemd::PROGRAMS;
 use integration_tests::{
-    Network, Podman, SOON, Sandbox, Service, Status, Systemd, eventually, podman, systemd,
+    Network, Podman, Readme, SOON, Sandbox, Service, Status, Systemd, eventually, podman, systemd,
 };
 use rustix::process::Signal;
 
 use super::support::{compiled, file};
 
-const README: &str = include_str!("../../../crates/hotctl/README.md");
-
 const UNIT: &str = "shop.service";
 
 /// The unit of the README.
-fn unit() -> &'static str {
-    let (_, after) = README.split_once("In a unit, `hotctl run` is the program").expect("the README has it");
-    let (_, unit) = after.split_once("```ini\n").expect("a unit follows");
-    unit.split_once("```").expect("it ends").0
+fn unit() -> String {
+    let blocks = Readme::of("crates/hotctl").blocks().into_iter();
+    let mut units = blocks.filter(|block| block.text.contains("ExecStart=/usr/local/bin/hotctl run "));
+    units.next().expect("the README has it").text
 }
 
 /// What the unit names: hotctl, gunicorn, and the application. `/tmp` is another one in there, so all that is
@@ -58,7 +56,7 @@ fn the_unit_of_the_readme() {
         return;
     }
     let sandbox = Sandbox::new();
-    let systemd = Systemd::boot(&sandbox, Network::Own, &[(UNIT, unit())]);
+    let systemd = Systemd::boot(&sandbox, Network::Own, &[(UNIT, &unit())]);
     install(&systemd, &sandbox);
     let address = "127.0.0.1:8080".parse().expect("an address");
     let answers = || systemd.in_its_network(|| who_answers(address)).expect("no client is refused");
@@ -112,16 +110,20 @@ fn the_unit_of_the_readme() {
     assert_eq!(systemd.show(UNIT, "ActiveState"), "inactive");
 }
 
-/// Where its port is free.
+/// Where its port is free: those of hotctl's README, and those of the whole's.
 #[test]
-fn the_commands_of_the_readme() {
+fn the_commands_of_the_readmes() {
     if !have(&[PYTHON, GUNICORN, NAMESPACES, IP]) {
         return;
     }
+    for folder in ["crates/hotctl", "."] {
+        the_commands_of(&Readme::of(folder).commands("run"));
+    }
+}
+
+fn the_commands_of(commands: &str) {
     let sandbox = Sandbox::new();
-    let (_, commands) = README.split_once("<!-- walk: run -->\n```sh\n").expect("the README has them");
-    let (start, update) =
-        commands.split_once("```").and_then(|(lines, _)| lines.split_once('\n')).expect("two");
+    let (start, update) = commands.split_once('\n').expect("two lines");
     for (name, text) in
         [("hotctl", "exec \"$HOTCTL\" \"$@\""), ("gunicorn", "exec python3 -m gunicorn \"$@\"")]
     {

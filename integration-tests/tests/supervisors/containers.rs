@@ -11,7 +11,8 @@ use integration_tests::client::{InFlight, get};
 use integration_tests::podman::{IMAGE, NEEDS};
 use integration_tests::process::Outcome;
 use integration_tests::process::needs::{CURL, IP, have};
-use integration_tests::{Podman, SOON, Sandbox, Status, eventually};
+use integration_tests::readme::repository;
+use integration_tests::{Podman, Readme, SOON, Sandbox, Status, eventually};
 
 /// An address that was free a moment ago.
 fn free_address() -> SocketAddr {
@@ -174,12 +175,8 @@ fn the_next_one_is_stopped_and_the_last_one_serves_again() {
     shop.stops("v1");
 }
 
-/// The commands after the comment `<!-- walk: name -->`.
 fn commands(name: &str) -> String {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/containers/README.md");
-    let readme = fs::read_to_string(readme).expect("it is in this repository");
-    let (_, rest) = readme.split_once(&format!("<!-- walk: {name} -->\n```sh\n")).expect(name);
-    rest.split_once("```").expect("it ends").0.to_owned()
+    Readme::of("examples/containers").commands(name)
 }
 
 /// Runs a script where port 8080 is free and no other process is, in a folder with what the README has in its
@@ -188,12 +185,11 @@ fn commands(name: &str) -> String {
 fn walk(script: &str) -> Outcome {
     let sandbox = Sandbox::new();
     let podman = Podman::new(&sandbox);
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("it is there");
     // The context of a build ends at its folder.
     let folder = sandbox.path().join("walk");
     fs::create_dir(&folder).expect("the sandbox is ours");
     fs::rename(podman.image(), folder.join("image")).expect("the sandbox is ours");
-    symlink(root.join("examples"), folder.join("examples")).expect("the sandbox is ours");
+    symlink(repository().join("examples"), folder.join("examples")).expect("the sandbox is ours");
     let begins = "ip link set lo up\ntrap 'podman rm --all --force --time 0 >/dev/null' EXIT";
     let waits = "until curl -s http://127.0.0.1:8080/version >/dev/null; do sleep 0.05; done";
     fs::write(folder.join("walk"), format!("{begins}\nwaits() {{ {waits}; }}\n{script}"))

@@ -2,27 +2,23 @@
 //! the commands of the example's README work with them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use integration_tests::client::{get, who_answers};
 use integration_tests::process::binary;
 use integration_tests::process::needs::{SYSTEMD_ANALYZE, have};
+use integration_tests::readme::repository;
 use integration_tests::systemd::{NEEDS, PROGRAMS};
-use integration_tests::{Network, SOON, Sandbox, Systemd, eventually};
+use integration_tests::{Network, Readme, SOON, Sandbox, Systemd, eventually};
 use rustix::process::Signal;
 
 const SOCKET: &str = "/run/axum-server/control.sock";
 
-fn example() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/systemd")
-}
+const EXAMPLE: &str = "examples/systemd";
 
-/// The commands after the comment `<!-- run: name -->` of the README.
 fn commands(name: &str) -> String {
-    let readme = fs::read_to_string(example().join("README.md")).expect("the README is there");
-    let (_, rest) = readme.split_once(&format!("<!-- run: {name} -->\n```sh\n")).expect(name);
-    rest.split_once("```").expect("a block ends").0.to_owned()
+    Readme::of(EXAMPLE).commands(name)
 }
 
 /// Runs commands of the README where they are to be run.
@@ -64,7 +60,7 @@ fn the_example_has_what_is_printed() {
     assert!(status.success(), "{line}");
     for name in ["axum-server.service", "axum-server@.service"] {
         let printed = fs::read_to_string(sandbox.path().join(name)).expect("it was written");
-        let example = fs::read_to_string(example().join(name)).expect("the example has it");
+        let example = fs::read_to_string(repository().join(EXAMPLE).join(name)).expect("the example has it");
         assert_eq!(printed, example, "{name}: `hotctl install-units --force --directory examples/systemd …`");
     }
 }
@@ -77,7 +73,7 @@ fn systemd_calls_them_well_shut_in() {
     for name in ["axum-server.service", "axum-server@.service"] {
         let output = Command::new("systemd-analyze")
             .args(["security", "--offline=yes", "--no-pager"])
-            .arg(example().join(name))
+            .arg(repository().join(EXAMPLE).join(name))
             .output()
             .expect("systemd-analyze runs");
         let text = String::from_utf8_lossy(&output.stdout);

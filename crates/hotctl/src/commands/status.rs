@@ -146,6 +146,9 @@ fn ended(totals: &Totals) -> Option<String> {
     let words = [(migrated, "migrated"), (finished, "finished"), (closed, "closed"), (forced, "forced")];
     let words = words.into_iter().filter(|(count, _)| **count > 0);
     let mut words: Vec<_> = words.map(|(count, word)| format!("{count} {word}")).collect();
+    if totals.relayed > 0 {
+        words.push(format!("{} relayed", totals.relayed));
+    }
     words.extend(goaways(&totals.goaways));
     (!words.is_empty()).then(|| words.join(", "))
 }

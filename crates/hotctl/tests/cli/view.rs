@@ -189,12 +189,13 @@ fn what_became_of_a_drainers_connections_is_in_its_note() {
         let old = &mut status.predecessors[0];
         let totals = &mut old.totals;
         (totals.accepted, totals.migrated, totals.finished, totals.forced) = (141, 117, 4, 3);
+        totals.relayed = 2;
     });
     let text = place.hotctl(&["status"]).code(0).stdout;
-    assert!(text.contains("can take over again; 117 migrated, 4 finished, 3 forced"), "{text}");
+    assert!(text.contains("can take over again; 117 migrated, 4 finished, 3 forced, 2 relayed"), "{text}");
     let [record] = place.hotctl(&["--json", "status"]).code(0).json().try_into().unwrap();
     let totals = json!({ "accepted": 141, "adopted": 0, "migrated": 117, "finished": 4, "closed": 0,
-                         "forced": 3, "requests": 0,
+                         "forced": 3, "requests": 0, "relayed": 2,
                          "goaways": { "not_accepted": 0, "streams": 0, "client": 0, "settings": 0 } });
     assert_eq!(record["predecessors"][0]["totals"], totals);
 }

@@ -15,6 +15,7 @@ mod http2;
 mod idle;
 mod migration;
 mod pipelines;
+mod relayed;
 mod server;
 mod settings;
 mod streams;

@@ -1,13 +1,16 @@
 //! Moments that real processes meet too seldom for a test, on a table of connections without a process.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::body::Body;
 use hotupdate::testing::Table;
 use http::{Request, Response};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 
+use crate::http2;
 use crate::server::{until, within};
 
 async fn same(_: Request<Body>) -> Result<Response<Body>, Infallible> {
@@ -31,7 +34,7 @@ async fn a_connection_that_comes_back_may_still_leave_for_the_next_version() {
     let connection = old.accept("http", server);
     tokio::spawn(hotupdate_axum::serve_one(connection, None, tower::service_fn(same)));
     old.drain();
-    old.takes("http/1.1");
+    old.takes(&["http/1.1"]);
     until(|| old.has_leaving()).await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").await.unwrap();
     is_noticed().await;
@@ -42,7 +45,7 @@ async fn a_connection_that_comes_back_may_still_leave_for_the_next_version() {
     let answer = String::from_utf8_lossy(&answer[..n]);
     assert!(answer.ends_with("same") && !answer.contains("connection: close"), "{answer}");
 
-    old.takes("http/1.1");
+    old.takes(&["http/1.1"]);
     until(|| old.has_leaving()).await;
     let new = Table::new();
     let (connection, state) = old.migrate_to(&new).unwrap().remove(0);
@@ -77,4 +80,41 @@ async fn a_connection_that_rests_answers_when_its_client_is_back() {
         }
     }
     assert_eq!(table.connections().requests(), 2);
+}
+
+/// The version that was to take the connection dies while it is on its way without its streams.
+#[tokio::test]
+async fn a_connection_comes_back_to_its_streams() {
+    let release = Arc::new(Semaphore::new(0));
+    let app = {
+        let release = release.clone();
+        tower::service_fn(move |request: Request<Body>| {
+            let release = release.clone();
+            async move {
+                if request.uri().path() == "/held" {
+                    release.acquire().await.unwrap().forget();
+                }
+                Ok::<_, Infallible>(Response::new(Body::from("same")))
+            }
+        })
+    };
+    let mut old = Table::new();
+    let (client, server) = UnixStream::pair().unwrap();
+    tokio::spawn(hotupdate_axum::serve_one(old.accept("http", server), None, app));
+    let mut client = http2::Client::over(client).await;
+    let held = tokio::spawn(client.get("/held"));
+    until(|| old.connections().summary().active == 1).await;
+    for _ in 0..3 {
+        old.drain();
+        old.takes(&["h2", "h2/relayed"]);
+        until(|| old.has_leaving()).await;
+        let waits = tokio::spawn(client.get("/"));
+        old.serve_again();
+        assert_eq!(http2::text(within(waits).await.unwrap().unwrap()).await, "same");
+    }
+    release.add_permits(1);
+    assert_eq!(http2::text(within(held).await.unwrap().unwrap()).await, "same");
+    let totals = old.connections().totals();
+    assert_eq!((totals.relayed, totals.requests, totals.goaways.sum()), (0, 4, 0));
+    assert!(!client.requests.is_closed());
 }

@@ -27,6 +27,7 @@ fn replay(target: &str, check: fn(&[u8])) {
 #[test]
 fn the_corpora() {
     replay("bytes", targets::bytes::check);
+    replay("relay", targets::relay::check);
     replay("state", targets::state::check);
 }
 
@@ -45,7 +46,7 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
         bytes.extend(payload);
         bytes
     });
-    prop_oneof![3 => frame, 1 => Just(vec![0xf0])]
+    prop_oneof![6 => frame, 1 => Just(vec![0xf0]), 2 => Just(vec![0xf1]), 1 => Just(vec![0xf2])]
 }
 
 #[test]
@@ -59,11 +60,17 @@ fn random_frames() {
 }
 
 #[test]
+fn random_frames_of_the_version_before() {
+    let config = ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(pieces in vec(piece(), 0..12))| targets::relay::check(&pieces.concat()));
+}
+
+#[test]
 fn random_states() {
     let config = ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(bytes in vec(any::<u8>(), 0..200))| {
-        let mut state = vec![1];
-        state.extend(bytes);
-        targets::state::check(&state);
+        for version in [1, 2] {
+            targets::state::check(&[&[version], &bytes[..]].concat());
+        }
     });
 }

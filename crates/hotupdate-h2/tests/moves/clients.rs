@@ -12,7 +12,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::world::{Ended, Open, Seen, builder, serve};
+use crate::world::{Ended, Open, Seen, Versions, builder, serve};
+
+const SMALL: (u32, u32) = (70_000, 20_000);
 
 struct World {
     client: SendRequest<Full<Bytes>>,
@@ -20,14 +22,28 @@ struct World {
     server: JoinHandle<Ended>,
 }
 
-async fn world(open: Open) -> World {
+/// The windows of a connection and of a stream, on both sides; hyper's own are much larger.
+type Windows = Option<(u32, u32)>;
+
+async fn world(open: Open, windows: Windows) -> World {
     let (client, server) = tokio::io::duplex(64 * 1024);
     let next = Arc::new(Notify::new());
     let told = next.clone();
-    let server =
-        tokio::spawn(async move { serve(server, &told, Seen::default(), |_| builder(), open).await });
+    let versions: Versions = match windows {
+        Some(SMALL) => |_| {
+            let mut builder = builder();
+            builder.initial_connection_window_size(SMALL.0).initial_stream_window_size(SMALL.1);
+            builder
+        },
+        _ => |_| builder(),
+    };
+    let server = tokio::spawn(async move { serve(server, &told, Seen::default(), versions, open).await });
     let io = TokioIo::new(client);
-    let (client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let mut handshake = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    if let Some((connection, stream)) = windows {
+        handshake.initial_connection_window_size(connection).initial_stream_window_size(stream);
+    }
+    let (client, connection) = handshake.handshake(io).await.unwrap();
     tokio::spawn(connection);
     World { client, next, server }
 }
@@ -50,7 +66,7 @@ async fn ask(client: &mut SendRequest<Full<Bytes>>, path: &str, n: u64, body: Ve
 
 #[tokio::test(start_paused = true)]
 async fn a_move_between_two_requests() {
-    let mut world = world(Open::End).await;
+    let mut world = world(Open::End, None).await;
     let first = ask(&mut world.client, "/", 1, b"one".to_vec()).await;
     world.next.notify_one();
     let second = ask(&mut world.client, "/", 2, b"two".to_vec()).await;
@@ -64,7 +80,7 @@ async fn a_move_between_two_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn many_requests_at_a_time_while_the_connection_moves_all_the_time() {
-    let ended = many_requests(Open::End).await;
+    let ended = many_requests(Open::End, None).await;
     assert!(ended.moves > 20, "{ended:?}");
     assert!(ended.stays.iter().all(|stays| *stays == Stays::Held), "{ended:?}");
 }
@@ -72,15 +88,21 @@ async fn many_requests_at_a_time_while_the_connection_moves_all_the_time() {
 /// While streams are still relayed, the connection stays.
 #[tokio::test(start_paused = true)]
 async fn many_requests_at_a_time_while_the_connection_leaves_them_behind_all_the_time() {
-    for open in [Open::Stay, Open::Return] {
-        let ended = many_requests(open).await;
-        assert!(ended.moves > 10 || open == Open::Return, "{ended:?}");
+    for (open, windows) in [
+        (Open::Stay, None),
+        (Open::Stay, Some(SMALL)),
+        (Open::Return, None),
+        (Open::Hesitate, None),
+        (Open::Hesitate, Some(SMALL)),
+    ] {
+        let ended = many_requests(open, windows).await;
+        assert!(ended.moves > 10 || open != Open::Stay, "{ended:?}");
         assert!(ended.stays.iter().all(|stays| *stays == Stays::Held), "{ended:?}");
     }
 }
 
-async fn many_requests(open: Open) -> Ended {
-    let world = world(open).await;
+async fn many_requests(open: Open, windows: Windows) -> Ended {
+    let world = world(open, windows).await;
     let told = world.next.clone();
     let moves = tokio::spawn(async move {
         loop {
@@ -93,7 +115,7 @@ async fn many_requests(open: Open) -> Ended {
         let mut client = world.client.clone();
         tasks.spawn(async move {
             for n in 0..60 {
-                let path = ["/", "/slow", "/big"][(task + n) % 3];
+                let path = ["/", "/slow", "/big", "/stream"][(task + n) % 4];
                 let body = vec![n as u8; [0, 10, 5_000, 150_000][n % 4]];
                 ask(&mut client, path, (task * 1_000 + n) as u64, body).await;
             }

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::RELAY;
 use crate::inventory::ConnectionRow;
 use crate::text::ShortText;
 
@@ -39,6 +40,23 @@ pub struct MigrationItem {
     pub requests: u64,
     /// What the next owner has to know.
     pub state: StateBytes,
+}
+
+impl MigrationItem {
+    /// Whether this is the relay of the connection in the item before it.
+    ///
+    /// ```
+    /// use hotupdate_proto::MigrationItem;
+    /// use hotupdate_proto::migration::RELAY;
+    ///
+    /// let item = |id, kind: &str| MigrationItem { id, kind: kind.into(), ..MigrationItem::default() };
+    /// assert!(item(7, RELAY).is_relay_of(&item(7, "h2/relayed")));
+    /// assert!(!item(8, RELAY).is_relay_of(&item(7, "h2/relayed")));
+    /// ```
+    #[must_use]
+    pub fn is_relay_of(&self, connection: &Self) -> bool {
+        self.id == connection.id && self.kind == RELAY
+    }
 }
 
 /// What the next owner of a connection has to know, in the form of its kind. It may hold keys: it is wiped

@@ -45,6 +45,8 @@ pub struct Leaving {
     pub id: u64,
     /// How many bytes of state go with it.
     pub bytes: usize,
+    /// How many descriptors go with it: its own, and that of its relay.
+    pub descriptors: usize,
 }
 
 /// What the other process wants of connections that leave.
@@ -296,10 +298,12 @@ impl Outbound {
 
     /// As many as fit into one message; at least one.
     fn next_batch(&mut self) -> Vec<u64> {
-        let (mut ids, mut bytes) = (Vec::with_capacity(self.queue.len().min(MAX_BATCH)), 0_usize);
+        let mut ids = Vec::with_capacity(self.queue.len().min(MAX_BATCH));
+        let (mut bytes, mut descriptors) = (0_usize, 0_usize);
         while let Some(next) = self.queue.front() {
             bytes = bytes.saturating_add(next.bytes);
-            if ids.len() == MAX_BATCH || (bytes > MAX_BATCH_STATE && !ids.is_empty()) {
+            descriptors = descriptors.saturating_add(next.descriptors);
+            if (descriptors > MAX_BATCH || bytes > MAX_BATCH_STATE) && !ids.is_empty() {
                 break;
             }
             ids.push(next.id);
@@ -335,7 +339,7 @@ mod tests {
     }
 
     fn leaving(ids: std::ops::Range<u64>) -> Vec<Leaving> {
-        ids.map(|id| Leaving { id, bytes: 0 }).collect()
+        ids.map(|id| Leaving { id, bytes: 0, descriptors: 1 }).collect()
     }
 
     fn draining() -> (Instant, Outbound) {
@@ -498,14 +502,17 @@ mod tests {
     #[test]
     fn batches_are_as_large_as_a_message_may_be() {
         let (now, mut outbound) = draining();
-        let large = |id| Leaving { id, bytes: MAX_BATCH_STATE / 2 + 1 };
+        let large = |id| Leaving { id, bytes: MAX_BATCH_STATE / 2 + 1, descriptors: 1 };
         assert_eq!(outbound.leave(now, vec![large(1), large(2)]), [prepare(1, 1..2), prepare(2, 2..3)]);
         let most = u64::try_from(MAX_BATCH).unwrap();
         let effects = outbound.leave(now, leaving(10..most + 11));
         assert_eq!(effects, [prepare(3, 10..most + 10), prepare(4, most + 10..most + 11)]);
         let (now, mut outbound) = draining();
-        let half = |id| Leaving { id, bytes: MAX_BATCH_STATE / 2 };
+        let half = |id| Leaving { id, bytes: MAX_BATCH_STATE / 2, descriptors: 1 };
         assert_eq!(outbound.leave(now, vec![half(1), half(2)]), [prepare(1, 1..3)]);
+        let relayed = (10..most + 10).map(|id| Leaving { id, bytes: 0, descriptors: 2 }).collect();
+        let half = 10 + most / 2;
+        assert_eq!(outbound.leave(now, relayed), [prepare(2, 10..half), prepare(3, half..most + 10)]);
     }
 
     #[test]

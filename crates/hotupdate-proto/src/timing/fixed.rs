@@ -136,6 +136,10 @@ pub mod http {
     /// sending meets no reset, which could destroy an answer it has not read yet (RFC 9112, section 9.6).
     pub const LINGER: Duration = Duration::from_secs(1);
 
+    /// How long the client of an HTTP/2 connection may take for the rest of a frame that had begun when its
+    /// connection was about to move without the streams that are open. What it sends else waits meanwhile.
+    pub const SPLIT: Duration = Duration::from_millis(250);
+
     /// How long a server may be awaited while its process is not ready before the log says so: `ready` that
     /// is called after the server was awaited, and not before, never comes.
     pub const READY_OVERDUE: Duration = Duration::from_secs(10);

@@ -58,7 +58,7 @@ impl World {
         let connections = &mut self.process(p).connections;
         connections.serves.remove(&connection);
         connections.leaving.insert(connection);
-        let leaving = vec![Leaving { id: connection, bytes: 0 }];
+        let leaving = vec![Leaving { id: connection, bytes: 0, descriptors: 1 }];
         self.incumbent_event(p, incumbent::Event::Leave(leaving));
     }
 

@@ -27,7 +27,7 @@ pub(crate) fn migrating() -> (World, usize) {
 
 /// A connection of the first process asks to leave.
 pub(crate) fn leave(world: &mut World, id: u64) {
-    world.incumbent_event(0, Event::Leave(vec![Leaving { id, bytes: 0 }]));
+    world.incumbent_event(0, Event::Leave(vec![Leaving { id, bytes: 0, descriptors: 1 }]));
 }
 
 fn said(world: &World, after: usize) -> Vec<(usize, &'static str)> {

@@ -17,8 +17,9 @@ use tokio::time::Instant;
 use super::activity::ConnectionActivity;
 use super::drain::Drain;
 use super::record::Tracker;
+use super::relay::Relayed;
 use super::slot::MigrationSlot;
-use super::socket::{Reader, Socket};
+use super::socket::{Reader, Socket, Stream};
 use crate::address::Address;
 use crate::metrics::Event;
 use crate::platform::AsFd as _;
@@ -37,6 +38,8 @@ pub(crate) struct MigrationRequest {
     seen: u64,
     /// Goes on with the connection if it stays. Dropped when it has migrated.
     stays: Stays,
+    /// What is open on it stays here.
+    pub(crate) relayed: Option<Relayed>,
 }
 
 /// Goes on with a connection in this process, and is told why it does not migrate, if it was to.
@@ -51,7 +54,11 @@ impl MigrationRequest {
 
     /// The other process has it: our copy is closed, and the kernel's socket lives on there.
     pub(crate) fn migrated(self) {
-        self.connection.tracker.record.end(Event::Migrated);
+        let Self { connection, relayed, .. } = self;
+        match relayed {
+            None => connection.tracker.record.end(Event::Migrated),
+            Some(relayed) => relayed.begin(connection),
+        }
     }
 }
 
@@ -189,11 +196,40 @@ impl Connection {
         let stays = |connection, why: Option<String>| {
             stays(NotMigrated { connection, why: why.unwrap_or_default() });
         };
-        self.leave(kind.into(), state, Box::new(stays));
+        self.leave(kind.into(), state, Box::new(stays), None);
+    }
+
+    /// As [`Connection::migrate_bytes`], of a connection on which something is open that goes on here: one end
+    /// of a pair of sockets goes with it, and the other end is returned, in the row of the connection. `None`
+    /// if the runtime is shutting down.
+    ///
+    /// # Errors
+    /// As [`Connection::migrate`], and if no pair of sockets can be made.
+    #[doc(hidden)]
+    pub async fn migrate_relayed(self, kind: &str, state: Vec<u8>) -> Result<Option<Self>, NotMigrated> {
+        let (relayed, goes_on) = match Relayed::new() {
+            Ok(pair) => pair,
+            Err(error) => {
+                self.set_refused(self.tracker.record.table.changes());
+                return Err(NotMigrated {
+                    connection: self,
+                    why: format!("no pair of sockets can be made: {error}"),
+                });
+            }
+        };
+        let (reply, answer) = oneshot::channel();
+        let stays = |connection, why: Option<String>| {
+            drop(reply.send(NotMigrated { connection, why: why.unwrap_or_default() }));
+        };
+        self.leave(kind.into(), state, Box::new(stays), Some(relayed));
+        match answer.await {
+            Ok(stays) => Err(stays),
+            Err(_) => Ok(goes_on.await.ok()),
+        }
     }
 
     /// As [`Connection::migrate_bytes_or`].
-    pub(super) fn leave(self, kind: ShortText, state: Vec<u8>, stays: Stays) {
+    pub(super) fn leave(self, kind: ShortText, state: Vec<u8>, stays: Stays, relayed: Option<Relayed>) {
         let state = StateBytes::from(state);
         let record = self.tracker.record.clone();
         let table = &record.table;
@@ -208,7 +244,8 @@ impl Connection {
             return self.stays(seen, why, stays);
         }
         let since = Instant::now();
-        match table.migrations.send(MigrationRequest { connection: self, kind, state, since, seen, stays }) {
+        let request = MigrationRequest { connection: self, kind, state, since, seen, stays, relayed };
+        match table.migrations.send(request) {
             Ok(()) => table.queue.asked(&record),
             Err(unsent) => {
                 let MigrationRequest { connection, seen, stays, .. } = unsent.0;
@@ -243,6 +280,14 @@ impl Connection {
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {
         &self.socket
+    }
+
+    /// In the same row, with another socket.
+    pub(super) fn over(self, stream: Stream) -> Self {
+        let Self { tracker, .. } = self;
+        let (reader, socket) = stream.split();
+        tracker.record.table.opened(&socket);
+        Self { reader, socket: Arc::new(socket), tracker }
     }
 
     pub(super) fn tracker(&self) -> &Tracker {
@@ -314,8 +359,8 @@ mod tests {
     use hotupdate_proto::Totals;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    use super::super::Relay;
     use super::super::fixture::{Fixture, poll_once};
-    use super::super::socket::Stream;
     use super::*;
 
     fn why(migrated: Result<(), NotMigrated>) -> String {
@@ -409,6 +454,39 @@ mod tests {
         fixture.connections.suspend_half(minute);
         let half = Instant::now() + Duration::from_secs(1500);
         assert_eq!(connection.activity().suspended_until(), Some(half));
+    }
+
+    #[tokio::test]
+    async fn what_is_open_on_a_connection_goes_on_in_its_row() {
+        let mut fixture = Fixture::new();
+        fixture.drain();
+        fixture.accept_kind("echo", None);
+        let (connection, mut client) = fixture.accept();
+        let (id, request) = (connection.id(), connection.activity().begin_request());
+        let (stays, ()) = tokio::join!(connection.migrate_relayed("echo", Vec::new()), async {
+            fixture.migrations.recv().await.unwrap().give_back();
+        });
+        let connection = stays.unwrap_err().connection;
+        fixture.accept_kind("echo", None);
+        let (migrated, far) = tokio::join!(connection.migrate_relayed("echo", Vec::new()), async {
+            let request = fixture.migrations.recv().await.unwrap();
+            let far = request.relayed.as_ref().unwrap().far.try_clone().unwrap();
+            request.migrated();
+            Relay::register(far).unwrap()
+        });
+        let (mut near, mut far) = (migrated.unwrap().unwrap(), far);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "our copy is closed");
+        near.write_all(b"near").await.unwrap();
+        far.write_all(b"far").await.unwrap();
+        let (mut of_near, mut of_far) = ([0; 4], [0; 3]);
+        far.read_exact(&mut of_near).await.unwrap();
+        near.read_exact(&mut of_far).await.unwrap();
+        assert_eq!((&of_near, &of_far, near.id()), (b"near", b"far", id));
+        assert_eq!(fixture.connections.summary().active, 1, "until its request has ended");
+        drop((request, near));
+        assert_eq!(far.read(&mut [0]).await.unwrap(), 0);
+        let Totals { accepted, migrated, finished, relayed, .. } = fixture.connections.totals();
+        assert_eq!((accepted, migrated, finished, relayed), (1, 0, 1, 1));
     }
 
     #[tokio::test]

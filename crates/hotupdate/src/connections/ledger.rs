@@ -119,6 +119,12 @@ impl Ledger {
         self.metrics.count(event);
     }
 
+    /// A connection has migrated, and what was open on it stays.
+    pub(super) fn relayed(&self) {
+        self.lock().relayed += 1;
+        self.metrics.changed();
+    }
+
     /// A connection was told to leave.
     pub(super) fn goaway(&self, why: GoAway) {
         let mut totals = self.lock();

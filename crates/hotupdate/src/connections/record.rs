@@ -263,6 +263,11 @@ impl Record {
         }
     }
 
+    /// The connection is open in another process, too, and what was open on it here.
+    pub(super) fn relayed(&self) {
+        self.table.ledger.relayed();
+    }
+
     /// The task to wake when something happens that it waits for.
     pub(super) fn register(&self, waker: &Waker) {
         let mut owner = self.owner();

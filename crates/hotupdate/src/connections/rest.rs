@@ -51,7 +51,7 @@ impl Resting {
         let Self { connection, kind, at_rest } = self;
         let state = at_rest.state();
         let stays = Box::new(|connection, _| at_rest.go_on(connection));
-        connection.leave(ShortText::from_static(kind), state, stays);
+        connection.leave(ShortText::from_static(kind), state, stays, None);
     }
 }
 

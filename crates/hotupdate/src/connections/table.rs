@@ -16,7 +16,7 @@ use super::drain::{Drain, Phase};
 use super::ledger::Ledger;
 use super::queue::Queue;
 use super::record::{Origin, Record, Tracker};
-use super::socket::Stream;
+use super::socket::{Socket, Stream};
 use crate::address::Address;
 use crate::metrics::{Event, Metrics};
 use crate::process::limits::DescriptorTable;
@@ -222,7 +222,7 @@ impl Connections {
         let (reader, socket) = stream.split();
         let socket = Arc::new(socket);
         let record = Arc::new(Record::new(&self.table, origin, &socket));
-        self.table.descriptors.opened(&*socket);
+        self.table.opened(&socket);
         self.table.ledger.enter(how);
         rows.insert(record.id, record.clone());
         Connection::new(reader, socket, Tracker { record })
@@ -318,6 +318,10 @@ impl Connections {
 }
 
 impl Table {
+    pub(super) fn opened(&self, socket: &Socket) {
+        self.descriptors.opened(socket);
+    }
+
     /// Whether a client has sent something in this time.
     pub(super) fn is_busy(&self, within: Duration) -> bool {
         self.clock.is_busy(within)

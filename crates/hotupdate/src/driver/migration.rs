@@ -3,10 +3,10 @@
 //! Deliberately absent: which process has a connection when; `hotupdate_proto::migration` decides that.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use hotupdate_proto::incumbent::Event;
-use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect, bulk};
+use hotupdate_proto::migration::{InboundEffect, Leaving, OutboundEffect, RELAY, bulk};
 use hotupdate_proto::operator::Warning;
 use hotupdate_proto::{ConnectionKind, Fault, Generation, Message, MigrationItem};
 use rustix::net::{SocketType, sockopt};
@@ -15,9 +15,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Driver;
-use crate::connections::{MigrationRequest, Stream};
+use crate::connections::{MigrationRequest, Relay, Relayed, Stream};
 use crate::migration::{Handler, Resume};
 use crate::process::limits::{self, Room};
+use crate::process::sockets;
 
 /// What this process has of connections that migrate, in both directions.
 pub(super) struct Migrations {
@@ -100,8 +101,11 @@ impl Driver {
         if self.machine.incumbent().is_none() {
             return requests.into_iter().for_each(MigrationRequest::give_back);
         }
-        let leaving =
-            |request: &MigrationRequest| Leaving { id: request.connection.id(), bytes: request.state.len() };
+        let leaving = |request: &MigrationRequest| Leaving {
+            id: request.connection.id(),
+            bytes: request.state.len(),
+            descriptors: if request.relayed.is_some() { 2 } else { 1 },
+        };
         let leaving = requests.iter().map(leaving).collect();
         self.migrations
             .leaving
@@ -150,6 +154,16 @@ impl Driver {
             if let Some(request) = self.migrations.leaving.get_mut(id) {
                 items.push(describe(request));
                 descriptors.push(request.connection.socket().clone() as _);
+                if let Some(Relayed { far, .. }) = &request.relayed {
+                    let cookie = sockets::cookie(far.as_fd());
+                    items.push(MigrationItem {
+                        id: *id,
+                        cookie,
+                        kind: RELAY.into(),
+                        ..MigrationItem::default()
+                    });
+                    descriptors.push(far.clone() as _);
+                }
             }
         }
         let message = Message::Prepare { batch, items };
@@ -211,9 +225,14 @@ impl Migrations {
             inspected.refused.extend(lost.iter().map(|item| item.id));
         }
         let mut taken = Vec::with_capacity(descriptors.len());
-        for (mut item, fd) in items.into_iter().zip(descriptors) {
+        let mut offered = items.into_iter().zip(descriptors).peekable();
+        while let Some((mut item, fd)) = offered.next() {
             check(&item, &fd)?;
-            if !room.holds(&fd) {
+            let relay = offered.next_if(|(relay, _)| relay.is_relay_of(&item));
+            if let Some((item, fd)) = &relay {
+                check(item, fd)?;
+            }
+            if !room.holds(&fd) || relay.as_ref().is_some_and(|(_, fd)| !room.holds(fd)) {
                 inspected.refused.push(item.id);
                 inspected.is_crowded = true;
                 continue;
@@ -221,7 +240,11 @@ impl Migrations {
             let mut handlers = self.handlers.iter();
             let handler = handlers.find(|handler| handler.fits(&item.kind, &item.listener));
             let state = std::mem::take(&mut item.state).into_vec();
-            match handler.and_then(|handler| handler.inspect(state)) {
+            let resume = handler.and_then(|handler| match relay {
+                None => handler.inspect(state, None),
+                Some((_, fd)) => handler.inspect(state, Some(registered(fd)?)),
+            });
+            match resume {
                 Some(resume) => taken.push((item, fd, resume)),
                 None => inspected.refused.push(item.id),
             }
@@ -241,6 +264,15 @@ impl Migrations {
         self.held.insert((from, batch), held);
         Ok(inspected)
     }
+}
+
+fn registered(fd: OwnedFd) -> Option<Relay> {
+    let relay = Relay::register(fd);
+    relay
+        .inspect_err(|error| {
+            tracing::warn!(%error, "a relay cannot be taken; its connection stays where it is");
+        })
+        .ok()
 }
 
 impl Driver {
@@ -341,6 +373,38 @@ mod tests {
         assert_eq!(ids(migrations.release(Generation(2), 7)), [0; 0], "of another process");
         assert_eq!(ids(migrations.release(Generation(1), 7)), [1, 3]);
         assert_eq!(ids(migrations.release(Generation(1), 7)), [0; 0], "once");
+    }
+
+    /// With or without what it says.
+    #[tokio::test]
+    async fn a_connection_comes_with_its_relay_or_stays_where_it_is() {
+        let mut migrations = accepting();
+        migrations.handlers.push(Handler::with_relay("relayed", None, |_, relay| {
+            relay.map(|_| -> Resume { Box::new(drop) })
+        }));
+        let (mut items, mut others) = (Vec::new(), Vec::new());
+        let all = [(1, "relayed"), (1, RELAY), (2, "echo"), (3, "relayed"), (4, "echo"), (4, RELAY)];
+        for (id, kind) in all.into_iter().chain([(5, RELAY), (6, "relayed"), (6, RELAY)]) {
+            let (item, fd, other) = offered(id, kind);
+            items.push(item);
+            migrations.arriving.push(fd);
+            others.push(other);
+        }
+        // The relay of the last one was lost on the way.
+        drop(migrations.arriving.pop());
+        let Inspected { mut refused, .. } = migrations.inspect(Generation(1), 7, items).unwrap();
+        refused.sort_unstable();
+        refused.dedup();
+        assert_eq!(refused, [3, 4, 5, 6]);
+        let ids: Vec<_> =
+            migrations.release(Generation(1), 7).iter().map(|arrival| arrival.item.id).collect();
+        assert_eq!(ids, [1, 2]);
+        let mut items = [offered(1, "relayed"), offered(1, RELAY)];
+        items[1].0.cookie += 1;
+        let [(first, fd, _client), (relay, other, _)] = items;
+        migrations.arriving.extend([fd, other]);
+        let error = migrations.inspect(Generation(1), 8, vec![first, relay]).err().unwrap();
+        assert!(error.contains("connection 1") && error.contains("is another socket"), "{error}");
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! The words as they are.
 
+use std::io;
 pub(crate) use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,14 @@ pub(crate) const REUSES_ADDRESS: bool = true;
 /// Whether a file is a socket.
 pub(crate) fn is_socket(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+}
+
+/// Two connected sockets: one for this process, and one for another.
+pub(crate) fn pair() -> io::Result<(UnixStream, OwnedFd)> {
+    let (near, far) = std::os::unix::net::UnixStream::pair()?;
+    near.set_nonblocking(true)?;
+    far.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(near)?, far.into()))
 }
 
 /// The path that a Unix socket is bound to, if it has one.

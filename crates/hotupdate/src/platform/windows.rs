@@ -97,6 +97,11 @@ fn none<T>() -> io::Result<T> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "there are no Unix sockets on this system"))
 }
 
+/// There is no other process to which one of them could go.
+pub(crate) fn pair() -> io::Result<(UnixStream, OwnedFd)> {
+    none()
+}
+
 /// A Unix stream socket, of which there is none.
 #[derive(Debug)]
 pub(crate) struct UnixStream(Infallible);

@@ -69,9 +69,10 @@ impl Table {
         self.connections.set_phase(Phase::Draining(plan));
     }
 
-    /// The other process takes connections of this kind.
-    pub fn takes(&self, kind: &str) {
-        self.connections.set_accepted(vec![ConnectionKind::new(kind, None)]);
+    /// The other process takes connections of these kinds.
+    pub fn takes(&self, kinds: &[&str]) {
+        let kinds = kinds.iter().map(|kind| ConnectionKind::new(kind, None));
+        self.connections.set_accepted(kinds.collect());
     }
 
     /// The other process is dead: this one serves again, and whatever wanted to leave stays.

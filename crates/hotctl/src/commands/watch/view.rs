@@ -175,6 +175,9 @@ fn gauge(drain: &Drain, palette: Palette) -> LineGauge<'static> {
     let mut label = format!(
         "{generation}: {process} {what} · {migrated} migrated · {finished} finished · {closed} closed"
     );
+    if totals.relayed > 0 {
+        label.push_str(&format!(" · {} relayed", totals.relayed));
+    }
     if totals.goaways.sum() > 0 {
         label.push_str(&format!(" · {} GOAWAY", totals.goaways.sum()));
     }

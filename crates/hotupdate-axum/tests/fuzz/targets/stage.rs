@@ -80,7 +80,7 @@ impl<'a> Stage<'a> {
                 self.draining = true;
                 self.serving().drain();
             }
-            Step::Takes if self.draining => self.serving().takes("http/1.1"),
+            Step::Takes if self.draining => self.serving().takes(&["http/1.1"]),
             Step::Arrive if self.serving().has_leaving() => self.arrive(),
             Step::ServeAgain if self.draining => {
                 self.draining = false;

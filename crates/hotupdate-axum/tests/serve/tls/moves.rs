@@ -8,7 +8,7 @@ use hotupdate_axum::tls::rustls::{ClientConfig, HandshakeKind};
 use tokio::io::AsyncWriteExt as _;
 
 use super::world::{Http2Client, Identity, Secure, SecureClient, kinds};
-use crate::server::{MIGRATING, Times, until};
+use crate::server::{MIGRATING, Times, until, within};
 
 struct World {
     identity: Identity,
@@ -76,6 +76,32 @@ async fn http2() {
         assert_eq!((client.get("/info").await, old.protocol()), (info.clone(), protocol.clone()));
         assert_eq!(client.get("/large").await.len(), 1_000_000);
     }
+    client.leave().await;
+}
+
+#[tokio::test]
+async fn http2_while_streams_are_open() {
+    let world = World::new();
+    let old = Secure::start(MIGRATING, world.tls()).await;
+    let mut client = Http2Client::connect(&old, world.identity.client()).await;
+    let info = client.get("/info").await;
+    let (body, answer) = client.upload();
+    body.send("first".into()).unwrap();
+    until(|| old.hot.connections().summary().active == 1).await;
+    let new = old.hand_off("new", MIGRATING, world.tls()).await;
+    until(|| new.hot.connections().adopted() == 1).await;
+    assert_eq!((client.get("/").await.as_str(), client.get("/info").await), ("new", info));
+    assert_eq!(client.get("/large").await.len(), 1_000_000);
+    let large = vec![7; 100_000];
+    for _ in 0..10 {
+        body.send(large.clone().into()).unwrap();
+    }
+    drop(body);
+    assert_eq!(within(answer).await.unwrap(), "1000005");
+    let totals = old.hot.connections().totals();
+    assert_eq!((totals.relayed, totals.goaways.sum()), (1, 0));
+    assert_eq!(old.drained().await, 0);
+    assert_eq!((client.get("/").await.as_str(), new.protocol().as_str()), ("new", "tls1.3+h2"));
     client.leave().await;
 }
 

@@ -1,5 +1,6 @@
 //! A server with TLS that can be replaced by another one in this process, and its clients.
 
+use std::convert::Infallible;
 use std::future::IntoFuture as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::{any, get, post};
 use bytes::Bytes;
+use futures_util::stream;
 use hotupdate::{Serving, Timing};
 use hotupdate_axum::tls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use hotupdate_axum::tls::rustls::server::WebPkiClientVerifier;
@@ -17,13 +19,16 @@ use hotupdate_axum::tls::rustls::{
 };
 use hotupdate_axum::tls::{self, Tickets, Tls, TlsInfo};
 use hotupdate_axum::{Serve, ws};
-use http::{Request, Version};
-use http_body_util::{BodyExt as _, Empty};
+use http::{Request, Response, Version};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::crypto::CryptoProvider;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -233,7 +238,7 @@ impl SecureClient {
 
 /// A client of HTTP/2, by ALPN.
 pub(crate) struct Http2Client {
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<BoxBody<Bytes, Infallible>>,
     connection: JoinHandle<hyper::Result<()>>,
 }
 
@@ -249,10 +254,20 @@ impl Http2Client {
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> String {
-        let request = Request::get(format!("https://localhost{path}")).body(Empty::new()).unwrap();
-        let answer = within(self.sender.send_request(request)).await.unwrap();
-        assert_eq!(answer.version(), Version::HTTP_2);
-        String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+        let request = Request::get(format!("https://localhost{path}")).body(Empty::new().boxed()).unwrap();
+        let answer = self.sender.send_request(request);
+        text(answer).await
+    }
+
+    /// A request whose body is what is sent there, and its answer.
+    pub(crate) fn upload(&mut self) -> (mpsc::UnboundedSender<Bytes>, JoinHandle<String>) {
+        let (sender, pieces) = mpsc::unbounded_channel();
+        let body = stream::unfold(pieces, |mut pieces| async {
+            Some((Ok(Frame::data(pieces.recv().await?)), pieces))
+        });
+        let body = BodyExt::boxed(StreamBody::new(body));
+        let request = Request::post("https://localhost/upload").body(body).unwrap();
+        (sender, tokio::spawn(text(self.sender.send_request(request))))
     }
 
     /// The server has said nothing that ends the connection.
@@ -261,6 +276,12 @@ impl Http2Client {
         drop(self.sender);
         within(self.connection).await.unwrap().unwrap();
     }
+}
+
+async fn text(answer: impl Future<Output = hyper::Result<Response<Incoming>>>) -> String {
+    let answer = within(answer).await.unwrap();
+    assert_eq!(answer.version(), Version::HTTP_2);
+    String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
 fn app(version: &'static str) -> Router {

@@ -4,42 +4,66 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hotupdate_h2::{Layer, Limits, State};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 const BEGINS: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0";
 
-/// Where the connection is asked to move.
+/// Where the connection is asked to move: when no stream is open, or without those that are.
 const MOVE: u8 = 0xf0;
+const SPLIT: u8 = 0xf1;
 
-async fn answer(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    Ok(Response::new(Full::from("answer")))
+/// Where the server that was left ends.
+const DIE: u8 = 0xf2;
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Incoming>, Infallible> {
+    Ok(Response::new(request.into_body()))
 }
 
 /// Returns how often it moved.
-async fn serve(io: DuplexStream, mut next: mpsc::UnboundedReceiver<()>) -> u64 {
+async fn serve(io: DuplexStream, mut next: mpsc::UnboundedReceiver<u8>) -> u64 {
     let mut moves = 0;
+    let mut before = JoinSet::new();
     let (mut layer, mut handle) = Layer::new(io, Limits::default());
     loop {
         let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        let mut hyper = pin!(server.serve_connection(TokioIo::new(layer), service_fn(answer)));
-        let at_rest = poll_fn(|cx| {
+        let mut hyper = Box::pin(server.serve_connection(TokioIo::new(layer), service_fn(answer)));
+        let mut splits = false;
+        let decided = poll_fn(|cx| {
             if hyper.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(false);
             }
-            if let Poll::Ready(Some(())) = next.poll_recv(cx) {
-                handle.hold();
+            match next.poll_recv(cx) {
+                Poll::Ready(Some(MOVE)) => handle.hold(),
+                Poll::Ready(Some(SPLIT)) => {
+                    // Each second one changes its mind first.
+                    if splits {
+                        handle.unsplit();
+                    }
+                    handle.split();
+                    splits = true;
+                }
+                Poll::Ready(Some(_)) => before.abort_all(),
+                Poll::Ready(None) | Poll::Pending => {}
+            }
+            if splits {
+                match handle.poll_split(cx) {
+                    Poll::Ready(Ok(())) => return Poll::Ready(true),
+                    Poll::Ready(Err(_)) => {
+                        handle.unsplit();
+                        splits = false;
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
             }
             match handle.poll_rest(cx) {
                 // Nothing was asked for.
@@ -53,20 +77,37 @@ async fn serve(io: DuplexStream, mut next: mpsc::UnboundedReceiver<()>) -> u64 {
             }
         });
         // A client that keeps a stream open holds what follows: its server gets it in the end.
-        match tokio::time::timeout(Duration::from_secs(60), at_rest).await {
+        match tokio::time::timeout(Duration::from_secs(60), decided).await {
             Ok(true) => {}
             Ok(false) => return moves,
             Err(_) => {
+                handle.unsplit();
                 handle.release();
                 let _ = tokio::time::timeout(Duration::from_secs(60), hyper).await;
                 return moves;
             }
         }
-        let (io, state) = handle.take().map_err(|(_, stays)| stays).expect("it was at rest");
-        let state = State::from_bytes(&state.to_bytes()).expect("it is what was written");
-        (layer, handle) = Layer::resume(io, state, Limits::default());
+        let (io, state) = match handle.take_split() {
+            Ok(taken) => taken,
+            Err(_) => match handle.take() {
+                Ok(taken) => {
+                    (layer, handle) = Layer::resume(taken.0, travels(&taken.1), Limits::default());
+                    moves += 1;
+                    continue;
+                }
+                Err((_, stays)) => panic!("it was at rest: {stays}"),
+            },
+        };
+        let (near, far) = tokio::io::duplex(1 << 10);
+        handle.relay(near);
+        before.spawn(async move { (hyper.await.is_ok(), handle).0 });
+        (layer, handle) = Layer::join(io, travels(&state), far, Limits::default());
         moves += 1;
     }
+}
+
+fn travels(state: &State) -> State {
+    State::from_bytes(&state.to_bytes()).expect("it is what was written")
 }
 
 async fn run(bytes: &[u8]) -> u64 {
@@ -74,13 +115,17 @@ async fn run(bytes: &[u8]) -> u64 {
     let (ask, next) = mpsc::unbounded_channel();
     let server = tokio::spawn(serve(server, next));
     client.write_all(BEGINS).await.expect("it fits");
-    for piece in bytes.split(|byte| *byte == MOVE) {
+    for piece in bytes.split_inclusive(|byte| matches!(*byte, MOVE | SPLIT | DIE)) {
+        let (said, asked) = match piece {
+            [said @ .., asked @ (MOVE | SPLIT | DIE)] => (said, Some(*asked)),
+            said => (said, None),
+        };
         tokio::time::sleep(Duration::from_millis(1)).await;
-        if client.write_all(piece).await.is_err() {
+        if client.write_all(said).await.is_err() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
-        let _ = ask.send(());
+        let _ = asked.map(|asked| ask.send(asked));
     }
     let _ = client.shutdown().await;
     let mut said = Vec::new();

@@ -290,7 +290,7 @@ impl Life {
     fn leave(&mut self) {
         self.last_id += 1;
         self.leaving.insert(self.last_id);
-        self.handle(Event::Leave(vec![Leaving { id: self.last_id, bytes: 0 }]));
+        self.handle(Event::Leave(vec![Leaving { id: self.last_id, bytes: 0, descriptors: 1 }]));
     }
 
     fn outbound(&mut self, effect: OutboundEffect) {

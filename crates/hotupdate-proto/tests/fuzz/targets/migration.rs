@@ -126,7 +126,7 @@ impl Pair {
         let ids: Vec<u64> = back.into_iter().chain(self.last_id + 1..=self.last_id + new).collect();
         self.last_id += new;
         self.servers.extend(ids.iter().map(|id| (*id, Server::Leaving)));
-        let leaving = ids.into_iter().map(|id| Leaving { id, bytes: 0 }).collect();
+        let leaving = ids.into_iter().map(|id| Leaving { id, bytes: 0, descriptors: 1 }).collect();
         let effects = self.outbound.leave(self.now, leaving);
         self.outbound_does(effects);
     }
