@@ -17,7 +17,6 @@ use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
 use hotupdate::connections::{BodyDemand, ConnectionActivity};
 use http::header::{CONNECTION, UPGRADE};
-use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -159,18 +158,20 @@ impl ConnectionContext {
         // Boxed, so that `app` need not be `Unpin` for its connection to be taken apart.
         let (context, app) = (Arc::new(self), Box::new(app));
         service_fn(move |request: Request<Incoming>| {
-            let (mut head, body) = request.into_parts();
-            let (version, upgrade) = (head.version, Upgrade::asked_for(&head));
-            if context.extends() {
-                context.extend(&mut head.extensions);
-            }
+            let (version, upgrade) = (request.version(), Upgrade::asked_for(&request));
             let in_flight = Some(InFlight::begin(&context));
-            let body = if http_body::Body::is_end_stream(&body) {
-                Body::empty()
-            } else {
-                Body::new(Demanded { body, demand: Some(context.activity.body_demand()) })
-            };
-            let answer = S::clone(&app).answer(Request::from_parts(head, body), Sealed);
+            let mut request = request.map(|body| {
+                // Of a stream of HTTP/2 it takes a lock to know whether it has ended.
+                if is_empty(&body) && http_body::Body::is_end_stream(&body) {
+                    Body::empty()
+                } else {
+                    Body::new(Demanded { body, demand: Some(context.activity.body_demand()) })
+                }
+            });
+            if context.extends() {
+                context.extend(request.extensions_mut());
+            }
+            let answer = S::clone(&app).answer(request, Sealed);
             Answer { answer, version, upgrade, in_flight }
         })
     }
@@ -286,10 +287,10 @@ enum Upgrade {
 
 impl Upgrade {
     #[inline]
-    fn asked_for(head: &Parts) -> Option<Self> {
+    fn asked_for<B>(request: &Request<B>) -> Option<Self> {
         // hyper puts it there if the client asks, and to look is cheaper than to search the header fields.
-        head.extensions.get::<OnUpgrade>()?;
-        Self::to(&head.method, &head.headers)
+        request.extensions().get::<OnUpgrade>()?;
+        Self::to(request.method(), request.headers())
     }
 
     fn to(method: &Method, headers: &HeaderMap) -> Option<Self> {
@@ -367,7 +368,7 @@ impl http_body::Body for Demanded {
         match frame {
             Poll::Pending => demand.wanted(),
             Poll::Ready(None | Some(Err(_))) => self.finish(),
-            Poll::Ready(_) if self.body.is_end_stream() => self.finish(),
+            Poll::Ready(_) if is_empty(&self.body) => self.finish(),
             Poll::Ready(_) => demand.satisfied(),
         }
         frame
@@ -380,6 +381,12 @@ impl http_body::Body for Demanded {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// Whether nothing more of a body comes, as far as its length says it.
+#[inline]
+fn is_empty(body: &Incoming) -> bool {
+    http_body::Body::size_hint(body).upper() == Some(0)
 }
 
 impl Demanded {
