@@ -34,9 +34,8 @@ fn unit() -> &'static str {
 fn install(systemd: &Systemd<'_>, sandbox: &Sandbox) {
     let packages = sandbox.path().join("packages");
     fs::create_dir(&packages).expect("the sandbox is ours");
-    let copy = "import gunicorn, packaging, shutil, sys
-for package in gunicorn, packaging:
-    shutil.copytree(package.__path__[0], f'{sys.argv[1]}/{package.__name__}')";
+    let copy = "import gunicorn, shutil, sys
+shutil.copytree(gunicorn.__path__[0], f'{sys.argv[1]}/gunicorn')";
     let copied = Command::new("python3").args(["-c", copy]).arg(&packages).status().expect("Python runs");
     assert!(copied.success());
     let application = sandbox.path().join("app.py");
