@@ -9,7 +9,7 @@ use std::process::Command;
 
 use integration_tests::client::who_answers;
 use integration_tests::process::needs::{GUNICORN, IP, NAMESPACES, PYTHON, have};
-use integration_tests::process::{Exit, binary};
+use integration_tests::process::{Exit, binary, children};
 use integration_tests::systemd::PROGRAMS;
 use integration_tests::{
     Network, Podman, SOON, Sandbox, Service, Status, Systemd, eventually, podman, systemd,
@@ -185,11 +185,6 @@ impl<'a> Shop<'a> {
         assert_eq!(self.podman.podman(&["wait", "shop"]), code, "{}", self.podman.logs("shop"));
         self.podman.podman(&["rm", "shop"]);
     }
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 #[test]
