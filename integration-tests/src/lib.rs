@@ -17,6 +17,10 @@
 //! 9. [`crash`]: a fault at each system call of a handoff
 //! 10. [`systemd`]: a real systemd in namespaces of its own, for tests of units
 //! 11. [`podman`]: containers with an image from scratch
+//! 12. [`programs`]: what a person runs
+
+// Elsewhere it is empty, so that the workspace builds where developers work.
+#![cfg(target_os = "linux")]
 
 pub mod process;
 pub use process::{Outcome, SOON, Sandbox, Service, Serving, eventually, hotctl};
@@ -45,3 +49,5 @@ pub use systemd::{Network, Systemd};
 
 pub mod podman;
 pub use podman::Podman;
+
+pub mod programs;

@@ -21,6 +21,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Status {
     pub serving: ProcessStatus,
     pub successor: Option<ProcessStatus>,
+    #[serde(default)]
     pub predecessors: Vec<ProcessStatus>,
     pub listeners: Vec<ListenerStatus>,
     pub last_handoff: Option<LastHandoff>,
@@ -38,12 +39,15 @@ pub struct ProcessStatus {
     pub generation: u64,
     pub process: Process,
     pub state: String,
+    #[serde(default)]
     pub since_ms: u64,
+    #[serde(default)]
     pub connections: Summary,
     #[serde(default)]
     pub totals: Totals,
     #[serde(default)]
     pub tasks: Vec<String>,
+    #[serde(default)]
     pub probation: bool,
     pub attempt: Option<String>,
 }
@@ -78,7 +82,7 @@ pub struct GoAways {
 }
 
 /// Open connections by state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[allow(missing_docs, reason = "the interface description says what they mean")]
 pub struct Summary {
     pub idle: u64,

@@ -4,13 +4,18 @@ use bytes::BytesMut;
 
 use crate::connection::Connection;
 use crate::frame::{
-    DEFAULT_MAX_FRAME_SIZE, INITIAL_WINDOW, PREFACE, flag, kind, put, put_block, put_window_update,
+    DEFAULT_MAX_FRAME_SIZE, INITIAL_WINDOW, MAX_WINDOW, PREFACE, flag, kind, put, put_block,
+    put_window_update,
 };
 use crate::settings::{Setting, Settings};
 
 /// The payload of the PING that ends the start: what hyper writes before its answer, it writes about the
 /// start.
 pub(crate) const BARRIER: &[u8; 8] = b"hotupdat";
+
+/// A hyper that shares the client's window with another one believes in so much of it at most, unless it had more
+/// before; what it has used is lent again at once.
+pub(crate) const SHARED_WINDOW: i64 = 256 * 1024;
 
 /// So many frames for streams that are over are dropped. hyper sees what follows, and puts an end to it as to
 /// a client that has not moved.
@@ -37,6 +42,8 @@ pub(crate) struct Backend {
     /// Answers of the client to its predecessors: the first ones that come.
     pub(crate) foreign_acks: u32,
     pub(crate) foreign_pongs: u32,
+    /// It has not yet written all of a header block.
+    pub(crate) answering: bool,
     /// The client has sent something since, and does not just leave.
     pub(crate) spoken_to: bool,
     /// What it allows less than its predecessor.
@@ -74,13 +81,14 @@ impl Backend {
             debt: 0,
             foreign_acks: 0,
             foreign_pongs: 0,
+            answering: false,
             spoken_to: true,
             lowers: None,
         }
     }
 
     /// Of a connection that another hyper has served. Writes what it hears first.
-    /// If it `shares` the connection with the one before, it gets what is least of the client's window.
+    /// If it `shares` the connection with the one before, it believes in little of the client's window.
     pub(crate) fn next(connection: &Connection, shares: bool, out: &mut BytesMut) -> Self {
         out.extend_from_slice(PREFACE);
         // The first table size is 0 and the second the client's: its encoder begins with two size updates, of
@@ -118,8 +126,12 @@ impl Backend {
         announced.follow(payload);
         self.lowers = announced.lowers(&connection.server);
         put(out, kind::SETTINGS, flag::ACK, 0, &[]);
-        if connection.send_window > INITIAL_WINDOW && !shares {
-            put_window_update(out, connection.send_window - INITIAL_WINDOW);
+        let believes = if shares { connection.send_window + self.debt } else { INITIAL_WINDOW };
+        let most = if shares { SHARED_WINDOW } else { MAX_WINDOW };
+        let more = connection.send_window.min(most) - believes;
+        if more > 0 {
+            put_window_update(out, more);
+            self.debt += if shares { more } else { 0 };
         }
         // No request yet, no table yet.
         if self.base != 0 {
@@ -149,6 +161,7 @@ impl Backend {
     /// Whether it writes nothing but what the client may hear as it is.
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
-        self.starts.is_done() && !self.resets_prime && self.ahead >= 0 && self.debt == 0
+        let has_ended = self.starts.is_done() && !self.resets_prime && !self.answering;
+        has_ended && self.ahead >= 0 && self.debt == 0
     }
 }

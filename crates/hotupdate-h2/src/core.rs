@@ -1,6 +1,7 @@
 //! The layer without I/O: bytes of the client and of hyper go in, and come out for the other side.
 
 use std::collections::VecDeque;
+use std::ops::{Add, Sub};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -9,7 +10,7 @@ use crate::connection::{Block, Connection, FromClient, FromServer, MAX_BLOCK, in
 use crate::frame::{
     HEAD, Head, MAX_WINDOW, PREFACE, flag, kind, put, put_block, put_window_update, strip_headers,
 };
-use crate::relay::Relay;
+use crate::relay::{Relay, loan};
 use crate::rest::Stays;
 use crate::scanner::{Follow, Scanner, Want};
 use crate::settings::Settings;
@@ -23,8 +24,8 @@ const MAX_RESETS: u32 = 1024;
 /// So many bytes for the client are buffered before those wait from whom they come.
 pub(crate) const BUFFERED: usize = 64 * 1024;
 
-/// The most bytes of hyper that wait because the client has no room for DATA. The DATA is at most 64 KiB,
-/// because hyper knows all other room; the rest are headers behind it.
+/// The most bytes that wait behind DATA for which the client has no room. The DATA itself is limited by the room
+/// in which a hyper may believe and which is not there.
 const MAX_QUEUED: usize = 256 * 1024;
 
 /// The most CONTINUATION frames of a header block that does not pass as it is.
@@ -98,7 +99,10 @@ pub(crate) struct Core {
     pub(crate) out: BytesMut,
     /// Frames for which the client has no room, and what follows them.
     pub(crate) queue: VecDeque<(Side, Bytes)>,
+    /// Bytes of those that no window limits.
     pub(crate) queued: usize,
+    /// And bytes of DATA.
+    pub(crate) queued_data: usize,
 }
 
 impl Core {
@@ -126,6 +130,7 @@ impl Core {
             out: BytesMut::new(),
             queue: VecDeque::new(),
             queued: 0,
+            queued_data: 0,
         }
     }
 
@@ -135,10 +140,10 @@ impl Core {
         let mut ready = BytesMut::new();
         let is_relayed = !streams.is_empty();
         let backend = Backend::next(&connection, is_relayed, &mut ready);
-        let (announced, acks) = (connection.server, connection.unacknowledged);
+        let relay = is_relayed.then(|| Relay::new(streams, &connection));
         let mut core = Self::with(connection, backend, limits, 0);
         (core.ready, core.pending, core.out) = (ready, waiting, unsent);
-        core.relay = is_relayed.then(|| Relay::new(streams, announced, acks));
+        core.relay = relay;
         core
     }
 
@@ -429,35 +434,34 @@ impl Core {
             self.connection.gives_up();
             return self.ready.extend_from_slice(frame);
         }
-        let more = match &mut self.relay {
-            Some(relay) => relay.share(room, &mut self.backend.debt, self.connection.send_window),
-            None => {
-                let paid = room.min(self.backend.debt);
-                self.backend.debt -= paid;
-                room - paid
-            }
-        };
+        let paid = if self.relay.is_some() { room } else { room.min(self.backend.debt) };
+        self.backend.debt -= paid;
+        self.relay.iter_mut().for_each(|relay| relay.not_told(room));
         self.connection.send_window += room;
-        if more > 0 {
-            put_window_update(&mut self.ready, more);
+        if room > paid {
+            put_window_update(&mut self.ready, room - paid);
         }
         while let Some((side, frame)) = self.queue.pop_front() {
-            let length = frame.len();
-            self.queued -= length;
-            let rest = self.say_what_fits(side, frame);
-            if let Some(rest) = rest {
-                self.queued += rest.len();
+            self.count_queued(&frame, Sub::sub);
+            if let Some(rest) = self.say_what_fits(side, frame) {
+                self.count_queued(&rest, Add::add);
                 self.queue.push_front((side, rest));
                 break;
             }
         }
     }
 
-    /// The version before has ended, and had room of the client's: it is for the server that is here.
+    /// Whichever of two servers sends may send, as long as the client has room. What one had of it is for the
+    /// other one when it has ended.
     fn lend(&mut self) {
-        if self.relay.is_none() && self.backend.debt < 0 && self.from_client.is_between() {
-            put_window_update(&mut self.ready, -self.backend.debt);
-            self.backend.debt = 0;
+        let Connection { send_window, .. } = self.connection;
+        let more = match &self.relay {
+            Some(_) => loan(send_window, self.backend.debt),
+            None => -self.backend.debt,
+        };
+        if more > 0 && self.from_client.is_between() {
+            put_window_update(&mut self.ready, more);
+            self.backend.debt += more;
         }
     }
 
@@ -589,6 +593,9 @@ impl Core {
 
     fn correct(&mut self, head: Head, frame: Bytes) {
         let (payload, base) = (&frame[HEAD..], self.backend.base);
+        if matches!(head.kind, kind::HEADERS | kind::CONTINUATION) {
+            self.backend.answering = !head.has(flag::END_HEADERS);
+        }
         match head.kind {
             kind::SETTINGS if head.has(flag::ACK) && self.backend.starts.acks > 0 => {
                 self.backend.starts.acks -= 1;
@@ -611,10 +618,11 @@ impl Core {
             // A window of a stream waits for none of the connection.
             kind::WINDOW_UPDATE => self.emit(Side::Server, &frame),
             _ if head.stream != 0 => self.say(Side::Server, frame),
-            kind::GOAWAY if is_error(payload) => {
-                // Nothing more comes of what its streams have said.
+            kind::GOAWAY if error_of(payload).is_some() => {
+                // Nothing more comes of what its streams have said, nor of those of the version before.
+                self.relay = None;
                 self.queue.clear();
-                self.queued = 0;
+                (self.queued, self.queued_data) = (0, 0);
                 self.emit(Side::Server, &frame);
             }
             kind::GOAWAY if self.relay.is_some() => {
@@ -683,19 +691,23 @@ impl Core {
     }
 
     fn enqueue(&mut self, side: Side, frame: Bytes) {
-        self.queued += frame.len();
+        self.count_queued(&frame, Add::add);
         self.queue.push_back((side, frame));
+    }
+
+    fn count_queued(&mut self, frame: &[u8], count: impl Fn(usize, usize) -> usize) {
+        match data_length(frame) as usize {
+            0 => self.queued = count(self.queued, frame.len()),
+            length => self.queued_data = count(self.queued_data, length),
+        }
     }
 
     /// The client hears these bytes.
     pub(crate) fn emit(&mut self, side: Side, bytes: &[u8]) {
-        if let Some(relay) = &mut self.relay
-            && let Some(Head { kind: kind::DATA, length, .. }) = Head::parse(bytes)
-        {
-            match side {
-                Side::Server => relay.not_written(length),
-                Side::Relay => self.backend.debt += i64::from(length),
-            }
+        match (side, &mut self.relay) {
+            (Side::Relay, _) => self.backend.debt += i64::from(data_length(bytes)),
+            (Side::Server, Some(relay)) => relay.not_written(data_length(bytes)),
+            (Side::Server, None) => {}
         }
         self.written(bytes);
         self.out.extend_from_slice(bytes);
@@ -725,20 +737,27 @@ impl Core {
     fn tell_window(&mut self) {
         let ahead = self.backend.ahead;
         let owed = self.relay.as_ref().map_or(ahead, |relay| relay.owes(ahead));
-        // Between a head and its CONTINUATION no other frame may come (RFC 9113, section 6.10).
         let may = self.is_between_blocks() && self.split.is_over();
         if owed > 0 && may && self.backend.spoken_to && self.backend.starts.is_done() {
             put_window_update(&mut self.out, owed);
             self.connection.receive_window += owed;
             self.backend.ahead -= owed;
-            self.relay.iter_mut().for_each(|relay| relay.told(owed));
+            let window = self.connection.receive_window;
+            self.relay.iter_mut().for_each(|relay| relay.told(owed, window));
         }
     }
 }
 
-/// Whether a GOAWAY ends the connection at once: the client has done something wrong (RFC 9113, section 6.8).
-fn is_error(payload: &[u8]) -> bool {
-    payload.get(4..8).is_some_and(|code| code != [0; 4])
+/// The code of a GOAWAY that ends the connection at once: the client has done something wrong (RFC 9113, section
+/// 6.8).
+pub(crate) fn error_of(payload: &[u8]) -> Option<u32> {
+    let code = payload.get(4..8)?.try_into().ok()?;
+    Some(u32::from_be_bytes(code)).filter(|code| *code != 0)
+}
+
+/// How much of the client's window a frame takes.
+fn data_length(frame: &[u8]) -> u32 {
+    Head::parse(frame).filter(|head| head.kind == kind::DATA).map_or(0, |head| head.length)
 }
 
 /// A GOAWAY whose last stream is this one at least: the version before has served them.

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::core::{Core, Limits};
 use crate::rest::Stays;
 use crate::state::State;
-use crate::transport::{Relay, Transport};
+use crate::transport::{Link, Transport};
 
 /// How much is read at once when it cannot be read to where hyper wants it.
 const READ: usize = 16 * 1024;
@@ -35,7 +35,7 @@ struct Shared<T> {
     io: Transport<T>,
     core: Core,
     /// To the version before, for the streams that stayed there.
-    relay: Option<Box<dyn Relay>>,
+    link: Option<Box<dyn Link>>,
     /// hyper has read all there is, and waits for more.
     waits: bool,
     /// hyper has written, and has not flushed since.
@@ -83,11 +83,11 @@ impl<T: AsyncWrite> Layer<T> {
         Self::with(io, core)
     }
 
-    /// Of a connection whose open streams another server serves to their end, at the other end of `relay`. New
-    /// ones come here. If `relay` ends before they do, they are reset, and the connection goes on.
-    pub fn join(io: T, state: State, relay: impl Relay, limits: Limits) -> (Self, Handle<T>) {
+    /// Of a connection whose open streams another server serves to their end, at the other end of `link`. New
+    /// ones come here. If `link` ends before they do, they are reset, and the connection goes on.
+    pub fn join(io: T, state: State, link: impl Link, limits: Limits) -> (Self, Handle<T>) {
         let (layer, handle) = Self::with(io, Core::resume(state, limits));
-        lock(&layer.shared).relay = Some(Box::new(relay));
+        lock(&layer.shared).link = Some(Box::new(link));
         (layer, handle)
     }
 
@@ -96,7 +96,7 @@ impl<T: AsyncWrite> Layer<T> {
         let shared = Shared {
             io: Transport::Client(io),
             core,
-            relay: None,
+            link: None,
             waits: false,
             unflushed: false,
             reader: None,
@@ -202,9 +202,9 @@ impl<T> Handle<T> {
     }
 
     /// The connection has moved: its streams are served over this until they end.
-    pub fn relay(&self, relay: impl Relay) {
+    pub fn relay(&self, link: impl Link) {
         let mut shared = lock(&self.shared);
-        shared.io = Transport::Relay(Box::new(relay));
+        shared.io = Transport::Link(Box::new(link));
         shared.core.part();
         shared.wake_reader();
     }
@@ -385,43 +385,40 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
     /// What the version before and the client have for each other goes on, as far as it can.
     #[inline]
     fn exchange(&mut self, cx: &mut Context<'_>) {
-        if self.relay.is_some() {
-            self.exchange_over_relay(cx);
+        if self.link.is_some() {
+            self.exchange_over_link(cx);
         }
     }
 
-    fn exchange_over_relay(&mut self, cx: &mut Context<'_>) {
-        let Some(relay) = &mut self.relay else { return };
+    fn exchange_over_link(&mut self, cx: &mut Context<'_>) {
+        let Some(link) = &mut self.link else { return };
         let mut bytes = [MaybeUninit::uninit(); READ];
         loop {
+            self.core.pass_of_relay();
             while !self.core.for_relay().is_empty() {
-                match Pin::new(&mut *relay).poll_write(cx, self.core.for_relay()) {
+                match Pin::new(&mut *link).poll_write(cx, self.core.for_relay()) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(n @ 1..)) => self.core.given_to_relay(n),
-                    Poll::Ready(_) => {
-                        self.core.close_relay();
-                        break;
-                    }
+                    Poll::Ready(_) => self.core.deafen_relay(),
                 }
             }
-            self.core.pass_of_relay();
             if self.core.relay().is_none() || self.core.relay_is_over() {
                 self.core.end_relay();
-                self.relay = None;
+                self.link = None;
                 return self.wake_reader();
             }
             if !self.core.reads_relay() {
-                return;
+                break;
             }
             let mut read = ReadBuf::uninit(&mut bytes);
-            match Pin::new(&mut *relay).poll_read(cx, &mut read) {
+            match Pin::new(&mut *link).poll_read(cx, &mut read) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) if !read.filled().is_empty() => self.core.keep_of_relay(read.filled()),
                 Poll::Ready(_) => self.core.close_relay(),
             }
         }
         // What was written may wait for that.
-        let _ = Pin::new(relay).poll_flush(cx);
+        let _ = Pin::new(link).poll_flush(cx);
     }
 }
 
@@ -480,8 +477,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
                     self.core.given_to_server(n);
                     return Poll::Ready(Ok(()));
                 }
+                // The client may have said something for the version before.
+                self.exchange(cx);
                 // That it fails is said when hyper writes: the client may have said something before it left.
-                if self.poll_send(cx).is_ready() && self.relay.is_some() {
+                if self.poll_send(cx).is_ready() && self.link.is_some() {
                     // hyper has not written it, and does not flush it.
                     let _ = Pin::new(&mut self.io).poll_flush(cx);
                 }
@@ -510,14 +509,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
         let mut waste = [MaybeUninit::uninit(); READ];
         loop {
             ready!(self.poll_send(cx))?;
-            let waits = self.core.waits_for_room() || self.relay.is_some();
+            let waits = self.core.waits_for_room() || self.link.is_some();
             if !waits || matches!(self.io, Transport::Taken) {
                 return Poll::Ready(Ok(()));
             }
             let mut read = ReadBuf::uninit(&mut waste);
             match self.poll_read(cx, &mut read)? {
                 Poll::Ready(()) if read.filled().is_empty() => return Poll::Ready(Ok(())),
-                Poll::Pending if self.core.waits_for_room() || self.relay.is_some() => return Poll::Pending,
+                Poll::Pending if self.core.waits_for_room() || self.link.is_some() => return Poll::Pending,
                 // What has come may have been the room.
                 Poll::Ready(()) | Poll::Pending => {}
             }

@@ -77,6 +77,9 @@ pub use layer::{Handle, Layer};
 mod core;
 pub use core::Limits;
 
+mod transport;
+pub use transport::Link;
+
 mod rest;
 pub use rest::Stays;
 
@@ -94,7 +97,5 @@ mod hpack;
 mod relay;
 mod scanner;
 mod split;
-mod transport;
-pub use transport::Relay;
 mod streams;
 mod table;

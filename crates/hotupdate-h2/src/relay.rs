@@ -7,20 +7,26 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use crate::connection::{Block, MAX_BLOCK, increment};
-use crate::core::{BUFFERED, Core, Side};
-use crate::frame::{HEAD, Head, MAX_WINDOW, flag, kind, put, put_block, strip_headers};
+use crate::backend::SHARED_WINDOW;
+use crate::connection::{Block, Connection, MAX_BLOCK, increment};
+use crate::core::{BUFFERED, Core, Side, error_of};
+use crate::frame::{HEAD, Head, flag, kind, put, put_block, strip_headers};
 use crate::hpack::integer;
 use crate::settings::{Setting, Settings};
 use crate::streams::Streams;
 use crate::table::Table;
 
-/// So many bytes of the client wait for the version before until the client has to wait, too. What its
-/// streams may send is limited by windows; they wait here only if that process does not run.
-const MAX_WAITING: usize = 1 << 20;
+/// So many bytes of the client wait for the version before, beside all the DATA for which it has given room,
+/// until the client has to wait, too. They wait here only if that process does not run.
+const MAX_WAITING: usize = 256 * 1024;
+
+/// The most DATA of the version before that waits because the client has no room for it. It believes in the room
+/// that there was when the connection left it.
+const MAX_QUEUED_DATA: usize = 1 << 20;
 
 /// The code of a stream that ends because the version before does not serve it any more (RFC 9113, section 7).
-const CANCEL: u32 = 8;
+/// That it was refused must not be said of one that may have been processed (section 8.7).
+const INTERNAL_ERROR: u32 = 2;
 
 /// The other server of a connection.
 #[derive(Debug)]
@@ -47,30 +53,35 @@ pub(crate) struct Relay {
     acks: u32,
     /// What the client hears about settings when it has ended: they are not those of its streams.
     later: Vec<u8>,
+    /// The most that the client could send of DATA before it would have heard of more room.
+    window: i64,
+    /// Nothing more reaches it.
+    deaf: bool,
     /// Nothing more comes from it.
     closed: bool,
-    /// The connection cannot go on like this: its streams are reset.
-    broken: bool,
+    /// The connection cannot go on like this: its streams are reset, with this code.
+    broken: Option<u32>,
 }
 
 impl Relay {
-    /// With the streams of a connection to which the version before has announced these settings. So many
-    /// of its SETTINGS are not acknowledged.
-    pub(crate) fn new(streams: Streams, announced: Settings, acks: u32) -> Self {
+    /// It serves these streams of a connection.
+    pub(crate) fn new(streams: Streams, connection: &Connection) -> Self {
         Self {
             streams,
             ahead: 0,
             debt: 0,
-            announced,
+            announced: connection.server,
             owed: 0,
             early: 0,
             input: BytesMut::new(),
             block: None,
             out: BytesMut::new(),
-            acks,
+            acks: connection.unacknowledged,
             later: Vec::new(),
+            window: connection.receive_window,
+            deaf: false,
             closed: false,
-            broken: false,
+            broken: None,
         }
     }
 
@@ -102,8 +113,10 @@ impl Relay {
         ahead.min(self.ahead)
     }
 
-    pub(crate) fn told(&mut self, bytes: i64) {
+    /// The client was told so, and its window is this now.
+    pub(crate) fn told(&mut self, bytes: i64, window: i64) {
         self.ahead -= bytes;
+        self.window = self.window.max(window);
     }
 
     /// A frame of the client for it.
@@ -141,8 +154,10 @@ impl Relay {
     pub(crate) fn send_settings(&mut self, before: &Settings, payload: &[u8]) {
         let mut after = *before;
         after.follow(payload);
-        // Which table sizes a decoder accepts depends on the order of blocks and acknowledgements.
-        self.broken |= after.value(Setting::HeaderTableSize) != before.value(Setting::HeaderTableSize);
+        // The next block has to begin with a smaller size, and which one is the next is known to no encoder.
+        if after.value(Setting::HeaderTableSize) < before.value(Setting::HeaderTableSize) {
+            self.breaks(INTERNAL_ERROR);
+        }
         let mut told = Vec::with_capacity(payload.len());
         for setting in payload.chunks_exact(6).filter(|setting| setting[..2] != [0, 1]) {
             told.extend_from_slice(setting);
@@ -166,16 +181,16 @@ impl Relay {
         both
     }
 
-    /// The client has room for so much more. Returns how much of it the server that is here gets, whose debt
-    /// this is: more goes to the one that believes in less, so that neither waits for the other.
-    pub(crate) fn share(&mut self, room: i64, debt: &mut i64, send_window: i64) -> i64 {
-        let more = (*debt - self.debt).clamp(-room, room);
-        let there = ((room + more) / 2).min(MAX_WINDOW - (send_window + self.debt)).clamp(0, room);
-        let here = (room - there).min(MAX_WINDOW - (send_window + *debt)).max(0);
-        self.debt += there - room;
-        *debt += here - room;
-        self.give(there);
-        here
+    /// The client has room for so much more, and it does not know.
+    pub(crate) fn not_told(&mut self, room: i64) {
+        self.debt -= room;
+    }
+
+    /// Whoever of both sends may send, as long as there is room.
+    fn lend(&mut self, send_window: i64) {
+        let more = loan(send_window, self.debt);
+        self.debt += more;
+        self.give(more);
     }
 
     fn give(&mut self, room: i64) {
@@ -184,18 +199,24 @@ impl Relay {
         }
     }
 
+    fn breaks(&mut self, code: u32) {
+        self.broken.get_or_insert(code);
+    }
+
     /// Whether there is nothing left that it has to do, or can do.
     fn is_over(&self) -> bool {
-        self.streams.is_empty() || self.broken || (self.closed && !self.has_frame())
+        let has_all = self.out.is_empty() || self.deaf;
+        (self.streams.is_empty() && has_all) || self.broken.is_some() || (self.closed && !self.has_frame())
+    }
+
+    fn has_room(&self) -> bool {
+        let most = MAX_WAITING + usize::try_from(self.window).unwrap_or(0);
+        self.deaf || self.out.len() < most
     }
 
     /// Its next frame, if all of it is there.
-    fn next(&mut self, longest: u32) -> Option<(Head, Bytes)> {
+    fn next(&mut self) -> Option<(Head, Bytes)> {
         let head = Head::parse(&self.input)?;
-        if head.length > longest {
-            self.broken = true;
-            return None;
-        }
         let length = head.frame_length();
         (self.input.len() >= length).then(|| (head, self.input.split_to(length).freeze()))
     }
@@ -222,7 +243,7 @@ impl Relay {
             _ => None,
         };
         let Some(block) = block else {
-            self.broken = true;
+            self.breaks(INTERNAL_ERROR);
             return None;
         };
         if !head.has(flag::END_HEADERS) {
@@ -233,7 +254,7 @@ impl Relay {
         let fields = &block.bytes[end_of_sizes(&block.bytes)..];
         // Its encoder has no table any more: what refers to one is not understood.
         if Table::new().flatten(fields, &mut flat).is_err() {
-            self.broken = true;
+            self.breaks(INTERNAL_ERROR);
             return None;
         }
         Some((block.stream, block.end_stream, flat))
@@ -250,9 +271,18 @@ impl Relay {
                 put(to_client, kind::WINDOW_UPDATE, 0, stream, &(more as u32).to_be_bytes());
             }
         }
-        self.broken |= more < 0;
+        if more < 0 {
+            self.breaks(INTERNAL_ERROR);
+        }
         put(&mut self.out, kind::SETTINGS, flag::ACK, 0, &[]);
     }
+}
+
+/// How much more a server that shares the client's window has to believe in, whose debt this is: it can go on at
+/// once as long as there is room, and both together believe in little that is not there.
+pub(crate) fn loan(send_window: i64, debt: i64) -> i64 {
+    let (most, believes) = (send_window.min(SHARED_WINDOW), send_window + debt);
+    if believes * 2 < most { most - believes } else { 0 }
 }
 
 /// Where the sizes end with which a block begins (RFC 7541, section 4.2). They are about a table that is not
@@ -273,8 +303,13 @@ impl Core {
     }
 
     /// What the version before gets next.
-    pub(crate) fn for_relay(&self) -> &[u8] {
-        self.relay.as_ref().map_or(&[], |relay| &relay.out)
+    pub(crate) fn for_relay(&mut self) -> &[u8] {
+        let Some(relay) = &mut self.relay else { return &[] };
+        relay.lend(self.connection.send_window);
+        if relay.deaf {
+            relay.out.clear();
+        }
+        &relay.out
     }
 
     pub(crate) fn given_to_relay(&mut self, bytes: usize) {
@@ -285,7 +320,14 @@ impl Core {
 
     /// Whether more bytes of the client can be taken, of which some may be for the version before.
     pub(crate) fn has_room_for_relay(&self) -> bool {
-        self.for_relay().len() < MAX_WAITING
+        self.relay.as_ref().is_none_or(Relay::has_room)
+    }
+
+    /// Nothing more reaches the version before. It may have said something until then.
+    pub(crate) fn deafen_relay(&mut self) {
+        if let Some(relay) = &mut self.relay {
+            relay.deaf = true;
+        }
     }
 
     /// Whether more bytes of the version before are of use.
@@ -311,19 +353,21 @@ impl Core {
     pub(crate) fn pass_of_relay(&mut self) {
         while self.takes_of_relay()
             && let Some(relay) = &mut self.relay
-            && let Some((head, frame)) = relay.next(self.connection.client.value(Setting::MaxFrameSize))
+            && let Some((head, frame)) = relay.next()
         {
             self.route(head, frame);
         }
     }
 
     fn takes_of_relay(&self) -> bool {
-        self.is_between_blocks() && self.out.len() < BUFFERED && self.queued < BUFFERED
+        let waits = self.queued >= BUFFERED || self.queued_data >= MAX_QUEUED_DATA;
+        self.is_between_blocks() && self.out.len() < BUFFERED && !waits
     }
 
-    /// Whether a frame may follow what the client hears.
+    /// Whether any frame may follow what the client hears: between a head and its CONTINUATION none other may
+    /// come (RFC 9113, section 6.10).
     pub(crate) fn is_between_blocks(&self) -> bool {
-        self.from_server.is_between() && !self.connection.answering
+        self.from_server.is_between() && !self.connection.answering && !self.backend.answering
     }
 
     /// Whether the version before has no part in the connection any more.
@@ -378,7 +422,12 @@ impl Core {
             }
             kind::SETTINGS => relay.announces(payload, &mut self.out),
             kind::PING if !head.has(flag::ACK) => put(&mut relay.out, kind::PING, flag::ACK, 0, payload),
-            // GOAWAY: the connection is not its own any more.
+            // The connection is not its own any more: an error ends its streams only.
+            kind::GOAWAY => {
+                if let Some(code) = error_of(payload) {
+                    relay.breaks(code);
+                }
+            }
             _ => {}
         }
     }
@@ -397,7 +446,8 @@ impl Core {
         }
         for stream in relay.streams.numbers() {
             let mut reset = BytesMut::new();
-            put(&mut reset, kind::RST_STREAM, 0, stream, &CANCEL.to_be_bytes());
+            let code = relay.broken.unwrap_or(INTERNAL_ERROR);
+            put(&mut reset, kind::RST_STREAM, 0, stream, &code.to_be_bytes());
             self.say(Side::Relay, reset.freeze());
         }
         if !relay.later.is_empty() {
@@ -413,31 +463,28 @@ mod tests {
     use super::*;
 
     fn relay() -> Relay {
-        Relay::new(Streams::default(), Settings::default(), 0)
+        Relay::new(Streams::default(), &Connection::new())
     }
 
     #[test]
-    fn room_goes_to_the_server_that_believes_in_less() {
+    fn both_can_go_on_while_there_is_room() {
+        assert_eq!(loan(1 << 20, 0), 0, "it believes in all of it");
+        assert_eq!(loan(1 << 20, 65_535 - (1 << 20)), SHARED_WINDOW - 65_535);
+        assert_eq!(loan(1 << 20, -(1 << 20)), SHARED_WINDOW);
+        assert_eq!(loan(1, -1), 1);
+        for debt in [-1, 0, 1, 65_535] {
+            assert_eq!(loan(0, debt), if debt < 0 { -debt } else { 0 });
+        }
+        assert_eq!(loan(-5, 0), 0, "a client may take room back");
         let mut relay = relay();
-        let mut debt = 0;
-        assert_eq!(relay.share(100, &mut debt, 1_000), 50);
-        assert_eq!((relay.debt, debt), (-50, -50));
-        // The client was sent 80 bytes of the one that is here.
-        relay.not_written(80);
-        assert_eq!(relay.share(60, &mut debt, 1_000), 60);
-        assert_eq!((relay.debt, debt), (-30, -50));
-        assert_eq!(relay.share(100, &mut debt, 1_000), 60);
-        assert_eq!((relay.debt, debt), (-90, -90));
-    }
-
-    #[test]
-    fn no_window_grows_beyond_what_may_be() {
-        let mut relay = relay();
-        let mut debt = 65_535;
-        let window = MAX_WINDOW - 10;
-        let here = relay.share(10, &mut debt, window);
-        assert_eq!(here, 0);
-        assert!(window + 10 + debt <= MAX_WINDOW + 65_535 && window + 10 + relay.debt <= MAX_WINDOW);
+        relay.not_written(1 << 20);
+        relay.lend(0);
+        relay.not_told(1 << 21);
+        relay.lend(1 << 21);
+        assert!(relay.out.is_empty(), "it still believes in what the other one has sent");
+        relay.not_told(1 << 21);
+        relay.lend(1 << 22);
+        assert_eq!(relay.out.len(), 0);
     }
 
     #[test]
@@ -447,13 +494,13 @@ mod tests {
         relay.send_settings(&Settings::default(), b"\0\x01\0\0\x10\0\0\x04\0\0\0\x07");
         relay.send_settings(&Settings::default(), &[]);
         assert_eq!(&relay.out[HEAD..HEAD + 6], b"\0\x04\0\0\0\x07");
-        assert!(!relay.broken);
+        assert_eq!(relay.broken, None);
         assert!(!relay.acknowledged_here() && !relay.acknowledged_here());
         assert!(relay.acknowledges() && relay.acknowledges());
         relay.send_settings(&Settings::default(), &[]);
         assert!(!relay.acknowledges() && relay.acknowledged_here());
         relay.send_settings(&Settings::default(), b"\0\x01\0\0\0\0");
-        assert!(relay.broken);
+        assert_eq!(relay.broken, Some(INTERNAL_ERROR));
     }
 
     #[test]

@@ -73,9 +73,6 @@ impl Core {
         if connection.lowers {
             return Err(Stays::Unacknowledged);
         }
-        if self.backend.resets_prime || self.backend.debt != 0 || !self.queue.is_empty() {
-            return Err(Stays::Busy);
-        }
         if self.split.done { Err(Stays::Closed) } else { Ok(()) }
     }
 

@@ -9,15 +9,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What connects the two servers of a connection that has moved while streams were open: one end of a pair of
 /// sockets, for example.
-pub trait Relay: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+pub trait Link: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Relay for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for T {}
 
 pub(crate) enum Transport<T> {
     /// To the client.
     Client(T),
     /// To the server that has the client, for the streams that stayed.
-    Relay(Box<dyn Relay>),
+    Link(Box<dyn Link>),
     /// It is not known yet whether the connection has moved.
     Away,
     /// The connection has moved, or was taken to be closed.
@@ -45,7 +45,7 @@ impl<T> fmt::Debug for Transport<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Client(_) => "Client",
-            Self::Relay(_) => "Relay",
+            Self::Link(_) => "Link",
             Self::Away => "Away",
             Self::Taken => "Taken",
         })
@@ -61,7 +61,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Transport<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Client(io) => Pin::new(io).poll_read(cx, buf),
-            Self::Relay(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Link(io) => Pin::new(io).poll_read(cx, buf),
             Self::Away => Poll::Pending,
             Self::Taken => taken(),
         }
@@ -73,7 +73,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Transport<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Client(io) => Pin::new(io).poll_write(cx, buf),
-            Self::Relay(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Link(io) => Pin::new(io).poll_write(cx, buf),
             Self::Away => Poll::Pending,
             Self::Taken => taken(),
         }
@@ -87,7 +87,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Transport<T> {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Client(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-            Self::Relay(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Link(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Away => Poll::Pending,
             Self::Taken => taken(),
         }
@@ -105,7 +105,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Transport<T> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Client(io) => Pin::new(io).poll_flush(cx),
-            Self::Relay(io) => Pin::new(io).poll_flush(cx),
+            Self::Link(io) => Pin::new(io).poll_flush(cx),
             Self::Away => Poll::Pending,
             Self::Taken => taken(),
         }
@@ -114,7 +114,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Transport<T> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Client(io) => Pin::new(io).poll_shutdown(cx),
-            Self::Relay(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Link(io) => Pin::new(io).poll_shutdown(cx),
             Self::Away => Poll::Pending,
             Self::Taken => Poll::Ready(Ok(())),
         }

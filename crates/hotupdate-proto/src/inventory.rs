@@ -54,7 +54,9 @@ pub struct ListenerItem {
     pub kind: ListenerKind,
     /// The address it is bound to, as `getsockname(2)` has it; empty for [`ListenerKind::Other`].
     pub address: String,
-    /// `SO_COOKIE` (socket(7)): the kernel's number of the socket; 0 for [`ListenerKind::Other`].
+    /// `SO_COOKIE` (socket(7)): the kernel's number of the socket; 0 for [`ListenerKind::Other`], and where a
+    /// peer does not say it.
+    #[serde(default)]
     pub cookie: u64,
 }
 
@@ -133,6 +135,7 @@ pub const MAX_TASKS: usize = 100;
 
 /// Connections by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Summary {
     /// Between requests, or with nothing read yet.

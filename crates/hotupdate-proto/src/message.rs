@@ -9,7 +9,7 @@
 //!    |<----------------------------------- Joined |  from here on the connection is the link
 //!    |<---- listeners+fds · state+fds · links+fds |
 //!    | received (one for each batch) ------------>|
-//!    |<------------------- control+fds · complete |
+//!    |<------------------------------ control+fds |  the last of it
 //!    |   … warms up; the incumbent serves on …    |
 //!    | trouble (what failed, if something did) -->|
 //!    | ready ------------------------------------>|
@@ -65,12 +65,14 @@ pub struct Joined {
     /// The version that is spoken from here on.
     pub version: u16,
     /// The features that both sides have.
+    #[serde(default)]
     pub features: Vec<String>,
     /// The successor's generation.
     pub generation: Generation,
     /// How long the successor may take to become ready, in milliseconds.
     pub lease_ms: u64,
     /// The name of this handoff in logs of both sides.
+    #[serde(default)]
     pub handoff: String,
     /// The process that serves.
     pub incumbent: Process,
@@ -113,6 +115,7 @@ pub enum Release {
 
 /// What became of the listeners that were offered, and when to release them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ready {
     /// Names of listeners taken over.
     pub adopted: Vec<String>,
@@ -121,7 +124,7 @@ pub struct Ready {
     /// Names of listeners that were offered and that the application did not ask for.
     pub unclaimed: Vec<String>,
     /// The kinds of live connections that it accepts from the process that served before.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub accepts: Vec<ConnectionKind>,
     /// When to take over.
     pub release: Release,
@@ -131,6 +134,7 @@ pub struct Ready {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Released {
     /// The connections that are open in the incumbent.
+    #[serde(default)]
     pub connections: Summary,
     /// When the last accept loop stopped, in nanoseconds of `CLOCK_MONOTONIC`.
     pub stopped_at_ns: u64,
@@ -139,8 +143,10 @@ pub struct Released {
     #[serde(default = "forever")]
     pub within_ms: u64,
     /// The final word of the application's state; one descriptor each.
+    #[serde(default)]
     pub state: Vec<StateItem>,
     /// The predecessors whose links were passed and still live, with the bytes already read from them.
+    #[serde(default)]
     pub links: Vec<UnreadLink>,
     /// What the incumbent remembers of the service, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -185,15 +191,11 @@ pub enum Message {
         /// The links.
         items: Vec<LinkItem>,
     },
-    /// The control socket's listener and the lock, in this order.
+    /// The control socket's listener and the lock, in this order. Nothing more is coming: the successor owns
+    /// what it needs to serve on its own.
     Control {
         /// The number of this batch.
         batch: u32,
-    },
-    /// Nothing more is coming: the successor owns what it needs to serve on its own.
-    Complete {
-        /// How many batches there were.
-        batches: u32,
     },
     // ---- successor → incumbent ------------------------------------------------------------------------
     /// A batch arrived whole.
@@ -393,7 +395,6 @@ impl Message {
             Self::State { .. } => "state",
             Self::Links { .. } => "links",
             Self::Control { .. } => "control",
-            Self::Complete { .. } => "complete",
             Self::Received { .. } => "received",
             Self::Trouble { .. } => "trouble",
             Self::Ready(_) => "ready",

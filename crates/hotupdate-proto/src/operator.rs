@@ -94,8 +94,10 @@ pub struct ProcessStatus {
     /// What it does.
     pub state: ProcessState,
     /// For how long it has been known to this generation's serving process, in milliseconds.
+    #[serde(default)]
     pub since_ms: u64,
     /// Its open connections.
+    #[serde(default)]
     pub connections: Summary,
     /// What became of all its connections.
     #[serde(default)]
@@ -104,6 +106,7 @@ pub struct ProcessStatus {
     #[serde(default)]
     pub tasks: Vec<String>,
     /// It can take over again at once if the serving process dies, or on `Rollback`.
+    #[serde(default)]
     pub probation: bool,
     /// What the starter of this process called the attempt, while it is a successor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -268,8 +271,10 @@ pub struct Status {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub successor: Option<ProcessStatus>,
     /// Predecessors that are left, newest first.
+    #[serde(default)]
     pub predecessors: Vec<ProcessStatus>,
     /// The listeners of the serving process.
+    #[serde(default)]
     pub listeners: Vec<ListenerStatus>,
     /// How the serving process came to serve; absent after a first start.
     #[serde(default, skip_serializing_if = "Option::is_none")]

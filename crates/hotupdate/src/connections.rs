@@ -43,4 +43,4 @@ pub use ledger::GoAway;
 mod record;
 
 mod socket;
-pub(crate) use socket::Socket;
+pub(crate) use socket::Stream;

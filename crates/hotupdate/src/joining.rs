@@ -364,6 +364,7 @@ impl Arrived {
                     }
                     let offered = Offered::check(item, fd)?;
                     if offered.kind != ListenerKind::Other
+                        && item.cookie != 0
                         && let Some(known) = self.cookies.insert(item.cookie, item.name.clone())
                     {
                         return Err(format!(

@@ -10,7 +10,8 @@ mod unix;
 pub use unix::SignalKind;
 #[cfg(unix)]
 pub(crate) use unix::{
-    AsFd, BorrowedFd, OwnedFd, REUSES_ADDRESS, UnixDatagram, UnixListener, UnixStream, is_socket, pathname,
+    AsFd, BorrowedFd, OwnedFd, REUSES_ADDRESS, UnixDatagram, UnixListener, UnixReadHalf, UnixStream,
+    UnixWriteHalf, is_socket, pathname,
 };
 
 #[cfg(windows)]
@@ -19,5 +20,6 @@ mod windows;
 pub use windows::SignalKind;
 #[cfg(windows)]
 pub(crate) use windows::{
-    AsFd, BorrowedFd, OwnedFd, REUSES_ADDRESS, UnixDatagram, UnixListener, UnixStream, is_socket, pathname,
+    AsFd, BorrowedFd, OwnedFd, REUSES_ADDRESS, UnixDatagram, UnixListener, UnixReadHalf, UnixStream,
+    UnixWriteHalf, is_socket, pathname,
 };

@@ -21,9 +21,8 @@ use std::process::{ExitCode, id};
 
 use anyhow::{Context as _, bail};
 use clap::Parser as _;
-use hotupdate::{Starting, Timing};
+use hotupdate::{SignalKind, Starting, Timing};
 use hotupdate_axum::tls::{self, Tls};
-use tokio::signal::unix::SignalKind;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 

@@ -1,11 +1,11 @@
 //! A client that calls without a pause, and counts what it sees of handoffs.
 
-use std::fmt;
 use std::path::Path;
 use std::process::id;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+use std::{fmt, io};
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
@@ -16,7 +16,7 @@ use hotupdate_axum::tls::rustls::{ClientConfig, RootCertStore};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::ctrl_c;
 use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 use tonic::Status;
@@ -64,16 +64,28 @@ pub(crate) async fn run(cli: Greet) -> anyhow::Result<()> {
     let streams = (0..cli.streams).map(|_| tokio::spawn(streams(client.clone(), seen.clone())));
     let endless = (0..cli.endless).map(|_| tokio::spawn(endless(client.clone(), seen.clone())));
     let all: Vec<_> = calls.chain(streams).chain(endless).collect();
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    told_to_end().await?;
     seen.over.store(true, Relaxed);
     join_all(all).await;
     say(format_args!("{seen}"));
     anyhow::ensure!(seen.failed.load(Relaxed) == 0, "calls have failed");
     Ok(())
+}
+
+/// By Ctrl-C, or where there are signals by SIGTERM, too.
+async fn told_to_end() -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            interrupted = ctrl_c() => interrupted,
+            _ = terminate.recv() => Ok(()),
+        }
+    }
+    #[cfg(not(unix))]
+    ctrl_c().await
 }
 
 /// A channel that counts its connections: one, however often the server is replaced.

@@ -1,5 +1,7 @@
 //! Every scenario, with as little of everything as says whether it works: figures are none of a test.
 
+#![cfg(target_os = "linux")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

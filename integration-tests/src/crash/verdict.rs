@@ -270,7 +270,7 @@ fn what_is_left(record: &Record) -> Vec<String> {
     if !record.left.is_empty() {
         wrong.push(format!("these processes are left: {:?}", record.left));
     }
-    let legitimate = record.case.side == Side::Incumbent && record.trace.sent("complete").is_none();
+    let legitimate = record.case.side == Side::Incumbent && record.trace.sent("control").is_none();
     if record.first_start && !(legitimate && record.case.fault == Fault::Kill) {
         wrong.push("the successor started afresh, although it held the inventory".to_owned());
     }

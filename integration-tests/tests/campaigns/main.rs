@@ -1,6 +1,8 @@
 //! Many faults, many handoffs, many callers. Each of these wants the machine for itself, so they run one
 //! after the other.
 
+#![cfg(target_os = "linux")]
+
 mod abuse;
 mod crash;
 mod endurance;

@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: making it, which takes minutes; `make dist` does, and then runs this.
 
+#![cfg(target_os = "linux")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

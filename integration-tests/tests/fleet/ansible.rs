@@ -115,7 +115,7 @@ impl<'a> Fleet<'a> {
             inventory.push_str(&format!(
                 "{name} ansible_host={name} ansible_user=root ansible_ssh_private_key_file={at}/client \
                  ansible_ssh_common_args='-F none -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no \
-                 -o ControlMaster=no -o ProxyCommand=\"nsenter {sshd}\"'\n"
+                 -o ProxyCommand=\"nsenter {sshd}\"'\n"
             ));
         }
         inventory.push_str("[servers:vars]\nansible_python_interpreter=/usr/bin/python3\n");
@@ -130,6 +130,9 @@ impl<'a> Fleet<'a> {
         bash.args(["-euc", command]).current_dir(&self.folder).env("ANSIBLE_HOME", self.folder.join("home"));
         bash.env("ANSIBLE_NOCOLOR", "1").env("ANSIBLE_RETRY_FILES_ENABLED", "0").env("LC_ALL", "C.UTF-8");
         bash.env("ANSIBLE_LOCAL_TEMP", self.folder.join("tmp")).env("ANSIBLE_PIPELINING", "1");
+        // A connection for each task. By default ansible keeps them for a minute, by the names of hosts: another
+        // fleet of this user has the same names, and tasks would run on its hosts.
+        bash.env("ANSIBLE_SSH_ARGS", "-C");
         let mut bash = bash.spawn().unwrap();
         let status = eventually("the play ends", PATIENCE, || bash.try_wait().unwrap());
         let said = [output.stdout, output.stderr].map(|path| fs::read_to_string(path).unwrap());

@@ -1,5 +1,7 @@
 //! Handoffs between real processes: how they go well, how they fail, and what dies on the way.
 
+#![cfg(target_os = "linux")]
+
 mod afterwards;
 mod attempts;
 mod crash_loop;

@@ -1,5 +1,7 @@
 //! Programs that know nothing of hot updates, run by `hotctl run`.
 
+#![cfg(target_os = "linux")]
+
 mod ends;
 mod failures;
 mod latency;

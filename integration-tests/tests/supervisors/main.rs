@@ -1,5 +1,7 @@
 //! Services under supervisors that are real: systemd in namespaces of its own, and containers.
 
+#![cfg(target_os = "linux")]
+
 mod containers;
 mod crash_loop;
 mod descriptor_store;

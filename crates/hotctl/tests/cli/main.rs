@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: real services, see `integration-tests`.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
 mod attempt;

@@ -85,6 +85,11 @@ impl Client {
         Self::silent_to(|_| builder(), bytes, Open::End).introduced(settings).await
     }
 
+    /// Over such a socket; its open streams do not keep the connection from moving.
+    pub(crate) async fn connect_small(bytes: usize, open: Open) -> Self {
+        Self::silent_to(|_| builder(), bytes, open).introduced(&[]).await
+    }
+
     async fn introduced(self, settings: &[u8]) -> Self {
         let mut client = self;
         client.say(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;

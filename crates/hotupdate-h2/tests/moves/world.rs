@@ -1,7 +1,7 @@
 //! Serves one connection with one hyper after the other.
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
@@ -9,36 +9,53 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hotupdate_h2::{Handle, Layer, Limits, State, Stays};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
 /// What the service was asked: paths, and headers in the order of their names.
 pub(crate) type Seen = Arc<Mutex<Vec<Asked>>>;
 
 pub(crate) type Asked = (String, Vec<(String, Vec<u8>)>);
 
-/// Answers with what it has heard: the body, and each header that begins with `x-`.
+fn sorted(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    let mut headers: Vec<_> =
+        headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
+    headers.sort();
+    headers
+}
+
+/// Answers with what it has heard: the body, trailers, and each header that begins with `x-`. On `/stream` it
+/// answers while it hears.
 pub(crate) async fn echo(
     generation: u64,
     seen: Seen,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<BoxBody<Bytes, hyper::Error>>, Infallible> {
     let (head, body) = request.into_parts();
-    let mut headers: Vec<_> =
-        head.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
-    headers.sort();
-    seen.lock().unwrap().push((head.uri.path().to_owned(), headers));
+    seen.lock().unwrap().push((head.uri.path().to_owned(), sorted(&head.headers)));
     let mut response = Response::builder().header("x-generation", generation);
     for (name, value) in &head.headers {
         if name.as_str().starts_with("x-") {
             response = response.header(format!("x-seen-{name}"), value);
         }
     }
+    if head.uri.path() == "/stream" {
+        let body = body.map_frame(move |frame| {
+            if let Some(trailers) = frame.trailers_ref() {
+                seen.lock().unwrap().push(("trailers".to_owned(), sorted(trailers)));
+            }
+            frame
+        });
+        return Ok(response.body(body.boxed()).unwrap());
+    }
+    let full = |body| Full::new(body).map_err(|never: Infallible| match never {});
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     if head.uri.path() == "/slow" {
         tokio::time::sleep(Duration::from_millis(3)).await;
@@ -47,9 +64,9 @@ pub(crate) async fn echo(
         response = response.header("x-long", "a".repeat(100_000));
     }
     if head.uri.path() == "/big" {
-        return Ok(response.body(Full::from(vec![7; 300_000])).unwrap());
+        return Ok(response.body(full(vec![7; 300_000].into()).boxed()).unwrap());
     }
-    Ok(response.body(Full::from(body)).unwrap())
+    Ok(response.body(full(body).boxed()).unwrap())
 }
 
 /// How a connection ended, and how often it moved before.
@@ -79,8 +96,14 @@ pub(crate) enum Open {
     Stay,
     /// No other server takes the connection without them: it comes back.
     Return,
-    /// As `Stay`, but the server that keeps them ends at once when it is told so.
+    /// It is decided several times that they stay, and then that the connection stays, too.
+    Hesitate,
+    /// As `Stay`, but the server that keeps them ends when the next move is asked for.
     Die,
+    /// As `Stay`, but the server that keeps them does not run any more.
+    Freeze,
+    /// As `Stay`, but the server that keeps them is not heard of any more.
+    Vanish,
 }
 
 /// Serves until the client has left. Moves the connection, through its bytes, whenever `next` is notified.
@@ -92,13 +115,15 @@ pub(crate) async fn serve<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     open: Open,
 ) -> Ended {
     let (mut moves, mut stays) = (0, Vec::new());
+    let mut before = Vec::new();
     let (mut layer, mut handle) = Layer::new(io, Limits::default());
     loop {
         let (generation, seen) = (moves, seen.clone());
         let service = service_fn(move |request| echo(generation, seen.clone(), request));
         let mut hyper = Box::pin(versions(generation).serve_connection(TokioIo::new(layer), service));
         let drain = |hyper: Pin<&mut Hyper<_, _>>| hyper.graceful_shutdown();
-        match until_rest(hyper.as_mut(), drain, &handle, next, &mut stays, open).await {
+        let dies = before.last().filter(|_| open == Open::Die);
+        match until_rest(hyper.as_mut(), drain, &handle, next, &mut stays, open, dies).await {
             Left::Ended(result) => return Ended { moves, stays, result },
             Left::Rests => {
                 let (io, state) = handle.take().map_err(|(_, stays)| stays).unwrap();
@@ -110,12 +135,16 @@ pub(crate) async fn serve<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
                 let state = State::from_bytes(&state.to_bytes()).unwrap();
                 let (near, far) = tokio::io::duplex(1 << 16);
                 handle.relay(near);
-                if open == Open::Die {
-                    drop((hyper, handle));
+                let old = async move { (hyper.await.is_ok(), handle) };
+                let runs = open != Open::Freeze;
+                let old =
+                    tokio::spawn(async move { if runs { old.await } else { (old, pending()).1.await } });
+                before.push(old.abort_handle());
+                (layer, handle) = if open == Open::Vanish {
+                    Layer::resume(io, state, Limits::default())
                 } else {
-                    tokio::spawn(async move { (hyper.await, handle) });
-                }
-                (layer, handle) = Layer::join(io, state, far, Limits::default());
+                    Layer::join(io, state, far, Limits::default())
+                };
             }
         }
         moves += 1;
@@ -138,13 +167,25 @@ async fn until_rest<T: AsyncWrite + Unpin, F: Future<Output = hyper::Result<()>>
     next: &Notify,
     stays: &mut Vec<Stays>,
     open: Open,
+    mut dies: Option<&AbortHandle>,
 ) -> Left {
     loop {
         tokio::select! {
             biased;
             result = hyper.as_mut() => return Left::Ended(result),
-            () = next.notified() => handle.hold(),
+            () = next.notified() => {}
         }
+        if let Some(old) = dies.take() {
+            old.abort();
+            continue;
+        }
+        if open == Open::Hesitate {
+            if let Some(result) = hesitate(hyper.as_mut(), handle).await {
+                return Left::Ended(result);
+            }
+            continue;
+        }
+        handle.hold();
         let splits = open != Open::End && handle.rest().is_err() && handle.can_split().is_ok();
         if splits {
             handle.split();
@@ -174,4 +215,41 @@ async fn until_rest<T: AsyncWrite + Unpin, F: Future<Output = hyper::Result<()>>
             Err(result) => return Left::Ended(result),
         }
     }
+}
+
+/// Begins to leave and stays, so often that each step is the last one once, and that each comes before the
+/// last one is done.
+async fn hesitate<T: AsyncWrite + Unpin, F: Future<Output = hyper::Result<()>>>(
+    mut hyper: Pin<&mut F>,
+    handle: &Handle<T>,
+) -> Option<hyper::Result<()>> {
+    let mut polls = async |n: usize| {
+        for _ in 0..n {
+            let polled = poll_fn(|cx| Poll::Ready(hyper.as_mut().poll(cx))).await;
+            if let Poll::Ready(result) = polled {
+                return Some(result);
+            }
+        }
+        None
+    };
+    for n in 0..16 {
+        handle.split();
+        if let Some(result) = polls(n % 4).await {
+            return Some(result);
+        }
+        if n % 3 == 0
+            && let Ok((io, state)) = handle.take_split()
+        {
+            let result = polls(n % 2).await;
+            handle.give_back(io, state);
+            if result.is_some() {
+                return result;
+            }
+        }
+        handle.unsplit();
+        if let Some(result) = polls(n / 4).await {
+            return Some(result);
+        }
+    }
+    None
 }

@@ -582,7 +582,7 @@ impl Incumbent {
     }
 }
 
-/// Sends the next batch of the inventory, or says that it is complete.
+/// Sends the next batch of the inventory, or waits for the successor, which has all of it.
 pub(super) fn offer_next(
     now: Instant,
     timing: &Timing,
@@ -603,9 +603,6 @@ pub(super) fn offer_next(
                 lease,
             }
         }
-        None => {
-            out.push(Effect::Send(Message::Complete { batches: acknowledged }));
-            State::Warming { peer, until: lease }
-        }
+        None => State::Warming { peer, until: lease },
     }
 }

@@ -9,7 +9,7 @@ use crate::timing::Deadline;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum State {
     Joining { until: Instant },
-    Receiving { joined: Joined, next: u32, listeners: usize, control: bool, until: Instant },
+    Receiving { joined: Joined, next: u32, listeners: usize, until: Instant },
     Warming { joined: Joined, until: Instant },
     // The incumbent is dead. Without a deadline: like a first start it waits only for its own application,
     // unless a predecessor serves before that.

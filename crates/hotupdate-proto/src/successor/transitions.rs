@@ -48,13 +48,7 @@ impl Successor {
             give_up(&what, out);
             return fail(Fault::Local(what), out);
         }
-        State::Receiving {
-            joined,
-            next: 1,
-            listeners: 0,
-            control: false,
-            until: after(now, self.local.timing.batch),
-        }
+        State::Receiving { joined, next: 1, listeners: 0, until: after(now, self.local.timing.batch) }
     }
 
     pub(super) fn receive(
@@ -64,19 +58,14 @@ impl Successor {
         message: Message,
         out: &mut Vec<Effect>,
     ) -> State {
-        let State::Receiving { joined, next, mut listeners, mut control, .. } = state else { return state };
+        let State::Receiving { joined, next, mut listeners, .. } = state else { return state };
         match &message {
             Message::Failed { reason } => {
                 out.push(Effect::Close);
                 return fail(Fault::PeerFailed(reason.clone()), out);
             }
-            Message::Complete { batches } if batches.checked_add(1) == Some(next) && control => {
-                let lease = Duration::from_millis(joined.lease_ms);
-                out.push(Effect::Complete(joined.clone()));
-                return State::Warming { joined, until: after(now, lease) };
-            }
             message if message.batch() != Some(next) || next > MAX_BATCHES => {
-                let state = State::Receiving { joined, next, listeners, control, until: now };
+                let state = State::Receiving { joined, next, listeners, until: now };
                 return misbehaved(&state, message, out);
             }
             Message::Listeners { items, .. } => listeners += items.len(),
@@ -88,7 +77,6 @@ impl Successor {
                     }
                 }
             }
-            Message::Control { .. } => control = true,
             _ => {}
         }
         if listeners > MAX_LISTENERS {
@@ -97,8 +85,14 @@ impl Successor {
             return fail(Fault::PeerMisbehaved(what), out);
         }
         out.push(Effect::Send(Message::Received { batch: next }));
+        // It comes last.
+        if let Message::Control { .. } = message {
+            let lease = Duration::from_millis(joined.lease_ms);
+            out.push(Effect::Complete(joined.clone()));
+            return State::Warming { joined, until: after(now, lease) };
+        }
         let until = after(now, self.local.timing.batch);
-        State::Receiving { joined, next: next + 1, listeners, control, until }
+        State::Receiving { joined, next: next + 1, listeners, until }
     }
 
     /// A generation is the name of a process, here and in what operators read: there cannot be two of one.

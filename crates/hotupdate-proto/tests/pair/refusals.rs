@@ -1,6 +1,6 @@
 //! Which calls are refused, with which words; a refusal changes nothing.
 
-use hotupdate_proto::message::{Generation, Joined, Message, Release, Versions};
+use hotupdate_proto::message::{Generation, Joined, Message, Release, Released, Versions};
 use hotupdate_proto::operator::{Command, ProcessState};
 use hotupdate_proto::successor::{Effect, Event};
 use hotupdate_proto::{Deadline, Fault, Occupancy, Refusal, Successor};
@@ -168,24 +168,26 @@ fn an_incumbent_cannot_send_without_end_or_keep_back_the_control_socket() {
     let says = |machine: &mut Successor, message| machine.handle(world.now, Event::Message(message));
 
     let mut machine = start();
-    let effects = says(&mut machine, Message::Complete { batches: 0 });
+    let effects = says(&mut machine, Message::Released(Released::default()));
     assert!(
         matches!(effects.last(), Some(Effect::Fail(Fault::PeerMisbehaved(_)))),
         "no control socket: {effects:?}"
     );
 
+    for batch in [0, 2, u32::MAX] {
+        let effects = says(&mut start(), Message::Control { batch });
+        assert!(
+            matches!(effects.last(), Some(Effect::Fail(Fault::PeerMisbehaved(_)))),
+            "one is missing: {effects:?}"
+        );
+    }
+
     let mut machine = start();
     says(&mut machine, Message::Control { batch: 1 });
-    let effects = says(&mut machine, Message::Complete { batches: 2 });
+    let effects = says(&mut machine, Message::State { batch: 2, items: Vec::new() });
     assert!(
         matches!(effects.last(), Some(Effect::Fail(Fault::PeerMisbehaved(_)))),
-        "one is missing: {effects:?}"
-    );
-    let mut machine = start();
-    let effects = says(&mut machine, Message::Complete { batches: u32::MAX });
-    assert!(
-        matches!(effects.last(), Some(Effect::Fail(Fault::PeerMisbehaved(_)))),
-        "there is no batch after so many: {effects:?}"
+        "it comes last: {effects:?}"
     );
 
     let mut machine = start();
@@ -238,7 +240,6 @@ fn no_number_is_too_large() {
     let (mut machine, _) = joining();
     machine.handle(world.now, Event::Replied(Ok(Joined { lease_ms: u64::MAX, ..joined() })));
     machine.handle(world.now, Event::Message(Message::Control { batch: 1 }));
-    machine.handle(world.now, Event::Message(Message::Complete { batches: 1 }));
     assert!(machine.deadline().is_some_and(|at| at > world.now));
 
     let mut world = World::new(App { drains: false, ..App::default() });

@@ -15,7 +15,7 @@ fn said(world: &World, index: usize) -> Vec<String> {
     world.said.iter().map(|(from, name)| format!("{} {name}", arrow(*from))).collect()
 }
 
-const INVENTORY: [&str; 5] = ["< listeners", "> received", "< control", "> received", "< complete"];
+const INVENTORY: [&str; 4] = ["< listeners", "> received", "< control", "> received"];
 
 #[test]
 fn a_handoff_is_this_sequence_of_messages() {

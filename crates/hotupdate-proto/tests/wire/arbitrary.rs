@@ -207,7 +207,6 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         (batch(), vec(state(), 0..4)).prop_map(|(batch, items)| Message::State { batch, items }),
         (batch(), vec(link(), 0..4)).prop_map(|(batch, items)| Message::Links { batch, items }),
         batch().prop_map(|batch| Message::Control { batch }),
-        batch().prop_map(|batches| Message::Complete { batches }),
         batch().prop_map(|batch| Message::Received { batch }),
         text().prop_map(|what| Message::Trouble { what }),
         ready().prop_map(Message::Ready),

@@ -18,7 +18,7 @@ use super::activity::ConnectionActivity;
 use super::drain::Drain;
 use super::record::Tracker;
 use super::slot::MigrationSlot;
-use super::socket::Socket;
+use super::socket::{Reader, Socket};
 use crate::address::Address;
 use crate::metrics::Event;
 use crate::platform::AsFd as _;
@@ -72,13 +72,14 @@ pub struct NotMigrated {
 /// its socket is shut down: reads return end-of-file then, and writes fail.
 #[derive(Debug)]
 pub struct Connection {
+    reader: Reader,
     socket: Arc<Socket>,
     tracker: Tracker,
 }
 
 impl Connection {
-    pub(super) fn new(socket: Arc<Socket>, tracker: Tracker) -> Self {
-        Self { socket, tracker }
+    pub(super) fn new(reader: Reader, socket: Arc<Socket>, tracker: Tracker) -> Self {
+        Self { reader, socket, tracker }
     }
 
     /// The connection's number, unique in this process.
@@ -257,9 +258,13 @@ impl Connection {
 
 impl AsyncRead for Connection {
     #[inline(always)]
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(self.socket.poll_read(cx, buf))?;
+        ready!(self.reader.poll_read(cx, buf))?;
         if buf.filled().len() > before {
             self.tracker.record.heard();
         }
@@ -310,6 +315,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::super::fixture::{Fixture, poll_once};
+    use super::super::socket::Stream;
     use super::*;
 
     fn why(migrated: Result<(), NotMigrated>) -> String {
@@ -338,7 +344,7 @@ mod tests {
         drop(fixture.migrations);
         let connection =
             fixture.connections.accept(&"test".into(), Address::Unix(None), Address::Unix(None), {
-                Socket::Unix(tokio::net::UnixStream::pair().unwrap().0)
+                Stream::Unix(tokio::net::UnixStream::pair().unwrap().0)
             });
         assert_eq!(why(connection.migrate("echo", &1).await), "the runtime is shutting down");
     }
@@ -449,7 +455,7 @@ mod tests {
         connection.activity().set_protocol("lines");
         let mut item = connection.item();
         (item.age_ms, item.peer) = (5_000, "10.0.0.1:80".parse().unwrap());
-        let socket = Socket::Unix(tokio::net::UnixStream::pair().unwrap().0);
+        let socket = Stream::Unix(tokio::net::UnixStream::pair().unwrap().0);
         let arrived = new.connections.adopt([(item, socket)]).remove(0);
         assert_eq!(
             (arrived.peer_addr().to_string().as_str(), arrived.activity().requests()),
@@ -472,7 +478,7 @@ mod tests {
         let (fixture, mut clients) = (Fixture::new(), Vec::new());
         let mut connect = async || {
             clients.push(tokio::net::TcpStream::connect(address.ip().unwrap()).await.unwrap());
-            Socket::Tcp(listener.accept().await.unwrap().0)
+            Stream::Tcp(listener.accept().await.unwrap().0)
         };
         let connections = &fixture.connections;
         let accepted = connections.accept(&"test".into(), address.clone(), everywhere, connect().await);

@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{AtRest, Connection, Connections, MigrationRequest, Phase, Plan, Socket};
+use super::{AtRest, Connection, Connections, MigrationRequest, Phase, Plan, Stream};
 use crate::address::Address;
 
 /// A table without a driver: what wants to migrate is in `migrations`.
@@ -30,8 +30,8 @@ impl Fixture {
     pub(super) fn accept(&self) -> (Connection, UnixStream) {
         let (server, client) = UnixStream::pair().unwrap();
         let unnamed = Address::Unix(None);
-        let socket = Socket::Unix(server);
-        (self.connections.accept(&"test".into(), unnamed.clone(), unnamed, socket), client)
+        let stream = Stream::Unix(server);
+        (self.connections.accept(&"test".into(), unnamed.clone(), unnamed, stream), client)
     }
 
     pub(super) fn connection(&self) -> Connection {

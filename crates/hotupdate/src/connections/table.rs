@@ -16,7 +16,7 @@ use super::drain::{Drain, Phase};
 use super::ledger::Ledger;
 use super::queue::Queue;
 use super::record::{Origin, Record, Tracker};
-use super::socket::Socket;
+use super::socket::Stream;
 use crate::address::Address;
 use crate::metrics::{Event, Metrics};
 use crate::process::limits::DescriptorTable;
@@ -192,12 +192,12 @@ impl Connections {
         listener: &ShortText,
         peer: Address,
         bound: Address,
-        socket: Socket,
+        stream: Stream,
     ) -> Connection {
         let (listener, protocol) = (listener.clone(), ShortText::from_static("raw"));
         let accepted = Instant::now();
         let origin = Origin { listener, peer, bound, accepted, requests: 0, protocol, cookie: 0 };
-        let connection = self.enter(&mut self.table.rows(), origin, socket, Event::Accepted);
+        let connection = self.enter(&mut self.table.rows(), origin, stream, Event::Accepted);
         // That it connects says that it is about to say more.
         connection.tracker().record.heard();
         connection
@@ -206,25 +206,26 @@ impl Connections {
     /// Connections that came from another process, all at once: their history goes on.
     pub(crate) fn adopt(
         &self,
-        arrived: impl IntoIterator<Item = (MigrationItem, Socket)>,
+        arrived: impl IntoIterator<Item = (MigrationItem, Stream)>,
     ) -> Vec<Connection> {
         let (now, mut rows) = (Instant::now(), self.table.rows());
-        let adopt = |(item, socket)| {
+        let adopt = |(item, stream)| {
             let MigrationItem { listener, protocol, peer, local, age_ms, requests, cookie, .. } = item;
             let (peer, bound, accepted) = (peer.into(), local.into(), before(now, age_ms));
             let origin = Origin { listener, peer, bound, accepted, requests, protocol, cookie };
-            self.enter(&mut rows, origin, socket, Event::Adopted)
+            self.enter(&mut rows, origin, stream, Event::Adopted)
         };
         arrived.into_iter().map(adopt).collect()
     }
 
-    fn enter(&self, rows: &mut Rows, origin: Origin, socket: Socket, how: Event) -> Connection {
+    fn enter(&self, rows: &mut Rows, origin: Origin, stream: Stream, how: Event) -> Connection {
+        let (reader, socket) = stream.split();
         let socket = Arc::new(socket);
         let record = Arc::new(Record::new(&self.table, origin, &socket));
         self.table.descriptors.opened(&*socket);
         self.table.ledger.enter(how);
         rows.insert(record.id, record.clone());
-        Connection::new(socket, Tracker { record })
+        Connection::new(reader, socket, Tracker { record })
     }
 
     /// Tells what is counted here.

@@ -124,8 +124,8 @@ impl Driver {
         match self.inventory().attach(message) {
             Ok(descriptors) => {
                 self.links.send(message, descriptors.into_iter().map(|fd| Arc::new(fd) as _).collect());
-                // The other side has it; the final word is sealed anew.
-                if let Message::Complete { .. } = message {
+                // It comes last: the other side has the state; the final word is sealed anew.
+                if let Message::Control { .. } = message {
                     self.exports.forget();
                 }
             }

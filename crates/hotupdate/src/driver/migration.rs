@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Driver;
-use crate::connections::{MigrationRequest, Socket};
+use crate::connections::{MigrationRequest, Stream};
 use crate::migration::{Handler, Resume};
 use crate::process::limits::{self, Room};
 
@@ -43,7 +43,7 @@ pub(super) struct Migrations {
 /// wrong later.
 struct Arrival {
     item: MigrationItem,
-    socket: Socket,
+    stream: Stream,
     resume: Resume,
 }
 
@@ -180,8 +180,8 @@ impl Driver {
             }
             InboundEffect::Serve(batch) => {
                 let (mut arrived, mut resumes) = (Vec::new(), Vec::new());
-                for Arrival { item, socket, resume } in self.migrations.release(from, batch) {
-                    arrived.push((item, socket));
+                for Arrival { item, stream, resume } in self.migrations.release(from, batch) {
+                    arrived.push((item, stream));
                     resumes.push(resume);
                 }
                 let connections = self.connections.adopt(arrived);
@@ -230,8 +230,8 @@ impl Migrations {
         // waits for events, all that come before it is awake cost one.
         let mut held = Vec::with_capacity(taken.len());
         for (item, fd, resume) in taken {
-            match Socket::register(fd, &item.local) {
-                Ok(socket) => held.push(Arrival { item, socket, resume }),
+            match Stream::register(fd, &item.local) {
+                Ok(stream) => held.push(Arrival { item, stream, resume }),
                 Err(error) => {
                     tracing::warn!(%error, "a connection cannot be taken; it stays where it is");
                     inspected.refused.push(item.id);

@@ -74,6 +74,8 @@ impl Offered {
             )));
         }
         match cookie(offered.fd.as_fd()) {
+            // A peer need not say it.
+            _ if item.cookie == 0 => Ok(offered),
             cookie if cookie == item.cookie => Ok(offered),
             cookie => Err(wrong(format!("is socket {cookie} and was announced as {}", item.cookie))),
         }

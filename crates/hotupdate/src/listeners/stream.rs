@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 
 use crate::address::Address;
 use crate::connections::Connections;
-use crate::connections::{Connection, Socket};
+use crate::connections::{Connection, Stream};
 use crate::listeners::gate::{Claim, Gate, Gated};
 use crate::platform::{AsFd, BorrowedFd, OwnedFd, UnixListener};
 use crate::process::sockets::is_of_the_connection;
@@ -62,13 +62,13 @@ impl Gate<Acceptor> {
 
 impl Acceptor {
     /// The next connection, and its client's address.
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Address)>> {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Address)>> {
         match self {
             Self::Tcp(listener) => {
-                listener.poll_accept(cx).map_ok(|(stream, peer)| (Socket::Tcp(stream), peer.into()))
+                listener.poll_accept(cx).map_ok(|(stream, peer)| (Stream::Tcp(stream), peer.into()))
             }
             Self::Unix(listener) => {
-                listener.poll_accept(cx).map_ok(|(stream, peer)| (Socket::Unix(stream), peer.into()))
+                listener.poll_accept(cx).map_ok(|(stream, peer)| (Stream::Unix(stream), peer.into()))
             }
         }
     }
@@ -201,8 +201,8 @@ impl Listener {
             // The row is made under the lock of the gate: a release counts every connection that was
             // accepted.
             let accepted = self.gate.wait(|acceptor, cx| {
-                acceptor.poll_accept(cx).map_ok(|(socket, peer)| {
-                    self.connections.accept(&self.gate.name, peer, self.gate.address.clone(), socket)
+                acceptor.poll_accept(cx).map_ok(|(stream, peer)| {
+                    self.connections.accept(&self.gate.name, peer, self.gate.address.clone(), stream)
                 })
             });
             match accepted.await? {

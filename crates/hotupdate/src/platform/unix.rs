@@ -5,6 +5,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use socket2::SockAddr;
+pub(crate) use tokio::net::unix::{OwnedReadHalf as UnixReadHalf, OwnedWriteHalf as UnixWriteHalf};
 pub(crate) use tokio::net::{UnixDatagram, UnixListener, UnixStream};
 pub use tokio::signal::unix::SignalKind;
 

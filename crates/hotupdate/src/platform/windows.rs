@@ -6,10 +6,11 @@ use std::io::{self, IoSlice};
 use std::os::windows::io::AsSocket;
 pub(crate) use std::os::windows::io::{BorrowedSocket as BorrowedFd, OwnedSocket as OwnedFd};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use socket2::SockAddr;
-use tokio::io::{Interest, ReadBuf};
+use tokio::io::{AsyncRead, Interest, ReadBuf};
 
 use crate::address::Address;
 use crate::connections::Connection;
@@ -117,11 +118,37 @@ impl UnixStream {
         match self.0 {}
     }
 
-    pub(crate) fn try_read_buf(&self, _: &mut ReadBuf<'_>) -> io::Result<usize> {
+    pub(crate) fn try_write_vectored(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
         match self.0 {}
     }
 
-    pub(crate) fn try_write_vectored(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(crate) fn into_split(self) -> (UnixReadHalf, UnixWriteHalf) {
+        match self.0 {}
+    }
+}
+
+/// A half of what there is none of.
+#[derive(Debug)]
+pub(crate) struct UnixReadHalf(Infallible);
+
+impl AsyncRead for UnixReadHalf {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.0 {}
+    }
+}
+
+/// The other half.
+#[derive(Debug)]
+pub(crate) struct UnixWriteHalf(Infallible);
+
+impl UnixWriteHalf {
+    pub(crate) fn forget(self) {
+        match self.0 {}
+    }
+}
+
+impl AsRef<UnixStream> for UnixWriteHalf {
+    fn as_ref(&self) -> &UnixStream {
         match self.0 {}
     }
 }

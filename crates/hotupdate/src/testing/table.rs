@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::address::Address;
 use crate::connections::Connections;
 use crate::connections::drain::{Phase, Plan};
-use crate::connections::{Connection, MigrationRequest, Socket};
+use crate::connections::{Connection, MigrationRequest, Stream};
 use crate::driver::{check, describe};
 
 /// The connections of one process that is not there.
@@ -45,7 +45,7 @@ impl Table {
     #[must_use]
     pub fn accept(&self, listener: &str, stream: UnixStream) -> Connection {
         let unnamed = Address::Unix(None);
-        self.connections.accept(&listener.into(), unnamed.clone(), unnamed, Socket::Unix(stream))
+        self.connections.accept(&listener.into(), unnamed.clone(), unnamed, Stream::Unix(stream))
     }
 
     /// Connections that are idle hold nothing, as after a second.
@@ -101,8 +101,8 @@ impl Table {
             check(&item, &fd).map_err(io::Error::other)?;
             migration.migrated();
             let state = std::mem::take(&mut item.state).into_vec();
-            let socket = Socket::register(fd, &item.local)?;
-            arrived.push((next.connections.adopt([(item, socket)]).remove(0), state));
+            let stream = Stream::register(fd, &item.local)?;
+            arrived.push((next.connections.adopt([(item, stream)]).remove(0), state));
         }
         Ok(arrived)
     }

@@ -117,10 +117,10 @@ impl Peer {
     pub(crate) async fn receive_inventory(&mut self) {
         loop {
             let message = self.next().await.expect("the inventory");
-            if message["type"] == "complete" {
+            self.say(&json!({ "type": "received", "batch": message["batch"] })).await;
+            if message["type"] == "control" {
                 return;
             }
-            self.say(&json!({ "type": "received", "batch": message["batch"] })).await;
         }
     }
 
@@ -223,8 +223,4 @@ pub(crate) fn listeners(batch: u32, items: &[Value]) -> Value {
 /// The control socket as a batch.
 pub(crate) fn control(batch: u32) -> Value {
     json!({ "type": "control", "batch": batch, "fds": 2 })
-}
-
-pub(crate) fn complete(batches: u32) -> Value {
-    json!({ "type": "complete", "batches": batches })
 }

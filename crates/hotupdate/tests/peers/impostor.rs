@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use crate::common::lies::{fails, fails_with, honest, offer};
-use crate::common::peer::{Impostor, Peer, complete, control, listeners};
+use crate::common::peer::{Impostor, Peer, control, listeners};
 use crate::common::{self, BRIEF, Folder, alone};
 use hotupdate::ErrorKind;
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -274,10 +274,10 @@ fn a_batch_out_of_turn() {
 }
 
 #[test]
-fn complete_without_the_control_socket() {
-    fails(ErrorKind::PeerMisbehaved, "said `complete`", async |impostor| {
+fn released_without_the_control_socket() {
+    fails(ErrorKind::PeerMisbehaved, "said `released` in the middle", async |impostor| {
         let mut peer = offer(impostor, &impostor.listener).await;
-        peer.say(&complete(1)).await;
+        peer.say(&json!({ "type": "released", "stopped_at_ns": 1 })).await;
         peer
     });
 }

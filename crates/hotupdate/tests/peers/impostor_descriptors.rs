@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use crate::common::lies::{fails, honest, offer, recovers};
-use crate::common::peer::{Impostor, Peer, complete, control, listeners, status};
+use crate::common::peer::{Impostor, Peer, control, listeners, status};
 use crate::common::{self, Folder, Log, alone, answer, ask, descriptors, eventually};
 use hotupdate::{Builder, ErrorKind, Serving};
 use hotupdate_proto::MigrationItem;
@@ -134,7 +134,6 @@ async fn link(impostor: &Impostor, fd: OwnedFd) -> Peer {
     let message = json!({ "type": "links", "batch": 1, "items": [item], "fds": 1 });
     peer.say_with(&message, &[fd.as_fd()]).await;
     peer.say_with(&control(2), &impostor.control()).await;
-    peer.say(&complete(2)).await;
     peer
 }
 
@@ -170,7 +169,6 @@ pub(crate) async fn serves(builder: Builder, impostor: &Impostor) -> (Serving, P
         peer.say(&json!({ "parameters": joined })).await;
         peer.say_with(&listeners(1, &[impostor.item("http")]), &[impostor.listener.as_fd()]).await;
         peer.say_with(&control(2), &impostor.control()).await;
-        peer.say(&complete(2)).await;
         peer
     };
     let (joined, mut peer) = tokio::join!(builder.join(), talk);

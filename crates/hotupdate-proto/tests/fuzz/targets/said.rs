@@ -124,7 +124,7 @@ pub(super) fn message(u: &mut Unstructured<'_>) -> Result<Message> {
         1 => Message::State { batch: number(u)?, items: Vec::new() },
         2 => Message::Links { batch: number(u)?, items: several(u, 3, link)? },
         3 => Message::Control { batch: number(u)? },
-        4 => Message::Complete { batches: number(u)? },
+        4 => Message::Trouble { what: "no license yet".to_owned() },
         5 => Message::Received { batch: number(u)? },
         6 => Message::Ready(ready(u)?),
         7 => Message::Released(Released { links: rests(u)?, ..Released::default() }),

@@ -71,7 +71,7 @@ enum End {
 
 impl Attempt {
     fn something_happens(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
-        match u.int_in_range(0..=11)? {
+        match u.int_in_range(0..=10)? {
             0 => self.now += Duration::from_millis(u.int_in_range(0..=20_000)?),
             1 => self.tick(),
             2 => {
@@ -90,7 +90,6 @@ impl Attempt {
             5 => self.handle(Event::Opened { gap_ns: None }),
             6 if u.ratio(1, 4)? => self.handle(Event::GiveUp("changed my mind".to_owned())),
             7 if self.linked => self.handle(Event::Message(Message::Control { batch: self.received + 1 })),
-            8 if self.linked => self.handle(Event::Message(Message::Complete { batches: self.received })),
             _ => {
                 let message = said::message(u)?;
                 if self.linked {

@@ -5,8 +5,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use integration_tests::Handover;
-use integration_tests::endurance::Holding;
+use crate::Handover;
+use crate::endurance::Holding;
 
 /// One row.
 #[derive(Clone, Copy, Debug)]

@@ -1,16 +1,16 @@
 //! A fault at each system call of a handoff, for both sides, and whether clients or operators notice.
 //!
-//! Deliberately absent: the runs themselves, see `integration_tests::crash`.
+//! Deliberately absent: the runs themselves, see `crate::crash`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::crash::campaign::{Calls, Kind, Tally, Verdict, calls, cases, judge, sample};
+use crate::crash::tracer::{Order, follow};
+use crate::crash::{Campaign, Case, Fault, Point, Speaks};
+use crate::tls::{self, kill_everywhere};
 use anyhow::ensure;
 use clap::{Parser, Subcommand, ValueEnum};
-use integration_tests::crash::campaign::{Calls, Kind, Tally, Verdict, calls, cases, judge, sample};
-use integration_tests::crash::tracer::{Order, follow};
-use integration_tests::crash::{Campaign, Case, Fault, Point, Speaks};
-use integration_tests::tls::{self, kill_everywhere};
 use syscalls::Sysno;
 
 /// A fault at each system call of a handoff.
@@ -100,8 +100,10 @@ impl KindName {
     }
 }
 
+/// The whole program.
 #[expect(clippy::print_stderr, reason = "a program that a person runs")]
-fn main() -> ExitCode {
+#[must_use]
+pub fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -202,7 +204,7 @@ fn over_tls(jobs: usize, sample: Option<usize>, verbose: bool) -> anyhow::Result
 
 #[expect(clippy::print_stdout, reason = "a program that a person runs")]
 fn show(calls: &Calls) {
-    for side in integration_tests::crash::Side::ALL {
+    for side in crate::crash::Side::ALL {
         let of_side = calls.iter().filter(|((of, _), _)| *of == side);
         let list: Vec<_> = of_side.map(|((_, call), count)| format!("{} {count}", call.name())).collect();
         println!("{side}: {}", list.join(", "));

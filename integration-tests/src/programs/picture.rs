@@ -5,11 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::load::{Load, LoadPlan};
+use crate::process::{eventually, hotctl};
+use crate::{Outcome, Sandbox, Service};
 use anyhow::{Context, ensure};
 use clap::Parser;
-use integration_tests::load::{Load, LoadPlan};
-use integration_tests::process::{eventually, hotctl};
-use integration_tests::{Outcome, Sandbox, Service};
 
 mod svg;
 use svg::{Film, Shot};
@@ -47,7 +47,12 @@ struct Options {
     path: PathBuf,
 }
 
-fn main() -> anyhow::Result<()> {
+/// The whole program.
+///
+/// # Errors
+///
+/// If the run is not as the picture wants it, or the file cannot be written.
+pub fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let sandbox = Sandbox::new();
     let serving = Service::start(&sandbox, "v1", &ARGUMENTS).wait_serving();

@@ -8,9 +8,9 @@ use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use crate::Sandbox;
+use crate::process::binary;
 use anyhow::Context;
-use integration_tests::Sandbox;
-use integration_tests::process::binary;
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use integration_tests::load::{Kind, Latency, Report};
-use integration_tests::process::Drained;
-use integration_tests::{Handover, Serving, Way};
+use crate::load::{Kind, Latency, Report};
+use crate::process::Drained;
+use crate::{Handover, Serving, Way};
 use serde_json::{Value, json};
 
 /// One handoff.

@@ -11,13 +11,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::SOON;
+use crate::Sandbox;
+use crate::endurance::{Endurance, Holding};
+use crate::load::{Load, LoadPlan, Report};
+use crate::process::eventually;
 use anyhow::Context as _;
 use clap::Parser;
-use integration_tests::SOON;
-use integration_tests::Sandbox;
-use integration_tests::endurance::{Endurance, Holding};
-use integration_tests::load::{Load, LoadPlan, Report};
-use integration_tests::process::eventually;
 
 mod plot;
 
@@ -55,7 +55,9 @@ fn parse_handoffs(text: &str) -> Result<usize, String> {
     if number > WARM_UP { Ok(number) } else { Err(format!("more than {WARM_UP} are needed")) }
 }
 
-fn main() -> ExitCode {
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
     let options = Options::parse();
     // The harness panics, as a test would: then the sandbox prints what the processes wrote, and ends them.
     match panic::catch_unwind(|| run(&options)) {

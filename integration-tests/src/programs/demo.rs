@@ -10,11 +10,11 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::load::{Kind, Load, LoadPlan};
+use crate::process::{Drained, eventually};
+use crate::{Handover, Sandbox, Service, Way, hotctl};
 use anyhow::{Context, ensure};
 use clap::Parser;
-use integration_tests::load::{Kind, Load, LoadPlan};
-use integration_tests::process::{Drained, eventually};
-use integration_tests::{Handover, Sandbox, Service, Way, hotctl};
 use tokio::signal::unix::{SignalKind, signal};
 
 mod story;
@@ -42,7 +42,9 @@ struct Options {
     json: bool,
 }
 
-fn main() -> ExitCode {
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
     let options = Options::parse();
     panic::set_hook(Box::new(|info| complain(reason(info.payload()))));
     let interrupted = Arc::new(AtomicBool::new(false));

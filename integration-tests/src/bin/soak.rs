@@ -1,0 +1,11 @@
+//! `make soak`.
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    integration_tests::programs::soak::main()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() -> Result<(), &'static str> {
+    Err("it needs Linux")
+}
