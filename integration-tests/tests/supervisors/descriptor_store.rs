@@ -2,7 +2,7 @@
 //! notices. The keys of its session tickets are beside them, so that sessions of TLS resume.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
