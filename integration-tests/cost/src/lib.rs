@@ -237,7 +237,8 @@ fn instructions(file: &Path, write: bool, only: &str, keep: Option<PathBuf>) -> 
     }
     if rose {
         println!(
-            "cost: a request costs more than 3 % above what {} says; --keep shows where, `make cost` writes it down",
+            "cost: a request costs more than 3 % above what {} says; --keep shows where, `make cost` writes it \
+             down",
             file.display()
         );
     }

@@ -41,6 +41,13 @@ impl Facts {
     }
 }
 
+/// The children of its main thread: none if it does not run any more.
+#[must_use]
+pub fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
 /// How often all of its threads went to sleep, so far; `None` if there is no such process.
 pub(super) fn sleeps(pid: u32) -> Option<u64> {
     let of = |task: fs::DirEntry| -> Option<u64> {

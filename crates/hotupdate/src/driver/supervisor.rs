@@ -291,7 +291,10 @@ impl Supervisor {
 /// Waits until what was said last is taken; not for ever, since this process has nothing else left to do.
 async fn hears(whom: &str, heard: impl Future<Output = ()>, write: Duration) {
     if timeout(write, heard).await.is_err() {
-        tracing::warn!(waited = ?write, "{whom} does not take the last words of this process (deadline `write`)");
+        tracing::warn!(
+            waited = ?write,
+            "{whom} does not take the last words of this process (deadline `write`)"
+        );
     }
 }
 
@@ -606,7 +609,8 @@ impl Driver {
             tracing::warn!(
                 pid,
                 waited = ?self.settings.timing.confirm,
-                "systemd has not confirmed which process is the main one (deadline `confirm`); this process ends"
+                "systemd has not confirmed which process is the main one (deadline `confirm`); this process \
+                 ends"
             );
             self.settle_main(Event::Unconfirmed);
         }
