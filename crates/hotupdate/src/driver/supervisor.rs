@@ -432,6 +432,10 @@ impl Driver {
                 let is_new = self.supervisor.heir.as_ref().is_none_or(|heir| heir.pid != pid);
                 let is_near = self.supervisor.watch_heir(pid, &place);
                 self.supervise(Event::ServedBy { pid, place, is_near, is_established });
+                // It said so and died: its end is not going to be seen.
+                if self.supervisor.heir.as_ref().is_some_and(Heir::was_gone) {
+                    self.supervise(Event::HeirEnded);
+                }
                 // It came when another process served, or none was known.
                 if let Some(signal) = self.supervisor.told_to_stop.filter(|_| is_new) {
                     self.supervisor.pass_on(signal);
