@@ -273,8 +273,8 @@ impl Incumbent {
         use Message as M;
         match (state, event) {
             // It was asked too late; or a process believes that this one may serve again, because the word
-            // that it cannot has crossed that one's, or died with another process. It may be gone and stay for its
-            // supervisor.
+            // that it cannot has crossed that one's, or died with another process. One that is gone may stay
+            // for its supervisor.
             (
                 state @ (State::Retired { .. } | State::Gone),
                 Event::Message(M::Resume { .. } | M::Serves { is_established: false, .. }),
