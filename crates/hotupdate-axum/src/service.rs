@@ -17,6 +17,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
 use hotupdate::connections::{BodyDemand, ConnectionActivity};
 use http::header::{CONNECTION, UPGRADE};
+use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -158,20 +159,19 @@ impl ConnectionContext {
         // Boxed, so that `app` need not be `Unpin` for its connection to be taken apart.
         let (context, app) = (Arc::new(self), Box::new(app));
         service_fn(move |request: Request<Incoming>| {
-            let (version, upgrade) = (request.version(), Upgrade::asked_for(&request));
-            let in_flight = Some(InFlight::begin(&context));
-            let mut request = request.map(|body| {
-                // Of a stream of HTTP/2 it takes a lock to know whether it has ended.
-                if is_empty(&body) && http_body::Body::is_end_stream(&body) {
-                    Body::empty()
-                } else {
-                    Body::new(Demanded { body, demand: Some(context.activity.body_demand()) })
-                }
-            });
+            let (mut head, body) = request.into_parts();
+            let (version, upgrade) = (head.version, Upgrade::asked_for(&head));
             if context.extends() {
-                context.extend(request.extensions_mut());
+                context.extend(&mut head.extensions);
             }
-            let answer = S::clone(&app).answer(request, Sealed);
+            let in_flight = Some(InFlight::begin(&context));
+            // Of a stream of HTTP/2 it takes a lock to know whether it has ended.
+            let body = if is_empty(&body) && http_body::Body::is_end_stream(&body) {
+                Body::empty()
+            } else {
+                Body::new(Demanded { body, demand: Some(context.activity.body_demand()) })
+            };
+            let answer = S::clone(&app).answer(Request::from_parts(head, body), Sealed);
             Answer { answer, version, upgrade, in_flight }
         })
     }
@@ -287,10 +287,10 @@ enum Upgrade {
 
 impl Upgrade {
     #[inline]
-    fn asked_for<B>(request: &Request<B>) -> Option<Self> {
+    fn asked_for(head: &Parts) -> Option<Self> {
         // hyper puts it there if the client asks, and to look is cheaper than to search the header fields.
-        request.extensions().get::<OnUpgrade>()?;
-        Self::to(request.method(), request.headers())
+        head.extensions.get::<OnUpgrade>()?;
+        Self::to(&head.method, &head.headers)
     }
 
     fn to(method: &Method, headers: &HeaderMap) -> Option<Self> {
