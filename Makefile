@@ -108,7 +108,7 @@ crash: ## a fault at each system call of a handoff, one run for each; and kills 
 	$(CARGO) run --bin crash -- all --speaks http2
 	$(CARGO) run --bin crash -- tls
 
-PUBLISHED = hotupdate-proto hotupdate-h2 hotupdate hotupdate-tls hotupdate-axum hotctl
+PUBLISHED = hotupdate-proto hotupdate-h2 hotupdate-heap hotupdate hotupdate-tls hotupdate-axum hotctl
 
 # The files are in .cargo/mutants.toml. Each is tested by its own crate alone: what only whole processes would notice
 # is a test that is missing. Only the programs that test a file are built, for there are hundreds of mutants. Each part

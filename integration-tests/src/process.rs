@@ -22,7 +22,10 @@ mod operator;
 pub use operator::{Operator, Outcome, hotctl, spawn_hotctl};
 
 mod facts;
-pub use facts::Facts;
+pub use facts::{Facts, children};
+
+mod sockets;
+pub use sockets::{free_address, listening_inode};
 
 pub mod needs;
 

@@ -126,10 +126,19 @@ impl Steady {
     /// Whether bytes of an answer come by then, or the end of the connection.
     fn is_readable_until(&self, until: Instant) -> io::Result<bool> {
         let wait = until.saturating_duration_since(Instant::now());
-        // Zero would mean "for ever" (socket(7)).
-        self.stream.set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
-        let peeked = self.stream.peek(&mut [0]);
-        self.stream.set_read_timeout(Some(PATIENCE))?;
+        // The shortest timeout is a tick of the kernel's clock, which thousands of clients cannot wait for one
+        // after the other. Zero would mean "for ever" (socket(7)).
+        let peeked = if wait.is_zero() {
+            self.stream.set_nonblocking(true)?;
+            let peeked = self.stream.peek(&mut [0]);
+            self.stream.set_nonblocking(false)?;
+            peeked
+        } else {
+            self.stream.set_read_timeout(Some(wait))?;
+            let peeked = self.stream.peek(&mut [0]);
+            self.stream.set_read_timeout(Some(PATIENCE))?;
+            peeked
+        };
         match peeked {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             _ => Ok(true),
@@ -183,8 +192,8 @@ pub enum Fate {
 /// Asks on every connection, and tells which process answers until the time is over; `Connection: close` is
 /// an answer too.
 pub fn ask_all(clients: &mut [Steady], within: Duration) -> Vec<Fate> {
-    let sent: Vec<_> = clients.iter_mut().map(Steady::ask).collect();
     let until = Instant::now() + within;
+    let sent: Vec<_> = clients.iter_mut().map(Steady::ask).collect();
     let fate = |(client, sent): (&mut Steady, anyhow::Result<()>)| {
         if sent.is_err() {
             return Fate::Ended;

@@ -246,8 +246,8 @@ mod tests {
         assert_eq!(failure.exit, Exit::Refused);
         let uid = rustix::process::geteuid().as_raw();
         let said = format!(
-            "not allowed to connect to {} (Permission denied: {} belongs to uid {uid}, mode 0700); be the user that \
-             owns the service, or root",
+            "not allowed to connect to {} (Permission denied: {} belongs to uid {uid}, mode 0700); be the user \
+             that owns the service, or root",
             path.display(),
             folder.path().display()
         );

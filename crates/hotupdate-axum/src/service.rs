@@ -165,7 +165,8 @@ impl ConnectionContext {
                 context.extend(&mut head.extensions);
             }
             let in_flight = Some(InFlight::begin(&context));
-            let body = if http_body::Body::is_end_stream(&body) {
+            // Of a stream of HTTP/2 it takes a lock to know whether it has ended.
+            let body = if is_empty(&body) && http_body::Body::is_end_stream(&body) {
                 Body::empty()
             } else {
                 Body::new(Demanded { body, demand: Some(context.activity.body_demand()) })
@@ -367,7 +368,7 @@ impl http_body::Body for Demanded {
         match frame {
             Poll::Pending => demand.wanted(),
             Poll::Ready(None | Some(Err(_))) => self.finish(),
-            Poll::Ready(_) if self.body.is_end_stream() => self.finish(),
+            Poll::Ready(_) if is_empty(&self.body) => self.finish(),
             Poll::Ready(_) => demand.satisfied(),
         }
         frame
@@ -380,6 +381,12 @@ impl http_body::Body for Demanded {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// Whether nothing more of a body comes, as far as its length says it.
+#[inline]
+fn is_empty(body: &Incoming) -> bool {
+    http_body::Body::size_hint(body).upper() == Some(0)
 }
 
 impl Demanded {

@@ -222,7 +222,7 @@ impl Follow for FromClient<'_> {
 pub(crate) struct FromServer<'a>(pub(crate) &'a mut Connection);
 
 impl Follow for FromServer<'_> {
-    #[inline]
+    #[inline(always)]
     fn head(&mut self, head: Head) -> Want {
         let Self(connection) = self;
         match head.kind {

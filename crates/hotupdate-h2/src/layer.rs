@@ -23,6 +23,9 @@ pub struct Layer<T> {
     shared: Arc<Mutex<Shared<T>>>,
     /// Asked for before each write, and always the same.
     is_write_vectored: bool,
+    /// Nothing was written since the last flush, neither by hyper nor here. hyper flushes more often than it
+    /// writes.
+    is_flushed: bool,
 }
 
 /// The other end of a [`Layer`]: it says whether the connection can move, and takes it.
@@ -103,7 +106,7 @@ impl<T: AsyncWrite> Layer<T> {
             mover: None,
         };
         let shared = Arc::new(Mutex::new(shared));
-        (Self { shared: shared.clone(), is_write_vectored }, Handle { shared })
+        (Self { shared: shared.clone(), is_write_vectored, is_flushed: false }, Handle { shared })
     }
 }
 
@@ -428,13 +431,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
     // Into the code of the caller, as all of a read that finds nothing: of four that hyper begins for a request
     // three end there.
     #[inline(always)]
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.core.is_plain()
-            && let Some(read) = self.poll_read_through(cx, buf)
-        {
-            return read;
-        }
-        self.poll_read_apart(cx, buf)
+    fn poll_read_plainly(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Option<Poll<io::Result<()>>> {
+        if self.core.is_plain() { self.poll_read_through(cx, buf) } else { None }
     }
 
     /// hyper hears what the client sends as it is, and that is followed. `None` if the client has closed, or
@@ -516,7 +518,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
                 return Poll::Ready(Ok(()));
             }
             let mut read = ReadBuf::uninit(&mut waste);
-            match self.poll_read(cx, &mut read)? {
+            let plainly = self.poll_read_plainly(cx, &mut read);
+            match plainly.unwrap_or_else(|| self.poll_read_apart(cx, &mut read))? {
                 Poll::Ready(()) if read.filled().is_empty() => return Poll::Ready(Ok(())),
                 Poll::Pending if self.core.waits_for_room() || self.relay.is_some() => return Poll::Pending,
                 // What has come may have been the room.
@@ -529,8 +532,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Layer<T> {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let shared = &mut *lock(&self.shared);
-        let read = shared.poll_read(cx, buf);
+        let Self { shared, is_flushed, .. } = self.get_mut();
+        let shared = &mut *lock(shared);
+        let read = match shared.poll_read_plainly(cx, buf) {
+            Some(read) => read,
+            None => {
+                *is_flushed = false;
+                shared.poll_read_apart(cx, buf)
+            }
+        };
         shared.waits = read.is_pending();
         shared.notice();
         read
@@ -549,7 +559,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Layer<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut shared = lock(&self.shared);
+        let Self { shared, is_flushed, .. } = self.get_mut();
+        *is_flushed = false;
+        let mut shared = lock(shared);
         let written = shared.poll_write_vectored(cx, bufs);
         shared.notice();
         written
@@ -562,12 +574,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Layer<T> {
 
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shared = &mut *lock(&self.shared);
+        let Self { shared, is_flushed, .. } = self.get_mut();
+        if *is_flushed {
+            return Poll::Ready(Ok(()));
+        }
+        let shared = &mut *lock(shared);
         shared.exchange(cx);
         ready!(shared.poll_send(cx))?;
         ready!(Pin::new(&mut shared.io).poll_flush(cx))?;
         shared.unflushed = false;
         shared.notice();
+        *is_flushed = shared.core.is_plain();
         Poll::Ready(Ok(()))
     }
 

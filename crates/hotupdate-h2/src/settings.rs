@@ -71,11 +71,13 @@ pub struct Settings {
 
 impl Settings {
     /// What holds: what was announced last, or the default of RFC 9113. No limit is `u32::MAX`.
+    #[inline]
     pub fn value(&self, setting: Setting) -> u32 {
         self.announced(setting).unwrap_or(setting.default_value())
     }
 
     /// `None` if it was never announced.
+    #[inline]
     pub fn announced(&self, setting: Setting) -> Option<u32> {
         Setting::ALL.iter().position(|one| *one == setting).and_then(|place| self.announced[place])
     }

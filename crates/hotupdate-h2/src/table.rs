@@ -234,7 +234,8 @@ impl Table {
         Ok(at)
     }
 
-    #[inline]
+    // Into the code of the caller: what only follows the table has no use for the name.
+    #[inline(always)]
     fn name<'a>(&self, block: &'a [u8], at: &mut usize, bits: u32) -> Result<NameOf<'a>, Malformed> {
         match integer(block, at, bits)? {
             0 => Ok(NameOf::Literal(&block[string(block, at)?])),

@@ -115,7 +115,7 @@ pub enum Refusal {
         wait_ms: u64,
     },
     /// The caller may not.
-    #[error("not allowed: uid {uid} is neither the owner of the service, nor root, nor listed")]
+    #[error("not allowed: uid {uid} is neither the owner of the service, nor root, nor in its `allow_uid`")]
     NotAllowed {
         /// The caller's user id.
         uid: u32,

@@ -272,6 +272,16 @@ impl Incumbent {
     fn step(&mut self, now: Instant, state: State, event: Event, out: &mut Vec<Effect>) -> State {
         use Message as M;
         match (state, event) {
+            // It was asked too late; or a process believes that this one may serve again, because the word
+            // that it cannot has crossed that one's, or died with another process. One that is gone may stay
+            // for its supervisor.
+            (
+                state @ (State::Retired { .. } | State::Gone),
+                Event::Message(M::Resume { .. } | M::Serves { is_established: false, .. }),
+            ) => {
+                out.push(Effect::Send(M::LetGo));
+                state
+            }
             (State::Gone, _) => State::Gone,
 
             // ---- before the commit: nothing of ours has stopped ---------------------------------------
@@ -363,11 +373,6 @@ impl Incumbent {
                 if let State::Probation { .. } = state {
                     out.push(Effect::Rebound(file));
                 }
-                state
-            }
-            // It was asked too late; what it was told then may have crossed the question.
-            (state @ State::Retired { .. }, Event::Message(M::Resume { .. })) => {
-                out.push(Effect::Send(M::LetGo));
                 state
             }
             (State::Retired { drain, .. }, Event::Closed(_)) => {

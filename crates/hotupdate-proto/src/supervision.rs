@@ -250,7 +250,12 @@ impl Supervision {
                 }
             }
             Event::Farewell => self.heir.iter_mut().for_each(|heir| heir.stops = true),
-            Event::HeirEnded => self.heir.iter_mut().for_each(|heir| heir.has_ended = true),
+            Event::HeirEnded => {
+                self.heir.iter_mut().for_each(|heir| heir.has_ended = true);
+                // What the manager was told of it is worth nothing: it does not take a dead process for the
+                // service. Another one may take over and say so.
+                self.main = Main::Untold;
+            }
             Event::Confirmed(pid) if self.main == Main::Named(pid) => {
                 self.main = Main::Settled;
                 // The manager may hear the main process only.
@@ -370,6 +375,20 @@ mod tests {
         assert_eq!(old.ending(true, true), Ending::StaysForManager);
         assert!(old.handle(Event::Confirmed(7)).is_empty(), "of another process");
         assert_eq!(old.handle(Event::Confirmed(1001)), [Effect::TellMain(1001)]);
+        assert_eq!(old.ending(true, true), Ending::Leaves);
+    }
+
+    /// The manager does not take a dead process for the service, and answers all the same.
+    #[test]
+    fn the_old_one_stays_when_the_new_one_died_before_the_manager_knew() {
+        let mut old = process(1000);
+        old.handle(Event::Succeeded { is_told: true });
+        assert_eq!(old.handle(served_by(1001, true)), [Effect::NameMain(1001)]);
+        old.handle(Event::HeirEnded);
+        assert!(old.handle(Event::Confirmed(1001)).is_empty(), "of a process that is dead");
+        assert_eq!(old.ending(true, true), Ending::StaysForManager, "another one is about to serve");
+        assert_eq!(old.handle(served_by(1002, true)), [Effect::NameMain(1002)]);
+        assert_eq!(old.handle(Event::Confirmed(1002)), [Effect::TellMain(1002)]);
         assert_eq!(old.ending(true, true), Ending::Leaves);
     }
 

@@ -180,7 +180,7 @@ impl Builder {
     /// let mut hot = hotupdate::builder("/run/hello/control.sock").runs_as_uid(NOBODY).join().await?;
     /// let http = hot.tcp("http", "0.0.0.0:80").await?;
     /// let hot = hot.ready().await?;
-    /// // From here on as the user `nobody`, for example with `nix::unistd::setuid`, which does so for all threads.
+    /// // From here on as the user `nobody`, for example with `nix::unistd::setuid`: it is for all threads.
     /// # Ok(())
     /// # }
     /// ```

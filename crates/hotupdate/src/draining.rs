@@ -21,8 +21,8 @@ enum State {
     Draining {
         /// The process that serves was told of every connection that is left.
         rows_sent: bool,
-        /// It was said that only tasks are left.
-        tasks_logged: bool,
+        /// No connection is left, and that has been said.
+        connections_gone: bool,
     },
     /// Nothing is open.
     Drained,
@@ -36,6 +36,17 @@ pub(crate) struct Drain {
     last_progress: Option<Progress>,
     /// What becomes of the service, once this process has let go of it.
     afterwards: Option<Afterwards>,
+}
+
+/// What a drain has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It is time to tell the process that serves how it goes.
+    Progress,
+    /// The last connection is gone; tasks may still run.
+    ConnectionsGone,
+    /// Nothing is open any more, and no task runs.
+    Drained,
 }
 
 /// What the process that serves is told, again and again.
@@ -73,7 +84,7 @@ impl Drain {
         let (grace, spread) = (grace.min(whole / 4), spread.min(whole / 2));
         let begins = !self.is_draining();
         if begins {
-            self.state = State::Draining { rows_sent: false, tasks_logged: false };
+            self.state = State::Draining { rows_sent: false, connections_gone: false };
             self.interval.reset();
         }
         connections.set_phase(Phase::Draining(Plan { since, until, grace, spread, hold: timing.drain_hold }));
@@ -113,14 +124,31 @@ impl Drain {
         matches!(self.afterwards, Some(Afterwards::ServedBy(_)))
     }
 
-    /// Waits for the next moment of which the process that serves is told: `true` when nothing is open any
-    /// more and no task runs. Safe to cancel.
-    pub(crate) async fn next(&mut self, connections: &Connections, tasks: &Tasks) -> bool {
-        let State::Draining { .. } = self.state else { return std::future::pending().await };
+    /// Whether this process still holds what it serves with, and may serve again.
+    pub(crate) fn is_in_probation(&self) -> bool {
+        self.is_draining() && self.afterwards.is_none()
+    }
+
+    /// Waits for what the drain comes to next. Safe to cancel.
+    pub(crate) async fn next(&mut self, connections: &Connections, tasks: &Tasks) -> Step {
+        let State::Draining { connections_gone, .. } = self.state else {
+            return std::future::pending().await;
+        };
         tokio::select! {
             biased;
-            () = nothing_left(connections, tasks) => true,
-            _ = self.interval.tick() => false,
+            () = connections.wait_until_empty(), if !connections_gone => Step::ConnectionsGone,
+            () = nothing_left(connections, tasks) => Step::Drained,
+            _ = self.interval.tick() => Step::Progress,
+        }
+    }
+
+    /// No connection is left.
+    pub(crate) fn connections_gone(&mut self, tasks: &[String]) {
+        if let State::Draining { connections_gone, .. } = &mut self.state {
+            *connections_gone = true;
+        }
+        if !tasks.is_empty() {
+            tracing::info!(?tasks, "no connection is left, and tasks are still running");
         }
     }
 
@@ -142,13 +170,6 @@ impl Drain {
         let closed = connections.take_closed();
         if self.last_progress.as_ref() == Some(&now) && closed.is_empty() {
             return None;
-        }
-        if let State::Draining { tasks_logged, .. } = &mut self.state
-            && now.connections.open() == 0
-            && !now.tasks.is_empty()
-            && !std::mem::replace(tasks_logged, true)
-        {
-            tracing::info!(tasks = ?now.tasks, "no connection is left, and tasks are still running");
         }
         self.last_progress = Some(now.clone());
         Some((now, closed))
@@ -243,9 +264,12 @@ mod tests {
         let (mut drain, tasks) = (Drain::new(), Tasks::default());
         let guard = tasks.begin("report");
         drain.begin(&connections, &Timing::default(), until(), true);
-        assert!(!drain.next(&connections, &tasks).await, "a moment to tell of it");
+        assert_eq!(drain.next(&connections, &tasks).await, Step::ConnectionsGone);
+        assert_eq!(drain.next(&connections, &tasks).await, Step::ConnectionsGone, "until it is taken");
+        drain.connections_gone(&["report".to_owned()]);
+        assert_eq!(drain.next(&connections, &tasks).await, Step::Progress, "a moment to tell of it");
         drop(guard);
-        assert!(drain.next(&connections, &tasks).await);
+        assert_eq!(drain.next(&connections, &tasks).await, Step::Drained);
         drain.drained();
         let over = tokio::time::timeout(Duration::ZERO, drain.next(&connections, &tasks));
         assert!(over.await.is_err(), "once");

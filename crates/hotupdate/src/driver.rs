@@ -75,7 +75,7 @@ use crate::application::{Application, FromApplication};
 use crate::connections::Connections;
 use crate::control::Ownership;
 use crate::control::session::Request;
-use crate::draining::Drain;
+use crate::draining::{Drain, Step};
 use crate::error::{Error, ErrorKind};
 use crate::lifecycle::Lifecycle;
 use crate::link::channel::Receiver;
@@ -156,8 +156,7 @@ enum Wake {
     Done(TaskResult),
     Supervisor(Call),
     Deadline,
-    Progress,
-    Drained,
+    Drain(Step),
     Counted,
 }
 
@@ -226,7 +225,7 @@ impl Driver {
             request = operators.next() => Wake::Request(request),
             call = supervisor.next() => Wake::Supervisor(call),
             () = until(deadline) => Wake::Deadline,
-            drained = drain.next(connections, &tasks) => if drained { Wake::Drained } else { Wake::Progress },
+            step = drain.next(connections, &tasks) => Wake::Drain(step),
             () = pace.next(connections) => Wake::Counted,
         }
     }
@@ -252,8 +251,9 @@ impl Driver {
             Wake::Done(done) => self.done(done).await,
             Wake::Supervisor(call) => self.called(call).await,
             Wake::Deadline => self.tick().await,
-            Wake::Progress => self.send_progress().await,
-            Wake::Drained => self.drained().await,
+            Wake::Drain(Step::Progress) => self.send_progress().await,
+            Wake::Drain(Step::ConnectionsGone) => self.connections_gone(),
+            Wake::Drain(Step::Drained) => self.drained().await,
             Wake::Counted => self.show_counts(),
         }
     }

@@ -36,7 +36,8 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DIR")]
     pub(crate) tls: Option<PathBuf>,
 
-    /// The control socket [default: $HOTUPDATE_SOCKET, or tonic-greeter/control.sock in /run or $XDG_RUNTIME_DIR]
+    /// The control socket [default: $HOTUPDATE_SOCKET, or tonic-greeter/control.sock in /run or
+    /// $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 

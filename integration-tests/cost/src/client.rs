@@ -27,6 +27,8 @@ pub(crate) enum Request {
     Hello,
     /// `POST /json` with a body of 1 KiB, which comes back.
     Json,
+    /// `POST /echo` with a body of 100 kB, which comes back.
+    Large,
     /// `GET /part`: the end of a part of what is counted.
     Part,
 }
@@ -93,15 +95,17 @@ impl Client {
         let mut bytes = Vec::new();
         if stream == 1 {
             bytes.extend_from_slice(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-            frame(&mut bytes, frames::SETTINGS, 0, 0, &[]);
+            frame(&mut bytes, frames::SETTINGS, 0, 0, &frames::ROOM_FOR_AN_ANSWER);
             // For all answers of the connection together.
             frame(&mut bytes, frames::WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes());
         }
         let (head, body) = http2_request(request);
         let end = if body.is_empty() { frames::END_STREAM } else { 0 };
         frame(&mut bytes, frames::HEADERS, frames::END_HEADERS | end, stream, &head);
-        if !body.is_empty() {
-            frame(&mut bytes, frames::DATA, frames::END_STREAM, stream, &body);
+        let mut pieces = body.chunks(frames::LONGEST).peekable();
+        while let Some(piece) = pieces.next() {
+            let end = if pieces.peek().is_none() { frames::END_STREAM } else { 0 };
+            frame(&mut bytes, frames::DATA, end, stream, piece);
         }
         self.stream.write_all(&bytes)?;
         let mut answered = false;
@@ -150,6 +154,8 @@ impl Client {
 /// Of RFC 9113, section 6.
 mod frames {
     pub(super) const HEAD: usize = 9;
+    /// Bytes of a payload, as long as nothing else is said.
+    pub(super) const LONGEST: usize = 16_384;
     pub(super) const DATA: u8 = 0;
     pub(super) const HEADERS: u8 = 1;
     pub(super) const SETTINGS: u8 = 4;
@@ -157,6 +163,8 @@ mod frames {
     pub(super) const ACK: u8 = 1;
     pub(super) const END_STREAM: u8 = 1;
     pub(super) const END_HEADERS: u8 = 4;
+    /// `SETTINGS_INITIAL_WINDOW_SIZE` of 1 MiB.
+    pub(super) const ROOM_FOR_AN_ANSWER: [u8; 6] = [0, 4, 0, 0x10, 0, 0];
 }
 
 fn frame(bytes: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
@@ -172,12 +180,11 @@ fn http1_request(request: Request) -> Vec<u8> {
     match request {
         Request::Hello => format!("GET / HTTP/1.1\r\n{end}\r\n"),
         Request::Part => format!("GET /part HTTP/1.1\r\n{end}\r\n"),
-        Request::Json => {
-            let body = json();
+        Request::Json | Request::Large => {
+            let (path, kind, body) = posted(request);
             let length = body.len();
             format!(
-                "POST /json HTTP/1.1\r\n{end}content-type: application/json\r\ncontent-length: {length}\r\n\r\n\
-                 {body}"
+                "POST {path} HTTP/1.1\r\n{end}content-type: {kind}\r\ncontent-length: {length}\r\n\r\n{body}"
             )
         }
     }
@@ -199,18 +206,22 @@ fn http2_request(request: Request) -> (Vec<u8>, Vec<u8>) {
             (head, Vec::new())
         }
         Request::Part => unreachable!("parts are ended over HTTP/1.1"),
-        Request::Json => {
-            let body = json();
+        Request::Json | Request::Large => {
+            let (path, kind, body) = posted(request);
             head.push(0x83); // :method POST
-            literal(&mut head, &[0x04], "/json");
-            literal(&mut head, &[0x0f, 0x10], "application/json"); // content-type
+            literal(&mut head, &[0x04], path);
+            literal(&mut head, &[0x0f, 0x10], kind); // content-type
             literal(&mut head, &[0x0f, 0x0d], &body.len().to_string()); // content-length
             (head, body.into_bytes())
         }
     }
 }
 
-/// 1 KiB.
-fn json() -> String {
-    format!("[\"{}\"]", "0123456789".repeat(102))
+/// Where to, of which type, and what.
+fn posted(request: Request) -> (&'static str, &'static str, String) {
+    match request {
+        Request::Large => ("/echo", "text/plain", "0123456789".repeat(10_000)),
+        // 1 KiB.
+        _ => ("/json", "application/json", format!("[\"{}\"]", "0123456789".repeat(102))),
+    }
 }

@@ -110,19 +110,21 @@ struct Case {
     fresh: bool,
 }
 
-const CASES: [Case; 8] = {
+const CASES: [Case; 10] = {
     use Protocol::{Http1, Http2};
-    use Request::{Hello, Json};
+    use Request::{Hello, Json, Large};
     const fn case(name: &'static str, protocol: Protocol, request: Request, fresh: bool) -> Case {
         Case { name, protocol, request, fresh }
     }
     [
         case("http1-kept-hello", Http1, Hello, false),
         case("http1-kept-json", Http1, Json, false),
+        case("http1-kept-large", Http1, Large, false),
         case("http1-fresh-hello", Http1, Hello, true),
         case("http1-fresh-json", Http1, Json, true),
         case("http2-kept-hello", Http2, Hello, false),
         case("http2-kept-json", Http2, Json, false),
+        case("http2-kept-large", Http2, Large, false),
         case("http2-fresh-hello", Http2, Hello, true),
         case("http2-fresh-json", Http2, Json, true),
     ]
@@ -133,6 +135,8 @@ impl Case {
     fn count(self, server: SocketAddr, parts: &mut Parts) -> anyhow::Result<f64> {
         let Self { name, protocol, request, fresh } = self;
         let mut kept = Client::connect(server, protocol)?;
+        // Before that a client does not know how much it may send.
+        kept.ask(Request::Hello)?;
         let mut ask = |times: u32| -> anyhow::Result<()> {
             for _ in 0..times {
                 if fresh {
@@ -233,7 +237,8 @@ fn instructions(file: &Path, write: bool, only: &str, keep: Option<PathBuf>) -> 
     }
     if rose {
         println!(
-            "cost: a request costs more than 3 % above what {} says; --keep shows where, `make cost` writes it down",
+            "cost: a request costs more than 3 % above what {} says; --keep shows where, `make cost` writes it \
+             down",
             file.display()
         );
     }

@@ -6,6 +6,7 @@ use std::hint::black_box;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use axum::body::Bytes;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::TcpListener;
@@ -31,6 +32,7 @@ pub(crate) async fn serve(folder: &Path, say: impl FnOnce(Addresses)) -> anyhow:
     let app = Router::new()
         .route("/", get(|| async { "hello" }))
         .route("/json", post(|Json(body): Json<Vec<String>>| async move { Json(body) }))
+        .route("/echo", post(|body: Bytes| async move { body }))
         .route("/part", get(|| async { end_of_a_part() }));
     // In a process that has never had a second thread glibc leaves things out, and one may come at any
     // moment.

@@ -14,6 +14,8 @@ pub struct Facts {
     pub threads: usize,
     /// Resident memory (`VmRSS`), in KiB.
     pub rss_kib: u64,
+    /// What of it no file is behind, which is heaps and stacks (`RssAnon`), in KiB.
+    pub heap_kib: u64,
     /// The id of its session.
     pub session: u32,
     /// Processor time used so far, user and system.
@@ -31,11 +33,19 @@ impl Facts {
         Some(Self {
             fds: fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count(),
             threads: fs::read_dir(format!("/proc/{pid}/task")).ok()?.count(),
-            rss_kib: resident(pid)?,
+            rss_kib: resident(pid, "VmRSS:")?,
+            heap_kib: resident(pid, "RssAnon:")?,
             session: u32::try_from(number(6)?).ok()?,
             cpu: Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second()).ok()?,
         })
     }
+}
+
+/// The children of its main thread: none if it does not run any more.
+#[must_use]
+pub fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// How often all of its threads went to sleep, so far; `None` if there is no such process.
@@ -68,9 +78,9 @@ fn after_name(stat: &str) -> Vec<&str> {
     stat.rsplit_once(')').map(|(_, fields)| fields.split_whitespace().collect()).unwrap_or_default()
 }
 
-fn resident(pid: u32) -> Option<u64> {
+fn resident(pid: u32, what: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(what))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 use super::announced::Announced;
 use super::announcement::{Drained, Serving};
-use super::eventually::eventually;
+use super::eventually::{SOON, eventually};
 
 /// The variable that every process of a sandbox inherits.
 const MARK: &str = "HOTUPDATE_TEST_SANDBOX";
@@ -112,6 +112,19 @@ impl Sandbox {
     #[must_use]
     pub fn servings(&self) -> Vec<Serving> {
         self.announced().servings.clone()
+    }
+
+    /// Waits for the `serving …` line of this generation. Its process id is that of its own namespace.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come.
+    #[must_use]
+    #[track_caller]
+    pub fn wait_generation(&self, generation: u64) -> Serving {
+        eventually(&format!("generation {generation} serves"), SOON, || {
+            self.servings().into_iter().find(|serving| serving.generation == generation)
+        })
     }
 
     /// Every `drained …` line so far, by generation.

@@ -1,6 +1,6 @@
 //! `make demo`: a service is replaced ten times under load, and clients notice nothing.
 //!
-//! Deliberately absent: options for the load. It is the same for everybody, so that numbers can be compared.
+//! Deliberately absent: options for the load. It is the same on each machine, so that numbers can be compared.
 
 use std::io::{self, Write};
 use std::panic;

@@ -88,7 +88,7 @@ struct Heard {
     pids: Vec<u64>,
 }
 
-/// Talks until told to stop, then says `over` and listens until everybody has said so.
+/// Talks until told to stop, then says `over` and listens until every member has said so.
 async fn talk(talk: &Talk, number: usize) -> anyhow::Result<Heard> {
     let mut socket = connect(talk.address, &format!("/chat?name=member{number}")).await?;
     let (mut heard, mut said, mut echoed, mut over) = (Heard::default(), 0, 0, 0);
@@ -127,11 +127,11 @@ async fn talk(talk: &Talk, number: usize) -> anyhow::Result<Heard> {
     Ok(heard)
 }
 
-/// Everybody hears everything exactly once, and in the same order.
+/// Every member hears everything exactly once, and in the same order.
 fn judge(all: &[Heard]) -> anyhow::Result<usize> {
     let first = &all[0].messages;
     for (number, heard) in all.iter().enumerate() {
-        // Everybody hears the history too, so all hear the same.
+        // A member hears the history too, so all hear the same.
         let differs = first.iter().zip(&heard.messages).find(|(ours, theirs)| ours != theirs);
         ensure!(differs.is_none(), "member {number} has heard something else: {differs:?}");
         ensure!(first.len() == heard.messages.len(), "member {number} has heard {}", heard.messages.len());

@@ -13,7 +13,7 @@ use integration_tests::process::needs::{NAMESPACES, ROOT, USER_NAMESPACES, have}
 use integration_tests::process::{Exit, binary};
 use rustix::process::Signal;
 
-use integration_tests::{SOON, Sandbox, Service, Serving, Status, eventually, hotctl};
+use integration_tests::{SOON, Sandbox, Service, Status, eventually, hotctl};
 
 /// A command line with words before it, as a shell would have it.
 fn arguments(before: &[&str], program: &Path, after: &[String]) -> Vec<String> {
@@ -25,13 +25,6 @@ fn start<'a>(sandbox: &'a Sandbox, before: &[&str], version: &str) -> Service<'a
     let server = Service::arguments(sandbox, version, &["--probation", "1"]);
     let all = arguments(&before[1..], &binary("axum-server"), &server);
     Service::spawn(sandbox, Path::new(before[0]), &all)
-}
-
-/// The announcement of a generation; its pid is that of its own namespace.
-fn serving(sandbox: &Sandbox, generation: u64) -> Serving {
-    eventually(&format!("generation {generation} serves"), SOON, || {
-        sandbox.servings().into_iter().find(|serving| serving.generation == generation)
-    })
 }
 
 /// Runs `hotctl <arguments>` after these words.
@@ -64,7 +57,7 @@ fn hands_over_in(before: &[&str]) {
     let first = Service::start(&sandbox, "v1", &["--probation", "1"]);
     let at = first.wait_serving().http;
     let second = start(&sandbox, before, "v2");
-    let there = serving(&sandbox, 2);
+    let there = sandbox.wait_generation(2);
     assert_eq!(there.http, at, "the same listener");
     assert_eq!(who_answers(at).expect("it serves"), there.pid);
     first.wait_drained();
@@ -159,7 +152,7 @@ fn a_caller_that_the_user_namespace_of_the_service_does_not_map_is_refused() {
     let sandbox = Sandbox::new();
     let before = ["unshare", "--user", "--map-root-user"];
     let first = start(&sandbox, &before, "v1");
-    let at = serving(&sandbox, 1).http;
+    let at = sandbox.wait_generation(1).http;
     let program = open_to_all(&sandbox);
     let (exit, text) = hotctl_in(&sandbox, &NOBODY, &program, &["status"]);
     assert!(matches!(exit, Exit::Status(1)), "{exit:?}\n{text}");
@@ -233,7 +226,7 @@ fn another_user_cannot_succeed() {
     let text = sandbox.transcript();
     assert!(matches!(exit, Exit::Status(code) if code != 0), "{exit:?}\n{text}");
     assert!(
-        text.contains("not allowed: uid 65534 is neither the owner of the service, nor root, nor listed"),
+        text.contains("not allowed: uid 65534 is neither the owner of the service, nor root, nor in its"),
         "{text}"
     );
     assert_eq!(who_answers(at).expect("it serves on"), first.pid());

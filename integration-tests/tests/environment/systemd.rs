@@ -9,14 +9,8 @@ use std::path::Path;
 
 use integration_tests::client::who_answers;
 use integration_tests::process::needs::{SOCKET_ACTIVATE, have};
-use integration_tests::process::{binary, eventually};
+use integration_tests::process::{binary, eventually, free_address};
 use integration_tests::{Handover, SOON, Sandbox, Service, Serving, Status, Way};
-
-/// An address that was free a moment ago.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("some port is free");
-    listener.local_addr().expect("a bound socket has an address")
-}
 
 /// Where the listener `http` of the serving process comes from.
 fn origin(sandbox: &Sandbox) -> String {

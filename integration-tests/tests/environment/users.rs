@@ -142,7 +142,10 @@ fn another_user_takes_over_where_both_versions_say_so() {
     second.wait_drained();
     let (exit, text) = place.hotctl(ONE, &["status"]);
     assert!(matches!(exit, Exit::Status(1)), "{exit:?}\n{text}");
-    assert!(text.contains("uid 20001 is neither the owner of the service, nor root, nor listed"), "{text}");
+    assert!(
+        text.contains("uid 20001 is neither the owner of the service, nor root, nor in its `allow_uid`"),
+        "{text}"
+    );
     place.hotctl_succeeds(OTHER, &["stop"]);
     third.wait_drained();
 
@@ -232,7 +235,7 @@ fn a_user_that_may_not_even_enter_is_told_whose_directory_it_is() {
     assert_eq!(who_answers(at).expect("it serves on"), first.pid());
 }
 
-/// Started as root, it is nobody as soon as it serves, and so are the versions that it starts.
+/// Started as root, it has another user as soon as it serves, and so have the versions that it starts.
 #[test]
 fn a_service_that_drops_its_privileges_is_updated_and_stopped() {
     if !have(&[ROOT, SETPRIV]) {

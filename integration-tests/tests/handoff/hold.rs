@@ -4,14 +4,14 @@
 //! Deliberately absent: systemd, see `descriptor_store.rs`.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::time::Duration;
 
 use integration_tests::client::{InFlight, who_answers};
 use integration_tests::process::needs::{ROOT, have};
-use integration_tests::process::{Exit, Operator, binary, eventually, spawn_hotctl};
+use integration_tests::process::{Exit, Operator, binary, eventually, listening_inode, spawn_hotctl};
 use integration_tests::{Handover, SOON, Sandbox, Service, Serving, Status, Way, hotctl};
 use rustix::process::Signal;
 
@@ -56,26 +56,12 @@ fn serves_after(sandbox: &Sandbox, before: &[Serving]) -> Serving {
     })
 }
 
-/// The inode of the socket that listens there: the socket is the same as long as this is.
-#[track_caller]
-fn inode(address: SocketAddr) -> u64 {
-    const LISTEN: &str = "0A";
-    let table = fs::read_to_string("/proc/net/tcp").expect("there is /proc");
-    let port = format!(":{:04X}", address.port());
-    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let found =
-        fields.filter(|fields| fields[1].ends_with(&port) && fields[3] == LISTEN).map(|fields| fields[9]);
-    let inodes: Vec<u64> = found.filter_map(|inode| inode.parse().ok()).collect();
-    assert_eq!(inodes.len(), 1, "who listens at {address}: {inodes:?}");
-    inodes[0]
-}
-
 /// Kills the process that serves while the keeper cannot do anything about it; a client that connects
 /// meanwhile is answered later.
 #[track_caller]
 fn survives_a_kill(sandbox: &Sandbox, keeper: &Operator<'_>, before: &[Serving]) -> Serving {
     let serving = *before.last().expect("a process served");
-    let socket = inode(serving.http);
+    let socket = listening_inode(serving.http);
     keeper.process().signal(Signal::STOP);
     Service::of(sandbox, serving.pid).signal(Signal::KILL);
     eventually("no process serves", SOON, || Status::ask(&sandbox.control()).err());
@@ -83,7 +69,7 @@ fn survives_a_kill(sandbox: &Sandbox, keeper: &Operator<'_>, before: &[Serving])
     keeper.process().signal(Signal::CONT);
     let after = serves_after(sandbox, before);
     assert_eq!(client.answer().expect("a client in the queue is answered").0, after.pid);
-    assert_eq!((after.http, inode(after.http)), (serving.http, socket), "it is another socket");
+    assert_eq!((after.http, listening_inode(after.http)), (serving.http, socket), "it is another socket");
     after
 }
 

@@ -74,10 +74,10 @@ fn start<'a>(sandbox: &'a Sandbox, version: &str) -> Service<'a> {
     Service::spawn(sandbox, &binary("tcp-echo"), &arguments)
 }
 
-/// Everybody is answered by this process, on the connection that they have always had.
+/// Each client is answered by this process, on the connection that it has always had.
 #[track_caller]
 fn all_answered_by(clients: &[Client], pid: u32) {
-    eventually(&format!("everybody is answered by {pid}"), SOON, || {
+    eventually(&format!("all clients are answered by {pid}"), SOON, || {
         if clients.iter().any(|client| client.thread.is_finished()) {
             return Some(()); // with an error, which is shown at the end
         }
@@ -100,7 +100,7 @@ fn conversations_go_on_through_ten_handoffs_and_a_rollback() -> anyhow::Result<(
     all_answered_by(&clients, first.pid);
 
     for handoff in 1..=HANDOFFS {
-        // Everybody is in the middle of a conversation, not at its beginning.
+        // Each client is in the middle of a conversation, not at its beginning.
         let lines = || clients.iter().map(|client| client.seen.lines.load(Relaxed)).min().unwrap_or_default();
         let before = lines();
         eventually("everybody says more", SOON, || (lines() > before).then_some(()));

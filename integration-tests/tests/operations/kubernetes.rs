@@ -6,7 +6,7 @@
 //! test plays both.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use integration_tests::client::{InFlight, get};
 use integration_tests::load::{Load, LoadPlan};
 use integration_tests::podman::NEEDS;
 use integration_tests::process::needs::{KUBECTL, KUBERNETES_VALIDATE, NAMESPACES, have};
-use integration_tests::process::{Exit, binary};
+use integration_tests::process::{Exit, binary, free_address};
 use integration_tests::readme::repository;
 use integration_tests::{Podman, Readme, SOON, Sandbox, Service, Status, eventually};
 use rustix::process::Signal;
@@ -196,11 +196,6 @@ impl<N: Node> Rollout<N> {
         self.ends(&old);
         assert!(self.status().is_none());
     }
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("some port is free");
-    listener.local_addr().expect("a bound socket has an address")
 }
 
 // ---- processes

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use integration_tests::client::who_answers;
 use integration_tests::process::needs::{GUNICORN, IP, NAMESPACES, PYTHON, have};
-use integration_tests::process::{Exit, binary};
+use integration_tests::process::{Exit, binary, children};
 use integration_tests::systemd::PROGRAMS;
 use integration_tests::{
     Network, Podman, Readme, SOON, Sandbox, Service, Status, Systemd, eventually, podman, systemd,
@@ -32,9 +32,8 @@ fn unit() -> String {
 fn install(systemd: &Systemd<'_>, sandbox: &Sandbox) {
     let packages = sandbox.path().join("packages");
     fs::create_dir(&packages).expect("the sandbox is ours");
-    let copy = "import gunicorn, packaging, shutil, sys
-for package in gunicorn, packaging:
-    shutil.copytree(package.__path__[0], f'{sys.argv[1]}/{package.__name__}')";
+    let copy = "import gunicorn, shutil, sys
+shutil.copytree(gunicorn.__path__[0], f'{sys.argv[1]}/gunicorn')";
     let copied = Command::new("python3").args(["-c", copy]).arg(&packages).status().expect("Python runs");
     assert!(copied.success());
     let application = sandbox.path().join("app.py");
@@ -188,11 +187,6 @@ impl<'a> Shop<'a> {
         assert_eq!(self.podman.podman(&["wait", "shop"]), code, "{}", self.podman.logs("shop"));
         self.podman.podman(&["rm", "shop"]);
     }
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 #[test]

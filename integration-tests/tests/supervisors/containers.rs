@@ -2,23 +2,17 @@
 //! the commands of `examples/containers`, as they stand.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
 use integration_tests::client::{InFlight, get};
 use integration_tests::podman::{IMAGE, NEEDS};
-use integration_tests::process::Outcome;
 use integration_tests::process::needs::{CURL, IP, have};
+use integration_tests::process::{Outcome, free_address};
 use integration_tests::readme::repository;
 use integration_tests::{Podman, Readme, SOON, Sandbox, Status, eventually};
-
-/// An address that was free a moment ago.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("some port is free");
-    listener.local_addr().expect("a bound socket has an address")
-}
 
 /// What a service has in containers: where it listens, and the folder that they share.
 struct Shop<'a> {

@@ -2,13 +2,13 @@
 //! notices. The keys of its session tickets are beside them, so that sessions of TLS resume.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use integration_tests::client::{InFlight, who_answers};
 use integration_tests::process::needs::have;
-use integration_tests::process::{binary, eventually};
+use integration_tests::process::{binary, eventually, listening_inode};
 use integration_tests::systemd::NEEDS;
 use integration_tests::tls::{Client, Https};
 use integration_tests::{Network, SOON, Sandbox, Serving, Status, Systemd, hotctl};
@@ -101,30 +101,16 @@ StandardError=append:{dir}/logs/server.err
     )
 }
 
-/// The inode of the socket that listens there: the socket is the same as long as this is.
-#[track_caller]
-fn inode(address: SocketAddr) -> u64 {
-    const LISTEN: &str = "0A";
-    let table = fs::read_to_string("/proc/net/tcp").expect("there is /proc");
-    let port = format!(":{:04X}", address.port());
-    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let found =
-        fields.filter(|fields| fields[1].ends_with(&port) && fields[3] == LISTEN).map(|fields| fields[9]);
-    let inodes: Vec<u64> = found.filter_map(|inode| inode.parse().ok()).collect();
-    assert_eq!(inodes.len(), 1, "who listens at {address}: {inodes:?}");
-    inodes[0]
-}
-
 /// A client that connects while no process serves is answered by the next process.
 #[track_caller]
 fn survives_a_kill(hot: &Hot<'_>, before: Serving, count: usize) -> Serving {
-    let socket = inode(before.http);
+    let socket = listening_inode(before.http);
     hot.kill();
     let client = InFlight::start(before.http, Duration::ZERO);
     let after = hot.main_serves(count);
     assert_eq!(client.answer().expect("a client in the queue is answered").0, after.pid);
     assert_ne!(after.pid, before.pid);
-    assert_eq!((after.http, inode(after.http)), (before.http, socket), "it is another socket");
+    assert_eq!((after.http, listening_inode(after.http)), (before.http, socket), "it is another socket");
     hot.holds("1");
     after
 }
@@ -161,10 +147,10 @@ fn a_restart_keeps_them_and_a_stop_does_not() {
     let hot = Hot::start(&sandbox, "0");
     let first = hot.main_serves(1);
     hot.holds("1");
-    let socket = inode(first.http);
+    let socket = listening_inode(first.http);
     hot.systemctl(&["restart", "hot.service"]);
     let second = hot.main_serves(2);
-    assert_eq!((second.http, inode(second.http)), (first.http, socket), "it is another socket");
+    assert_eq!((second.http, listening_inode(second.http)), (first.http, socket), "it is another socket");
     assert_eq!(who_answers(second.http).expect("the service answers"), second.pid);
     hot.systemctl(&["stop", "hot.service"]);
     eventually("clients are refused", SOON, || TcpStream::connect(first.http).err());

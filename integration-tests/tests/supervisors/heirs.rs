@@ -10,7 +10,7 @@ use integration_tests::client::{InFlight, who_answers};
 use integration_tests::process::needs::{NAMESPACES, have};
 use integration_tests::process::{Exit, binary};
 use integration_tests::systemd::{self, PROGRAMS};
-use integration_tests::{Network, SOON, Sandbox, Service, Serving, Status, Systemd, eventually};
+use integration_tests::{Network, SOON, Sandbox, Service, Status, Systemd, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 
 const DEPLOYS: u64 = 10;
@@ -74,12 +74,6 @@ impl<'a> Container<'a> {
     }
 }
 
-fn serving(sandbox: &Sandbox, generation: u64) -> Serving {
-    eventually(&format!("generation {generation} serves"), SOON, || {
-        sandbox.servings().into_iter().find(|serving| serving.generation == generation)
-    })
-}
-
 /// The processes that have ended and were not waited for, with a pid namespace of this process 1.
 fn zombies(first: u32) -> Vec<String> {
     let children = fs::read_to_string(format!("/proc/{first}/task/{first}/children")).unwrap_or_default();
@@ -97,12 +91,12 @@ fn ten_deploys_in_one_container_and_a_stop() {
     }
     let sandbox = Sandbox::new();
     let container = Container::start(&sandbox, "v1");
-    let first = serving(&sandbox, 1);
+    let first = sandbox.wait_generation(1);
     assert_eq!(first.pid, 1);
     for deploy in 1..=DEPLOYS {
         container.deploy(&format!("v{}", deploy + 1));
     }
-    let last = serving(&sandbox, DEPLOYS + 1);
+    let last = sandbox.wait_generation(DEPLOYS + 1);
     assert_eq!(who_answers(first.http).expect("it serves"), last.pid);
     eventually("orphans are waited for", SOON, || zombies(container.first).is_empty().then_some(()));
     let status = Status::ask(&sandbox.control()).expect("a status");
@@ -124,7 +118,7 @@ fn a_stop_while_process_1_drains_is_one_of_the_process_that_serves() {
     }
     let sandbox = Sandbox::new();
     let container = Container::start(&sandbox, "v1");
-    let first = serving(&sandbox, 1);
+    let first = sandbox.wait_generation(1);
     let old = in_flight(&sandbox.control(), first.http);
     let program = binary("axum-server").to_string_lossy().into_owned();
     let server = Service::arguments(&sandbox, "v2", &["--probation", "0.2"]);
@@ -132,7 +126,7 @@ fn a_stop_while_process_1_drains_is_one_of_the_process_that_serves() {
     let words = ["handoff", "--log", &log, "--", &program].into_iter();
     let words: Vec<_> = words.chain(server.iter().map(String::as_str)).collect();
     assert_eq!(container.hotctl(&words), Exit::Status(0));
-    let second = serving(&sandbox, 2);
+    let second = sandbox.wait_generation(2);
     eventually("the probation is over", SOON, || {
         let status = Status::ask(&sandbox.control()).ok()?;
         status.predecessors.iter().all(|predecessor| !predecessor.probation).then_some(())
@@ -151,9 +145,9 @@ fn a_container_ends_as_the_process_that_served() {
     }
     let sandbox = Sandbox::new();
     let container = Container::start(&sandbox, "v1");
-    assert_eq!(serving(&sandbox, 1).pid, 1);
+    assert_eq!(sandbox.wait_generation(1).pid, 1);
     container.deploy("v2");
-    let second = serving(&sandbox, 2);
+    let second = sandbox.wait_generation(2);
     let pid = second.pid.to_string();
     let words = ["-t", &container.first.to_string(), "-a", "kill", "-KILL", &pid].map(str::to_owned);
     // With process 1 the kernel ends everything in its namespace, kill(1) too if it is still there.
@@ -195,7 +189,7 @@ fn containers_that_are_always_started_again_take_nothing_back() {
     let mut containers = Vec::new();
     for generation in 1..=CONTAINERS {
         containers.push(start_always(&sandbox, &format!("v{generation}")));
-        let _serves = serving(&sandbox, generation);
+        let _serves = sandbox.wait_generation(generation);
     }
     eventually("the others have drained", SOON, || {
         let status = Status::ask(&sandbox.control()).ok()?;

@@ -1,12 +1,11 @@
 //! `hotctl hold` under a supervisor: the main process of a unit, and process 1 of a process namespace.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use integration_tests::client::{InFlight, who_answers};
 use integration_tests::process::needs::{NAMESPACES, have};
-use integration_tests::process::{Exit, binary};
+use integration_tests::process::{Exit, binary, children};
 use integration_tests::systemd::{NEEDS, PROGRAMS};
 use integration_tests::{Network, SOON, Sandbox, Service, Status, Systemd, eventually, hotctl};
 use rustix::process::Signal;
@@ -86,11 +85,6 @@ fn as_process_1<'a>(sandbox: &'a Sandbox) -> (Service<'a>, Service<'a>) {
     let pid = eventually("the keeper runs", SOON, || children(unshare.pid()).first().copied());
     eventually("it serves", SOON, || sandbox.servings().first().copied());
     (unshare, Service::of(sandbox, pid))
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Runs a shell script beside the keeper.

@@ -25,15 +25,15 @@ struct Record<'a> {
 pub(crate) fn run(context: &Context<'_>) -> Result<(), Failure> {
     let limit = context.answer_timeout();
     let mut client = context.open("Connections", &NOTHING, true, limit)?;
-    if !context.report.json() {
-        context.report.data(|out| writeln!(out, "{HEAD}"))?;
-    }
-    let mut is_empty = true;
+    let (mut has_head, mut is_empty) = (context.report.json(), true);
     loop {
         // The timeout is for each reply: a long table may take longer as long as replies keep coming.
         let (Connections { generation, rows, .. }, more) = context
             .reply(&mut client, Instant::now() + limit, limit)
             .map_err(|error| context.failure(error))?;
+        if !std::mem::replace(&mut has_head, true) {
+            context.report.data(|out| writeln!(out, "{HEAD}"))?;
+        }
         is_empty &= rows.is_empty();
         context.report.data(|out| write(out, context.report.json(), generation, &rows))?;
         if !more {

@@ -66,7 +66,8 @@ fn reloaded(options: &InstallUnits, hotctl: &str) -> Unit {
     let (name, exec) = (&options.name, options.exec.replace(VERSION, "current"));
     let seconds = CHANGE.as_secs() - LESS;
     let reload = format!(
-        "# The hot update. It fails, and says why, if the new version does not serve; the old one serves on then.\n\
+        "# The hot update. It fails, and says why, if the new version does not serve; the old one serves on \
+         then.\n\
          ExecReload={hotctl} --timeout {seconds} handoff -- {exec}"
     );
     let how = format!("# `systemctl reload {name}` starts the new version, which takes over.");

@@ -2,6 +2,7 @@
 //! that does not answer is a line of the list, and no failure.
 
 use std::borrow::Cow;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -73,7 +74,15 @@ fn row(socket: &Path, status: &Result<Status, CallError>) -> Vec<Cell> {
             Cell::new(serving.state).painted(Paint::of(serving.state)),
         ],
         Err(error) => {
-            let state = Cell::new(format!("unreachable: {}", why(error))).painted(Paint::Dim);
+            let state = match error {
+                CallError::Unreachable { source, .. }
+                    if source.kind() == io::ErrorKind::ConnectionRefused =>
+                {
+                    "no process listens any more".to_owned()
+                }
+                _ => format!("unreachable: {}", why(error)),
+            };
+            let state = Cell::new(state).painted(Paint::Dim);
             vec![socket, Cell::new("-"), Cell::new("-"), Cell::new("-"), state]
         }
     }

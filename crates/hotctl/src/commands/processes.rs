@@ -4,7 +4,7 @@
 
 use std::{fs, process};
 
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 /// What proc_pid_stat(5) says after the name, which may hold anything.
 struct Stat {
@@ -22,6 +22,14 @@ pub(super) fn children() -> impl Iterator<Item = u32> {
 pub(super) fn reap(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+    }
+}
+
+/// Sends a signal.
+pub(super) fn send(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // It may have exited in this moment.
+        let _ = kill_process(pid, signal);
     }
 }
 

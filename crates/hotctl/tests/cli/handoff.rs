@@ -373,8 +373,8 @@ fn tasks_that_keep_an_old_version_are_named() {
         answer
     });
     place.hotctl(&["--timeout", "1", "handoff", "--until", "drained"]).code(4).says(
-        "hotctl: handoff: timed out after 1 s: 4100 (v1.2.9) has drained, still running: 2 tasks (mail, re\\nport); \
-         4242 (v1.3.0) serves now",
+        "hotctl: handoff: timed out after 1 s: 4100 (v1.2.9) has drained, still running: 2 tasks \
+         (mail, re\\nport); 4242 (v1.3.0) serves now",
     );
 }
 

@@ -171,7 +171,7 @@ fn list_shows_who_serves_and_who_does_not_answer() {
         line[path.len()..].split_whitespace().collect::<Vec<_>>().join(" ")
     };
     assert_eq!(line(&place.fake.path), "4100 v1.2.9 2 serving");
-    assert_eq!(line(&stale), "- - - unreachable: Connection refused");
+    assert_eq!(line(&stale), "- - - no process listens any more");
     let records = start(place.folder.path(), None, &["list", "--json"]).end().code(0).json();
     let of = |path: &std::path::Path| {
         records.iter().find(|record| record["socket"] == path.display().to_string()).unwrap().clone()

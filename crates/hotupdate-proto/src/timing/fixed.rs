@@ -76,6 +76,11 @@ pub mod driver {
     /// yet.
     pub const CATCH_UP: Duration = Duration::from_millis(50);
 
+    /// How long the tasks of the last connections may take to end before what all of them have used is given
+    /// back. They end in a moment; on a machine that has much else to do some of them come a little later,
+    /// and what they still hold lies across the rest.
+    pub const MEMORY_SETTLES: Duration = Duration::from_millis(200);
+
     /// How often the line about the service changes that its manager shows, if only numbers in it do.
     pub const STATUS: Duration = Duration::from_secs(1);
 }

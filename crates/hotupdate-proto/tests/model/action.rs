@@ -31,6 +31,12 @@ pub(crate) enum Action {
     /// It dies in the middle of that, when only so many of the messages that come of it are written.
     DieIn(Box<Action>, usize),
     Hang(Id),
+    /// The service manager reads the next word that was said to it.
+    ManagerHears,
+    /// Its answer arrives.
+    Confirmed(Id),
+    /// The process that served has died, and this one sees it.
+    HeirEnded(Id),
     /// All processes stand still, so long that whatever migrates is not good any more.
     TimePasses,
 }
@@ -40,7 +46,9 @@ impl Action {
     /// alone.
     pub(crate) fn is_of_itself(&self) -> bool {
         use Action as A;
-        matches!(self, A::Find(_) | A::Accept(..) | A::Deliver(..) | A::EndOfFile(..)) || self.is_deadline()
+        matches!(self, A::Find(_) | A::Accept(..) | A::Deliver(..) | A::EndOfFile(..))
+            || matches!(self, A::ManagerHears | A::Confirmed(_) | A::HeirEnded(_))
+            || self.is_deadline()
     }
 
     /// Whose step it is.
@@ -49,10 +57,11 @@ impl Action {
         match self {
             A::Start(p) | A::Find(p) | A::Accept(p, _) | A::Deliver(p, _) | A::EndOfFile(p, _) => *p,
             A::Deadline(p) | A::Ready(p) | A::Stopped(p) => *p,
+            A::Confirmed(p) | A::HeirEnded(p) => *p,
             A::CannotStop(p) | A::CannotOpen(p, _) | A::Drained(p) | A::GiveUp(p) | A::Leave(p, _) => *p,
             A::Command(p, _) | A::Crash(p) | A::Hang(p) => *p,
             A::DieIn(action, _) => action.actor(),
-            A::TimePasses => unreachable!("it is the step of no process"),
+            A::ManagerHears | A::TimePasses => unreachable!("it is the step of no process"),
         }
     }
 

@@ -8,7 +8,7 @@ use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Report, Stopped};
 use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::{Generation, Message, Ready, Release};
 use hotupdate_proto::successor::{self, Served};
-use hotupdate_proto::{Fault, Incumbent, LinkItem, Refusal};
+use hotupdate_proto::{FEATURE_SUPERVISION, Fault, Incumbent, LinkItem, Refusal, supervision};
 
 use super::kernel::{End, Id, Riders, Said};
 use super::process::{Held, Process, Role};
@@ -85,7 +85,8 @@ impl World {
                 }
             }
             Effect::LetGo(afterwards) => {
-                let gone = !matches!(afterwards, Afterwards::ServedBy(_)) && process.control;
+                process.is_succeeded = matches!(afterwards, Afterwards::ServedBy(_));
+                let gone = !process.is_succeeded && process.control;
                 (process.accepting, process.holds, process.stopping) = (false, false, false);
                 (process.control, process.control_open) = (false, false);
                 process.predecessors.clear();
@@ -104,12 +105,26 @@ impl World {
             }
             Effect::Forget(generation) => {
                 process.predecessors.remove(&generation);
+                if self.is_alone(p) {
+                    self.supervise(p, supervision::Event::Alone);
+                }
             }
-            Effect::Exit => self.end(p),
+            Effect::Exit => {
+                process.exiting = true;
+                self.end_unless_kept(p);
+            }
             Effect::Outbound(effect) => self.outbound(p, effect),
             Effect::Inbound(generation, effect) => self.inbound(p, generation, effect),
-            // The model has no hook, no service manager, and no cleaner.
-            Effect::BeforeRelease | Effect::Established | Effect::Rebound(_) => {}
+            Effect::Established => {
+                let is_alone = self.is_alone(p);
+                self.supervise(p, supervision::Event::Established { is_alone });
+            }
+            // The model has no hook, and no cleaner.
+            Effect::BeforeRelease | Effect::Rebound(_) => {}
+            Effect::Report(Report::Served { peer, .. }) => {
+                let is_told = peer.features.iter().any(|feature| feature == FEATURE_SUPERVISION);
+                self.supervise(p, supervision::Event::Succeeded { is_told });
+            }
             Effect::Report(Report::Violation(..)) => self.violation = true,
             Effect::Report(_) => {}
         }
@@ -133,6 +148,7 @@ impl World {
         process.stopping = false;
         (process.accepting, process.control_open) = (process.holds, process.control);
         process.predecessors.values_mut().for_each(|held| held.reading = true);
+        self.serves_now(p);
     }
 
     /// All descriptors are closed, and what was said is still read.
@@ -175,7 +191,8 @@ impl World {
     pub(super) fn find_again(&mut self, p: Id) {
         let role = if self.again > 0 { Role::Finding } else { Role::Dead };
         self.again = self.again.saturating_sub(1);
-        self.procs[p] = Arc::new(Process { role, ..Process::default() });
+        let supervision = self.supervision(p);
+        self.procs[p] = Arc::new(Process { role, supervision, ..Process::default() });
     }
 
     pub(super) fn ready(&mut self, p: Id, release: Release) {
@@ -200,6 +217,7 @@ impl World {
         process.predecessors.retain(|generation, _| alive.contains(generation));
         process.control_open = true;
         process.predecessors.values_mut().for_each(|held| held.reading = true);
+        self.serves_now(p);
         self.perform(p, greeting);
         for (generation, message) in std::mem::take(&mut self.process(p).unheard) {
             self.hear_predecessor(p, generation, message);
@@ -264,7 +282,10 @@ impl World {
                 process.predecessors.extend(links.map(|(g, end)| (g, Held { end, reading: false })));
                 self.successor_event(p, successor::Event::Message(message));
             }
-            (_, None) => self.incumbent_event(p, Event::Message(message)),
+            (_, None) => {
+                self.hear_of_heir(p, &message);
+                self.incumbent_event(p, Event::Message(message));
+            }
             (_, Some(generation)) => self.hear_predecessor(p, generation, Some(message)),
         }
     }
@@ -278,7 +299,12 @@ impl World {
                 self.successor_event(p, successor::Event::Resumed(generation));
             }
             (Role::Successor(_), message) => process.unheard.push((generation, message)),
-            (_, Some(message)) => self.incumbent_event(p, Event::Predecessor(generation, message)),
+            (_, Some(message)) => {
+                if let Message::Main { pid } = message {
+                    self.supervise(p, supervision::Event::Main(pid));
+                }
+                self.incumbent_event(p, Event::Predecessor(generation, message));
+            }
             (_, None) => {
                 self.incumbent_event(p, Event::PredecessorClosed(generation, Fault::PeerGone));
             }
@@ -297,6 +323,7 @@ impl World {
             (_, None) => {
                 process.peer = None;
                 self.incumbent_event(p, Event::Closed(Fault::PeerGone));
+                self.end_unless_kept(p);
             }
         }
     }

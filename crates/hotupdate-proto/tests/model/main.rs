@@ -8,6 +8,7 @@
 //!   alive in flight;
 //! * `process.rs`, `driver.rs`, `migration.rs`: what a process holds, and how its driver performs effects,
 //!   mechanically;
+//! * `manager.rs`: a service manager that takes one process for the service;
 //! * `action.rs`, `world.rs`: what can happen, and the clock;
 //! * `properties.rs`, `endings.rs`: what has to hold; `checking.rs`, `show.rs`: the checker, and
 //!   counterexamples to read.
@@ -16,7 +17,8 @@
 //! written; successors may hang for ever. Any deadline may fire before anything that another process does.
 //! Words may stay on their way as long as they like between two processes. With three, what was said arrives
 //! at once (`prompt`): otherwise one word could be older than a whole handoff, which takes a process that
-//! stops for seconds between two system calls.
+//! stops for seconds between two system calls. Under a manager, three do not even stand still as long as a
+//! deadline lasts.
 //!
 //! Not in the model: garbage and lies (`tests/pair`, the fuzzer), clocks that are compared (`within_ms`),
 //! `hotctl`.
@@ -29,6 +31,7 @@ mod checking;
 mod driver;
 mod endings;
 mod kernel;
+mod manager;
 mod migration;
 mod process;
 mod properties;
@@ -71,6 +74,33 @@ fn rollbacks() {
         .orders(5, &[Command::Rollback])
         .reaches("both accept for a moment", |_, w| w.serves(0) && w.serves(1))
         .check("rollbacks");
+}
+
+/// Under a service manager that takes the end of one process for that of the service.
+#[test]
+fn a_manager_with_a_main_process() {
+    for hears_all in [false, true] {
+        Handoffs::new(World::supervised(2, 1, hears_all))
+            .orders(2, &[Command::Rollback])
+            .reaches("the second is the main process, and the first has left", |_, w| {
+                w.manager.as_ref().is_some_and(|manager| manager.main == 1) && is_dead(w, 0)
+            })
+            .reaches("the first waits for the manager", |_, w| w.serves(1) && w.procs[0].exiting)
+            .check("a manager with a main process");
+    }
+}
+
+/// The same through three generations, each of which may be named while the next one comes.
+#[test]
+fn a_manager_and_three_generations() {
+    for hears_all in [false, true] {
+        Handoffs::new(World::supervised(3, 1, hears_all))
+            .prompt()
+            .reaches("the third is the main process, and no other is left", |_, w| {
+                w.manager.as_ref().is_some_and(|manager| manager.main == 2) && w.living().count() == 1
+            })
+            .check("a manager and three generations");
+    }
 }
 
 /// Operators and supervisors end the service, or hurry it.

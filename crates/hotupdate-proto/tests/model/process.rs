@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use hotupdate_proto::message::{Generation, Message};
 use hotupdate_proto::operator::ProcessState;
-use hotupdate_proto::{Deadline, Incumbent, Successor};
+use hotupdate_proto::{Deadline, Incumbent, Successor, Supervision};
 
-use super::kernel::End;
+use super::kernel::{End, Id};
 use super::migration::Connections;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -57,6 +57,16 @@ pub(crate) struct Process {
     /// It does nothing any more, and keeps all it has.
     pub(crate) hangs: bool,
     pub(crate) connections: Connections,
+    /// Where there is a service manager.
+    pub(crate) supervision: Option<Supervision>,
+    /// Another process goes on with the service.
+    pub(crate) is_succeeded: bool,
+    /// Nothing is left to do.
+    pub(crate) exiting: bool,
+    /// The process that serves, as it has said itself.
+    pub(crate) heir: Option<Id>,
+    /// What the manager has answered, and this process has not heard.
+    pub(crate) answers: Vec<u32>,
 }
 
 impl Process {

@@ -32,13 +32,17 @@ pub(crate) fn always() -> Vec<Property<Handoffs>> {
             "more than one answer at the control socket only while the word that ends it is on its way",
             |_, w| w.living().filter(|(_, p)| p.control_open && !p.hangs).count() < 2 || is_told(w),
         ),
-        always("where nothing goes on, one serves and nothing else is left", |_, w| {
+        always("where nothing goes on, one serves, nothing else is left, and a manager knows it", |_, w| {
             goes_on(w) || stands_well(w)
         }),
         always("a connection has one server at most", |_, w| w.connections().all(|c| servers(w, c) < 2)),
         always("a connection is lost only with the last process that has it", |_, w| {
             w.connections().all(|c| w.lost.contains(&c) || w.is_somewhere(c))
         }),
+        always(
+            "the main process of a manager leaves only when the manager takes another one for it",
+            |_, w| w.manager.as_ref().is_none_or(|manager| !manager.was_misled),
+        ),
         always("nobody is said to have broken the protocol", |_, w| !w.violation),
     ]
 }
@@ -80,11 +84,17 @@ fn servers(world: &World, connection: u64) -> usize {
 /// Exactly one serves, or waits for its application alone; and each connection that is left has its one
 /// server.
 fn stands_well(world: &World) -> bool {
-    let left: Vec<_> = world.living().map(|(_, p)| p).filter(|p| !p.hangs).collect();
+    // One that has nothing left to do waits for a process that is going to serve.
+    let is_awaited = world.living().any(|(_, p)| p.warming);
+    let counts = |p: &&Process| !(p.hangs || p.exiting && is_awaited);
+    let left: Vec<_> = world.living().map(|(_, p)| p).filter(counts).collect();
     let one = match left[..] {
         [] => true,
         [one] => one.is_settled() || one.warming || one.role == super::process::Role::First,
         _ => false,
     };
-    one && world.connections().all(|c| world.lost.contains(&c) || servers(world, c) == 1)
+    let serves = world.living().find(|(_, p)| p.is_settled()).map(|(p, _)| p);
+    let main = world.manager.as_ref().map(|manager| manager.main);
+    let is_known = main.is_none() || serves.is_none() || main == serves;
+    one && is_known && world.connections().all(|c| world.lost.contains(&c) || servers(world, c) == 1)
 }

@@ -11,10 +11,13 @@ use std::time::Instant;
 use hotupdate_proto::incumbent::{Event, Local};
 use hotupdate_proto::message::{Message, Process as Name, Release};
 use hotupdate_proto::operator::{Command, ProcessState};
-use hotupdate_proto::{ConnectionKind, Deadline, FEATURE_MIGRATE, Incumbent, Successor, VERSIONS, successor};
+use hotupdate_proto::{
+    ConnectionKind, Deadline, FEATURE_MIGRATE, FEATURE_SUPERVISION, Incumbent, Successor, VERSIONS, successor,
+};
 
 use super::action::{Action, Options};
 use super::kernel::{End, Id, Link, Said};
+use super::manager::Manager;
 use super::migration::{Connection, Connections, LATER, kinds, timing};
 use super::process::{Held, Process, Role};
 
@@ -51,6 +54,8 @@ pub(crate) struct World {
     pub(crate) lost: BTreeSet<Connection>,
     /// Connections that were forced.
     pub(crate) forced: BTreeSet<Connection>,
+    /// It takes one process for the service.
+    pub(crate) manager: Option<Manager>,
     /// A process said of another that it broke the protocol. None does.
     pub(crate) violation: bool,
 }
@@ -79,7 +84,8 @@ impl World {
     pub(crate) fn local(&self, p: Id) -> Local {
         let pid = u32::try_from(p).expect("few processes");
         let process = Name::new(p.to_string(), pid, String::new());
-        let features = if self.moves { vec![FEATURE_MIGRATE.to_owned()] } else { Vec::new() };
+        let supervised = self.manager.as_ref().map(|_| FEATURE_SUPERVISION.to_owned());
+        let features = self.moves.then(|| FEATURE_MIGRATE.to_owned()).into_iter().chain(supervised).collect();
         let (timing, max_draining) = (timing(self.patient), self.max_draining);
         Local { process, versions: VERSIONS, features, timing, max_draining }
     }
@@ -106,17 +112,28 @@ impl World {
             ended: true,
             lost: BTreeSet::new(),
             forced: BTreeSet::new(),
+            manager: None,
             violation: false,
         }
     }
 
     /// The first of so many processes serves.
     pub(crate) fn serving(processes: usize, mishaps: u8) -> Self {
+        Self::new(processes, mishaps).first_serves()
+    }
+
+    /// The same, and a service manager has started the first.
+    pub(crate) fn supervised(processes: usize, mishaps: u8, hears_all: bool) -> Self {
         let mut world = Self::new(processes, mishaps);
+        world.manager = Some(Manager::new(hears_all));
+        world.first_serves()
+    }
+
+    fn first_serves(mut self) -> Self {
         for action in [Action::Start(0), Action::Find(0), Action::Ready(0)] {
-            world.act(&action, Release::Now);
+            self.act(&action, Release::Now);
         }
-        world
+        self
     }
 
     pub(crate) fn living(&self) -> impl Iterator<Item = (Id, &Process)> {
@@ -147,9 +164,9 @@ impl World {
             actions.push(Action::TimePasses);
         }
         if self.mishaps > 0 {
-            let steps = actions
-                .iter()
-                .filter(|a| !matches!(a, Action::Crash(_) | Action::Hang(_) | Action::TimePasses));
+            let steps = actions.iter().filter(|a| {
+                !matches!(a, Action::Crash(_) | Action::Hang(_) | Action::TimePasses | Action::ManagerHears)
+            });
             let dies =
                 |step: &Action| [0, 1, 2].map(|written| Action::DieIn(Box::new(step.clone()), written));
             actions.extend(steps.flat_map(dies).collect::<Vec<_>>());
@@ -163,7 +180,16 @@ impl World {
 
     /// Messages on their way and deadlines.
     pub(crate) fn actions_of_itself(&self, actions: &mut Vec<Action>) {
+        if self.manager.as_ref().is_some_and(Manager::has_to_hear) {
+            actions.push(Action::ManagerHears);
+        }
         for (p, process) in self.living().filter(|(_, process)| !process.hangs) {
+            if !process.answers.is_empty() {
+                actions.push(Action::Confirmed(p));
+            }
+            if self.has_dead_heir(process) {
+                actions.push(Action::HeirEnded(p));
+            }
             let (mut hears, mut hears_of_a_death) = (false, false);
             for end in self.ends().filter(|end| process.reads(*end)) {
                 let dead = !self.is_held(end.other());
@@ -185,8 +211,18 @@ impl World {
             let calls =
                 (0..self.links.len()).filter(|link| self.links[*link].backlog && process.control_open);
             actions.extend(calls.map(|link| Action::Accept(p, link)));
-            actions.extend(process.waits_for().map(|_| Action::Deadline(p)));
+            if !self.prompt || self.manager.is_none() || !self.is_any_word_on_its_way() {
+                actions.extend(process.waits_for().map(|_| Action::Deadline(p)));
+            }
         }
+    }
+
+    /// Something is unread that was said to a process that reads, or to the manager.
+    fn is_any_word_on_its_way(&self) -> bool {
+        self.manager.as_ref().is_some_and(Manager::has_to_hear)
+            || self.living().any(|(_, process)| {
+                !process.hangs && (self.has_to_hear(process) || !process.answers.is_empty())
+            })
     }
 
     /// The process at the other end is dead, and its end stays open only for moments: a descriptor of it is
@@ -243,7 +279,14 @@ impl World {
     /// Lets it happen; `false` if nothing came of it.
     pub(crate) fn act(&mut self, action: &Action, release: Release) -> bool {
         match *action {
-            Action::Start(p) => self.process(p).role = Role::Finding,
+            Action::Start(p) => {
+                let supervision = self.supervision(p);
+                self.process(p).supervision = supervision;
+                self.process(p).role = Role::Finding;
+            }
+            Action::ManagerHears => self.manager_hears(),
+            Action::Confirmed(p) => self.confirmed(p),
+            Action::HeirEnded(p) => self.heir_ended(p),
             Action::Find(p) => self.find(p),
             Action::Accept(p, link) => self.called(p, link),
             Action::Deliver(p, end) => self.deliver(p, end),
@@ -301,6 +344,9 @@ impl World {
                 let Connections { serves, .. } = &process.connections;
                 self.lost.extend(process.connections.held().chain(serves.iter().copied()));
                 self.end(p);
+                if self.manager.as_ref().is_some_and(|manager| manager.takes_for_the_service(p)) {
+                    self.kill_all();
+                }
             }
             Action::DieIn(ref step, written) => return self.die_in(step, written, release),
             Action::Hang(p) => {
@@ -336,6 +382,7 @@ impl World {
         process.role = Role::Incumbent(Box::new(machine));
         (process.accepting, process.holds) = (true, true);
         self.ended = false;
+        self.serves_now(p);
     }
 
     fn deadline(&mut self, p: Id) {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use hotupdate_proto::identity::Place;
 use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Report, Stopped};
 use hotupdate_proto::message::{Generation, Message};
 use hotupdate_proto::operator::{Command, OperatorError};
@@ -141,6 +142,10 @@ fn one_that_has_let_go_says_so_to_whoever_asks() {
     let mut two = Two::new(2, 1).resuming();
     two.says(serving());
     two.machine.handle(two.world.now, Event::Message(Message::Farewell));
-    let effects = two.machine.handle(two.world.now, Event::Message(resume()));
-    assert_eq!(effects, [Effect::Send(Message::LetGo)]);
+    let serves = |is_established| Message::Serves { pid: 3, place: Place::default(), is_established };
+    for message in [resume(), serves(false)] {
+        let effects = two.machine.handle(two.world.now, Event::Message(message));
+        assert_eq!(effects, [Effect::Send(Message::LetGo)]);
+    }
+    assert_eq!(two.machine.handle(two.world.now, Event::Message(serves(true))), [], "it knows");
 }

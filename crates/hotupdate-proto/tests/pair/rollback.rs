@@ -7,7 +7,7 @@ use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Report, Stopped};
 use hotupdate_proto::inventory::UnreadLink;
 use hotupdate_proto::message::{Generation, Message, Released};
 use hotupdate_proto::operator::{Command, OperatorError, ProcessState};
-use hotupdate_proto::{Incumbent, Predecessor, Summary, Timing, Totals};
+use hotupdate_proto::{Fault, Incumbent, Predecessor, Summary, Timing, Totals};
 
 use crate::generations::{generations, pile, slow};
 use crate::world::{Action, App, World, local, process};
@@ -90,6 +90,19 @@ fn rollback_too_late_by_a_moment() {
         world.settle();
         world.assert_next_works();
     }
+}
+
+/// A peer that does without the links of older generations ends their probation and hangs up.
+#[test]
+fn the_end_of_a_link_after_the_probation_is_no_death() {
+    let mut world = pile(2, &slow());
+    world.incumbent_event(0, Event::Message(Message::EndProbation));
+    world.incumbent_event(0, Event::Closed(Fault::PeerGone));
+    world.run();
+    assert_eq!(world.accepting(), [1], "{world}");
+    assert!(world.incumbent(0).is_some_and(|machine| !machine.accepts() && !machine.is_gone()), "it drains");
+    world.settle();
+    world.assert_next_works();
 }
 
 #[test]

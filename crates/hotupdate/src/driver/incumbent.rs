@@ -11,12 +11,16 @@ use std::time::{Duration, Instant};
 use hotupdate_proto::incumbent::{Afterwards, Effect, Event, Report, Stopped};
 use hotupdate_proto::inventory::{MAX_TASKS, UnreadLink};
 use hotupdate_proto::operator::{Command, OperatorError};
+use hotupdate_proto::timing::fixed::driver::MEMORY_SETTLES;
 use hotupdate_proto::{ConnectionRow, Fault, Generation, Joined, Message, Refusal, Totals};
+use tokio::time::sleep;
 
 use super::clock::monotonic_ns;
 use super::exports::SealedState;
 use super::machine::Role;
 use super::{Driver, TaskResult};
+use crate::connections::Connections;
+use crate::connections::drain::Phase;
 use crate::control::replies;
 use crate::draining::{self, Progress};
 
@@ -280,6 +284,15 @@ impl Driver {
         }
     }
 
+    /// The last connection is gone, and this process may stay without it for a while.
+    pub(super) fn connections_gone(&mut self) {
+        let tasks = self.application.tasks().names(MAX_TASKS);
+        self.drain.connections_gone(&tasks);
+        if self.drain.is_in_probation() || !tasks.is_empty() {
+            tokio::spawn(give_memory_back(self.connections.clone()));
+        }
+    }
+
     /// Nothing is open any more, and no task runs.
     pub(super) async fn drained(&mut self) {
         self.drain.drained();
@@ -293,5 +306,18 @@ impl Driver {
     fn exit(&mut self) {
         self.drain.exit();
         self.end_unless_kept();
+    }
+}
+
+/// What connections have used is free when they are gone, and goes back to the system. That takes milliseconds,
+/// for which other threads that allocate may wait, so a process that serves never does it.
+async fn give_memory_back(connections: Connections) {
+    sleep(MEMORY_SETTLES).await;
+    if connections.drain().phase() != Phase::Serving {
+        tokio::task::spawn_blocking(|| {
+            let begin = Instant::now();
+            let any = hotupdate_heap::trim();
+            tracing::debug!(any, took = ?begin.elapsed(), "memory that connections had used is given back");
+        });
     }
 }

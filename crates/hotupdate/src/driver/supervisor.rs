@@ -291,7 +291,10 @@ impl Supervisor {
 /// Waits until what was said last is taken; not for ever, since this process has nothing else left to do.
 async fn hears(whom: &str, heard: impl Future<Output = ()>, write: Duration) {
     if timeout(write, heard).await.is_err() {
-        tracing::warn!(waited = ?write, "{whom} does not take the last words of this process (deadline `write`)");
+        tracing::warn!(
+            waited = ?write,
+            "{whom} does not take the last words of this process (deadline `write`)"
+        );
     }
 }
 
@@ -432,6 +435,10 @@ impl Driver {
                 let is_new = self.supervisor.heir.as_ref().is_none_or(|heir| heir.pid != pid);
                 let is_near = self.supervisor.watch_heir(pid, &place);
                 self.supervise(Event::ServedBy { pid, place, is_near, is_established });
+                // It said so and died: its end is not going to be seen.
+                if self.supervisor.heir.as_ref().is_some_and(Heir::was_gone) {
+                    self.supervise(Event::HeirEnded);
+                }
                 // It came when another process served, or none was known.
                 if let Some(signal) = self.supervisor.told_to_stop.filter(|_| is_new) {
                     self.supervisor.pass_on(signal);
@@ -602,7 +609,8 @@ impl Driver {
             tracing::warn!(
                 pid,
                 waited = ?self.settings.timing.confirm,
-                "systemd has not confirmed which process is the main one (deadline `confirm`); this process ends"
+                "systemd has not confirmed which process is the main one (deadline `confirm`); this process \
+                 ends"
             );
             self.settle_main(Event::Unconfirmed);
         }

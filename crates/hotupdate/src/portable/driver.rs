@@ -15,7 +15,7 @@ use super::NO_HANDOFF;
 use super::signals::{Signal, Signals, die_of};
 use crate::application::{Application, FromApplication};
 use crate::connections::{Connections, MigrationRequest};
-use crate::draining::{self, Drain};
+use crate::draining::{self, Drain, Step};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::lifecycle::{Lifecycle, Served};
 use crate::resources::Resources;
@@ -52,8 +52,7 @@ enum Wake {
     Done(TaskResult),
     Signal(Signal),
     Deadline,
-    Progress,
-    Drained,
+    Drain(Step),
 }
 
 /// Starts the driver.
@@ -117,7 +116,7 @@ impl Driver {
             () = resources.dropped.notified() => Wake::ListenerDropped,
             signal = signals.next() => Wake::Signal(signal),
             () = until(deadline) => Wake::Deadline,
-            drained = drain.next(connections, &tasks) => if drained { Wake::Drained } else { Wake::Progress },
+            step = drain.next(connections, &tasks) => Wake::Drain(step),
         }
     }
 
@@ -138,8 +137,11 @@ impl Driver {
             Wake::Signal(Signal::Successor) => cannot_hand_over(),
             Wake::Signal(signal) => self.stop(signal),
             Wake::Deadline => self.events.push_back(Event::Tick),
-            Wake::Progress => self.progress(),
-            Wake::Drained => {
+            Wake::Drain(Step::Progress) => self.progress(),
+            Wake::Drain(Step::ConnectionsGone) => {
+                self.drain.connections_gone(&self.application.tasks().names(MAX_TASKS));
+            }
+            Wake::Drain(Step::Drained) => {
                 self.drain.drained();
                 let totals = self.connections.totals();
                 tracing::info!(

@@ -9,7 +9,9 @@ use std::os::fd::AsFd;
 
 use hotupdate_proto::message::Place;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_send_signal, wait, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_send_signal, test_kill_process, wait, waitid,
+};
 
 use super::watched::Watched;
 
@@ -24,6 +26,7 @@ pub(crate) struct Heir {
     pub(crate) pid: u32,
     pub(crate) place: Place,
     process: Option<Watched>,
+    was_gone: bool,
     has_ended: bool,
     /// It said that it stops on purpose.
     stops: bool,
@@ -36,7 +39,13 @@ impl Heir {
     /// long as its link is open, so that the process id is still its own.
     pub(crate) fn new(pid: u32, place: Place, is_near: bool) -> Self {
         let process = is_near.then(|| open(pid)).flatten();
-        Self { pid, place, process, has_ended: false, stops: false, code: None }
+        let was_gone = is_near && process.is_none() && is_gone(pid);
+        Self { pid, place, process, was_gone, has_ended: false, stops: false, code: None }
+    }
+
+    /// Whether it had ended before this process could wait for it.
+    pub(crate) fn was_gone(&self) -> bool {
+        self.was_gone
     }
 
     /// Whether it can be waited for, and signals reach it.
@@ -98,6 +107,11 @@ pub(crate) fn reap(mut ended: impl FnMut(u32, ExitCode)) {
             ended(pid.as_raw_nonzero().get().unsigned_abs(), code);
         }
     }
+}
+
+fn is_gone(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }
 
 fn open(pid: u32) -> Option<Watched> {

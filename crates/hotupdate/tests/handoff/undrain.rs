@@ -120,7 +120,7 @@ async fn silent_taker(folder: &Folder) -> Peer {
     peer
 }
 
-/// Everybody is served by the first version, was told nothing, and moves with the next handoff.
+/// Each client is served by the first version, was told nothing, and moves with the next handoff.
 async fn all_is_as_before(folder: &Folder, first: &Serving, seen: &Seen, mut clients: Vec<TcpStream>) {
     for client in &mut clients {
         assert_eq!(ask(client, b"?").await, (b'1', 2), "the first version has it again");

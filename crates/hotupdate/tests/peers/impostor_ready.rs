@@ -41,8 +41,8 @@ fn ready_fails(whose: ErrorKind, what: &str, timing: Timing, word: impl AsyncFnO
 #[test]
 fn released_without_its_state() {
     let released = json!({
-        "type": "released", "connections": {"idle": 0, "active": 0, "upgraded": 0}, "stopped_at_ns": 1, "links": [],
-        "state": [{ "name": "hits", "schema": "text", "length": 2 }], "fds": 1,
+        "type": "released", "connections": {"idle": 0, "active": 0, "upgraded": 0}, "links": [],
+        "stopped_at_ns": 1, "state": [{ "name": "hits", "schema": "text", "length": 2 }], "fds": 1,
     });
     ready_fails(ErrorKind::PeerMisbehaved, "came with 0", Timing::default(), async |peer| {
         peer.say(&released).await
@@ -78,8 +78,8 @@ fn released_too_late() {
         let begun = Instant::now();
         eventually("2 ms have passed", async || (begun.elapsed().as_millis() >= 2).then_some(())).await;
         peer.say(&json!({
-            "type": "released", "connections": {"idle": 0, "active": 0, "upgraded": 0}, "links": [], "state": [],
-            "stopped_at_ns": stopped_at_ns, "within_ms": 1,
+            "type": "released", "connections": {"idle": 0, "active": 0, "upgraded": 0}, "links": [],
+            "state": [], "stopped_at_ns": stopped_at_ns, "within_ms": 1,
         }))
         .await;
     });

@@ -35,9 +35,11 @@ impl<'a> Terminal<'a> {
     /// Runs a shell of its own at a terminal: with these words, in which SERVER starts the service.
     async fn run(stage: &'a Stage, shell: &[&str]) -> Self {
         let (controlling, terminal) = terminal();
-        // The words come after the shell's, so that they are the arguments of the service.
+        // A shell cannot trap a signal that was ignored when it started (POSIX, `trap`), and these tests may
+        // run under nohup(1). The words come after the shell's, so that they are the arguments of the service.
         let mut command = Command::new("setsid");
-        command.args(["--ctty", "--wait"]).args(shell).arg(stage.program());
+        let at_terminal = ["--ctty", "--wait", "env", "--default-signal=HUP"];
+        command.args(at_terminal).args(shell).arg(stage.program());
         stage.prepare(&mut command).stdin(Stdio::from(terminal));
         let process = stage.run(&mut command);
         let serving = stage.serves(1).await;

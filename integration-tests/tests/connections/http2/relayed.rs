@@ -169,8 +169,9 @@ async fn the_old_process_is_killed_while_it_serves_a_stream() -> anyhow::Result<
     assert_eq!((next(&mut events).await?, client.who_answers().await?), (Some(0), new.pid()));
     old.kill();
     let error = loop {
-        if let Err(error) = next(&mut events).await {
-            break error;
+        match next(&mut events).await {
+            Ok(event) => assert!(event.is_some(), "the stream has ended as if it were whole"),
+            Err(error) => break error,
         }
     };
     let reset = error.downcast_ref::<hyper::Error>().and_then(std::error::Error::source);

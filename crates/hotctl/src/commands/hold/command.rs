@@ -9,24 +9,18 @@ use command_fds::{CommandFdExt, FdMapping};
 use hotupdate_proto::Process;
 use hotupdate_proto::environment::ATTEMPT;
 use hotupdate_proto::timing::fixed::operator::EXEC;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
+use rustix::process::{Signal, WaitOptions, wait};
 use signal_hook::consts::SIGINT;
 use socket2::Socket;
 
 use super::{Keeper, first_process, supervisor};
 use crate::commands::detach::{self, Inner};
+use crate::commands::processes::send;
 use crate::commands::{simple, successor};
 use crate::exit::Exit;
 
 /// The first descriptor that is passed (sd_listen_fds(3), `SD_LISTEN_FDS_START`).
 const FIRST: i32 = 3;
-
-pub(super) fn send(pid: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        // It may have exited in this moment.
-        let _ = kill_process(pid, signal);
-    }
-}
 
 impl Keeper<'_> {
     pub(super) fn start(&mut self) -> io::Result<()> {

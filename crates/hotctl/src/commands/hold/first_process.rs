@@ -11,9 +11,8 @@ use hotupdate_proto::Process;
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2};
 
-use super::command::send;
 use super::{Keeper, KeeperEvent};
-use crate::commands::processes::children;
+use crate::commands::processes::{children, send};
 use crate::context::TICK;
 
 /// The signals that a version of the service may know. For process 1 the kernel ignores what it has no

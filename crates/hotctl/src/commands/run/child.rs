@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt, FdMapping};
 use hotupdate_proto::environment::{AGAIN, ATTEMPT, DETACH};
 use hotupdate_proto::program::End;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::listeners::Sockets;
 use super::notify::Notify;
 use super::settings::Settings;
 use crate::commands::detach::{self, Inner};
-use crate::commands::processes::of_session;
+use crate::commands::processes::{of_session, send};
 
 /// The first descriptor that is passed (sd_listen_fds(3), `SD_LISTEN_FDS_START`).
 const FIRST: i32 = 3;
@@ -122,12 +122,5 @@ impl Child {
         let name = program.file_name()?.to_str()?;
         let is_shell = SHELLS.contains(&name) && self.left().next().is_some();
         is_shell.then(|| name.to_owned())
-    }
-}
-
-fn send(pid: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        // It may have exited in this moment.
-        let _ = kill_process(pid, signal);
     }
 }
