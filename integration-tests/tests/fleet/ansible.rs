@@ -90,11 +90,12 @@ impl<'a> Fleet<'a> {
             for file in ["client.pub", "server"] {
                 fs::copy(self.folder.join(file), host.folder.join(file)).unwrap();
             }
+            // The home is that of the host, too: what shells read in the one of this user may wait for one another.
             let at = host.folder.display();
             let config = format!(
                 "HostKey {at}/server\nAuthorizedKeysFile {at}/client.pub\nStrictModes no\nUsePAM no\n\
                  PidFile none\nPermitRootLogin yes\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n\
-                 SetEnv PATH={}:/usr/bin:/bin:/usr/sbin:/sbin HOTUPDATE_TEST_SANDBOX={}\n",
+                 SetEnv HOME={at} PATH={}:/usr/bin:/bin:/usr/sbin:/sbin HOTUPDATE_TEST_SANDBOX={}\n",
                 binary("hotctl").parent().unwrap().display(),
                 self.sandbox.path().display(),
             );
