@@ -96,6 +96,14 @@ impl Trace {
         self.when(&format!("received {message}"))
     }
 
+    /// Whether a connection came while requests were open on it, which the other process serves over a relay.
+    #[must_use]
+    pub fn has_relays(&self) -> bool {
+        self.lines().iter().any(|(_, line)| {
+            line.starts_with("received prepare") && line.split(' ').any(|word| word.ends_with('='))
+        })
+    }
+
     /// How far the migration of each connection was, by the address of its client, when the log ends. One
     /// that was refused or aborted is where it was before.
     #[must_use]
@@ -107,7 +115,9 @@ impl Trace {
             let [_, message, batch, rest @ ..] = words.as_slice() else { continue };
             let phase = match message.as_str() {
                 "prepare" => {
+                    // A relay comes with the number of its connection, and has no client of its own.
                     let clients = rest.iter().filter_map(|word| word.split_once('='));
+                    let clients = clients.filter(|(_, client)| !client.is_empty());
                     let clients = clients.map(|(id, client)| (id.to_owned(), client.to_owned())).collect();
                     batches.insert(batch.clone(), clients);
                     Some(Phase::Prepare)
@@ -191,7 +201,7 @@ mod tests {
     fn how_far_migrations_are() -> anyhow::Result<()> {
         let file = tempfile::NamedTempFile::new()?;
         let lines = [
-            "received prepare 1 7=a:1 8=b:1",
+            "received prepare 1 7=a:1 7= 8=b:1",
             "received prepare 2 9=c:1",
             "received prepare 3 10=d:1",
             "received prepare 4 11=e:1",

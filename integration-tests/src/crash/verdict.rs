@@ -198,10 +198,11 @@ fn went_down_with_the_victim(record: &Record, visit: &Visit) -> bool {
         return false;
     }
     match record.case.side.takes() {
-        // It takes connections from its release on; those that were with the other one stay there.
+        // It takes connections from its release on; requests that were with the other one stay there, and so
+        // do their connections, unless they are relayed.
         true => {
             let released = record.trace.received(record.case.side.begins_with());
-            released.is_some_and(|released| visit.begun + ACCEPTED > released)
+            released.is_some_and(|released| visit.begun + ACCEPTED > released || record.trace.has_relays())
         }
         // From here on connections are the other one's.
         false => record.trace.received("serving").is_none_or(|serving| visit.begun < serving + BLUR),
