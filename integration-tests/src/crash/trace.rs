@@ -3,7 +3,7 @@
 //!
 //! Deliberately absent: ptrace. This side runs in the test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -96,12 +96,17 @@ impl Trace {
         self.when(&format!("received {message}"))
     }
 
-    /// Whether a connection came while requests were open on it, which the other process serves over a relay.
+    /// The clients whose connections migrated while requests were open on them, which the process that had them
+    /// serves over a relay: it comes with the number of its connection, right behind it.
     #[must_use]
-    pub fn has_relays(&self) -> bool {
-        self.lines().iter().any(|(_, line)| {
-            line.starts_with("received prepare") && line.split(' ').any(|word| word.ends_with('='))
-        })
+    pub fn relayed(&self) -> BTreeSet<String> {
+        let mut relayed = BTreeSet::new();
+        for (_, line) in self.lines().iter().filter(|(_, line)| line.contains(" prepare ")) {
+            let words: Vec<_> = line.split(' ').filter_map(|word| word.split_once('=')).collect();
+            let pairs = words.windows(2).filter(|pair| pair[0].0 == pair[1].0 && pair[1].1.is_empty());
+            relayed.extend(pairs.map(|pair| pair[0].1.to_owned()));
+        }
+        relayed
     }
 
     /// How far the migration of each connection was, by the address of its client, when the log ends. One
@@ -215,6 +220,7 @@ mod tests {
         let phases = [("a:1", Phase::Commit), ("c:1", Phase::Prepared), ("e:1", Phase::Prepare)];
         let phases = phases.into_iter().map(|(client, phase)| (client.to_owned(), phase));
         assert_eq!(Trace::at(file.path()).migrations(), phases.collect());
+        assert_eq!(Trace::at(file.path()).relayed(), ["a:1".to_owned()].into());
         Ok(())
     }
 }

@@ -202,7 +202,9 @@ fn went_down_with_the_victim(record: &Record, visit: &Visit) -> bool {
         // do their connections, unless they are relayed.
         true => {
             let released = record.trace.received(record.case.side.begins_with());
-            released.is_some_and(|released| visit.begun + ACCEPTED > released || record.trace.has_relays())
+            released.is_some_and(|released| {
+                visit.begun + ACCEPTED > released || !record.trace.relayed().is_empty()
+            })
         }
         // From here on connections are the other one's.
         false => record.trace.received("serving").is_none_or(|serving| visit.begun < serving + BLUR),
@@ -241,20 +243,22 @@ fn lost_with_the_victim(record: &Record) -> Vec<&str> {
     if harm.is_none() {
         return Vec::new();
     }
-    let phases = trace.migrations();
+    let (phases, relayed) = (trace.migrations(), trace.relayed());
     let has_no_other_server = |client: &&str| {
         let phase = phases.get(*client);
         let has_taken = matches!(phase, Some(Phase::Prepared | Phase::Commit));
         match (case.side.takes(), case.fault) {
             (true, Fault::Kill) => has_taken,
-            // What the other process has received, it serves.
-            (false, Fault::Kill) => phase.is_none(),
+            // What the other process has received, it serves; but not the requests that were open.
+            (false, Fault::Kill) => phase.is_none() || relayed.contains(*client),
             // What is left with the process that drains is closed at its deadline, which passes meanwhile: a
             // process that stands still takes nothing, and gives nothing.
             (true, Fault::Freeze(_)) => too_late_to_drain(record) && !has_taken,
             // An answer that the process which drains has received and slept over comes too late: it takes
             // its connections back.
-            (false, Fault::Freeze(_)) => too_late_to_drain(record) && phase != Some(&Phase::Commit),
+            (false, Fault::Freeze(_)) => {
+                too_late_to_drain(record) && (phase != Some(&Phase::Commit) || relayed.contains(*client))
+            }
             // What cannot be registered is refused; the process that drains closes it after a while.
             (true, Fault::Error(_)) => case.at.call == Sysno::epoll_ctl && phase.is_some(),
             _ => false,
