@@ -155,7 +155,7 @@ check: ## format, lints, documentation and dependencies, all without a warning; 
 	CARGO=$(CARGO) .ci/cost
 
 .PHONY: portable
-portable: ## macOS and Windows: the workspace builds, libraries without a crate for Linux only; services serve and stop where none can hand over
+portable: ## macOS and Windows: the workspace builds; services serve and stop where none can hand over
 	CARGO=$(CARGO) .ci/portable
 
 .PHONY: cost

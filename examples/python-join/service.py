@@ -30,7 +30,7 @@ class Link(socket.socket):
             self.sendall(data[socket.send_fds(self, [data], fds):])
 
     def hear(self, *kinds, within=5):
-        """The next message of these kinds, and its descriptors. Others are passed over."""
+        """The next message of these kinds, and its descriptors. Any other is passed over."""
         until, message = time.monotonic() + within, {"type": ""}
         while message.get("type") not in kinds:
             if message.get("type") in ("failed", "end_probation", "farewell"):

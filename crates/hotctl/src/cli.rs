@@ -181,7 +181,7 @@ a program that looks at it takes no listener. What COMMAND has started in its se
 asked to stop, too.
 
 Examples:
-  hotctl run --socket ./c.sock --listen http=0.0.0.0:8080 --ready-notify -- gunicorn app:app
+  hotctl run --socket ./c.sock --listen http=0.0.0.0:8080 --ready-http / -- gunicorn app:app
   hotctl run --socket ./c.sock --listen http=0.0.0.0:8080 -- uvicorn --fd 3 app:app
   # Node, with server.listen({fd: 3}) and a listener of its own at descriptor 4 for the question
   hotctl run --socket ./c.sock --listen http=[::]:80 --ready-http /health -- node server.js

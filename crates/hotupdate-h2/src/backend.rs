@@ -13,8 +13,8 @@ use crate::settings::{Setting, Settings};
 /// start.
 pub(crate) const BARRIER: &[u8; 8] = b"hotupdat";
 
-/// A hyper that shares the client's window with another one believes in so much of it at most, unless it had more
-/// before; what it has used is lent again at once.
+/// A hyper that shares the client's window with another one believes in so much of it at most, unless it had
+/// more before; what it has used is lent again at once.
 pub(crate) const SHARED_WINDOW: i64 = 256 * 1024;
 
 /// So many frames for streams that are over are dropped. hyper sees what follows, and puts an end to it as to

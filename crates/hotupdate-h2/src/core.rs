@@ -21,11 +21,11 @@ use crate::streams::Streams;
 /// After so many resets h2 ends a connection. It counts anew after each move, and this layer does not.
 const MAX_RESETS: u32 = 1024;
 
-/// So many bytes for the client are buffered before those wait from whom they come.
+/// So many bytes for the client are buffered before hyper, or the relay that they come from, waits.
 pub(crate) const BUFFERED: usize = 64 * 1024;
 
-/// The most bytes that wait behind DATA for which the client has no room. The DATA itself is limited by the room
-/// in which a hyper may believe and which is not there.
+/// The most bytes that wait behind DATA for which the client has no room. The DATA itself is limited by the
+/// room in which a hyper may believe and which is not there.
 const MAX_QUEUED: usize = 256 * 1024;
 
 /// The most CONTINUATION frames of a header block that does not pass as it is.
@@ -751,7 +751,8 @@ impl Core {
     }
 }
 
-/// The code of a GOAWAY that ends the connection at once: the client has done something wrong (RFC 9113, section
+/// The code of a GOAWAY that ends the connection at once: the client has done something wrong (RFC 9113,
+/// section
 /// 6.8).
 pub(crate) fn error_of(payload: &[u8]) -> Option<u32> {
     let code = payload.get(4..8)?.try_into().ok()?;

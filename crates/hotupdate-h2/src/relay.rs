@@ -20,8 +20,8 @@ use crate::table::Table;
 /// until the client has to wait, too. They wait here only if that process does not run.
 const MAX_WAITING: usize = 256 * 1024;
 
-/// The most DATA of the version before that waits because the client has no room for it. It believes in the room
-/// that there was when the connection left it.
+/// The most DATA of the version before that waits because the client has no room for it. It believes in the
+/// room that there was when the connection left it.
 const MAX_QUEUED_DATA: usize = 1 << 20;
 
 /// The code of a stream that ends because the version before does not serve it any more (RFC 9113, section 7).
@@ -278,8 +278,8 @@ impl Relayed {
     }
 }
 
-/// How much more a server that shares the client's window has to believe in, whose debt this is: it can go on at
-/// once as long as there is room, and both together believe in little that is not there.
+/// How much more a server that shares the client's window has to believe in, whose debt this is: it can go on
+/// at once as long as there is room, and both together believe in little that is not there.
 pub(crate) fn loan(send_window: i64, debt: i64) -> i64 {
     let (most, believes) = (send_window.min(SHARED_WINDOW), send_window + debt);
     if believes * 2 < most { most - believes } else { 0 }

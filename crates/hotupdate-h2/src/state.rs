@@ -38,8 +38,8 @@ impl State {
         &self.connection.server
     }
 
-    /// Whether streams are open, which the server before serves to their end: [`Layer::join`](crate::Layer::join)
-    /// goes on with such a connection.
+    /// Whether streams are open, which the server before serves to their end:
+    /// [`Layer::join`](crate::Layer::join) goes on with such a connection.
     pub fn has_streams(&self) -> bool {
         !self.connection.streams.is_empty()
     }

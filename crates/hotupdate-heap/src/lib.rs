@@ -3,8 +3,9 @@
 //! `free` gives back the end of a heap alone, and small things that live on lie across all of it. So a process
 //! that has had ten thousand connections keeps what they have used, though nearly all of it is free.
 //!
-//! This is a crate of its own because it declares a function of C, which Rust calls unsafe code and the rest of
-//! this workspace forbids itself. There is no unsafe call: the function takes a number, and has no precondition.
+//! This is a crate of its own because it declares a function of C, which Rust calls unsafe code and the rest
+//! of this workspace forbids itself. There is no unsafe call: the function takes a number, and has no
+//! precondition.
 
 /// Gives back every page of the heap on which nothing lives: `malloc_trim(0)`, see `malloc_trim(3)`. Returns
 /// whether there was any.

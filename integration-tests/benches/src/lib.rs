@@ -81,7 +81,7 @@ enum Command {
     Steady(Steady),
     /// HTTPS beside nginx and axum-server with rustls: handshakes, requests, idle connections, and a move.
     Tls(Tls),
-    /// All of these; one that fails does not keep the others from being measured.
+    /// All of these; when one fails, the rest is still measured.
     All {
         /// Upgrades of each system, and rounds of everything else.
         #[arg(long, default_value_t = 3)]

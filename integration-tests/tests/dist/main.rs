@@ -109,7 +109,8 @@ fn has(program: &Path, bytes: &[u8]) -> bool {
     fs::read(program).expect("it is there").windows(bytes.len()).any(|at| at == bytes)
 }
 
-/// What goes into the image of `examples/containers`, by the commands of its README, where this repository seems to be.
+/// What goes into the image of `examples/containers`, by the commands of its README, where this repository
+/// seems to be.
 #[test]
 fn the_programs_of_the_image_need_nothing_else() {
     if !have(&[ROOT]) {

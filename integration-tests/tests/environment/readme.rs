@@ -1,8 +1,8 @@
 //! The READMEs: no command is in them that no test runs, those of the examples are run as they stand, and the
 //! program is the example.
 //!
-//! They use fixed ports, so they run in a network namespace of their own (unshare(1)), and in a process namespace,
-//! with which everything ends that they started.
+//! They use fixed ports, so they run in a network namespace of their own (unshare(1)), and in a process
+//! namespace, with which everything ends that they started.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -57,8 +57,8 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Each block of commands is one that a test asks for by the folder of the README and its name, or says why it is
-/// none. Each example has some.
+/// Each block of commands is one that a test asks for by the folder of the README and its name, or says why
+/// it is none. Each example has some.
 #[test]
 fn every_command_is_run_by_a_test_or_says_why_not() {
     let root = repository();

@@ -90,7 +90,8 @@ impl<'a> Fleet<'a> {
             for file in ["client.pub", "server"] {
                 fs::copy(self.folder.join(file), host.folder.join(file)).unwrap();
             }
-            // The home is that of the host, too: what shells read in the one of this user may wait for one another.
+            // The home is that of the host, too: what shells read in the one of this user may wait for one
+            // another.
             let at = host.folder.display();
             let config = format!(
                 "HostKey {at}/server\nAuthorizedKeysFile {at}/client.pub\nStrictModes no\nUsePAM no\n\
@@ -127,8 +128,8 @@ impl<'a> Fleet<'a> {
         bash.args(["-euc", command]).current_dir(&self.folder).env("ANSIBLE_HOME", self.folder.join("home"));
         bash.env("ANSIBLE_NOCOLOR", "1").env("ANSIBLE_RETRY_FILES_ENABLED", "0").env("LC_ALL", "C.UTF-8");
         bash.env("ANSIBLE_LOCAL_TEMP", self.folder.join("tmp")).env("ANSIBLE_PIPELINING", "1");
-        // A connection for each task. By default ansible keeps them for a minute, by the names of hosts: another
-        // fleet of this user has the same names, and tasks would run on its hosts.
+        // A connection for each task. By default ansible keeps them for a minute, by the names of hosts:
+        // another fleet of this user has the same names, and tasks would run on its hosts.
         bash.env("ANSIBLE_SSH_ARGS", "-C");
         let mut bash = bash.spawn().unwrap();
         let status = eventually("the play ends", PATIENCE, || bash.try_wait().unwrap());

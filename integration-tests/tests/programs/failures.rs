@@ -80,7 +80,7 @@ fn an_application_that_cannot_be_imported() {
         return;
     }
     let gunicorn = ["python3", "-m", "gunicorn", "nowhere:app"].map(str::to_owned);
-    fails(&["--ready-notify", "--settle", "3"], &gunicorn, "exited (status 3) ");
+    fails(&["--ready-http", "/"], &gunicorn, "exited (status 3) ");
 }
 
 /// Over a listener of the service, the old version would answer.

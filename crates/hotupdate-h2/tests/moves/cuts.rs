@@ -312,8 +312,8 @@ fn any_frames(moves: usize, open: Open) {
         all
     });
     let refused = std::cell::Cell::new(0);
-    // A client that says GOAWAY while all its streams are those of the version before is told the same by a server
-    // that has none, at once. What is relayed goes on: see `a_server_that_drains_relays_to_the_end`.
+    // A client that says GOAWAY while all its streams are those of the version before is told the same by a
+    // server that has none, at once. What is relayed goes on: see `a_server_that_drains_relays_to_the_end`.
     let one = any_frame().prop_filter("it stays", move |frame| open == Open::End || frame.0 != GOAWAY);
     proptest!(config, |(asks in few, frames in prop::collection::vec(one, 1..5))| {
         let run = |moves| {

@@ -214,16 +214,7 @@ async fn what_waits_for_room_does_not_hold_up_an_error() {
 /// service is not asked more often.
 #[tokio::test(start_paused = true)]
 async fn floods_while_a_move_waits_end_as_they_do_without() {
-    let mut resets = Vec::new();
-    for stream in (3..4_000).step_by(2) {
-        resets.extend(frame(HEADERS, END_HEADERS, stream, POST));
-        resets.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
-    }
-    let mut block = frame(HEADERS, 0, 3, POST);
-    for _ in 0..2_000 {
-        block.extend(frame(CONTINUATION, 0, 3, b""));
-    }
-    for flood in [resets, block] {
+    for flood in [rapid_resets(), endless_head(3, POST)] {
         let mut asked = Vec::new();
         for moves in [false, true] {
             let mut client = Client::connect(&[]).await;

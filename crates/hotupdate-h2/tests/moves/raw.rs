@@ -52,6 +52,21 @@ pub(crate) fn get(path: &str, more: &[u8]) -> Vec<u8> {
 /// `:method POST`, `:scheme http`, `:path /`.
 pub(crate) const POST: &[u8] = &[0x83, 0x86, 0x84];
 
+/// Two thousand streams, each opened and reset at once.
+pub(crate) fn rapid_resets() -> Vec<u8> {
+    let opened_and_reset = |stream| {
+        [frame(HEADERS, END_HEADERS, stream, POST), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())]
+    };
+    (3..4_000).step_by(2).flat_map(opened_and_reset).flatten().collect()
+}
+
+/// A head, or trailers, in two thousand frames and with no end.
+pub(crate) fn endless_head(stream: u32, begin: &[u8]) -> Vec<u8> {
+    let mut bytes = frame(HEADERS, 0, stream, begin);
+    bytes.extend(frame(CONTINUATION, 0, stream, b"").repeat(2_000));
+    bytes
+}
+
 /// A literal of a new name that the table learns.
 pub(crate) fn learn(name: &str, value: &str) -> Vec<u8> {
     [&[0x40, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()

@@ -22,6 +22,16 @@ async fn asks(client: &mut Client, stream: u32) {
     assert_answered(&client.read_all().await, stream, b"");
 }
 
+/// Streams 1 and 3 end, and the connection goes on with the next.
+async fn ends_both(mut client: Client) {
+    for stream in [1, 3] {
+        client.say(&frame(DATA, END, stream, b"")).await;
+    }
+    client.read_all().await;
+    asks(&mut client, 5).await;
+    client.ends_after(1).await;
+}
+
 /// Opens a stream whose answer has begun.
 async fn opens(client: &mut Client, stream: u32) {
     client.say(&frame(HEADERS, END_HEADERS, stream, STREAM)).await;
@@ -128,11 +138,7 @@ async fn a_head_of_several_frames_is_waited_for() {
     assert_eq!(generations, ["/stream", "/stream"]);
     client.say(&frame(DATA, 0, 3, b"relayed")).await;
     assert_eq!(data(&client.read_all().await, Some(3)), 7);
-    client.say(&frame(DATA, END, 1, b"")).await;
-    client.say(&frame(DATA, END, 3, b"")).await;
-    client.read_all().await;
-    asks(&mut client, 5).await;
-    client.ends_after(1).await;
+    ends_both(client).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -302,11 +308,7 @@ async fn room_for_uploads_comes_back_from_both_servers() {
         heard.extend(more);
     }
     assert_eq!(data(&heard, None), sent);
-    client.say(&frame(DATA, END, 1, b"")).await;
-    client.say(&frame(DATA, END, 3, b"")).await;
-    client.read_all().await;
-    asks(&mut client, 5).await;
-    client.ends_after(1).await;
+    ends_both(client).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -553,21 +555,9 @@ async fn room_that_is_given_byte_by_byte_while_two_servers_wait_for_it() {
 /// asked more often.
 #[tokio::test(start_paused = true)]
 async fn floods_while_streams_are_left_behind_end_as_they_do_without() {
-    let mut resets = Vec::new();
-    for stream in (3..4_000).step_by(2) {
-        resets.extend(frame(HEADERS, END_HEADERS, stream, POST));
-        resets.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
-    }
-    let mut block = frame(HEADERS, 0, 3, POST);
-    for _ in 0..2_000 {
-        block.extend(frame(CONTINUATION, 0, 3, b""));
-    }
-    let mut trailers = frame(HEADERS, 0, 1, b"");
-    for _ in 0..2_000 {
-        trailers.extend(frame(CONTINUATION, 0, 1, b""));
-    }
+    let (head, trailers) = (endless_head(3, POST), endless_head(1, b""));
     let too_much = window_update(0, 0x7fff_ffff).repeat(2);
-    for flood in [resets, block, trailers, too_much] {
+    for flood in [rapid_resets(), head, trailers, too_much] {
         let mut asked = Vec::new();
         for open in [Open::End, Open::Stay] {
             let mut client = client(open).await;

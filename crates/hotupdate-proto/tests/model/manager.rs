@@ -186,7 +186,7 @@ impl World {
         }
     }
 
-    /// The main process has died: the manager kills the others.
+    /// The main process has died: the manager kills the other processes of the unit.
     pub(super) fn kill_all(&mut self) {
         (0..self.procs.len())
             .filter(|p| self.procs[*p].lives())

@@ -87,8 +87,8 @@ impl Upkeep {
                 if self.said.as_ref() != Some(&why) {
                     tracing::error!(
                         %path, missing, %error,
-                        "the control socket was removed from its path, and cannot be made again yet; no operator \
-                         and no new version finds this process, which serves on"
+                        "the control socket was removed from its path, and cannot be made again yet; no \
+                         operator and no new version finds this process, which serves on"
                     );
                     self.said = Some(why);
                 }
