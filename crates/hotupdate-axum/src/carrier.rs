@@ -11,6 +11,8 @@ use std::pin::Pin;
 
 use hotupdate::Connection;
 use hotupdate::connections::NotMigrated;
+#[cfg(feature = "http2")]
+use hotupdate::connections::RelayPair;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::detect::Protocol;
@@ -132,7 +134,7 @@ impl<C: HttpCarrier> Ways<C> {
         Self {
             rests: carrier.rests(),
             #[cfg(feature = "http2")]
-            migrate_relayed: |carrier, state| Box::pin(migrate_relayed(carrier, state)),
+            migrate_relayed: |carrier, state, pair| Box::pin(migrate_relayed(carrier, state, pair)),
             #[cfg(not(feature = "http2"))]
             carrier: PhantomData,
         }
@@ -145,7 +147,7 @@ impl<T: Send + 'static> Ways<T> {
         Self {
             rests: false,
             #[cfg(feature = "http2")]
-            migrate_relayed: |carrier, _| Box::pin(async { Relayed::Stays(carrier) }),
+            migrate_relayed: |carrier, _, _| Box::pin(async { Relayed::Stays(carrier) }),
             #[cfg(not(feature = "http2"))]
             carrier: PhantomData,
         }
@@ -154,7 +156,8 @@ impl<T: Send + 'static> Ways<T> {
 
 /// Migrates an HTTP/2 connection on which streams are open, with the state of the protocol.
 #[cfg(feature = "http2")]
-pub(crate) type MigrateRelayed<T> = fn(T, Vec<u8>) -> Pin<Box<dyn Future<Output = Relayed<T>> + Send>>;
+pub(crate) type MigrateRelayed<T> =
+    fn(T, Vec<u8>, RelayPair) -> Pin<Box<dyn Future<Output = Relayed<T>> + Send>>;
 
 /// What has become of such a connection.
 #[cfg(feature = "http2")]
@@ -166,7 +169,7 @@ pub(crate) enum Relayed<T> {
 }
 
 #[cfg(feature = "http2")]
-async fn migrate_relayed<C: Carrier>(carrier: C, protocol: Vec<u8>) -> Relayed<C> {
+async fn migrate_relayed<C: Carrier>(carrier: C, protocol: Vec<u8>, pair: RelayPair) -> Relayed<C> {
     let kind = carrier.layer().kinds().http2_relayed;
     let (connection, around) = match carrier.take_apart() {
         Ok(parts) => parts,
@@ -177,7 +180,7 @@ async fn migrate_relayed<C: Carrier>(carrier: C, protocol: Vec<u8>) -> Relayed<C
         }
     };
     let state = C::state(&around, protocol);
-    match connection.migrate_relayed(kind, state).await {
+    match connection.migrate_relayed(kind, state, pair).await {
         Ok(near) => near.map_or(Relayed::Lost, Relayed::Migrated),
         Err(NotMigrated { connection, why, .. }) => {
             tracing::debug!(why, kind, "a connection stays");

@@ -10,10 +10,10 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
-use hotupdate::connections::{GoAway, MAX_STATE};
+use hotupdate::connections::{GoAway, MAX_STATE, RelayPair};
 use hotupdate::drain::{Phase, Plan};
 use hotupdate_h2::{Handle, Layer, Limits, State, Stays};
-use hotupdate_proto::timing::fixed::http::SPLIT;
+use hotupdate_proto::timing::fixed::http::{RELAY_AGAIN, SPLIT};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -74,7 +74,13 @@ where
                     Ok((io, state)) => return Some((io, Box::new(state))),
                     Err((_, why)) => unreachable!("it was at rest: {why}"),
                 },
-                Event::Splits => departure = leave_streams(&handle, watch, migrate_relayed).await?,
+                Event::Splits => match RelayPair::new() {
+                    Ok(pair) => departure = leave_streams(&handle, watch, migrate_relayed, pair).await?,
+                    Err(error) => {
+                        tracing::debug!(%error, "no pair of sockets can be made; an HTTP/2 connection stays for now");
+                        departure.has_no_relay(&handle, watch);
+                    }
+                },
                 // Streams in flight finish. It cannot be taken back; if the drain is, the client just comes
                 // again.
                 Event::Leaves(why) => {
@@ -99,13 +105,14 @@ async fn leave_streams<T>(
     handle: &Handle<Io<T>>,
     watch: &mut Watch,
     migrate_relayed: MigrateRelayed<T>,
+    pair: RelayPair,
 ) -> Option<Departure> {
     let (io, state) = match handle.take_split() {
         Ok(taken) => taken,
         Err(why) => unreachable!("it was ready: {why}"),
     };
     let (carrier, unread, activity) = io.into_parts();
-    let migrated = migrate_relayed(carrier, http2_bytes(&state, &unread)).await;
+    let migrated = migrate_relayed(carrier, http2_bytes(&state, &unread), pair).await;
     watch.slot().release();
     match migrated {
         Relayed::Migrated(near) => {
@@ -213,14 +220,25 @@ enum Departure {
 struct Blocked {
     /// Streams were open, up to this number.
     open: Option<u32>,
-    /// It could not be split: its streams are not all its own, or something has to be answered first.
-    whole: bool,
+    /// When it is worth another try to leave them here.
+    split: Split,
     /// When it is given up.
     until: Pin<Box<Sleep>>,
 }
 
+/// When a connection that could not leave without its open streams tries that again.
+#[derive(Debug)]
+enum Split {
+    /// Its streams are not all its own, or something has to be answered first.
+    WhenItCan,
+    /// This process is short of something, and it has nothing to do with this connection.
+    At(Pin<Box<Sleep>>),
+    /// The process that serves takes no such connection, or it took too long.
+    Never,
+}
+
 impl Blocked {
-    fn new<T>(whole: bool, plan: &Plan, handle: &Handle<T>, watch: &Watch) -> Self {
+    fn new<T>(split: Split, plan: &Plan, handle: &Handle<T>, watch: &Watch) -> Self {
         let open = handle.is_open_up_to(u32::MAX).then(|| handle.last_stream());
         let scheduled = plan.scheduled_close(watch.activity().id());
         let until = match handle.relayed() {
@@ -229,17 +247,36 @@ impl Blocked {
             // latest, and then the connection can go.
             _ => scheduled.max(plan.until - plan.grace.min(plan.until - plan.since)),
         };
-        Self { open, whole, until: Box::pin(sleep_until(until)) }
+        Self { open, split, until: Box::pin(sleep_until(until)) }
     }
 
     /// Whether it is worth another try.
-    fn is_over<T>(&self, handle: &Handle<T>) -> bool {
-        let Self { open, whole, until: _ } = self;
-        open.is_some_and(|last| !handle.is_open_up_to(last)) || *whole && handle.can_split().is_ok()
+    fn is_over<T>(&mut self, handle: &Handle<T>, cx: &mut Context<'_>) -> bool {
+        let Self { open, split, until: _ } = self;
+        let splits = match split {
+            Split::WhenItCan => handle.can_split().is_ok(),
+            Split::At(time) => time.as_mut().poll(cx).is_ready(),
+            Split::Never => false,
+        };
+        splits || open.is_some_and(|last| !handle.is_open_up_to(last))
     }
 }
 
 impl Departure {
+    /// Until there is a relay the client is served as before.
+    fn has_no_relay<T>(&mut self, handle: &Handle<T>, watch: &mut Watch) {
+        handle.unsplit();
+        handle.release();
+        watch.slot().release();
+        *self = match watch.phase() {
+            Phase::Draining(plan) => {
+                let split = Split::At(Box::pin(sleep(RELAY_AGAIN)));
+                Self::Blocked(Blocked::new(split, &plan, handle, watch))
+            }
+            _ => Self::Unasked,
+        };
+    }
+
     /// The process serves again.
     fn cancel<T>(&mut self, handle: &Handle<T>) {
         match self {
@@ -272,7 +309,7 @@ impl Departure {
                 Self::Told if handle.relayed() > 0 => return Poll::Pending,
                 Self::Told => return watch.poll_idle(cx).map(|()| Event::TimedOut),
                 Self::Unasked if handle.relayed() > 0 => {
-                    *self = Self::Blocked(Blocked::new(true, plan, handle, watch));
+                    *self = Self::Blocked(Blocked::new(Split::WhenItCan, plan, handle, watch));
                 }
                 Self::Unasked => {
                     ready!(watch.slot().poll_acquire(cx));
@@ -288,7 +325,9 @@ impl Departure {
                             handle.split();
                             *self = Self::Splits(Box::pin(sleep(SPLIT)));
                         } else {
-                            self.stays(true, plan, handle, watch, cx);
+                            let split =
+                                if watch.can_migrate_relayed() { Split::WhenItCan } else { Split::Never };
+                            self.stays(split, plan, handle, watch, cx);
                         }
                     }
                 },
@@ -297,7 +336,7 @@ impl Departure {
                     Poll::Pending if until.as_mut().poll(cx).is_pending() => return Poll::Pending,
                     Poll::Pending | Poll::Ready(Err(_)) => {
                         handle.unsplit();
-                        self.stays(false, plan, handle, watch, cx);
+                        self.stays(Split::Never, plan, handle, watch, cx);
                     }
                 },
                 Self::Blocked(blocked) => {
@@ -306,7 +345,7 @@ impl Departure {
                         *self = Self::Unasked;
                         continue;
                     };
-                    if blocked.is_over(handle) {
+                    if blocked.is_over(handle, cx) {
                         *self = Self::Unasked;
                         continue;
                     }
@@ -318,10 +357,9 @@ impl Departure {
     }
 
     /// For now.
-    fn stays<T>(&mut self, whole: bool, plan: &Plan, handle: &Handle<T>, watch: &Watch, cx: &Context<'_>) {
+    fn stays<T>(&mut self, split: Split, plan: &Plan, handle: &Handle<T>, watch: &Watch, cx: &Context<'_>) {
         handle.release();
-        let whole = whole && watch.can_migrate_relayed();
-        *self = Self::Blocked(Blocked::new(whole, plan, handle, watch));
+        *self = Self::Blocked(Blocked::new(split, plan, handle, watch));
         // What was held can be read, and hyper has to be told.
         cx.waker().wake_by_ref();
     }

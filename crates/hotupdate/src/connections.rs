@@ -16,9 +16,9 @@ pub mod drain;
 pub use drain::{Drain, Phase, Plan};
 
 mod relay;
-#[doc(hidden)]
-pub use relay::Relay;
 pub(crate) use relay::Relayed;
+#[doc(hidden)]
+pub use relay::{Relay, RelayPair};
 
 mod slot;
 pub use slot::MigrationSlot;

@@ -137,13 +137,14 @@ const FREEZE: Duration = Duration::from_secs(20);
 /// Which calls can fail in which way while the machine, and not the program, is at fault. Not EAGAIN: a
 /// descriptor that is ready and says so would lie, and with an edge-triggered epoll(7) the program would
 /// never ask again.
-const FAILURES: [(Sysno, &[Errno]); 9] = [
+const FAILURES: [(Sysno, &[Errno]); 10] = [
     (Sysno::sendmsg, &[Errno::ENOBUFS, Errno::ENOMEM, Errno::ETOOMANYREFS, Errno::EINTR]),
     (Sysno::recvmsg, &[Errno::ENOMEM, Errno::EINTR]),
     (Sysno::accept4, &[Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ECONNABORTED, Errno::EINTR]),
     (Sysno::fcntl, &[Errno::EMFILE]),
     (Sysno::bind, &[Errno::EADDRINUSE]),
     (Sysno::socket, &[Errno::EMFILE]),
+    (Sysno::socketpair, &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM]),
     (Sysno::epoll_ctl, &[Errno::ENOSPC, Errno::ENOMEM]),
     (Sysno::memfd_create, &[Errno::EMFILE]),
     (Sysno::openat, &[Errno::EMFILE]),

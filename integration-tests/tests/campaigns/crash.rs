@@ -56,6 +56,19 @@ fn a_sample_of_the_calls_under_http2() -> anyhow::Result<()> {
     sample_of(Speaks::Http2)
 }
 
+/// A process that is short of descriptors while streams of its connections shall stay with it: it tries again.
+#[test]
+fn no_connection_is_lost_for_want_of_a_relay() -> anyhow::Result<()> {
+    if !have(&[ROOT]) {
+        return Ok(());
+    }
+    let _alone = super::alone();
+    let mut relays = cases(Speaks::Http2, Kind::Error, &calls(Speaks::Http2)?);
+    relays.retain(|case| case.at.call == Sysno::socketpair);
+    survive(&relays, relays.len(), 100);
+    Ok(())
+}
+
 fn sample_of(speaks: Speaks) -> anyhow::Result<()> {
     if !have(&[ROOT]) {
         return Ok(());

@@ -140,6 +140,10 @@ pub mod http {
     /// connection was about to move without the streams that are open. What it sends else waits meanwhile.
     pub const SPLIT: Duration = Duration::from_millis(250);
 
+    /// When such a connection is tried again if no pair of sockets could be made for its streams: the process
+    /// was short of descriptors or memory, and other connections that leave give theirs back.
+    pub const RELAY_AGAIN: Duration = Duration::from_millis(250);
+
     /// How long a server may be awaited while its process is not ready before the log says so: `ready` that
     /// is called after the server was awaited, and not before, never comes.
     pub const READY_OVERDUE: Duration = Duration::from_secs(10);

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::activity::ConnectionActivity;
 use super::drain::Drain;
 use super::record::Tracker;
-use super::relay::Relayed;
+use super::relay::{RelayPair, Relayed};
 use super::slot::MigrationSlot;
 use super::socket::{Reader, Socket, Stream};
 use crate::address::Address;
@@ -199,24 +199,20 @@ impl Connection {
         self.leave(kind.into(), state, Box::new(stays), None);
     }
 
-    /// As [`Connection::migrate_bytes`], of a connection on which something is open that goes on here: one end
-    /// of a pair of sockets goes with it, and the other end is returned, in the row of the connection. `None`
-    /// if the runtime is shutting down.
+    /// As [`Connection::migrate_bytes`], of a connection on which something is open that goes on here: the far
+    /// end of the pair goes with it, and the near end is returned, in the row of the connection. `None` if the
+    /// runtime is shutting down.
     ///
     /// # Errors
-    /// As [`Connection::migrate`], and if no pair of sockets can be made.
+    /// As [`Connection::migrate`].
     #[doc(hidden)]
-    pub async fn migrate_relayed(self, kind: &str, state: Vec<u8>) -> Result<Option<Self>, NotMigrated> {
-        let (relayed, goes_on) = match Relayed::new() {
-            Ok(pair) => pair,
-            Err(error) => {
-                self.set_refused(self.tracker.record.table.changes());
-                return Err(NotMigrated {
-                    connection: self,
-                    why: format!("no pair of sockets can be made: {error}"),
-                });
-            }
-        };
+    pub async fn migrate_relayed(
+        self,
+        kind: &str,
+        state: Vec<u8>,
+        pair: RelayPair,
+    ) -> Result<Option<Self>, NotMigrated> {
+        let (relayed, goes_on) = pair.for_streams();
         let (reply, answer) = oneshot::channel();
         let stays = |connection, why: Option<String>| {
             drop(reply.send(NotMigrated { connection, why: why.unwrap_or_default() }));
@@ -463,17 +459,19 @@ mod tests {
         fixture.accept_kind("echo", None);
         let (connection, mut client) = fixture.accept();
         let (id, request) = (connection.id(), connection.activity().begin_request());
-        let (stays, ()) = tokio::join!(connection.migrate_relayed("echo", Vec::new()), async {
-            fixture.migrations.recv().await.unwrap().give_back();
-        });
+        let (stays, ()) =
+            tokio::join!(connection.migrate_relayed("echo", Vec::new(), RelayPair::new().unwrap()), async {
+                fixture.migrations.recv().await.unwrap().give_back();
+            });
         let connection = stays.unwrap_err().connection;
         fixture.accept_kind("echo", None);
-        let (migrated, far) = tokio::join!(connection.migrate_relayed("echo", Vec::new()), async {
-            let request = fixture.migrations.recv().await.unwrap();
-            let far = request.relayed.as_ref().unwrap().far.try_clone().unwrap();
-            request.migrated();
-            Relay::register(far).unwrap()
-        });
+        let (migrated, far) =
+            tokio::join!(connection.migrate_relayed("echo", Vec::new(), RelayPair::new().unwrap()), async {
+                let request = fixture.migrations.recv().await.unwrap();
+                let far = request.relayed.as_ref().unwrap().far.try_clone().unwrap();
+                request.migrated();
+                Relay::register(far).unwrap()
+            });
         let (mut near, mut far) = (migrated.unwrap().unwrap(), far);
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "our copy is closed");
         near.write_all(b"near").await.unwrap();

@@ -25,6 +25,14 @@ pub struct Relay {
     socket: Socket,
 }
 
+/// For a connection that is about to leave: it takes two descriptors more.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct RelayPair {
+    near: Stream,
+    far: OwnedFd,
+}
+
 /// The pair of a connection that has asked to leave.
 pub(crate) struct Relayed {
     near: Stream,
@@ -34,13 +42,24 @@ pub(crate) struct Relayed {
     goes_on: oneshot::Sender<Connection>,
 }
 
-impl Relayed {
-    pub(super) fn new() -> io::Result<(Self, oneshot::Receiver<Connection>)> {
+impl RelayPair {
+    /// Registered with the runtime.
+    ///
+    /// # Errors
+    /// If the process is short of descriptors or memory.
+    pub fn new() -> io::Result<Self> {
         let (near, far) = pair()?;
-        let (goes_on, stayed) = oneshot::channel();
-        Ok((Self { near: Stream::Unix(near), far: Arc::new(far), goes_on }, stayed))
+        Ok(Self { near: Stream::Unix(near), far })
     }
 
+    pub(super) fn for_streams(self) -> (Relayed, oneshot::Receiver<Connection>) {
+        let Self { near, far } = self;
+        let (goes_on, stayed) = oneshot::channel();
+        (Relayed { near, far: Arc::new(far), goes_on }, stayed)
+    }
+}
+
+impl Relayed {
     /// The connection is in the other process now. Our copy of its socket is closed, and the row is that of
     /// the near end from here on.
     pub(super) fn begin(self, connection: Connection) {
