@@ -185,6 +185,10 @@ where
         if let Poll::Ready(ended) = hyper.as_mut().poll(cx) {
             return Poll::Ready(Event::Ended(ended));
         }
+        // hyper does not say when a tunnel ends, and the frames do.
+        if watch.activity().is_upgraded() && !handle.is_open_up_to(u32::MAX) {
+            watch.activity().set_upgrade_ended();
+        }
         match watch.phase() {
             Phase::Draining(plan) => departure.poll(&plan, handle, watch, cx),
             _ => {

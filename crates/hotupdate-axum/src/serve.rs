@@ -463,7 +463,7 @@ pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, a
         return converse(connection, HttpState::default(), app, Arc::default()).await;
     };
     let state = HttpState::of_http1(state, None).expect("the state comes from `serve`");
-    migration::rest(connection, state, go_on(app, Arc::default()));
+    migration::rest(connection, state, false, go_on(app, Arc::default()));
 }
 
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next
@@ -484,7 +484,8 @@ async fn converse<C: HttpCarrier, S: App>(carrier: C, state: HttpState, app: S, 
         Some((Left::Migrates(io), spoken)) => migration::migrate(io, spoken, go_on(app, server)),
         Some((Left::Rests(io, _), spoken)) => {
             let (carrier, unread, _) = io.into_parts();
-            migration::rest(carrier, HttpState { spoken, unread }, go_on(app, server));
+            let state = HttpState { spoken, unread };
+            migration::rest(carrier, state, server.settings.pings(), go_on(app, server));
         }
         None => {}
     }
@@ -511,12 +512,15 @@ fn begin<S: App>(arrival: Arrival, app: S, server: Arc<Server>) {
         }
         #[cfg(feature = "tls")]
         History::Tls(around, state) => {
+            let pings = server.settings.pings();
             let go_on = go_on::<TlsStream<Connection>, S>(app, server);
-            migration::rest_apart(connection, *around, state, Layer::Tls13.kinds(), go_on);
+            migration::rest_apart(connection, *around, state, Layer::Tls13.kinds(), pings, go_on);
         }
         // Its client has just connected to say something.
         History::None => go_on(app, server)(connection, HttpState::default()),
-        History::Bare(state) => migration::rest(connection, state, go_on(app, server)),
+        History::Bare(state) => {
+            migration::rest(connection, state, server.settings.pings(), go_on(app, server));
+        }
     }
 }
 
