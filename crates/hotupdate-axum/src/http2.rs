@@ -77,7 +77,7 @@ where
                 Event::Splits => match RelayPair::new() {
                     Ok(pair) => departure = leave_streams(&handle, watch, migrate_relayed, pair).await?,
                     Err(error) => {
-                        tracing::debug!(%error, "no pair of sockets can be made; an HTTP/2 connection stays for now");
+                        tracing::debug!(%error, "no pair of sockets: an HTTP/2 connection stays for now");
                         departure.has_no_relay(&handle, watch);
                     }
                 },

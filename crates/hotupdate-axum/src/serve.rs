@@ -69,7 +69,8 @@ use crate::{http2, settings::Http2};
 ///
 /// `app` is a [`Router`](axum::Router), a [`MethodRouter`](axum::routing::MethodRouter), or any other
 /// [`tower::Service`] of HTTP requests, see [`App`]. HTTP/1.1, HTTP/2 (with prior knowledge) and upgrades are
-/// served.
+/// served, also the extended CONNECT of HTTP/2 (RFC 8441): WebSockets of `axum::extract::ws` need a route for
+/// it, such as [`any`](axum::routing::any), as with `axum::serve`.
 ///
 /// The extractor [`Peer`](crate::Peer) has the client's address, and with
 /// [`connect_info`](Serve::connect_info) so does axum's `ConnectInfo`. So `app` is the router itself, and not
@@ -89,8 +90,8 @@ use crate::{http2, settings::Http2};
 ///
 /// An HTTP/2 connection migrates at once when no stream is open. New requests wait for those in flight, but
 /// not longer than [`Timing::drain_hold`](hotupdate::Timing::drain_hold). Then it migrates without the streams
-/// that are still open: gRPC streaming, server-sent events, uploads. The next version answers new requests,
-/// and relays the open streams to this one, which serves them to their end or to its deadline. Until then
+/// that are still open: gRPC streaming, server-sent events, uploads, WebSockets over HTTP/2. The next version
+/// answers new requests, and relays the open streams to this one, which serves them to their end or to its deadline. Until then
 /// the connection does not migrate once more, and [`Totals::relayed`](hotupdate::Totals::relayed) counts it.
 /// If this process dies, its streams are reset; if the next one does, all of the connection is lost.
 ///
