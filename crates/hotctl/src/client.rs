@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::commands;
 use crate::exit::{Exit, Failure};
 
 /// The shortest timeout that the kernel takes for one; zero would mean "for ever" (socket(7)).
@@ -55,7 +56,11 @@ impl From<CallError> for Failure {
                 let after = crate::text::duration(after);
                 Self::new(
                     Exit::TimedOut,
-                    format!("timed out after {after}: no answer from {}", path.display()),
+                    format!(
+                        "timed out after {after}: no answer from {}{}",
+                        path.display(),
+                        standstill(&path)
+                    ),
                 )
             }
             CallError::Interrupted => Self::new(Exit::Interrupted, "interrupted"),
@@ -79,12 +84,30 @@ pub(crate) fn unreachable_socket(file: &Path, source: &io::Error) -> Failure {
         )),
         io::ErrorKind::WouldBlock => Failure::new(
             Exit::TimedOut,
-            format!("timed out: {path} accepts no connections (its queue is full)"),
+            format!("timed out: {path} accepts no connections (its queue is full){}", standstill(file)),
         ),
         io::ErrorKind::InvalidInput | io::ErrorKind::InvalidFilename => {
             Failure::new(Exit::Usage, format!("{path} is no control socket: {why}"))
         }
         _ => Failure::refused(format!("cannot connect to {path}: {why}")),
+    }
+}
+
+/// `: 4100 is stopped …`: why a service does not answer, as far as the kernel says it, and what to do.
+pub(crate) fn standstill(path: &Path) -> String {
+    match commands::stopped(path).as_slice() {
+        [] => String::new(),
+        [pid] => format!(
+            ": process {pid} is stopped (SIGSTOP or a debugger), and its clients wait; `kill -CONT {pid}` lets \
+             it go on"
+        ),
+        several => {
+            let pids = several.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+            format!(
+                ": processes {pids} are stopped (SIGSTOP or a debugger), and their clients wait; `kill -CONT \
+                 {pids}` lets them go on"
+            )
+        }
     }
 }
 

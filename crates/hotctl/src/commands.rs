@@ -15,6 +15,7 @@ pub(crate) use install_units::name as unit_name;
 mod list;
 mod output;
 mod owner;
+pub(crate) use owner::stopped;
 mod probe;
 mod processes;
 mod run;

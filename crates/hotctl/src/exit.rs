@@ -112,7 +112,7 @@ impl Failure {
     pub(crate) fn output(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::new(Exit::Done, ""),
-            _ => Self::refused(format!("cannot write to stdout: {error}")),
+            _ => Self::refused(format!("cannot write to stdout: {}", crate::text::os_error(error))),
         }
     }
 }

@@ -47,7 +47,7 @@ pub(crate) fn only(places: &[PathBuf]) -> Result<PathBuf, Failure> {
         )),
         ([], silent) => Err(Failure::new(
             Exit::NotRunning,
-            format!("no service listens on {}; {NAME_ONE}", listed(silent)),
+            format!("no service answers on {}; {NAME_ONE}", listed(silent)),
         )),
         (several, _) => Err(Failure::new(
             Exit::Usage,

@@ -10,7 +10,7 @@ use hotupdate_proto::operator::{ProcessStatus, Status};
 use hotupdate_proto::timing::fixed::operator::PROBE;
 use serde::Serialize;
 
-use crate::client::CallError;
+use crate::client::{CallError, standstill};
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::find;
@@ -94,7 +94,7 @@ fn why(error: &CallError) -> String {
         CallError::Refused { reason, .. } => reason.clone(),
         CallError::Closed { .. } => "closed the connection".to_owned(),
         CallError::Garbled { reason, .. } => reason.clone(),
-        CallError::TimedOut { .. } => "no answer".to_owned(),
+        CallError::TimedOut { path, .. } => format!("no answer{}", standstill(path)),
         CallError::Interrupted => "interrupted".to_owned(),
     }
 }

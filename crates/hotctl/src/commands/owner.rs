@@ -14,6 +14,8 @@ use hotupdate_proto::lock;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
+use super::processes;
+
 /// The lock of a control socket, and its file.
 #[derive(Clone, Debug)]
 pub(super) struct Owner {
@@ -99,6 +101,13 @@ impl Lock {
         }
         is_stopped
     }
+}
+
+/// The processes that have the lock of this control socket open and are stopped (SIGSTOP, or a debugger): why a
+/// service does not answer. None where this process may not look into them.
+pub(crate) fn stopped(socket: &Path) -> Vec<u32> {
+    let owner = Owner::of(socket);
+    processes::stopped().filter(|pid| owner.is(*pid)).collect()
 }
 
 fn last_word(lock: &File) -> io::Result<Last> {

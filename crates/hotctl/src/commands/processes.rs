@@ -38,6 +38,11 @@ pub(super) fn of_session(leader: u32) -> impl Iterator<Item = u32> {
     all().filter(move |pid| stat(*pid).is_some_and(|stat| stat.session == leader && stat.runs()))
 }
 
+/// Those that go on only when a signal or their debugger says so.
+pub(super) fn stopped() -> impl Iterator<Item = u32> {
+    all().filter(|pid| stat(*pid).is_some_and(|stat| matches!(stat.state.as_str(), "T" | "t")))
+}
+
 fn all() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())

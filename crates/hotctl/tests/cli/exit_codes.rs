@@ -8,8 +8,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::support::eventually;
-use crate::support::fake::{Answer, Fake, join, process, take_over};
-use crate::support::run::{Place, start};
+use crate::support::fake::{Answer, Fake, join, lock, process, take_over};
+use crate::support::run::{Place, start, stat};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use hotupdate_proto::Summary;
@@ -119,6 +120,53 @@ fn timed_out_is_4() {
     let line =
         format!("hotctl: status: timed out after 200 ms: no answer from {}", place.fake.path.display());
     assert_eq!(ran.line(), line);
+}
+
+/// A process that does not outlive its test, also if that fails: a stopped one would never end by itself.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The service as an operator finds it whose debugger, or SIGSTOP, has stopped it: whatever is asked, the line
+/// says which process it is, and what to do.
+#[test]
+fn a_service_that_is_stopped_is_named() {
+    let place = Place::new();
+    for method in ["Status", "Connections"] {
+        place.fake.on(method, |_| Answer::Silence);
+    }
+    let path = place.fake.path.display().to_string();
+    let lock = std::fs::File::open(lock(&place.fake.path)).unwrap();
+    let server = Killed(Command::new("sleep").arg("60").stdin(lock).spawn().unwrap());
+    let pid = server.0.id();
+    kill_process(Pid::from_child(&server.0), Signal::STOP).unwrap();
+    eventually("it is stopped", || stat(pid).filter(|stat| stat.state == 'T'));
+    let why = format!(
+        "no answer from {path}: process {pid} is stopped (SIGSTOP or a debugger), and its clients wait; \
+         `kill -CONT {pid}` lets it go on"
+    );
+    let touched = place.file("touched").display().to_string();
+    let commands: [&[&str]; 7] = [
+        &["status"],
+        &["connections"],
+        &["abort"],
+        &["rollback"],
+        &["drain"],
+        &["stop", "--wait"],
+        &["handoff", "--", "touch", &touched],
+    ];
+    for command in commands {
+        let ran = place.hotctl(&[&["--timeout", "0.2"], command].concat()).code(4);
+        assert_eq!(ran.line(), format!("hotctl: {}: timed out after 200 ms: {why}", command[0]));
+    }
+    assert!(!place.file("touched").exists());
+    let list = place.hotctl(&["--timeout", "0.2", "list"]).code(0);
+    assert!(list.stdout.contains(&format!("process {pid} is stopped")), "{list:#?}");
 }
 
 #[test]
