@@ -764,8 +764,8 @@ fn data_length(frame: &[u8]) -> u32 {
     Head::parse(frame).filter(|head| head.kind == kind::DATA).map_or(0, |head| head.length)
 }
 
-/// A GOAWAY whose last stream is this one at least: the version before has served them. A client would ask again
-/// for what has come later.
+/// A GOAWAY whose last stream is this one at least: the version before has served them. A client would ask
+/// again for what has come later.
 fn last_at_least(frame: &[u8], least: u32) -> Bytes {
     let mut bytes = BytesMut::from(frame);
     if let Some(last) = bytes.get_mut(HEAD..HEAD + 4)
