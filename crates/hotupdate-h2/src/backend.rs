@@ -24,6 +24,8 @@ const LATE_FRAMES: u32 = 1024;
 /// A hyper that serves a connection.
 #[derive(Debug)]
 pub(crate) struct Backend {
+    /// It has the connection from its beginning.
+    is_first: bool,
     /// Streams up to this one were served by another hyper, and are over. 0 for the first hyper of a
     /// connection.
     pub(crate) base: u32,
@@ -74,6 +76,7 @@ impl Backend {
     /// Of a new connection: it hears what the client says.
     pub(crate) fn first() -> Self {
         Self {
+            is_first: true,
             base: 0,
             late: LATE_FRAMES,
             starts: Starts::default(),
@@ -104,6 +107,7 @@ impl Backend {
         put(out, kind::SETTINGS, 0, 0, &second.payload());
         let debt = INITIAL_WINDOW - connection.send_window;
         Self {
+            is_first: false,
             base: connection.streams.last(),
             starts: Starts { settings: true, acks: 2, pong: true },
             ahead: INITIAL_WINDOW - connection.receive_window,
@@ -159,6 +163,13 @@ impl Backend {
         debug_assert!(block.len() < 4 * DEFAULT_MAX_FRAME_SIZE as usize, "h2 reads five CONTINUATION frames");
         put_block(out, flag::END_STREAM, self.base, &block);
         self.resets_prime = true;
+    }
+
+    /// Whether it hears every frame of the client as it is, as long as nothing waits: it believes what its client
+    /// does, and has its table.
+    #[inline]
+    pub(crate) fn hears_all(&self) -> bool {
+        self.is_first && !self.flat
     }
 
     /// Whether it writes nothing but what the client may hear as it is.
