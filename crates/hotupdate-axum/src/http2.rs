@@ -77,7 +77,7 @@ where
                 Event::Splits => match RelayPair::new() {
                     Ok(pair) => departure = leave_streams(&handle, watch, migrate_relayed, pair).await?,
                     Err(error) => {
-                        tracing::debug!(%error, "no pair of sockets can be made; an HTTP/2 connection stays for now");
+                        tracing::debug!(%error, "no pair of sockets: an HTTP/2 connection stays for now");
                         departure.has_no_relay(&handle, watch);
                     }
                 },
@@ -184,6 +184,10 @@ where
         // What has arrived is served, whatever the phase.
         if let Poll::Ready(ended) = hyper.as_mut().poll(cx) {
             return Poll::Ready(Event::Ended(ended));
+        }
+        // hyper does not say when a tunnel ends, and the frames do.
+        if watch.activity().is_upgraded() && !handle.is_open_up_to(u32::MAX) {
+            watch.activity().set_upgrade_ended();
         }
         match watch.phase() {
             Phase::Draining(plan) => departure.poll(&plan, handle, watch, cx),

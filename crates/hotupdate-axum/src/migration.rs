@@ -59,13 +59,17 @@ pub(crate) struct HttpState {
 }
 
 impl HttpState {
-    /// Whether nothing is to be done before the client speaks. HTTP/2 has its own time.
-    fn is_waiting(&self) -> bool {
-        match &self.spoken {
-            Spoken::Unknown | Spoken::Http1 => self.unread.is_empty(),
+    /// Whether nothing is to be done before the client speaks, by a server that `pings` clients or does not.
+    #[cfg_attr(not(feature = "http2"), expect(unused_variables, reason = "a client of HTTP/1 is not pinged"))]
+    fn is_waiting(&self, pings: bool) -> bool {
+        let waits = match &self.spoken {
+            Spoken::Unknown | Spoken::Http1 => true,
             #[cfg(feature = "http2")]
-            Spoken::Http2(_) | Spoken::Relayed(..) => false,
-        }
+            Spoken::Http2(state) => !pings && state.is_waiting(),
+            #[cfg(feature = "http2")]
+            Spoken::Relayed(..) => false,
+        };
+        waits && self.unread.is_empty()
     }
 
     /// The form; then, of [`Kinds::http1`], the protocol and the bytes.
@@ -147,18 +151,19 @@ pub(crate) fn migrate<C: Carrier>(
 }
 
 /// Lets the connection rest until its client says something. Then `go_on` goes on with it; at once if there
-/// is something to do.
+/// is something to do, such as to ping a client of HTTP/2.
 pub(crate) fn rest<C: HttpCarrier>(
     carrier: C,
     state: HttpState,
+    pings: bool,
     go_on: impl FnOnce(C, HttpState) + Send + 'static,
 ) {
-    if !carrier.rests() || !state.is_waiting() {
+    if !carrier.rests() || !state.is_waiting(pings) {
         return go_on(carrier, state);
     }
     let kinds = carrier.layer().kinds();
     match carrier.take_apart() {
-        Ok((connection, around)) => rest_apart(connection, around, state, kinds, go_on),
+        Ok((connection, around)) => rest_apart(connection, around, state, kinds, pings, go_on),
         Err((carrier, _)) => go_on(carrier, state),
     }
 }
@@ -169,10 +174,11 @@ pub(crate) fn rest_apart<C: HttpCarrier>(
     around: C::Around,
     state: HttpState,
     kinds: &Kinds,
+    pings: bool,
     go_on: impl FnOnce(C, HttpState) + Send + 'static,
 ) {
     let kind = state.spoken.kind(kinds);
-    let waiting = state.is_waiting() && C::is_waiting(&around);
+    let waiting = state.is_waiting(pings) && C::is_waiting(&around);
     let apart = Apart { around, state, go_on };
     if waiting { connection.rest(kind, apart) } else { Box::new(apart).go_on(connection) }
 }

@@ -69,7 +69,8 @@ use crate::{http2, settings::Http2};
 ///
 /// `app` is a [`Router`](axum::Router), a [`MethodRouter`](axum::routing::MethodRouter), or any other
 /// [`tower::Service`] of HTTP requests, see [`App`]. HTTP/1.1, HTTP/2 (with prior knowledge) and upgrades are
-/// served.
+/// served, also the extended CONNECT of HTTP/2 (RFC 8441): WebSockets of `axum::extract::ws` need a route for
+/// it, such as [`any`](axum::routing::any), as with `axum::serve`.
 ///
 /// The extractor [`Peer`](crate::Peer) has the client's address, and with
 /// [`connect_info`](Serve::connect_info) so does axum's `ConnectInfo`. So `app` is the router itself, and not
@@ -89,8 +90,8 @@ use crate::{http2, settings::Http2};
 ///
 /// An HTTP/2 connection migrates at once when no stream is open. New requests wait for those in flight, but
 /// not longer than [`Timing::drain_hold`](hotupdate::Timing::drain_hold). Then it migrates without the streams
-/// that are still open: gRPC streaming, server-sent events, uploads. The next version answers new requests,
-/// and relays the open streams to this one, which serves them to their end or to its deadline. Until then
+/// that are still open: gRPC streaming, server-sent events, uploads, WebSockets over HTTP/2. The next version
+/// answers new requests, and relays the open streams to this one, which serves them to their end or to its deadline. Until then
 /// the connection does not migrate once more, and [`Totals::relayed`](hotupdate::Totals::relayed) counts it.
 /// If this process dies, its streams are reset; if the next one does, all of the connection is lost.
 ///
@@ -463,7 +464,7 @@ pub async fn serve_one<S: App>(connection: Connection, state: Option<Vec<u8>>, a
         return converse(connection, HttpState::default(), app, Arc::default()).await;
     };
     let state = HttpState::of_http1(state, None).expect("the state comes from `serve`");
-    migration::rest(connection, state, go_on(app, Arc::default()));
+    migration::rest(connection, state, false, go_on(app, Arc::default()));
 }
 
 /// One connection, from its first byte, or from where another process has come to, to its last or to the next
@@ -484,7 +485,8 @@ async fn converse<C: HttpCarrier, S: App>(carrier: C, state: HttpState, app: S, 
         Some((Left::Migrates(io), spoken)) => migration::migrate(io, spoken, go_on(app, server)),
         Some((Left::Rests(io, _), spoken)) => {
             let (carrier, unread, _) = io.into_parts();
-            migration::rest(carrier, HttpState { spoken, unread }, go_on(app, server));
+            let state = HttpState { spoken, unread };
+            migration::rest(carrier, state, server.settings.pings(), go_on(app, server));
         }
         None => {}
     }
@@ -511,12 +513,15 @@ fn begin<S: App>(arrival: Arrival, app: S, server: Arc<Server>) {
         }
         #[cfg(feature = "tls")]
         History::Tls(around, state) => {
+            let pings = server.settings.pings();
             let go_on = go_on::<TlsStream<Connection>, S>(app, server);
-            migration::rest_apart(connection, *around, state, Layer::Tls13.kinds(), go_on);
+            migration::rest_apart(connection, *around, state, Layer::Tls13.kinds(), pings, go_on);
         }
         // Its client has just connected to say something.
         History::None => go_on(app, server)(connection, HttpState::default()),
-        History::Bare(state) => migration::rest(connection, state, go_on(app, server)),
+        History::Bare(state) => {
+            migration::rest(connection, state, server.settings.pings(), go_on(app, server));
+        }
     }
 }
 

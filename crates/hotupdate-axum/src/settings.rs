@@ -248,3 +248,13 @@ pub(crate) struct Settings {
     #[cfg(feature = "http2")]
     pub(crate) http2: Http2,
 }
+
+impl Settings {
+    /// Whether the server says something to clients of HTTP/2 that are silent.
+    pub(crate) fn pings(&self) -> bool {
+        #[cfg(feature = "http2")]
+        return self.http2.keep_alive.is_some();
+        #[cfg(not(feature = "http2"))]
+        false
+    }
+}

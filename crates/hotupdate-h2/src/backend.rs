@@ -44,6 +44,8 @@ pub(crate) struct Backend {
     pub(crate) foreign_pongs: u32,
     /// It has not yet written all of a header block.
     pub(crate) answering: bool,
+    /// It has said something about a stream of its own, so that its GOAWAY knows that one.
+    pub(crate) has_streams: bool,
     /// The client has sent something since, and does not just leave.
     pub(crate) spoken_to: bool,
     /// What it allows less than its predecessor.
@@ -82,6 +84,7 @@ impl Backend {
             foreign_acks: 0,
             foreign_pongs: 0,
             answering: false,
+            has_streams: false,
             spoken_to: true,
             lowers: None,
         }
@@ -162,6 +165,7 @@ impl Backend {
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
         let has_ended = self.starts.is_done() && !self.resets_prime && !self.answering;
-        has_ended && self.ahead >= 0 && self.debt == 0
+        let knows_last = self.has_streams || self.base == 0;
+        has_ended && knows_last && self.ahead >= 0 && self.debt == 0
     }
 }

@@ -44,6 +44,11 @@ impl State {
         !self.connection.streams.is_empty()
     }
 
+    /// Whether the client has to speak before there is anything to do: the state can be kept until then.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.is_empty() && self.unsent.is_empty() && !self.has_streams()
+    }
+
     /// How many bytes travel.
     pub fn len(&self) -> usize {
         self.to_bytes().len()

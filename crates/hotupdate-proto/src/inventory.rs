@@ -281,7 +281,7 @@ pub enum ConnectionState {
     Idle,
     /// With a request in flight.
     Active,
-    /// Upgraded: the HTTP conversation is over.
+    /// Upgraded: the HTTP conversation is over, or goes on beside a tunnel in one of its streams (RFC 8441).
     Upgraded,
 }
 

@@ -1,13 +1,17 @@
-//! What it costs to move connections that are idle to the next version: time, processor time of both
-//! processes, memory; beside what the kernel alone takes to pass their descriptors on.
+//! What it costs to move connections that are idle to the next version, and connections of HTTP/2 without a
+//! stream that is open: time, processor time of both processes, memory; beside what the kernel alone takes to
+//! pass their descriptors on.
 //!
 //! Deliberately absent: clients that speak meanwhile, and whether they notice: that is a test.
 
+mod http2;
+
+use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, ensure};
-use integration_tests::steady::idle;
+use integration_tests::steady::{Steady, idle};
 use integration_tests::{SOON, Sandbox, status};
 use serde::Serialize;
 use serde_json::json;
@@ -30,6 +34,92 @@ const LOOK: Duration = Duration::from_micros(100);
 /// In milliseconds: clients that are idle, and not between two requests.
 const SILENT: u64 = 3_500;
 
+/// What moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+enum What {
+    /// Idle connections of HTTP/1.1.
+    #[serde(rename = "HTTP/1.1")]
+    Http1,
+    /// Idle connections of HTTP/2.
+    #[serde(rename = "HTTP/2")]
+    Http2,
+    /// Those that have moved before, and whose clients have said nothing since.
+    #[serde(rename = "HTTP/2, once more")]
+    Again,
+    /// Connections of HTTP/2 without the one stream of each that is open: the old process goes on with it.
+    #[serde(rename = "HTTP/2, a stream stays")]
+    Stream,
+}
+
+impl What {
+    const OF_HTTP2: [Self; 3] = [Self::Http2, Self::Again, Self::Stream];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+            Self::Again => "HTTP/2, once more",
+            Self::Stream => "HTTP/2, a stream stays",
+        }
+    }
+
+    /// How many connections there are when nothing is measured but what a hot update costs: an old process
+    /// with an open stream stays, and one without a connection goes.
+    fn fewest(self) -> usize {
+        usize::from(self == Self::Stream)
+    }
+
+    /// Descriptors of the new process for each connection.
+    fn descriptors(self) -> usize {
+        1 + usize::from(self == Self::Stream)
+    }
+
+    fn connect(self, address: SocketAddr, how_many: usize) -> anyhow::Result<Clients> {
+        let http2 = |path| {
+            let all = (0..how_many).map(|_| http2::Client::connect(address, path));
+            Ok::<_, anyhow::Error>(Clients::Http2(all.collect::<Result<_, _>>()?))
+        };
+        Ok(match self {
+            Self::Http1 => Clients::Http1(idle(address, how_many)?),
+            Self::Http2 | Self::Again => http2("/")?,
+            Self::Stream => http2("/open")?,
+        })
+    }
+}
+
+enum Clients {
+    Http1(Vec<Steady>),
+    Http2(Vec<http2::Client>),
+}
+
+impl Clients {
+    /// Each of them is answered by this version.
+    fn are_answered_by(&mut self, version: &str) -> anyhow::Result<()> {
+        let check = |answer: Vec<u8>| {
+            ensure!(
+                answer == version.as_bytes(),
+                "{:?} instead of {version}",
+                String::from_utf8_lossy(&answer)
+            );
+            anyhow::Ok(())
+        };
+        match self {
+            Self::Http1(clients) => clients.iter_mut().try_for_each(|client| {
+                client.ask()?;
+                check(client.answer()?)
+            }),
+            Self::Http2(clients) => clients.iter_mut().try_for_each(|client| check(client.get("/")?)),
+        }
+    }
+
+    fn end_streams(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Http1(_) => Ok(()),
+            Self::Http2(clients) => clients.iter_mut().try_for_each(http2::Client::reset),
+        }
+    }
+}
+
 /// Descriptors that this program and a server need besides one for each connection.
 const SPARE: u64 = 600;
 
@@ -38,14 +128,17 @@ pub(crate) struct Moves {
     /// How many connections.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 100, 1_000, 10_000, 15_000])]
     connections: Vec<usize>,
+    /// How many connections of HTTP/2: idle, idle since they have moved, and with a stream that stays.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
+    http2: Vec<usize>,
     /// Times that each is measured; the medians are told.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// For how many milliseconds the clients have been silent before. After a second connections rest.
     #[arg(long, default_value_t = SILENT)]
     silent: u64,
-    /// A thousand connections alone.
-    #[arg(long, conflicts_with = "connections")]
+    /// A thousand connections of each alone.
+    #[arg(long, conflicts_with_all = ["connections", "http2"])]
     quick: bool,
 }
 
@@ -53,6 +146,7 @@ pub(crate) struct Moves {
 /// and memory in bytes for each connection; neither is there for less than a hundred.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
+    what: What,
     connections: usize,
     /// From the moment in which the new process serves until it has all connections.
     moved_ms: f64,
@@ -64,44 +158,80 @@ pub(crate) struct Row {
     floor_ms: f64,
     floor_sender_us: Option<f64>,
     floor_receiver_us: Option<f64>,
-    /// The most copies of descriptors beyond one for each connection, as sampled.
-    in_flight: f64,
+    /// The most copies of descriptors beyond one for each connection, as sampled; not with streams that stay,
+    /// which have descriptors of their own.
+    in_flight: Option<f64>,
     old_bytes: Option<f64>,
     new_bytes: Option<f64>,
+    /// Of the old process, for each stream that stays: the memory of what has left is not given back yet.
+    stays_bytes: Option<f64>,
 }
 
 impl Moves {
     pub(crate) fn all(rounds: usize, quick: bool) -> Self {
-        let connections = vec![1, 100, 1_000, 10_000, 15_000];
-        Self { connections, rounds, silent: SILENT, quick }
+        let (connections, http2) = (vec![1, 100, 1_000, 10_000, 15_000], vec![1_000, 10_000]);
+        Self { connections, http2, rounds, silent: SILENT, quick }
     }
 
     pub(crate) fn run(&self) -> anyhow::Result<Findings> {
-        let sizes = if self.quick { &[1_000][..] } else { &self.connections };
+        let few = [1_000];
+        let [http1, http2] =
+            [&self.connections, &self.http2].map(|sizes| if self.quick { &few[..] } else { sizes });
         let limit = raise_limit()?;
+        let (mut rows, mut text) = (Vec::new(), String::new());
+        for what in [&[What::Http1][..], &What::OF_HTTP2].concat() {
+            let sizes = if what == What::Http1 { http1 } else { http2 };
+            if !sizes.is_empty() {
+                self.measure(what, sizes, limit, &mut rows, &mut text)?;
+            }
+        }
+        let mut table = Table::new(&TITLES);
+        rows.iter().for_each(|row| table.row(row.cells()));
+        Ok(Findings {
+            name: "moves",
+            title: "Moving idle connections to the next version",
+            text: format!("{table}{text}\nTheir clients have been silent for {} ms.\n", self.silent),
+            plot: (http1.len() > 1).then(|| plot(&rows)),
+            figures: json!({ "rounds": self.rounds, "silent_ms": self.silent, "rows": rows }),
+            disturbed: None,
+        })
+    }
+
+    /// Each number of connections.
+    fn measure(
+        &self,
+        what: What,
+        sizes: &[usize],
+        limit: u64,
+        rows: &mut Vec<Row>,
+        text: &mut String,
+    ) -> anyhow::Result<()> {
+        let rounds = |connections| {
+            let silent = Duration::from_millis(self.silent);
+            (0..self.rounds).map(|_| round(what, connections, silent)).collect::<Result<Vec<_>, _>>()
+        };
         // A hot update without connections costs something, too, which is no cost of a connection.
-        let round = |connections| round(connections, Duration::from_millis(self.silent));
-        let without = (0..self.rounds).map(|_| round(0)).collect::<Result<Vec<_>, _>>()?;
+        let fewest = what.fewest();
+        let without = rounds(fewest)?;
         let base_old = seconds(&without, |round| round.old);
         let base_new = seconds(&without, |round| round.new);
-        let mut rows = Vec::new();
-        let mut text = String::new();
         for &connections in sizes {
-            if limit < connections as u64 + SPARE {
+            if limit < (what.descriptors() * connections) as u64 + SPARE {
                 text.push_str(&format!(
-                    "\nNot measured: {connections} connections, for the limit of descriptors is {limit}.\n"
+                    "\nNot measured: {connections} connections ({}): the limit of descriptors is {limit}.\n",
+                    what.name()
                 ));
                 continue;
             }
-            say(&format!("moves: {connections} connections"))?;
-            let rounds = (0..self.rounds).map(|_| round(connections)).collect::<Result<Vec<_>, _>>()?;
+            say(&format!("moves: {connections} connections, {}", what.name()))?;
+            let rounds = rounds(connections)?;
             let of = |of: fn(&Round) -> f64| median(rounds.iter().map(of)).unwrap_or(f64::NAN);
             let many = |each: f64| (MANY <= connections).then_some(each);
             let each = |of: fn(&Round) -> Duration, base: f64| {
-                let each = (seconds(&rounds, of) - base) * 1e6 / connections as f64;
-                many(each)
+                many((seconds(&rounds, of) - base) * 1e6 / (connections - fewest) as f64)
             };
-            let row = Row {
+            rows.push(Row {
+                what,
                 connections,
                 moved_ms: of(|round| round.moved.as_secs_f64() * 1e3),
                 gone_ms: of(|round| round.gone.as_secs_f64() * 1e3),
@@ -110,26 +240,18 @@ impl Moves {
                 floor_ms: of(|round| round.floor.took.as_secs_f64() * 1e3),
                 floor_sender_us: each(|round| round.floor.sender, 0.0),
                 floor_receiver_us: each(|round| round.floor.receiver, 0.0),
-                in_flight: of(|round| round.in_flight as f64),
+                in_flight: (what != What::Stream).then(|| of(|round| round.in_flight as f64)),
                 old_bytes: many(of(|round| round.old_bytes)),
                 new_bytes: many(of(|round| round.new_bytes)),
-            };
-            rows.push(row);
+                stays_bytes: many(of(|round| round.stays_bytes)).filter(|_| what == What::Stream),
+            });
         }
-        let mut table = Table::new(&TITLES);
-        rows.iter().for_each(|row| table.row(row.cells()));
-        Ok(Findings {
-            name: "moves",
-            title: "Moving idle connections to the next version",
-            text: format!("{table}{text}\nTheir clients have been silent for {} ms.\n", self.silent),
-            plot: (rows.len() > 1).then(|| plot(&rows)),
-            figures: json!({ "rounds": self.rounds, "silent_ms": self.silent, "rows": rows }),
-            disturbed: None,
-        })
+        Ok(())
     }
 }
 
-const TITLES: [&str; 11] = [
+const TITLES: [&str; 13] = [
+    "",
     "connections",
     "moved in (ms)",
     "old process gone in (ms)",
@@ -141,12 +263,14 @@ const TITLES: [&str; 11] = [
     "most copies",
     "memory each (B): old",
     "new",
+    "old, of a stream that stays",
 ];
 
 impl Row {
-    fn cells(&self) -> [String; 11] {
+    fn cells(&self) -> [String; 13] {
         let both = |one: Option<f64>, other: Option<f64>| one.zip(other).map(|(one, other)| one + other);
         [
+            self.what.name().to_owned(),
             self.connections.to_string(),
             number(Some(self.moved_ms), 1),
             number(Some(self.gone_ms), 1),
@@ -155,16 +279,17 @@ impl Row {
             number(both(self.old_us, self.new_us), 1),
             number(Some(self.floor_ms), 2),
             number(both(self.floor_sender_us, self.floor_receiver_us), 2),
-            number(Some(self.in_flight), 0),
+            number(self.in_flight, 0),
             number(self.old_bytes, 0),
             number(self.new_bytes, 0),
+            number(self.stays_bytes, 0),
         ]
     }
 }
 
 fn plot(rows: &[Row]) -> String {
-    let points =
-        |millis: fn(&Row) -> f64| rows.iter().map(|row| (row.connections as f64, millis(row))).collect();
+    let http1 = || rows.iter().filter(|row| row.what == What::Http1);
+    let points = |millis: fn(&Row) -> f64| http1().map(|row| (row.connections as f64, millis(row))).collect();
     growth::draw(
         "Moving idle connections",
         &[
@@ -182,25 +307,32 @@ fn seconds(rounds: &[Round], of: fn(&Round) -> Duration) -> f64 {
 struct Round {
     moved: Duration,
     gone: Duration,
-    /// Processor time: of the old process from the moment in which the new one is started, of the new one in
-    /// all.
+    /// Processor time: of the old process from the moment in which the new one is started to its end, or
+    /// until streams are all that is left to it; of the new one in all.
     old: Duration,
     new: Duration,
     floor: Floor,
     in_flight: u64,
     old_bytes: f64,
     new_bytes: f64,
+    stays_bytes: f64,
 }
 
-fn round(connections: usize, silent: Duration) -> anyhow::Result<Round> {
+fn round(what: What, connections: usize, silent: Duration) -> anyhow::Result<Round> {
     let floor = if connections == 0 { Floor::default() } else { floor::pass(connections)? };
     let sandbox = Sandbox::new();
     // No probation: what the old process costs in it is another question.
     let arguments = ["--probation", "0"];
-    let old = server(&sandbox, 1, &arguments)?;
+    let mut old = server(&sandbox, 1, &arguments)?;
     let address = old.wait_serving().http;
     let fresh = old.facts();
-    let mut clients = idle(address, connections)?;
+    let mut clients = what.connect(address, connections)?;
+    if what == What::Again {
+        let next = server(&sandbox, 1, &arguments)?;
+        next.wait_serving();
+        used_until_gone(&old)?;
+        old = next;
+    }
     sleep(silent);
     let before = Clock::of(old.pid())?.settled()?;
     let full = old.facts();
@@ -208,20 +340,24 @@ fn round(connections: usize, silent: Duration) -> anyhow::Result<Round> {
     let new = server(&sandbox, 2, &arguments)?;
     new.wait_serving();
     let begun = served_at(&sandbox, new.pid())?;
-    let (used, gone, (moved, most)) = std::thread::scope(|scope| {
+    let (used, stays, gone, (moved, most)) = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| watch(&sandbox, old.pid(), new.pid(), connections, fresh.fds));
-        let used = used_until_gone(&old)?;
-        let gone = now();
-        let watched = watcher.join().map_err(|_| anyhow!("the watcher has panicked"))?;
-        anyhow::Ok((used, gone, watched))
+        let join = || watcher.join().map_err(|_| anyhow!("the watcher has panicked"));
+        if what != What::Stream {
+            let used = used_until_gone(&old)?;
+            let gone = now();
+            return anyhow::Ok((used, 0, gone, join()?));
+        }
+        let watched = join()?;
+        let used = Clock::of(old.pid())?.settled()?;
+        let stays = old.facts().rss_kib;
+        clients.end_streams()?;
+        used_until_gone(&old)?;
+        Ok((used, stays, now(), watched))
     })?;
     let new_used = Clock::of(new.pid())?.settled()?;
     let after = new.facts();
-    for client in &mut clients {
-        client.ask()?;
-        let answer = client.answer()?;
-        ensure!(answer == b"v2", "{:?} instead of v2", String::from_utf8_lossy(&answer));
-    }
+    clients.are_answered_by("v2")?;
     let each = |rss: u64| rss.saturating_sub(fresh.rss_kib) as f64 * 1024.0 / connections as f64;
     let since = |at: u64| Duration::from_nanos(at.saturating_sub(begun));
     Ok(Round {
@@ -233,6 +369,7 @@ fn round(connections: usize, silent: Duration) -> anyhow::Result<Round> {
         in_flight: most.saturating_sub(connections as u64 + 2 * fresh.fds as u64),
         old_bytes: each(full.rss_kib),
         new_bytes: each(after.rss_kib),
+        stays_bytes: each(stays),
     })
 }
 

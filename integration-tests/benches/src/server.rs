@@ -1,16 +1,20 @@
-//! The application that is measured: `GET /` answers with the version, `GET /json` with a kibibyte, and a raw
-//! port echoes.
+//! The application that is measured: `GET /` answers with the version, `GET /json` with a kibibyte, `GET
+//! /open` with the version and no end, and a raw port echoes.
 //!
 //! Deliberately absent: options of the library, but for the length of the probation. What is measured is what
 //! a user gets.
 
+use std::convert::Infallible;
 use std::future::ready;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::serve::ListenerExt as _;
 use axum::{Json, Router, routing::get};
 use clap::Parser;
@@ -19,6 +23,7 @@ use hotupdate_axum::tls::rustls::crypto::ring;
 use hotupdate_axum::tls::rustls::pki_types::pem::PemObject as _;
 use hotupdate_axum::tls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use hotupdate_axum::tls::{self, Tls, rustls::ServerConfig};
+use hyper::body::Frame;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -58,8 +63,10 @@ struct Cli {
 pub async fn main() -> anyhow::Result<()> {
     let Cli { http, raw, dir, probation, listeners, tls, axum, nodelay } = Cli::parse();
     let version = std::fs::read_to_string(dir.join("version"))?;
+    let open = Bytes::from(version.clone());
     let app = Router::new()
         .route("/", get(move || ready(version.clone())))
+        .route("/open", get(move || ready(Body::new(Open(Some(open.clone()))))))
         .route("/json", get(|| ready(Json([Item::default(); 12]))));
     if axum {
         let http = tokio::net::TcpListener::bind(http).await?;
@@ -104,6 +111,21 @@ fn config(dir: &Path) -> anyhow::Result<ServerConfig> {
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions()?.with_no_client_auth();
     Ok(builder.with_single_cert(vec![certificate], key)?)
+}
+
+/// A body that goes on until its client does not want it any more.
+struct Open(Option<Bytes>);
+
+impl HttpBody for Open {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.take().map_or(Poll::Pending, |first| Poll::Ready(Some(Ok(Frame::data(first)))))
+    }
 }
 
 /// One line of twelve that are a kibibyte.

@@ -35,12 +35,20 @@ fn run(command: &mut Command) {
 
 #[test]
 fn moves() {
-    let figures = bench(&["moves", "--connections", "1,120", "--rounds", "1"]);
+    let silent = ["--silent", "1200"];
+    let figures = bench(
+        &[&["moves", "--connections", "1,120", "--http2", "100", "--rounds", "1"][..], &silent].concat(),
+    );
     assert_eq!(
         (&figures["rows"][0]["old_us"], &figures["rows"][1]["connections"]),
         (&Value::Null, &120.into())
     );
-    assert!(figures["rows"][1]["old_us"].is_f64(), "{figures}");
+    for (n, what) in [(1, "HTTP/1.1"), (2, "HTTP/2"), (3, "HTTP/2, once more"), (4, "HTTP/2, a stream stays")]
+    {
+        let row = &figures["rows"][n];
+        assert!(row["what"] == what && row["old_us"].is_f64(), "{figures}");
+    }
+    assert!(figures["rows"][4]["stays_bytes"].is_f64(), "{figures}");
 }
 
 #[test]

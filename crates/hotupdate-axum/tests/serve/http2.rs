@@ -1,8 +1,9 @@
 //! HTTP/2 with prior knowledge: connections that migrate; GOAWAY, streams in flight, clients that do not
 //! answer.
 //!
-//! Deliberately absent: WebSockets over HTTP/2.
+//! Deliberately absent: WebSockets over HTTP/2, see [`crate::tunnels`].
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -119,11 +120,9 @@ async fn an_idle_connection_migrates_with_its_history_and_back() {
     assert!(!client.requests.is_closed() && !client.connection.is_finished());
 }
 
-/// The client has said its preface and SETTINGS, and acknowledges those of the server.
-#[tokio::test]
-async fn an_idle_client_hears_not_a_byte_through_ten_handoffs() {
-    let mut server = Server::start(MIGRATING).await;
-    let mut client = TcpStream::connect(server.address).await.unwrap();
+/// A client without a library. It has said its preface and SETTINGS, and acknowledges those of the server.
+pub(crate) async fn silent(address: SocketAddr) -> TcpStream {
+    let mut client = TcpStream::connect(address).await.unwrap();
     client
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0")
         .await
@@ -136,16 +135,81 @@ async fn an_idle_client_hears_not_a_byte_through_ten_handoffs() {
             heard.push(within(client.read_u8()).await.unwrap());
         }
     }
+    client
+}
+
+/// The next that a silent client hears is the answer to its PING.
+async fn hears_nothing_but(client: &mut TcpStream, ping: &[u8; 8]) {
+    client.write_all(&[&b"\0\0\x08\x06\0\0\0\0\0"[..], ping].concat()).await.unwrap();
+    let mut answer = [0; 17];
+    within(client.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(answer[..], [&b"\0\0\x08\x06\x01\0\0\0\0"[..], ping].concat(), "nothing came before it");
+}
+
+#[tokio::test]
+async fn an_idle_client_hears_not_a_byte_through_ten_handoffs() {
+    let mut server = Server::start(MIGRATING).await;
+    let mut client = silent(server.address).await;
     for _ in 0..10 {
         let new = server.hand_off_to(MIGRATING).await;
         until(|| new.hot.connections().adopted() == 1).await;
         assert_eq!(server.drained().await, 0);
         server = new;
     }
-    client.write_all(b"\0\0\x08\x06\0\0\0\0\0the last").await.unwrap();
-    let mut answer = [0; 17];
-    within(client.read_exact(&mut answer)).await.unwrap();
-    assert_eq!(&answer, b"\0\0\x08\x06\x01\0\0\0\0the last", "nothing came before it");
+    hears_nothing_but(&mut client, b"the last").await;
+}
+
+/// They rest, and so they migrate once more, are closed by their clients, and hear GOAWAY where they cannot
+/// migrate.
+#[tokio::test]
+async fn connections_that_have_arrived_have_no_task_until_their_clients_speak() {
+    const MANY: usize = 50;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let mut server = Server::start(MIGRATING).await;
+    let mut clients = Vec::new();
+    for _ in 0..MANY {
+        clients.push(silent(server.address).await);
+    }
+    assert!(tasks() > MANY);
+    for _ in 0..3 {
+        let new = server.hand_off_to(MIGRATING).await;
+        until(|| new.hot.connections().adopted() == MANY as u64).await;
+        assert_eq!(server.drained().await, 0);
+        server = new;
+        until(|| tasks() < MANY).await;
+    }
+    let row = server.hot.connections().rows().remove(0);
+    assert_eq!((row.protocol.as_str(), row.requests), ("h2", 0));
+    for client in &mut clients[..2] {
+        hears_nothing_but(client, b"one more").await;
+    }
+    assert!(tasks() < MANY, "the others rest");
+    drop(clients.remove(0));
+    until(|| server.hot.connections().rows().len() == MANY - 1).await;
+    drop(clients.pop());
+    until(|| server.hot.connections().rows().len() == MANY - 2).await;
+
+    let _new = server.hand_off().await;
+    for client in &mut clients {
+        let mut goaway = [0; 17];
+        within(client.read_exact(&mut goaway)).await.unwrap();
+        assert_eq!(goaway[3], 7, "{goaway:?}");
+    }
+    assert_eq!(server.hot.connections().totals().goaways.not_accepted, MANY as u64 - 2);
+    drop(clients);
+    assert_eq!(server.drained().await, 0);
+}
+
+/// Its client answers nothing, and that is not the fault of the deadline.
+#[tokio::test]
+async fn a_connection_that_has_arrived_is_closed_before_the_deadline_and_is_not_forced() {
+    let server = Server::start(MIGRATING).await;
+    let mut client = silent(server.address).await;
+    let new = server.hand_off_to(Times { deadline: 3 * SHORT, ..MIGRATING }).await;
+    until(|| new.hot.connections().adopted() == 1).await;
+    let _last = new.hand_off().await;
+    assert_eq!(new.drained().await, 0);
+    within(client.read_to_end(&mut Vec::new())).await.unwrap();
 }
 
 #[tokio::test]

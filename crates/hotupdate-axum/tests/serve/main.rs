@@ -21,6 +21,7 @@ mod settings;
 mod streams;
 mod table;
 mod tls;
+mod tunnels;
 mod unix;
 mod websockets;
 mod wrapped;

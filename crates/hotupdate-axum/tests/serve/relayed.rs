@@ -20,7 +20,7 @@ use crate::http2::Client;
 use crate::server::{LONG, MIGRATING, Server, Times, until, within};
 
 /// Requests wait for a moment only.
-const BRIEF: Times = Times { hold: Duration::from_millis(20), ..MIGRATING };
+pub(crate) const BRIEF: Times = Times { hold: Duration::from_millis(20), ..MIGRATING };
 
 /// Streams of so many items, each of which has to be released.
 fn items(version: &'static str) -> impl FnOnce(Router<Arc<Semaphore>>) -> Router<Arc<Semaphore>> {

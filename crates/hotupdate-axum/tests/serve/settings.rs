@@ -13,10 +13,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::client::Client;
-use crate::server::{PATIENT, builder, within};
+use crate::http2::silent;
+use crate::server::{MIGRATING, builder, until, within};
 
 async fn start(dir: &TempDir, set: impl FnOnce(Serve) -> Serve) -> (Serving, SocketAddr) {
-    let mut hot = builder(dir, PATIENT).join().await.unwrap();
+    let mut hot = builder(dir, MIGRATING).join().await.unwrap();
     let listener = hot.tcp("http", "127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().ip().unwrap();
     let app = Router::new().route("/", get(|| async { "answer" }));
@@ -83,4 +84,19 @@ async fn of_http2() {
     let mut rest = Vec::new();
     within(client.read_to_end(&mut rest)).await.unwrap();
     assert!(rest.windows(6).any(|bytes| bytes == [0, 0, 8, 6, 0, 0]), "no PING in {rest:?}");
+}
+
+/// A connection that has arrived and rests would not notice that its client has vanished.
+#[tokio::test]
+async fn a_client_that_has_moved_is_pinged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_old, address) = start(&dir, |server| server).await;
+    let mut client = silent(address).await;
+    let often = Duration::from_millis(50);
+    let (new, _) = start(&dir, |server| server.http2(|http2| http2.keep_alive(often, often))).await;
+    until(|| new.connections().adopted() == 1).await;
+    let mut ping = [0; 9];
+    within(client.read_exact(&mut ping)).await.unwrap();
+    assert_eq!(ping, [0, 0, 8, 6, 0, 0, 0, 0, 0]);
+    within(client.read_to_end(&mut Vec::new())).await.unwrap();
 }

@@ -81,6 +81,20 @@ impl ConnectionActivity {
         self.record.set(Status::UPGRADED);
     }
 
+    /// Whether it was upgraded.
+    #[doc(hidden)]
+    #[inline]
+    #[must_use]
+    pub fn is_upgraded(&self) -> bool {
+        self.record.status().has(Status::UPGRADED)
+    }
+
+    /// It carries only requests and responses again: one of its streams was upgraded, and has ended.
+    #[doc(hidden)]
+    pub fn set_upgrade_ended(&self) {
+        self.record.take(Status::UPGRADED);
+    }
+
     /// The connection is closed at the deadline of a drain: it counts as `forced`.
     pub fn set_forced(&self) {
         self.record.end(Event::Forced);
