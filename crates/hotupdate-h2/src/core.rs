@@ -267,7 +267,8 @@ impl Core {
         self.scan(bytes)
     }
 
-    #[inline]
+    // Into the code of a read.
+    #[inline(always)]
     fn scan(&mut self, bytes: &[u8]) -> usize {
         let Self { from_client, connection, backend, hold, block, relay, split, .. } = self;
         let server_is_between =
@@ -344,6 +345,7 @@ impl Core {
         }
     }
 
+    #[inline(never)]
     fn scan_pending(&mut self) -> usize {
         let pending = std::mem::take(&mut self.pending);
         let n = self.scan(&pending);
