@@ -2,7 +2,7 @@
 """A web service that takes over from the version that runs, and hands over to the next one, in whatever
 language these are written: ../../crates/hotupdate-proto/PROTOCOL.md in Python."""
 
-import argparse, contextlib, fcntl, json, os, signal, socket, socketserver, threading, time
+import argparse, contextlib, fcntl, json, os, pathlib, signal, socket, socketserver, threading, time
 
 # In seconds, as in the table of deadlines.
 FIND, LEASE, STANDBY, SERVING, RELEASED, DRAIN, MOMENT = 30, 60, 3600, 2, 15, 60, 0.02
@@ -64,7 +64,7 @@ class Peer:
                 self.lock = os.open(self.args.control + ".lock", flags, 0o600)
                 fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.write(self.lock, b"running\n")
-                with contextlib.suppress(FileNotFoundError):
+                if pathlib.Path(self.args.control).is_socket():
                     os.unlink(self.args.control)  # of a process that has died
                 os.umask(0o177)
                 self.control.socket = socket.create_server(self.args.control, family=socket.AF_UNIX)
@@ -101,13 +101,15 @@ class Peer:
             released, _ = hear(link, "released", within=RELEASED + STANDBY * self.args.standby)
             if time.monotonic_ns() > released["stopped_at_ns"] + released["within_ms"] * 1_000_000:
                 raise TimeoutError("it is too late: the other process serves again")
-        before = {"generation": joined["incumbent_generation"], "process": joined["incumbent"]}
-        self.links, self.before = [link], [before | {"state": "draining"}]
+        process, generation = joined["incumbent"], joined["incumbent_generation"]
+        before = {"generation": generation, "process": process, "state": "draining"}
+        self.links, self.before = [link], [before]
         self.us["generation"] = self.issued = joined["generation"]
         self.serve()
         say(link, type="serving")
         with contextlib.suppress(ConnectionResetError):
-            hear(link, "failed", within=None)
+            while (heard := hear(link, "progress", "failed", within=None)[0])["type"] == "progress":
+                before["connections"] = heard["connections"]  # for operators
             self.park()  # the other process has not heard that this one serves, and does so itself
             self.leave(link)
         self.links, self.before = [], []
@@ -165,8 +167,8 @@ class Peer:
         self.after, self.newer = after | {"state": "starting"}, link
         for older in self.links:
             say(older, type="end_probation")
-        us = {"incumbent": self.us["process"], "incumbent_generation": self.us["generation"]}
-        say(link, parameters=us | {"version": 1, "generation": self.issued, "lease_ms": LEASE * 1000})
+        us = {"incumbent": self.us["process"], "incumbent_generation": self.us["generation"], "version": 1}
+        say(link, parameters=us | {"generation": self.issued, "lease_ms": LEASE * 1000})
         try:
             say(link, self.http.fileno(), type="listeners", batch=1, items=self.items)
             hear(link, "received")
@@ -183,10 +185,8 @@ class Peer:
             say(link, type="failed", reason=str(error))
             if self.us["state"] != "serving":
                 self.serve()
-            self.after = None
-            return self.busy.release()
         self.after = None
-        self.leave(link)
+        return self.busy.release() if self.us["state"] == "serving" else self.leave(link)
 
     def stop(self):
         """Ends the service: no other process goes on with it."""
