@@ -85,6 +85,7 @@ async fn a_websocket_goes_on_in_the_old_version_and_its_connection_moves_on_when
     until(|| second.hot.connections().adopted() == 1).await;
     of_first.is_answered_by("first").await;
     client.is_answered_by("new").await;
+    assert_eq!(first.hot.connections().rows()[0].state, ConnectionState::Upgraded, "what is left of it");
     let mut of_second = Tunnel::through(&mut client).await;
     of_second.is_answered_by("second").await;
 
