@@ -60,6 +60,7 @@ pub(crate) struct HttpState {
 
 impl HttpState {
     /// Whether nothing is to be done before the client speaks, by a server that `pings` clients or does not.
+    #[cfg_attr(not(feature = "http2"), expect(unused_variables, reason = "a client of HTTP/1 is not pinged"))]
     fn is_waiting(&self, pings: bool) -> bool {
         let waits = match &self.spoken {
             Spoken::Unknown | Spoken::Http1 => true,

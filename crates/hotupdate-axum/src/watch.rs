@@ -117,6 +117,7 @@ impl Watch {
 
     /// Ready when what the process wants has changed, or is that the connection ends now; that is counted.
     #[cfg(feature = "http2")]
+    #[inline]
     pub(crate) fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
         if self.phase != Phase::Forced {
             self.phase = ready!(self.changes.poll(cx));

@@ -24,6 +24,8 @@ const LATE_FRAMES: u32 = 1024;
 /// A hyper that serves a connection.
 #[derive(Debug)]
 pub(crate) struct Backend {
+    /// It has the connection from its beginning.
+    is_first: bool,
     /// Streams up to this one were served by another hyper, and are over. 0 for the first hyper of a
     /// connection.
     pub(crate) base: u32,
@@ -44,6 +46,8 @@ pub(crate) struct Backend {
     pub(crate) foreign_pongs: u32,
     /// It has not yet written all of a header block.
     pub(crate) answering: bool,
+    /// It has said something about a stream of its own, so that its GOAWAY knows that one.
+    pub(crate) has_streams: bool,
     /// The client has sent something since, and does not just leave.
     pub(crate) spoken_to: bool,
     /// What it allows less than its predecessor.
@@ -72,6 +76,7 @@ impl Backend {
     /// Of a new connection: it hears what the client says.
     pub(crate) fn first() -> Self {
         Self {
+            is_first: true,
             base: 0,
             late: LATE_FRAMES,
             starts: Starts::default(),
@@ -82,6 +87,7 @@ impl Backend {
             foreign_acks: 0,
             foreign_pongs: 0,
             answering: false,
+            has_streams: false,
             spoken_to: true,
             lowers: None,
         }
@@ -101,6 +107,7 @@ impl Backend {
         put(out, kind::SETTINGS, 0, 0, &second.payload());
         let debt = INITIAL_WINDOW - connection.send_window;
         Self {
+            is_first: false,
             base: connection.streams.last(),
             starts: Starts { settings: true, acks: 2, pong: true },
             ahead: INITIAL_WINDOW - connection.receive_window,
@@ -158,10 +165,18 @@ impl Backend {
         self.resets_prime = true;
     }
 
+    /// Whether it hears every frame of the client as it is, as long as nothing waits: it believes what its client
+    /// does, and has its table.
+    #[inline]
+    pub(crate) fn hears_all(&self) -> bool {
+        self.is_first && !self.flat
+    }
+
     /// Whether it writes nothing but what the client may hear as it is.
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
         let has_ended = self.starts.is_done() && !self.resets_prime && !self.answering;
-        has_ended && self.ahead >= 0 && self.debt == 0
+        let knows_last = self.has_streams || self.base == 0;
+        has_ended && knows_last && self.ahead >= 0 && self.debt == 0
     }
 }

@@ -262,12 +262,15 @@ impl Core {
     }
 
     /// How many of these bytes pass to hyper. The others have to be kept.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pass(&mut self, bytes: &[u8]) -> usize {
+        if self.plain && self.backend.hears_all() {
+            // So it is for nearly every request, and there is nothing to decide.
+            return self.from_client.pass(bytes, &mut FromClient(&mut self.connection));
+        }
         self.scan(bytes)
     }
 
-    #[inline]
     fn scan(&mut self, bytes: &[u8]) -> usize {
         let Self { from_client, connection, backend, hold, block, relay, split, .. } = self;
         let server_is_between =
@@ -596,6 +599,7 @@ impl Core {
 
     fn correct(&mut self, head: Head, frame: Bytes) {
         let (payload, base) = (&frame[HEAD..], self.backend.base);
+        self.backend.has_streams |= head.stream > base;
         if matches!(head.kind, kind::HEADERS | kind::CONTINUATION) {
             self.backend.answering = !head.has(flag::END_HEADERS);
         }
@@ -626,9 +630,9 @@ impl Core {
                 self.relay = None;
                 self.queue.clear();
                 (self.queued, self.queued_data) = (0, 0);
-                self.emit(Side::Server, &frame);
+                self.emit(Side::Server, &last_at_least(&frame, base));
             }
-            kind::GOAWAY if self.relay.is_some() => {
+            kind::GOAWAY => {
                 let frame = last_at_least(&frame, base);
                 if self.waits_for_room() {
                     self.enqueue(Side::Server, frame);
@@ -636,7 +640,6 @@ impl Core {
                     self.emit(Side::Server, &frame);
                 }
             }
-            kind::GOAWAY if self.waits_for_room() => self.enqueue(Side::Server, frame),
             _ => self.emit(Side::Server, &frame),
         }
     }
@@ -764,7 +767,8 @@ fn data_length(frame: &[u8]) -> u32 {
     Head::parse(frame).filter(|head| head.kind == kind::DATA).map_or(0, |head| head.length)
 }
 
-/// A GOAWAY whose last stream is this one at least: the version before has served them.
+/// A GOAWAY whose last stream is this one at least: the version before has served them. A client would ask
+/// again for what has come later.
 fn last_at_least(frame: &[u8], least: u32) -> Bytes {
     let mut bytes = BytesMut::from(frame);
     if let Some(last) = bytes.get_mut(HEAD..HEAD + 4)

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::core::{Core, Limits};
+use crate::reader::Reader;
 use crate::rest::Stays;
 use crate::state::State;
 use crate::transport::{Relay, Transport};
@@ -21,6 +22,8 @@ const READ: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Layer<T> {
     shared: Arc<Mutex<Shared<T>>>,
+    /// Once something was read.
+    reader: Option<Reader>,
     /// Asked for before each write, and always the same.
     is_write_vectored: bool,
     /// Nothing was written since the last flush, neither by hyper nor here. hyper flushes more often than it
@@ -106,7 +109,8 @@ impl<T: AsyncWrite> Layer<T> {
             mover: None,
         };
         let shared = Arc::new(Mutex::new(shared));
-        (Self { shared: shared.clone(), is_write_vectored, is_flushed: false }, Handle { shared })
+        let layer = Self { shared: shared.clone(), reader: None, is_write_vectored, is_flushed: false };
+        (layer, Handle { shared })
     }
 }
 
@@ -428,8 +432,7 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
-    // Into the code of the caller, as all of a read that finds nothing: of four that hyper begins for a request
-    // three end there.
+    // Into the code of the caller.
     #[inline(always)]
     fn poll_read_plainly(
         &mut self,
@@ -532,19 +535,40 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shared<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Layer<T> {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { shared, is_flushed, .. } = self.get_mut();
-        let shared = &mut *lock(shared);
-        let read = match shared.poll_read_plainly(cx, buf) {
-            Some(read) => read,
-            None => {
-                *is_flushed = false;
-                shared.poll_read_apart(cx, buf)
+        let Self { shared, reader, is_flushed, .. } = self.get_mut();
+        match reader {
+            Some(reader) if reader.is(cx) => {
+                if reader.sleeps() {
+                    Poll::Pending
+                } else {
+                    read(shared, reader, is_flushed, buf)
+                }
             }
-        };
-        shared.waits = read.is_pending();
-        shared.notice();
-        read
+            reader => read(shared, reader.insert(Reader::new(cx)), is_flushed, buf),
+        }
     }
+}
+
+/// When there may be something. Most of the reads that hyper begins end before it.
+#[inline(never)]
+fn read<T: AsyncRead + AsyncWrite + Unpin>(
+    shared: &Mutex<Shared<T>>,
+    reader: &mut Reader,
+    is_flushed: &mut bool,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let cx = &mut reader.begin();
+    let shared = &mut *lock(shared);
+    let plainly = shared.poll_read_plainly(cx, buf);
+    let is_plain = plainly.is_some();
+    let read = plainly.unwrap_or_else(|| {
+        *is_flushed = false;
+        shared.poll_read_apart(cx, buf)
+    });
+    shared.waits = read.is_pending();
+    shared.notice();
+    reader.waits = is_plain && read.is_pending();
+    read
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Layer<T> {
@@ -575,22 +599,31 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Layer<T> {
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { shared, is_flushed, .. } = self.get_mut();
-        if *is_flushed {
-            return Poll::Ready(Ok(()));
-        }
-        let shared = &mut *lock(shared);
-        shared.exchange(cx);
-        ready!(shared.poll_send(cx))?;
-        ready!(Pin::new(&mut shared.io).poll_flush(cx))?;
-        shared.unflushed = false;
-        shared.notice();
-        *is_flushed = shared.core.is_plain();
-        Poll::Ready(Ok(()))
+        if *is_flushed { Poll::Ready(Ok(())) } else { flush(shared, is_flushed, cx) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut shared = lock(&self.shared);
+        let Self { shared, reader, .. } = self.get_mut();
+        // What is read from here on wakes the task itself.
+        *reader = None;
+        let mut shared = lock(shared);
         ready!(shared.poll_last_words(cx))?;
         Pin::new(&mut shared.io).poll_shutdown(cx)
     }
+}
+
+#[inline(never)]
+fn flush<T: AsyncWrite + Unpin>(
+    shared: &Mutex<Shared<T>>,
+    is_flushed: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    let shared = &mut *lock(shared);
+    shared.exchange(cx);
+    ready!(shared.poll_send(cx))?;
+    ready!(Pin::new(&mut shared.io).poll_flush(cx))?;
+    shared.unflushed = false;
+    shared.notice();
+    *is_flushed = shared.core.is_plain();
+    Poll::Ready(Ok(()))
 }

@@ -116,6 +116,7 @@ mod backend;
 mod connection;
 mod frame;
 mod hpack;
+mod reader;
 mod relay;
 mod scanner;
 mod split;

@@ -91,8 +91,10 @@ impl Scanner {
         }
         let rest = &bytes[self.pass(bytes, follow)..];
         debug_assert!(rest.len() < HEAD, "nothing stops here");
-        self.partial[..rest.len()].copy_from_slice(rest);
-        self.have = rest.len();
+        if !rest.is_empty() {
+            self.partial[..rest.len()].copy_from_slice(rest);
+            self.have = rest.len();
+        }
     }
 
     /// A payload begins. Returns how much of it is there.

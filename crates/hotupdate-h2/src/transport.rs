@@ -57,7 +57,7 @@ fn taken<T>() -> Poll<io::Result<T>> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Transport<T> {
-    #[inline]
+    #[inline(always)]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Client(io) => Pin::new(io).poll_read(cx, buf),

@@ -216,6 +216,10 @@ impl Moves {
         let base_old = seconds(&without, |round| round.old);
         let base_new = seconds(&without, |round| round.new);
         for &connections in sizes {
+            // Each of these has two descriptors: of ten thousand, all that there is room for.
+            let most = limit.saturating_sub(SPARE) as usize / what.descriptors() / 1_000 * 1_000;
+            let is_fewer = what == What::Stream && most > 0;
+            let connections = if is_fewer { connections.min(most) } else { connections };
             if limit < (what.descriptors() * connections) as u64 + SPARE {
                 text.push_str(&format!(
                     "\nNot measured: {connections} connections ({}): the limit of descriptors is {limit}.\n",

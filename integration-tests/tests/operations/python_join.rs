@@ -1,7 +1,8 @@
-//! The peer in Python beside the one in Rust: each takes over from the other, fails, dies, and is given the
-//! service back, and no client is lost.
+//! The peer in Python beside the one in Rust: each takes over from the other, fails and dies, and no
+//! client is lost.
 //!
-//! Deliberately absent: connections that migrate. The peer in Python names no feature.
+//! Deliberately absent: connections that migrate, and a probation of the peer in Python. It names no
+//! feature, and lets go as soon as its successor serves.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -109,11 +110,10 @@ fn rust_python_rust_python_and_no_client_is_lost() {
         serves(&sandbox, serving, &new);
         let status = hotctl(&sandbox, &["status", "--json"]).expect_success();
         assert!(status.stdout.contains(&format!("\"pid\":{}", new.pid())), "{}", status.stdout);
+        // One in Rust is in its probation. One in Python has ended, or does in a moment.
         let before = Status::ask(&sandbox.control()).unwrap().predecessors;
-        assert!(
-            before.iter().any(|older| older.generation == generation - 1 && older.probation),
-            "{before:?}"
-        );
+        let is_there = before.iter().any(|older| older.generation == generation - 1);
+        assert!(is_there || generation % 2 == 1, "{before:?}");
         // Those before that one are told that a later version serves: they end.
         if generation > 3 {
             eventually("older generations end", SOON, || {
@@ -202,8 +202,7 @@ fn a_version_that_fails_costs_nothing() {
         stands_by(&sandbox, &dies);
         dies.kill();
         eventually("it is forgotten", SOON, || {
-            let Status { successor, last_failure, .. } = Status::ask(&sandbox.control()).ok()?;
-            (successor.is_none() && last_failure?.successor.pid == dies.pid()).then_some(())
+            Status::ask(&sandbox.control()).ok()?.successor.is_none().then_some(())
         });
         serves(&sandbox, serving, &python);
     }
@@ -219,19 +218,27 @@ fn whichever_dies_the_other_one_serves() {
         return;
     }
     let pairs = [
-        (start_rust as Start, start_python as Start),
-        (start_python, start_rust),
-        (start_python, start_python),
+        (start_rust as Start, start_python as Start, true),
+        (start_python, start_rust, false),
+        (start_python, start_python, false),
     ];
-    for (old, new) in pairs {
+    for (old, new, takes_over_again) in pairs {
         let sandbox = Sandbox::new();
         let first: Service<'_> = old(&sandbox, "v1", &[]);
         let serving = first.wait_serving();
-        // In its probation: the one before takes over again, and the next attempt works.
-        let second: Service<'_> = new(&sandbox, "v2", &[]);
-        serves(&sandbox, serving, &second);
+        // Before it serves, or in a probation: the one before it serves, and the next attempt works.
+        let more: &[&str] = if takes_over_again { &[] } else { &["--standby"] };
+        let second: Service<'_> = new(&sandbox, "v2", more);
+        if takes_over_again {
+            serves(&sandbox, serving, &second);
+        } else {
+            stands_by(&sandbox, &second);
+        }
         second.kill();
         serves(&sandbox, serving, &first);
+        eventually("it is forgotten", SOON, || {
+            Status::ask(&sandbox.control()).ok()?.successor.is_none().then_some(())
+        });
         // The incumbent dies when the successor has everything.
         let third: Service<'_> = new(&sandbox, "v3", &["--standby"]);
         stands_by(&sandbox, &third);
@@ -242,8 +249,8 @@ fn whichever_dies_the_other_one_serves() {
     }
 }
 
-/// Before it has given everything: what it gave ends with it, and the next process is the first. With the lock
-/// a successor has everything, and no client is lost.
+/// Before it has given everything: what it gave ends with it, and the next process is the first. With the
+/// lock a successor has everything, and no client is lost.
 #[test]
 fn an_incumbent_dies_while_it_is_joined() {
     if !have_python() {
@@ -273,37 +280,81 @@ fn an_incumbent_dies_while_it_is_joined() {
     }
 }
 
+/// The peer in Python gives the service to later versions only, and operators read that, whichever serves.
 #[test]
-fn it_gives_the_service_back_and_takes_it_back() {
+fn a_rollback_from_or_to_it_is_refused_in_one_line() {
     if !have_python() {
         return;
     }
     let sandbox = Sandbox::new();
     let first = start_rust(&sandbox, "v1", &[]);
     let serving = first.wait_serving();
+    let clients = Clients::start(serving);
+    let refused = |serves: &Service<'_>, version: &str, why: &str| {
+        let outcome = hotctl(&sandbox, &["rollback"]);
+        let still = format!("{} ({version}) is still serving", serves.pid());
+        assert_eq!((outcome.code(), outcome.stderr.lines().count()), (1, 1), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(why) && outcome.stderr.contains(&still), "{}", outcome.stderr);
+    };
     let python = start_python(&sandbox, "v2", &[]);
     serves(&sandbox, serving, &python);
-    let clients = Clients::start(serving);
-    let last = start_rust(&sandbox, "v3", &[]);
-    serves(&sandbox, serving, &last);
-    let _said = hotctl(&sandbox, &["rollback"]).expect_success();
-    serves(&sandbox, serving, &python);
+    refused(&python, "v2", "it gives nothing back; hand off to the old version instead");
     clients.go_on();
-    let next = start_rust(&sandbox, "v4", &[]);
-    serves(&sandbox, serving, &next);
+    let rust = start_rust(&sandbox, "v3", &[]);
+    serves(&sandbox, serving, &rust);
+    assert_eq!(python.wait_exit(), Exit::Status(0));
+    refused(&rust, "v3", "no predecessor is in probation any more; hand off to the old version instead");
+    let last = start_python(&sandbox, "v4", &[]);
+    serves(&sandbox, serving, &last);
     clients.go_on();
     clients.end();
-    assert!(python.is_alive() && next.is_alive());
 }
 
-/// Or else it would be no page that is read to learn the protocol.
+/// What stands by does not begin to serve then.
+#[test]
+fn it_stops_while_a_successor_stands_by() {
+    if !have_python() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let first = start_python(&sandbox, "v1", &[]);
+    let _serving = first.wait_serving();
+    let waits = start_rust(&sandbox, "v2", &["--standby"]);
+    stands_by(&sandbox, &waits);
+    let _said = hotctl(&sandbox, &["stop", "--wait"]).expect_success();
+    assert_eq!(first.wait_drained().forced, 0);
+    assert_ne!(waits.wait_exit(), Exit::Status(0));
+    assert!(!sandbox.control().exists(), "the service was stopped");
+}
+
+/// Nothing that is not a socket is taken for one that a dead process has left.
+#[test]
+fn a_file_on_the_path_of_the_control_socket_is_left_alone() {
+    if !have_python() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    std::fs::write(sandbox.control(), "notes").unwrap();
+    let service = start_python(&sandbox, "python", &[]);
+    assert_eq!(service.wait_exit(), Exit::Status(1));
+    assert_eq!(std::fs::read_to_string(sandbox.control()).unwrap(), "notes");
+}
+
+/// Less than 200 lines of code, or else it would be no page that is read to learn the protocol.
 #[test]
 fn it_stays_short() {
     let mut files = std::fs::read_dir(python().parent().unwrap()).unwrap().map(|file| file.unwrap().path());
     let code = files.find(|file| file.extension().is_some_and(|extension| extension == "py")).unwrap();
     assert!(files.all(|file| file.extension().is_none_or(|extension| extension != "py")), "one file");
     let text = std::fs::read_to_string(code).unwrap();
-    assert!(text.lines().count() <= 310 && text.lines().all(|line| line.len() <= 100));
+    let (mut in_words, mut of_code) = (false, 0);
+    for line in text.lines().map(str::trim) {
+        let marks = line.matches("\"\"\"").count();
+        let is_code = !in_words && marks == 0 && !line.is_empty() && !line.starts_with('#');
+        of_code += usize::from(is_code);
+        in_words ^= marks == 1;
+    }
+    assert!(of_code < 200 && text.lines().all(|line| line.len() <= 110), "{of_code} lines of code");
 }
 
 #[test]

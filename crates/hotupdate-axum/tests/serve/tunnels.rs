@@ -17,11 +17,12 @@ use http_body_util::Empty;
 use hyper::ext::Protocol;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Message, protocol::Role};
 
-use crate::http2::Client;
+use crate::http2::{Client, silent};
 use crate::relayed::BRIEF;
 use crate::server::{BRISK, SHORT, Server, until, within};
 
@@ -84,6 +85,7 @@ async fn a_websocket_goes_on_in_the_old_version_and_its_connection_moves_on_when
     until(|| second.hot.connections().adopted() == 1).await;
     of_first.is_answered_by("first").await;
     client.is_answered_by("new").await;
+    assert_eq!(first.hot.connections().rows()[0].state, ConnectionState::Upgraded, "what is left of it");
     let mut of_second = Tunnel::through(&mut client).await;
     of_second.is_answered_by("second").await;
 
@@ -140,5 +142,34 @@ async fn a_tunnel_is_open_after_goaway_as_long_as_its_client_wants() {
     tunnel.is_answered_by("old").await;
     tunnel.end().await;
     within(client.connection).await.unwrap().unwrap();
+    assert_eq!(server.drained().await, 0);
+}
+
+/// It gets GOAWAY while its tunnel is open, and says nothing more when that has ended.
+#[tokio::test]
+async fn a_client_whose_tunnel_has_ended_is_closed_after_the_grace() {
+    let server = Server::start_with(BRISK, socket("old")).await;
+    let mut client = silent(server.address).await;
+    // Literals that are not indexed, with new names (RFC 7541, section 6.2.2).
+    let fields = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":path", "/socket"),
+        (":authority", "test"),
+        ("sec-websocket-version", "13"),
+    ];
+    let literal = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+    let block = fields.map(|(name, value)| [vec![0], literal(name), literal(value)].concat()).concat();
+    client.write_all(&[&[0, 0, block.len() as u8, 1, 4, 0, 0, 0, 1], &block[..]].concat()).await.unwrap();
+    until(|| server.hot.connections().rows()[0].state == ConnectionState::Upgraded).await;
+    let _new = server.hand_off().await;
+    until(|| server.hot.connections().totals().goaways.not_accepted == 1).await;
+    let told = Instant::now();
+    until(|| told.elapsed() > 3 * SHORT).await;
+    assert_eq!(server.hot.connections().rows().len(), 1);
+    // RST_STREAM.
+    client.write_all(&[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8]).await.unwrap();
+    within(client.read_to_end(&mut Vec::new())).await.unwrap();
     assert_eq!(server.drained().await, 0);
 }

@@ -236,15 +236,11 @@ fn any_frame() -> impl Strategy<Value = (u8, u8, u32, Vec<u8>)> {
     (0..11_u8, flags, 0..4_u32, payload)
 }
 
-/// What a client is told about streams from `unused` on, or about the connection; not the room that it
-/// has, and not the fields of answers, which depend on the encoder.
-fn reaction(heard: Vec<Frame>, unused: u32) -> Vec<(u8, u8, u32, Vec<u8>)> {
+/// What a client is told about streams that were not used, or about the connection; not the room that it has,
+/// and not the fields of answers, which depend on the encoder.
+fn reaction(heard: Vec<Frame>) -> Vec<(u8, u8, u32, Vec<u8>)> {
     let told = heard.into_iter().filter(|frame| frame.kind != WINDOW_UPDATE).map(|frame| {
-        let mut payload = if frame.kind == HEADERS { Vec::new() } else { frame.payload };
-        if let (GOAWAY, Some(last)) = (frame.kind, payload.first_chunk().copied().map(u32::from_be_bytes)) {
-            // A server that no stream has come to yet says 0. All that are older are over.
-            payload[..4].copy_from_slice(&if last < unused { 0 } else { last }.to_be_bytes());
-        }
+        let payload = if frame.kind == HEADERS { Vec::new() } else { frame.payload };
         (frame.kind, frame.flags, frame.stream, payload)
     });
     let mut told: Vec<_> = told.collect();
@@ -285,7 +281,7 @@ async fn react(
     // It has to acknowledge settings, too, which an error can come before.
     let ends = kinds(&heard).contains(&GOAWAY) && open == Open::Stay;
     heard.retain(|frame| !ends || (frame.kind, frame.flags) != (SETTINGS, END));
-    let told = reaction(heard, unused);
+    let told = reaction(heard);
     let mut seen = client.seen.lock().unwrap().clone();
     seen.sort();
     client.ended().await;

@@ -1,6 +1,7 @@
 //! What can go wrong around a move, frame by frame.
 
 use crate::raw::*;
+use crate::world::{Open, builder};
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_client_hears_not_a_byte_through_ten_moves() {
@@ -281,6 +282,31 @@ async fn what_h2_refuses_is_refused_the_same_way_before_and_after_a_move() {
         }
         assert_eq!(answers[0], answers[1], "after {bytes:?}");
         assert!(kinds(&answers[0]).contains(&GOAWAY), "{bytes:?}: {answers:?}");
+    }
+}
+
+/// What the version before has answered was answered, whatever this one has been asked.
+#[tokio::test(start_paused = true)]
+async fn an_error_says_the_last_stream_of_the_connection() {
+    for open in [Open::End, Open::Stay] {
+        for asks in [0, 1] {
+            let mut client = Client::connect_open(|_| builder(), &[], open).await;
+            let flags = if open == Open::End { END | END_HEADERS } else { END_HEADERS };
+            client.say(&frame(HEADERS, flags, 5, POST)).await;
+            client.read_all().await;
+            client.moves().await;
+            let mut last = 5;
+            for _ in 0..asks {
+                last += 2;
+                client.say(&frame(HEADERS, END | END_HEADERS, last, &get("/", &[]))).await;
+            }
+            client.read_all().await;
+            client.say(&frame(DATA, 0, 0, b"x")).await;
+            let heard = client.read_all().await;
+            let goaway = heard.iter().find(|f| f.kind == GOAWAY).unwrap();
+            assert_eq!(goaway.payload[..4], u32::to_be_bytes(last), "{open:?}, {asks}: {heard:?}");
+            assert_eq!(client.ended().await.moves, 1);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ message it dies: `listeners`, or `control`, with which a successor has everythin
 import fcntl, os, socket, sys
 
 sys.path.insert(0, os.environ["PYTHON_JOIN"])
-from service import Link
+from service import hear, say
 
 path, after = sys.argv[1:]
 lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -18,15 +18,15 @@ http = socket.create_server(("127.0.0.1", 0))
 http.setblocking(False)
 address = "%s:%s" % http.getsockname()
 print(f"serving generation=1 pid={os.getpid()} http={address}", flush=True)
-link = Link(fileno=control.accept()[0].detach())
-link.hear(None)
+link = control.accept()[0]
+hear(link, None)
 control.setblocking(False)
 terms = {"version": 1, "lease_ms": 60000, "handoff": "0badcafe", "generation": 2}
 us = {"instance": "0" * 32, "pid": os.getpid(), "version": "v1", "name": "dies"}
-link.say(parameters={**terms, "incumbent": us, "incumbent_generation": 1})
+say(link, parameters={**terms, "incumbent": us, "incumbent_generation": 1})
 item = {"name": "http", "kind": "tcp", "address": address}
-link.say([http.fileno()], type="listeners", batch=1, items=[item])
-link.hear("received")
+say(link, http.fileno(), type="listeners", batch=1, items=[item])
+hear(link, "received")
 if after == "control":
-    link.say([control.fileno(), lock], type="control", batch=2)
-    link.hear("received")
+    say(link, control.fileno(), lock, type="control", batch=2)
+    hear(link, "received")
