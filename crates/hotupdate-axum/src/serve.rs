@@ -91,8 +91,9 @@ use crate::{http2, settings::Http2};
 /// An HTTP/2 connection migrates at once when no stream is open. New requests wait for those in flight, but
 /// not longer than [`Timing::drain_hold`](hotupdate::Timing::drain_hold). Then it migrates without the streams
 /// that are still open: gRPC streaming, server-sent events, uploads, WebSockets over HTTP/2. The next version
-/// answers new requests, and relays the open streams to this one, which serves them to their end or to its deadline. Until then
-/// the connection does not migrate once more, and [`Totals::relayed`](hotupdate::Totals::relayed) counts it.
+/// answers new requests, and relays the open streams to this one, which serves them to their end or to its
+/// deadline. Until then the connection does not migrate once more, and
+/// [`Totals::relayed`](hotupdate::Totals::relayed) counts it.
 /// If this process dies, its streams are reset; if the next one does, all of the connection is lost.
 ///
 /// An HTTP/2 connection gets GOAWAY and finishes its streams if the other version does not accept it, if

@@ -165,8 +165,8 @@ impl Backend {
         self.resets_prime = true;
     }
 
-    /// Whether it hears every frame of the client as it is, as long as nothing waits: it believes what its client
-    /// does, and has its table.
+    /// Whether it hears every frame of the client as it is, as long as nothing waits: it believes what its
+    /// client does, and has its table.
     #[inline]
     pub(crate) fn hears_all(&self) -> bool {
         self.is_first && !self.flat
